@@ -1,0 +1,39 @@
+# Everything a fresh machine needs is Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STEPS ?= 500
+STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
+	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
+		--set train.steps=$(STEPS) --set name=demo-$(STEPS)
+	@echo; echo "A sample, continuing 'def ':"; echo
+	@$(BIN)/foundray sample runs/demo-$(STEPS) --prompt "def " --tokens 120
+	@echo; echo "Look at runs/demo-$(STEPS): spec.yaml, metrics.jsonl, checkpoints/; or: $(BIN)/tensorboard --logdir runs"
+
+test: check  ## all checks and tests
+	$(BIN)/pytest
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.ready-dev  ## throughput and memory beside a plain PyTorch loop
+	$(BIN)/python -m tests.benchmarks.bench_training
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@

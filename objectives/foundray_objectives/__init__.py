@@ -1,0 +1,1 @@
+"""The objectives that come with Foundray, one file each, found by entry point."""

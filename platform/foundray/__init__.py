@@ -1,0 +1,98 @@
+"""Foundray: elastic pre-training on Ray. The verbs of the command line, as functions.
+
+Each imports what it needs when it is called, so that `import foundray` is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from foundray.errors import FoundrayError, InputError, RunFailed
+
+if TYPE_CHECKING:
+    from foundray.data.manifest import Prepared
+    from foundray.run import Facts
+
+__version__ = "0.1.0"
+__all__ = ["FoundrayError", "InputError", "RunFailed", "prepare", "resume", "sample", "samples", "status", "train"]
+
+SpecPath = str | PathLike[str]
+Report = Callable[[str], None]
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent) -> Prepared:
+    """Turn the spec's raw sources into prepared shards. Raises InputError."""
+    from foundray.cluster import connected
+    from foundray.data.prepare import prepare as prepare_data
+    from foundray.data.prepare import prepared_folder
+    from foundray.loading import load_spec
+    from foundray.storage import Store
+
+    checked = load_spec(_path(spec), overrides)
+    Store.at(checked.storage).check_writable()
+    prepared_folder(checked)
+    with connected():
+        return prepare_data(checked, report)
+
+
+def train(
+    spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
+) -> Facts:
+    """Run a spec to its end, preparing its data first if need be. Raises InputError or RunFailed."""
+    from foundray.loading import load_spec
+    from foundray.training import driver
+
+    return driver.train(load_spec(_path(spec), overrides), report, show_progress)
+
+
+def resume(
+    run: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
+) -> Facts:
+    """Go on with a run from its last complete checkpoint. Raises InputError or RunFailed."""
+    from foundray.run import Run
+    from foundray.training import driver
+
+    opened = Run.open(_path(run))
+    return driver.resume(opened, opened.spec(dict(overrides or {})), report, show_progress)
+
+
+def status(run: SpecPath) -> Facts:
+    """Where a run stands. Raises InputError."""
+    from foundray.run import Run
+
+    return Run.open(_path(run)).facts()
+
+
+def samples(run: SpecPath, step: int) -> list[str]:
+    """Names of the samples that a step trains on, in order: shard and row. Raises InputError."""
+    from foundray.data.order import SampleOrder
+    from foundray.run import Run
+    from foundray.training.driver import prepared_data
+
+    opened = Run.open(_path(run))
+    spec = opened.spec()
+    if step < 0:
+        raise InputError(f"--step {step}: steps count from 0")
+    manifest = prepared_data(opened).manifest
+    order = SampleOrder(manifest, [source.weight for source in spec.data.sources], spec.data.holdout, spec.seed)
+    return order.ids(order.train(step * spec.samples_per_step, spec.samples_per_step))
+
+
+def sample(run: SpecPath, prompt: str = "", tokens: int = 200, temperature: float = 0.8, top_k: int = 50, seed: int = 0) -> str:
+    """Continue a text with the run's newest weights; gives prompt and continuation. Raises InputError."""
+    from foundray.generate import generate
+    from foundray.run import Run
+
+    return generate(Run.open(_path(run)), prompt, tokens, temperature, top_k, seed)
+
+
+def _path(path: SpecPath) -> str:
+    from os import fspath
+
+    return fspath(path)

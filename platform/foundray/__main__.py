@@ -1,0 +1,5 @@
+"""`python -m foundray`."""
+
+from foundray.cli import main
+
+main()

@@ -1,0 +1,153 @@
+"""The command line: one verb a function, errors as one sentence. Heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import foundray
+from foundray.errors import FoundrayError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 the run failed, 2 the input is at fault."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.verb(options)
+    except FoundrayError as error:
+        print(f"foundray: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("foundray: interrupted; `foundray resume` goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="foundray",
+        description="Elastic pre-training on Ray: the same model, bit for bit, on machines that come and go.",
+    )
+    parser.add_argument("--version", action="version", version=f"foundray {foundray.__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[Any], None], about: str, takes: str | None = None, overrides: bool = False) -> Any:
+        added = verbs.add_parser(name, help=about, description=about)
+        added.set_defaults(verb=run)
+        if takes:
+            help_text = "a YAML file" if takes == "SPEC" else "a run's folder, or its name in runs/"
+            added.add_argument("target", metavar=takes, help=help_text)
+            added.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
+        if overrides:
+            added.add_argument(
+                "--set", action="append", default=[], metavar="a.b=c", help="override a field of the spec (repeatable)"
+            )
+        return added
+
+    for name, run, about in (
+        ("prepare", _prepare, "turn the raw sources of a spec into prepared shards"),
+        ("train", _train, "run a spec to its end (preparing its data first, going on where it stopped)"),
+    ):
+        added = verb(name, run, about, "SPEC", overrides=True)
+        added.add_argument("--dry-run", action="store_true", help="print the resolved spec and what follows from it, and stop")
+    verb("resume", _resume, "go on with a run from its last complete checkpoint", "RUN", overrides=True)
+    verb("status", _status, "tell where a run stands", "RUN")
+    added = verb("samples", _samples, "list the samples that a step trains on", "RUN")
+    added.add_argument("--step", type=int, required=True, help="counted from 0")
+    added = verb("sample", _sample, "continue a text with a run's newest weights", "RUN")
+    added.add_argument("--prompt", default="", help="the text to continue (default: none)")
+    added.add_argument("--tokens", type=int, default=200, help="tokens to add, at most (default: 200)")
+    added.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
+    added.add_argument("--top-k", type=int, default=50, help="draw from the likeliest so many (default: 50)")
+    added.add_argument("--seed", type=int, default=0, help="another seed, another text (default: 0)")
+    verb("schema", _schema, "print the JSON schema of a spec")
+    return parser
+
+
+def _overrides(options: Any) -> dict[str, Any]:
+    from foundray.loading import parse_override
+
+    return dict(parse_override(text) for text in options.set)
+
+
+def _report(line: str) -> None:
+    print(line, flush=True)
+
+
+def _prepare(options: Any) -> None:
+    if options.dry_run:
+        return _dry_run(options)
+    prepared = foundray.prepare(options.target, _overrides(options), _report)
+    manifest = prepared.manifest
+    if options.json:
+        facts = manifest.model_dump(include={"rows", "tokens", "quarantined", "vocabulary", "recipe_sha256"})
+        print(json.dumps({"folder": prepared.folder.url, **facts, "shards": len(manifest.shards)}))
+
+
+def _dry_run(options: Any) -> None:
+    from foundray.describe import derived
+    from foundray.loading import load_spec
+
+    spec = load_spec(options.target, _overrides(options))
+    facts = derived(spec)
+    print(spec.to_yaml())
+    for name, value in facts.items():
+        print(f"# {name}: {value}")
+    if options.json:
+        print(json.dumps({"spec": spec.model_dump(mode="json"), "derived": facts}))
+
+
+def _train(options: Any) -> None:
+    if options.dry_run:
+        return _dry_run(options)
+    _tell(foundray.train(options.target, _overrides(options), _report, show_progress=True), options.json)
+
+
+def _resume(options: Any) -> None:
+    _tell(foundray.resume(options.target, _overrides(options), _report, show_progress=True), options.json)
+
+
+def _tell(facts: Any, as_json: bool) -> None:
+    """Three lines: how good, where, what next."""
+    print(f"validation loss {facts.val_loss:.4f} nats a token after {facts.step:,} steps, {facts.tokens:,} tokens")
+    print(f"in {facts.run} (weights {facts.weights_sha256[:16]}…)")
+    print(f"next: foundray sample {facts.run} --prompt '…', or tensorboard --logdir {facts.run}/tensorboard")
+    if as_json:
+        print(facts.to_json())
+
+
+def _status(options: Any) -> None:
+    from dataclasses import asdict
+
+    facts = foundray.status(options.target)
+    if options.json:
+        print(facts.to_json())
+    else:
+        for name, value in asdict(facts).items():
+            print(f"{name:16} {'-' if value is None else value}")
+
+
+def _samples(options: Any) -> None:
+    names = foundray.samples(options.target, options.step)
+    if options.json:
+        print(json.dumps({"step": options.step, "samples": names}))
+    else:
+        print("\n".join(names))
+
+
+def _sample(options: Any) -> None:
+    text = foundray.sample(options.target, options.prompt, options.tokens, options.temperature, options.top_k, options.seed)
+    print(text)
+    if options.json:
+        print(json.dumps({"text": text}))
+
+
+def _schema(options: Any) -> None:
+    from foundray.spec import Spec
+
+    print(json.dumps(Spec.model_json_schema(), indent=2))

@@ -1,0 +1,1 @@
+"""From raw sources to micro-batches: `sources → tokenizer → pack → prepare`, then `order → stream → feeder`."""

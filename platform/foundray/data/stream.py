@@ -1,0 +1,187 @@
+"""Streaming micro-batches with Ray Data, in the global order, from any position.
+
+A *parcel* is a run of consecutive micro-batches that travels as one Ray object: one Arrow row whose payload is an Arrow
+IPC table of their samples. One row is the smallest thing that Ray Data can make a block of, so a parcel is never merged
+with or split from another, and the k-th block of the stream is the k-th parcel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.data import DataContext, Datasource, ExecutionResources, ReadTask
+from ray.data.block import BlockMetadata
+
+from foundray.data.manifest import Manifest, Prepared
+from foundray.data.order import WINDOW, Address, SampleOrder
+from foundray.storage import Store, reading
+
+PARCEL_BYTES = 2**18
+TASKS_PER_DATASET = 64
+"""Planning costs milliseconds a task, so the endless stream is cut into Datasets of so many."""
+CACHED_BYTES = 2**27
+"""Decoded row groups that a data task keeps for the next one in its process."""
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """Which micro-batches a stream consists of; small, and all that a data task needs to know."""
+
+    folder: str
+    manifest: str
+    """The manifest, as JSON."""
+    weights: tuple[float, ...]
+    holdout: float
+    seed: int
+    micro_batch_size: int
+    validation: bool = False
+
+    def order(self) -> SampleOrder:
+        return _order(self)
+
+    def addresses(self, first: int, count: int) -> Address:
+        """Of the samples in micro-batches [first, first + count)."""
+        size = self.micro_batch_size
+        order = self.order()
+        return (order.validation if self.validation else order.train)(first * size, count * size)
+
+    @property
+    def per_parcel(self) -> int:
+        """Micro-batches in a parcel."""
+        return max(1, PARCEL_BYTES // (4 * (self.order().manifest.context + 1) * self.micro_batch_size))
+
+    @property
+    def per_task(self) -> int:
+        """Micro-batches read by one task: half a shuffling window's samples, as whole parcels."""
+        window = WINDOW * self.order().manifest.rows_per_group
+        return max(1, window // 2 // (self.micro_batch_size * self.per_parcel)) * self.per_parcel
+
+
+@lru_cache(4)
+def _order(plan: StreamPlan) -> SampleOrder:
+    manifest = Manifest.model_validate_json(plan.manifest)
+    return SampleOrder(manifest, list(plan.weights), plan.holdout, plan.seed)
+
+
+def parcels(plan: StreamPlan, first: int, end: int) -> Iterator[tuple[int, int, Any]]:
+    """(first micro-batch, micro-batches, object reference) of the parcels of [first, end), in order."""
+    for start in range(first, end, TASKS_PER_DATASET * plan.per_task):
+        yield from _parcels_of_dataset(plan, start, min(end, start + TASKS_PER_DATASET * plan.per_task))
+
+
+def _parcels_of_dataset(plan: StreamPlan, first: int, end: int) -> Iterator[tuple[int, int, Any]]:
+    tasks = len(range(first, end, plan.per_task))
+    # A data task asks for no CPU of its own: it cannot be starved by workers that hold them all, nor starve them.
+    dataset = ray.data.read_datasource(
+        _MicroBatches(plan, first, end), override_num_blocks=tasks, concurrency=2, ray_remote_args={"num_cpus": 0}
+    )
+    position = first
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            assert block.metadata.num_rows == 1, f"a block of {block.metadata.num_rows} parcels"
+            count = min(plan.per_parcel, end - position, plan.per_task - (position - first) % plan.per_task)
+            yield position, count, block.ref
+            position += count
+    assert position == end, f"the stream ended at micro-batch {position} instead of {end}"
+
+
+def configure_ray_data(store_bytes: int) -> None:
+    """Set what the stream relies on, in the process that drives it."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=store_bytes)
+    context.target_max_block_size = 1
+    context.max_errored_blocks = 0
+    context.execution_no_progress_timeout_s = -1  # a consumer that evaluates or waits is not stuck
+    context.output_backpressure_guard_release_interval_s = 5
+
+
+def open_parcel(block: pa.Table) -> tuple[int, pa.Table]:
+    """A parcel's first micro-batch and its samples."""
+    payload = block.column("samples")[0].as_buffer()
+    with pa.ipc.open_stream(payload) as stream:
+        return block.column("first")[0].as_py(), stream.read_all()
+
+
+class _MicroBatches(Datasource):
+    """A Ray Data source whose read tasks emit the parcels of a range of micro-batches."""
+
+    def __init__(self, plan: StreamPlan, first: int, end: int):
+        super().__init__()
+        self.plan, self.first, self.end = plan, first, end
+
+    def get_name(self) -> str:
+        return "MicroBatches"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        return [
+            self._task(start, min(start + self.plan.per_task, self.end))
+            for start in range(self.first, self.end, self.plan.per_task)
+        ]
+
+    def _task(self, first: int, end: int) -> ReadTask:
+        plan = self.plan
+
+        def read() -> Iterator[pa.Table]:
+            for start in range(first, end, plan.per_parcel):
+                samples = read_samples(plan, start, min(plan.per_parcel, end - start))
+                sink = pa.BufferOutputStream()
+                with pa.ipc.new_stream(sink, samples.schema) as writer:
+                    writer.write_table(samples)
+                payload = pa.array([sink.getvalue().to_pybytes()], pa.large_binary())
+                yield pa.table({"first": [start], "samples": payload})
+
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return ReadTask(read, metadata)
+
+
+def read_samples(plan: StreamPlan, first: int, count: int) -> pa.Table:
+    """The samples of micro-batches [first, first + count), in order."""
+    at = plan.addresses(first, count)
+    key = at.shard * 2**32 + at.group
+    groups, which = np.unique(key, return_inverse=True)
+    tables = [_row_group(plan, int(k >> 32), int(k & 0xFFFFFFFF)) for k in groups]
+    starts = np.cumsum([0] + [len(t) for t in tables])[:-1]
+    return pa.concat_tables(tables).take(starts[which] + at.row).combine_chunks()
+
+
+_cache: dict[tuple[str, int], pa.Table] = {}
+
+
+def _row_group(plan: StreamPlan, shard: int, group: int) -> pa.Table:
+    """One decoded row group, from this process's memory where it was read before."""
+    file = Store.at(plan.folder) / plan.order().manifest.shards[shard].file
+    key = (file.url, group)
+    table = _cache.pop(key, None)
+    if table is None:
+        with reading(file):
+            table = _parquet(file.url).read_row_group(group)
+    _cache[key] = table
+    while sum(t.nbytes for t in _cache.values()) > CACHED_BYTES and len(_cache) > 1:
+        del _cache[next(iter(_cache))]
+    return table
+
+
+@lru_cache(64)
+def _parquet(url: str) -> pq.ParquetFile:
+    store = Store.at(url)
+    return pq.ParquetFile(store.filesystem.open_input_file(store.path), page_checksum_verification=True)
+
+
+def plan_for(prepared: Prepared, weights: list[float], holdout: float, seed: int, micro_batch_size: int) -> StreamPlan:
+    """The training stream's plan over a prepared data set."""
+    text = prepared.manifest.model_dump_json()
+    return StreamPlan(prepared.folder.url, text, tuple(weights), holdout, seed, micro_batch_size)

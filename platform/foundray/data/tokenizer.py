@@ -1,0 +1,109 @@
+"""Tokenizers: made or trained once for a data set, kept as a Hugging Face `tokenizer.json`.
+
+Every document is opened by one token, `document_id`; it tells where attention must not cross and where a text ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Engine
+
+from foundray import spec
+from foundray.errors import InputError
+
+DOCUMENT, UNKNOWN = "<|document|>", "<|unknown|>"
+OPENERS = (DOCUMENT, "<|bos|>", "<|begin_of_text|>", "<s>", "<bos>", "<|endoftext|>", "[CLS]", "</s>", "<eos>")
+
+
+class Tokenizer:
+    """Text to token ids and back."""
+
+    def __init__(self, engine: Engine, document_id: int):
+        # Text that merely spells a special token must not become one.
+        engine.encode_special_tokens = True
+        self.engine, self.document_id = engine, document_id
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids lie in range(vocabulary)."""
+        return max(self.engine.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids (int32) of each text, without the opening token."""
+        return [np.array(e.ids, np.int32) for e in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.engine.decode([i for i in ids if i != self.document_id], skip_special_tokens=False)
+
+    def to_json(self) -> str:
+        return self.engine.to_str(pretty=False)
+
+    @staticmethod
+    def from_json(text: str, document_id: int) -> Tokenizer:
+        return Tokenizer(Engine.from_str(text), document_id)
+
+
+def make_bytes() -> Tokenizer:
+    """One token a byte: id 0 opens documents, id 1 + b is byte b."""
+    letters = {_byte_letter(b): b + 1 for b in range(256)}
+    return Tokenizer(_byte_level(models.BPE({DOCUMENT: 0, **letters}, []), split_words=False), 0)
+
+
+def make_char(characters: Iterable[str]) -> Tokenizer:
+    """One token a character; characters never seen become one unknown token."""
+    vocabulary = {token: i for i, token in enumerate([DOCUMENT, UNKNOWN, *sorted(characters)])}
+    engine = Engine(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    engine.decoder = decoders.Fuse()
+    return Tokenizer(engine, 0)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level byte-pair encoding, as in GPT-2 (Radford et al. 2019): no text is unknown to it."""
+    engine = _byte_level(models.BPE(), split_words=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[DOCUMENT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    engine.train_from_iterator(texts, trainer)
+    return Tokenizer(engine, 0)
+
+
+def load_file(field: spec.Tokenizer) -> Tokenizer:
+    """A Hugging Face tokenizer.json. Raises InputError."""
+    path = str(field.path)
+    try:
+        engine = Engine.from_str(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"data.tokenizer.path: {path} cannot be read: {error.strerror}") from None
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"data.tokenizer.path: {path} is not a tokenizer.json: {str(error)[:200]}") from None
+    if field.document_token is not None:
+        if engine.token_to_id(field.document_token) is None:
+            raise InputError(f"data.tokenizer.document_token: {path} has no token {field.document_token!r}")
+        opener = field.document_token
+    else:
+        opener = next((token for token in OPENERS if engine.token_to_id(token) is not None), DOCUMENT)
+        engine.add_special_tokens([opener])
+    return Tokenizer(engine, int(engine.token_to_id(opener) or 0))
+
+
+def _byte_level(model: models.Model, split_words: bool) -> Engine:
+    engine = Engine(model)
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split_words)
+    engine.decoder = decoders.ByteLevel()
+    return engine
+
+
+def _byte_letter(byte: int) -> str:
+    """The printable character that byte-level tokenizers write for a byte (GPT-2's `bytes_to_unicode`)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    if byte in printable:
+        return chr(byte)
+    return chr(0x100 + [b for b in range(256) if b not in printable].index(byte))

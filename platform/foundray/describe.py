@@ -1,0 +1,67 @@
+"""What follows from a spec, worked out before anything runs."""
+
+from __future__ import annotations
+
+from foundray.data.prepare import prepared_folder
+from foundray.spec import Spec
+
+
+def derived(spec: Spec) -> dict[str, object]:
+    """Parameters, tokens and memory, by the names that `--dry-run` prints. Raises InputError for missing sources."""
+    import torch
+
+    from foundray.contract import load_objective
+    from foundray.model.decoder import Model
+    from foundray.training.flat import BLOCK, Layout
+    from foundray.training.optimizer import state_bytes_per_block
+
+    vocabulary, certain = _vocabulary(spec)
+    objective = load_objective(spec.objective.kind, spec.objective.model_extra or {})
+    with torch.device("meta"):
+        model = Model(spec.model, vocabulary, objective.heads(vocabulary))
+    layout = Layout.of(model.named_parameters())
+    facts: dict[str, object] = {
+        "vocabulary": f"{vocabulary:,}" + ("" if certain else " (assumed: known after `foundray prepare`)"),
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "samples per step": f"{spec.samples_per_step:,}",
+        "tokens per step": f"{spec.tokens_per_step:,}",
+        "total tokens": f"{spec.tokens_per_step * spec.train.steps:,}",
+        "fingerprint": spec.fingerprint(),
+    }
+    fewest, most = spec.scale.workers
+    for world in dict.fromkeys((fewest, most)):
+        share = layout.share(world)
+        weights = share * world * BLOCK * 4
+        gradients = share * world * BLOCK * (8 if spec.train.exact else 4)
+        optimizer = share * state_bytes_per_block(spec.optimizer.kind)
+        facts[f"memory per worker, of {world}"] = (
+            f"{_size(weights)} weights + {_size(gradients)} gradients + {_size(optimizer)} optimizer state"
+            f" = {_size(weights + gradients + optimizer)}, activations apart"
+        )
+    return facts
+
+
+def _vocabulary(spec: Spec) -> tuple[int, bool]:
+    from foundray.data import tokenizer as tokenizers
+    from foundray.data.manifest import Prepared
+
+    folder, _, _ = prepared_folder(spec)
+    if (folder / "manifest.json").exists():
+        return Prepared.open(folder).manifest.vocabulary, True
+    match spec.data.tokenizer.kind:
+        case "file":
+            return tokenizers.load_file(spec.data.tokenizer).vocabulary, True
+        case "bytes":
+            return 257, True
+        case "bpe":
+            return int(spec.data.tokenizer.vocab_size or 0), False
+        case _:
+            return 100, False
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:.4g} {unit}"

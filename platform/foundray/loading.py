@@ -1,0 +1,116 @@
+"""Reading a spec: YAML, overrides, and what is wrong with it in one sentence.
+
+`load_spec(path, overrides)` gives a `Spec` or raises `InputError` with a sentence that names the field, the value and what
+would be right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from foundray.errors import InputError
+from foundray.spec import Spec, nearest
+
+
+def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Spec:
+    """Read, override and check a spec file. Raises InputError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the spec {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the spec {path} is not UTF-8 text (byte {error.start})") from None
+    return parse_spec(text, str(path), overrides)
+
+
+def parse_spec(text: str, where: str, overrides: Mapping[str, Any] | None = None) -> Spec:
+    """Check a spec given as YAML text; `where` names it in errors. Raises InputError."""
+    try:
+        fields = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise InputError(f"{where} is not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{where} holds no fields; a spec starts with `name: ...`")
+    for name, value in (overrides or {}).items():
+        _override(fields, name, value)
+    try:
+        return Spec.model_validate(fields)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_sentence(error)}") from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`"optimizer.lr=3e-4"` as `("optimizer.lr", 0.0003)`; the value is YAML. Raises InputError."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"--set {text}: write it as --set field.name=value")
+    try:
+        return name.strip(), yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise InputError(f"--set {text}: the value is not valid YAML") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 3e-4 as text; people mean a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _override(fields: Any, name: str, value: Any) -> None:
+    *path, last = name.split(".")
+    here = fields
+    for key in path:
+        if isinstance(here, list):
+            here = here[_index(here, key, name)]
+        elif isinstance(here, dict):
+            here = here.setdefault(key, {})
+    if isinstance(here, list):
+        here[_index(here, last, name)] = value
+    elif isinstance(here, dict):
+        here[last] = value
+    else:
+        raise InputError(f"--set {name}: there is nothing inside a plain value")
+
+
+def _index(items: list[Any], key: str, name: str) -> int:
+    if not key.isdigit() or int(key) >= len(items):
+        raise InputError(f"--set {name}: {key!r} is not one of the {len(items)} items (0 to {len(items) - 1}) there")
+    return int(key)
+
+
+def _sentence(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    # An unknown field explains the missing one beside it, so it is told first.
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    name = ".".join(str(part) for part in first["loc"]) or "the spec"
+    more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        *parents, last = first["loc"]
+        known = _fields_at(tuple(parents))
+        return f"{name} is not a field{nearest(str(last), known)}; there are: {', '.join(known)}{more}"
+    if first["type"] == "missing":
+        return f"{name} is missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = f" (it is {first['input']!r})" if isinstance(first["input"], str | int | float | bool | list | tuple) else ""
+    return f"{name}: {message[0].lower()}{message[1:]}{given}{more}"
+
+
+def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Spec
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        model = next((a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")), model)
+    return list(model.model_fields)

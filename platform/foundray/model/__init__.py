@@ -1,0 +1,1 @@
+"""The network: a stem, one backbone, heads."""

@@ -1,0 +1,169 @@
+"""A run's folder: its spec, its record, and where it stands.
+
+spec.yaml         the resolved spec
+data.json         where its prepared data lies, and that data's manifest
+tokenizer.json
+checkpoints/      step-00001000/ ...
+events.jsonl      what happened: starts, restarts, evaluations, checkpoints, the end
+metrics.jsonl     one line a step
+tensorboard/
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from foundray.errors import InputError
+from foundray.loading import parse_spec
+from foundray.spec import Spec, differences
+from foundray.storage import Store, writing
+
+
+@dataclass
+class Facts:
+    """Where a run stands, for programs: the last line of `train`, `resume` and `status` with `--json`."""
+
+    run: str
+    state: str
+    """`new`, `interrupted`, `failed` or `finished`."""
+    step: int
+    """Optimizer steps done, as far as recorded."""
+    tokens: int
+    """Positions trained on: steps times tokens a step."""
+    loss: float | None
+    """Training loss of the last step, in nats a token."""
+    val_loss: float | None
+    """Last loss over the whole validation split, in nats a token."""
+    weights_sha256: str | None
+    """Of the finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
+    workers: int | None
+    """In the last worker group."""
+    restarts: int
+    """Worker groups after the first."""
+    steps_repeated: int
+    """Steps done again because they came after the checkpoint that the run went on from."""
+    tokens_per_s: float | None
+    """While stepping: without start-up, evaluation and checkpoints."""
+    seconds: float
+    """Wall time while a command was running the run, all told."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    def __getitem__(self, name: str) -> Any:
+        """Reads like the JSON object, too."""
+        return asdict(self)[name]
+
+
+class Run:
+    def __init__(self, folder: Store):
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+
+    @staticmethod
+    def named(spec: Spec) -> Run:
+        return Run(Store.at(spec.storage) / spec.name)
+
+    @staticmethod
+    def open(location: str) -> Run:
+        """An existing run, by its folder, or by its name in `runs/`. Raises InputError."""
+        for place in (location, f"runs/{location}"):
+            if (run := Run(Store.at(place))).exists():
+                return run
+        raise InputError(
+            f"{location} is not a run's folder: spec.yaml and data.json are not in it; name one such as runs/shakespeare"
+        )
+
+    def exists(self) -> bool:
+        return (self.folder / "spec.yaml").exists() and (self.folder / "data.json").exists()
+
+    def spec(self, overrides: dict[str, Any] | None = None) -> Spec:
+        """The run's spec, stored beside it wherever the folder lies now. Raises InputError where overrides change the run."""
+        where = self.folder / "spec.yaml"
+        text = where.read_text()
+        here = {"storage": self.folder.parent.url, "name": self.folder.name}
+        spec = parse_spec(text, str(where), {**here, **(overrides or {})})
+        self.check_same(spec)
+        return spec
+
+    def check_same(self, spec: Spec) -> None:
+        """Raises InputError where the folder was made by a spec that gives another result."""
+        where = self.folder / "spec.yaml"
+        there = parse_spec(where.read_text(), str(where))
+        if changed := differences(_told_apart_by(there), _told_apart_by(spec)):
+            raise InputError(
+                f"the run folder {self.folder} was made by another spec: {'; '.join(changed[:3])}"
+                + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+                + "; give this run another name, or set the fields back"
+            )
+
+    def append(self, file: str, records: Iterable[dict[str, Any]]) -> None:
+        """Add lines to a JSON Lines file of the folder. Raises InputError."""
+        target = self.folder / file
+        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+        if target.is_local:
+            with writing(target), Path(target.path).open("ab") as stream:
+                stream.write(lines)
+        else:  # object stores cannot append
+            target.write_bytes((target.read_bytes() if target.exists() else b"") + lines)
+
+    def records(self, file: str) -> list[dict[str, Any]]:
+        """The complete lines of a JSON Lines file; a line that a killed writer left unfinished is not one."""
+        target = self.folder / file
+        lines = target.read_text().split("\n")[:-1] if target.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def facts(self) -> Facts:
+        spec, events, metrics = self.spec(), self.records("events.jsonl"), self.records("metrics.jsonl")
+        groups = [event for event in events if event["event"] == "workers_started"]
+        ends = [event for event in events if event["event"] in ("finished", "failed")]
+        evaluations = [event for event in events if event["event"] == "evaluated"]
+        state = "new" if not events else ends[-1]["event"] if ends and ends[-1] is events[-1] else "interrupted"
+        last: dict[str, Any] = metrics[-1] if metrics else {}
+        stepping = sum(record["step_s"] for record in metrics)
+        step = ends[-1]["step"] if state == "finished" else last.get("step", 0)
+        return Facts(
+            run=self.folder.url,
+            state=state,
+            step=step,
+            tokens=step * spec.tokens_per_step,
+            loss=last.get("loss"),
+            val_loss=evaluations[-1]["val_loss"] if evaluations else None,
+            weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
+            workers=groups[-1]["workers"] if groups else None,
+            restarts=max(0, len(groups) - 1),
+            steps_repeated=_repeated([record["step"] for record in metrics]),
+            tokens_per_s=round(len(metrics) * spec.tokens_per_step / stepping, 1) if stepping else None,
+            seconds=round(_running_seconds(events, metrics), 3),
+        )
+
+
+def _told_apart_by(spec: Spec) -> dict[str, Any]:
+    """What decides the result, and where the data lies, however the path is written."""
+    paths = {f"data.sources.{i}.path": Store.at(source.path).url for i, source in enumerate(spec.data.sources)}
+    return spec.identity() | paths
+
+
+def _repeated(steps: list[int]) -> int:
+    """Steps recorded again."""
+    return len(steps) - len(set(steps))
+
+
+def _running_seconds(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> float:
+    """From each command's start to the last thing it recorded."""
+    total, began, seen = 0.0, None, 0.0
+    for record in sorted([*events, *metrics], key=lambda r: r["time"]):
+        if record.get("event") == "command":
+            total += seen - began if began is not None else 0.0
+            began = record["time"]
+        seen = record["time"]
+    return total + (seen - began if began is not None else 0.0)
+
+
+def event(name: str, **fields: Any) -> dict[str, Any]:
+    return {"time": round(time.time(), 3), "event": name, **fields}

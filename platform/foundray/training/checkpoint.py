@@ -1,0 +1,193 @@
+"""Checkpoints: the flat state in block ranges, without pickle and without per-rank state.
+
+A shard file holds the master weights and the optimizer's state of a range of blocks, and is named after the range: its
+content does not depend on how many workers there were. The manifest is written last and holds every shard's SHA-256; a
+folder without one is not a checkpoint. Any number of workers loads any checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from foundray.errors import InputError
+from foundray.storage import Store, sha256
+from foundray.training.flat import BLOCK, Entry
+from foundray.training.optimizer import STATE
+from foundray.training.step import Trainer
+
+MANIFEST = "manifest.json"
+
+
+class ShardFile(BaseModel):
+    file: str
+    first_block: int
+    blocks: int
+    bytes: int
+    sha256: str
+
+
+class CheckpointManifest(BaseModel):
+    step: int
+    """Optimizer steps done."""
+    fingerprint: str
+    """Of the spec that made it."""
+    optimizer: str
+    parameters: list[tuple[str, list[int], int]]
+    """Name, shape and first block of each, in flat order."""
+    shards: list[ShardFile]
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    step: int
+    """Steps done; 0 where there was no checkpoint."""
+    skipped: list[str]
+    """Why newer checkpoints were passed over."""
+
+
+def save(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int) -> int:
+    """Write the checkpoint of `step` with all workers; gives its bytes. Raises InputError on every worker alike."""
+    target, blocks, problem, record = folder / f"step-{step:08d}", trainer.blocks, None, None
+    if blocks:
+        tensors = {"master": trainer.flat.shard(blocks), **trainer.optimizer.tensors()}
+        content = safetensors.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+        name = f"blocks-{blocks.start:09d}-{blocks.stop:09d}.safetensors"
+        record = ShardFile(file=name, first_block=blocks.start, blocks=len(blocks), bytes=len(content), sha256=sha256(content))
+        try:
+            (target / name).write_bytes(content)
+        except InputError as error:
+            problem = str(error)
+    written = trainer.group.share((record, problem))
+    problem = next((p for _, p in written if p), None)
+    records = [r for r, _ in written if r]
+    if problem is None and trainer.group.rank == 0:
+        problem = _complete(folder, target, _manifest(trainer, step, fingerprint, records), keep)
+    if problem := next((p for p in trainer.group.share(problem) if p), None):
+        if trainer.group.rank == 0:
+            with contextlib.suppress(InputError):
+                target.delete_folder()
+        raise InputError(f"the checkpoint of step {step} could not be written: {problem}")
+    return sum(r.bytes for r in records)
+
+
+def _complete(folder: Store, target: Store, manifest: CheckpointManifest, keep: int) -> str | None:
+    try:
+        (target / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+        for old in completed(folder)[keep:]:
+            old.delete_folder()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _manifest(trainer: Trainer, step: int, fingerprint: str, shards: list[ShardFile]) -> CheckpointManifest:
+    return CheckpointManifest(
+        step=step,
+        fingerprint=fingerprint,
+        optimizer=trainer.optimizer.kind,
+        parameters=[(e.name, list(e.shape), e.first) for e in trainer.layout.entries],
+        shards=shards,
+    )
+
+
+def completed(folder: Store) -> list[Store]:
+    """The complete checkpoints, newest first."""
+    return [place for place in reversed(folder.children()) if (place / MANIFEST).exists()]
+
+
+def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
+    """Load the newest checkpoint that all workers find whole. Raises InputError where there are only damaged ones."""
+    skipped: list[str] = []
+    for place in completed(folder):
+        problem = None
+        try:
+            manifest = _read_manifest(place, fingerprint)
+            tensors = _read_blocks(place, manifest, trainer.blocks)
+        except Damaged as error:
+            problem = str(error)
+        if problem := next((p for p in trainer.group.share(problem) if p), None):
+            skipped.append(problem)
+            continue
+        if trainer.blocks:
+            trainer.flat.shard(trainer.blocks).copy_(tensors.pop("master"))
+            trainer.optimizer.load(tensors)
+        trainer.group.gather(trainer.flat.buffer)
+        return Restored(manifest.step, skipped)
+    if skipped:
+        raise InputError(f"no checkpoint in {folder} can be used: {'; '.join(skipped)}; delete the folder to start over")
+    return Restored(0, [])
+
+
+def load_weights(folder: Store) -> tuple[int, dict[str, Tensor], list[str]]:
+    """The newest whole checkpoint's step and weights by name, and why newer ones were passed over. Raises InputError."""
+    skipped: list[str] = []
+    for place in completed(folder):
+        try:
+            manifest = _read_manifest(place, None)
+            blocks = max(s.first_block + s.blocks for s in manifest.shards)
+            master = _read_blocks(place, manifest, range(blocks))["master"]
+        except Damaged as error:
+            skipped.append(str(error))
+            continue
+        entries = [Entry(name, tuple(shape), first, 0, True) for name, shape, first in manifest.parameters]
+        return manifest.step, {e.name: master[e.elements].view(e.shape) for e in entries}, skipped
+    raise InputError(f"{folder} holds no usable checkpoint" + (f": {'; '.join(skipped)}" if skipped else " yet"))
+
+
+def _read_manifest(place: Store, fingerprint: str | None) -> CheckpointManifest:
+    try:
+        manifest = CheckpointManifest.model_validate_json((place / MANIFEST).read_bytes())
+    except (ValidationError, InputError):
+        raise Damaged(f"{place.name} is damaged ({MANIFEST} is not readable)") from None
+    if fingerprint is not None and manifest.fingerprint != fingerprint:
+        raise Damaged(f"{place.name} was made by another spec")
+    return manifest
+
+
+def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range) -> dict[str, Tensor]:
+    """The state of some blocks: each tensor [blocks * elements a block]."""
+    widths = {"master": BLOCK, **{name: width for name, (_, width) in STATE[manifest.optimizer].items()}}
+    parts: dict[str, list[Tensor]] = {name: [] for name in widths}
+    for shard in sorted(manifest.shards, key=lambda s: s.first_block):
+        start, stop = max(blocks.start, shard.first_block), min(blocks.stop, shard.first_block + shard.blocks)
+        if start >= stop:
+            continue
+        tensors = _read_shard(place, shard)
+        for name, width in widths.items():
+            parts[name].append(tensors[name][(start - shard.first_block) * width : (stop - shard.first_block) * width])
+    return {name: torch.cat(tensors) if tensors else torch.empty(0) for name, tensors in parts.items()}
+
+
+def _read_shard(place: Store, shard: ShardFile) -> dict[str, Tensor]:
+    try:
+        content = (place / shard.file).read_bytes()
+    except InputError as error:
+        raise Damaged(f"{place.name} is damaged ({error})") from None
+    if sha256(content) != shard.sha256:
+        raise Damaged(f"{place.name} is damaged (the SHA-256 of {shard.file} is not the one in its manifest)")
+    try:
+        return safetensors.load(content)
+    except SafetensorError as error:
+        raise Damaged(f"{place.name} is damaged ({shard.file}: {error})") from None
+
+
+def weights_sha256(weights: Iterator[tuple[str, Tensor]]) -> str:
+    """SHA-256 over the parameters in the order given: the UTF-8 name, then the little-endian fp32 bytes."""
+    sha = hashlib.sha256()
+    for name, tensor in weights:
+        sha.update(name.encode())
+        sha.update(tensor.contiguous().numpy().astype("<f4", copy=False).tobytes())
+    return sha.hexdigest()

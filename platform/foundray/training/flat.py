@@ -1,0 +1,95 @@
+"""One flat parameter space: all parameters in one buffer, each padded to whole blocks of 256 elements.
+
+256 is the block of bitsandbytes' 8-bit quantisation. A worker owns a contiguous range of blocks, so no block is ever
+shared, its 8-bit state is the same bits for any number of workers, and resharding is slicing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a parameter lies."""
+
+    name: str
+    shape: tuple[int, ...]
+    first: int
+    """First block."""
+    blocks: int
+    decayed: bool
+    """Whether weight decay applies: matrices yes, vectors no."""
+
+    @property
+    def elements(self) -> slice:
+        """Of the flat buffer, without the padding."""
+        return slice(self.first * BLOCK, self.first * BLOCK + torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of parameters in the flat space: matrices by name, then vectors by name."""
+
+    entries: tuple[Entry, ...]
+
+    @staticmethod
+    def of(parameters: Iterable[tuple[str, Tensor]]) -> Layout:
+        entries, first = [], 0
+        for name, parameter in sorted(parameters, key=lambda item: (item[1].dim() < 2, item[0])):
+            blocks = -(-parameter.numel() // BLOCK)
+            entries.append(Entry(name, tuple(parameter.shape), first, blocks, parameter.dim() >= 2))
+            first += blocks
+        return Layout(tuple(entries))
+
+    @property
+    def blocks(self) -> int:
+        return self.entries[-1].first + self.entries[-1].blocks
+
+    def shard(self, rank: int, world: int) -> range:
+        """The blocks that a worker owns: equal shares, the last ones possibly smaller."""
+        share = self.share(world)
+        return range(min(rank * share, self.blocks), min((rank + 1) * share, self.blocks))
+
+    def share(self, world: int) -> int:
+        return -(-self.blocks // world)
+
+    def pieces(self, shard: range) -> list[tuple[range, bool]]:
+        """The shard cut where weight decay changes: runs of blocks, and whether they decay."""
+        first_vector = next((e.first for e in self.entries if not e.decayed), self.blocks)
+        decayed = range(shard.start, max(shard.start, min(shard.stop, first_vector)))
+        return [(run, decay) for run, decay in ((decayed, True), (range(decayed.stop, shard.stop), False)) if run]
+
+
+class FlatParameters:
+    """A model's parameters and their gradients, moved into two buffers that the sum, the collectives and the update use.
+
+    The buffers are padded to `world` equal shares, so that shares can be gathered in one call.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, world: int):
+        device = next(model.parameters()).device
+        self.layout = layout
+        self.buffer = torch.zeros(layout.share(world) * world * BLOCK, device=device)
+        """[world * share * 256] fp32: the master weights, which every worker holds and their owner updates."""
+        self.gradient = torch.zeros_like(self.buffer)
+        """What the backward passes of this worker added since it was last cleared."""
+        parameters = dict(model.named_parameters())
+        for entry in layout.entries:
+            parameter, view = parameters[entry.name], self.buffer[entry.elements].view(entry.shape)
+            view.copy_(parameter.data)
+            parameter.data = view
+            parameter.grad = self.gradient[entry.elements].view(entry.shape)
+
+    def shard(self, blocks: range) -> Tensor:
+        """A view of some blocks' elements."""
+        return self.buffer[blocks.start * BLOCK : blocks.stop * BLOCK]
+
+    def named(self) -> dict[str, Tensor]:
+        return {entry.name: self.buffer[entry.elements].view(entry.shape) for entry in self.layout.entries}

@@ -1,0 +1,61 @@
+"""The sum of micro-batch gradients, exact or rounded.
+
+Floating-point addition depends on order, integer addition does not. `ExactSum` turns every micro-batch's gradient into
+fixed point (int64, in units of 2^-48) and adds integers, so the sum is the same bits whichever worker computed what.
+An element is off by at most 2^-49 a micro-batch; gradients are of the mean loss, so their elements are of order
+1/sqrt(parameters) and the relative error of the sum stays far below that of fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SCALE = 2.0**48
+CHUNK = 2**16
+"""Elements converted at once on a CPU, so that what lies between two passes stays in its cache."""
+
+
+class ExactSum:
+    """Sums flat fp32 gradients as integers in `total`, [elements] int64."""
+
+    def __init__(self, elements: int, micro_batches: int, device: torch.device):
+        self.total = torch.zeros(elements, dtype=torch.int64, device=device)
+        self.limit = 2.0**62 / SCALE / micro_batches
+        """Largest magnitude of an element: even the sum of all micro-batches then stays inside 63 bits."""
+        self.chunk = elements if device.type == "cuda" else min(CHUNK, elements)
+        self.scaled = torch.empty(self.chunk, device=device)
+        self.units = torch.empty(self.chunk, dtype=torch.int64, device=device)
+
+    def add(self, gradient: Tensor) -> None:
+        for total, values in zip(self.total.split(self.chunk), gradient.split(self.chunk), strict=True):
+            scaled, units = self.scaled[: len(values)], self.units[: len(values)]
+            torch.mul(values, SCALE, out=scaled)
+            total += units.copy_(scaled.round_())
+
+    def as_float(self, shard: Tensor) -> Tensor:
+        """A part of the sum, after its reduction, as fp32."""
+        return shard.float().mul_(1 / SCALE)
+
+
+class RoundedSum:
+    """Sums in fp32: half the memory; the bits depend on who computed what, the curve agrees to rounding."""
+
+    def __init__(self, elements: int, micro_batches: int, device: torch.device):
+        self.total = torch.zeros(elements, device=device)
+        self.limit = torch.finfo(torch.float32).max
+
+    def add(self, gradient: Tensor) -> None:
+        self.total += gradient
+
+    def as_float(self, shard: Tensor) -> Tensor:
+        return shard
+
+
+GradientSum = ExactSum | RoundedSum
+
+
+def overflows(gradient: Tensor, limit: float) -> Tensor:
+    """Whether an element is not finite, or larger than the limit: a bool, on the device."""
+    low, high = torch.aminmax(gradient)
+    return ~((low >= -limit) & (high <= limit))

@@ -1,0 +1,103 @@
+"""The update of one worker's shard of the parameters, with its state: ZeRO-1 (Rajbhandari et al. 2020) by blocks.
+
+The 8-bit updates are bitsandbytes' own (Dettmers et al. 2022, block-wise quantisation), the 32-bit one is torch's fused
+AdamW (Loshchilov and Hutter 2019), Lion is that of Chen et al. 2023.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foundray.spec import Optimizer
+from foundray.training.flat import BLOCK, Layout
+
+STATE: dict[str, dict[str, tuple[torch.dtype, int]]] = {
+    "adamw": {"exp_avg": (torch.float32, BLOCK), "exp_avg_sq": (torch.float32, BLOCK)},
+    "adamw8bit": {
+        "state1": (torch.uint8, BLOCK),
+        "state2": (torch.uint8, BLOCK),
+        "absmax1": (torch.float32, 1),
+        "absmax2": (torch.float32, 1),
+    },
+    "lion8bit": {"state1": (torch.uint8, BLOCK), "absmax1": (torch.float32, 1)},
+}
+"""Of each kind: its state tensors, their type, and their elements a block."""
+
+
+def state_bytes_per_block(kind: str) -> int:
+    return sum(dtype.itemsize * width for dtype, width in STATE[kind].values())
+
+
+class ShardOptimizer:
+    """Updates `parameters`, the elements of the blocks in `shard`, in place."""
+
+    def __init__(self, spec: Optimizer, layout: Layout, shard: range, parameters: Tensor):
+        self.kind = spec.kind
+        self.pieces: list[tuple[slice, torch.nn.Parameter]] = []
+        groups: list[dict[str, Any]] = []
+        for blocks, decayed in layout.pieces(shard):
+            where = slice((blocks.start - shard.start) * BLOCK, (blocks.stop - shard.start) * BLOCK)
+            piece = torch.nn.Parameter(parameters[where])
+            self.pieces.append((where, piece))
+            groups.append({"params": [piece], "weight_decay": spec.weight_decay if decayed else 0.0})
+        self.update = _make(spec, groups) if groups else None
+
+    def step(self, number: int, lr: float, gradient: Tensor) -> None:
+        """Apply the `number`-th update (the first is 1) with the shard's gradient."""
+        if self.update is None:
+            return
+        for group in self.update.param_groups:
+            group["lr"] = lr
+        for where, piece in self.pieces:
+            piece.grad = gradient[where]
+            step = self.update.state[piece]["step"]
+            self.update.state[piece]["step"] = torch.full_like(step, number - 1) if torch.is_tensor(step) else number - 1
+        self.update.step()
+        for _, piece in self.pieces:
+            piece.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state of the whole shard: each tensor [blocks * elements a block]."""
+        return {
+            name: torch.cat([self.update.state[piece][name] for _, piece in self.pieces])
+            if self.update
+            else torch.empty(0, dtype=dtype)
+            for name, (dtype, _) in STATE[self.kind].items()
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        if self.update is None:
+            return
+        for name, (_, width) in STATE[self.kind].items():
+            for where, piece in self.pieces:
+                start, stop = where.start * width // BLOCK, where.stop * width // BLOCK
+                self.update.state[piece][name].copy_(tensors[name][start:stop])
+
+
+def _make(spec: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if spec.kind == "adamw":
+        update: Any = torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
+        for group in groups:
+            for piece in group["params"]:
+                moments = {name: torch.zeros_like(piece) for name in STATE["adamw"]}
+                update.state[piece] = {"step": torch.zeros((), device=piece.device), **moments}
+        return update
+    # Without this, its look for an optional kernel package is told to every user as a failure.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import bitsandbytes
+
+    # Every piece is quantised, however small: a piece's size depends on the number of workers, its bits must not.
+    if spec.kind == "adamw8bit":
+        update = bitsandbytes.optim.AdamW8bit(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, min_8bit_size=1)
+    else:
+        update = bitsandbytes.optim.Lion8bit(groups, lr=spec.lr, betas=spec.betas, min_8bit_size=1)
+    update.check_overrides()
+    update.initialized = True
+    for index, group in enumerate(update.param_groups):
+        for number, piece in enumerate(group["params"]):
+            update.init_state(group, piece, index, number)
+    return update

@@ -1,0 +1,161 @@
+"""The record of a run as it goes: events.jsonl, metrics.jsonl, TensorBoard, and what the user sees."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from foundray.errors import FoundrayError
+from foundray.run import Run
+from foundray.spec import Spec
+
+LINE_SECONDS = 10.0
+"""Between progress lines where there is no terminal."""
+UPLOAD_SECONDS = 30.0
+SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "data_wait_s", "workers")
+
+
+class Recorder:
+    """Takes the workers' records; the only writer of the run's record."""
+
+    def __init__(self, run: Run, spec: Spec, bytes_per_token: float, report: Callable[[str], None], show_progress: bool):
+        self.run, self.spec, self.report = run, spec, report
+        self.bytes_per_token = bytes_per_token
+        self.step = 0
+        self.failed: dict[str, Any] | None = None
+        self.problem: FoundrayError | None = None
+        self.shown = time.monotonic()
+        self.board = _Board(run)
+        self.bar = _Bar(spec.train.steps) if show_progress and sys.stderr.isatty() else None
+
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Raises InputError where the run folder cannot be written."""
+        events = [self._enriched(record) for record in records if "event" in record]
+        metrics = [record for record in records if "event" not in record]
+        if events:
+            self.run.append("events.jsonl", events)
+        if metrics:
+            self.run.append("metrics.jsonl", metrics)
+        for record in metrics:
+            self.step = record["step"]
+            self.board.scalars(record["step"], {f"train/{name}": record[name] for name in SCALARS})
+        for record in events:
+            self._tell(record)
+        if metrics:
+            self._show(metrics[-1])
+
+    def _enriched(self, record: dict[str, Any]) -> dict[str, Any]:
+        if record["event"] == "evaluated":
+            return record | {"bits_per_byte": record["val_loss"] / math.log(2) / self.bytes_per_token}
+        return record
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        match record["event"]:
+            case "workers_started":
+                going_on = f" at step {record['step']}" if record["step"] else ""
+                self._line(f"training on {record['workers']} worker(s), {record['device']}{going_on}")
+                self.step = record["step"]
+            case "evaluated":
+                self._line(
+                    f"step {record['step']}: validation loss {record['val_loss']:.4f} nats a token, "
+                    f"{record['bits_per_byte']:.4f} bits a byte"
+                )
+                self.board.scalars(
+                    record["step"],
+                    {"validation/loss": record["val_loss"], "validation/bits_per_byte": record["bits_per_byte"]},
+                )
+            case "checkpoint_skipped":
+                self._line(f"{record['reason']}; falling back to step {record['going_on_from']}")
+            case "failed":
+                self.failed = record
+
+    def _show(self, record: dict[str, Any]) -> None:
+        if self.bar:
+            self.bar.update(record)
+        elif time.monotonic() - self.shown > LINE_SECONDS:
+            self.shown = time.monotonic()
+            left = (self.spec.train.steps - record["step"]) * record["step_s"]
+            self._line(
+                f"step {record['step']}/{self.spec.train.steps}: loss {record['loss']:.4f}, "
+                f"{record['tokens_per_s']:,.0f} tokens/s, {record['workers']} worker(s), about {left:.0f} s left"
+            )
+
+    def _line(self, text: str) -> None:
+        if self.bar:
+            self.bar.print(text)
+        else:
+            self.report(text)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.close()
+        self.board.close()
+
+
+class _Bar:
+    """A progress bar on the terminal: step, loss, tokens/s, workers, time left."""
+
+    def __init__(self, steps: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.progress = Progress(
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} tokens/s  {task.fields[workers]} worker(s)"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.task = self.progress.add_task("train", total=steps, loss=math.nan, speed=0.0, workers=0)
+        self.progress.start()
+
+    def update(self, record: dict[str, Any]) -> None:
+        self.progress.update(
+            self.task,
+            completed=record["step"],
+            loss=record["loss"],
+            speed=record["tokens_per_s"],
+            workers=record["workers"],
+        )
+
+    def print(self, text: str) -> None:
+        self.progress.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        self.progress.stop()
+
+
+class _Board:
+    """TensorBoard's event files. Its writer knows local folders only: elsewhere they are copied up now and then."""
+
+    def __init__(self, run: Run):
+        from tensorboardX import SummaryWriter
+
+        self.target = run.folder / "tensorboard"
+        self.scratch = None if self.target.is_local else tempfile.TemporaryDirectory()
+        self.folder = Path(self.scratch.name if self.scratch else self.target.path)
+        self.writer = SummaryWriter(str(self.folder))
+        self.uploaded = time.monotonic()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        if self.scratch and time.monotonic() - self.uploaded > UPLOAD_SECONDS:
+            self._upload()
+
+    def _upload(self) -> None:
+        self.writer.flush()
+        self.uploaded = time.monotonic()
+        for file in self.folder.iterdir():
+            (self.target / file.name).write_bytes(file.read_bytes())
+
+    def close(self) -> None:
+        self.writer.close()
+        if self.scratch:
+            self._upload()
+            self.scratch.cleanup()

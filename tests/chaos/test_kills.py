@@ -1,0 +1,109 @@
+"""Processes really die: the driver, and workers. What comes out is what an undisturbed run gives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tests.conftest import small_spec, write_spec
+from tests.integration.conftest import FOUNDRAY, foundray
+
+import foundray as api
+
+STEPS = 120
+
+
+@pytest.fixture(scope="module")
+def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chaos")
+    changes = {"train__steps": STEPS, "train__checkpoint_every": 10, "scale__resources": {"CPU": 0.5}}
+    return write_spec(folder, small_spec(prose, folder / "runs", model__width=64, **changes))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spec: Path) -> str:
+    return str(api.train(spec, {"name": "undisturbed"}).weights_sha256)
+
+
+class Running:
+    """A training command under way."""
+
+    def __init__(self, spec: Path, name: str, workers: int):
+        self.run = spec.parent / "runs" / name
+        command = [FOUNDRAY, "train", str(spec), "--set", f"name={name}", "--set", f"scale.workers={workers}", "--json"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def wait_for_step(self, step: int) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.process.communicate()
+            with contextlib.suppress(FileNotFoundError, IndexError, json.JSONDecodeError):
+                last = (self.run / "metrics.jsonl").read_text().splitlines()[-1]
+                if json.loads(last)["step"] >= step:
+                    return
+            time.sleep(0.05)
+        raise TimeoutError(f"step {step} was not reached")
+
+    def workers(self) -> list[int]:
+        return [pid for pid in descendants(self.process.pid) if "RayTrainWorker" in title(pid)]
+
+
+def title(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+def descendants(pid: int) -> list[int]:
+    children = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            children += list(map(int, task.read_text().split()))
+    return children + [d for child in children for d in descendants(child)]
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_a_killed_driver_is_resumed_on_another_number_of_workers(spec: Path, undisturbed: str) -> None:
+    running = Running(spec, "driver", workers=2)
+    running.wait_for_step(25)
+    family = descendants(running.process.pid)
+    running.process.kill()
+    running.process.communicate()
+    # Ray's two per-node agents outlive a raylet that was killed with its driver; nothing that holds resources does.
+    holding = [pid for pid in family if "Agent" not in title(pid)]
+    deadline = time.monotonic() + 30
+    while any(map(alive, holding)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not [title(pid) for pid in holding if alive(pid)], "Ray's processes outlived the driver"
+    for pid in filter(alive, family):
+        os.kill(pid, signal.SIGKILL)
+    interrupted = foundray("status", running.run, "--json").facts
+    assert interrupted["state"] == "interrupted"
+    assert 25 <= interrupted["step"] < STEPS
+    assert interrupted["weights_sha256"] is None
+    facts = foundray("resume", running.run, "--set", "scale.workers=3", "--json").facts
+    assert facts["weights_sha256"] == undisturbed
+    assert (facts["workers"], facts["restarts"], facts["state"]) == (3, 1, "finished")
+
+
+def test_a_killed_worker_is_replaced(spec: Path, undisturbed: str) -> None:
+    running = Running(spec, "worker", workers=2)
+    running.wait_for_step(15)
+    os.kill(running.workers()[0], signal.SIGKILL)
+    out, err = running.process.communicate(timeout=240)
+    assert running.process.returncode == 0, err
+    facts = json.loads(out.splitlines()[-1])
+    assert facts["weights_sha256"] == undisturbed
+    assert facts["restarts"] == 1
+    assert 0 <= facts["steps_repeated"] <= 10 + 10

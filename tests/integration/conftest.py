@@ -1,0 +1,58 @@
+"""The command line on real local Ray, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import small_spec, write_spec
+
+FOUNDRAY = str(Path(sys.executable).with_name("foundray"))
+
+
+@dataclass
+class Done:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The JSON object of the last line."""
+        assert self.status == 0, self.err + self.out
+        return json.loads(self.out.splitlines()[-1])
+
+    @property
+    def refusal(self) -> str:
+        """The one sentence of bad input."""
+        assert self.status == 2, (self.status, self.out, self.err)
+        assert "Traceback" not in self.out + self.err
+        assert len(self.err.strip().splitlines()) == 1, self.err
+        return self.err
+
+
+def foundray(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> Done:
+    done = subprocess.run([FOUNDRAY, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, cwd=cwd)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def spec(prose: Path, tmp_path: Path) -> Path:
+    """A small spec over real text, with its storage in the test's folder."""
+    return write_spec(tmp_path, small_spec(prose, tmp_path / "runs"))
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Storage that the tests of a module share, so that data is prepared once."""
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def shared_spec(prose: Path, storage: Path) -> Path:
+    return write_spec(storage, small_spec(prose, storage / "runs"))

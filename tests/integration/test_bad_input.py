@@ -1,0 +1,56 @@
+"""Bad input: one clear sentence, exit status 2, nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.conftest import small_spec, write_spec
+from tests.integration.conftest import foundray
+from tests.unit.test_storage import tiny_disk  # noqa: F401 - a fixture
+
+
+def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
+    for change, said in (
+        ("data.sources.0.path=none.txt", "the source none.txt does not exist"),
+        ("model.widht=3", "model.widht is not a field; did you mean 'width'?"),
+        ("model.heads=3", "width 32 does not divide into 3 heads"),
+        ("scale.workers=[3,1]", "the fewest come first: [1, 3]"),
+        ("storage=/proc/none", "/proc/none"),
+        (f"storage={spec}/inside", "cannot be written"),
+        ("storage=nonsense://x", "cannot be opened as storage"),
+    ):
+        assert said in foundray("train", spec, "--set", change).refusal, change
+    (tmp_path / "tokenizer.json").write_text("{broken")
+    tokenizer = f"data.tokenizer={{kind: file, path: {tmp_path / 'tokenizer.json'}}}"
+    assert "is not a tokenizer.json" in foundray("train", spec, "--set", tokenizer).refusal
+    assert "cannot be read" in foundray("train", tmp_path / "none.yaml").refusal
+    assert "is not a run's folder" in foundray("resume", tmp_path).refusal
+    assert "is not a run's folder" in foundray("status", "none").refusal
+    assert not (tmp_path / "runs" / "small").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "said"),
+    [
+        (b"", "name=x", "is empty"),
+        (b"\x00\xff\xfe binary", "name=x", "not UTF-8"),
+        (b"too short to fill one batch of ten samples", "name=x", "fewer tokens than one batch"),
+        (b"x" * 10_000, "scale.workers=[64,64]", "scale.workers asks for at least 64 workers"),
+    ],
+)
+def test_after_ray_has_started(content: bytes, change: str, said: str, tmp_path: Path) -> None:
+    source = tmp_path / "source.txt"
+    source.write_bytes(content)
+    spec = write_spec(tmp_path, small_spec(source, tmp_path / "runs", data__tokenizer={"kind": "bytes"}))
+    assert said in foundray("train", spec, "--set", change).refusal
+    assert not (tmp_path / "runs" / "small").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk(prose: Path, tmp_path: Path, tiny_disk: Path) -> None:  # noqa: F811
+    spec = write_spec(tmp_path, small_spec(prose, tiny_disk / "runs"))
+    assert "the disk is full" in foundray("train", spec).refusal
+    assert not list(tiny_disk.rglob("*.tmp"))
+    assert not list(tiny_disk.rglob("*.parquet"))

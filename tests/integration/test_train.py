@@ -1,0 +1,147 @@
+"""`train`, `resume`, `status`, `samples`, `sample` on real Ray, for one, two and three workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.integration.conftest import foundray
+
+import foundray as api
+
+WORKERS = ("--set", "scale.resources.CPU=0.5", "--set")
+
+
+@pytest.fixture(scope="module")
+def alone(shared_spec: Path, storage: Path):
+    """The facts of one run on one worker, through the Python API."""
+    return api.train(shared_spec, {"name": "alone"})
+
+
+def test_the_facts(alone, storage: Path) -> None:
+    assert alone.state == "finished"
+    assert (alone.step, alone.tokens, alone.workers, alone.restarts, alone.steps_repeated) == (12, 12 * 320, 1, 0, 0)
+    assert alone.val_loss < 5.5
+    assert alone["weights_sha256"] == alone.weights_sha256
+    assert len(alone.weights_sha256) == 64
+    facts = foundray("status", storage / "runs" / "alone", "--json").facts
+    assert facts == json.loads(alone.to_json())
+    assert set(facts) == {
+        "run",
+        "state",
+        "step",
+        "tokens",
+        "loss",
+        "val_loss",
+        "weights_sha256",
+        "workers",
+        "restarts",
+        "steps_repeated",
+        "tokens_per_s",
+        "seconds",
+    }
+    folder = storage / "runs" / "alone"
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in metrics] == list(range(1, 13))
+    events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert events == ["command", "workers_started", "checkpoint", "checkpoint", "checkpoint", "evaluated", "finished"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints", "data.json", "events.jsonl", "metrics.jsonl", "spec.yaml", "tensorboard", "tokenizer.json",
+    ]  # fmt: skip
+    assert list((folder / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_more_workers_give_the_same_bits(workers: int, alone, shared_spec: Path) -> None:
+    facts = foundray("train", shared_spec, "--set", f"name=of{workers}", *WORKERS, f"scale.workers={workers}", "--json").facts
+    assert facts["workers"] == workers
+    assert facts["weights_sha256"] == alone.weights_sha256
+    assert facts["val_loss"] == alone.val_loss
+    assert facts["loss"] == alone.loss
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lion8bit"])
+def test_other_optimizers_too(kind: str, alone, shared_spec: Path) -> None:
+    def sha(workers: int) -> str:
+        name = ("--set", f"name={kind}{workers}", "--set", f"optimizer.kind={kind}")
+        return foundray("train", shared_spec, *name, *WORKERS, f"scale.workers={workers}", "--json").facts["weights_sha256"]
+
+    assert sha(1) == sha(3) != alone.weights_sha256
+
+
+def test_another_seed_gives_other_weights(alone, shared_spec: Path) -> None:
+    facts = foundray("train", shared_spec, "--set", "name=seed", "--set", "seed=1", "--json").facts
+    assert facts["weights_sha256"] != alone.weights_sha256
+
+
+def test_training_again_and_another_spec_in_the_same_folder(alone, shared_spec: Path, storage: Path) -> None:
+    again = foundray("train", shared_spec, "--set", "name=alone", "--json")
+    assert again.facts["weights_sha256"] == alone.weights_sha256
+    assert "is finished" in again.out
+    other = foundray("train", shared_spec, "--set", "name=alone", "--set", "optimizer.lr=0.1")
+    assert "was made by another spec: optimizer.lr was 0.004 and is 0.1" in other.refusal
+    assert "was made by another spec" in foundray("resume", storage / "runs" / "alone", "--set", "seed=2").refusal
+
+
+def test_a_damaged_checkpoint_falls_back_and_ends_the_same(alone, shared_spec: Path, storage: Path) -> None:
+    facts = foundray("train", shared_spec, "--set", "name=damaged", "--json").facts
+    run = storage / "runs" / "damaged"
+    _forget_the_end(run, checkpoint=12)
+    shard = next((run / "checkpoints" / "step-00000008").glob("*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    resumed = foundray("resume", run, "--json")
+    assert "step-00000008 is damaged (the SHA-256" in resumed.out
+    assert "falling back to step 4" in resumed.out
+    assert resumed.facts["weights_sha256"] == facts["weights_sha256"] == alone.weights_sha256
+    assert resumed.facts["restarts"] == 1
+    assert resumed.facts["steps_repeated"] == 8
+
+
+def _forget_the_end(run: Path, checkpoint: int) -> None:
+    """As if the driver had died before the last checkpoint was complete."""
+    (run / "checkpoints" / f"step-{checkpoint:08d}" / "manifest.json").unlink()
+    events = (run / "events.jsonl").read_text().splitlines(keepends=True)
+    (run / "events.jsonl").write_text("".join(events[:-2]))
+
+
+def test_samples_of_a_step(alone, storage: Path) -> None:
+    run = storage / "runs" / "alone"
+    listed = foundray("samples", run, "--step", 3, "--json").facts
+    assert len(listed["samples"]) == 10
+    assert listed["samples"] == api.samples(run, 3)
+    assert api.samples(run, 10**6) != api.samples(run, 3)
+    train = json.loads((run / "data.json").read_text())["manifest"]["rows"] * 9 // 10
+    epoch = [name for step in range(train // 10) for name in api.samples(run, step)]
+    assert len(set(epoch)) == len(epoch)
+
+
+def test_sampling_a_text(alone, storage: Path) -> None:
+    run = storage / "runs" / "alone"
+    texts = [api.sample(run, "def ", tokens=30, seed=seed) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert all(text.startswith("def ") for text in texts)
+    shown = foundray("sample", run, "--prompt", "def ", "--tokens", 30, "--seed", 1, "--json").facts
+    assert shown["text"] == texts[0]
+    assert api.sample(run, "x", tokens=20, temperature=0) == api.sample(run, "x", tokens=20, temperature=0, seed=9)
+    assert "--top-k at least 1" in foundray("sample", run, "--top-k", 0).refusal
+
+
+def test_dry_run_and_schema(shared_spec: Path, storage: Path) -> None:
+    before = sorted(storage.rglob("*"))
+    dry = foundray("train", shared_spec, "--dry-run", "--set", "scale.workers=[1,3]", "--json")
+    assert dry.facts["spec"]["model"]["hidden"] is None
+    assert dry.facts["derived"]["total tokens"] == "3,840"
+    assert "memory per worker, of 3" in dry.out
+    assert sorted(storage.rglob("*")) == before
+    schema = json.loads(foundray("schema").out)
+    assert schema["properties"]["seed"]["description"] == "Every random number of the run follows from it."
+
+
+def test_a_storage_url(shared_spec: Path, alone, storage: Path) -> None:
+    facts = foundray("train", shared_spec, "--set", f"storage=file://{storage}/url", "--json").facts
+    assert facts["run"] == f"file://{storage}/url/small"
+    assert facts["weights_sha256"] == alone.weights_sha256
+    assert foundray("status", facts["run"], "--json").facts == facts

@@ -1,0 +1,44 @@
+"""The shape of the repository, and what importing it costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import REPOSITORY
+
+from foundray.contract import objective_names
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_standing_in_the_repository_does_not_shadow_the_standard_library() -> None:
+    assert not (REPOSITORY / "platform" / "__init__.py").exists()
+    assert python("import platform; print(platform.python_implementation())") in ("CPython", "PyPy")
+
+
+@pytest.mark.parametrize(
+    "code", ["import foundray", "from foundray.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass"]
+)
+def test_import_and_help_load_neither_torch_nor_ray(code: str) -> None:
+    loaded = python(f"import sys\n{code}\nprint([m for m in ('torch', 'ray', 'pyarrow', 'pydantic') if m in sys.modules])")
+    assert loaded.splitlines()[-1] == "[]"
+
+
+def test_objectives_are_found_by_entry_point() -> None:
+    assert "next_token" in objective_names()
+
+
+def test_import_contracts_hold() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_readme_shows_the_example_as_it_is() -> None:
+    example = (REPOSITORY / "examples" / "shakespeare" / "spec.yaml").read_text()
+    assert example in (REPOSITORY / "README.md").read_text()

@@ -1,0 +1,108 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import small_spec, write_spec
+
+from foundray.errors import InputError
+from foundray.loading import load_spec, parse_override, parse_spec
+from foundray.spec import Section, Spec
+
+
+def refused(changes: dict[str, Any], tmp_path: Path) -> str:
+    path = write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path))
+    with pytest.raises(InputError) as caught:
+        load_spec(path, changes)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("model.widht", 3, "did you mean 'width'"),
+        ("model.heads", 3, "width 32 does not divide into 3 heads"),
+        ("scale.workers", [3, 1], "the fewest come first: [1, 3]"),
+        ("scale.workers", 0, "scale.workers"),
+        ("train.steps", -1, "train.steps"),
+        ("train.keep_checkpoints", 1, "train.keep_checkpoints"),
+        ("objective.kind", "next_tokn", "did you mean 'next_token'"),
+        ("optimizer.kind", "sgd", "'adamw8bit', 'adamw' or 'lion8bit'"),
+        ("optimizer.lr", float("nan"), "optimizer.lr"),
+        ("schedule", {"warmup": 0.7, "decay": 0.7}, "more than the whole run"),
+        ("data.tokenizer", {"kind": "bpe"}, "needs vocab_size"),
+        ("data.tokenizer", {"kind": "char", "path": "x"}, "goes with kind 'file'"),
+        ("data.holdout", 1.5, "data.holdout"),
+        ("name", "../escape", "name"),
+        ("data.sources", [], "data.sources"),
+    ],
+)
+def test_a_bad_field_is_one_sentence_that_names_it(field: str, value: Any, said: str, tmp_path: Path) -> None:
+    sentence = refused({field: value}, tmp_path)
+    assert said in sentence
+    assert field.split(".")[0] in sentence
+
+
+def test_files_that_are_no_spec(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        load_spec(tmp_path / "none.yaml")
+    for text, said in (("a: [", "not valid YAML"), ("- 1", "holds no fields"), ("", "holds no fields")):
+        with pytest.raises(InputError, match=said):
+            parse_spec(text, "spec.yaml")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_spec(tmp_path / "binary")
+
+
+def test_yaml_cannot_run_code(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not valid YAML"):
+        parse_spec("name: !!python/object/apply:os.getcwd []", "spec.yaml")
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path))
+    settings = ["optimizer.lr=3e-4", "data.sources.0.weight=2", "scale.workers=3", "scale.resources.CPU=0.5"]
+    spec = load_spec(path, dict(map(parse_override, settings)))
+    assert spec.optimizer.lr == 3e-4
+    assert spec.data.sources[0].weight == 2
+    assert spec.scale.workers == (3, 3)
+    assert spec.scale.worker_threads == 1
+    for wrong in ("optimizer.lr", "=3"):
+        with pytest.raises(InputError, match=r"field.name=value"):
+            parse_override(wrong)
+    with pytest.raises(InputError, match="not one of the 1 items"):
+        load_spec(path, {"data.sources.7.weight": 1})
+
+
+def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path))
+    spec = load_spec(path)
+    for field, value in (
+        ("scale.workers", 7),
+        ("storage", "elsewhere"),
+        ("train.checkpoint_every", 9),
+        ("fault.max_restarts", 0),
+    ):
+        assert load_spec(path, {field: value}).fingerprint() == spec.fingerprint()
+    for field, value in (("seed", 1), ("optimizer.lr", 1.0), ("train.steps", 9), ("train.exact", False)):
+        assert load_spec(path, {field: value}).fingerprint() != spec.fingerprint()
+
+
+def test_a_resolved_spec_reads_back_as_itself(tmp_path: Path) -> None:
+    spec = load_spec(write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path)))
+    assert parse_spec(spec.to_yaml(), "again") == spec
+    assert yaml.safe_load(spec.to_yaml())["model"]["width"] == 32
+
+
+def test_every_field_is_documented() -> None:
+    def sections(section: type[Section]) -> Any:
+        yield section
+        for sub in section.__subclasses__():
+            yield from sections(sub)
+
+    for section in sections(Section):
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name} has no docstring"
+    assert Spec.model_json_schema()["properties"]["seed"]["description"]

@@ -1,0 +1,79 @@
+"""Writing: all or nothing, and one sentence when it cannot be done."""
+
+import errno
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from foundray.errors import InputError
+from foundray.storage import Store
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_write_read_list_delete(tmp_path: Path) -> None:
+    store = Store.at(tmp_path) / "a" / "b.txt"
+    store.write_text("one")
+    store.write_text("two")
+    assert store.read_text() == "two"
+    assert [child.name for child in Store.at(tmp_path / "a").children()] == ["b.txt"]
+    assert Store.at(tmp_path / "none").children() == []
+    (Store.at(tmp_path) / "a").delete_folder()
+    assert not store.exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    store = Store.at(tmp_path) / "x"
+    store.write_text("old")
+    with pytest.raises(RuntimeError), store.replacing() as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert store.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_full_disk_is_one_sentence(tiny_disk: Path) -> None:
+    store = Store.at(tiny_disk) / "x"
+    with pytest.raises(InputError, match="the disk is full"):
+        store.write_bytes(b"x" * 200_000)
+    assert list(tiny_disk.iterdir()) == []
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "inside", Path("/proc/foundray")):
+        with pytest.raises(InputError, match="cannot be written"):
+            Store.at(place).check_writable()
+    with pytest.raises(InputError, match="cannot be opened as storage"):
+        Store.at("nonsense://x/y")
+
+
+def test_errors_keep_their_reason(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        (Store.at(tmp_path) / "none").read_bytes()
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.ENOENT
+
+
+def test_urls_and_remote_filesystems(tmp_path: Path) -> None:
+    assert (Store.at(f"file://{tmp_path}") / "x").url == f"file://{tmp_path}/x"
+    # pyarrow's in-memory file system stands for an object store: whole files, no temporary names.
+    remote = Store(fs._MockFileSystem(), "bucket/run", "mock://bucket/run")
+    (remote / "a").write_text("content")
+    assert (remote / "a").read_text() == "content"
+    assert not remote.is_local
+    assert [child.url for child in remote.children()] == ["mock://bucket/run/a"]
+    assert (remote / "a").parent.url == "mock://bucket/run"
