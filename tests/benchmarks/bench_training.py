@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from tests.conftest import write_spec
 
-STEPS, WARM_UP, TURNS = 60, 15, 3
+STEPS, WARM_UP, TURNS = 50, 10, 3
 VARIANTS: dict[str, dict[str, Any]] = {
     "adamw, exact": {"optimizer.kind": "adamw"},
     "adamw, rounded": {"optimizer.kind": "adamw", "train.exact": False},
@@ -119,48 +119,56 @@ class _Head:
         self.head = head
 
 
-def table(path: Path, label: str) -> None:
-    """Every variant and the plain loop, turn about, and their ratio."""
-    speeds: dict[str, list[float]] = {name: [] for name in ["plain loop", *VARIANTS]}
+def table(path: Path, label: str, variants: dict[str, dict[str, Any]]) -> None:
+    """Every variant and the plain loop, turn about in one Ray, and their ratio: of neighbours, then the median over turns."""
+    ratios: dict[str, list[float]] = {name: [] for name in variants}
+    speeds: dict[str, list[float]] = {name: [] for name in variants}
     waits: list[float] = []
-    start: dict[str, float] = {}
     for turn in range(TURNS):
-        for name, changes in VARIANTS.items():
-            measured = ours(path, f"{label}-{name}-{turn}".replace(" ", "").replace(",", "-"), changes)
+        before = plain(path)
+        for name, changes in variants.items():
+            measured = ours(path, f"{label}-{name}-{turn}".replace(" ", "-").replace(",", ""), changes)
+            after = plain(path)
+            # The peer runs on both sides of each variant, so that a change of the machine's speed falls on both.
+            ratios[name].append(measured["speed"] / statistics.mean([before, after]))
             speeds[name].append(measured["speed"])
             waits.append(measured["data wait"])
-            start = measured["start-up"]
-            # The peer runs next to each variant, so that a change of the machine's speed falls on both.
-            speeds["plain loop"].append(plain(path))
-    peer = statistics.median(speeds["plain loop"])
-    print(f"\n{label}\n{'':22}{'tokens/s':>12}{'ratio':>8}")
-    for name, values in speeds.items():
-        print(f"{name:22}{statistics.median(values):12,.0f}{statistics.median(values) / peer:8.3f}")
-    exact, rounded, narrow = (statistics.median(speeds[name]) for name in VARIANTS)
-    print(
-        f"cost of exact against rounded: {rounded / exact - 1:+.1%} time a step; "
-        f"of 8-bit against 32-bit: {exact / narrow - 1:+.1%}"
-    )
-    print(f"waiting for data: {max(waits):.2%} of the time at most")
-    print("start-up of a run, s: " + ", ".join(f"{part} {seconds:.1f}" for part, seconds in start.items()))
+            before = after
+    print(f"\n{label}\n{'':22}{'tokens/s':>12}{'of the plain loop':>20}{'least .. most':>16}")
+    for name, values in ratios.items():
+        spread = f"{min(values):.2f} .. {max(values):.2f}"
+        print(f"{name:22}{statistics.median(speeds[name]):12,.0f}{statistics.median(values):20.3f}{spread:>16}")
+    print(f"waiting for data: {max(waits):.2%} of the time at most", flush=True)
+    if len(variants) == len(VARIANTS):
+        exact, rounded, narrow = (statistics.median(ratios[name]) for name in VARIANTS)
+        print(
+            f"time of a step: exact against rounded {rounded / exact - 1:+.1%}, 8-bit against 32-bit {exact / narrow - 1:+.1%}",
+            flush=True,
+        )
 
 
 def main() -> None:
     import sysconfig
+
+    import foundray
+    from foundray.cluster import connected
 
     stdlib = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source.txt"
         text = "".join(file.read_text(encoding="utf-8", errors="ignore") for file in stdlib)
         source.write_text("".join(c for c in text if c.isascii())[:1_500_000])
-        import foundray
-
+        paths = {}
         for size in (12, 3):
-            at = Path(folder) / str(size)
-            at.mkdir()
-            path = write_spec(at, spec(source, at / "runs", size))
-            foundray.prepare(path)
-            table(path, f"0.8M parameters, step of 4 micro-batches of {size} x 64 tokens")
+            (at := Path(folder) / str(size)).mkdir()
+            paths[size] = write_spec(at, spec(source, at / "runs", size))
+            foundray.prepare(paths[size])
+        start = ours(paths[12], "cold", {})["start-up"]
+        print("start-up of a run, s: " + ", ".join(f"{part} {seconds:.1f}" for part, seconds in start.items()), flush=True)
+        with connected():
+            table(paths[12], "0.8M parameters, step of 4 micro-batches of 12 x 64 tokens", VARIANTS)
+            few = {"adamw, exact": VARIANTS["adamw, exact"]}
+            table(paths[3], "0.8M parameters, step of 4 micro-batches of 3 x 64 tokens", few)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -95,14 +94,14 @@ def _run(ray: Any, run: Run, spec: Spec, prepared: Prepared, workers: Fit, repor
     # Imported here: these import torch, and a bad spec should be told at once.
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.util.queue import Queue
 
     from foundray.data.feeder import start_feeder
     from foundray.data.stream import plan_for
+    from foundray.training.journal import JournalReader, start_journal
     from foundray.training.worker import Work, train_worker
 
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    journal = Queue(actor_options={"num_cpus": 0})
+    journal = start_journal()
     manifest = prepared.manifest
     plan = plan_for(
         prepared,
@@ -140,50 +139,27 @@ def _run(ray: Any, run: Run, spec: Spec, prepared: Prepared, workers: Fit, repor
     )
     recorder = Recorder(run, spec, prepared.manifest.bytes_per_token(), report, show_progress)
     recorder.write([event("command", workers=list(spec.scale.workers))])
-    pump = threading.Thread(target=_pump, args=(journal, recorder, stop := threading.Event()), daemon=True)
-    pump.start()
+    reader = JournalReader(journal, recorder.write)
     problem: str | None = None
     try:
         trainer.fit()
     except Exception as error:
         problem = _root_cause(error)
     finally:
-        stop.set()
-        pump.join(timeout=30)
+        reader.close()
         recorder.close()
-    return _outcome(run, recorder, problem)
+    return _outcome(run, recorder, reader.problem, problem)
 
 
 def _ray_folder(run: Run) -> str:
     return (run.folder / ".ray").url
 
 
-def _pump(journal: Any, recorder: Recorder, stop: threading.Event) -> None:
-    """Empty the workers' journal into the record until told to stop and nothing is left.
-
-    It polls: a blocking `get` with a timeout can lose the record that arrives as its time runs out (asyncio.wait_for).
-    """
-    while True:
-        ending = stop.is_set()
-        try:
-            batches = journal.get_nowait_batch(waiting) if (waiting := journal.qsize()) else []
-        except Exception:  # Ray is going down with the run
-            return
-        try:
-            recorder.write([record for batch in batches for record in batch])
-        except FoundrayError as error:
-            recorder.problem = error
-        if not batches:
-            if ending:
-                return
-            stop.wait(0.2)
-
-
-def _outcome(run: Run, recorder: Recorder, problem: str | None) -> Facts:
+def _outcome(run: Run, recorder: Recorder, unwritten: FoundrayError | None, problem: str | None) -> Facts:
     with suppress(InputError):
         (run.folder / ".ray").delete_folder()
-    if recorder.problem:
-        raise recorder.problem
+    if unwritten:
+        raise unwritten
     if failed := recorder.failed:
         kind = InputError if failed["exit_status"] == InputError.exit_status else RunFailed
         raise kind(failed["reason"])

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from foundray.errors import FoundrayError
 from foundray.run import Run
 from foundray.spec import Spec
 
@@ -28,7 +27,6 @@ class Recorder:
         self.bytes_per_token = bytes_per_token
         self.step = 0
         self.failed: dict[str, Any] | None = None
-        self.problem: FoundrayError | None = None
         self.shown = time.monotonic()
         self.board = _Board(run)
         self.bar = _Bar(spec.train.steps) if show_progress and sys.stderr.isatty() else None

@@ -16,14 +16,13 @@ from foundray.data.feeder import MicroBatchSource, validation_plan
 from foundray.data.stream import StreamPlan
 from foundray.errors import FoundrayError, RunFailed
 from foundray.model.decoder import Model, initialise
-from foundray.run import event
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoint import load_latest, save, weights_sha256
 from foundray.training.group import Group
+from foundray.training.journal import Journal
 from foundray.training.step import Overflow, StepResult, Trainer, named_weights
 
-FLUSH_SECONDS = 0.5
 EVALUATION_BATCH = 32
 """Samples evaluated at once, at least: without gradients more fit than in training."""
 
@@ -41,48 +40,16 @@ class Work:
     validation_samples: int
     feeder: Any
     journal: Any
-    """A queue that the driver empties: records for events.jsonl and metrics.jsonl."""
+    """Of `start_journal`: records for events.jsonl and metrics.jsonl."""
     submitted: float
     """When the driver asked for workers (Unix time), for the account of the start-up."""
-
-
-class Journal:
-    """Records of rank 0, sent to the driver now and then, not waited for until the end."""
-
-    def __init__(self, queue: Any, rank: int):
-        self.queue, self.rank = queue, rank
-        self.pending: list[dict[str, Any]] = []
-        self.under_way: list[Any] = []
-        self.sent = 0.0
-
-    def event(self, name: str, **fields: Any) -> None:
-        self.record(event(name, **fields))
-        self._send()
-
-    def record(self, record: dict[str, Any]) -> None:
-        if self.rank == 0:
-            self.pending.append(record)
-            if time.monotonic() - self.sent > FLUSH_SECONDS:
-                self._send()
-
-    def _send(self) -> None:
-        if self.pending:
-            arrived = ray.wait(self.under_way, num_returns=len(self.under_way), timeout=0)[0] if self.under_way else []
-            self.under_way = [reply for reply in self.under_way if reply not in arrived]
-            self.under_way.append(self.queue.actor.put.remote(self.pending))
-            self.pending, self.sent = [], time.monotonic()
-
-    def close(self) -> None:
-        """Wait until all records have arrived."""
-        self._send()
-        ray.get(self.under_way)
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """Ray Train's loop function. Input errors and overflows end it in good order on all workers; others restart the group."""
     work: Work = config["work"]
     context = ray.train.get_context()
-    journal = Journal(work.journal, context.get_world_rank())
+    journal = Journal(work.journal, silent=context.get_world_rank() != 0)
     try:
         _Worker(work, Group(context.get_world_rank(), context.get_world_size()), journal).run()
     except ray.exceptions.RayError:
