@@ -32,7 +32,7 @@ def derived(spec: Spec) -> dict[str, object]:
     for world in dict.fromkeys((fewest, most)):
         share = layout.share(world)
         weights = share * world * BLOCK * 4
-        gradients = share * world * BLOCK * (8 if spec.train.exact else 4)
+        gradients = share * world * BLOCK * (4 + (8 if spec.train.exact else 4))  # a micro-batch's, and the sum
         optimizer = share * state_bytes_per_block(spec.optimizer.kind)
         facts[f"memory per worker, of {world}"] = (
             f"{_size(weights)} weights + {_size(gradients)} gradients + {_size(optimizer)} optimizer state"

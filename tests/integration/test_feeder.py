@@ -1,0 +1,67 @@
+"""The feeder on real Ray Data: a step longer than its buffer, workers of unequal speed, groups that are gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+from tests.conftest import small_spec, write_spec
+
+import foundray
+from foundray.data.feeder import BUFFERED_PARCELS, MicroBatchSource, start_feeder
+from foundray.data.stream import StreamPlan, plan_for, read_samples
+
+PER_STEP = BUFFERED_PARCELS + 4
+SAMPLES = 2500
+"""A micro-batch of so many samples of 33 tokens fills a parcel of its own."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def plan(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> StreamPlan:
+    folder = tmp_path_factory.mktemp("feeder")
+    prepared = foundray.prepare(write_spec(folder, small_spec(prose, folder / "runs")))
+    plan = plan_for(prepared, [1.0], 0.1, seed=7, micro_batch_size=SAMPLES)
+    assert plan.per_parcel == 1
+    return plan
+
+
+def begun(feeder, plan: StreamPlan, workers: int, steps: int) -> list[MicroBatchSource]:
+    generation = ray.get(feeder.begin.remote(workers))
+    end = steps * PER_STEP
+    return [MicroBatchSource(feeder, generation, "train", plan, PER_STEP, 0, end) for _ in range(workers)]
+
+
+def test_a_step_longer_than_the_buffer(plan: StreamPlan) -> None:
+    (source,) = begun(start_feeder(), plan, workers=1, steps=2)
+    for step in range(2):
+        seen = dict(source.step(step))
+        assert list(seen) == list(range(step * PER_STEP, (step + 1) * PER_STEP))
+        for position, samples in seen.items():
+            assert pa.Table.from_batches(samples.to_batches()).equals(read_samples(plan, position, 1))
+
+
+def test_two_workers_share_a_step_and_each_micro_batch_is_given_once(plan: StreamPlan) -> None:
+    fast, slow = begun(start_feeder(), plan, workers=2, steps=1)
+    lazily = slow.step(0)
+    first = next(lazily)[0]
+    taken = [position for position, _ in fast.step(0)]
+    rest = [position for position, _ in lazily]
+    assert sorted([first, *rest, *taken]) == list(range(PER_STEP))
+    assert len(taken) > len(rest) + 1
+
+
+def test_a_group_that_was_replaced_gets_nothing(plan: StreamPlan) -> None:
+    feeder = start_feeder()
+    (old,) = begun(feeder, plan, workers=1, steps=1)
+    begun(feeder, plan, workers=1, steps=1)
+    with pytest.raises(ray.exceptions.RayError, match="has been replaced"):
+        list(old.step(0))
