@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-faults chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -23,8 +23,15 @@ check: $(VENV)/.ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+chaos: $(VENV)/.ready-dev  ## twenty seeded schedules of faults on a cluster of four nodes, about half an hour
+	CHAOS_RUNS=$${CHAOS_RUNS:-20} $(BIN)/pytest -s tests/chaos
+
 bench: $(VENV)/.ready-dev  ## throughput and memory beside a plain PyTorch loop
 	$(BIN)/python -m tests.benchmarks.bench_training
+
+bench-faults: $(VENV)/.ready-dev  ## a node killed, a worker slow, the state copied: beside a peer each
+	$(BIN)/python -m tests.benchmarks.bench_faults
+	$(BIN)/python -m tests.benchmarks.bench_copying
 
 clean:
 	rm -rf $(VENV) runs

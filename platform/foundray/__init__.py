@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from foundray.errors import FoundrayError, InputError, RunFailed
 
 if TYPE_CHECKING:
+    from foundray.audit import Audit
     from foundray.data.manifest import Prepared
     from foundray.run import Facts
 
 __version__ = "0.1.0"
-__all__ = ["FoundrayError", "InputError", "RunFailed", "prepare", "resume", "sample", "samples", "status", "train"]
+__all__ = ["FoundrayError", "InputError", "RunFailed", "audit", "prepare", "resume", "sample", "samples", "status", "train"]
 
 SpecPath = str | PathLike[str]
 Report = Callable[[str], None]
@@ -67,6 +68,19 @@ def status(run: SpecPath) -> Facts:
     from foundray.run import Run
 
     return Run.open(_path(run)).facts()
+
+
+def audit(run: SpecPath) -> Audit:
+    """Prove from the run's ledger that every sample of every committed step was used exactly once. Raises InputError."""
+    from foundray.audit import audit as audit_run
+    from foundray.data.stream import plan_for
+    from foundray.run import Run
+    from foundray.training.driver import prepared_data
+
+    opened = Run.open(_path(run))
+    spec, prepared = opened.spec(), prepared_data(opened)
+    weights = [source.weight for source in spec.data.sources]
+    return audit_run(opened, plan_for(prepared, weights, spec.data.holdout, spec.seed, spec.train.micro_batch_size))
 
 
 def samples(run: SpecPath, step: int) -> list[str]:

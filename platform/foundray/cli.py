@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--dry-run", action="store_true", help="print the resolved spec and what follows from it, and stop")
     verb("resume", _resume, "go on with a run from its last complete checkpoint", "RUN", overrides=True)
     verb("status", _status, "tell where a run stands", "RUN")
+    verb("audit", _audit, "prove that every sample of every step was used exactly once", "RUN")
     added = verb("samples", _samples, "list the samples that a step trains on", "RUN")
     added.add_argument("--step", type=int, required=True, help="counted from 0")
     added = verb("sample", _sample, "continue a text with a run's newest weights", "RUN")
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     added.add_argument("--top-k", type=int, default=50, help="draw from the likeliest so many (default: 50)")
     added.add_argument("--seed", type=int, default=0, help="another seed, another text (default: 0)")
+    _cluster_verbs(verbs.add_parser("cluster", help="a Ray cluster of several nodes on this machine"))
     verb("schema", _schema, "print the JSON schema of a spec")
     return parser
 
@@ -132,6 +134,19 @@ def _status(options: Any) -> None:
             print(f"{name:16} {'-' if value is None else value}")
 
 
+def _audit(options: Any) -> None:
+    found = foundray.audit(options.target)
+    worlds = ", ".join(f"{steps:,} steps on {workers}" for workers, steps in sorted(found.workers.items()))
+    for problem in found.problems[:20]:
+        print(problem)
+    verdict = "every one used exactly once" if found.clean else f"{len(found.problems)} problems"
+    print(f"{found.steps:,} steps, {found.samples:,} samples: {verdict} ({worlds} worker(s); {found.repeated} steps repeated)")
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    if not found.clean:
+        sys.exit(1)
+
+
 def _samples(options: Any) -> None:
     names = foundray.samples(options.target, options.step)
     if options.json:
@@ -145,6 +160,62 @@ def _sample(options: Any) -> None:
     print(text)
     if options.json:
         print(json.dumps({"text": text}))
+
+
+def _cluster_verbs(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[Any], None], about: str, node: bool = False, resources: bool = False) -> Any:
+        added = verbs.add_parser(name, help=about, description=about)
+        added.set_defaults(verb=run)
+        added.add_argument("--local", action="store_true", required=True, help="on this machine (the only kind so far)")
+        if node:
+            added.add_argument("node", help="the node's name")
+        if resources:
+            added.add_argument("--resources", default="CPU=1", metavar="CPU=1,GPU=0", help="of each node (default: CPU=1)")
+        return added
+
+    added = verb("up", _cluster_up, "start a head and some nodes", resources=True)
+    added.add_argument("--nodes", type=int, default=3, help="nodes beside the head (default: 3)")
+    verb("add", _cluster_add, "add a node", resources=True)
+    verb("kill", _cluster_kill, "end a node at once, as when a machine is lost", node=True)
+    added = verb("drain", _cluster_drain, "give notice that a node will go (kill it when the time is up)", node=True)
+    added.add_argument("--notice", type=float, default=30, help="seconds until it goes (default: 30)")
+    verb("down", _cluster_down, "end all nodes")
+
+
+def _cluster_up(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster, parse_resources
+
+    cluster = LocalCluster.up(options.nodes, parse_resources(options.resources))
+    print(f"up: {', '.join(cluster.nodes)}")
+    print(
+        f"next: RAY_ADDRESS={cluster.address} foundray train SPEC, and from another terminal foundray cluster kill --local NODE"
+    )
+
+
+def _cluster_add(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster, parse_resources
+
+    print(f"added: {LocalCluster().add(parse_resources(options.resources))}")
+
+
+def _cluster_kill(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster
+
+    LocalCluster().kill(options.node)
+
+
+def _cluster_drain(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster
+
+    LocalCluster().drain(options.node, options.notice)
+
+
+def _cluster_down(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster
+
+    LocalCluster().down()
 
 
 def _schema(options: Any) -> None:

@@ -6,11 +6,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.spec import Scale
+from foundray.local_cluster import local_cluster_at
+from foundray.spec import Pool, Scale
 
 LOCAL_OBJECT_STORE = 2**30
 """Bytes of shared memory for Ray's objects where we start Ray ourselves."""
@@ -22,18 +22,21 @@ def connected() -> Iterator[Any]:
 
     A connection that the calling program already has is used and kept. Raises InputError where there is no cluster.
     """
-    # Ray Train looks after its workers every 2 s unless told otherwise; a short run should not wait for that at its end.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    address = os.environ.get("RAY_ADDRESS")
+    here = local_cluster_at(address) if address else None
+    if here:
+        os.environ.update(here.environment)  # before Ray is imported, which reads it once
     import ray
 
     if ray.is_initialized():
         yield ray
         return
-    address = os.environ.get("RAY_ADDRESS")
+    _quieten()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            ray.init(address=address, **quiet)
+            pinned = {"_node_ip_address": here.nodes["head"].ip} if here else {}
+            ray.init(address=address, **pinned, **quiet)
         else:
             ray.init(
                 address="local",
@@ -51,38 +54,46 @@ def connected() -> Iterator[Any]:
         ray.shutdown()
 
 
+def _quieten() -> None:
+    """Keep Ray's news of lost nodes, which can be pages long, out of the output: the run says itself what happens."""
+    from ray._private import worker  # there is no public switch
+
+    worker.listen_error_messages = lambda *_: None
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How many workers a cluster takes."""
-
-    fewest: int
-    most: int
-    now: int
-    """As many as fit this minute."""
+def fit(
+    scale: Scale, nodes: list[dict[str, float]], can_grow: bool, report: Callable[[str], None]
+) -> dict[str, tuple[int, int]]:
+    """The fewest and most workers of each pool on these nodes, saying what was reduced. Raises InputError."""
+    return {name: _fit(name, pool, nodes, can_grow, report) for name, pool in scale.all_pools.items()}
 
 
-def fit(scale: Scale, nodes: list[dict[str, float]], can_grow: bool, report: Callable[[str], None]) -> Fit:
-    """Fit `scale` to the nodes' resources, and say what was reduced. Raises InputError where not even the fewest fit."""
-    fewest, most = scale.workers
-    fits = sum(int(min((node.get(name, 0.0) + 1e-9) // amount for name, amount in scale.resources.items())) for node in nodes)
-    each = ", ".join(f"{amount:g} {name}" for name, amount in scale.resources.items())
-    have = ", ".join(f"{sum(node.get(name, 0.0) for node in nodes):g} {name}" for name in scale.resources)
+def _fit(
+    name: str, pool: Pool, nodes: list[dict[str, float]], can_grow: bool, report: Callable[[str], None]
+) -> tuple[int, int]:
+    fewest, most = pool.workers
+    where = f"scale.pools.{name}" if name else "scale"
+    fits = sum(int(min((node.get(kind, 0.0) + 1e-9) // amount for kind, amount in pool.resources.items())) for node in nodes)
+    each = ", ".join(f"{amount:g} {kind}" for kind, amount in pool.resources.items())
+    have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in pool.resources)
+    if fits < fewest and can_grow:  # the cluster may have more soon; the run waits for that
+        report(f"the cluster has {have}, enough for {fits} of at least {fewest} workers with {each} each")
+        return fewest, most
     if fits < fewest:
-        place = "the cluster" if can_grow else "this machine"
-        less = f" (a CPU of {_share(nodes, fewest):g} each would do)" if "CPU" in scale.resources else ""
+        less = f" (a CPU of {_share(nodes, fewest):g} each would do)" if "CPU" in pool.resources else ""
         raise InputError(
-            f"scale.workers asks for at least {fewest} workers with {each} each, and {place} has {have}, enough for {fits}: "
-            f"set scale.workers to at most {max(fits, 1)}, or lower scale.resources{less}"
+            f"{where}.workers asks for at least {fewest} workers with {each} each, and this machine has {have}, enough for "
+            f"{fits}: set {where}.workers to at most {max(fits, 1)}, or lower {where}.resources{less}"
         )
     now = min(most, fits)
     if now < most:
         report(f"workers: {now} of at most {most} ({have}, {each} a worker)")
-    return Fit(fewest, most if can_grow else now, now)
+    return fewest, most if can_grow else now
 
 
 def _share(nodes: list[dict[str, float]], workers: int) -> float:
@@ -92,3 +103,13 @@ def _share(nodes: list[dict[str, float]], workers: int) -> float:
 
 def node_resources(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that were told to go (a spot instance's notice, `ray drain-node`)."""
+    from ray._private.state import state  # there is no public call
+
+    try:
+        return set(state.get_draining_nodes())
+    except Exception:  # the control store may be away for a while
+        return set()

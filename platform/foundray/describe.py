@@ -13,6 +13,7 @@ def derived(spec: Spec) -> dict[str, object]:
     from foundray.contract import load_objective
     from foundray.model.decoder import Model
     from foundray.training.flat import BLOCK, Layout
+    from foundray.training.memory import STATES_KEPT
     from foundray.training.optimizer import state_bytes_per_block
 
     vocabulary, certain = _vocabulary(spec)
@@ -38,6 +39,9 @@ def derived(spec: Spec) -> dict[str, object]:
             f"{_size(weights)} weights + {_size(gradients)} gradients + {_size(optimizer)} optimizer state"
             f" = {_size(weights + gradients + optimizer)}, activations apart"
         )
+        if world > 1:
+            copies = 2 * STATES_KEPT * (share * BLOCK * 4 + optimizer)
+            facts[f"main memory per worker for copies of the state, of {world}"] = _size(copies)
     return facts
 
 

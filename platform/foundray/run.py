@@ -11,13 +11,16 @@ tensorboard/
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from foundray.account import account
 from foundray.errors import InputError
 from foundray.loading import parse_spec
 from foundray.spec import Spec, differences
@@ -51,6 +54,10 @@ class Facts:
     """While stepping: without start-up, evaluation and checkpoints."""
     seconds: float
     """Wall time while a command was running the run, all told."""
+    goodput: float | None
+    """Share of that time spent on steps that count."""
+    account: dict[str, float]
+    """Those seconds by part: see `foundray.account`."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -103,12 +110,19 @@ class Run:
             )
 
     def append(self, file: str, records: Iterable[dict[str, Any]]) -> None:
-        """Add lines to a JSON Lines file of the folder. Raises InputError."""
+        """Add lines to a JSON Lines file of the folder, all or none. Raises InputError."""
         target = self.folder / file
         lines = "".join(json.dumps(record) + "\n" for record in records).encode()
         if target.is_local:
-            with writing(target), Path(target.path).open("ab") as stream:
-                stream.write(lines)
+            path = Path(target.path)
+            size = path.stat().st_size if path.exists() else 0
+            try:
+                with writing(target), path.open("ab") as stream:
+                    stream.write(lines)
+            except InputError:
+                with contextlib.suppress(OSError):
+                    os.truncate(path, size)
+                raise
         else:  # object stores cannot append
             target.write_bytes((target.read_bytes() if target.exists() else b"") + lines)
 
@@ -124,6 +138,7 @@ class Run:
         ends = [event for event in events if event["event"] in ("finished", "failed")]
         evaluations = [event for event in events if event["event"] == "evaluated"]
         state = "new" if not events else ends[-1]["event"] if ends and ends[-1] is events[-1] else "interrupted"
+        spent = account(events, metrics)
         last: dict[str, Any] = metrics[-1] if metrics else {}
         stepping = sum(record["step_s"] for record in metrics)
         step = ends[-1]["step"] if state == "finished" else last.get("step", 0)
@@ -139,7 +154,9 @@ class Run:
             restarts=max(0, len(groups) - 1),
             steps_repeated=_repeated([record["step"] for record in metrics]),
             tokens_per_s=round(len(metrics) * spec.tokens_per_step / stepping, 1) if stepping else None,
-            seconds=round(_running_seconds(events, metrics), 3),
+            seconds=round(sum(spent.values()), 3),
+            goodput=round(spent["stepping"] / sum(spent.values()), 4) if metrics else None,
+            account=spent,
         )
 
 
@@ -152,17 +169,6 @@ def _told_apart_by(spec: Spec) -> dict[str, Any]:
 def _repeated(steps: list[int]) -> int:
     """Steps recorded again."""
     return len(steps) - len(set(steps))
-
-
-def _running_seconds(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> float:
-    """From each command's start to the last thing it recorded."""
-    total, began, seen = 0.0, None, 0.0
-    for record in sorted([*events, *metrics], key=lambda r: r["time"]):
-        if record.get("event") == "command":
-            total += seen - began if began is not None else 0.0
-            began = record["time"]
-        seen = record["time"]
-    return total + (seen - began if began is not None else 0.0)
 
 
 def event(name: str, **fields: Any) -> dict[str, Any]:

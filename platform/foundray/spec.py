@@ -5,6 +5,7 @@ Every field's docstring is its documentation: `foundray schema` prints them.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +23,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -164,8 +167,8 @@ class Train(Section):
     """Sum gradients in fixed point, so that the result is the same bits for any number of workers."""
     evaluate_every: PositiveInt = 500
     """Steps between passes over the validation split (there is one at the end, too)."""
-    checkpoint_every: PositiveInt = 250
-    """Steps between checkpoints (there is one at the end, too)."""
+    checkpoint_every: PositiveInt | Literal["auto"] = 250
+    """Steps between checkpoints (there is one at the end, too); `auto` follows from what one costs and how often faults are."""
     keep_checkpoints: int = Field(default=3, ge=2)
     """Newest checkpoints that are kept; two or more, so that a damaged one has a predecessor."""
 
@@ -174,29 +177,83 @@ def _as_pair(value: object) -> object:
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+Range = Annotated[tuple[NonNegativeInt, PositiveInt], BeforeValidator(_as_pair)]
+
+
+def _ordered(workers: tuple[int, int]) -> tuple[int, int]:
+    if workers[0] > workers[1]:
+        raise ValueError(f"the fewest come first: [{workers[1]}, {workers[0]}]")
+    return workers
+
+
+class Pool(Section):
+    workers: Annotated[Range, AfterValidator(_ordered)]
+    """Fewest and most workers of this pool, or one number for both."""
+    resources: dict[str, PositiveFloat] = {"CPU": 1}
+    """What Ray reserves for each of its workers, such as `{CPU: 4, GPU: 1}`."""
+    accelerator: str | None = None
+    """Ray's name of the accelerator that its nodes have, such as `A100`."""
+    labels: dict[str, str] = {}
+    """Ray's labels that its nodes have, as a label selector: `{zone: "in(a,b)"}`."""
+
+
 class Scale(Section):
-    workers: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_as_pair)] = (1, 1)
-    """Fewest and most workers, or one number for both; what fits the cluster runs."""
+    workers: Annotated[Range, AfterValidator(_ordered)] = (1, 1)
+    """Fewest and most workers, or one number for both; what fits the cluster runs. With pools, the sum of theirs."""
     resources: dict[str, PositiveFloat] = {"CPU": 1}
     """What Ray reserves for each worker, such as `{CPU: 4, GPU: 1}`."""
+    pools: dict[str, Pool] = {}
+    """Kinds of machines by a name of your own, mixed in one group; in place of `workers` and `resources`."""
     threads: PositiveInt | None = None
     """CPU threads a worker computes with (default: the whole CPUs it holds); another number may round differently."""
 
-    @field_validator("workers")
+    @model_validator(mode="before")
     @classmethod
-    def _ordered(cls, workers: tuple[int, int]) -> tuple[int, int]:
-        if workers[0] > workers[1]:
-            raise ValueError(f"the fewest come first: [{workers[1]}, {workers[0]}]")
-        return workers
+    def _sum_of_pools(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("pools") and not fields.get("workers"):
+            with contextlib.suppress(ValidationError):  # told where the pool is checked
+                pools = [Pool.model_validate(pool).workers for pool in fields["pools"].values()]
+                return {**fields, "workers": [sum(fewest for fewest, _ in pools), sum(most for _, most in pools)]}
+        return fields
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Scale:
+        sums = tuple(sum(pool.workers[end] for pool in self.pools.values()) for end in (0, 1))
+        if self.pools and sums != self.workers:
+            raise ValueError(f"the pools have {list(sums)} workers together, and workers is {list(self.workers)}: leave it out")
+        if len({"GPU" in pool.resources for pool in self.pools.values()}) > 1:
+            raise ValueError("pools with GPUs and pools without cannot work in one group")
+        if self.workers[0] < 1:
+            raise ValueError("at least one worker is needed")
+        return self
+
+    @property
+    def all_pools(self) -> dict[str, Pool]:
+        return self.pools or {"": Pool(workers=self.workers, resources=self.resources)}
 
     @property
     def worker_threads(self) -> int:
-        return self.threads or max(1, int(self.resources.get("CPU", 1)))
+        return self.threads or max(1, int(min(pool.resources.get("CPU", 1) for pool in self.all_pools.values())))
 
 
 class Fault(Section):
     max_restarts: NonNegativeInt = 8
-    """Times that one command restarts the workers after a failure before it gives up."""
+    """Failures in a row, without a step done in between, after which a command gives up."""
+    mirror_every: PositiveInt = 10
+    """Steps between copies of every worker's state into another node's memory: at most so many are repeated."""
+    wait_s: PositiveFloat = 1800
+    """Seconds without enough workers after which a command gives up."""
+    storage_wait_s: PositiveFloat = 120
+    """Seconds for which the last checkpoint is tried again where storage fails."""
+
+
+class Guard(Section):
+    max_skipped: NonNegativeInt = 16
+    """Micro-batches with a loss or gradient that is not finite that are left out before the run stops."""
+    spike: PositiveFloat | None = None
+    """Robust deviations above the running median from which on a step's loss is a spike, and its update is not made."""
+    recheck_every: PositiveInt | None = 1000
+    """Steps between rechecks: all workers compute a micro-batch once more, and one that gets other bits is left out."""
 
 
 class Spec(Section):
@@ -220,6 +277,8 @@ class Spec(Section):
     """How many workers, on what; never changes the result."""
     fault: Fault = Fault()
     """What is done about failures; never changes the result."""
+    guard: Guard = Guard()
+    """What is done about bad numbers."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs and prepared data: a local path, or any URL that pyarrow's filesystems take."""
 
@@ -248,7 +307,7 @@ class Spec(Section):
 
 
 _FREE = re.compile(
-    r"(name|scale|fault|storage|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
+    r"(name|scale|fault|storage|guard\.(max_skipped|recheck_every)|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
     r"|data\.(max_bad_rows|sources\.\d+\.path|tokenizer\.path))\b"
 )
 

@@ -51,7 +51,7 @@ class Running:
         raise TimeoutError(f"step {step} was not reached")
 
     def workers(self) -> list[int]:
-        return [pid for pid in descendants(self.process.pid) if "RayTrainWorker" in title(pid)]
+        return [pid for pid in descendants(self.process.pid) if "ray::Member" in title(pid)]
 
 
 def title(pid: int) -> str:

@@ -37,7 +37,7 @@ def plan(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> StreamPlan:
 def begun(feeder, plan: StreamPlan, workers: int, steps: int) -> list[MicroBatchSource]:
     generation = ray.get(feeder.begin.remote(workers))
     end = steps * PER_STEP
-    return [MicroBatchSource(feeder, generation, "train", plan, PER_STEP, 0, end) for _ in range(workers)]
+    return [MicroBatchSource(feeder, generation, "train", plan, PER_STEP, 0, end, rank) for rank in range(workers)]
 
 
 def test_a_step_longer_than_the_buffer(plan: StreamPlan) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.conftest import small_spec
 from tests.unit import distributed
+from tests.unit.saving import save
 from torch import nn
 
 from foundray.contract import load_objective
@@ -21,7 +22,7 @@ from foundray.loading import parse_spec
 from foundray.model.decoder import Model, initialise
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.checkpoint import load_latest, save, weights_sha256
+from foundray.training.checkpoint import load_latest, weights_sha256
 from foundray.training.flat import BLOCK, FlatParameters, Layout
 from foundray.training.gradient_sum import SCALE, ExactSum, RoundedSum, overflows
 from foundray.training.group import Group
@@ -145,7 +146,7 @@ def test_a_step_that_overflows_names_its_micro_batch() -> None:
     trainer = make_trainer(spec, Group())
     with torch.no_grad():
         trainer.model.get_submodule("lm_head").weight.fill_(float("inf"))
-    with pytest.raises(Overflow, match="micro-batch 0 of step 0"):
+    with pytest.raises(Overflow, match="no micro-batch of step 0"):
         trainer.step(0, [(i, micro_batch(spec, i)) for i in range(spec.train.micro_batches)])
 
 
@@ -231,3 +232,23 @@ def test_schedules() -> None:
     assert {lr_factor(Schedule(kind="constant", warmup=0), s, 100) for s in range(100)} == {1.0}
     for kind in ("wsd", "cosine", "constant"):
         assert 0 < lr_factor(Schedule(kind=kind, warmup=1.0, decay=0.0), 0, 1) <= 1  # type: ignore[arg-type]
+
+
+def test_recomputed_activations_give_the_same_bits_and_follow_a_lack_of_memory() -> None:
+    spec = make_spec()
+    plenty, scarce = make_trainer(spec, Group()), make_trainer(spec, Group())
+    loss_of, asked = scarce._loss, []
+
+    def lacking(samples: pa.Table, step: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(index)
+        if len(asked) == 2:
+            raise torch.OutOfMemoryError("no memory for the second micro-batch")
+        return loss_of(samples, step, index)
+
+    scarce._loss = lacking  # type: ignore[method-assign]
+    for trainer in (plenty, scarce):
+        trainer.step(0, [(i, micro_batch(spec, i)) for i in range(spec.train.micro_batches)])
+    assert scarce.model.model.recompute
+    assert not plenty.model.model.recompute
+    assert asked == [0, 1, 1, 2, 3, 4]
+    assert torch.equal(plenty.flat.buffer, scarce.flat.buffer)

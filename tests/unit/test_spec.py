@@ -26,6 +26,9 @@ def refused(changes: dict[str, Any], tmp_path: Path) -> str:
         ("model.heads", 3, "width 32 does not divide into 3 heads"),
         ("scale.workers", [3, 1], "the fewest come first: [1, 3]"),
         ("scale.workers", 0, "scale.workers"),
+        ("scale", {"workers": 9, "pools": {"a": {"workers": 2}}}, "the pools have [2, 2] workers together"),
+        ("scale", {"pools": {"a": {"workers": [3, 1]}}}, "the fewest come first: [1, 3]"),
+        ("scale", {"pools": {"a": {"workers": 1, "resources": {"GPU": 1}}, "b": {"workers": 1}}}, "cannot work in one group"),
         ("train.steps", -1, "train.steps"),
         ("train.keep_checkpoints", 1, "train.keep_checkpoints"),
         ("objective.kind", "next_tokn", "did you mean 'next_token'"),
@@ -106,3 +109,15 @@ def test_every_field_is_documented() -> None:
         for name, field in section.model_fields.items():
             assert field.description, f"{section.__name__}.{name} has no docstring"
     assert Spec.model_json_schema()["properties"]["seed"]["description"]
+
+
+def test_pools_add_up() -> None:
+    pools = {"big": {"workers": [1, 4], "accelerator": "A100", "resources": {"GPU": 1, "CPU": 4}}}
+    pools["small"] = {"workers": [0, 8], "labels": {"zone": "in(a,b)"}, "resources": {"GPU": 1, "CPU": 2}}
+    spec = parse_spec(yaml.safe_dump(small_spec(Path("x"), Path("y"), scale={"pools": pools})), "test")
+    assert spec.scale.workers == (1, 12)
+    assert spec.scale.worker_threads == 2
+    assert parse_spec(spec.to_yaml(), "again") == spec
+    alone = parse_spec(yaml.safe_dump(small_spec(Path("x"), Path("y"))), "test")
+    assert spec.fingerprint() == alone.fingerprint()
+    assert list(alone.scale.all_pools) == [""]

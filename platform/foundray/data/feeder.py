@@ -2,8 +2,9 @@
 
 Its only state is where the run stands: it can be started again at any step, and does not know who took what before. A
 *generation* numbers the worker groups; a call of a group that is gone is refused, so a late worker cannot take
-micro-batches from the living. Workers *lease* micro-batches of a step until none is left, a share of what remains each
-time (guided self-scheduling, Polychronopoulos and Kuck 1987): whoever is faster comes back sooner and computes more.
+micro-batches from the living. Workers *lease* micro-batches of a step: first most of the share that their measured speed
+makes theirs, then smaller parts of what is left (factoring, Hummel, Schonberg and Flynn 1992), so that whoever is faster
+than thought takes what a slower one would have had. Near the end a slow worker gets no more: the others are done sooner.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foundray.data.stream import StreamPlan, configure_ray_data, open_parcel, parcels
 
 BUFFERED_PARCELS = 8
 STORE_BYTES = 2**28
+FIRST, FURTHER = 0.75, 0.5
+"""Parts of its share of a step, and later of what is left, that a worker leases at once."""
+SMOOTHING = 0.3
+"""Weight of the newest micro-batch in a worker's running mean of seconds a micro-batch."""
 
 
 class StaleGeneration(RuntimeError):
@@ -51,6 +57,10 @@ class _Stream:
         self.error: BaseException | None = None
         self.room = threading.Semaphore(BUFFERED_PARCELS)
         self.closed = False
+        self.began: dict[int, int] = {}
+        """The last step of which each worker has leased something."""
+        self.done: dict[int, int] = {}
+        """The last step of which each worker was refused more: not all are, so that nothing is left over."""
         threading.Thread(target=self._fill, args=(plan, self.next), daemon=True).start()
 
     def _fill(self, plan: StreamPlan, first: int) -> None:
@@ -70,14 +80,28 @@ class _Stream:
         """End of the micro-batches at hand."""
         return self.ready[-1][0] + self.ready[-1][1] if self.ready else 0
 
-    def take(self, step: int, workers: int) -> Lease | None:
-        """A share of what the step has left; empty when nothing is; None while data is awaited."""
+    def take(self, step: int, rank: int, pace: list[float]) -> Lease | None:
+        """A share of what the step has left; empty when that is nothing or better done by others; None while data is awaited.
+
+        `pace` holds every worker's seconds a micro-batch.
+        """
         last = min((step + 1) * self.per_step, self.end)
-        if self.next >= last:
+        left = last - self.next
+        if self.next < step * self.per_step:
+            return None  # the step before has some left, for others
+        if left <= 0:
+            return Lease()
+        if _better_left(left, rank, pace) and any(self.done.get(r) != step for r in range(len(pace)) if r != rank):
+            self.done[rank] = step
             return Lease()
         if self.available <= self.next:
             return None
-        count = min(-(-(last - self.next) // workers), self.available - self.next)
+        share = (1 / pace[rank]) / sum(1 / seconds for seconds in pace)
+        first = self.began.get(rank) != step
+        self.began[rank] = step
+        part = FIRST * share * self.per_step if first else FURTHER * share * left
+        count = left if len(pace) == 1 else max(1, int(part))
+        count = min(count, left, self.available - self.next)
         chosen = range(self.next, self.next + count)
         held = [(first, n, [ref]) for first, n, ref in self.ready if first < chosen.stop and first + n > chosen.start]
         self.next = chosen.stop
@@ -95,12 +119,23 @@ class _Stream:
         self.ready.clear()
 
 
+def _better_left(left: int, rank: int, pace: list[float]) -> bool:
+    """Whether the others would be done with what is left before this worker with one more micro-batch.
+
+    They may each have one under way.
+    """
+    others = [seconds for other, seconds in enumerate(pace) if other != rank]
+    return bool(others) and pace[rank] > min(others) + left / sum(1 / seconds for seconds in others)
+
+
 class _Feeder:
     """The actor. Every method is a coroutine of one event loop, so none needs a lock."""
 
     def __init__(self) -> None:
         configure_ray_data(STORE_BYTES)
-        self.generation, self.workers = 0, 1
+        self.generation = 0
+        self.pace: list[float] = []
+        """Seconds a micro-batch of every worker of the generation, by rank; 0 where not known yet."""
         self.streams: dict[str, _Stream] = {}
         self.changed = asyncio.Condition()
 
@@ -109,7 +144,7 @@ class _Feeder:
         for name in list(self.streams):
             self.streams.pop(name).close()
         # Time, not a count: a feeder that was itself restarted must not repeat a number.
-        self.generation, self.workers = time.time_ns(), workers
+        self.generation, self.pace = time.time_ns(), [0.0] * workers
         async with self.changed:
             self.changed.notify_all()
         return self.generation
@@ -122,16 +157,23 @@ class _Feeder:
             wake = lambda: asyncio.run_coroutine_threadsafe(self._wake(), loop)  # noqa: E731
             self.streams[name] = _Stream(plan, per_step, first_step, end, wake)
 
-    async def lease(self, generation: int, name: str, step: int) -> Lease:
-        """The caller's next micro-batches of the step, waiting for data if need be; empty when the step has none left."""
+    async def lease(self, generation: int, name: str, step: int, rank: int, seconds: float) -> Lease:
+        """The caller's next micro-batches of the step, waiting for data if need be; empty when there are no more for it.
+
+        `seconds` is what a micro-batch takes the caller; 0 if it does not know yet.
+        """
         async with self.changed:
             while True:
                 self._check(generation)
                 stream = self.streams[name]
                 if stream.error:
                     raise stream.error
-                if (lease := stream.take(step, self.workers)) is not None:
+                self.pace[rank] = seconds
+                known = [seconds for seconds in self.pace if seconds] or [1.0]
+                pace = [seconds or sum(known) / len(known) for seconds in self.pace]
+                if (lease := stream.take(step, rank, pace)) is not None:
                     stream.forget()
+                    self.changed.notify_all()  # whoever is a step ahead may go on
                     return lease
                 await self.changed.wait()
 
@@ -151,19 +193,36 @@ class _Feeder:
 
 
 def start_feeder() -> Any:
-    """A feeder of the calling process's lifetime, which Ray restarts if it dies."""
-    return ray.remote(_Feeder).options(num_cpus=0, max_restarts=-1, max_concurrency=1000).remote()
+    """A feeder of the calling process's lifetime, which Ray restarts if it dies.
+
+    It runs beside the caller where that is possible, so that a node which comes and goes does not take it along.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000, "scheduling_strategy": here}
+    return ray.remote(_Feeder).options(**options).remote()
 
 
 class MicroBatchSource:
-    """A worker's view of a stream: iterate over its micro-batches of a step, with the next lease always under way."""
+    """A worker's view of a stream: iterate over its micro-batches of a step. The next step's first lease is under way."""
 
-    def __init__(self, feeder: Any, generation: int, name: str, plan: StreamPlan, per_step: int, first_step: int, end: int):
-        self.feeder, self.generation, self.name, self.size = feeder, generation, name, plan.micro_batch_size
+    def __init__(
+        self,
+        feeder: Any,
+        generation: int,
+        name: str,
+        plan: StreamPlan,
+        per_step: int,
+        first_step: int,
+        end: int,
+        rank: int = 0,
+    ):
+        self.feeder, self.generation, self.name, self.size, self.rank = feeder, generation, name, plan.micro_batch_size, rank
         ray.get(feeder.open.remote(generation, name, plan, per_step, first_step, end))
         self.parcels: dict[int, pa.Table] = {}
         self.waited = 0.0
         """Seconds spent waiting for data since last asked."""
+        self.pace = 0.0
+        """Running mean of this worker's seconds a micro-batch; 0 before the first."""
         self.under_way = (first_step, self._ask(first_step))
 
     def step(self, step: int) -> Iterator[tuple[int, pa.Table]]:
@@ -173,17 +232,20 @@ class MicroBatchSource:
             began = time.perf_counter()
             asked, reply = self.under_way
             lease: Lease = ray.get(reply if asked == step else self._ask(step))
-            last = lease.last
-            following = step + 1 if last else step
-            self.under_way = (following, self._ask(following))
+            last = lease.last or not lease.micro_batches
+            # A lease held ahead is work withheld from others, so only the next step's first is asked for in advance.
+            self.under_way = (step + 1, self._ask(step + 1)) if last else (-1, None)
             self.parcels = {first: self._parcel(first, refs) for first, _, refs in lease.parcels} or self.parcels
             self.waited += time.perf_counter() - began
             for micro_batch in lease.micro_batches:
                 first = max(first for first in self.parcels if first <= micro_batch)
+                began = time.perf_counter()
                 yield micro_batch, self.parcels[first].slice((micro_batch - first) * self.size, self.size)
+                took = time.perf_counter() - began
+                self.pace = took if not self.pace else (1 - SMOOTHING) * self.pace + SMOOTHING * took
 
     def _ask(self, step: int) -> Any:
-        return self.feeder.lease.remote(self.generation, self.name, step)
+        return self.feeder.lease.remote(self.generation, self.name, step, self.rank, self.pace)
 
     def _parcel(self, first: int, refs: list[Any]) -> pa.Table:
         if first in self.parcels:

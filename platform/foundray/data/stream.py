@@ -7,6 +7,7 @@ with or split from another, and the k-th block of the stream is the k-th parcel.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -179,6 +180,17 @@ def _row_group(plan: StreamPlan, shard: int, group: int) -> pa.Table:
 def _parquet(url: str) -> pq.ParquetFile:
     store = Store.at(url)
     return pq.ParquetFile(store.filesystem.open_input_file(store.path), page_checksum_verification=True)
+
+
+def fingerprint(samples: pa.Table) -> int:
+    """CRC-32 of a micro-batch's tokens."""
+    tokens = samples.column("tokens").combine_chunks()
+    return zlib.crc32(tokens.flatten().to_numpy().tobytes(), zlib.crc32(np.diff(tokens.offsets.to_numpy()).tobytes()))
+
+
+def combined(fingerprints: list[int]) -> str:
+    """The fingerprint of a whole step, from those of its micro-batches."""
+    return f"{zlib.crc32(np.array(fingerprints, np.uint32).tobytes()):08x}"
 
 
 def plan_for(prepared: Prepared, weights: list[float], holdout: float, seed: int, micro_batch_size: int) -> StreamPlan:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from foundray.contract import Plan
 from foundray.spec import Model as Shape
@@ -81,6 +82,8 @@ class Backbone(nn.Module):
         self.embed_tokens = nn.Embedding(vocabulary, shape.width)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.depth))
         self.norm = nn.RMSNorm(shape.width, NORM_EPS)
+        self.recompute = False
+        """Whether layers forget their activations and compute them again in the backward pass (Chen et al. 2016)."""
         for name, table in zip(
             ("cos", "sin"), rotary(shape.context, shape.width // shape.heads, shape.rope_theta), strict=True
         ):
@@ -90,7 +93,10 @@ class Backbone(nn.Module):
         x = self.embed_tokens(ids)
         cos, sin = (table[: ids.shape[1]].to(x.dtype) for table in (self.cos, self.sin))
         for layer in self.layers:
-            x = layer(x, cos, sin, mask, causal)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cos, sin, mask, causal, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin, mask, causal)
         return self.norm(x)
 
 

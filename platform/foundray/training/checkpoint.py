@@ -7,7 +7,6 @@ folder without one is not a checkpoint. Any number of workers loads any checkpoi
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,54 +57,38 @@ class Restored:
     """Why newer checkpoints were passed over."""
 
 
-def save(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int) -> int:
-    """Write the checkpoint of `step` with all workers; gives its bytes. Raises InputError on every worker alike."""
-    target, blocks, problem, record = folder / f"step-{step:08d}", trainer.blocks, None, None
-    if blocks:
-        tensors = {"master": trainer.flat.shard(blocks), **trainer.optimizer.tensors()}
-        content = safetensors.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-        name = f"blocks-{blocks.start:09d}-{blocks.stop:09d}.safetensors"
-        record = ShardFile(file=name, first_block=blocks.start, blocks=len(blocks), bytes=len(content), sha256=sha256(content))
-        try:
-            (target / name).write_bytes(content)
-        except InputError as error:
-            problem = str(error)
-    written = trainer.group.share((record, problem))
-    problem = next((p for _, p in written if p), None)
-    records = [r for r, _ in written if r]
-    if problem is None and trainer.group.rank == 0:
-        problem = _complete(folder, target, _manifest(trainer, step, fingerprint, records), keep)
-    if problem := next((p for p in trainer.group.share(problem) if p), None):
-        if trainer.group.rank == 0:
-            with contextlib.suppress(InputError):
-                target.delete_folder()
-        raise InputError(f"the checkpoint of step {step} could not be written: {problem}")
-    return sum(r.bytes for r in records)
+def write_shard(folder: Store, step: int, blocks: range, tensors: dict[str, Tensor]) -> ShardFile:
+    """Write one worker's piece of the state after `step` updates. Raises InputError."""
+    content = safetensors.save(tensors)
+    name = f"blocks-{blocks.start:09d}-{blocks.stop:09d}.safetensors"
+    (place(folder, step) / name).write_bytes(content)
+    return ShardFile(file=name, first_block=blocks.start, blocks=len(blocks), bytes=len(content), sha256=sha256(content))
 
 
-def _complete(folder: Store, target: Store, manifest: CheckpointManifest, keep: int) -> str | None:
-    try:
-        (target / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-        for old in completed(folder)[keep:]:
-            old.delete_folder()
-    except InputError as error:
-        return str(error)
-    return None
+def commit(folder: Store, manifest: CheckpointManifest, keep: int) -> None:
+    """Make the checkpoint complete, now that all its shards are written; drop all but the newest. Raises InputError."""
+    target = place(folder, manifest.step)
+    (target / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    for old in completed(folder)[keep:]:
+        old.delete_folder()
 
 
-def _manifest(trainer: Trainer, step: int, fingerprint: str, shards: list[ShardFile]) -> CheckpointManifest:
-    return CheckpointManifest(
-        step=step,
-        fingerprint=fingerprint,
-        optimizer=trainer.optimizer.kind,
-        parameters=[(e.name, list(e.shape), e.first) for e in trainer.layout.entries],
-        shards=shards,
-    )
+def place(folder: Store, step: int) -> Store:
+    return folder / f"step-{step:08d}"
 
 
 def completed(folder: Store) -> list[Store]:
     """The complete checkpoints, newest first."""
     return [place for place in reversed(folder.children()) if (place / MANIFEST).exists()]
+
+
+def completed_steps(folder: Store) -> list[int]:
+    """The steps of the complete checkpoints, newest first."""
+    return [step_of(place) for place in completed(folder)]
+
+
+def step_of(place: Store) -> int:
+    return int(place.name.removeprefix("step-"))
 
 
 def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
@@ -124,7 +107,7 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
         if trainer.blocks:
             trainer.flat.shard(trainer.blocks).copy_(tensors.pop("master"))
             trainer.optimizer.load(tensors)
-        trainer.group.gather(trainer.flat.buffer)
+        trainer.gather_weights()
         return Restored(manifest.step, skipped)
     if skipped:
         raise InputError(f"no checkpoint in {folder} can be used: {'; '.join(skipped)}; delete the folder to start over")

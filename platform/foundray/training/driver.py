@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from foundray.cluster import Fit, connected, fit, node_resources
+from foundray.cluster import connected, fit, node_resources
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
 from foundray.errors import FoundrayError, InputError, RunFailed
+from foundray.holder import Holder
 from foundray.run import Facts, Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -34,12 +33,16 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
-        (run.folder / "tokenizer.json").write_text(prepared.tokenizer().to_json())
-        (run.folder / "data.json").write_text(
-            json.dumps({"folder": prepared.folder.url, "manifest": prepared.manifest.model_dump()})
-        )
-        (run.folder / "spec.yaml").write_text(_with_absolute_paths(spec).to_yaml())
-        return _run(ray, run, spec, prepared, workers, report, show_progress)
+        with Holder(run.folder, report) as holder:
+            _make(run, spec, prepared)
+            return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
+
+
+def _make(run: Run, spec: Spec, prepared: Prepared) -> None:
+    (run.folder / "tokenizer.json").write_text(prepared.tokenizer().to_json())
+    data = {"folder": prepared.folder.url, "manifest": prepared.manifest.model_dump()}
+    (run.folder / "data.json").write_text(json.dumps(data))
+    (run.folder / "spec.yaml").write_text(_with_absolute_paths(spec).to_yaml())
 
 
 def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) -> Facts:
@@ -50,9 +53,9 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
     run.folder.check_writable()
     prepared = prepared_data(run)
     prepared.check_files()
-    with connected() as ray:
+    with Holder(run.folder, report) as holder, connected() as ray:
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
-        return _run(ray, run, spec, prepared, workers, report, show_progress)
+        return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 
 
 def prepared_data(run: Run) -> Prepared:
@@ -90,18 +93,24 @@ def _absolute(path: str) -> str:
     return Store.at(path).url
 
 
-def _run(ray: Any, run: Run, spec: Spec, prepared: Prepared, workers: Fit, report: Report, show_progress: bool) -> Facts:
+def _run(
+    ray: Any,
+    run: Run,
+    spec: Spec,
+    prepared: Prepared,
+    workers: dict[str, tuple[int, int]],
+    holder: Holder,
+    report: Report,
+    show_progress: bool,
+) -> Facts:
     # Imported here: these import torch, and a bad spec should be told at once.
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     from foundray.data.feeder import start_feeder
     from foundray.data.stream import plan_for
-    from foundray.training.journal import JournalReader, start_journal
-    from foundray.training.worker import Work, train_worker
+    from foundray.training.board import start_board
+    from foundray.training.conductor import Conductor
+    from foundray.training.member import Work
+    from foundray.training.places import Places
 
-    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    journal = start_journal()
     manifest = prepared.manifest
     plan = plan_for(
         prepared,
@@ -118,65 +127,24 @@ def _run(ray: Any, run: Run, spec: Spec, prepared: Prepared, workers: Fit, repor
         document_id=manifest.document_id,
         validation_samples=plan.order().validation_samples,
         feeder=start_feeder(),
-        journal=journal,
-        submitted=time.time(),
+        board=start_board(),
     )
-    uses_gpu = spec.scale.resources.get("GPU", 0) > 0
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"work": work},
-        scaling_config=ScalingConfig(
-            num_workers=workers.most if workers.fewest == workers.most else (workers.fewest, workers.most),
-            use_gpu=uses_gpu,
-            resources_per_worker=dict(spec.scale.resources),
-        ),
-        torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo"),
-        run_config=RunConfig(
-            name=f"ray-{time.time_ns()}",  # Ray Train keeps state of its own by name; ours is the one that counts
-            storage_path=_ray_folder(run),
-            failure_config=FailureConfig(max_failures=spec.fault.max_restarts),
-        ),
-    )
-    recorder = Recorder(run, spec, prepared.manifest.bytes_per_token(), report, show_progress)
+    recorder = Recorder(run, spec, manifest.bytes_per_token(), report, show_progress)
     recorder.write([event("command", workers=list(spec.scale.workers))])
-    reader = JournalReader(journal, recorder.write)
-    problem: str | None = None
+    places = Places(run, spec, workers, work.board)
+    conductor = Conductor(spec, run, work, recorder, places, holder)
     try:
-        trainer.fit()
-    except Exception as error:
-        problem = _root_cause(error)
+        conductor.run()
+    except FoundrayError as error:
+        recorder.write([event("failed", step=recorder.step, reason=str(error), exit_status=error.exit_status)])
+        raise
+    except ray.exceptions.RayError as error:
+        reason = f"Ray was lost: {type(error).__name__}"
+        raise RunFailed(f"{reason}; `foundray resume {run.folder}` goes on from the last checkpoint") from error
     finally:
-        reader.close()
+        conductor.close()
+        places.close()
         recorder.close()
-    return _outcome(run, recorder, reader.problem, problem)
-
-
-def _ray_folder(run: Run) -> str:
-    return (run.folder / ".ray").url
-
-
-def _outcome(run: Run, recorder: Recorder, unwritten: FoundrayError | None, problem: str | None) -> Facts:
-    with suppress(InputError):
-        (run.folder / ".ray").delete_folder()
-    if unwritten:
-        raise unwritten
-    if failed := recorder.failed:
-        kind = InputError if failed["exit_status"] == InputError.exit_status else RunFailed
-        raise kind(failed["reason"])
-    if problem:
-        recorder.write([event("failed", step=recorder.step, reason=problem, exit_status=1)])
-        raise RunFailed(f"the run failed: {problem}; `foundray resume {run.folder}` goes on from its last checkpoint")
-    facts = run.facts()
-    if facts.state != "finished":
-        raise RunFailed(f"the run was interrupted at step {facts.step}; `foundray resume {run.folder}` goes on")
-    return facts
-
-
-def _root_cause(error: BaseException) -> str:
-    """The last line of the innermost error, which says what happened."""
-    failures = getattr(error, "worker_failures", None)
-    inner = next(iter(failures.values())) if failures else error
-    while inner.__cause__ is not None:
-        inner = inner.__cause__
-    lines = [line for line in str(inner).strip().splitlines() if line.strip()]
-    return f"{type(inner).__name__}: {lines[-1].strip() if lines else ''}"[:400]
+        with suppress(InputError):
+            (run.folder / ".ray").delete_folder()
+    return run.facts()

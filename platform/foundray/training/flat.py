@@ -60,6 +60,10 @@ class Layout:
     def share(self, world: int) -> int:
         return -(-self.blocks // world)
 
+    def padded(self, world: int) -> slice:
+        """The elements of `world` equal shares, the last ones padded."""
+        return slice(0, self.share(world) * world * BLOCK)
+
     def pieces(self, shard: range) -> list[tuple[range, bool]]:
         """The shard cut where weight decay changes: runs of blocks, and whether they decay."""
         first_vector = next((e.first for e in self.entries if not e.decayed), self.blocks)
@@ -70,14 +74,15 @@ class Layout:
 class FlatParameters:
     """A model's parameters and their gradients, moved into two buffers that the sum, the collectives and the update use.
 
-    The buffers are padded to `world` equal shares, so that shares can be gathered in one call.
+    The buffers have room for the padding that equal shares of up to `most` workers need, so that a group of another size
+    goes on with the same buffers.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, world: int):
+    def __init__(self, model: nn.Module, layout: Layout, most: int):
         device = next(model.parameters()).device
         self.layout = layout
-        self.buffer = torch.zeros(layout.share(world) * world * BLOCK, device=device)
-        """[world * share * 256] fp32: the master weights, which every worker holds and their owner updates."""
+        self.buffer = torch.zeros((layout.blocks + most - 1) * BLOCK, device=device)
+        """[(blocks + most - 1) * 256] fp32: the master weights, which every worker holds and their owner updates."""
         self.gradient = torch.zeros_like(self.buffer)
         """What the backward passes of this worker added since it was last cleared."""
         parameters = dict(model.named_parameters())

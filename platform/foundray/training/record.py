@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from foundray.errors import InputError
 from foundray.run import Run
 from foundray.spec import Spec
 
 LINE_SECONDS = 10.0
 """Between progress lines where there is no terminal."""
 UPLOAD_SECONDS = 30.0
+HISTORY = 4096
+"""Losses remembered: more than lie between two checkpoints, for a run that falls back to the one before."""
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "data_wait_s", "workers")
 
 
@@ -26,26 +32,72 @@ class Recorder:
         self.run, self.spec, self.report = run, spec, report
         self.bytes_per_token = bytes_per_token
         self.step = 0
-        self.failed: dict[str, Any] | None = None
+        """The last step recorded."""
+        self.evaluated = max((e["step"] for e in run.records("events.jsonl") if e["event"] == "evaluated"), default=0)
+        """The last step whose evaluation is recorded."""
+        metrics = run.records("metrics.jsonl")
+        self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
+        """(step, loss) of the last steps recorded, but spikes."""
+        self.skipped: set[tuple[int, int]] = set()
+        """(step, micro-batch) of all that were left out."""
+        self._remember(metrics)
+        self.backlog: dict[str, list[dict[str, Any]]] = {"events.jsonl": [], "metrics.jsonl": []}
+        """What storage has not taken yet."""
+        self.lock = threading.RLock()
         self.shown = time.monotonic()
         self.board = _Board(run)
         self.bar = _Bar(spec.train.steps) if show_progress and sys.stderr.isatty() else None
 
     def write(self, records: list[dict[str, Any]]) -> None:
-        """Raises InputError where the run folder cannot be written."""
-        events = [self._enriched(record) for record in records if "event" in record]
-        metrics = [record for record in records if "event" not in record]
-        if events:
-            self.run.append("events.jsonl", events)
-        if metrics:
-            self.run.append("metrics.jsonl", metrics)
+        """Record and show. What storage does not take now is tried again with the next records."""
+        with self.lock:
+            records = [record for record in records if not self._known(record)]
+            events = [self._enriched(record) for record in records if "event" in record]
+            metrics = [record for record in records if "event" not in record]
+            self.backlog["events.jsonl"] += events
+            self.backlog["metrics.jsonl"] += metrics
+            with contextlib.suppress(InputError):
+                self.flush()
+            self._remember(metrics)
+            for record in metrics:
+                self.board.scalars(record["step"], {f"train/{name}": record[name] for name in SCALARS})
+                if record["skipped"]:
+                    self._line(f"step {record['step']}: micro-batches {record['skipped']} were not finite and are left out")
+                if record["spike"]:
+                    self._line(f"step {record['step']}: the loss of {record['loss']:.4f} is a spike; its update is not made")
+            for record in events:
+                self._tell(record)
+            if metrics:
+                self._show(metrics[-1])
+
+    def _known(self, record: dict[str, Any]) -> bool:
+        """Whether this was recorded already: a new rank 0 sends what may not have come through from the one before.
+
+        A group that starts at an earlier step does the later ones again, and they are news.
+        """
+        match record.get("event"):
+            case "workers_started":
+                self.step = record["step"]
+            case "evaluated":
+                known, self.evaluated = record["step"] <= self.evaluated, max(self.evaluated, record["step"])
+                return known
+            case None:
+                known, self.step = record["step"] <= self.step, max(self.step, record["step"])
+                return known
+        return False
+
+    def _remember(self, metrics: list[dict[str, Any]]) -> None:
         for record in metrics:
-            self.step = record["step"]
-            self.board.scalars(record["step"], {f"train/{name}": record[name] for name in SCALARS})
-        for record in events:
-            self._tell(record)
-        if metrics:
-            self._show(metrics[-1])
+            if not record["spike"]:
+                self.losses.append((record["step"], record["loss"]))
+            self.skipped |= {(record["step"], index) for index in record["skipped"]}
+
+    def flush(self) -> None:
+        """Write what is left. Raises InputError."""
+        for file, records in self.backlog.items():
+            if records:
+                self.run.append(file, records)
+                records.clear()
 
     def _enriched(self, record: dict[str, Any]) -> dict[str, Any]:
         if record["event"] == "evaluated":
@@ -57,7 +109,6 @@ class Recorder:
             case "workers_started":
                 going_on = f" at step {record['step']}" if record["step"] else ""
                 self._line(f"training on {record['workers']} worker(s), {record['device']}{going_on}")
-                self.step = record["step"]
             case "evaluated":
                 self._line(
                     f"step {record['step']}: validation loss {record['val_loss']:.4f} nats a token, "
@@ -69,8 +120,16 @@ class Recorder:
                 )
             case "checkpoint_skipped":
                 self._line(f"{record['reason']}; falling back to step {record['going_on_from']}")
-            case "failed":
-                self.failed = record
+            case "group_broken":
+                self._line(f"step {record['step']}: the group broke ({record['reason'][:160]})")
+            case "checkpoint_failed":
+                self._line(f"the checkpoint of step {record['step']} could not be written: {record['reason']}")
+            case "left_out":
+                self._line(f"the node {record['node']} is left out: {record['reason']}")
+            case "unlike":
+                self._line(f"{record['reason']}: sums are exact, but the bits depend on who computes what")
+            case "waiting":
+                self._line(f"waiting for workers: {record['reason']}")
 
     def _show(self, record: dict[str, Any]) -> None:
         if self.bar:
@@ -90,9 +149,11 @@ class Recorder:
             self.report(text)
 
     def close(self) -> None:
+        """Raises InputError where storage does not take the rest."""
         if self.bar:
             self.bar.close()
         self.board.close()
+        self.flush()
 
 
 class _Bar:

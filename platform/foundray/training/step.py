@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import gc
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +21,22 @@ from torch import Tensor
 
 from foundray.contract import Objective, Units
 from foundray.data.order import mix
+from foundray.data.stream import combined, fingerprint
 from foundray.errors import RunFailed
 from foundray.model.decoder import Model
 from foundray.spec import Spec
 from foundray.training.flat import BLOCK, FlatParameters, Layout
 from foundray.training.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.group import Group
+from foundray.training.guards import Corruption, SpikeGuard, checksum, odd_ones_out
 from foundray.training.optimizer import ShardOptimizer
 from foundray.training.schedule import lr_factor
 
 LOSS_SCALE = 2.0**32
 """Losses are summed in fixed point too, in units of 2^-32 nats."""
+
+WHOLE, EACH = 4, 5
+"""Integers that workers sum in a step, of the whole and of each micro-batch."""
 
 MicroBatches = Iterable[tuple[int, pa.Table]]
 """(position in the stream, samples)"""
@@ -43,57 +49,177 @@ class StepResult:
     tokens: int
     grad_norm: float
     lr: float
+    takers: list[int]
+    """The rank that computed each micro-batch."""
+    data: str
+    """A fingerprint of all the step's samples, in order."""
+    leaving: bool
+    """Whether any worker was asked to stop here."""
+    saving: bool
+    """Whether any worker wishes a checkpoint here."""
+    skipped: tuple[int, ...]
+    """Micro-batches that were left out, for their loss or gradient was not finite."""
+    spike: bool
+    """Whether the loss was a spike, and the update was not made."""
+
+
+class NotOnce(RuntimeError):
+    """A micro-batch was computed by nobody or twice: the step is not the fixed one, and is dropped before its update."""
+
+    def __init__(self, step: int, times: list[int]):
+        super().__init__(f"the micro-batches of step {step} were computed {times} times")
 
 
 class Overflow(RunFailed):
-    """A micro-batch's loss or gradient was not finite, or too large for the exact sum."""
+    """No micro-batch of a step had a finite loss and gradient."""
 
     def __init__(self, step: int, index: int):
-        super().__init__(f"micro-batch {index} of step {step} has a loss or gradient that is not finite or overflows")
+        super().__init__(f"no micro-batch of step {step} has a loss and a gradient that are finite and fit the sum")
         self.step, self.index = step, index
 
 
 class Trainer:
     """A model on one worker, its shard of the optimizer, and the step that moves both."""
 
-    def __init__(self, spec: Spec, model: Model, objective: Objective, document_id: int, group: Group):
-        self.spec, self.model, self.objective, self.group = spec, model, objective, group
+    def __init__(self, spec: Spec, model: Model, objective: Objective, document_id: int, group: Group | None = None):
+        self.spec, self.model, self.objective = spec, model, objective
         self.document_id = document_id
         self.device = next(model.parameters()).device
         self.layout = Layout.of(model.named_parameters())
-        self.blocks = self.layout.shard(group.rank, group.world)
-        self.flat = FlatParameters(model, self.layout, group.world)
-        self.optimizer = ShardOptimizer(spec.optimizer, self.layout, self.blocks, self.flat.shard(self.blocks))
+        self.flat = FlatParameters(model, self.layout, max(spec.scale.workers[1], group.world if group else 1))
         summing = ExactSum if spec.train.exact else RoundedSum
         self.sum: GradientSum = summing(self.flat.buffer.numel(), spec.train.micro_batches, self.device)
+        self.spikes = SpikeGuard(spec.guard.spike)
+        self.read: Callable[[int], pa.Table] | None = None
+        """Reads the micro-batch at a position of the stream, for rechecks."""
+        self.alike = True
+        """Whether all workers' hardware is of one kind, so that their bits can be compared."""
+        self.take_part(group or Group())
 
-    def step(self, step: int, micro_batches: MicroBatches) -> StepResult:
-        """Do the step that comes after `step` others. Raises Overflow, on every worker alike."""
+    def take_part(self, group: Group) -> None:
+        """Become a worker of `group`: own a shard, with an optimizer whose state is yet to be loaded."""
+        self.group = group
+        self.blocks = self.layout.shard(group.rank, group.world)
+        self.optimizer = ShardOptimizer(self.spec.optimizer, self.layout, self.blocks, self.flat.shard(self.blocks))
+        self.updates: int | None = None
+        """Updates that this worker's shard has had; None where it is not known to be whole."""
+        self.result: StepResult | None = None
+        """Of the last update."""
+
+    def gather_weights(self) -> None:
+        """Fill in the other workers' shards of the weights."""
+        self.group.gather(self.flat.buffer[self.layout.padded(self.group.world)])
+
+    def piece(self) -> dict[str, Tensor]:
+        """A copy of this worker's shard of the state, on the CPU: master weights and optimizer state."""
+        tensors = {"master": self.flat.shard(self.blocks), **self.optimizer.tensors()}
+        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+    def step(self, step: int, micro_batches: MicroBatches, leave: bool = False, save: bool = False) -> StepResult:
+        """Do the step that comes after `step` others. Raises Overflow or Corruption, on every worker alike.
+
+        `leave` and `save` are this worker's wishes for what all do after the step: stop, and write a checkpoint.
+        """
+        recheck = self._rechecked(step)
+        facts = self._compute(step, micro_batches, recheck)
+        facts[2], facts[3] = int(leave), int(save)
+        loss_sum, tokens_sum, leaving, saving = self.group.sum(facts)[:WHOLE].tolist()
+        times, takers, fingerprints, bad, checksums = facts[WHOLE:].view(-1, EACH).T.tolist()
+        if times != [1] * len(times):
+            raise NotOnce(step, times)
+        skipped = [index for index, value in enumerate(bad) if value]
+        if not tokens_sum:
+            raise Overflow(step, skipped[0])
+        if recheck is not None and recheck not in skipped:
+            self._recheck(step, recheck, takers[recheck], checksums[recheck])
+        loss = loss_sum / LOSS_SCALE / tokens_sum
+        spike = self.spikes.is_spike(step + 1, loss)
+        lr = self.spec.optimizer.lr * lr_factor(self.spec.schedule, step, self.spec.train.steps)
+        gradient, norm = self._gradient(tokens_sum)
+        self.updates = None
+        if not spike:
+            self.optimizer.step(step + 1, lr, gradient)
+        wishes = leaving > 0, saving > 0
+        data = combined(fingerprints)
+        self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *wishes, tuple(skipped), spike)
+        self.updates = step + 1
+        self.gather_weights()
+        return self.result
+
+    def _compute(self, step: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
+        """Sum this worker's micro-batches' gradients; gives what is to be summed with the others' in integers.
+
+        That is [4 + 5 * micro-batches] int64: loss, tokens, wishes to leave and to save; and of each micro-batch how often
+        it was computed, by which rank, its samples' fingerprint, whether it was skipped, perhaps its gradient's checksum.
+        """
         per_step = self.spec.train.micro_batches
-        facts = torch.zeros(2 + per_step, dtype=torch.int64, device=self.device)  # loss, tokens, overflow of each
+        facts = torch.zeros(WHOLE + EACH * per_step, dtype=torch.int64, device=self.device)
+        whole, each = facts[:WHOLE], facts[WHOLE:].view(per_step, EACH)
         self.sum.total.zero_()
         for position, samples in micro_batches:
             index = position - step * per_step
-            loss, tokens = self._loss(samples, step, index)
-            self.flat.gradient.zero_()
-            # A fixed divisor keeps gradients near those of the mean loss; the true number of tokens is known at the end.
-            (loss / self.spec.tokens_per_step).backward()
+            loss, tokens = self._backward(samples, step, index)
+            each[index, 0] += 1
+            each[index, 1] = self.group.rank
+            each[index, 2] = fingerprint(samples)
+            if overflows(self.flat.gradient, self.sum.limit) | ~torch.isfinite(loss):
+                each[index, 3] = 1  # left out as a whole: what it would have added to any sum is gone with it
+                continue
             self.sum.add(self.flat.gradient)
-            facts[0] += _fixed(loss)
-            facts[1] += tokens
-            facts[2 + index] = overflows(self.flat.gradient, self.sum.limit) | ~torch.isfinite(loss.detach())
-        loss_sum, tokens_sum, *overflown = self.group.sum(facts).tolist()
-        if any(overflown):
-            raise Overflow(step, next(index for index, bad in enumerate(overflown) if bad))
-        gradient = self.sum.as_float(self.group.reduce_to_owners(self.sum.total))[: len(self.blocks) * BLOCK]
-        gradient *= self.spec.tokens_per_step / tokens_sum
+            whole[0] += _fixed(loss)
+            whole[1] += tokens
+            if index == recheck:
+                each[index, 4] = checksum(self.flat.gradient)
+        return facts
+
+    def _backward(self, samples: pa.Table, step: int, index: int) -> tuple[Tensor, Tensor]:
+        """Leave one micro-batch's gradient in the flat buffer; gives its loss and weight.
+
+        A device too small for that goes on with recomputed activations, which give the same bits.
+        """
+        try:
+            return self._forward_backward(samples, step, index)
+        except torch.OutOfMemoryError:
+            if self.model.model.recompute:
+                raise
+            self.model.model.recompute = True
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self._forward_backward(samples, step, index)
+
+    def _forward_backward(self, samples: pa.Table, step: int, index: int) -> tuple[Tensor, Tensor]:
+        loss, tokens = self._loss(samples, step, index)
+        self.flat.gradient.zero_()
+        # A fixed divisor keeps gradients near those of the mean loss; the true number of tokens is known at the end.
+        (loss / self.spec.tokens_per_step).backward()
+        return loss.detach(), tokens
+
+    def _gradient(self, tokens: int) -> tuple[Tensor, float]:
+        """This worker's shard of the step's gradient, clipped, and the norm of the whole before that."""
+        padded = self.layout.padded(self.group.world)
+        gradient = self.sum.as_float(self.group.reduce_to_owners(self.sum.total[padded]))[: len(self.blocks) * BLOCK]
+        gradient *= self.spec.tokens_per_step / tokens
         norm = self._norm(gradient)
         if self.spec.optimizer.clip is not None and norm > self.spec.optimizer.clip:
             gradient *= self.spec.optimizer.clip / norm
-        lr = self.spec.optimizer.lr * lr_factor(self.spec.schedule, step, self.spec.train.steps)
-        self.optimizer.step(step + 1, lr, gradient)
-        self.group.gather(self.flat.buffer)
-        return StepResult(loss_sum / LOSS_SCALE / tokens_sum, tokens_sum, norm, lr)
+        return gradient, norm
+
+    def _rechecked(self, step: int) -> int | None:
+        """The micro-batch of the step that all workers compute once more, if any."""
+        every = self.spec.guard.recheck_every
+        if every is None or self.read is None or not self.alike or (step + 1) % every:
+            return None
+        return int(mix(self.spec.seed, step, 2**33)) % self.spec.train.micro_batches
+
+    def _recheck(self, step: int, index: int, taker: int, first: int) -> None:
+        """Raises Corruption where a worker gets other bits for the micro-batch than the others."""
+        assert self.read is not None
+        again = torch.zeros(self.group.world, dtype=torch.int64, device=self.device)
+        self._backward(self.read(step * self.spec.train.micro_batches + index), step, index)
+        again[self.group.rank] = checksum(self.flat.gradient)
+        if odd := odd_ones_out(taker, first, self.group.sum(again).tolist()):
+            raise Corruption(step, index, odd)
 
     @torch.no_grad()
     def evaluate(self, micro_batches: MicroBatches) -> tuple[float, int]:

@@ -1,0 +1,62 @@
+"""Was every sample used exactly once? The run's ledger, compared with the order that its spec implies."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from foundray.data.stream import StreamPlan, combined, fingerprint, read_samples
+from foundray.errors import InputError
+from foundray.run import Run
+
+STEPS_AT_ONCE = 64
+
+
+@dataclass
+class Audit:
+    """What the ledger, `metrics.jsonl`, proves."""
+
+    steps: int
+    """Steps committed."""
+    samples: int
+    """Samples that they consist of."""
+    repeated: int
+    """Steps done again after a fault; of each, the last time counts."""
+    workers: dict[int, int]
+    """World sizes seen, and the steps done with each."""
+    problems: list[str]
+    """One sentence each; none where every sample of every step was used exactly once."""
+
+    @property
+    def clean(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, object]:
+        return {**asdict(self), "clean": self.clean}
+
+
+def audit(run: Run, plan: StreamPlan) -> Audit:
+    """Compare each committed step's micro-batches, and their tokens' fingerprint, with the order. Raises InputError."""
+    records = run.records("metrics.jsonl")
+    committed = run.facts().step
+    if not committed:
+        raise InputError(f"{run.folder} has no step to audit yet")
+    last = {record["step"]: record for record in records}
+    spec = run.spec()
+    problems = [f"step {step} is not in the ledger" for step in range(1, committed + 1) if step not in last]
+    per_step = spec.train.micro_batches
+    for first in range(0, committed, STEPS_AT_ONCE):
+        steps = range(first, min(first + STEPS_AT_ONCE, committed))
+        samples = read_samples(plan, first * per_step, len(steps) * per_step)
+        for step in steps:
+            if (record := last.get(step + 1)) is None:
+                continue
+            if len(record["takers"]) != per_step:
+                problems.append(f"step {step + 1} has {len(record['takers'])} micro-batches instead of {per_step}")
+            starts = [((step - first) * per_step + i) * spec.train.micro_batch_size for i in range(per_step)]
+            expected = combined([fingerprint(samples.slice(start, spec.train.micro_batch_size)) for start in starts])
+            if record["data"] != expected:
+                problems.append(f"step {step + 1} was computed on other samples than the order says")
+    worlds: dict[int, int] = {}
+    for record in last.values():
+        worlds[record["workers"]] = worlds.get(record["workers"], 0) + 1
+    return Audit(committed, committed * spec.samples_per_step, len(records) - len(last), worlds, problems)

@@ -1,0 +1,235 @@
+"""A real Ray cluster of several nodes on this machine, for trying out and testing what happens when nodes come and go.
+
+Every node is a `ray start` of its own, with an address of its own (127.0.0.x), and dies like a machine: all its processes
+at once. Nodes and their token are remembered in a folder, so that each command finds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from foundray.errors import InputError
+
+START_SECONDS = 90.0
+OBJECT_STORE = 100_000_000
+"""Bytes of shared memory of each node."""
+# A node that is gone is noticed after about two seconds; Ray's own patience is meant for busy networks.
+HEALTH_CHECKS = {
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_initial_delay_ms": "1000",
+}
+
+
+def default_folder() -> Path:
+    return Path(os.environ.get("FOUNDRAY_LOCAL_CLUSTER") or Path(tempfile.gettempdir()) / f"foundray-cluster-{os.getuid()}")
+
+
+@dataclass
+class Node:
+    ip: str
+    pid: int
+    created: float
+    """When the process started (Unix time), so that another one with its number is not taken for it."""
+
+    def process(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(self.pid)
+            return process if abs(process.create_time() - self.created) < 1 else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def processes(self) -> list[psutil.Process]:
+        process = self.process()
+        return [process, *process.children(recursive=True)] if process else []
+
+
+class LocalCluster:
+    def __init__(self, folder: Path | None = None):
+        """The cluster that lives in the folder. Raises InputError where there is none."""
+        self.folder = folder or default_folder()
+        try:
+            state = json.loads((self.folder / "cluster.json").read_text())
+        except FileNotFoundError:
+            raise InputError("no local cluster is up; start one with `foundray cluster up --local`") from None
+        self.port: int = state["port"]
+        self.added: int = state["added"]
+        self.nodes = {name: Node(**node) for name, node in state["nodes"].items()}
+
+    @staticmethod
+    def up(nodes: int, resources: Mapping[str, float], folder: Path | None = None) -> LocalCluster:
+        """Start a head without resources of its own, and nodes `node-1`, `node-2`, ... Raises InputError."""
+        folder = folder or default_folder()
+        if (folder / "cluster.json").exists():
+            raise InputError(f"a local cluster is up already (in {folder}); end it with `foundray cluster down --local`")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise InputError(f"{folder} belongs to another user")
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.10", 0))
+            port = probe.getsockname()[1]
+        (folder / "cluster.json").write_text(json.dumps({"port": port, "added": 0, "nodes": {}}))
+        cluster = LocalCluster(folder)
+        try:
+            dashboard = ["--include-dashboard=true", "--dashboard-host=127.0.0.1", "--dashboard-port=0"]
+            head = ["--head", f"--port={port}", f"--temp-dir={folder / 'ray'}", *dashboard]
+            cluster._start("head", {"CPU": 0}, head, {})
+            for _ in range(nodes):
+                cluster.add(resources)
+        except BaseException:
+            cluster.down()
+            raise
+        return cluster
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.10:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to join: the address, and where the token is."""
+        return {"RAY_ADDRESS": self.address, **token_environment(self.folder)}
+
+    def add(self, resources: Mapping[str, float], name: str | None = None, environment: Mapping[str, str] | None = None) -> str:
+        """Add a node, whose processes get the environment variables given; gives its name. Raises InputError."""
+        name = name or f"node-{self.added}"  # the head is the first
+        if name in self.nodes:
+            raise InputError(f"there is a node {name} already")
+        self._start(name, resources, [f"--address={self.address}", "--include-log-monitor=false"], environment or {})
+        return name
+
+    def _start(self, name: str, resources: Mapping[str, float], arguments: list[str], environment: Mapping[str, str]) -> None:
+        others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU")}
+        ip = f"127.0.0.{10 + self.added}"
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            f"--node-ip-address={ip}",
+            f"--dashboard-agent-listen-port={52400 + self.added}",
+            f"--num-cpus={resources.get('CPU', 0):g}",
+            f"--num-gpus={resources.get('GPU', 0):g}",
+            f"--resources={json.dumps(others)}",
+            f"--object-store-memory={OBJECT_STORE}",
+            *arguments,
+        ]
+        log = self.folder / f"{name}.log"
+        inherited = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env={**inherited, **HEALTH_CHECKS, **token_environment(self.folder), **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self.nodes[name] = Node(ip, process.pid, psutil.Process(process.pid).create_time())
+        self.added += 1
+        self._save()
+        deadline = time.monotonic() + START_SECONDS
+        while "Ray runtime started" not in (said := log.read_text(errors="replace")):
+            if process.poll() is not None or time.monotonic() > deadline:
+                self.kill(name)
+                raise InputError(f"the node {name} did not start: {said.strip().splitlines()[-1:] or 'it said nothing'}")
+            time.sleep(0.1)
+
+    def kill(self, name: str) -> None:
+        """End a node at once with all its processes (SIGKILL), as when a machine is lost. Raises InputError."""
+        processes = self._node(name).processes()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)
+        del self.nodes[name]
+        self._save()
+
+    def drain(self, name: str, seconds: float) -> None:
+        """Give notice that a node will go in so many seconds, as a cloud does before it takes a spot machine back.
+
+        The node is not ended: its owner does that when the time is up. Raises InputError.
+        """
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            "drain-node",
+            f"--address={self.address}",
+            f"--node-id={self.node_id(name)}",
+            "--reason=DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message=foundray cluster drain",
+            f"--deadline-remaining-seconds={int(seconds)}",
+        ]
+        done = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"the node {name} was not drained: {done.stderr.strip().splitlines()[-1:]}")
+
+    def node_id(self, name: str) -> str:
+        """Ray's id of a node. Raises InputError."""
+        for process in self._node(name).processes():
+            if found := re.search(r"--node[_-]id=([0-9a-f]{20,})", " ".join(_command(process))):
+                return found[1]
+        raise InputError(f"the node {name} is not running")
+
+    def down(self) -> None:
+        """End all nodes, and forget the cluster."""
+        for name in reversed(list(self.nodes)):
+            self.kill(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _node(self, name: str) -> Node:
+        if name not in self.nodes:
+            raise InputError(f"there is no node {name}; there are: {', '.join(self.nodes)}")
+        return self.nodes[name]
+
+    def _save(self) -> None:
+        state = {"port": self.port, "added": self.added, "nodes": {name: asdict(node) for name, node in self.nodes.items()}}
+        temporary = self.folder / "cluster.json.tmp"
+        temporary.write_text(json.dumps(state))
+        temporary.replace(self.folder / "cluster.json")
+
+
+def parse_resources(text: str) -> dict[str, float]:
+    """`CPU=1,GPU=0.5` as a mapping. Raises InputError."""
+    try:
+        return {kind.strip(): float(amount) for kind, amount in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise InputError(f"--resources {text!r}: write kinds and amounts, such as CPU=2,slot=1") from None
+
+
+def local_cluster_at(address: str) -> LocalCluster | None:
+    """The local cluster, where the address is its."""
+    try:
+        cluster = LocalCluster()
+    except InputError:
+        return None
+    return cluster if cluster.address == address else None
+
+
+def token_environment(folder: Path) -> dict[str, str]:
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,130 @@
+"""The board: a small actor beside the driver, where workers leave their records and say that they hold a place.
+
+It appends and hands out in the order of arrival. (Ray's own Queue is an asyncio actor, which may run calls in another
+order than they were made, and a timed `get` of it can drop what arrives as its time runs out.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from foundray.run import event
+
+FLUSH_SECONDS = 0.5
+ATTENDANCE_SECONDS = 0.5
+"""Between two signs of life of a place."""
+ABSENT_SECONDS = 5.0
+"""Without a sign of life for so long, a place is gone."""
+REMEMBERED = 1000
+"""Records that every worker keeps until the driver has them, so that another can send them when rank 0 is lost."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What Ray Train reserved for one worker."""
+
+    node: str
+    """Ray's id of the node."""
+    gpus: tuple[str, ...]
+
+
+class _Board:
+    """The actor. It runs one call after another, a caller's in the order in which they were made."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        # By pool and by rank in Ray Train's group: a new group's replace the old one's.
+        self.places: dict[tuple[str, int], tuple[Place, float]] = {}
+        self.open = True
+
+    def append(self, records: list[Record]) -> None:
+        self.records += records
+
+    def attend(self, pool: str, rank: int, place: Place) -> bool:
+        """A sign of life from whoever holds the place; False tells it to go."""
+        self.places[pool, rank] = (place, time.monotonic())
+        return self.open
+
+    def take(self) -> tuple[list[Record], list[Place]]:
+        """The records that came since the last call, and the places that are held."""
+        taken, self.records = self.records, []
+        held_until = time.monotonic() - ABSENT_SECONDS
+        return taken, [place for place, seen in self.places.values() if seen > held_until]
+
+    def close(self) -> None:
+        self.open = False
+
+
+def start_board() -> Any:
+    """A board of the calling process's lifetime, beside it: while the driver is there to read, so is the board."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def hold_place(config: dict[str, Any]) -> None:
+    """Ray Train's loop function: hold what Ray Train reserved, until the run is over.
+
+    The computing is done by a member in a process of its own on the same node, which outlives this one: when Ray Train
+    tears a group down because one of it is lost, or to change its size, the members go on.
+    """
+    rank = ray.train.get_context().get_world_rank()
+    place = Place(ray.get_runtime_context().get_node_id(), tuple(map(str, ray.get_gpu_ids())))
+    while ray.get(config["board"].attend.remote(config["pool"], rank, place)):
+        time.sleep(ATTENDANCE_SECONDS)
+
+
+class Journal:
+    """A worker's end. All workers note the same records; rank 0 sends them, now and then and in order."""
+
+    def __init__(self, board: Any):
+        self.board = board
+        self.sends = False
+        self.recent: deque[Record] = deque(maxlen=REMEMBERED)
+        self.pending: list[Record] = []
+        self.under_way: list[Any] = []
+        self.sent = 0.0
+
+    def begin(self, sends: bool, recorded: int, evaluated: int, step: int) -> None:
+        """In a new group, which starts at `step`; the driver knows steps up to `recorded`, evaluations up to `evaluated`.
+
+        Whoever sends now makes up for what was lost with the one who sent before.
+        """
+        self.recent = deque((r for r in self.recent if r["step"] <= step), REMEMBERED)
+        self.sends = sends
+        new = [r for r in self.recent if r["step"] > (evaluated if "event" in r else recorded)]
+        self.pending = new if sends else []
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Something that happened to the group, told at once."""
+        if self.sends:
+            self.pending.append(event(name, **fields))
+            self.flush()
+
+    def record(self, record: Record) -> None:
+        """What a step gave; it has the field `step`."""
+        self.recent.append(record)
+        if self.sends:
+            self.pending.append(record)
+            if time.monotonic() - self.sent > FLUSH_SECONDS:
+                self.flush()
+
+    def flush(self) -> None:
+        if self.sends and self.pending:
+            if self.under_way:
+                _, self.under_way = ray.wait(self.under_way, num_returns=len(self.under_way), timeout=0)
+            self.under_way.append(self.board.append.remote(self.pending))
+            self.pending, self.sent = [], time.monotonic()
+
+    def close(self) -> None:
+        """Wait until all records have arrived."""
+        self.flush()
+        ray.get(self.under_way)

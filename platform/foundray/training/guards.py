@@ -1,0 +1,75 @@
+"""What keeps bad numbers out of the weights: an estimate that tells loss spikes, and a recheck that tells bad machines."""
+
+from __future__ import annotations
+
+import statistics
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from torch import Tensor
+
+WINDOW = 64
+"""Losses that the estimate is made of."""
+FEWEST = 16
+"""No spike is told from fewer losses."""
+FLOOR = 1e-3
+"""Least deviation that counts as one, as a part of the median: a loss that hardly moves is not a row of spikes."""
+
+
+class SpikeGuard:
+    """Tells a loss that lies above the median of the last ones by more than so many robust standard deviations.
+
+    Median and median absolute deviation are not moved by the spikes themselves, which do not enter the estimate. It is a
+    function of the losses of the steps before, so every worker, and a resumed run, judges alike.
+    """
+
+    def __init__(self, deviations: float | None):
+        self.deviations = deviations
+        self.losses: deque[tuple[int, float]] = deque(maxlen=WINDOW)
+
+    def remember(self, losses: Iterable[tuple[int, float]], done: int) -> None:
+        """The (step, loss) of steps up to `done` whose update was made."""
+        self.losses = deque(((step, loss) for step, loss in sorted(losses) if step <= done), WINDOW)
+
+    def is_spike(self, step: int, loss: float) -> bool:
+        """Judge the loss of the `step`-th step, and remember it if it is none."""
+        if self.deviations is None:
+            return False
+        values = [value for _, value in self.losses]
+        if len(values) >= FEWEST:
+            middle = statistics.median(values)
+            spread = 1.4826 * statistics.median(abs(value - middle) for value in values)
+            if loss > middle + self.deviations * max(spread, FLOOR * abs(middle)):
+                return True
+        self.losses.append((step, loss))
+        return False
+
+
+class Corruption(RuntimeError):
+    """A machine computed other numbers than the others from the same input."""
+
+    def __init__(self, step: int, index: int, ranks: list[int]):
+        super().__init__(f"workers {ranks} differ from the others in micro-batch {index} of step {step}")
+        self.ranks = ranks
+
+
+def checksum(gradient: Tensor) -> int:
+    """CRC-32 of a flat gradient's bits."""
+    return zlib.crc32(gradient.detach().cpu().numpy().tobytes())
+
+
+def odd_ones_out(taker: int, first: int, again: list[int]) -> list[int]:
+    """The ranks whose checksum of one micro-batch is not the others'.
+
+    `first` is what the taker had in the step, `again` what every rank got when all computed it once more. Where there is
+    no majority, nobody can say who is right, and all are named.
+    """
+    if again[taker] != first:
+        return [taker]
+    (common, times), *_ = Counter(again).most_common(1)
+    if times == len(again):
+        return []
+    if times * 2 <= len(again):
+        return list(range(len(again)))
+    return [rank for rank, value in enumerate(again) if value != common]

@@ -1,0 +1,91 @@
+"""Places for workers, which Ray Train reserves, and finds anew when nodes come and go."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from foundray.run import Run
+from foundray.spec import Pool, Spec
+
+RESIZE_SECONDS = 5.0
+"""Between two looks at whether the cluster has room for more workers."""
+CLOSE_SECONDS = 5.0
+
+
+class Places:
+    """Ray Train at work, beside the driver: for each pool an actor runs its trainer, so that it can be ended at any time."""
+
+    def __init__(self, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: Any):
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here)
+        folder = (run.folder / ".ray").url
+        self.keepers = {name: keeper.remote() for name in workers}
+        self.held = [
+            self.keepers[name].hold.remote(board, name, spec.scale.all_pools[name], fewest, most, folder)
+            for name, (fewest, most) in workers.items()
+            if most
+        ]
+
+    def problem(self) -> str | None:
+        """Why Ray Train gave up, if it did."""
+        for done in ray.wait(self.held, num_returns=len(self.held), timeout=0)[0]:
+            try:
+                return str(ray.get(done))
+            except RayError as error:
+                return _root_cause(error)
+        return None
+
+    def close(self) -> None:
+        """Free the places, whose holders the board has told to go."""
+        with suppress(RayError):
+            ray.wait(self.held, num_returns=len(self.held), timeout=CLOSE_SECONDS)
+            for keeper in self.keepers.values():
+                ray.kill(keeper)
+
+
+class _Keeper:
+    def hold(self, board: Any, name: str, pool: Pool, fewest: int, most: int, folder: str) -> str:
+        # Ray Train counts a lost node for a while yet: it should not wait a minute for a place there.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        from foundray.training.board import hold_place
+
+        trainer = DataParallelTrainer(
+            hold_place,
+            train_loop_config={"board": board, "pool": name},
+            scaling_config=ScalingConfig(
+                num_workers=most if fewest == most else (max(1, fewest), most),
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+                use_gpu=pool.resources.get("GPU", 0) > 0,
+                resources_per_worker=pool.resources,
+                accelerator_type=pool.accelerator,
+                label_selector=pool.labels or None,
+            ),
+            run_config=RunConfig(
+                name=f"ray-{time.time_ns()}",  # Ray Train keeps state of its own by name; ours is the one that counts
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=-1),
+            ),
+        )
+        trainer.fit()
+        return "its workers went"
+
+
+def _root_cause(error: BaseException) -> str:
+    """The last line of the innermost error, which says what happened."""
+    failures = getattr(error, "worker_failures", None)
+    inner = next(iter(failures.values())) if failures else error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    lines = [line for line in str(inner).strip().splitlines() if line.strip()]
+    return f"{type(inner).__name__}: {lines[-1].strip() if lines else ''}"[:400]

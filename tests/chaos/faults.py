@@ -1,0 +1,205 @@
+"""A local cluster of several nodes, a run on it, and the faults that seeded schedules do to both."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tests.integration.conftest import FOUNDRAY, Done
+
+from foundray.local_cluster import LocalCluster
+
+NODES = 4
+RESOURCES = {"CPU": 1.0}
+
+
+class Run:
+    """A training command on the cluster, under way."""
+
+    def __init__(self, cluster: LocalCluster, spec: Path, name: str, *arguments: str):
+        self.cluster, self.spec, self.name = cluster, spec, name
+        self.folder = spec.parent / "runs" / name
+        self.start("train", spec, "--set", f"name={name}", *arguments)
+
+    def start(self, *arguments: object) -> None:
+        environment = {**os.environ, "RAY_ADDRESS": self.cluster.address, "FOUNDRAY_LOCAL_CLUSTER": str(self.cluster.folder)}
+        command = [FOUNDRAY, *map(str, arguments), "--json"]
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def step(self) -> int:
+        """The last step recorded."""
+        with contextlib.suppress(FileNotFoundError, IndexError, json.JSONDecodeError):
+            return int(json.loads((self.folder / "metrics.jsonl").read_text().splitlines()[-1])["step"])
+        return 0
+
+    def wait_for_step(self, step: int, seconds: float = 180) -> None:
+        """Until the step is recorded, or the command has ended."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and self.step() < step:
+            assert time.monotonic() < deadline, f"step {step} was not reached after {self.step()}: {self.events()[-5:]}"
+            time.sleep(0.05)
+
+    def wait(self, seconds: float = 300) -> Done:
+        try:
+            out, err = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not end; step {self.step()}: {self.events()[-8:]}") from None
+        return Done(self.process.returncode, out, err)
+
+    def kill(self) -> None:
+        """SIGKILL of the driver."""
+        self.process.kill()
+        self.process.communicate()
+
+    def events(self) -> list[dict[str, Any]]:
+        with contextlib.suppress(FileNotFoundError):
+            return [json.loads(line) for line in (self.folder / "events.jsonl").read_text().splitlines()]
+        return []
+
+
+class Faults:
+    """What can go wrong. Each leaves the cluster such that the run can end."""
+
+    def __init__(self, cluster: LocalCluster, run: Run, dealer: random.Random):
+        self.cluster, self.run, self.dealer = cluster, run, dealer
+        self.later: list[Callable[[], None]] = []
+        """What is to be undone, or follows, before the next fault."""
+
+    def nodes(self) -> list[str]:
+        return sorted(name for name in self.cluster.nodes if name != "head")
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Processes of the cluster by Ray's title, oldest first."""
+        found = []
+        for node in self.cluster.nodes.values():
+            for process in node.processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if title in " ".join(process.cmdline()):
+                        found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
+    def _kill_process(self, title: str, first: bool = False) -> None:
+        if found := self.processes(title):
+            victim = found[0] if first else self.dealer.choice(found)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.send_signal(signal.SIGKILL)
+
+    def worker(self) -> None:
+        self._kill_process("ray::Member")
+
+    def rank_0(self) -> None:
+        """The oldest member: the one that records, and evaluates with the others."""
+        self._kill_process("ray::Member", first=True)
+
+    def place(self) -> None:
+        """A worker of Ray Train's, which restarts its whole group."""
+        self._kill_process("RayTrainWorker")
+
+    def feeder(self) -> None:
+        self._kill_process("ray::_Feeder")
+
+    def node(self) -> None:
+        """A node is lost, and another one comes before the next fault."""
+        if len(self.nodes()) > 1:
+            self.cluster.kill(self.dealer.choice(self.nodes()))
+            self.later.append(lambda: self.add())
+
+    def drain(self) -> None:
+        """A node goes with notice, and is gone before the next fault, when another one comes."""
+        if len(self.nodes()) > 1:
+            name = self.dealer.choice(self.nodes())
+            self.cluster.drain(name, 20)
+
+            def go() -> None:
+                if name in self.cluster.nodes:
+                    self.cluster.kill(name)
+                self.add()
+
+            self.later.append(go)
+
+    def add(self) -> None:
+        if len(self.nodes()) < NODES:
+            self.cluster.add(RESOURCES)
+
+    def storage(self) -> None:
+        """Checkpoints cannot be written for a while."""
+        checkpoints = self.run.folder / "checkpoints"
+        away = checkpoints.with_name("away")
+        if checkpoints.is_dir() and not away.exists():
+            checkpoints.rename(away)
+            checkpoints.touch()
+
+            def mend() -> None:
+                checkpoints.unlink()
+                away.rename(checkpoints)
+
+            self.later.append(mend)
+
+    def damage(self) -> None:
+        """A byte of the newest complete checkpoint changes; a node goes, so that somebody has to look for a state."""
+        complete = sorted((self.run.folder / "checkpoints").glob("*/manifest.json"))
+        if len(complete) > 1 and (shards := sorted(complete[-1].parent.glob("*.safetensors"))):
+            with contextlib.suppress(FileNotFoundError):
+                content = bytearray(shards[0].read_bytes())
+                content[-1] ^= 1
+                shards[0].write_bytes(content)
+        self.node()
+
+    def driver(self) -> None:
+        """The driver is killed; one `foundray resume` goes on."""
+        self.run.kill()
+        self.run.start("resume", self.run.folder)
+
+    def everything(self) -> None:
+        """Every process of the cluster and the driver die; a new cluster and one `foundray resume` go on."""
+        folder = self.cluster.folder
+        self.run.kill()
+        self.cluster.down()
+        self.cluster.__dict__.update(LocalCluster.up(NODES, RESOURCES, folder).__dict__)
+        self.run.start("resume", self.run.folder)
+
+    def settle(self) -> None:
+        """Do what is outstanding."""
+        for action in self.later:
+            action()
+        self.later = []
+
+
+SURVIVED = ("worker", "rank_0", "place", "feeder", "node", "drain", "add", "storage", "damage")
+RESUMED = ("driver", "everything")
+
+
+def schedule(seed: int, steps: int) -> list[tuple[int, tuple[str, ...]]]:
+    """When what happens: three to four moments, at each one fault or two at once; in some, the command has to be resumed."""
+    dealer = random.Random(seed)
+    moments = sorted(dealer.sample(range(steps // 20, steps - steps // 10), dealer.choice([3, 4])))
+    plan = [(moment, tuple(dealer.sample(SURVIVED, dealer.choice([1, 1, 2])))) for moment in moments]
+    if dealer.random() < 0.4:
+        plan[-1] = (plan[-1][0], (dealer.choice(RESUMED),))
+    return plan
+
+
+def leftovers(cluster_folder: Path) -> list[str]:
+    """Processes and files that a cluster which is down has left behind."""
+    found = [str(p) for p in (cluster_folder,) if p.exists()]
+    for process in psutil.process_iter(["cmdline"]):
+        if str(cluster_folder) in " ".join(process.info["cmdline"] or []):
+            found.append(" ".join(process.info["cmdline"])[:200])
+    return found
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,133 @@
+"""What comes and goes without a step being repeated, and what is told of it. On a real cluster of several nodes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.chaos.faults import NODES, RESOURCES, Faults, Run
+from tests.conftest import small_spec, write_spec
+from tests.integration.conftest import foundray
+
+import foundray as api
+from foundray.data.stream import plan_for, read_samples
+from foundray.loading import load_spec
+from foundray.local_cluster import LocalCluster
+
+MIRROR_EVERY = 5
+
+
+def spec_of(folder: Path, prose: Path, steps: int, **changes: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    train = {"steps": steps, "micro_batches": 12, "micro_batch_size": 4, "evaluate_every": 1000, "checkpoint_every": 50}
+    spec = small_spec(prose, folder / "runs", model__width=64, train=train, **changes)
+    return write_spec(folder, {"scale": {"workers": [1, 4], "resources": {"CPU": 1}}, "fault": {"mirror_every": 5}, **spec})
+
+
+@pytest.fixture(scope="module")
+def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return spec_of(tmp_path_factory.mktemp("elastic"), prose, steps=600)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spec: Path) -> str:
+    return str(api.train(spec, {"name": "undisturbed", "scale.workers": 1}).weights_sha256)
+
+
+def repeated(run: Run) -> int:
+    return int(foundray("status", run.folder, "--json").facts["steps_repeated"])
+
+
+def world(run: Run) -> int:
+    return int([event for event in run.events() if event["event"] == "workers_started"][-1]["workers"])
+
+
+def wait_for_world(run: Run, size: int, seconds: float = 90) -> None:
+    """Until a group of this size is at work."""
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not run.events() or not any(e["event"] == "workers_started" for e in run.events()) or world(run) != size:
+        assert run.process.poll() is None, run.process.communicate()
+        assert time.monotonic() < deadline, run.events()[-5:]
+        time.sleep(0.1)
+
+
+def test_growing_draining_and_losing(spec: Path, undisturbed: str, cluster: LocalCluster) -> None:
+    """A node is added, one goes with notice, the feeder dies: no step is repeated. A node is lost: few are."""
+    for name in [name for name in cluster.nodes if name != "head"][2:]:
+        cluster.kill(name)
+    run = Run(cluster, spec, "elastic")
+    faults = Faults(cluster, run, random.Random(0))
+    run.wait_for_step(10)
+    assert world(run) == 2
+    again = foundray("resume", run.folder)
+    assert f"process {run.process.pid} of" in again.refusal
+    assert "is running" in again.refusal
+
+    added = cluster.add(RESOURCES)
+    wait_for_world(run, 3)
+    run.wait_for_step(run.step() + 5)
+    faults.feeder()
+    run.wait_for_step(run.step() + 10)
+    cluster.drain(added, 20)
+    wait_for_world(run, 2)
+    run.wait_for_step(run.step() + 5)
+    assert repeated(run) == 0
+    cluster.kill(added)
+    run.wait_for_step(run.step() + 3)
+
+    faults.node()
+    facts = run.wait().facts
+    assert facts["weights_sha256"] == undisturbed
+    assert facts["steps_repeated"] <= MIRROR_EVERY
+    assert facts["account"]["recovery"] > 0
+    assert sum(facts["account"].values()) == pytest.approx(facts["seconds"], abs=0.01)
+    assert foundray("audit", run.folder, "--json").facts["clean"]
+    while len(cluster.nodes) < NODES + 1:
+        cluster.add(RESOURCES)
+
+
+def rare_openers(spec: Path, steps: int) -> list[int]:
+    """Two tokens that open some sample of the run's steps from the 20th on, and none before."""
+    checked, prepared = load_spec(spec), api.prepare(spec)
+    plan = plan_for(prepared, [1.0], checked.data.holdout, checked.seed, checked.train.micro_batch_size)
+    samples = read_samples(plan, 0, steps * checked.train.micro_batches).column("tokens")
+    openers = [tokens[0].as_py() for tokens in samples]
+    early, late = openers[: 20 * checked.samples_per_step], openers[20 * checked.samples_per_step :]
+    return sorted(set(late) - set(early))[:2]
+
+
+def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, cluster: LocalCluster) -> None:
+    """A sample that gives no number, one that gives a huge loss, and a node that computes other bits."""
+    nan_token, spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)
+    objective = {"kind": "hooked", "nan_token": nan_token, "spike_token": spike_token}
+    guard = {"spike": 12.0, "recheck_every": 20, "max_skipped": 1000}
+    spec = spec_of(tmp_path, prose, steps=60, objective=objective, guard=guard)
+    alone = foundray("train", spec, "--set", "name=alone", "--set", "scale.workers=1", "--json")
+    assert "were not finite and are left out" in alone.out
+    assert "is a spike; its update is not made" in alone.out
+
+    victim = next(name for name in cluster.nodes if name != "head")
+    cluster.kill(victim)
+    bad = cluster.add(RESOURCES, environment={"HOOKED_FLIP": "1"})
+    node = cluster.node_id(bad)
+    pools = "{first: {workers: 2, resources: {CPU: 1}}, second: {workers: [1, 2], resources: {CPU: 1}}}"
+    run = Run(cluster, spec, "flipped", "--set", f"scale={{pools: {pools}}}")
+    done = run.wait()
+    assert done.facts["weights_sha256"] == alone.facts["weights_sha256"]
+    assert f"the node {node} is left out: it computed other bits than the others" in done.out
+    cluster.kill(bad)
+    cluster.add(RESOURCES)
+
+    limited = foundray("train", spec, "--set", "name=limited", "--set", "guard.max_skipped=0", "--set", "scale.workers=1")
+    assert limited.status == 1
+    assert "guard.max_skipped is 0: look at the samples" in limited.err
+
+
+def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: LocalCluster) -> None:
+    run = Run(cluster, spec, "waits", "--set", "scale.workers=[9,9]", "--set", "fault.wait_s=25")
+    refused = run.wait()
+    assert "0 of at least 9 workers are there; each takes 1 CPU, and the cluster has 4 CPU in all" in refused.refusal

@@ -1,0 +1,19 @@
+"""Saving with a group's own means, as members and conductor do it together in a run."""
+
+from foundray.storage import Store
+from foundray.training.checkpoint import CheckpointManifest, commit, write_shard
+from foundray.training.step import Trainer
+
+
+def save(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int) -> None:
+    """Every worker writes its piece; rank 0 makes the checkpoint complete."""
+    shards = trainer.group.share(write_shard(folder, step, trainer.blocks, trainer.piece()))
+    if trainer.group.rank == 0:
+        parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]
+        kind = trainer.optimizer.kind
+        commit(
+            folder,
+            CheckpointManifest(step=step, fingerprint=fingerprint, optimizer=kind, parameters=parameters, shards=shards),
+            keep,
+        )
+    trainer.group.share(None)

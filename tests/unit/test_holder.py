@@ -1,0 +1,80 @@
+"""One command at a time on a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from foundray import holder as holding
+from foundray.errors import InputError
+from foundray.holder import Holder
+from foundray.storage import Store
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(holding, "PATIENCE_SECONDS", 0.4)
+
+
+def hold(folder: Path, said: list[str] | None = None) -> Holder:
+    return Holder(Store.at(folder), (said if said is not None else []).append)
+
+
+def other(folder: Path, **fields: object) -> None:
+    told = {"token": "other", "beats": 1, "host": "elsewhere", "pid": 1, "started": 0.0, "user": "ada", **fields}
+    (folder / "holder.json").write_text(json.dumps(told))
+
+
+def test_a_second_command_is_refused_and_told_who_holds_the_run(tmp_path: Path) -> None:
+    with hold(tmp_path), pytest.raises(InputError, match=rf"is running: process {psutil.Process().pid} of .* holds it"):
+        hold(tmp_path).__enter__()
+    assert not (tmp_path / "holder.json").exists()
+    with hold(tmp_path):
+        pass
+
+
+def test_a_holder_on_this_machine_that_died_holds_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    started = psutil.Process(process.pid).create_time()
+    process.wait()
+    import platform
+
+    other(tmp_path, host=platform.node(), pid=process.pid, started=started)
+    with hold(tmp_path):
+        pass
+    other(tmp_path, host=platform.node(), pid=psutil.Process().pid, started=1.0)  # its number was given to another process
+    with hold(tmp_path):
+        pass
+
+
+def test_a_holder_elsewhere_is_believed_alive_while_its_counter_moves(tmp_path: Path) -> None:
+    """Whatever its clock says."""
+    said: list[str] = []
+    other(tmp_path)
+    with hold(tmp_path, said):
+        pass
+    assert "waiting" in said[0]
+    other(tmp_path)
+    beat = threading.Timer(0.2, lambda: other(tmp_path, beats=2))
+    beat.start()
+    with pytest.raises(InputError, match="process 1 of ada on elsewhere holds it"):
+        hold(tmp_path).__enter__()
+    beat.join()
+
+
+def test_whoever_is_replaced_notices(tmp_path: Path) -> None:
+    with hold(tmp_path) as first:
+        other(tmp_path)
+        deadline = time.monotonic() + 5
+        while not first.taken and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert first.taken
+    assert json.loads((tmp_path / "holder.json").read_text())["token"] == "other"

@@ -1,0 +1,71 @@
+"""Who computes how much of a step: shares by speed, in simulated time. The feeder's own rules, without Ray."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+import pytest
+
+from foundray.data.feeder import SMOOTHING, Lease, _Stream
+
+PER_STEP = 64
+
+
+def stream(per_step: int = PER_STEP, steps: int = 1) -> _Stream:
+    """A stream whose data is all there."""
+    made = _Stream.__new__(_Stream)
+    made.per_step, made.next, made.end = per_step, 0, per_step * steps
+    made.ready, made.began, made.done = deque([(0, per_step * steps, None)]), {}, {}
+    return made
+
+
+def simulate(seconds: list[float], believed: list[float], per_step: int = PER_STEP) -> tuple[float, list[int]]:
+    """The time of a step, and each worker's micro-batches, where one takes `seconds` and was believed to take others."""
+    data, pace, counts = stream(per_step), list(believed), [0] * len(seconds)
+    events, end, seen = [(0.0, rank) for rank in range(len(seconds))], 0.0, []
+    while events:
+        now, rank = heapq.heappop(events)
+        lease = data.take(0, rank, pace)
+        assert isinstance(lease, Lease)
+        if not lease.micro_batches:
+            continue
+        seen += lease.micro_batches
+        counts[rank] += len(lease.micro_batches)
+        for _ in lease.micro_batches:
+            pace[rank] = (1 - SMOOTHING) * pace[rank] + SMOOTHING * seconds[rank]
+        end = max(end, now + len(lease.micro_batches) * seconds[rank])
+        heapq.heappush(events, (now + len(lease.micro_batches) * seconds[rank], rank))
+    assert sorted(seen) == list(range(per_step))
+    return end, counts
+
+
+@pytest.mark.parametrize("per_step", [24, 64, 128])
+@pytest.mark.parametrize("seconds", [[1, 1, 3], [1, 1, 1, 1], [1, 2, 4], [1, 10]])
+def test_shares_follow_speed_to_within_a_tenth_of_the_ideal(seconds: list[float], per_step: int) -> None:
+    ideal = per_step / sum(1 / s for s in seconds)
+    took, counts = simulate(seconds, seconds, per_step)
+    assert took <= max(ideal / 0.9, ideal + min(seconds))
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_a_change_of_speed_is_made_up_for() -> None:
+    """A worker believed as fast as the others, and three times slower, does not hold the step as equal shares would."""
+    took, _ = simulate([1, 1, 3], [1, 1, 1])
+    assert took < 0.8 * (PER_STEP / 3 * 3)
+    assert simulate([1, 1, 1], [1, 1, 3])[0] < 1.15 * PER_STEP / 3
+
+
+def test_the_last_who_can_takes_what_is_left() -> None:
+    data = stream(per_step=3)
+    data.next = 2
+    assert data.take(0, 0, [9.0, 1.0]) == Lease()
+    assert data.take(0, 1, [1.0, 9.0]).micro_batches == [2]  # type: ignore[union-attr]
+
+
+def test_whoever_is_a_step_ahead_waits_for_the_others() -> None:
+    data = stream(per_step=4, steps=2)
+    data.next = 3
+    assert data.take(1, 0, [1.0, 1.0]) is None
+    assert data.take(0, 1, [1.0, 1.0]).micro_batches == [3]  # type: ignore[union-attr]
+    assert data.take(1, 0, [1.0, 1.0]).micro_batches == [4]  # type: ignore[union-attr]
