@@ -108,7 +108,7 @@ def _run(
     from foundray.data.stream import plan_for
     from foundray.training.board import start_board
     from foundray.training.conductor import Conductor
-    from foundray.training.member import Work
+    from foundray.training.orders import Work
     from foundray.training.places import Places
 
     manifest = prepared.manifest

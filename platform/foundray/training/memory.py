@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,11 @@ class Memory:
     def get(self, piece: Piece) -> dict[str, Tensor]:
         with self.lock:
             return self.held[piece]
+
+
+def as_arrays(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """As NumPy arrays, which travel between actors without a copy more than needed."""
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def restore(trainer: Trainer, group: Group, source: Source, memory: Memory) -> int:

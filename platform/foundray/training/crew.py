@@ -1,0 +1,144 @@
+"""The crew: one member in each place that Ray Train holds, as the conductor knows them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from foundray.cluster import draining_nodes
+from foundray.errors import InputError, RunFailed
+from foundray.training.board import Place
+from foundray.training.member import Member
+from foundray.training.orders import Status, Work
+
+LISTEN_SECONDS = 0.1
+SHUN_SECONDS = 10.0
+"""For so long no member is started on a node where one could not start."""
+FORSAKEN_SECONDS = 90.0
+"""A member whose place Ray Train holds no more for so long is let go."""
+
+
+@dataclass
+class Known:
+    """A member, as the conductor knows it."""
+
+    handle: Any
+    place: Place
+    number: int
+    watch: Any
+    """The call that will bring the member's next status."""
+    status: Status = field(default_factory=Status)
+    started: float = field(default_factory=time.monotonic)
+    forsaken: float | None = None
+    """Since when nobody holds its place."""
+
+
+class Crew:
+    def __init__(self, work: Work, most: int, note: Callable[..., None]):
+        self.work, self.most, self.note = work, most, note
+        self.members: dict[int, Known] = {}
+        """By number, in the order in which they were started."""
+        self.places: list[Place] = []
+        self.draining: set[str] = set()
+        """Nodes that were told to go."""
+        self.shunned: dict[str, float] = {}
+        """Nodes, and until when no member is started there."""
+        self.numbers = 0
+
+    def listen(self) -> None:
+        """Take in what members have to tell, waiting a little for it. Raises InputError or RunFailed where one says so."""
+        watches = {known.watch: known for known in self.members.values()}
+        if not watches:
+            return time.sleep(LISTEN_SECONDS)
+        if ray.wait(list(watches), num_returns=1, timeout=LISTEN_SECONDS)[0]:
+            for answered in ray.wait(list(watches), num_returns=len(watches), timeout=0)[0]:
+                known = watches[answered]
+                try:
+                    self._hear(known, ray.get(answered))
+                except RayError as error:  # its process or its node is gone, or was before it could start
+                    self.lose(known, type(error).__name__)
+
+    def _hear(self, known: Known, status: Status) -> None:
+        if status.phase == "ready" and known.status.phase == "warming":
+            seconds = round(time.monotonic() - known.started, 3)
+            self.note("member_ready", member=known.number, node=known.place.node, seconds=seconds, **_short(status.facts))
+        if status.phase == "failed":
+            kind = InputError if status.exit_status == InputError.exit_status else RunFailed
+            raise kind(status.reason)
+        facts = known.status.facts | status.facts
+        known.status = status
+        known.status.facts.update(facts)
+        known.watch = known.handle.watch.remote(status.version)
+
+    def lose(self, known: Known, reason: str) -> None:
+        """Do without a member from now on."""
+        self.note("member_lost", member=known.number, node=known.place.node, reason=reason)
+        if known.status.phase == "warming":  # Ray Train may not know yet that the node is gone
+            self.shunned[known.place.node] = time.monotonic() + SHUN_SECONDS
+        self.members.pop(known.number, None)
+        with suppress(RayError):
+            ray.kill(known.handle)
+
+    def tend(self, places: list[Place], group: list[int]) -> None:
+        """One member for each place; one outside the group, without a place for long or on a draining node, is let go."""
+        self.places, self.draining = places, draining_nodes()
+        held = Counter((place.node, place.gpus) for place in places)
+        for known in list(self.members.values()):
+            key = (known.place.node, known.place.gpus)
+            held[key] -= 1
+            known.forsaken = None if held[key] >= 0 else (known.forsaken or time.monotonic())
+            idle = known.number not in group
+            if idle and (self._forsaken(known) or known.place.node in self.draining) and known.status.phase != "warming":
+                self.lose(known, "its node is draining" if known.place.node in self.draining else "its place is gone")
+        for place in places:
+            key = (place.node, place.gpus)
+            shunned = self.shunned.get(place.node, 0) > time.monotonic() or place.node in self.draining
+            if held[key] > 0 and not shunned and len(self.members) < self.most:
+                held[key] -= 1
+                self._start_member(place)
+
+    def _forsaken(self, known: Known) -> bool:
+        # While Ray Train rearranges its group no place is held at all, and that says nothing.
+        return bool(self.places) and known.forsaken is not None and time.monotonic() - known.forsaken > FORSAKEN_SECONDS
+
+    def _start_member(self, place: Place) -> None:
+        self.numbers += 1
+        there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+        # The place's GPUs are reserved by Ray Train's worker; its member sees the same ones.
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        handle = (
+            ray.remote(Member)
+            .options(
+                num_cpus=0,
+                max_concurrency=32,
+                scheduling_strategy=there,
+                runtime_env={"env_vars": environment} if place.gpus else None,
+            )
+            .remote(self.work, "cuda" if place.gpus else "cpu")
+        )
+        self.members[self.numbers] = Known(handle, place, self.numbers, handle.watch.remote(0))
+
+    def may_stay(self, known: Known) -> bool:
+        """Whether the member's node is not going, and its place is held."""
+        return known.place.node not in self.draining and not self._forsaken(known)
+
+    def shun(self, node: str) -> None:
+        """Never use the node again."""
+        self.shunned[node] = float("inf")
+
+    def close(self) -> None:
+        for known in self.members.values():
+            with suppress(RayError):
+                ray.kill(known.handle)
+
+
+def _short(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: facts[name] for name in ("device", "model_s") if name in facts}

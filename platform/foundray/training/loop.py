@@ -1,0 +1,294 @@
+"""The training loop: join a group with its state, step until done or told otherwise, look after copies of the state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import ray
+import torch
+from torch import Tensor
+
+from foundray.contract import load_objective
+from foundray.data.feeder import MicroBatchSource, validation_plan
+from foundray.data.stream import read_samples
+from foundray.errors import InputError, RunFailed
+from foundray.model.decoder import Model, initialise
+from foundray.run import event
+from foundray.spec import Spec
+from foundray.storage import Store
+from foundray.training.board import Journal
+from foundray.training.checkpoint import ShardFile, load_latest, weights_sha256, write_shard
+from foundray.training.group import Group
+from foundray.training.interval import Interval
+from foundray.training.memory import as_arrays, restore
+from foundray.training.orders import Order, Work
+from foundray.training.recovery import Piece
+from foundray.training.step import Overflow, StepResult, Trainer, named_weights
+
+if TYPE_CHECKING:
+    from foundray.training.member import Member
+
+EVALUATION_BATCH = 32
+"""Samples evaluated at once, at least: without gradients more fit than in training."""
+
+
+class Loop:
+    """One member's work, group after group."""
+
+    def __init__(self, work: Work, member: Member):
+        began = time.time()
+        self.member, self.work = member, work
+        self.spec = spec = Spec.model_validate_json(work.spec_json)
+        torch.set_num_threads(spec.scale.worker_threads)
+        objective = load_objective(spec.objective.kind, spec.objective.model_extra or {})
+        model = Model(spec.model, work.vocabulary, objective.heads(work.vocabulary))
+        self.initial = lambda: initialise(model, spec.seed)
+        model.to(member.device)
+        self.trainer = Trainer(spec, model, objective, work.document_id)
+        self.trainer.read = lambda position: read_samples(work.plan, position, 1)
+        self.checkpoints = Store.at(work.run) / "checkpoints"
+        self.journal = Journal(work.board)
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
+        self.mirroring: list[Any] = []
+        self.interval = Interval()
+        self.saving = False
+        self.generation = 0
+        """Of the group in which the state was last moved."""
+        self.done = 0
+        self.copied = 0.0
+        """Seconds that copying the state took before this step."""
+        self.warm_s = time.time() - began
+
+    def facts(self) -> dict[str, Any]:
+        layout = self.trainer.layout
+        return {
+            "blocks": layout.blocks,
+            "parameters": [(e.name, list(e.shape), e.first) for e in layout.entries],
+            "device": str(self.trainer.device),
+            "model_s": round(self.warm_s, 3),
+        }
+
+    # Joining and leaving a group
+
+    def join(self, order: Order) -> None:
+        began = time.perf_counter()
+        self.order = order
+        self.mirroring = []
+        self.member.memory.drop_after(order.trusted)
+        group = self.member.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
+        if order.source is not None:
+            self.done = restore(self.trainer, group, order.source, self.member.memory)
+            skipped = []
+        else:
+            self.initial()
+            self.trainer.take_part(group)
+            restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint())
+            self.done, skipped = restored.step, restored.skipped
+        self.trainer.updates = self.done
+        self.generation = order.generation
+        self.saving, self.saved = False, None if order.source else self.done
+        self.interval.begin(self.done)
+        self.journal.begin(order.rank == 0, order.recorded, order.evaluated, self.done)
+        for reason in skipped:
+            self.journal.event("checkpoint_skipped", step=self.done, reason=reason, going_on_from=self.done)
+        self.journal.event(
+            "workers_started",
+            step=self.done,
+            workers=order.world,
+            device=str(self.trainer.device),
+            state="memory" if order.source else "storage",
+            seconds=round(time.perf_counter() - began, 3),
+        )
+        self.evaluated = order.evaluated
+        self._agree(group)
+        if self.done and order.world > 1:
+            self._mirror(self.trainer.piece())
+
+    def _agree(self, group: Group) -> None:
+        """On what the steps before were like, as rank 0 knows it, and on whether all compute alike."""
+        known = dict(self.order.losses) | dict(self.trainer.spikes.losses)
+        kinds, histories = zip(*group.share((_kind(self.trainer.device), tuple(known.items()))), strict=True)
+        self.trainer.spikes.remember(histories[0], self.done)
+        self.trainer.alike = len(set(kinds)) == 1
+        if not self.trainer.alike and self.spec.train.exact:
+            reason = f"the hardware is of {len(set(kinds))} kinds ({', '.join(sorted(set(kinds)))})"
+            self.journal.event("unlike", step=self.done, reason=reason)
+
+    def leave(self) -> None:
+        """Keep the live piece for the next group, and let go of the old one, which wakes whoever still waits in it."""
+        if self.trainer.updates == self.done + 1 and self.trainer.result:  # it broke between the update and the gathering
+            self._count(self.trainer.result, 0.0)
+        if self.trainer.updates:
+            self.member.memory.keep(self._live(), self.trainer.piece(), own=True)
+        self.member.group = None
+        self.trainer.group.leave()
+
+    def _live(self) -> Piece:
+        blocks = self.trainer.blocks
+        return Piece(self.trainer.updates or 0, self.generation, blocks.start, blocks.stop)
+
+    # The loop
+
+    def run(self) -> dict[str, Any]:
+        """Until the run's last step, or until all stop. Gives the phase that follows."""
+        train = self.spec.train
+        end = train.steps * train.micro_batches
+        feeder, generation = self.work.feeder, self.order.generation
+        plan, rank = self.work.plan, self.order.rank
+        source = MicroBatchSource(feeder, generation, "train", plan, train.micro_batches, self.done, end, rank)
+        while True:
+            self._look_after()
+            if self.done == train.steps:
+                break
+            self.began = time.perf_counter()
+            try:
+                leave, save = self.member.leaving.is_set(), self._checkpoint_pays()
+                result = self.trainer.step(self.done, self._micro_batches(source), leave, save)
+            except Overflow as overflow:
+                raise self._explained(overflow) from None
+            self._count(result, source.take_waited())
+            self.saving = result.saving
+            if result.leaving and self.done < train.steps:
+                self._settle_mirror()
+                self.journal.close()
+                return {"phase": "paused"}
+        self._settle_writing()
+        self.journal.close()
+        sha = weights_sha256(named_weights(self.trainer.flat)) if self.order.rank == 0 else None
+        return {"phase": "finished", "facts": {"weights_sha256": sha}}
+
+    def _look_after(self) -> None:
+        """What is due after a step, or when joining there: evaluation, checkpoint, mirror."""
+        train, last = self.spec.train, self.done == self.spec.train.steps
+
+        def due(every: int) -> bool:
+            return last or (self.done > 0 and self.done % every == 0)
+
+        if due(train.evaluate_every) and self.evaluated < self.done:
+            self._evaluate()
+        every = train.checkpoint_every
+        wanted = last or (self.saving if every == "auto" else due(every))
+        save = wanted and self.saved != self.done and len(self.trainer.blocks) > 0
+        mirror = due(self.spec.fault.mirror_every) and self.order.mirror is not None
+        began = time.perf_counter()
+        if save or mirror:
+            tensors = self.trainer.piece()
+            if mirror:
+                self._mirror(tensors)
+            if save:
+                self._save(tensors, last)
+                self.interval.saved(self.done, time.perf_counter() - began)
+        self.copied = time.perf_counter() - began
+
+    def _checkpoint_pays(self) -> bool:
+        """Whether rank 0, for all, wishes a checkpoint after the step under way, where the interval is left to us."""
+        wanted = self.spec.train.checkpoint_every == "auto" and self.order.rank == 0
+        return wanted and self.interval.pays(self.done + 1, self.order.failures)
+
+    def _micro_batches(self, source: MicroBatchSource) -> Iterator[tuple[int, pa.Table]]:
+        yield from source.step(self.done)
+        self._settle_mirror()  # before this step can be counted, or more than `mirror_every` could be lost
+
+    def _count(self, result: StepResult, waited: float) -> None:
+        """One more step is done."""
+        self.done += 1
+        seconds = time.perf_counter() - self.began
+        self.journal.record(
+            {
+                "time": round(time.time(), 3),
+                "step": self.done,
+                "tokens": self.done * self.spec.tokens_per_step,
+                "loss": result.loss,
+                "grad_norm": result.grad_norm,
+                "lr": result.lr,
+                "step_s": round(seconds, 6),
+                "data_wait_s": round(waited, 6),
+                "copy_s": round(self.copied, 6),
+                "tokens_per_s": round(self.spec.tokens_per_step / seconds, 1),
+                "workers": self.order.world,
+                "takers": result.takers,
+                "skipped": result.skipped,
+                "spike": result.spike,
+                "data": result.data,
+            }
+        )
+
+    def _evaluate(self) -> None:
+        """One pass over the whole validation split, as one step of a stream of its own."""
+        began = time.perf_counter()
+        size = self.spec.train.micro_batch_size
+        plan = validation_plan(self.work.plan, size * -(-EVALUATION_BATCH // size))
+        batches = -(-self.work.validation_samples // plan.micro_batch_size)
+        name = f"validation-{self.done}"
+        order = self.order
+        source = MicroBatchSource(self.work.feeder, order.generation, name, plan, batches, 0, batches, order.rank)
+        loss, tokens = self.trainer.evaluate(source.step(0))
+        source.close()
+        self.evaluated = self.done
+        seconds = round(time.perf_counter() - began, 3)
+        self.journal.record(event("evaluated", step=self.done, val_loss=loss, val_tokens=tokens, seconds=seconds))
+
+    # Copies of the state
+
+    def _mirror(self, tensors: dict[str, Tensor]) -> None:
+        self._settle_mirror()
+        piece = self._live()
+        self.member.memory.keep(piece, tensors, own=True)
+        if self.order.mirror is not None:
+            self.mirroring = [self.order.mirror.hold.remote(piece, as_arrays(tensors))]
+
+    def _settle_mirror(self) -> None:
+        if self.mirroring:
+            ray.get(self.mirroring)
+            self.mirroring = []
+
+    def _save(self, tensors: dict[str, Tensor], last: bool) -> None:
+        """Write this member's piece, beside the steps that follow; the conductor completes the checkpoint."""
+        if self.writing and not self.writing.done() and not last:
+            self.journal.event("checkpoint_late", step=self.done, reason="the one before is still being written")
+            return
+        if self.writing and last:
+            self._settle_writing()
+        self.saved = self.done
+        blocks, generation = self.trainer.blocks, self.order.generation
+        self.writing = self.writer.submit(self._write, generation, self.done, blocks, tensors, last)
+
+    def _write(self, generation: int, step: int, blocks: range, tensors: dict[str, Tensor], last: bool) -> None:
+        """In the writer's thread. What the run ends with is tried again and again for a while."""
+        began = time.monotonic()
+        while True:
+            try:
+                outcome: ShardFile | str = write_shard(self.checkpoints, step, blocks, tensors)
+                break
+            except InputError as error:
+                outcome = str(error)
+            if not last or time.monotonic() - began > self.spec.fault.storage_wait_s:
+                break
+            time.sleep(0.5)
+        if generation == self.member.status.generation:
+            self.member.say(written=(*self.member.status.written, (generation, step, outcome, time.monotonic() - began)))
+        if last and isinstance(outcome, str):
+            raise InputError(f"the checkpoint of step {step} could not be written: {outcome}")
+
+    def _settle_writing(self) -> None:
+        """Raises InputError where what is being written cannot be, or storage does not answer."""
+        if self.writing:
+            try:
+                self.writing.result(timeout=self.spec.fault.storage_wait_s + 10)
+            except TimeoutError:
+                raise InputError(f"{self.checkpoints} has not answered for {self.spec.fault.storage_wait_s:.0f} s") from None
+
+    def _explained(self, overflow: Overflow) -> RunFailed:
+        first = overflow.step * self.spec.train.micro_batches + overflow.index
+        names = self.work.plan.order().ids(self.work.plan.addresses(first, 1))
+        return RunFailed(f"{overflow} (samples {', '.join(names)}, ...): look at these samples, or try a lower optimizer.lr")
+
+
+def _kind(device: torch.device) -> str:
+    """Of the hardware: equal kinds compute equal bits."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

@@ -1,0 +1,70 @@
+"""What conductor and members say to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from foundray.data.stream import StreamPlan
+from foundray.training.checkpoint import ShardFile
+from foundray.training.recovery import Source
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a member has to know of its run."""
+
+    spec_json: str
+    run: str
+    """The run folder's URL."""
+    plan: StreamPlan
+    vocabulary: int
+    document_id: int
+    validation_samples: int
+    feeder: Any
+    board: Any
+
+
+@dataclass(frozen=True)
+class Order:
+    """Take part in a group."""
+
+    generation: int
+    rank: int
+    world: int
+    rendezvous: tuple[str, int] | None
+    """Address and port at which rank 0 gathers the group; None for a group of one."""
+    source: Source | None
+    """Where the state is, holders by rank; None for storage."""
+    mirror: Any
+    """The member that mirrors this one's piece, if any."""
+    recorded: int
+    """Steps whose records the driver has."""
+    evaluated: int
+    """The last step whose evaluation the driver has."""
+    trusted: int
+    """The last step whose state may be kept; later ones may be corrupt."""
+    failures: int
+    """Groups that broke since the command began."""
+    losses: tuple[tuple[int, float], ...]
+    """(step, loss) of the last steps that the driver has, but spikes."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a member's watcher learns. Phases: warming, ready, running, paused, broken, finished, failed."""
+
+    phase: str = "warming"
+    version: int = 0
+    generation: int = 0
+    step: int = 0
+    reason: str = ""
+    """Why it is broken or failed."""
+    exit_status: int = 1
+    """Of a failed run."""
+    suspects: tuple[int, ...] = ()
+    """Ranks that computed other bits than the others, where that is why it is broken."""
+    written: tuple[tuple[int, int, ShardFile | str, float], ...] = ()
+    """(generation, step, the shard written or why not, seconds) of this generation's checkpoints."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Of a ready member: blocks and parameters of the model; of a finished one: the weights' SHA-256."""
