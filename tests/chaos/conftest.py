@@ -9,9 +9,29 @@ from pathlib import Path
 
 import pytest
 from tests import hooked
-from tests.chaos.faults import NODES, RESOURCES, leftovers
+from tests.chaos.faults import NODES, RESOURCES, STEPS, leftovers
+from tests.conftest import small_spec, write_spec
 
+import foundray as api
 from foundray.local_cluster import LocalCluster
+
+
+@pytest.fixture(scope="session")
+def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("schedules")
+    changes = {
+        "train": {
+            "steps": STEPS, "micro_batches": 12, "micro_batch_size": 4, "evaluate_every": 60, "checkpoint_every": 20,
+        },
+        "scale": {"workers": [1, 4], "resources": {"CPU": 1}},
+        "fault": {"mirror_every": 5},
+    }  # fmt: skip
+    return write_spec(folder, {**small_spec(prose, folder / "runs", model__width=64), **changes})
+
+
+@pytest.fixture(scope="session")
+def undisturbed(spec: Path) -> str:
+    return str(api.train(spec, {"name": "undisturbed", "scale.workers": 1}).weights_sha256)
 
 
 @pytest.fixture(scope="module")

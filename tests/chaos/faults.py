@@ -20,6 +20,7 @@ from tests.integration.conftest import FOUNDRAY, Done
 from foundray.local_cluster import LocalCluster
 
 NODES = 4
+STEPS = 200
 RESOURCES = {"CPU": 1.0}
 
 

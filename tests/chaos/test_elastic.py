@@ -134,6 +134,6 @@ def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, 
 
 
 def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: LocalCluster) -> None:
-    run = Run(cluster, spec, "waits", "--set", "scale.workers=[9,9]", "--set", "fault.wait_s=25")
+    run = Run(cluster, spec, "waits", "--set", "scale.workers=[9,9]", "--set", "fault.wait_s=8")
     refused = run.wait()
     assert "0 of at least 9 workers are there; each takes 1 CPU, and the cluster has 4 CPU in all" in refused.refusal

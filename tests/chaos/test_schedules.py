@@ -11,33 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.chaos.faults import NODES, RESOURCES, Faults, Run, schedule
-from tests.conftest import small_spec, write_spec
+from tests.chaos.faults import NODES, RESOURCES, STEPS, Faults, Run, schedule
 from tests.integration.conftest import foundray
 
-import foundray as api
 from foundray.local_cluster import LocalCluster
 
-STEPS = 200
 RUNS = int(os.environ.get("CHAOS_RUNS", "4"))
-
-
-@pytest.fixture(scope="module")
-def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("schedules")
-    changes = {
-        "train": {
-            "steps": STEPS, "micro_batches": 12, "micro_batch_size": 4, "evaluate_every": 60, "checkpoint_every": 20,
-        },
-        "scale": {"workers": [1, 4], "resources": {"CPU": 1}},
-        "fault": {"mirror_every": 5},
-    }  # fmt: skip
-    return write_spec(folder, {**small_spec(prose, folder / "runs", model__width=64), **changes})
-
-
-@pytest.fixture(scope="module")
-def undisturbed(spec: Path) -> str:
-    return str(api.train(spec, {"name": "undisturbed", "scale.workers": 1}).weights_sha256)
 
 
 @pytest.mark.parametrize("seed", range(RUNS))

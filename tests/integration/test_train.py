@@ -10,13 +10,27 @@ from tests.integration.conftest import foundray
 
 import foundray as api
 
-WORKERS = ("--set", "scale.resources.CPU=0.5", "--set")
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    """One Ray for the module: the Python API uses the connection that the calling program has."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def train(spec: Path, name: str, workers: int = 1, **changes: object):
+    """The facts of a run through the Python API."""
+    return api.train(spec, {"name": name, "scale.resources.CPU": 0.5, "scale.workers": workers, **changes})
 
 
 @pytest.fixture(scope="module")
 def alone(shared_spec: Path, storage: Path):
-    """The facts of one run on one worker, through the Python API."""
-    return api.train(shared_spec, {"name": "alone"})
+    """The facts of one run on one worker, from the command line."""
+    foundray("train", shared_spec, "--set", "name=alone", "--json")
+    return api.status(storage / "runs" / "alone")
 
 
 def test_the_facts(alone, storage: Path) -> None:
@@ -50,7 +64,7 @@ def test_the_facts(alone, storage: Path) -> None:
     assert [record["step"] for record in metrics] == list(range(1, 13))
     events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
     assert [name for name in events if name != "checkpoint"] == [
-        "command", "member_ready", "workers_started", "evaluated", "finished",
+        "command", "places", "member_ready", "workers_started", "evaluated", "finished",
     ]  # fmt: skip
     assert events.count("checkpoint") == 3
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -61,25 +75,23 @@ def test_the_facts(alone, storage: Path) -> None:
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_more_workers_give_the_same_bits(workers: int, alone, shared_spec: Path) -> None:
-    facts = foundray("train", shared_spec, "--set", f"name=of{workers}", *WORKERS, f"scale.workers={workers}", "--json").facts
-    assert facts["workers"] == workers
-    assert facts["weights_sha256"] == alone.weights_sha256
-    assert facts["val_loss"] == alone.val_loss
-    assert facts["loss"] == alone.loss
+    facts = train(shared_spec, f"of{workers}", workers)
+    assert facts.workers == workers
+    assert facts.weights_sha256 == alone.weights_sha256
+    assert facts.val_loss == alone.val_loss
+    assert facts.loss == alone.loss
 
 
 @pytest.mark.parametrize("kind", ["adamw", "lion8bit"])
 def test_other_optimizers_too(kind: str, alone, shared_spec: Path) -> None:
-    def sha(workers: int) -> str:
-        name = ("--set", f"name={kind}{workers}", "--set", f"optimizer.kind={kind}")
-        return foundray("train", shared_spec, *name, *WORKERS, f"scale.workers={workers}", "--json").facts["weights_sha256"]
-
-    assert sha(1) == sha(2) == sha(3) != alone.weights_sha256
+    one, two, three = (
+        train(shared_spec, f"{kind}{workers}", workers, **{"optimizer.kind": kind}).weights_sha256 for workers in (1, 2, 3)
+    )
+    assert one == two == three != alone.weights_sha256
 
 
 def test_another_seed_gives_other_weights(alone, shared_spec: Path) -> None:
-    facts = foundray("train", shared_spec, "--set", "name=seed", "--set", "seed=1", "--json").facts
-    assert facts["weights_sha256"] != alone.weights_sha256
+    assert train(shared_spec, "seed", seed=1).weights_sha256 != alone.weights_sha256
 
 
 def test_training_again_and_another_spec_in_the_same_folder(alone, shared_spec: Path, storage: Path) -> None:
@@ -92,19 +104,19 @@ def test_training_again_and_another_spec_in_the_same_folder(alone, shared_spec: 
 
 
 def test_a_damaged_checkpoint_falls_back_and_ends_the_same(alone, shared_spec: Path, storage: Path) -> None:
-    facts = foundray("train", shared_spec, "--set", "name=damaged", "--json").facts
+    facts = train(shared_spec, "damaged")
     run = storage / "runs" / "damaged"
     _forget_the_end(run, checkpoint=12)
     shard = next((run / "checkpoints" / "step-00000008").glob("*.safetensors"))
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    resumed = foundray("resume", run, "--json")
-    assert "step-00000008 is damaged (the SHA-256" in resumed.out
-    assert "falling back to step 4" in resumed.out
-    assert resumed.facts["weights_sha256"] == facts["weights_sha256"] == alone.weights_sha256
-    assert resumed.facts["restarts"] == 1
-    assert resumed.facts["steps_repeated"] == 8
+    said: list[str] = []
+    resumed = api.resume(run, report=said.append)
+    assert any("step-00000008 is damaged (the SHA-256" in line and "falling back to step 4" in line for line in said)
+    assert resumed.weights_sha256 == facts.weights_sha256 == alone.weights_sha256
+    assert resumed.restarts == 1
+    assert resumed.steps_repeated == 8
 
 
 def _forget_the_end(run: Path, checkpoint: int) -> None:
@@ -167,7 +179,7 @@ def test_dry_run_and_schema(shared_spec: Path, storage: Path) -> None:
 
 
 def test_a_storage_url(shared_spec: Path, alone, storage: Path) -> None:
-    facts = foundray("train", shared_spec, "--set", f"storage=file://{storage}/url", "--json").facts
-    assert facts["run"] == f"file://{storage}/url/small"
-    assert facts["weights_sha256"] == alone.weights_sha256
-    assert foundray("status", facts["run"], "--json").facts == facts
+    facts = train(shared_spec, "small", storage=f"file://{storage}/url")
+    assert facts.run == f"file://{storage}/url/small"
+    assert facts.weights_sha256 == alone.weights_sha256
+    assert foundray("status", facts.run, "--json").facts == json.loads(facts.to_json())

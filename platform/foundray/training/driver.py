@@ -131,7 +131,7 @@ def _run(
     )
     recorder = Recorder(run, spec, manifest.bytes_per_token(), report, show_progress)
     recorder.write([event("command", workers=list(spec.scale.workers))])
-    places = Places(run, spec, workers, work.board)
+    places = Places(run, spec, workers, work.board, recorder.requests)
     conductor = Conductor(spec, run, work, recorder, places, holder)
     try:
         conductor.run()
@@ -143,7 +143,7 @@ def _run(
         raise RunFailed(f"{reason}; `foundray resume {run.folder}` goes on from the last checkpoint") from error
     finally:
         conductor.close()
-        places.close()
+        places.close(recorder.requests)
         recorder.close()
         with suppress(InputError):
             (run.folder / ".ray").delete_folder()

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from foundray.run import Run
+from foundray.run import Run, event
 from foundray.spec import Pool, Spec
 
 RESIZE_SECONDS = 5.0
@@ -22,7 +22,9 @@ CLOSE_SECONDS = 5.0
 class Places:
     """Ray Train at work, beside the driver: for each pool an actor runs its trainer, so that it can be ended at any time."""
 
-    def __init__(self, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: Any):
+    def __init__(self, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: Any, stale: list[str]):
+        """`stale` names the requests of commands before, which may have died: Ray would honour them for minutes."""
+        cancel_requests(stale)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here)
         folder = (run.folder / ".ray").url
@@ -42,12 +44,24 @@ class Places:
                 return _root_cause(error)
         return None
 
-    def close(self) -> None:
+    def close(self, requests: list[str]) -> None:
         """Free the places, whose holders the board has told to go."""
         with suppress(RayError):
             ray.wait(self.held, num_returns=len(self.held), timeout=CLOSE_SECONDS)
             for keeper in self.keepers.values():
                 ray.kill(keeper)
+        cancel_requests(requests)
+
+
+def cancel_requests(names: list[str]) -> None:
+    """Withdraw what Ray Train has asked Ray's autoscaling coordinator for. One that is not there is no matter."""
+    # There is no public call: Ray Train withdraws its request itself, unless it is killed.
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
+
+    if names:
+        with suppress(RayError, ValueError):
+            coordinator = get_or_create_autoscaling_coordinator()
+            ray.wait([coordinator.cancel_request.remote(name) for name in names], num_returns=len(names), timeout=10)
 
 
 class _Keeper:
@@ -77,6 +91,7 @@ class _Keeper:
                 failure_config=FailureConfig(max_failures=-1),
             ),
         )
+        board.append.remote([event("places", pool=name, request=f"train-{trainer.train_run_context.run_id}")])
         trainer.fit()
         return "its workers went"
 

@@ -33,7 +33,10 @@ class Recorder:
         self.bytes_per_token = bytes_per_token
         self.step = 0
         """The last step recorded."""
-        self.evaluated = max((e["step"] for e in run.records("events.jsonl") if e["event"] == "evaluated"), default=0)
+        events = run.records("events.jsonl")
+        self.requests = [e["request"] for e in events if e["event"] == "places"]
+        """What the run's commands have asked Ray's autoscaling coordinator for, by name."""
+        self.evaluated = max((e["step"] for e in events if e["event"] == "evaluated"), default=0)
         """The last step whose evaluation is recorded."""
         metrics = run.records("metrics.jsonl")
         self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
@@ -120,6 +123,8 @@ class Recorder:
                 )
             case "checkpoint_skipped":
                 self._line(f"{record['reason']}; falling back to step {record['going_on_from']}")
+            case "places":
+                self.requests.append(record["request"])
             case "group_broken":
                 self._line(f"step {record['step']}: the group broke ({record['reason'][:160]})")
             case "checkpoint_failed":
