@@ -48,7 +48,7 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
 def recovery(folder: Path) -> None:
     """Seconds from the kill of one of three nodes to the next step that is new, and steps repeated."""
     print(f"\na node of three is killed\n{'':44}{'s to a new step':>16}{'steps repeated':>16}", flush=True)
-    for turn in range(3):
+    for turn in range(2):
         print(f"{'foundray, turn ' + str(turn + 1):44}{_row(*_ours(folder, turn))}", flush=True)
     short = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
     print(f"{'Ray Train, shortened settings':44}{_row(*_plain(folder, short, quick=True))}", flush=True)
