@@ -73,14 +73,11 @@ def status(run: SpecPath) -> Facts:
 def audit(run: SpecPath) -> Audit:
     """Prove from the run's ledger that every sample of every committed step was used exactly once. Raises InputError."""
     from foundray.audit import audit as audit_run
-    from foundray.data.stream import plan_for
     from foundray.run import Run
-    from foundray.training.driver import prepared_data
+    from foundray.training.driver import prepared_data, training_plan
 
     opened = Run.open(_path(run))
-    spec, prepared = opened.spec(), prepared_data(opened)
-    weights = [source.weight for source in spec.data.sources]
-    return audit_run(opened, plan_for(prepared, weights, spec.data.holdout, spec.seed, spec.train.micro_batch_size))
+    return audit_run(opened, training_plan(opened.spec(), prepared_data(opened)))
 
 
 def samples(run: SpecPath, step: int) -> list[str]:

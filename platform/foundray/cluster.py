@@ -105,6 +105,14 @@ def node_resources(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def beside_caller(soft: bool = False) -> Any:
+    """A scheduling strategy: on the calling process's node; elsewhere only if `soft`, when that node is gone."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=soft)
+
+
 def draining_nodes() -> set[str]:
     """Ids of the nodes that were told to go (a spot instance's notice, `ray drain-node`)."""
     from ray._private.state import state  # there is no public call

@@ -51,15 +51,16 @@ def ours(path: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     run = Path(yaml.safe_load(path.read_text())["storage"]) / name
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][WARM_UP:]
     events = {e["event"]: e for e in map(json.loads, (run / "events.jsonl").read_text().splitlines())}
+    member = events["member_ready"]
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
-    parts = events["workers_started"]["startup_s"]
     return {
         "speed": statistics.median(record["tokens_per_s"] for record in metrics),
         "data wait": sum(record["data_wait_s"] for record in metrics) / sum(record["step_s"] for record in metrics),
         "start-up": {
             "Ray and data": events["command"]["time"] - began,
-            "worker processes": parts["processes"],
-            "model and checkpoint": parts["model"],
+            "places": member["time"] - member["seconds"] - events["command"]["time"],
+            "member's process": member["seconds"] - member["model_s"],
+            "model": member["model_s"],
             "first step": first["time"] - events["workers_started"]["time"],
         },
     }

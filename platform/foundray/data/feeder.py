@@ -19,8 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from foundray.cluster import beside_caller
 from foundray.data.stream import StreamPlan, configure_ray_data, open_parcel, parcels
 
 BUFFERED_PARCELS = 8
@@ -197,9 +197,8 @@ def start_feeder() -> Any:
 
     It runs beside the caller where that is possible, so that a node which comes and goes does not take it along.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000, "scheduling_strategy": here}
-    return ray.remote(_Feeder).options(**options).remote()
+    options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000}
+    return ray.remote(_Feeder).options(scheduling_strategy=beside_caller(soft=True), **options).remote()
 
 
 class MicroBatchSource:

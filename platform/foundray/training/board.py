@@ -13,8 +13,8 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from foundray.cluster import beside_caller
 from foundray.run import event
 
 FLUSH_SECONDS = 0.5
@@ -66,8 +66,7 @@ class _Board:
 
 def start_board() -> Any:
     """A board of the calling process's lifetime, beside it: while the driver is there to read, so is the board."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(_Board).options(num_cpus=0, scheduling_strategy=beside_caller()).remote()
 
 
 def hold_place(config: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foundray.cluster import connected, fit, node_resources
 from foundray.data.manifest import Prepared
@@ -17,6 +17,9 @@ from foundray.run import Facts, Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.record import Recorder
+
+if TYPE_CHECKING:
+    from foundray.data.stream import StreamPlan
 
 Report = Callable[[str], None]
 
@@ -65,6 +68,14 @@ def prepared_data(run: Run) -> Prepared:
     return Prepared.open(beside if (beside / "manifest.json").exists() else recorded)
 
 
+def training_plan(spec: Spec, prepared: Prepared) -> StreamPlan:
+    """Which samples the run's steps consist of."""
+    from foundray.data.stream import plan_for
+
+    weights = [source.weight for source in spec.data.sources]
+    return plan_for(prepared, weights, spec.data.holdout, spec.seed, spec.train.micro_batch_size)
+
+
 def check_fits(spec: Spec, prepared: Prepared) -> None:
     """Raises InputError where a source's training split cannot fill one step."""
     manifest, holdout = prepared.manifest, spec.data.holdout
@@ -105,20 +116,13 @@ def _run(
 ) -> Facts:
     # Imported here: these import torch, and a bad spec should be told at once.
     from foundray.data.feeder import start_feeder
-    from foundray.data.stream import plan_for
     from foundray.training.board import start_board
     from foundray.training.conductor import Conductor
     from foundray.training.orders import Work
     from foundray.training.places import Places
 
     manifest = prepared.manifest
-    plan = plan_for(
-        prepared,
-        [source.weight for source in spec.data.sources],
-        spec.data.holdout,
-        spec.seed,
-        spec.train.micro_batch_size,
-    )
+    plan = training_plan(spec, prepared)
     work = Work(
         spec_json=spec.model_dump_json(),
         run=run.folder.url,

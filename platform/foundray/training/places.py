@@ -9,8 +9,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from foundray.cluster import beside_caller
 from foundray.run import Run, event
 from foundray.spec import Pool, Spec
 
@@ -25,8 +25,7 @@ class Places:
     def __init__(self, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: Any, stale: list[str]):
         """`stale` names the requests of commands before, which may have died: Ray would honour them for minutes."""
         cancel_requests(stale)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here)
+        keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=beside_caller())
         folder = (run.folder / ".ray").url
         self.keepers = {name: keeper.remote() for name in workers}
         self.held = [
