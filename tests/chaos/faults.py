@@ -52,6 +52,13 @@ class Run:
             assert time.monotonic() < deadline, f"step {step} was not reached after {self.step()}: {self.events()[-5:]}"
             time.sleep(0.05)
 
+    def wait_for_event(self, kind: str, seconds: float = 180) -> None:
+        """Until an event of the kind is recorded, or the command has ended."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and not any(e["event"] == kind for e in self.events()):
+            assert time.monotonic() < deadline, f"no {kind} at step {self.step()}: {self.events()[-5:]}"
+            time.sleep(0.05)
+
     def wait(self, seconds: float = 300) -> Done:
         try:
             out, err = self.process.communicate(timeout=seconds)
