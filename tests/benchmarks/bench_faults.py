@@ -195,7 +195,7 @@ def skew(folder: Path) -> None:
         cluster = LocalCluster.up(0, CPU, Path(tempfile.mkdtemp(prefix="fr-")))
         for sleep in (fast, fast, slow):
             cluster.add(CPU, environment={"HOOKED_SLEEP": str(sleep)})
-        where = {"RAY_ADDRESS": cluster.address, "FOUNDRAY_LOCAL_CLUSTER": str(cluster.folder)}
+        where = {**cluster.environment, "FOUNDRAY_LOCAL_CLUSTER": str(cluster.folder)}
         label = name.replace(" ", "-")
         module = "tests.benchmarks.equal_shares" if name == "equal shares" else None
         command = [sys.executable, "-m", module, path, label] if module else [FOUNDRAY, "train", path, "--set", f"name={label}"]
