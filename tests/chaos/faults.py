@@ -47,16 +47,16 @@ class Run:
 
     def wait_for_step(self, step: int, seconds: float = 180) -> None:
         """Until the step is recorded, or the command has ended."""
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None and self.step() < step:
-            assert time.monotonic() < deadline, f"step {step} was not reached after {self.step()}: {self.events()[-5:]}"
-            time.sleep(0.05)
+        self._wait_until(lambda: self.step() >= step, f"step {step}", seconds)
 
     def wait_for_event(self, kind: str, seconds: float = 180) -> None:
         """Until an event of the kind is recorded, or the command has ended."""
+        self._wait_until(lambda: any(event["event"] == kind for event in self.events()), kind, seconds)
+
+    def _wait_until(self, reached: Callable[[], bool], what: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while self.process.poll() is None and not any(e["event"] == kind for e in self.events()):
-            assert time.monotonic() < deadline, f"no {kind} at step {self.step()}: {self.events()[-5:]}"
+        while self.process.poll() is None and not reached():
+            assert time.monotonic() < deadline, f"{what} was not reached after step {self.step()}: {self.events()[-5:]}"
             time.sleep(0.05)
 
     def wait(self, seconds: float = 300) -> Done:
@@ -78,6 +78,11 @@ class Run:
         return []
 
 
+def nodes_of(cluster: LocalCluster) -> list[str]:
+    """Names of the nodes that can go: all but the head."""
+    return sorted(name for name in cluster.nodes if name != "head")
+
+
 class Faults:
     """What can go wrong. Each leaves the cluster such that the run can end."""
 
@@ -87,7 +92,7 @@ class Faults:
         """What is to be undone, or follows, before the next fault."""
 
     def nodes(self) -> list[str]:
-        return sorted(name for name in self.cluster.nodes if name != "head")
+        return nodes_of(self.cluster)
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Processes of the cluster by Ray's title, oldest first."""

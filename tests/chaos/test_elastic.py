@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chaos.faults import NODES, RESOURCES, Faults, Run
+from tests.chaos.faults import NODES, RESOURCES, Faults, Run, nodes_of
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import foundray
 
@@ -60,7 +60,7 @@ def wait_for_world(run: Run, size: int, seconds: float = 90) -> None:
 
 def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undisturbed: str) -> None:
     """A node is added, one goes with notice, the feeder dies: no step is repeated. A node is lost: few are."""
-    for name in [name for name in cluster.nodes if name != "head"]:
+    for name in nodes_of(cluster):
         cluster.kill(name)
     for _ in range(2):
         cluster.add(RESOURCES, environment=SLOW)
@@ -91,7 +91,7 @@ def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undistur
     assert facts["account"]["recovery"] > 0
     assert sum(facts["account"].values()) == pytest.approx(facts["seconds"], abs=0.01)
     assert foundray("audit", run.folder, "--json").facts["clean"]
-    for name in [name for name in cluster.nodes if name != "head"]:
+    for name in nodes_of(cluster):
         cluster.kill(name)
     for _ in range(NODES):
         cluster.add(RESOURCES)
@@ -117,7 +117,7 @@ def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, 
     assert "were not finite and are left out" in alone.out
     assert "is a spike; its update is not made" in alone.out
 
-    for victim in [name for name in cluster.nodes if name != "head"][: NODES - 2]:
+    for victim in nodes_of(cluster)[: NODES - 2]:
         cluster.kill(victim)
     bad = cluster.add(RESOURCES, environment={"HOOKED_FLIP": "1"})
     left_out = f"the node {cluster.node_id(bad)} is left out: it computed other bits than the others"
