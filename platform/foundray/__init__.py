@@ -85,6 +85,7 @@ def samples(run: SpecPath, step: int) -> list[str]:
     from foundray.data.order import SampleOrder
     from foundray.run import Run
     from foundray.training.driver import prepared_data
+    from foundray.training.rollback import passed_over, recorded
 
     opened = Run.open(_path(run))
     spec = opened.spec()
@@ -92,7 +93,8 @@ def samples(run: SpecPath, step: int) -> list[str]:
         raise InputError(f"--step {step}: steps count from 0")
     manifest = prepared_data(opened).manifest
     order = SampleOrder(manifest, [source.weight for source in spec.data.sources], spec.data.holdout, spec.seed)
-    return order.ids(order.train(step * spec.samples_per_step, spec.samples_per_step))
+    at = step + passed_over(recorded(opened.records("events.jsonl")), step)
+    return order.ids(order.train(at * spec.samples_per_step, spec.samples_per_step))
 
 
 def sample(run: SpecPath, prompt: str = "", tokens: int = 200, temperature: float = 0.8, top_k: int = 50, seed: int = 0) -> str:

@@ -24,7 +24,7 @@ def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict
         if name == "command":
             parts["other"] += seen - began if began is not None else 0.0
             began, waiting = now, ("starting", now)
-        elif name == "group_broken" and waiting is None:
+        elif name in ("group_broken", "rolled_back") and waiting is None:
             waiting = ("recovery", now)
         elif name == "evaluated":
             parts["evaluating"] += record["seconds"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from foundray.data.stream import StreamPlan, combined, fingerprint, read_samples
 from foundray.errors import InputError
 from foundray.run import Run
+from foundray.training.rollback import RollBack, next_turn, passed_over, recorded
 
 STEPS_AT_ONCE = 64
 
@@ -44,9 +46,9 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
     spec = run.spec()
     problems = [f"step {step} is not in the ledger" for step in range(1, committed + 1) if step not in last]
     per_step = spec.train.micro_batches
-    for first in range(0, committed, STEPS_AT_ONCE):
-        steps = range(first, min(first + STEPS_AT_ONCE, committed))
-        samples = read_samples(plan, first * per_step, len(steps) * per_step)
+    for steps, ahead in _stretches(recorded(run.records("events.jsonl")), committed):
+        first = steps.start
+        samples = read_samples(plan, (first + ahead) * per_step, len(steps) * per_step)
         for step in steps:
             if (record := last.get(step + 1)) is None:
                 continue
@@ -60,3 +62,12 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
     for record in last.values():
         worlds[record["workers"]] = worlds.get(record["workers"], 0) + 1
     return Audit(committed, committed * spec.samples_per_step, len(records) - len(last), worlds, problems)
+
+
+def _stretches(roll_backs: tuple[RollBack, ...], committed: int) -> Iterator[tuple[range, int]]:
+    """The run's steps, some at a time, and how many steps' data they are ahead of their numbers."""
+    first = 0
+    while first < committed:
+        stop = min(first + STEPS_AT_ONCE, committed, next_turn(roll_backs, first) or committed)
+        yield range(first, stop), passed_over(roll_backs, first)
+        first = stop

@@ -105,6 +105,13 @@ def node_resources(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def node_memory() -> dict[str, float]:
+    """Bytes of main memory that Ray counts on each node, by its id."""
+    import ray
+
+    return {node["NodeID"]: node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]}
+
+
 def beside_caller(soft: bool = False) -> Any:
     """A scheduling strategy: on the calling process's node; elsewhere only if `soft`, when that node is gone."""
     import ray

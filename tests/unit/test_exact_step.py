@@ -23,7 +23,7 @@ from foundray.model.decoder import Model, initialise
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoint import load_latest, weights_sha256
-from foundray.training.flat import BLOCK, FlatParameters, Layout
+from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
 from foundray.training.gradient_sum import SCALE, ExactSum, RoundedSum, overflows
 from foundray.training.group import Group
 from foundray.training.optimizer import STATE, ShardOptimizer, state_bytes_per_block
@@ -158,12 +158,13 @@ def test_layout_covers_everything_once_in_whole_blocks() -> None:
     assert set(before) == {entry.name for entry in layout.entries}
     assert all(torch.equal(flat.named()[name], tensor) for name, tensor in before.items())
     assert all(p.data_ptr() == flat.named()[name].data_ptr() for name, p in model.named_parameters())
-    for world in (1, 2, 3, 7, 1000):
-        shards = [layout.shard(rank, world) for rank in range(world)]
+    for room in ([1.0], [1.0] * 2, [1.0] * 3, [1.0] * 7, [1.0] * 1000, [3.0, 1.0, 8.0]):
+        bounds = shard_bounds(layout.blocks, room)
+        shards = [layout.shard(bounds, rank) for rank in range(len(room))]
         assert [block for shard in shards for block in shard] == list(range(layout.blocks))
         for shard in shards:
             assert [block for run, _ in layout.pieces(shard) for block in run] == list(shard)
-    decayed = {block for run, decay in layout.pieces(layout.shard(0, 1)) if decay for block in run}
+    decayed = {block for run, decay in layout.pieces(range(layout.blocks)) if decay for block in run}
     for entry in layout.entries:
         assert all((block in decayed) == (len(entry.shape) == 2) for block in range(entry.first, entry.first + entry.blocks))
 
@@ -189,7 +190,7 @@ def test_8_bit_state_is_at_most_2_1_bytes_a_parameter() -> None:
     spec = make_spec(model__width=128, model__depth=4, model__heads=4, model__context=64)
     model = Model(spec.model, 66, {"lm_head": 66})
     layout = Layout.of(model.named_parameters())
-    optimizer = ShardOptimizer(spec.optimizer, layout, layout.shard(0, 1), torch.zeros(layout.blocks * BLOCK))
+    optimizer = ShardOptimizer(spec.optimizer, layout, range(layout.blocks), torch.zeros(layout.blocks * BLOCK))
     size = sum(t.numel() * t.element_size() for t in optimizer.tensors().values())
     assert size / sum(p.numel() for p in model.parameters()) <= 2.1
 

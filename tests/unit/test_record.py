@@ -14,7 +14,16 @@ from foundray.training.record import Recorder
 
 def step(number: int, **fields: Any) -> dict[str, Any]:
     numbers = dict.fromkeys(("loss", "lr", "grad_norm", "tokens_per_s", "step_s", "data_wait_s", "copy_s"), 1.0)
-    return {"time": float(number), "step": number, "workers": 1, "skipped": [], "spike": False, **numbers, **fields}
+    return {
+        "time": float(number),
+        "step": number,
+        "workers": 1,
+        "skipped": [],
+        "spike": False,
+        "passed_over": 0,
+        **numbers,
+        **fields,
+    }
 
 
 def started(number: int) -> dict[str, Any]:

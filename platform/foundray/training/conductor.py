@@ -24,12 +24,16 @@ from foundray.spec import Spec
 from foundray.training.board import Place
 from foundray.training.committer import Committer
 from foundray.training.crew import Crew, Known
+from foundray.training.flat import shard_bounds
 from foundray.training.orders import Order, Status, Work
 from foundray.training.places import Places
 from foundray.training.record import Recorder
 from foundray.training.recovery import Piece, buddies, newest_whole
+from foundray.training.rollback import roll_back
 
 BOARD_SECONDS = 0.2
+TELL_SECONDS = 40.0
+"""Without enough workers for so long, the run says what it waits for."""
 TEND_SECONDS = 0.5
 PROBE_SECONDS = 0.7
 """A member that does not answer for so long when its group is broken is left out of the next one."""
@@ -37,6 +41,8 @@ HALT_SECONDS = 60.0
 """Longest that a member may take to come out of a broken group: it finishes its micro-batch."""
 FEEDER_SECONDS = 60.0
 """Longest that a feeder takes to start anew."""
+ROLL_BACKS = 16
+"""Roll-backs past loss spikes that a run may make."""
 GATHER_SECONDS = 30.0
 """At the start, how long the first members wait for others whose places are held."""
 
@@ -109,6 +115,9 @@ class Conductor:
         if not self.group:
             if self._enough_at_the_start():
                 self._regroup()
+        elif spike := max((status.spike for status in self._group_statuses()), default=0):
+            self._roll_back(spike)
+            self._regroup()
         elif len(left) < len(self.group) or "broken" in phases:
             self._count_failure()
             self._regroup()
@@ -145,6 +154,9 @@ class Conductor:
 
     def _wait_or_give_up(self, there: int) -> None:
         waited = time.monotonic() - self.waiting_since
+        tell, give_up = waited > TELL_SECONDS and not self.told_waiting, waited > self.spec.fault.wait_s
+        if not (tell or give_up):
+            return
         pools = self.spec.scale.all_pools.values()
         each = " or ".join(", ".join(f"{amount:g} {kind}" for kind, amount in pool.resources.items()) for pool in pools)
         kinds = dict.fromkeys(kind for pool in pools for kind in pool.resources)
@@ -152,10 +164,10 @@ class Conductor:
         have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in kinds)
         fewest = self.spec.scale.workers[0]
         missing = f"{there} of at least {fewest} workers are there; each takes {each}, and the cluster has {have} in all"
-        if waited > 40 and not self.told_waiting:
+        if tell:
             self.told_waiting = True
             self._note("waiting", reason=missing)
-        if waited > self.spec.fault.wait_s:
+        if give_up:
             kind = RunFailed if self.recorder.step else InputError
             resume = f"`foundray resume {self.run_folder.folder}` goes on from the last checkpoint"
             raise kind(f"after {waited:.0f} s {missing}; {resume}")
@@ -199,9 +211,25 @@ class Conductor:
             self.crew.lose(known, "silent corruption")
         # What came since the last recheck that all passed may be corrupt as well.
         every = self.spec.guard.recheck_every or 1
-        self.trusted = self.recorder.step // every * every
-        self.recorder.evaluated = min(self.recorder.evaluated, self.trusted)
-        self.committer.drop_after(self.trusted)
+        self._trust(self.recorder.step // every * every)
+
+    def _trust(self, step: int) -> None:
+        """Go on from a state of at most this step."""
+        self.trusted = step
+        self.recorder.evaluated = min(self.recorder.evaluated, step)
+        self.committer.drop_after(step)
+
+    def _roll_back(self, spike: int) -> None:
+        """Go back to before a loss spike, and on with later data. Raises RunFailed after too many of these."""
+        before = self.recorder.roll_backs
+        if len(before) == ROLL_BACKS:
+            raise RunFailed(
+                f"the loss of step {spike} is a spike, and the run has rolled back {ROLL_BACKS} times: it diverges; "
+                "try a lower optimizer.lr, or a higher guard.spike"
+            )
+        turn = roll_back(before, spike, self.spec.guard.roll_back or 1)
+        self._note("rolled_back", step=spike, **turn.facts())
+        self._trust(turn.to)
 
     def _check_skipped(self) -> None:
         """Raises RunFailed after too many micro-batches that were not finite."""
@@ -273,6 +301,7 @@ class Conductor:
         self.generation = self._begin_feeder(len(chosen))
         rendezvous = ray.get(members[0].handle.rendezvous.remote(), timeout=5) if len(chosen) > 1 else None
         mirrors = buddies([known.place.node for known in members])
+        bounds = shard_bounds(members[0].status.facts["blocks"], self.crew.room(members))
         for rank, known in enumerate(members):
             mirror = mirrors[rank]
             order = Order(
@@ -281,12 +310,14 @@ class Conductor:
                 world=len(chosen),
                 rendezvous=rendezvous,
                 source=source,
+                bounds=bounds,
                 mirror=None if mirror is None else members[mirror].handle,
                 recorded=self.recorder.step,
                 evaluated=self.recorder.evaluated,
                 failures=self.broken,
                 trusted=self.trusted,
                 losses=tuple(self.recorder.losses) if self.spec.guard.spike else (),
+                roll_backs=self.recorder.roll_backs,
             )
             known.handle.take_part.remote(order)
             known.status = Status("running", -1, self.generation, facts=known.status.facts)

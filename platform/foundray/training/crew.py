@@ -13,13 +13,15 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from foundray.cluster import draining_nodes
+from foundray.cluster import draining_nodes, node_memory
 from foundray.errors import InputError, RunFailed
 from foundray.training.board import Place
 from foundray.training.member import Member
 from foundray.training.orders import Status, Work
 
 LISTEN_SECONDS = 0.1
+SILENT_SECONDS = 30.0
+"""A member that says nothing for so long is lost: it answers every second, whatever it computes."""
 SHUN_SECONDS = 10.0
 """For so long no member is started on a node where one could not start."""
 FORSAKEN_SECONDS = 90.0
@@ -37,6 +39,8 @@ class Known:
     """The call that will bring the member's next status."""
     status: Status = field(default_factory=Status)
     started: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=time.monotonic)
+    """When it last answered."""
     forsaken: float | None = None
     """Since when nobody holds its place."""
 
@@ -65,6 +69,9 @@ class Crew:
                     self._hear(known, ray.get(answered))
                 except RayError as error:  # its process or its node is gone, or was before it could start
                     self.lose(known, type(error).__name__)
+        for known in list(self.members.values()):
+            if known.status.phase != "warming" and time.monotonic() - known.heard > SILENT_SECONDS:
+                self.lose(known, f"it has not answered for {SILENT_SECONDS:.0f} s")
 
     def _hear(self, known: Known, status: Status) -> None:
         if status.phase == "ready" and known.status.phase == "warming":
@@ -73,6 +80,7 @@ class Crew:
         if status.phase == "failed":
             kind = InputError if status.exit_status == InputError.exit_status else RunFailed
             raise kind(status.reason)
+        known.heard = time.monotonic()
         facts = known.status.facts | status.facts
         known.status = status
         known.status.facts.update(facts)
@@ -129,6 +137,15 @@ class Crew:
     def may_stay(self, known: Known) -> bool:
         """Whether the member's node is not going, and its place is held."""
         return known.place.node not in self.draining and not self._forsaken(known)
+
+    def room(self, members: list[Known]) -> list[float]:
+        """Bytes that each has for its shard: free on its GPU once the model is there, or its part of its node's memory."""
+        on_node = Counter(known.place.node for known in self.members.values())
+        of_node = node_memory()
+        return [
+            known.status.facts["free_bytes"] or of_node.get(known.place.node, 1.0) / on_node[known.place.node]
+            for known in members
+        ]
 
     def shun(self, node: str) -> None:
         """Never use the node again."""

@@ -6,13 +6,16 @@ shared, its 8-bit state is the same bits for any number of workers, and reshardi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 BLOCK = 256
+ALIKE = 0.75
+"""Workers of which the one with the least memory has at least this part of what the one with the most has own equal shards."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +55,31 @@ class Layout:
     def blocks(self) -> int:
         return self.entries[-1].first + self.entries[-1].blocks
 
-    def shard(self, rank: int, world: int) -> range:
-        """The blocks that a worker owns: equal shares, the last ones possibly smaller."""
-        share = self.share(world)
-        return range(min(rank * share, self.blocks), min((rank + 1) * share, self.blocks))
+    def shard(self, bounds: Sequence[int], rank: int) -> range:
+        """The blocks that a worker owns, without the padding; see `shard_bounds`."""
+        return range(min(bounds[rank], self.blocks), min(bounds[rank + 1], self.blocks))
 
     def share(self, world: int) -> int:
+        """Blocks of an equal share; the last ones are padded."""
         return -(-self.blocks // world)
-
-    def padded(self, world: int) -> slice:
-        """The elements of `world` equal shares, the last ones padded."""
-        return slice(0, self.share(world) * world * BLOCK)
 
     def pieces(self, shard: range) -> list[tuple[range, bool]]:
         """The shard cut where weight decay changes: runs of blocks, and whether they decay."""
         first_vector = next((e.first for e in self.entries if not e.decayed), self.blocks)
         decayed = range(shard.start, max(shard.start, min(shard.stop, first_vector)))
         return [(run, decay) for run, decay in ((decayed, True), (range(decayed.stop, shard.stop), False)) if run]
+
+
+def shard_bounds(blocks: int, room: Sequence[float]) -> tuple[int, ...]:
+    """Where workers' shards begin and end, in blocks: worker i owns [bounds[i], bounds[i + 1]).
+
+    Shares are equal, the last ones padded past the end, unless the workers' `room` in memory differs much: then they are
+    in its proportion.
+    """
+    world = len(room)
+    if min(room) > ALIKE * max(room):
+        return tuple(rank * -(-blocks // world) for rank in range(world + 1))
+    return tuple(round(blocks * part / sum(room)) for part in accumulate(room, initial=0.0))
 
 
 class FlatParameters:

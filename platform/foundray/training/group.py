@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,21 +50,30 @@ class Group:
     def __init__(self, rank: int = 0, world: int = 1):
         self.rank, self.world = rank, world
 
-    def reduce_to_owners(self, total: Tensor) -> Tensor:
-        """Sum [world * n] over the workers; gives this worker's n elements."""
-        mine = total.view(self.world, -1)[self.rank]
+    def reduce_to_owners(self, total: Tensor, bounds: Sequence[int]) -> Tensor:
+        """Sum over the workers; gives the elements of which this worker is the owner: [bounds[rank], bounds[rank + 1])."""
+        parts = _parts(total, bounds)
         if self.world == 1:
-            return mine
-        if total.is_cuda:
-            dist.reduce_scatter_tensor(mine, total)
+            return parts[0]
+        if not total.is_cuda:
+            dist.all_reduce(total[: bounds[-1]])  # gloo's reduce-scatter takes five times as long as its all-reduce
+        elif _equal(parts):
+            dist.reduce_scatter_tensor(parts[self.rank], total[: bounds[-1]])
         else:
-            dist.all_reduce(total)  # gloo's reduce-scatter takes five times as long as its all-reduce
-        return mine
+            dist.reduce_scatter(parts[self.rank], parts)
+        return parts[self.rank]
 
-    def gather(self, whole: Tensor) -> None:
-        """Fill [world * n] with every worker's own n elements, in rank order; each has put its own in place."""
-        if self.world > 1:
-            dist.all_gather_into_tensor(whole, whole.view(self.world, -1)[self.rank])
+    def gather(self, whole: Tensor, bounds: Sequence[int]) -> None:
+        """Fill in every owner's elements; each has put its own in place."""
+        parts = _parts(whole, bounds)
+        if self.world == 1:
+            return
+        if _equal(parts):
+            dist.all_gather_into_tensor(whole[: bounds[-1]], parts[self.rank])
+        else:
+            for owner, part in enumerate(parts):
+                if part.numel():
+                    self.broadcast(part, owner)
 
     def broadcast(self, values: Tensor, holder: int) -> Tensor:
         if self.world > 1:
@@ -81,3 +92,11 @@ class Group:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+
+def _parts(whole: Tensor, bounds: Sequence[int]) -> list[Tensor]:
+    return [whole[start:stop] for start, stop in pairwise(bounds)]
+
+
+def _equal(parts: Sequence[Tensor]) -> bool:
+    return len({part.numel() for part in parts}) == 1

@@ -46,6 +46,14 @@ class SpikeGuard:
         return False
 
 
+class Spike(RuntimeError):
+    """The loss of a step is a spike that the run is to roll back from."""
+
+    def __init__(self, step: int, loss: float):
+        super().__init__(f"the loss of step {step}, {loss:.4g}, is a spike")
+        self.step = step
+
+
 class Corruption(RuntimeError):
     """A machine computed other numbers than the others from the same input."""
 

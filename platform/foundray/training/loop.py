@@ -23,10 +23,12 @@ from foundray.storage import Store
 from foundray.training.board import Journal
 from foundray.training.checkpoint import ShardFile, load_latest, weights_sha256, write_shard
 from foundray.training.group import Group
+from foundray.training.guards import Spike
 from foundray.training.interval import Interval
 from foundray.training.memory import as_arrays, restore
 from foundray.training.orders import Order, Work
 from foundray.training.recovery import Piece
+from foundray.training.rollback import next_turn, passed_over
 from foundray.training.step import Overflow, StepResult, Trainer, named_weights
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Loop:
             "blocks": layout.blocks,
             "parameters": [(e.name, list(e.shape), e.first) for e in layout.entries],
             "device": str(self.trainer.device),
+            "free_bytes": _free_bytes(self.trainer.device),
             "model_s": round(self.warm_s, 3),
         }
 
@@ -81,16 +84,18 @@ class Loop:
         self.mirroring = []
         self.member.memory.drop_after(order.trusted)
         group = self.member.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
+        self.trainer.take_part(group, order.bounds)
         if order.source is not None:
             self.done = restore(self.trainer, group, order.source, self.member.memory)
             skipped = []
         else:
             self.initial()
-            self.trainer.take_part(group)
             restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint())
             self.done, skipped = restored.step, restored.skipped
         self.trainer.updates = self.done
         self.generation = order.generation
+        self.passed_over = passed_over(order.roll_backs, self.done)
+        self.until = next_turn(order.roll_backs, self.done) or self.spec.train.steps
         self.saving, self.saved = False, None if order.source else self.done
         self.interval.begin(self.done)
         self.journal.begin(order.rank == 0, order.recorded, order.evaluated, self.done)
@@ -137,44 +142,53 @@ class Loop:
     def run(self) -> dict[str, Any]:
         """Until the run's last step, or until all stop. Gives the phase that follows."""
         train = self.spec.train
-        end = train.steps * train.micro_batches
+        first, end = self.done + self.passed_over, (self.until + self.passed_over) * train.micro_batches
         feeder, generation = self.work.feeder, self.order.generation
         plan, rank = self.work.plan, self.order.rank
-        source = MicroBatchSource(feeder, generation, "train", plan, train.micro_batches, self.done, end, rank)
+        source = MicroBatchSource(feeder, generation, "train", plan, train.micro_batches, first, end, rank)
         while True:
             self._look_after()
             if self.done == train.steps:
                 break
+            if self.done == self.until:
+                return self._paused()
             self.began = time.perf_counter()
             try:
                 leave, save = self.member.leaving.is_set(), self._checkpoint_pays()
-                result = self.trainer.step(self.done, self._micro_batches(source), leave, save)
+                result = self.trainer.step(self.done, self._micro_batches(source), leave, save, self.passed_over)
             except Overflow as overflow:
                 raise self._explained(overflow) from None
+            except Spike:
+                self.journal.close()  # or what is undone could arrive after what is done in its place
+                raise
             self._count(result, source.take_waited())
             self.saving = result.saving
             if result.leaving and self.done < train.steps:
-                self._settle_mirror()
-                self.journal.close()
-                return {"phase": "paused"}
+                return self._paused()
         self._settle_writing()
         self.journal.close()
         sha = weights_sha256(named_weights(self.trainer.flat)) if self.order.rank == 0 else None
         return {"phase": "finished", "facts": {"weights_sha256": sha}}
 
+    def _paused(self) -> dict[str, Any]:
+        """All stop here, and go on in another group."""
+        self._settle_mirror()
+        self.journal.close()
+        return {"phase": "paused"}
+
     def _look_after(self) -> None:
         """What is due after a step, or when joining there: evaluation, checkpoint, mirror."""
         train, last = self.spec.train, self.done == self.spec.train.steps
 
-        def due(every: int) -> bool:
-            return last or (self.done > 0 and self.done % every == 0)
+        def due(every: int | None) -> bool:
+            return last or (every is not None and self.done > 0 and self.done % every == 0)
 
         if due(train.evaluate_every) and self.evaluated < self.done:
             self._evaluate()
         every = train.checkpoint_every
         wanted = last or (self.saving if every == "auto" else due(every))
         save = wanted and self.saved != self.done and len(self.trainer.blocks) > 0
-        mirror = due(self.spec.fault.mirror_every) and self.order.mirror is not None
+        mirror = (due(self.spec.fault.mirror_every) and self.order.mirror is not None) or due(self.spec.guard.roll_back)
         began = time.perf_counter()
         if save or mirror:
             tensors = self.trainer.piece()
@@ -191,7 +205,7 @@ class Loop:
         return wanted and self.interval.pays(self.done + 1, self.order.failures)
 
     def _micro_batches(self, source: MicroBatchSource) -> Iterator[tuple[int, pa.Table]]:
-        yield from source.step(self.done)
+        yield from source.step(self.done + self.passed_over)
         self._settle_mirror()  # before this step can be counted, or more than `mirror_every` could be lost
 
     def _count(self, result: StepResult, waited: float) -> None:
@@ -215,6 +229,7 @@ class Loop:
                 "skipped": result.skipped,
                 "spike": result.spike,
                 "data": result.data,
+                "passed_over": self.passed_over,
             }
         )
 
@@ -284,7 +299,7 @@ class Loop:
                 raise InputError(f"{self.checkpoints} has not answered for {self.spec.fault.storage_wait_s:.0f} s") from None
 
     def _explained(self, overflow: Overflow) -> RunFailed:
-        first = overflow.step * self.spec.train.micro_batches + overflow.index
+        first = (overflow.step + self.passed_over) * self.spec.train.micro_batches + overflow.index
         names = self.work.plan.order().ids(self.work.plan.addresses(first, 1))
         return RunFailed(f"{overflow} (samples {', '.join(names)}, ...): look at these samples, or try a lower optimizer.lr")
 
@@ -292,3 +307,10 @@ class Loop:
 def _kind(device: torch.device) -> str:
     """Of the hardware: equal kinds compute equal bits."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """On a GPU, counting what torch keeps for later as free; None for main memory, which members of a node share."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

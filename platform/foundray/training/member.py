@@ -17,8 +17,9 @@ import ray
 import torch
 
 from foundray.errors import FoundrayError
+from foundray.spec import Spec
 from foundray.training.group import Group
-from foundray.training.guards import Corruption
+from foundray.training.guards import Corruption, Spike
 from foundray.training.loop import Loop
 from foundray.training.memory import Memory, as_arrays
 from foundray.training.orders import Order, Status, Work
@@ -36,7 +37,7 @@ class Member:
         self.status = Status()
         self.changed = threading.Condition()
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self.memory = Memory()
+        self.memory = Memory(Spec.model_validate_json(work.spec_json).guard.roll_back)
         self.group: Group | None = None
         self.leaving = threading.Event()
         threading.Thread(target=self._live, daemon=True).start()
@@ -56,7 +57,7 @@ class Member:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def take_part(self, order: Order) -> None:
-        self.say(phase="running", generation=order.generation, written=(), suspects=())
+        self.say(phase="running", generation=order.generation, written=(), suspects=(), spike=0)
         self.orders.put(order)
 
     def pause(self) -> None:
@@ -110,10 +111,12 @@ class Member:
                 outcome = {"phase": "failed", "reason": str(error), "exit_status": error.exit_status}
             except Corruption as error:
                 outcome = {"phase": "broken", "reason": str(error), "suspects": tuple(error.ranks)}
+            except Spike as error:
+                outcome = {"phase": "broken", "reason": str(error), "spike": error.step}
             except Exception as error:  # a collective that failed, mostly: another member is gone
                 outcome = {"phase": "broken", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
             try:
                 loop.leave()
             except Exception as error:  # what it held is lost; it can still take part anew
                 outcome = {"phase": "broken", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
-            self.say(step=loop.done, **outcome)
+            self.say(**outcome)

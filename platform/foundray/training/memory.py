@@ -21,7 +21,9 @@ STATES_KEPT = 3
 class Memory:
     """The pieces that a member holds: its own, and those it mirrors."""
 
-    def __init__(self) -> None:
+    def __init__(self, roll_back: int | None = None) -> None:
+        self.roll_back = roll_back
+        """The newest state whose step is a multiple of it is kept, too, for roll-backs."""
         self.lock = threading.Lock()
         self.held: dict[Piece, dict[str, Tensor]] = {}
         self.own: Piece | None = None
@@ -33,8 +35,10 @@ class Memory:
             if own:
                 self.own = piece
             states = list(dict.fromkeys((p.generation, p.step) for p in self.held))  # in the order in which they came
+            returned_to = [state for state in states if self.roll_back and state[1] % self.roll_back == 0][-1:]
             for old in [p for p in self.held if (p.generation, p.step) in states[:-STATES_KEPT]]:
-                del self.held[old]
+                if (old.generation, old.step) not in returned_to:
+                    del self.held[old]
 
     def drop_after(self, step: int) -> None:
         """Let go of all states after a step."""
@@ -56,12 +60,11 @@ def as_arrays(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, group: Group, source: Source, memory: Memory) -> int:
-    """Take part in `group` with the state that its members hold in pieces; gives its step.
+    """Fill the trainer, which takes part in `group`, with the state that its members hold in pieces; gives its step.
 
     Each holder broadcasts its pieces in turn: everybody takes the weights, and the optimizer's state of the blocks that
     it owns in this group.
     """
-    trainer.take_part(group)
     mine, device = trainer.blocks, trainer.device
     shapes = STATE[trainer.optimizer.kind]
     state = {name: torch.zeros(len(mine) * width, dtype=dtype, device=device) for name, (dtype, width) in shapes.items()}

@@ -8,6 +8,7 @@ from typing import Any
 from foundray.data.stream import StreamPlan
 from foundray.training.checkpoint import ShardFile
 from foundray.training.recovery import Source
+from foundray.training.rollback import RollBack
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Order:
     """Address and port at which rank 0 gathers the group; None for a group of one."""
     source: Source | None
     """Where the state is, holders by rank; None for storage."""
+    bounds: tuple[int, ...]
+    """Where the workers' shards begin and end, in blocks."""
     mirror: Any
     """The member that mirrors this one's piece, if any."""
     recorded: int
@@ -48,6 +51,8 @@ class Order:
     """Groups that broke since the command began."""
     losses: tuple[tuple[int, float], ...]
     """(step, loss) of the last steps that the driver has, but spikes."""
+    roll_backs: tuple[RollBack, ...]
+    """All that the run has made, in order."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,12 @@ class Status:
     phase: str = "warming"
     version: int = 0
     generation: int = 0
-    step: int = 0
     reason: str = ""
     """Why it is broken or failed."""
     exit_status: int = 1
     """Of a failed run."""
+    spike: int = 0
+    """The step whose loss was a spike to roll back from, where that is why it is broken."""
     suspects: tuple[int, ...] = ()
     """Ranks that computed other bits than the others, where that is why it is broken."""
     written: tuple[tuple[int, int, ShardFile | str, float], ...] = ()

@@ -16,6 +16,7 @@ from typing import Any
 from foundray.errors import InputError
 from foundray.run import Run
 from foundray.spec import Spec
+from foundray.training.rollback import appended, recorded
 
 LINE_SECONDS = 10.0
 """Between progress lines where there is no terminal."""
@@ -38,11 +39,12 @@ class Recorder:
         """What the run's commands have asked Ray's autoscaling coordinator for, by name."""
         self.evaluated = max((e["step"] for e in events if e["event"] == "evaluated"), default=0)
         """The last step whose evaluation is recorded."""
+        self.roll_backs = recorded(events)
         metrics = run.records("metrics.jsonl")
         self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
         """(step, loss) of the last steps recorded, but spikes."""
         self.skipped: set[tuple[int, int]] = set()
-        """(step, micro-batch) of all that were left out."""
+        """(step's worth of data, micro-batch) of all that were left out."""
         self._remember(metrics)
         self.backlog: dict[str, list[dict[str, Any]]] = {"events.jsonl": [], "metrics.jsonl": []}
         """What storage has not taken yet."""
@@ -93,7 +95,7 @@ class Recorder:
         for record in metrics:
             if not record["spike"]:
                 self.losses.append((record["step"], record["loss"]))
-            self.skipped |= {(record["step"], index) for index in record["skipped"]}
+            self.skipped |= {(record["step"] + record["passed_over"], index) for index in record["skipped"]}
 
     def flush(self) -> None:
         """Write what is left. Raises InputError."""
@@ -129,6 +131,9 @@ class Recorder:
                 self._line(f"step {record['step']}: the group broke ({record['reason'][:160]})")
             case "checkpoint_failed":
                 self._line(f"the checkpoint of step {record['step']} could not be written: {record['reason']}")
+            case "rolled_back":
+                self.roll_backs = appended(self.roll_backs, *recorded([record]))
+                self._line(f"the loss of step {record['spike']} is a spike: back to step {record['to']}, on with later data")
             case "left_out":
                 self._line(f"the node {record['node']} is left out: {record['reason']}")
             case "unlike":

@@ -25,10 +25,10 @@ from foundray.data.stream import combined, fingerprint
 from foundray.errors import RunFailed
 from foundray.model.decoder import Model
 from foundray.spec import Spec
-from foundray.training.flat import BLOCK, FlatParameters, Layout
+from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
 from foundray.training.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.group import Group
-from foundray.training.guards import Corruption, SpikeGuard, checksum, odd_ones_out
+from foundray.training.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
 from foundray.training.optimizer import ShardOptimizer
 from foundray.training.schedule import lr_factor
 
@@ -96,10 +96,14 @@ class Trainer:
         """Whether all workers' hardware is of one kind, so that their bits can be compared."""
         self.take_part(group or Group())
 
-    def take_part(self, group: Group) -> None:
-        """Become a worker of `group`: own a shard, with an optimizer whose state is yet to be loaded."""
+    def take_part(self, group: Group, bounds: tuple[int, ...] | None = None) -> None:
+        """Become a worker of `group`: own a shard, with an optimizer whose state is yet to be loaded.
+
+        Shards are equal, or as `bounds` says (`shard_bounds`).
+        """
         self.group = group
-        self.blocks = self.layout.shard(group.rank, group.world)
+        self.bounds = bounds or shard_bounds(self.layout.blocks, [1.0] * group.world)
+        self.blocks = self.layout.shard(self.bounds, group.rank)
         self.optimizer = ShardOptimizer(self.spec.optimizer, self.layout, self.blocks, self.flat.shard(self.blocks))
         self.updates: int | None = None
         """Updates that this worker's shard has had; None where it is not known to be whole."""
@@ -108,20 +112,23 @@ class Trainer:
 
     def gather_weights(self) -> None:
         """Fill in the other workers' shards of the weights."""
-        self.group.gather(self.flat.buffer[self.layout.padded(self.group.world)])
+        self.group.gather(self.flat.buffer, [bound * BLOCK for bound in self.bounds])
 
     def piece(self) -> dict[str, Tensor]:
         """A copy of this worker's shard of the state, on the CPU: master weights and optimizer state."""
         tensors = {"master": self.flat.shard(self.blocks), **self.optimizer.tensors()}
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
-    def step(self, step: int, micro_batches: MicroBatches, leave: bool = False, save: bool = False) -> StepResult:
-        """Do the step that comes after `step` others. Raises Overflow or Corruption, on every worker alike.
+    def step(
+        self, step: int, micro_batches: MicroBatches, leave: bool = False, save: bool = False, passed_over: int = 0
+    ) -> StepResult:
+        """Do the step that comes after `step` others. Raises Overflow, Corruption or Spike, on every worker alike.
 
-        `leave` and `save` are this worker's wishes for what all do after the step: stop, and write a checkpoint.
+        `leave` and `save` are this worker's wishes for what all do after the step: stop, and write a checkpoint. Its data
+        are those of a step as many further on as are `passed_over`.
         """
-        recheck = self._rechecked(step)
-        facts = self._compute(step, micro_batches, recheck)
+        recheck, at = self._rechecked(step), step + passed_over
+        facts = self._compute(at, micro_batches, recheck)
         facts[2], facts[3] = int(leave), int(save)
         loss_sum, tokens_sum, leaving, saving = self.group.sum(facts)[:WHOLE].tolist()
         times, takers, fingerprints, bad, checksums = facts[WHOLE:].view(-1, EACH).T.tolist()
@@ -131,9 +138,10 @@ class Trainer:
         if not tokens_sum:
             raise Overflow(step, skipped[0])
         if recheck is not None and recheck not in skipped:
-            self._recheck(step, recheck, takers[recheck], checksums[recheck])
+            self._recheck(at, recheck, takers[recheck], checksums[recheck])
         loss = loss_sum / LOSS_SCALE / tokens_sum
-        spike = self.spikes.is_spike(step + 1, loss)
+        if (spike := self.spikes.is_spike(step + 1, loss)) and self.spec.guard.roll_back:
+            raise Spike(step + 1, loss)
         lr = self.spec.optimizer.lr * lr_factor(self.spec.schedule, step, self.spec.train.steps)
         gradient, norm = self._gradient(tokens_sum)
         self.updates = None
@@ -146,8 +154,8 @@ class Trainer:
         self.gather_weights()
         return self.result
 
-    def _compute(self, step: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
-        """Sum this worker's micro-batches' gradients; gives what is to be summed with the others' in integers.
+    def _compute(self, at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
+        """Sum this worker's micro-batches' gradients of the data step `at`; gives what all sum in integers.
 
         That is [4 + 5 * micro-batches] int64: loss, tokens, wishes to leave and to save; and of each micro-batch how often
         it was computed, by which rank, its samples' fingerprint, whether it was skipped, perhaps its gradient's checksum.
@@ -157,8 +165,8 @@ class Trainer:
         whole, each = facts[:WHOLE], facts[WHOLE:].view(per_step, EACH)
         self.sum.total.zero_()
         for position, samples in micro_batches:
-            index = position - step * per_step
-            loss, tokens = self._backward(samples, step, index)
+            index = position - at * per_step
+            loss, tokens = self._backward(samples, at, index)
             each[index, 0] += 1
             each[index, 1] = self.group.rank
             each[index, 2] = fingerprint(samples)
@@ -197,8 +205,8 @@ class Trainer:
 
     def _gradient(self, tokens: int) -> tuple[Tensor, float]:
         """This worker's shard of the step's gradient, clipped, and the norm of the whole before that."""
-        padded = self.layout.padded(self.group.world)
-        gradient = self.sum.as_float(self.group.reduce_to_owners(self.sum.total[padded]))[: len(self.blocks) * BLOCK]
+        mine = self.group.reduce_to_owners(self.sum.total, [bound * BLOCK for bound in self.bounds])
+        gradient = self.sum.as_float(mine)[: len(self.blocks) * BLOCK]
         gradient *= self.spec.tokens_per_step / tokens
         norm = self._norm(gradient)
         if self.spec.optimizer.clip is not None and norm > self.spec.optimizer.clip:
@@ -257,10 +265,10 @@ class Trainer:
 
     def _norm(self, gradient: Tensor) -> float:
         """Of the whole gradient, from this worker's shard: squares are summed in each block, and blocks in block order."""
-        squares = torch.zeros(self.layout.share(self.group.world) * self.group.world, dtype=torch.float64, device=self.device)
+        squares = torch.zeros(self.bounds[-1], dtype=torch.float64, device=self.device)
         mine = gradient.view(-1, BLOCK)
         squares[self.blocks.start : self.blocks.stop] = (mine * mine).sum(1)
-        self.group.gather(squares)
+        self.group.gather(squares, self.bounds)
         return float(squares[: self.layout.blocks].cpu().cumsum(0)[-1].sqrt())
 
 

@@ -1,0 +1,105 @@
+"""The spec: one YAML file that says everything a run depends on, checked before anything starts.
+
+Every field's docstring is its documentation: `foundray schema` prints them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from foundray.spec.learning import Data, Model, Objective, Optimizer, Schedule, Source, Tokenizer, Train
+from foundray.spec.running import Fault, Guard, Pool, Scale
+from foundray.spec.section import Section, nearest
+
+__all__ = [
+    "Data", "Fault", "Guard", "Model", "Objective", "Optimizer", "Pool", "Scale", "Schedule", "Source", "Spec", "Tokenizer",
+    "Train", "differences", "digest", "flatten", "nearest",
+]  # fmt: skip
+
+
+class Spec(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run's name, and its folder's in `storage`."""
+    seed: int = Field(default=1337, ge=0, lt=2**63)
+    """Every random number of the run follows from it."""
+    data: Data
+    """What is learned from."""
+    objective: Objective
+    """What is hidden and predicted."""
+    model: Model
+    """The network's shape."""
+    optimizer: Optimizer
+    """How the weights move."""
+    schedule: Schedule = Schedule()
+    """How the learning rate moves."""
+    train: Train
+    """How long, in what steps, and what is recorded."""
+    scale: Scale = Scale()
+    """How many workers, on what; never changes the result."""
+    fault: Fault = Fault()
+    """What is done about failures; never changes the result."""
+    guard: Guard = Guard()
+    """What is done about bad numbers."""
+    storage: str = Field(default="runs", min_length=1)
+    """Folder of runs and prepared data: a local path, or any URL that pyarrow's filesystems take."""
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.train.micro_batches * self.train.micro_batch_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Predicted positions in a step of full samples."""
+        return self.samples_per_step * self.model.context
+
+    def identity(self) -> dict[str, Any]:
+        """Every field that decides the result, flattened to dotted names: two runs are one where these are equal.
+
+        Where the data lies is not among them.
+        """
+        return {name: value for name, value in flatten(self.model_dump(mode="json")).items() if not _FREE.match(name)}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity, 16 hexadecimal digits."""
+        return digest(self.identity())[:16]
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+_FREE = re.compile(
+    r"(name|scale|fault|storage|guard\.(max_skipped|recheck_every)|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
+    r"|data\.(max_bad_rows|sources\.\d+\.path|tokenizer\.path))\b"
+)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": [1]}}` as `{"a.b.0": 1}`."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {prefix: value}
+    return {
+        name: leaf for key, part in items for name, leaf in flatten(part, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """One phrase for each field that differs: `optimizer.lr was 0.004 and is 0.003`."""
+    names = [*there, *(name for name in here if name not in there)]
+    return [
+        f"{name} was {there.get(name, 'not set')} and is {here.get(name, 'not set')}"
+        for name in names
+        if there.get(name) != here.get(name)
+    ]

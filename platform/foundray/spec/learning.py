@@ -1,0 +1,147 @@
+"""What is learned, from what, by which network and how: the sections that decide a run's result."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from foundray.spec.section import Section, nearest
+
+
+class Source(Section):
+    path: str = Field(min_length=1)
+    """A file, a folder or a glob (`**` crosses folders), local or a URL; `.gz` and `.zst` are read as such."""
+    format: Literal["text", "jsonl", "parquet"] = "text"
+    """How documents are stored: plain text, JSON Lines or Parquet."""
+    weight: PositiveFloat = 1.0
+    """This source's share of the samples seen in training, relative to the other sources' weights."""
+    field: str = "text"
+    """The field (JSON Lines) or column (Parquet) that holds the text."""
+    documents: Literal["file", "line", "paragraph"] = "file"
+    """What one document is in a text file: the file, each non-empty line, or each block between empty lines."""
+
+
+class Tokenizer(Section):
+    kind: Literal["bytes", "char", "bpe", "file"] = "bytes"
+    """`bytes`, `char` (every character of the data), `bpe` (trained on a sample) or `file` (a tokenizer.json)."""
+    vocab_size: int | None = Field(default=None, ge=257)
+    """Entries in a trained `bpe` vocabulary."""
+    path: str | None = None
+    """A Hugging Face tokenizer.json, for kind `file`."""
+    document_token: str | None = None
+    """The token that opens a document, for kind `file` (default: the file's own, or one that is added)."""
+    sample_bytes: PositiveInt = 64 * 2**20
+    """Bytes of the seeded sample that a `bpe` tokenizer is trained on."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Tokenizer:
+        for kind, name in (("bpe", "vocab_size"), ("file", "path")):
+            given = getattr(self, name) is not None
+            if self.kind == kind and not given:
+                raise ValueError(f"kind {kind!r} needs {name}")
+            if self.kind != kind and given:
+                raise ValueError(f"{name} goes with kind {kind!r}, and the kind is {self.kind!r}")
+        return self
+
+
+class Data(Section):
+    sources: list[Source] = Field(min_length=1)
+    """Where the raw data lies; several are mixed by weight."""
+    holdout: float = Field(default=0.05, gt=0, lt=1)
+    """The last fraction of each source's samples, kept as the validation split."""
+    tokenizer: Tokenizer = Tokenizer()
+    """How text becomes tokens."""
+    max_bad_rows: NonNegativeInt = 100
+    """Rows that may be quarantined (not UTF-8, broken, empty) before `prepare` stops."""
+
+
+class Objective(Section):
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    """The objective's name; the installed ones are listed when the name is unknown. Further fields are its options."""
+
+    @field_validator("kind")
+    @classmethod
+    def _installed(cls, kind: str) -> str:
+        from foundray.contract import objective_names
+
+        if kind not in (names := objective_names()):
+            raise ValueError(f"no objective of this name is installed{nearest(kind, names)}; there are: {', '.join(names)}")
+        return kind
+
+
+class Model(Section):
+    width: PositiveInt
+    """Width of the residual stream, in units."""
+    depth: PositiveInt
+    """Number of layers."""
+    heads: PositiveInt
+    """Attention heads a layer; they divide the width."""
+    context: int = Field(ge=2)
+    """Longest sequence the model sees, in tokens."""
+    hidden: PositiveInt | None = None
+    """Width of the feed-forward layers (default: 8/3 of the width, rounded up to a multiple of 32)."""
+    rope_theta: PositiveFloat = 10_000.0
+    """Base of the rotary position embedding's wavelengths."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Model:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            fits = [h for h in range(1, self.width + 1) if self.width % h == 0 and (self.width // h) % 2 == 0]
+            near = sorted(sorted(fits, key=lambda h: abs(h - self.heads))[:3])
+            right = f"heads of {' or '.join(map(str, near))} would do" if near else "the width must be even"
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads of an even size; {right}")
+        return self
+
+    @property
+    def hidden_width(self) -> int:
+        return self.hidden or -(-8 * self.width // (3 * 32)) * 32
+
+
+class Optimizer(Section):
+    kind: Literal["adamw8bit", "adamw", "lion8bit"] = "adamw8bit"
+    """bitsandbytes' 8-bit AdamW or Lion, or torch's fused 32-bit AdamW."""
+    lr: PositiveFloat
+    """Peak learning rate."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """Decay of the running means of the gradient and of its square, a step."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment (AdamW)."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay of the weight matrices, times the learning rate, a step; vectors are not decayed."""
+    clip: PositiveFloat | None = 1.0
+    """Largest global gradient norm; longer gradients are scaled down to it. `null` turns it off."""
+
+
+class Schedule(Section):
+    kind: Literal["wsd", "cosine", "constant"] = "wsd"
+    """Warm-up then: stable and decay (`wsd`), a half cosine to zero, or constant."""
+    warmup: float = Field(default=0.02, ge=0, le=1)
+    """Fraction of the run in which the learning rate rises linearly from zero."""
+    decay: float = Field(default=0.2, ge=0, le=1)
+    """Fraction of the run, at its end, in which `wsd` falls to zero."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Schedule:
+        if self.kind == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(f"warmup {self.warmup} and decay {self.decay} are more than the whole run together")
+        return self
+
+
+class Train(Section):
+    steps: PositiveInt
+    """Optimizer steps in the run."""
+    micro_batches: PositiveInt = 8
+    """Micro-batches in a step, however many workers share them."""
+    micro_batch_size: PositiveInt = 8
+    """Samples in a micro-batch: what a worker computes at once."""
+    exact: bool = True
+    """Sum gradients in fixed point, so that the result is the same bits for any number of workers."""
+    evaluate_every: PositiveInt = 500
+    """Steps between passes over the validation split (there is one at the end, too)."""
+    checkpoint_every: PositiveInt | Literal["auto"] = 250
+    """Steps between checkpoints (there is one at the end, too); `auto` follows from what one costs and how often faults are."""
+    keep_checkpoints: int = Field(default=3, ge=2)
+    """Newest checkpoints that are kept; two or more, so that a damaged one has a predecessor."""
