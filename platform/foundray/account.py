@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-PARTS = ("stepping", "data_wait", "copying", "evaluating", "repeated", "recovery", "starting", "other")
+PARTS = ("stepping", "data_wait", "copying", "evaluating", "repeated", "recovery", "starting", "idle")
 
 
 def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict[str, float]:
@@ -12,7 +12,7 @@ def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict
 
     `stepping` is steps that count, without waiting for data; `data_wait`; `copying` the state for checkpoints and mirrors;
     `evaluating`; `repeated` steps, done again after a fault; `recovery` from a fault to the next step; `starting` from a
-    command to its first step; `other` is the rest. Goodput is the share of `stepping`.
+    command to its first step; `idle` is the rest. Goodput is the share of `stepping`.
     """
     parts = dict.fromkeys(PARTS, 0.0)
     counted = {record["step"]: id(record) for record in metrics}
@@ -22,13 +22,13 @@ def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict
     for record in records:
         now, name = record["time"], record.get("event")
         if name == "command":
-            parts["other"] += seen - began if began is not None else 0.0
+            parts["idle"] += seen - began if began is not None else 0.0
             began, waiting = now, ("starting", now)
         elif name in ("group_broken", "rolled_back") and waiting is None:
             waiting = ("recovery", now)
         elif name == "evaluated":
             parts["evaluating"] += record["seconds"]
-            parts["other"] -= record["seconds"]
+            parts["idle"] -= record["seconds"]
         elif name is None:
             wait, copying, step = record["data_wait_s"], record["copy_s"], record["step_s"]
             spent = {"data_wait": wait, "copying": copying}
@@ -38,7 +38,7 @@ def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict
                 waiting = None
             for part, seconds in spent.items():
                 parts[part] += seconds
-                parts["other"] -= seconds
+                parts["idle"] -= seconds
         seen = now
-    parts["other"] += seen - began if began is not None else 0.0
+    parts["idle"] += seen - began if began is not None else 0.0
     return {part: round(seconds, 3) for part, seconds in parts.items()}

@@ -115,8 +115,11 @@ def _resume(options: Any) -> None:
 
 
 def _tell(facts: Any, as_json: bool) -> None:
-    """Three lines: how good, where, what next."""
+    """How good, what it took, where, what next."""
+    from foundray.standing import goodput
+
     print(f"validation loss {facts.val_loss:.4f} nats a token after {facts.step:,} steps, {facts.tokens:,} tokens")
+    print(f"{goodput(facts)}; {facts.restarts} regroupings, {facts.steps_repeated} steps repeated")
     print(f"in {facts.run} (weights {facts.weights_sha256[:16]}…)")
     print(f"next: foundray sample {facts.run} --prompt '…', or tensorboard --logdir {facts.run}/tensorboard")
     if as_json:
@@ -124,14 +127,13 @@ def _tell(facts: Any, as_json: bool) -> None:
 
 
 def _status(options: Any) -> None:
-    from dataclasses import asdict
-
-    facts = foundray.status(options.target)
     if options.json:
-        print(facts.to_json())
+        print(foundray.status(options.target).to_json())
     else:
-        for name, value in asdict(facts).items():
-            print(f"{name:16} {'-' if value is None else value}")
+        from foundray.run import Run
+        from foundray.standing import standing
+
+        print(standing(Run.open(options.target)))
 
 
 def _audit(options: Any) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from foundray.errors import InputError
+from foundray.processes import identity, living
 from foundray.storage import Store
 
 BEAT_SECONDS = 3.0
@@ -59,7 +60,7 @@ class Holder:
         who = f"process {other['pid']} of {other['user']} on {other['host']}"
         refused = InputError(f"the run {self.file.parent} is running: {who} holds it; stop that one first, or wait for its end")
         if other["host"] == platform.node():
-            if _is_alive(other):
+            if living(other["pid"], other.get("process", "")):
                 raise refused
             return
         self.report(f"{who} held the run; waiting {PATIENCE_SECONDS:.0f} s to see whether it is gone")
@@ -80,7 +81,7 @@ class Holder:
         self.beats += 1
         me = psutil.Process()
         fields = {"token": self.token, "beats": self.beats, "host": platform.node(), "pid": me.pid}
-        self.file.write_text(json.dumps({**fields, "started": me.create_time(), "user": _user()}))
+        self.file.write_text(json.dumps({**fields, "process": identity(me), "user": _user()}))
 
     def _read(self) -> dict[str, Any] | None:
         if not self.file.exists():
@@ -89,14 +90,6 @@ class Holder:
             return dict(json.loads(self.file.read_text()))
         except (InputError, ValueError):
             return None
-
-
-def _is_alive(other: dict[str, Any]) -> bool:
-    try:
-        process = psutil.Process(other["pid"])
-        return abs(process.create_time() - other["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _user() -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from foundray.errors import InputError
+from foundray.processes import identity, living
 
 START_SECONDS = 90.0
 OBJECT_STORE = 100_000_000
@@ -45,18 +46,11 @@ def default_folder() -> Path:
 class Node:
     ip: str
     pid: int
-    created: float
-    """When the process started (Unix time), so that another one with its number is not taken for it."""
-
-    def process(self) -> psutil.Process | None:
-        try:
-            process = psutil.Process(self.pid)
-            return process if abs(process.create_time() - self.created) < 1 else None
-        except psutil.NoSuchProcess:
-            return None
+    known_as: str
+    """The process's identity, so that another one with its number is not taken for it."""
 
     def processes(self) -> list[psutil.Process]:
-        process = self.process()
+        process = living(self.pid, self.known_as)
         return [process, *process.children(recursive=True)] if process else []
 
 
@@ -118,7 +112,7 @@ class LocalCluster:
         return name
 
     def _start(self, name: str, resources: Mapping[str, float], arguments: list[str], environment: Mapping[str, str]) -> None:
-        others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU")}
+        others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU", "memory")}
         ip = f"127.0.0.{10 + self.added}"
         command = [
             str(Path(sys.executable).with_name("ray")),
@@ -131,6 +125,7 @@ class LocalCluster:
             f"--num-gpus={resources.get('GPU', 0):g}",
             f"--resources={json.dumps(others)}",
             f"--object-store-memory={OBJECT_STORE}",
+            *([f"--memory={resources['memory']:.0f}"] if "memory" in resources else []),
             *arguments,
         ]
         log = self.folder / f"{name}.log"
@@ -144,7 +139,7 @@ class LocalCluster:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self.nodes[name] = Node(ip, process.pid, psutil.Process(process.pid).create_time())
+        self.nodes[name] = Node(ip, process.pid, identity(psutil.Process(process.pid)))
         self.added += 1
         self._save()
         deadline = time.monotonic() + START_SECONDS

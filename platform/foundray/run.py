@@ -14,9 +14,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Facts:
     """Of the finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
     workers: int | None
     """In the last worker group."""
+    worlds: list[dict[str, Any]]
+    """The world size over time: `time`, `step` and `workers` of each group that was not as large as the one before."""
     restarts: int
     """Worker groups after the first."""
     steps_repeated: int
@@ -151,6 +153,7 @@ class Run:
             val_loss=evaluations[-1]["val_loss"] if evaluations else None,
             weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
             workers=groups[-1]["workers"] if groups else None,
+            worlds=_worlds(events),
             restarts=max(0, len(groups) - 1),
             steps_repeated=_repeated([record["step"] for record in metrics]),
             tokens_per_s=round(len(metrics) * spec.tokens_per_step / stepping, 1) if stepping else None,
@@ -171,5 +174,13 @@ def _repeated(steps: list[int]) -> int:
     return len(steps) - len(set(steps))
 
 
+def _worlds(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The world size over time: time, step and workers of each group that is not as large as the one before."""
+    groups = (event for event in events if event["event"] == "workers_started")
+    firsts = (next(same) for _, same in groupby(groups, key=lambda group: group["workers"]))
+    return [{"time": group["time"], "step": group["step"], "workers": group["workers"]} for group in firsts]
+
+
 def event(name: str, **fields: Any) -> dict[str, Any]:
-    return {"time": round(time.time(), 3), "event": name, **fields}
+    """Something that happened. Whoever records it adds the time."""
+    return {"event": name, **fields}

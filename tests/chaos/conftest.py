@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests import hooked
-from tests.chaos.faults import NODES, RESOURCES, STEPS, leftovers
+from tests.chaos.disk import Disk
+from tests.chaos.faults import EVALUATE_EVERY, NODES, RESOURCES, STEPS, leftovers
 from tests.conftest import small_spec, write_spec
 
 import foundray as api
@@ -17,14 +18,27 @@ from foundray.local_cluster import LocalCluster
 
 
 @pytest.fixture(scope="session")
-def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("schedules")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk | None]:
+    """Where the runs of the schedules are stored; None where no disk can be mounted, and storage can only fail."""
+    try:
+        made = Disk(tmp_path_factory.mktemp("disk") / "mounted")
+    except (PermissionError, FileNotFoundError):
+        yield None
+        return
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def spec(prose: Path, disk: Disk | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = disk.folder if disk else tmp_path_factory.mktemp("schedules")
     changes = {
         "train": {
-            "steps": STEPS, "micro_batches": 12, "micro_batch_size": 4, "evaluate_every": 60, "checkpoint_every": 20,
+            "steps": STEPS, "micro_batches": 12, "micro_batch_size": 4,
+            "evaluate_every": EVALUATE_EVERY, "checkpoint_every": 20,
         },
         "scale": {"workers": [1, 4], "resources": {"CPU": 1}},
-        "fault": {"mirror_every": 5},
+        "fault": {"mirror_every": 5, "silence_s": 5},
     }  # fmt: skip
     return write_spec(folder, {**small_spec(prose, folder / "runs", model__width=64), **changes})
 

@@ -9,18 +9,21 @@ import random
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+from tests.chaos.disk import Disk
 from tests.integration.conftest import FOUNDRAY, Done
 
 from foundray.local_cluster import LocalCluster
 
 NODES = 4
 STEPS = 200
+EVALUATE_EVERY = 60
 RESOURCES = {"CPU": 1.0}
 
 
@@ -52,6 +55,9 @@ class Run:
     def wait_for_event(self, kind: str, seconds: float = 180) -> None:
         """Until an event of the kind is recorded, or the command has ended."""
         self._wait_until(lambda: any(event["event"] == kind for event in self.events()), kind, seconds)
+
+    def wait_for_file(self, path: Path, seconds: float = 60) -> None:
+        self._wait_until(path.exists, path.name, seconds)
 
     def _wait_until(self, reached: Callable[[], bool], what: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -86,8 +92,8 @@ def nodes_of(cluster: LocalCluster) -> list[str]:
 class Faults:
     """What can go wrong. Each leaves the cluster such that the run can end."""
 
-    def __init__(self, cluster: LocalCluster, run: Run, dealer: random.Random):
-        self.cluster, self.run, self.dealer = cluster, run, dealer
+    def __init__(self, cluster: LocalCluster, run: Run, dealer: random.Random, disk: Disk | None = None):
+        self.cluster, self.run, self.dealer, self.disk = cluster, run, dealer, disk
         self.later: list[Callable[[], None]] = []
         """What is to be undone, or follows, before the next fault."""
 
@@ -104,11 +110,11 @@ class Faults:
                         found.append(process)
         return sorted(found, key=lambda process: process.pid)
 
-    def _kill_process(self, title: str, first: bool = False) -> None:
+    def _kill_process(self, title: str, first: bool = False, by: signal.Signals = signal.SIGKILL) -> None:
         if found := self.processes(title):
             victim = found[0] if first else self.dealer.choice(found)
             with contextlib.suppress(psutil.NoSuchProcess):
-                victim.send_signal(signal.SIGKILL)
+                victim.send_signal(by)
 
     def worker(self) -> None:
         self._kill_process("ray::Member")
@@ -116,6 +122,16 @@ class Faults:
     def rank_0(self) -> None:
         """The oldest member: the one that records, and evaluates with the others."""
         self._kill_process("ray::Member", first=True)
+
+    def evaluating(self) -> None:
+        """A member, while all evaluate."""
+        if (evaluation := (self.run.step() // EVALUATE_EVERY + 1) * EVALUATE_EVERY) < STEPS:
+            self.run.wait_for_step(evaluation)
+        self.worker()
+
+    def frozen(self) -> None:
+        """A worker that falls silent without hanging up."""
+        self._kill_process("ray::Member", by=signal.SIGSTOP)
 
     def place(self) -> None:
         """A worker of Ray Train's, which restarts its whole group."""
@@ -161,6 +177,27 @@ class Faults:
 
             self.later.append(mend)
 
+    def full(self) -> None:
+        """There is no room on the disk for a while."""
+        if self.disk:
+            self.disk.fill()
+            self._before_long(self.disk.empty)
+        else:
+            self.storage()
+
+    def stall(self) -> None:
+        """The disk does not answer for a while."""
+        if self.disk:
+            self.disk.freeze()
+            self._before_long(self.disk.thaw)
+        else:
+            self.storage()
+
+    def _before_long(self, action: Callable[[], None]) -> None:
+        timer = threading.Timer(self.dealer.uniform(2, 6), action)
+        timer.start()
+        self.later.append(timer.join)
+
     def damage(self) -> None:
         """A byte of the newest complete checkpoint changes; a node goes, so that somebody has to look for a state."""
         complete = sorted((self.run.folder / "checkpoints").glob("*/manifest.json"))
@@ -178,8 +215,20 @@ class Faults:
 
     def everything(self) -> None:
         """Every process of the cluster and the driver die; a new cluster and one `foundray resume` go on."""
-        folder = self.cluster.folder
         self.run.kill()
+        self._go_on_elsewhere()
+
+    def head(self) -> None:
+        """The head node dies, and the cluster with it: the command says so, and one `foundray resume` goes on in a new one."""
+        self.cluster.kill("head")
+        done = self.run.wait(120)
+        assert done.status == 1, (done.status, done.err)
+        assert "Traceback" not in done.err, done.err
+        assert "foundray resume" in done.err, done.err
+        self._go_on_elsewhere()
+
+    def _go_on_elsewhere(self) -> None:
+        folder = self.cluster.folder
         self.cluster.down()
         self.cluster.__dict__.update(LocalCluster.up(NODES, RESOURCES, folder).__dict__)
         self.run.start("resume", self.run.folder)
@@ -191,8 +240,10 @@ class Faults:
         self.later = []
 
 
-SURVIVED = ("worker", "rank_0", "place", "feeder", "node", "drain", "add", "storage", "damage")
-RESUMED = ("driver", "everything")
+SURVIVED = (
+    "worker", "rank_0", "evaluating", "frozen", "place", "feeder", "node", "drain", "add", "storage", "full", "stall", "damage",
+)  # fmt: skip
+RESUMED = ("driver", "head", "everything")
 
 
 def schedule(seed: int, steps: int) -> list[tuple[int, tuple[str, ...]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,20 @@ def wait_for_world(run: Run, size: int, seconds: float = 90) -> None:
         time.sleep(0.1)
 
 
+def shares(run: Run, step: int) -> list[float]:
+    """Each shard's part of a checkpoint."""
+    manifest = run.folder / "checkpoints" / f"step-{step:08d}" / "manifest.json"
+    run.wait_for_file(manifest)
+    blocks = [shard["blocks"] for shard in json.loads(manifest.read_text())["shards"]]
+    return [part / sum(blocks) for part in blocks]
+
+
 def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undisturbed: str) -> None:
     """A node is added, one goes with notice, the feeder dies: no step is repeated. A node is lost: few are."""
     for name in nodes_of(cluster):
         cluster.kill(name)
-    for _ in range(2):
-        cluster.add(RESOURCES, environment=SLOW)
+    for gigabytes in (1, 3):
+        cluster.add({**RESOURCES, "memory": gigabytes * 1e9}, environment=SLOW)
     run = Run(cluster, spec, "elastic")
     faults = Faults(cluster, run, random.Random(0))
     run.wait_for_step(10)
@@ -72,7 +81,9 @@ def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undistur
     assert f"process {run.process.pid} of" in again.refusal
     assert "is running" in again.refusal
 
-    added = cluster.add(RESOURCES, environment=SLOW)
+    run.wait_for_step(55)
+    assert sorted(shares(run, 50)) == pytest.approx([0.25, 0.75], abs=0.01), "shards of the state follow the nodes' memory"
+    added = cluster.add({**RESOURCES, "memory": 2e9}, environment=SLOW)
     wait_for_world(run, 3)
     run.wait_for_step(run.step() + 5)
     faults.feeder()
@@ -133,6 +144,31 @@ def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, 
     limited = foundray("train", spec, "--set", "name=limited", "--set", "guard.max_skipped=0", "--set", "scale.workers=1")
     assert limited.status == 1
     assert "guard.max_skipped is 0: look at the samples" in limited.err
+
+
+def test_a_spike_is_rolled_back_past_by_any_number_of_workers(prose: Path, tmp_path: Path, cluster: LocalCluster) -> None:
+    """To a state before it, and on with the data after it; a node lost meanwhile leaves no trace."""
+    spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)[0]
+    objective = {"kind": "hooked", "spike_token": spike_token}
+    spec = spec_of(tmp_path, prose, steps=60, objective=objective, guard={"spike": 12.0, "roll_back": 10})
+    alone = Run(cluster, spec, "alone", "--set", "scale.workers=1")
+    facts = alone.wait().facts
+    turns = rolled_back(alone)
+    assert turns
+    assert all(to % 10 == 0 and to < spike for spike, to, _ in turns)
+
+    run = Run(cluster, spec, "several")
+    run.wait_for_event("rolled_back")
+    Faults(cluster, run, random.Random(1)).node()
+    assert run.wait().facts["weights_sha256"] == facts["weights_sha256"]
+    assert rolled_back(run) == turns
+    for one in (alone, run):
+        assert foundray("audit", one.folder, "--json").facts["clean"]
+    cluster.add(RESOURCES)
+
+
+def rolled_back(run: Run) -> list[tuple[int, int, int]]:
+    return [(e["spike"], e["to"], e["passed_over"]) for e in run.events() if e["event"] == "rolled_back"]
 
 
 def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: LocalCluster) -> None:

@@ -51,6 +51,7 @@ def test_the_facts(alone, storage: Path) -> None:
         "weights_sha256",
         "workers",
         "restarts",
+        "worlds",
         "steps_repeated",
         "tokens_per_s",
         "seconds",

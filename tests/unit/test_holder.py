@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 from foundray import holder as holding
 from foundray.errors import InputError
 from foundray.holder import Holder
+from foundray.processes import identity
 from foundray.storage import Store
 
 
@@ -29,7 +31,7 @@ def hold(folder: Path, said: list[str] | None = None) -> Holder:
 
 
 def other(folder: Path, **fields: object) -> None:
-    told = {"token": "other", "beats": 1, "host": "elsewhere", "pid": 1, "started": 0.0, "user": "ada", **fields}
+    told = {"token": "other", "beats": 1, "host": "elsewhere", "pid": 1, "process": "", "user": "ada", **fields}
     (folder / "holder.json").write_text(json.dumps(told))
 
 
@@ -43,16 +45,25 @@ def test_a_second_command_is_refused_and_told_who_holds_the_run(tmp_path: Path) 
 
 def test_a_holder_on_this_machine_that_died_holds_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
-    started = psutil.Process(process.pid).create_time()
+    known_as = identity(psutil.Process(process.pid))
     process.wait()
-    import platform
 
-    other(tmp_path, host=platform.node(), pid=process.pid, started=started)
+    other(tmp_path, host=platform.node(), pid=process.pid, process=known_as)
     with hold(tmp_path):
         pass
-    other(tmp_path, host=platform.node(), pid=psutil.Process().pid, started=1.0)  # its number was given to another process
+    other(tmp_path, host=platform.node(), pid=psutil.Process().pid, process=known_as)  # its number is another's now
     with hold(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_holder_outlives_a_clock_that_jumps(tmp_path: Path, hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel moves the time of the boot along with the clock, and with that the time at which processes began."""
+    boot = psutil.boot_time()
+    with hold(tmp_path), pytest.raises(InputError, match="holds it"):
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + hours * 3600.0)
+        monkeypatch.setattr("psutil.boot_time", lambda: boot + hours * 3600.0)
+        hold(tmp_path).__enter__()
 
 
 def test_a_holder_elsewhere_is_believed_alive_while_its_counter_moves(tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.unit.test_exact_step import make_spec
 
+from foundray.account import account
+from foundray.errors import InputError
 from foundray.run import Run, event
 from foundray.storage import Store
 from foundray.training.record import Recorder
@@ -15,7 +20,6 @@ from foundray.training.record import Recorder
 def step(number: int, **fields: Any) -> dict[str, Any]:
     numbers = dict.fromkeys(("loss", "lr", "grad_norm", "tokens_per_s", "step_s", "data_wait_s", "copy_s"), 1.0)
     return {
-        "time": float(number),
         "step": number,
         "workers": 1,
         "skipped": [],
@@ -30,6 +34,10 @@ def started(number: int) -> dict[str, Any]:
     return event("workers_started", step=number, workers=1, device="cpu")
 
 
+def recorded(folder: Path, file: str) -> list[dict[str, Any]]:
+    return Run(Store.at(folder)).records(file)
+
+
 def recorder(folder: Path, said: list[str] | None = None) -> Recorder:
     return Recorder(Run(Store.at(folder)), make_spec(), 1.0, (said if said is not None else []).append, False)
 
@@ -42,9 +50,8 @@ def test_a_step_that_comes_twice_is_recorded_once_and_one_done_again_twice(tmp_p
     subject.write([started(2), step(3), step(4), step(5)])  # done again
     subject.write([event("evaluated", step=5, val_loss=1.0), event("evaluated", step=5, val_loss=1.0)])
     subject.close()
-    run = Run(Store.at(tmp_path / "run"))
-    assert [record["step"] for record in run.records("metrics.jsonl")] == [1, 2, 3, 4, 3, 4, 5]
-    assert [e["event"] for e in run.records("events.jsonl")].count("evaluated") == 1
+    assert [record["step"] for record in recorded(tmp_path / "run", "metrics.jsonl")] == [1, 2, 3, 4, 3, 4, 5]
+    assert [e["event"] for e in recorded(tmp_path / "run", "events.jsonl")].count("evaluated") == 1
     again = recorder(tmp_path / "run")
     assert (again.evaluated, again.losses[-1]) == (5, (5, 1.0))
 
@@ -53,14 +60,74 @@ def test_records_wait_until_storage_takes_them(tmp_path: Path) -> None:
     (folder := tmp_path / "run").mkdir()
     subject = recorder(folder)
     subject.write([started(0), step(1)])
+    subject.settle()
     (folder / "metrics.jsonl").rename(tmp_path / "away")
     (folder / "metrics.jsonl").mkdir()
     subject.write([step(2)])
+    with pytest.raises(InputError, match="cannot be written"):
+        subject.ledger.settle(1.0)
+    assert subject.kept == 1
     (folder / "metrics.jsonl").rmdir()
     (tmp_path / "away").rename(folder / "metrics.jsonl")
     subject.write([step(3)])
     subject.close()
-    assert [record["step"] for record in Run(Store.at(folder)).records("metrics.jsonl")] == [1, 2, 3]
+    assert [record["step"] for record in recorded(folder, "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_storage_that_stalls_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    subject, answers, append = recorder(tmp_path / "run"), threading.Event(), Run.append
+
+    def stalls(self: Run, file: str, records: list[dict[str, Any]]) -> None:
+        answers.wait(30)
+        append(self, file, records)
+
+    monkeypatch.setattr(Run, "append", stalls)
+    began = time.monotonic()
+    subject.write([started(0), step(1)])
+    assert time.monotonic() - began < 5
+    with pytest.raises(InputError, match="has not answered for"):
+        subject.ledger.settle(0.1)
+    assert subject.kept == 0, "a checkpoint of this step has to wait"
+    answers.set()
+    subject.close()
+    assert subject.kept == 1
+
+
+def test_steps_done_again_are_to_be_recorded_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    subject = recorder(tmp_path / "run")
+    subject.write([started(0), *map(step, range(1, 8))])
+    subject.settle()
+    subject.write([started(3)])
+    subject.settle()
+    assert subject.kept == 3
+    subject.close()
+    assert recorder(tmp_path / "run").kept == 7
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_clock_that_jumps_does_not_show_in_the_record(tmp_path: Path, hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither during a command, nor between two: the parts of the account stay true, and none is negative."""
+    (tmp_path / "run").mkdir()
+    clock = time.time
+    for command in range(2):
+        subject = recorder(tmp_path / "run")
+        subject.write([event("command", workers=[1, 1]), started(command)])
+        monkeypatch.setattr(time, "time", lambda: clock() + hours * 3600.0)
+        aged = step(command + 1, age=0.01, step_s=0.02, data_wait_s=0.0, copy_s=0.0)
+        time.sleep(0.05)
+        subject.write([aged])
+        subject.close()
+    events, metrics = recorded(tmp_path / "run", "events.jsonl"), recorded(tmp_path / "run", "metrics.jsonl")
+    times = [record["time"] for record in sorted([*events, *metrics], key=lambda record: record["time"])]
+    assert [record["time"] for record in events] == sorted(record["time"] for record in events)
+    if hours < 0:
+        assert times[-1] - times[0] < 5, "the record did not go back with the clock"
+    parts = account(events, metrics)
+    assert all(seconds >= 0 for seconds in parts.values())
+    assert 0.07 < sum(parts.values()) < 5
+    assert parts["stepping"] == pytest.approx(0.04)
 
 
 def test_what_was_left_out_is_told_and_remembered(tmp_path: Path) -> None:

@@ -85,8 +85,10 @@ class Scale(Section):
 class Fault(Section):
     max_restarts: NonNegativeInt = 8
     """Failures in a row, without a step done in between, after which a command gives up."""
-    mirror_every: PositiveInt = 10
+    mirror_every: PositiveInt = 2
     """Steps between copies of every worker's state into another node's memory: at most so many are repeated."""
+    silence_s: PositiveFloat = 30
+    """Seconds after which a worker that says nothing, though its machine is there, is taken for lost."""
     wait_s: PositiveFloat = 1800
     """Seconds without enough workers after which a command gives up."""
     storage_wait_s: PositiveFloat = 120

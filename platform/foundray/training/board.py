@@ -1,6 +1,7 @@
 """The board: a small actor beside the driver, where workers leave their records and say that they hold a place.
 
-It appends and hands out in the order of arrival. (Ray's own Queue is an asyncio actor, which may run calls in another
+It appends and hands out in the order of arrival. Records travel with their age, not with a time: clocks of different
+machines are never compared. (Ray's own Queue is an asyncio actor, which may run calls in another
 order than they were made, and a timed `get` of it can drop what arrives as its time runs out.)
 """
 
@@ -41,13 +42,14 @@ class _Board:
     """The actor. It runs one call after another, a caller's in the order in which they were made."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self.records: list[tuple[Record, float]] = []
         # By pool and by rank in Ray Train's group: a new group's replace the old one's.
         self.places: dict[tuple[str, int], tuple[Place, float]] = {}
         self.open = True
 
     def append(self, records: list[Record]) -> None:
-        self.records += records
+        arrived = time.monotonic()
+        self.records += [(record, arrived) for record in records]
 
     def attend(self, pool: str, rank: int, place: Place) -> bool:
         """A sign of life from whoever holds the place; False tells it to go."""
@@ -56,8 +58,9 @@ class _Board:
 
     def take(self) -> tuple[list[Record], list[Place]]:
         """The records that came since the last call, and the places that are held."""
-        taken, self.records = self.records, []
-        held_until = time.monotonic() - ABSENT_SECONDS
+        now = time.monotonic()
+        taken, self.records = _aged(self.records, now), []
+        held_until = now - ABSENT_SECONDS
         return taken, [place for place, seen in self.places.values() if seen > held_until]
 
     def close(self) -> None:
@@ -87,8 +90,9 @@ class Journal:
     def __init__(self, board: Any):
         self.board = board
         self.sends = False
-        self.recent: deque[Record] = deque(maxlen=REMEMBERED)
-        self.pending: list[Record] = []
+        self.recent: deque[tuple[Record, float]] = deque(maxlen=REMEMBERED)
+        """Records, and when they were made by this machine's monotonic clock."""
+        self.pending: list[tuple[Record, float]] = []
         self.under_way: list[Any] = []
         self.sent = 0.0
 
@@ -97,22 +101,22 @@ class Journal:
 
         Whoever sends now makes up for what was lost with the one who sent before.
         """
-        self.recent = deque((r for r in self.recent if r["step"] <= step), REMEMBERED)
+        self.recent = deque(((r, at) for r, at in self.recent if r["step"] <= step), REMEMBERED)
         self.sends = sends
-        new = [r for r in self.recent if r["step"] > (evaluated if "event" in r else recorded)]
+        new = [(r, at) for r, at in self.recent if r["step"] > (evaluated if "event" in r else recorded)]
         self.pending = new if sends else []
 
     def event(self, name: str, **fields: Any) -> None:
         """Something that happened to the group, told at once."""
         if self.sends:
-            self.pending.append(event(name, **fields))
+            self.pending.append((event(name, **fields), time.monotonic()))
             self.flush()
 
     def record(self, record: Record) -> None:
         """What a step gave; it has the field `step`."""
-        self.recent.append(record)
+        self.recent.append((record, time.monotonic()))
         if self.sends:
-            self.pending.append(record)
+            self.pending.append(self.recent[-1])
             if time.monotonic() - self.sent > FLUSH_SECONDS:
                 self.flush()
 
@@ -120,10 +124,15 @@ class Journal:
         if self.sends and self.pending:
             if self.under_way:
                 _, self.under_way = ray.wait(self.under_way, num_returns=len(self.under_way), timeout=0)
-            self.under_way.append(self.board.append.remote(self.pending))
-            self.pending, self.sent = [], time.monotonic()
+            now = time.monotonic()
+            self.under_way.append(self.board.append.remote(_aged(self.pending, now)))
+            self.pending, self.sent = [], now
 
     def close(self) -> None:
         """Wait until all records have arrived."""
         self.flush()
         ray.get(self.under_way)
+
+
+def _aged(records: list[tuple[Record, float]], now: float) -> list[Record]:
+    return [{**record, "age": record.get("age", 0.0) + now - since} for record, since in records]

@@ -32,8 +32,11 @@ class Committer:
         self.told: set[tuple[int, int, int]] = set()
         self.again, self.tell = 0.0, 0.0
 
-    def complete(self, generation: int, statuses: list[Status]) -> None:
-        """Write the manifest of each checkpoint of the group whose shards are all written."""
+    def complete(self, generation: int, statuses: list[Status], recorded: int) -> None:
+        """Write the manifest of each checkpoint of the group whose shards are all written.
+
+        The record of its steps is on storage first, for the ledger of a resumed run to have no gap.
+        """
         written = [(rank, *told) for rank, status in enumerate(statuses) for told in status.written]
         for rank, of, step, outcome, _ in written:
             if isinstance(outcome, str) and (rank, of, step) not in self.told:
@@ -43,7 +46,7 @@ class Committer:
         for step in {step for _, _, step, _, _ in written}:
             shards = [(shard, took) for _, _, at, shard, took in written if at == step and isinstance(shard, ShardFile)]
             whole = sum(shard.blocks for shard, _ in shards) == facts["blocks"]
-            if whole and (generation, step) not in self.commits:
+            if whole and step <= recorded and (generation, step) not in self.commits:
                 self.commits[generation, step] = self.thread.submit(self._commit, step, shards, facts["parameters"])
         self._try_again()
 

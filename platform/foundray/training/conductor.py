@@ -51,7 +51,7 @@ class Conductor:
     def __init__(self, spec: Spec, run: Run, work: Work, recorder: Recorder, places: Places, holder: Holder):
         self.spec, self.run_folder, self.work, self.recorder = spec, run, work, recorder
         self.ray_train, self.holder = places, holder
-        self.crew = Crew(work, spec.scale.workers[1], self._note)
+        self.crew = Crew(work, spec.scale.workers[1], spec.fault.silence_s, self._note)
         self.group: list[int] = []
         """Numbers of the members that take part, in rank order."""
         self.generation = 0
@@ -78,7 +78,7 @@ class Conductor:
             if self._due("places", TEND_SECONDS):
                 self.crew.tend(self.places, self.group)
             if statuses := self._group_statuses():
-                self.committer.complete(self.generation, statuses)
+                self.committer.complete(self.generation, statuses, self.recorder.kept)
             self._form_group_if_due()
             if self.holder.taken:
                 raise RunFailed(f"another command has taken over the run {self.run_folder.folder}")
@@ -229,6 +229,7 @@ class Conductor:
             )
         turn = roll_back(before, spike, self.spec.guard.roll_back or 1)
         self._note("rolled_back", step=spike, **turn.facts())
+        self.recorder.settle()  # or a resumed run might not know of it, and use the data again
         self._trust(turn.to)
 
     def _check_skipped(self) -> None:

@@ -20,8 +20,6 @@ from foundray.training.member import Member
 from foundray.training.orders import Status, Work
 
 LISTEN_SECONDS = 0.1
-SILENT_SECONDS = 30.0
-"""A member that says nothing for so long is lost: it answers every second, whatever it computes."""
 SHUN_SECONDS = 10.0
 """For so long no member is started on a node where one could not start."""
 FORSAKEN_SECONDS = 90.0
@@ -46,8 +44,9 @@ class Known:
 
 
 class Crew:
-    def __init__(self, work: Work, most: int, note: Callable[..., None]):
-        self.work, self.most, self.note = work, most, note
+    def __init__(self, work: Work, most: int, silence: float, note: Callable[..., None]):
+        """`most` members, of which one that says nothing for `silence` seconds is lost: they answer every second."""
+        self.work, self.most, self.silence, self.note = work, most, silence, note
         self.members: dict[int, Known] = {}
         """By number, in the order in which they were started."""
         self.places: list[Place] = []
@@ -70,8 +69,8 @@ class Crew:
                 except RayError as error:  # its process or its node is gone, or was before it could start
                     self.lose(known, type(error).__name__)
         for known in list(self.members.values()):
-            if known.status.phase != "warming" and time.monotonic() - known.heard > SILENT_SECONDS:
-                self.lose(known, f"it has not answered for {SILENT_SECONDS:.0f} s")
+            if known.status.phase != "warming" and time.monotonic() - known.heard > self.silence:
+                self.lose(known, f"it has not answered for {self.silence:.0f} s")
 
     def _hear(self, known: Known, status: Status) -> None:
         if status.phase == "ready" and known.status.phase == "warming":

@@ -42,7 +42,7 @@ class Loop:
     """One member's work, group after group."""
 
     def __init__(self, work: Work, member: Member):
-        began = time.time()
+        began = time.monotonic()
         self.member, self.work = member, work
         self.spec = spec = Spec.model_validate_json(work.spec_json)
         torch.set_num_threads(spec.scale.worker_threads)
@@ -64,7 +64,7 @@ class Loop:
         self.done = 0
         self.copied = 0.0
         """Seconds that copying the state took before this step."""
-        self.warm_s = time.time() - began
+        self.warm_s = time.monotonic() - began
 
     def facts(self) -> dict[str, Any]:
         layout = self.trainer.layout
@@ -214,7 +214,6 @@ class Loop:
         seconds = time.perf_counter() - self.began
         self.journal.record(
             {
-                "time": round(time.time(), 3),
                 "step": self.done,
                 "tokens": self.done * self.spec.tokens_per_step,
                 "loss": result.loss,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import tempfile
@@ -10,12 +9,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from foundray.errors import InputError
 from foundray.run import Run
 from foundray.spec import Spec
+from foundray.training.ledger import Ledger
 from foundray.training.rollback import appended, recorded
 
 LINE_SECONDS = 10.0
@@ -46,23 +47,25 @@ class Recorder:
         self.skipped: set[tuple[int, int]] = set()
         """(step's worth of data, micro-batch) of all that were left out."""
         self._remember(metrics)
-        self.backlog: dict[str, list[dict[str, Any]]] = {"events.jsonl": [], "metrics.jsonl": []}
-        """What storage has not taken yet."""
+        self.clock = Clock(max((record["time"] for record in [*events[-1:], *metrics[-1:]]), default=0.0))
         self.lock = threading.RLock()
         self.shown = time.monotonic()
         self.board = _Board(run)
+        self.ledger = Ledger(run, metrics[-1]["step"] if metrics else 0, self.board.upload)
         self.bar = _Bar(spec.train.steps) if show_progress and sys.stderr.isatty() else None
 
+    @property
+    def kept(self) -> int:
+        """The last step whose record is stored."""
+        return self.ledger.kept
+
     def write(self, records: list[dict[str, Any]]) -> None:
-        """Record and show. What storage does not take now is tried again with the next records."""
+        """Record and show. Records come with their `age` in seconds, if they have one."""
         with self.lock:
-            records = [record for record in records if not self._known(record)]
+            records = [self._timed(record) for record in records if not self._known(record)]
             events = [self._enriched(record) for record in records if "event" in record]
             metrics = [record for record in records if "event" not in record]
-            self.backlog["events.jsonl"] += events
-            self.backlog["metrics.jsonl"] += metrics
-            with contextlib.suppress(InputError):
-                self.flush()
+            self.ledger.add(events, metrics)
             self._remember(metrics)
             for record in metrics:
                 self.board.scalars(record["step"], {f"train/{name}": record[name] for name in SCALARS})
@@ -97,12 +100,13 @@ class Recorder:
                 self.losses.append((record["step"], record["loss"]))
             self.skipped |= {(record["step"] + record["passed_over"], index) for index in record["skipped"]}
 
-    def flush(self) -> None:
-        """Write what is left. Raises InputError."""
-        for file, records in self.backlog.items():
-            if records:
-                self.run.append(file, records)
-                records.clear()
+    def settle(self) -> None:
+        """Wait until all is stored. Raises InputError where storage does not take it in time."""
+        self.ledger.settle(self.spec.fault.storage_wait_s)
+
+    def _timed(self, record: dict[str, Any]) -> dict[str, Any]:
+        aged = dict(record)
+        return {"time": round(self.clock.now() - aged.pop("age", 0.0), 3), **aged}
 
     def _enriched(self, record: dict[str, Any]) -> dict[str, Any]:
         if record["event"] == "evaluated":
@@ -162,8 +166,20 @@ class Recorder:
         """Raises InputError where storage does not take the rest."""
         if self.bar:
             self.bar.close()
-        self.board.close()
-        self.flush()
+        try:
+            self.ledger.close(self.spec.fault.storage_wait_s)
+        finally:
+            self.board.close()
+
+
+class Clock:
+    """Seconds since the epoch, which do not jump and do not go back before `last`, whatever the machine's clock does."""
+
+    def __init__(self, last: float):
+        self.ahead = max(time.time(), last) - time.monotonic()
+
+    def now(self) -> float:
+        return time.monotonic() + self.ahead
 
 
 class _Bar:
@@ -214,8 +230,12 @@ class _Board:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+
+    def upload(self) -> None:
+        """Where storage is remote, and it is time."""
         if self.scratch and time.monotonic() - self.uploaded > UPLOAD_SECONDS:
-            self._upload()
+            with suppress(InputError):
+                self._upload()
 
     def _upload(self) -> None:
         self.writer.flush()
