@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +17,9 @@ from foundray.spec import Pool, Scale
 
 LOCAL_OBJECT_STORE = 2**30
 """Bytes of shared memory for Ray's objects where we start Ray ourselves."""
+HEAD_BEAT_SECONDS = 2.0
+HEAD_SECONDS = 40.0
+"""Longest that the cluster's head may be away, for a restart that keeps its state."""
 
 
 @contextlib.contextmanager
@@ -52,6 +58,32 @@ def connected() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def head_watched(lost: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, a thread looks after the cluster's head, and calls `lost` when it has been away for long.
+
+    Ray's own calls wait for the head for a minute; then Ray ends the process, without a word of ours.
+    """
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    over = threading.Event()
+
+    def watch() -> None:
+        seen = time.monotonic()
+        while not over.wait(HEAD_BEAT_SECONDS):
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=HEAD_BEAT_SECONDS):
+                seen = time.monotonic()
+            if time.monotonic() - seen > HEAD_SECONDS:
+                return lost()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _quieten() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from foundray.cluster import connected, fit, node_resources
+from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
 from foundray.errors import FoundrayError, InputError, RunFailed
@@ -137,18 +138,34 @@ def _run(
     recorder.write([event("command", workers=list(spec.scale.workers))])
     places = Places(run, spec, workers, work.board, recorder.requests)
     conductor = Conductor(spec, run, work, recorder, places, holder)
-    try:
-        conductor.run()
-    except FoundrayError as error:
+    go_on = f"`foundray resume {run.folder}` goes on from the last checkpoint"
+
+    def note_failure(error: FoundrayError) -> None:
         recorder.write([event("failed", step=recorder.step, reason=str(error), exit_status=error.exit_status)])
-        raise
-    except ray.exceptions.RayError as error:
-        reason = f"Ray was lost: {type(error).__name__}"
-        raise RunFailed(f"{reason}; `foundray resume {run.folder}` goes on from the last checkpoint") from error
-    finally:
-        conductor.close()
-        places.close(recorder.requests)
-        recorder.close()
+
+    def end_without_head() -> None:
+        # No exception would do: the main thread waits inside Ray, which is about to end the process.
+        error = RunFailed(f"the head of the Ray cluster has been away for {HEAD_SECONDS:.0f} s; {go_on}")
+        note_failure(error)
         with suppress(InputError):
-            (run.folder / ".ray").delete_folder()
+            recorder.ledger.settle(5)
+        print(f"foundray: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_status)
+
+    with head_watched(end_without_head):
+        try:
+            conductor.run()
+        except FoundrayError as error:
+            note_failure(error)
+            raise
+        except ray.exceptions.RayError as error:
+            failure = RunFailed(f"Ray was lost: {type(error).__name__}; {go_on}")
+            note_failure(failure)
+            raise failure from error
+        finally:
+            conductor.close()
+            places.close(recorder.requests)
+            recorder.close()
+            with suppress(InputError):
+                (run.folder / ".ray").delete_folder()
     return run.facts()
