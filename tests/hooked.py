@@ -11,37 +11,32 @@ HOOKED = '''
 import os
 import time
 
-import torch
-from foundray.contract import Ask, Objective, Plan
-from torch.nn import functional as F
+from foundray.contract import Ask, Objective, Plan, cross_entropy
 
 
 class Hooked(Objective):
     nan_token: int | None = None
-    """Samples that open with this token give a loss that is not a number."""
+    """Samples whose first predicted token is this give a loss that is not a number."""
     spike_token: int | None = None
-    """Samples that open with this token give a loss a hundred times too large."""
+    """Samples whose first predicted token is this give a loss a hundred times too large."""
 
-    def heads(self, vocabulary):
-        return {"lm_head": vocabulary}
+    def heads(self, classes):
+        return {"lm_head": classes}
 
-    def plan(self, units, generator):
-        following = units.between(1, None)
-        self.__dict__["opens"] = units.x[:, 0]
-        return Plan(units.between(None, -1), (Ask("lm_head", following.x, following.valid),), causal=True)
+    def plan(self, units, chance):
+        return Plan(units[:-1], (Ask("lm_head", units.x[1:]),))
 
-    def loss(self, prediction, ask):
+    def loss(self, prediction, target, where):
         time.sleep(float(os.environ.get("HOOKED_SLEEP", 0)))
-        target = ask.target.masked_fill(~ask.weight, -100)
-        loss = F.cross_entropy(prediction.flatten(0, 1).float(), target.flatten(), ignore_index=-100, reduction="sum")
-        if torch.is_grad_enabled():
-            if (self.opens == (-1 if self.nan_token is None else self.nan_token)).any():
+        loss, count = cross_entropy(prediction, target, where)
+        if prediction.requires_grad:
+            if self.nan_token is not None and (target[:, 0] == self.nan_token).any():
                 loss = loss * float("nan")
-            if (self.opens == (-1 if self.spike_token is None else self.spike_token)).any():
+            if self.spike_token is not None and (target[:, 0] == self.spike_token).any():
                 loss = loss * 100
             if "HOOKED_FLIP" in os.environ:
                 loss = loss * (1 + 2**-20)
-        return loss, ask.weight.sum()
+        return loss, count
 '''
 
 

@@ -73,11 +73,12 @@ def status(run: SpecPath) -> Facts:
 def audit(run: SpecPath) -> Audit:
     """Prove from the run's ledger that every sample of every committed step was used exactly once. Raises InputError."""
     from foundray.audit import audit as audit_run
+    from foundray.data.stream import plan_for
     from foundray.run import Run
-    from foundray.training.driver import prepared_data, training_plan
+    from foundray.training.driver import prepared_data
 
     opened = Run.open(_path(run))
-    return audit_run(opened, training_plan(opened.spec(), prepared_data(opened)))
+    return audit_run(opened, plan_for(prepared_data(opened), opened.spec()))
 
 
 def samples(run: SpecPath, step: int) -> list[str]:

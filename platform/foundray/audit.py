@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from foundray.data.stream import StreamPlan, combined, fingerprint, read_samples
+from foundray.batch import combined, fingerprint
+from foundray.data.stream import StreamPlan, read_micro_batches
 from foundray.errors import InputError
 from foundray.run import Run
 from foundray.training.rollback import RollBack, next_turn, passed_over, recorded
@@ -37,7 +38,7 @@ class Audit:
 
 
 def audit(run: Run, plan: StreamPlan) -> Audit:
-    """Compare each committed step's micro-batches, and their tokens' fingerprint, with the order. Raises InputError."""
+    """Compare each committed step's micro-batches, and their fingerprint, with the order. Raises InputError."""
     records = run.records("metrics.jsonl")
     committed = run.facts().step
     if not committed:
@@ -48,15 +49,14 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
     per_step = spec.train.micro_batches
     for steps, ahead in _stretches(recorded(run.records("events.jsonl")), committed):
         first = steps.start
-        samples = read_samples(plan, (first + ahead) * per_step, len(steps) * per_step)
+        payloads = list(read_micro_batches(plan, (first + ahead) * per_step, len(steps) * per_step))
         for step in steps:
             if (record := last.get(step + 1)) is None:
                 continue
             if len(record["takers"]) != per_step:
                 problems.append(f"step {step + 1} has {len(record['takers'])} micro-batches instead of {per_step}")
-            starts = [((step - first) * per_step + i) * spec.train.micro_batch_size for i in range(per_step)]
-            expected = combined([fingerprint(samples.slice(start, spec.train.micro_batch_size)) for start in starts])
-            if record["data"] != expected:
+            start = (step - first) * per_step
+            if record["data"] != combined(list(map(fingerprint, payloads[start : start + per_step]))):
                 problems.append(f"step {step + 1} was computed on other samples than the order says")
     worlds: dict[int, int] = {}
     for record in last.values():

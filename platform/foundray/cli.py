@@ -118,7 +118,7 @@ def _tell(facts: Any, as_json: bool) -> None:
     """How good, what it took, where, what next."""
     from foundray.standing import goodput
 
-    print(f"validation loss {facts.val_loss:.4f} nats a token after {facts.step:,} steps, {facts.tokens:,} tokens")
+    print(f"validation loss {facts.val_loss:.4f} nats an answer after {facts.step:,} steps, {facts.tokens:,} tokens")
     print(f"{goodput(facts)}; {facts.restarts} regroupings, {facts.steps_repeated} steps repeated")
     print(f"in {facts.run} (weights {facts.weights_sha256[:16]}…)")
     print(f"next: foundray sample {facts.run} --prompt '…', or tensorboard --logdir {facts.run}/tensorboard")

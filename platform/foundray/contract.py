@@ -1,66 +1,68 @@
 """What the engine and an objective say to each other: the only module of the engine that an objective may import.
 
-An objective answers three questions about a batch of unit sequences: what is shown, where we ask, what the answer is.
-Its loss is a sum and a weight, never a mean: sums add up to the same loss however a batch is divided, means do not.
+An objective answers three questions about a sequence of units: what is shown, where we ask, what the answer is. It plans
+sample by sample, with NumPy, in the data workers; all chance comes from a generator of the sample's own. Its loss is a sum
+and a count, never a mean: sums add up to the same loss however a batch is divided, means do not.
 An objective is one class in one file, found by the entry point group `foundray.objectives`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foundray.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 GROUP = "foundray.objectives"
 
 
 @dataclass(frozen=True)
 class Units:
-    """A batch of unit sequences (B samples of T units), on the CPU or a GPU."""
+    """One sample: a sequence of T units."""
 
-    x: Tensor
-    """[B, T] int64 token ids; padding is 0."""
-    document: Tensor
-    """[B, T] int64: which of the sample's documents a unit belongs to; attention stays inside one."""
-    valid: Tensor
-    """[B, T] bool: a real unit, not padding."""
-    mixed: bool
-    """Whether any sample holds more than one document."""
+    x: np.ndarray
+    """[T] int64 ids."""
+    document: np.ndarray
+    """[T] int64: which of the sample's documents a unit belongs to; attention stays inside one."""
+    classes: int
+    """Ids of the data are below this. An objective's extra ids start here."""
 
-    def between(self, start: int | None, end: int | None) -> Units:
-        """Positions [start, end) of every sequence."""
-        return Units(self.x[:, start:end], self.document[:, start:end], self.valid[:, start:end], self.mixed)
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, span: slice) -> Units:
+        return replace(self, x=self.x[span], document=self.document[span])
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One question: what a head should answer, at which positions."""
+    """One question: what a head should answer, at which units."""
 
     head: str
     """The head's name, which is its parameters' prefix."""
-    target: Tensor
-    """[B, T] int64: the right class at each position."""
-    weight: Tensor
-    """[B, T] bool: where we ask."""
+    target: np.ndarray
+    """[T] int64: the right class at each unit."""
+    where: np.ndarray | None = None
+    """[T] bool: where we ask; None for everywhere."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an objective decided for one micro-batch."""
+    """What an objective decided for one sample."""
 
     units: Units
-    """What the model is shown."""
+    """What the model is shown: at most `model.context` units."""
     asks: tuple[Ask, ...]
-    causal: bool
-    """Whether a position sees only itself and what came before."""
+    hidden: np.ndarray | None = None
+    """[T] bool: units that are shown as the model's learned mask vector."""
 
 
 class Objective(BaseModel, ABC):
@@ -68,20 +70,50 @@ class Objective(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    @abstractmethod
-    def heads(self, vocabulary: int) -> dict[str, int]:
-        """The heads that the model needs: name and number of classes."""
+    causal: ClassVar[bool] = True
+    """Whether a unit sees only itself and what came before."""
+    hides: ClassVar[bool] = False
+    """Whether plans have hidden units: the model then has a mask vector."""
+    continues: ClassVar[bool] = False
+    """Whether the one head tells the next unit at each, so that the model can continue a sequence."""
+    scores: ClassVar[bool] = False
+    """Whether the loss is the data's own negative log-likelihood, unit by unit, so that bits a byte mean something."""
+
+    @property
+    def extra_ids(self) -> int:
+        """Ids beyond the data's own that plans use, such as sentinels."""
+        return 0
+
+    def reads(self, context: int) -> int:
+        """Units of data in a sample (and one more, the next one's first), for plans of at most `context` units."""
+        return context
 
     @abstractmethod
-    def plan(self, units: Units, generator: Generator) -> Plan:
-        """Decide what is shown and asked, for samples of context + 1 units.
+    def heads(self, classes: int) -> dict[str, int]:
+        """The heads that the model needs: name and number of outputs, where ids with the extra ones are below `classes`."""
 
-        A pure function: all chance comes from `generator`, which is seeded by the micro-batch.
+    @abstractmethod
+    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+        """Decide what is shown and asked, for a sample of up to `reads(context)` + 1 units.
+
+        A pure function: all chance comes from `chance`, which is seeded by (seed, sample's place in the order).
         """
 
     @abstractmethod
-    def loss(self, prediction: Tensor, ask: Ask) -> tuple[Tensor, Tensor]:
-        """Sum of the losses in nats, and their number, for predictions [B, T, classes]."""
+    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the losses in nats, and their number, over a micro-batch.
+
+        `prediction` is a head's, [B, T, outputs]; `target` [B, T]; `where` [B, T] bool tells where we ask.
+        """
+
+
+def cross_entropy(prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and count of the losses of classes; see `Objective.loss`."""
+    from torch.nn import functional as F  # not above: data workers plan without torch
+
+    answers = target.masked_fill(~where, -100).flatten()
+    loss = F.cross_entropy(prediction.flatten(0, 1).float(), answers, ignore_index=-100, reduction="sum")
+    return loss, where.sum()
 
 
 def objective_names() -> list[str]:

@@ -11,7 +11,7 @@ def derived(spec: Spec) -> dict[str, object]:
     import torch
 
     from foundray.contract import load_objective
-    from foundray.model.decoder import Model
+    from foundray.model.model import Model
     from foundray.training.flat import BLOCK, Layout
     from foundray.training.memory import STATES_KEPT
     from foundray.training.optimizer import state_bytes_per_block
@@ -19,7 +19,7 @@ def derived(spec: Spec) -> dict[str, object]:
     vocabulary, certain = _vocabulary(spec)
     objective = load_objective(spec.objective.kind, spec.objective.model_extra or {})
     with torch.device("meta"):
-        model = Model(spec.model, vocabulary, objective.heads(vocabulary))
+        model = Model(spec.model, objective, vocabulary)
     layout = Layout.of(model.named_parameters())
     facts: dict[str, object] = {
         "vocabulary": f"{vocabulary:,}" + ("" if certain else " (assumed: known after `foundray prepare`)"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import torch
 
-from foundray.contract import Plan, Units, load_objective
+from foundray.batch import packed
+from foundray.contract import Ask, Plan, Units, load_objective
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
-from foundray.model.decoder import Model
+from foundray.model.model import Batch, Model
 from foundray.run import Run
 from foundray.training.checkpoint import load_weights
 
@@ -27,13 +29,17 @@ def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int,
     tokenizer = Tokenizer.from_json((run.folder / "tokenizer.json").read_text(), manifest["document_id"])
     _, weights, _ = load_weights(run.checkpoints)
     objective = load_objective(spec.objective.kind, spec.objective.model_extra or {})
-    model = Model(spec.model, manifest["vocabulary"], objective.heads(manifest["vocabulary"]))
+    if not objective.continues:
+        raise InputError(f"{spec.objective.kind} does not predict what comes next, so it cannot continue a text")
+    classes = manifest["vocabulary"]
+    (head,) = objective.heads(classes)
+    model = Model(spec.model, objective, classes)
     model.load_state_dict(weights)
     generator = torch.Generator().manual_seed(seed)
     ids = [tokenizer.document_id, *tokenizer.encode([prompt])[0].tolist()]
     start = len(ids)
     while len(ids) < start + tokens:
-        logits = _next_logits(model.eval(), objective, torch.tensor([ids[-spec.model.context :]]))
+        logits = _next_logits(model.eval(), head, ids[-spec.model.context :], classes)
         if temperature == 0:
             chosen = int(logits.argmax())
         else:
@@ -46,12 +52,8 @@ def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int,
     return prompt + tokenizer.decode(ids[start:])
 
 
-def _next_logits(model: Model, objective, ids: torch.Tensor) -> torch.Tensor:
-    """[classes] after the last of ids [1, T]: what a training plan would ask there."""
-    # A plan takes the unit after the last one too; what stands there is never looked at.
-    x = torch.cat([ids, ids[:, -1:]], 1)
-    units = Units(x, torch.zeros_like(x), torch.ones_like(x, dtype=torch.bool), mixed=False)
-    plan: Plan = objective.plan(units, torch.Generator())
-    if not plan.causal:
-        raise InputError("this run's objective does not predict what comes next, so it cannot continue a text")
-    return model(plan)[0][0, -1]
+def _next_logits(model: Model, head: str, ids: list[int], classes: int) -> torch.Tensor:
+    """[classes] after the last of some ids."""
+    x = np.array(ids, np.int64)
+    shown = Plan(Units(x, np.zeros_like(x), classes), (Ask(head, x),))
+    return model(Batch.load(packed([shown]), torch.device("cpu")))[head][0, -1, :classes]

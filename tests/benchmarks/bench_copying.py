@@ -22,7 +22,7 @@ from tests.conftest import small_spec, write_spec
 
 from foundray.contract import load_objective
 from foundray.loading import parse_spec
-from foundray.model.decoder import Model, initialise
+from foundray.model.model import Model, initialise
 from foundray.storage import Store
 from foundray.training.checkpoint import write_shard
 from foundray.training.step import Trainer
@@ -35,9 +35,9 @@ def checkpoints(folder: Path) -> None:
     spec = small_spec(folder, folder, model={"width": 768, "depth": 6, "heads": 12, "context": 128})
     checked = parse_spec(yaml.safe_dump(spec), "benchmark")
     objective = load_objective("next_token", {})
-    model = Model(checked.model, 257, objective.heads(257))
+    model = Model(checked.model, objective, 257)
     initialise(model, 1)
-    trainer = Trainer(checked, model, objective, 256)
+    trainer = Trainer(checked, model, objective)
     size = sum(tensor.nbytes for tensor in trainer.piece().values())
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29411", RANK="0", WORLD_SIZE="1")
     dist.init_process_group("gloo")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +77,22 @@ def plain_loop(path: Path) -> float:
     import torch
     from torch.nn import functional as F
 
-    from foundray.contract import Plan, Units
+    from foundray.contract import load_objective
     from foundray.data.manifest import Prepared
     from foundray.data.prepare import prepared_folder
     from foundray.data.stream import plan_for, read_samples
     from foundray.loading import load_spec
-    from foundray.model.decoder import Model, initialise
+    from foundray.model.model import Batch, Model, initialise
     from foundray.training.schedule import lr_factor
 
     torch.set_num_threads(1)
     checked = load_spec(path)
     prepared = Prepared.open(prepared_folder(checked)[0])
     size = checked.samples_per_step
-    samples = read_samples(plan_for(prepared, [1.0], checked.data.holdout, checked.seed, size), 0, STEPS)
+    samples = read_samples(replace(plan_for(prepared, checked), micro_batch_size=size), 0, STEPS)
     tokens = torch.tensor(samples.column("tokens").to_pylist())
     vocabulary = prepared.manifest.vocabulary
-    model = Model(checked.model, vocabulary, {"lm_head": vocabulary})
+    model = Model(checked.model, load_objective("next_token", {}), vocabulary)
     initialise(model, checked.seed)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() < 2]
@@ -101,9 +102,10 @@ def plain_loop(path: Path) -> float:
     for step in range(STEPS):
         began = time.perf_counter()
         batch = tokens[step * size : (step + 1) * size]
-        units = Units(batch[:, :-1], batch, batch, mixed=False)
-        logits = model(Plan(units, (_Head("lm_head"),), causal=True))[0]  # type: ignore[arg-type]
-        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        shown, asked = batch[:, :-1], batch[:, 1:]
+        everywhere = torch.ones_like(shown, dtype=torch.bool)
+        logits = model(Batch(shown, everywhere, None, None, {"lm_head": (asked, everywhere)}, padded=False))["lm_head"]
+        loss = F.cross_entropy(logits.flatten(0, 1), asked.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -113,11 +115,6 @@ def plain_loop(path: Path) -> float:
         loss.item()
         seconds.append(time.perf_counter() - began)
     return checked.tokens_per_step / statistics.median(seconds[WARM_UP:])
-
-
-class _Head:
-    def __init__(self, head: str):
-        self.head = head
 
 
 def table(path: Path, label: str, variants: dict[str, dict[str, Any]]) -> None:

@@ -109,11 +109,11 @@ def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undistur
 
 
 def rare_openers(spec: Path, steps: int) -> list[int]:
-    """Two tokens that open some sample of the run's steps from the 20th on, and none before."""
+    """Two tokens that are predicted first in some sample of the run's steps from the 20th on, and in none before."""
     checked, prepared = load_spec(spec), api.prepare(spec)
-    plan = plan_for(prepared, [1.0], checked.data.holdout, checked.seed, checked.train.micro_batch_size)
+    plan = plan_for(prepared, checked)
     samples = read_samples(plan, 0, steps * checked.train.micro_batches).column("tokens")
-    openers = [tokens[0].as_py() for tokens in samples]
+    openers = [tokens[1].as_py() for tokens in samples]
     early, late = openers[: 20 * checked.samples_per_step], openers[20 * checked.samples_per_step :]
     return sorted(set(late) - set(early))[:2]
 

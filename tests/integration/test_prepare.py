@@ -162,13 +162,15 @@ def test_sources_without_a_document(content: bytes, said: str, tmp_path: Path) -
 def test_the_stream_is_the_order(tmp_path: Path, prose: Path) -> None:
     """What Ray Data delivers, from the start and from the middle, is what the order says, sample for sample."""
     import ray
+    import torch
 
     from foundray.data.feeder import MicroBatchSource, StaleGeneration, start_feeder, validation_plan
     from foundray.data.stream import plan_for
+    from foundray.model.model import Batch
 
     spec_path = spec_of(tmp_path, [{"path": str(prose)}])
     prepared, spec = foundray.prepare(spec_path), load_spec(spec_path)
-    plan = plan_for(prepared, [1.0], 0.1, spec.seed, 2)
+    plan = plan_for(prepared, spec)
     rows = {
         s.file: pq.read_table(Path(prepared.folder.path) / s.file).column("tokens").to_pylist()
         for s in prepared.manifest.shards
@@ -178,20 +180,26 @@ def test_the_stream_is_the_order(tmp_path: Path, prose: Path) -> None:
         names = plan.order().ids(plan.addresses(micro_batch, 1))
         return [rows[f"shards/{name.split(':')[0]}.parquet"][int(name.split(":")[1])] for name in names]
 
+    def tokens_of(payload: bytes) -> list[list[int]]:
+        """The samples of a micro-batch: what is shown, and the last answer."""
+        batch = Batch.load(payload, torch.device("cpu"))
+        lengths, target = batch.valid.sum(1).tolist(), batch.asks["lm_head"][0]
+        return [[*batch.x[row, :n].tolist(), int(target[row, n - 1])] for row, n in enumerate(lengths)]
+
     feeder = start_feeder()
     for first, steps in ((0, 700), (999_990, 5)):  # 700 steps of 5 cross several parcels
         generation = ray.get(feeder.begin.remote(1))
         source = MicroBatchSource(feeder, generation, "train", plan, 5, first, (first + steps) * 5)
         for step in range(first, first + steps):
-            seen = [(position, samples.column("tokens").to_pylist()) for position, samples in source.step(step)]
+            seen = [(position, tokens_of(payload)) for position, payload in source.step(step)]
             assert [position for position, _ in seen] == list(range(step * 5, step * 5 + 5))
             assert all(tokens == expected(plan, position) for position, tokens in seen)
     held_out = validation_plan(plan, 32)
     count = -(-held_out.order().validation_samples // 32)
     source = MicroBatchSource(feeder, generation, "validation", held_out, count, 0, count)
-    seen = list(source.step(0))
-    assert sum(len(samples) for _, samples in seen) == held_out.order().validation_samples
-    assert all(samples.column("tokens").to_pylist() == expected(held_out, position) for position, samples in seen)
+    seen = [(position, tokens_of(payload)) for position, payload in source.step(0)]
+    assert sum(len(tokens) for _, tokens in seen) == held_out.order().validation_samples
+    assert all(tokens == expected(held_out, position) for position, tokens in seen)
     ray.get(feeder.begin.remote(1))
     with pytest.raises(StaleGeneration):
         source.close()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from tests.conftest import small_spec
@@ -16,10 +15,10 @@ from tests.unit import distributed
 from tests.unit.saving import save
 from torch import nn
 
-from foundray.contract import load_objective
-from foundray.data.pack import to_table
+from foundray.batch import packed
+from foundray.contract import Objective, Units, load_objective
 from foundray.loading import parse_spec
-from foundray.model.decoder import Model, initialise
+from foundray.model.model import Model, initialise
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoint import load_latest, weights_sha256
@@ -40,20 +39,28 @@ def make_spec(**changes: Any) -> Spec:
 
 
 def make_trainer(spec: Spec, group: Group) -> Trainer:
-    objective = load_objective("next_token", {})
-    model = Model(spec.model, VOCABULARY, objective.heads(VOCABULARY))
+    model = make_model(spec)
     initialise(model, spec.seed)
-    return Trainer(spec, model, objective, 0, group)
+    return Trainer(spec, model, objective_of(spec), group)
 
 
-def micro_batch(spec: Spec, position: int) -> pa.Table:
+def make_model(spec: Spec) -> Model:
+    return Model(spec.model, objective_of(spec), VOCABULARY)
+
+
+def objective_of(spec: Spec) -> Objective:
+    return load_objective(spec.objective.kind, spec.objective.model_extra or {})
+
+
+def micro_batch(spec: Spec, position: int) -> bytes:
     """Samples with several documents, and now and then a short one."""
     rng = np.random.default_rng([spec.seed, position])
-    lengths = [spec.model.context + 1] * spec.train.micro_batch_size
+    lengths = [objective_of(spec).reads(spec.model.context) + 1] * spec.train.micro_batch_size
     if position % 3 == 0:
         lengths[-1] = 7
-    samples = [(rng.integers(0, VOCABULARY, n) * (rng.random(n) > 0.05)).astype(np.int32) for n in lengths]
-    return to_table(samples)
+    samples = [rng.integers(0, VOCABULARY, n) * (rng.random(n) > 0.05) for n in lengths]
+    units = [Units(x, np.cumsum(x == 0), VOCABULARY) for x in samples]
+    return packed([objective_of(spec).plan(one, rng) for one in units])
 
 
 def steps(group: Group, spec: Spec, count: int, skew: int | None, storage: str | None = None) -> tuple[str, list[float]]:
@@ -151,7 +158,7 @@ def test_a_step_that_overflows_names_its_micro_batch() -> None:
 
 
 def test_layout_covers_everything_once_in_whole_blocks() -> None:
-    model = Model(make_spec().model, VOCABULARY, {"lm_head": VOCABULARY})
+    model = make_model(make_spec())
     layout = Layout.of(model.named_parameters())
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     flat = FlatParameters(model, layout, 3)
@@ -172,7 +179,7 @@ def test_layout_covers_everything_once_in_whole_blocks() -> None:
 @pytest.mark.parametrize("kind", ["adamw8bit", "adamw", "lion8bit"])
 def test_state_in_bytes_and_back(kind: str) -> None:
     spec = make_spec(optimizer__kind=kind)
-    model = Model(spec.model, VOCABULARY, {"lm_head": VOCABULARY})
+    model = make_model(spec)
     layout = Layout.of(model.named_parameters())
     shard = range(3, layout.blocks - 1)
     parameters = torch.randn(len(shard) * BLOCK)
@@ -188,7 +195,7 @@ def test_state_in_bytes_and_back(kind: str) -> None:
 
 def test_8_bit_state_is_at_most_2_1_bytes_a_parameter() -> None:
     spec = make_spec(model__width=128, model__depth=4, model__heads=4, model__context=64)
-    model = Model(spec.model, 66, {"lm_head": 66})
+    model = make_model(spec)
     layout = Layout.of(model.named_parameters())
     optimizer = ShardOptimizer(spec.optimizer, layout, range(layout.blocks), torch.zeros(layout.blocks * BLOCK))
     size = sum(t.numel() * t.element_size() for t in optimizer.tensors().values())
@@ -207,7 +214,7 @@ def test_adamw_is_torchs_own() -> None:
     for step in range(3):
         batch = [(step * 5 + i, micro_batch(spec, step * 5 + i)) for i in range(5)]
         trainer.step(step, batch)
-        losses = [plain._loss(samples, step, 0) for _, samples in batch]
+        losses = [plain._loss(payload, step, 0) for _, payload in batch]
         plain.flat.gradient.zero_()
         (torch.stack([loss for loss, _ in losses]).sum() / sum(int(n) for _, n in losses)).backward()
         nn.utils.clip_grad_norm_(plain.model.parameters(), 0.5)
@@ -240,11 +247,11 @@ def test_recomputed_activations_give_the_same_bits_and_follow_a_lack_of_memory()
     plenty, scarce = make_trainer(spec, Group()), make_trainer(spec, Group())
     loss_of, asked = scarce._loss, []
 
-    def lacking(samples: pa.Table, step: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def lacking(payload: bytes, step: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         asked.append(index)
         if len(asked) == 2:
             raise torch.OutOfMemoryError("no memory for the second micro-batch")
-        return loss_of(samples, step, index)
+        return loss_of(payload, step, index)
 
     scarce._loss = lacking  # type: ignore[method-assign]
     for trainer in (plenty, scarce):

@@ -19,8 +19,8 @@ def steps(group: Group, spec: Any, poisoned: dict[int, float], count: int) -> tu
     """Some steps, in which the loss of the micro-batches at the positions given is multiplied."""
     trainer = make_trainer(spec, group)
     loss_of = trainer._loss
-    trainer._loss = lambda samples, step, index: _times(  # type: ignore[method-assign]
-        loss_of(samples, step, index), poisoned.get(step * spec.train.micro_batches + index, 1.0)
+    trainer._loss = lambda payload, step, index: _times(  # type: ignore[method-assign]
+        loss_of(payload, step, index), poisoned.get(step * spec.train.micro_batches + index, 1.0)
     )
     results = []
     for step in range(count):

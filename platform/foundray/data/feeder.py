@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pyarrow as pa
 import ray
 
 from foundray.cluster import beside_caller
@@ -215,17 +214,17 @@ class MicroBatchSource:
         end: int,
         rank: int = 0,
     ):
-        self.feeder, self.generation, self.name, self.size, self.rank = feeder, generation, name, plan.micro_batch_size, rank
+        self.feeder, self.generation, self.name, self.rank = feeder, generation, name, rank
         ray.get(feeder.open.remote(generation, name, plan, per_step, first_step, end))
-        self.parcels: dict[int, pa.Table] = {}
+        self.parcels: dict[int, list[bytes]] = {}
         self.waited = 0.0
         """Seconds spent waiting for data since last asked."""
         self.pace = 0.0
         """Running mean of this worker's seconds a micro-batch; 0 before the first."""
         self.under_way = (first_step, self._ask(first_step))
 
-    def step(self, step: int) -> Iterator[tuple[int, pa.Table]]:
-        """(position in the stream, samples) of the micro-batches of the step that fall to this worker."""
+    def step(self, step: int) -> Iterator[tuple[int, bytes]]:
+        """(position in the stream, payload) of the micro-batches of the step that fall to this worker."""
         last = False
         while not last:
             began = time.perf_counter()
@@ -239,19 +238,19 @@ class MicroBatchSource:
             for micro_batch in lease.micro_batches:
                 first = max(first for first in self.parcels if first <= micro_batch)
                 began = time.perf_counter()
-                yield micro_batch, self.parcels[first].slice((micro_batch - first) * self.size, self.size)
+                yield micro_batch, self.parcels[first][micro_batch - first]
                 took = time.perf_counter() - began
                 self.pace = took if not self.pace else (1 - SMOOTHING) * self.pace + SMOOTHING * took
 
     def _ask(self, step: int) -> Any:
         return self.feeder.lease.remote(self.generation, self.name, step, self.rank, self.pace)
 
-    def _parcel(self, first: int, refs: list[Any]) -> pa.Table:
+    def _parcel(self, first: int, refs: list[Any]) -> list[bytes]:
         if first in self.parcels:
             return self.parcels[first]
-        opened, samples = open_parcel(ray.get(refs[0]))
+        opened, payloads = open_parcel(ray.get(refs[0]))
         assert opened == first, f"parcel {opened} came in place of {first}"
-        return samples
+        return payloads
 
     def take_waited(self) -> float:
         waited, self.waited = self.waited, 0.0

@@ -42,6 +42,7 @@ class Manifest(BaseModel):
     """The part of the spec, and the raw files, that made the shards."""
     recipe_sha256: str
     context: int
+    """Units of data in a sample, besides the next one's first."""
     vocabulary: int
     document_id: int
     tokenizer_sha256: str

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from foundray.contract import load_objective
 from foundray.data import tokenizer as tokenizers
 from foundray.data.manifest import Manifest, Prepared, Shard
 from foundray.data.shard import Unit, make_shard, too_many
@@ -28,6 +29,14 @@ from foundray.storage import Store, sha256
 UNIT_BYTES = 64 * 2**20
 
 Report = Callable[[str], None]
+
+
+def units_read(spec: Spec) -> int:
+    """Units of data in a sample, of which the objective makes at most `model.context`. Raises InputError."""
+    read = load_objective(spec.objective.kind, spec.objective.model_extra or {}).reads(spec.model.context)
+    if read < 2:
+        raise InputError(f"model.context of {spec.model.context} is too short for {spec.objective.kind}")
+    return read
 
 
 def prepared_folder(spec: Spec) -> tuple[Store, dict[str, Any], list[Unit]]:
@@ -61,7 +70,7 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
         name=spec.name,
         recipe=recipe,
         recipe_sha256=digest(recipe),
-        context=spec.model.context,
+        context=units_read(spec),
         vocabulary=tokenizer.vocabulary,
         document_id=tokenizer.document_id,
         tokenizer_sha256=sha256(tokenizer.to_json().encode()),
@@ -82,7 +91,7 @@ def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
     if tokenizer.kind == "file":
         trained = {"sha256": sha256(tokenizers.load_file(tokenizer).to_json().encode())}
     return {
-        "context": spec.model.context,
+        "context": units_read(spec),
         "tokenizer": tokenizer.model_dump(mode="json", exclude={"path"}) | trained,
         "sources": [
             source.model_dump(mode="json", exclude={"weight"}) | {"files": {f.url: [f.size, f.modified_ns] for f in found}}
@@ -175,7 +184,7 @@ def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenize
     done = {unit.name: shard for unit in units if (shard := _finished(folder, unit)) is not None}
     todo = [unit for unit in units if unit.name not in done]
     limit, text, opener = spec.data.max_bad_rows, tokenizer.to_json(), tokenizer.document_id
-    sources, context = spec.data.sources, spec.model.context
+    sources, context = spec.data.sources, units_read(spec)
 
     def work(unit: Unit) -> dict[str, str]:
         made = make_shard(folder.url, unit, sources[unit.source], Tokenizer.from_json(text, opener), context, limit)

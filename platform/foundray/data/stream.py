@@ -1,13 +1,14 @@
 """Streaming micro-batches with Ray Data, in the global order, from any position.
 
-A *parcel* is a run of consecutive micro-batches that travels as one Ray object: one Arrow row whose payload is an Arrow
-IPC table of their samples. One row is the smallest thing that Ray Data can make a block of, so a parcel is never merged
-with or split from another, and the k-th block of the stream is the k-th parcel.
+A data worker reads samples, lets the objective plan them, and packs micro-batches. A *parcel* is a run of consecutive
+micro-batches that travels as one Ray object: one Arrow row that holds their payloads. One row is the smallest thing that
+Ray Data can make a block of, so a parcel is never merged with or split from another, and the k-th block of the stream is
+the k-th parcel.
 """
 
 from __future__ import annotations
 
-import zlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +21,16 @@ import ray
 from ray.data import DataContext, Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
 
+from foundray.batch import packed
+from foundray.contract import Units, load_objective
 from foundray.data.manifest import Manifest, Prepared
-from foundray.data.order import WINDOW, Address, SampleOrder
+from foundray.data.order import WINDOW, Address, SampleOrder, mix
+from foundray.spec import Spec
 from foundray.storage import Store, reading
 
 PARCEL_BYTES = 2**18
+PACKED_BYTES = 8
+"""Of one unit in a packed micro-batch, about: what is shown, and what is asked."""
 TASKS_PER_DATASET = 64
 """Planning costs milliseconds a task, so the endless stream is cut into Datasets of so many."""
 CACHED_BYTES = 2**27
@@ -42,6 +48,8 @@ class StreamPlan:
     holdout: float
     seed: int
     micro_batch_size: int
+    planning: str
+    """The objective and what the data's ids mean, as JSON."""
     validation: bool = False
 
     def order(self) -> SampleOrder:
@@ -56,7 +64,7 @@ class StreamPlan:
     @property
     def per_parcel(self) -> int:
         """Micro-batches in a parcel."""
-        return max(1, PARCEL_BYTES // (4 * (self.order().manifest.context + 1) * self.micro_batch_size))
+        return max(1, PARCEL_BYTES // (PACKED_BYTES * (self.order().manifest.context + 1) * self.micro_batch_size))
 
     @property
     def per_task(self) -> int:
@@ -105,11 +113,9 @@ def configure_ray_data(store_bytes: int) -> None:
     context.output_backpressure_guard_release_interval_s = 5
 
 
-def open_parcel(block: pa.Table) -> tuple[int, pa.Table]:
-    """A parcel's first micro-batch and its samples."""
-    payload = block.column("samples")[0].as_buffer()
-    with pa.ipc.open_stream(payload) as stream:
-        return block.column("first")[0].as_py(), stream.read_all()
+def open_parcel(block: pa.Table) -> tuple[int, list[bytes]]:
+    """A parcel's first micro-batch, and the payloads from there on."""
+    return block.column("first")[0].as_py(), block.column("payloads")[0].as_py()
 
 
 class _MicroBatches(Datasource):
@@ -138,12 +144,8 @@ class _MicroBatches(Datasource):
 
         def read() -> Iterator[pa.Table]:
             for start in range(first, end, plan.per_parcel):
-                samples = read_samples(plan, start, min(plan.per_parcel, end - start))
-                sink = pa.BufferOutputStream()
-                with pa.ipc.new_stream(sink, samples.schema) as writer:
-                    writer.write_table(samples)
-                payload = pa.array([sink.getvalue().to_pybytes()], pa.large_binary())
-                yield pa.table({"first": [start], "samples": payload})
+                payloads = list(read_micro_batches(plan, start, min(plan.per_parcel, end - start)))
+                yield pa.table({"first": [start], "payloads": pa.array([payloads], pa.list_(pa.large_binary()))})
 
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return ReadTask(read, metadata)
@@ -157,6 +159,36 @@ def read_samples(plan: StreamPlan, first: int, count: int) -> pa.Table:
     tables = [_row_group(plan, int(k >> 32), int(k & 0xFFFFFFFF)) for k in groups]
     starts = np.cumsum([0] + [len(t) for t in tables])[:-1]
     return pa.concat_tables(tables).take(starts[which] + at.row).combine_chunks()
+
+
+def read_micro_batches(plan: StreamPlan, first: int, count: int) -> Iterator[bytes]:
+    """The payloads of micro-batches [first, first + count), in order."""
+    samples, size = read_samples(plan, first, count), plan.micro_batch_size
+    planner = _planner(plan.planning)
+    for index in range(count):
+        yield planner.micro_batch(plan, (first + index) * size, samples.slice(index * size, size))
+
+
+class _Planner:
+    """The objective at work in a data worker."""
+
+    def __init__(self, planning: str):
+        told = json.loads(planning)
+        self.objective = load_objective(told["kind"], told["options"])
+        self.document_id, self.classes = told["document_id"], told["classes"]
+
+    def micro_batch(self, plan: StreamPlan, position: int, samples: pa.Table) -> bytes:
+        """The payload of samples that lie in the order from `position` on. A sample's chance follows from its place."""
+        plans = []
+        for ahead, tokens in enumerate(samples.column("tokens")):
+            x = tokens.values.to_numpy().astype(np.int64)
+            key = mix(plan.seed, position + ahead, int(plan.validation))
+            units = Units(x, np.cumsum(x == self.document_id), self.classes)
+            plans.append(self.objective.plan(units, np.random.Generator(np.random.Philox(key=int(key)))))
+        return packed(plans)
+
+
+_planner = lru_cache(4)(_Planner)
 
 
 _cache: dict[tuple[str, int], pa.Table] = {}
@@ -182,18 +214,11 @@ def _parquet(url: str) -> pq.ParquetFile:
     return pq.ParquetFile(store.filesystem.open_input_file(store.path), page_checksum_verification=True)
 
 
-def fingerprint(samples: pa.Table) -> int:
-    """CRC-32 of a micro-batch's tokens."""
-    tokens = samples.column("tokens").combine_chunks()
-    return zlib.crc32(tokens.flatten().to_numpy().tobytes(), zlib.crc32(np.diff(tokens.offsets.to_numpy()).tobytes()))
-
-
-def combined(fingerprints: list[int]) -> str:
-    """The fingerprint of a whole step, from those of its micro-batches."""
-    return f"{zlib.crc32(np.array(fingerprints, np.uint32).tobytes()):08x}"
-
-
-def plan_for(prepared: Prepared, weights: list[float], holdout: float, seed: int, micro_batch_size: int) -> StreamPlan:
+def plan_for(prepared: Prepared, spec: Spec) -> StreamPlan:
     """The training stream's plan over a prepared data set."""
-    text = prepared.manifest.model_dump_json()
-    return StreamPlan(prepared.folder.url, text, tuple(weights), holdout, seed, micro_batch_size)
+    manifest = prepared.manifest
+    weights = tuple(source.weight for source in spec.data.sources)
+    kind, options = spec.objective.kind, spec.objective.model_extra or {}
+    planning = {"kind": kind, "options": options, "document_id": manifest.document_id, "classes": manifest.vocabulary}
+    text, size = manifest.model_dump_json(), spec.train.micro_batch_size
+    return StreamPlan(prepared.folder.url, text, weights, spec.data.holdout, spec.seed, size, json.dumps(planning))

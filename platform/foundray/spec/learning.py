@@ -83,8 +83,14 @@ class Model(Section):
     """Longest sequence the model sees, in tokens."""
     hidden: PositiveInt | None = None
     """Width of the feed-forward layers (default: 8/3 of the width, rounded up to a multiple of 32)."""
-    rope_theta: PositiveFloat = 10_000.0
-    """Base of the rotary position embedding's wavelengths."""
+    rope_theta: PositiveFloat | None = 10_000.0
+    """Base of the rotary position embedding's wavelengths; `null` turns it off."""
+    norm: Literal["rms", "ln"] = "rms"
+    """RMSNorm, or LayerNorm."""
+    act: Literal["swiglu", "gelu", "relu"] = "swiglu"
+    """SwiGLU, or a plain feed-forward layer with GELU or ReLU."""
+    bias: bool = False
+    """Whether the layers' matrices have biases."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Model:

@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources
+from foundray.contract import load_objective
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
 from foundray.errors import FoundrayError, InputError, RunFailed
@@ -18,9 +19,6 @@ from foundray.run import Facts, Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.record import Recorder
-
-if TYPE_CHECKING:
-    from foundray.data.stream import StreamPlan
 
 Report = Callable[[str], None]
 
@@ -69,14 +67,6 @@ def prepared_data(run: Run) -> Prepared:
     return Prepared.open(beside if (beside / "manifest.json").exists() else recorded)
 
 
-def training_plan(spec: Spec, prepared: Prepared) -> StreamPlan:
-    """Which samples the run's steps consist of."""
-    from foundray.data.stream import plan_for
-
-    weights = [source.weight for source in spec.data.sources]
-    return plan_for(prepared, weights, spec.data.holdout, spec.seed, spec.train.micro_batch_size)
-
-
 def check_fits(spec: Spec, prepared: Prepared) -> None:
     """Raises InputError where a source's training split cannot fill one step."""
     manifest, holdout = prepared.manifest, spec.data.holdout
@@ -117,24 +107,25 @@ def _run(
 ) -> Facts:
     # Imported here: these import torch, and a bad spec should be told at once.
     from foundray.data.feeder import start_feeder
+    from foundray.data.stream import plan_for
     from foundray.training.board import start_board
     from foundray.training.conductor import Conductor
     from foundray.training.orders import Work
     from foundray.training.places import Places
 
     manifest = prepared.manifest
-    plan = training_plan(spec, prepared)
+    plan = plan_for(prepared, spec)
     work = Work(
         spec_json=spec.model_dump_json(),
         run=run.folder.url,
         plan=plan,
-        vocabulary=manifest.vocabulary,
-        document_id=manifest.document_id,
+        classes=manifest.vocabulary,
         validation_samples=plan.order().validation_samples,
         feeder=start_feeder(),
         board=start_board(),
     )
-    recorder = Recorder(run, spec, manifest.bytes_per_token(), report, show_progress)
+    scores = load_objective(spec.objective.kind, spec.objective.model_extra or {}).scores
+    recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress)
     recorder.write([event("command", workers=list(spec.scale.workers))])
     places = Places(run, spec, workers, work.board, recorder.requests)
     conductor = Conductor(spec, run, work, recorder, places, holder)

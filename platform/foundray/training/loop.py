@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import ray
 import torch
 from torch import Tensor
 
 from foundray.contract import load_objective
 from foundray.data.feeder import MicroBatchSource, validation_plan
-from foundray.data.stream import read_samples
+from foundray.data.stream import read_micro_batches
 from foundray.errors import InputError, RunFailed
-from foundray.model.decoder import Model, initialise
+from foundray.model.model import Model, initialise
 from foundray.run import event
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -47,11 +46,11 @@ class Loop:
         self.spec = spec = Spec.model_validate_json(work.spec_json)
         torch.set_num_threads(spec.scale.worker_threads)
         objective = load_objective(spec.objective.kind, spec.objective.model_extra or {})
-        model = Model(spec.model, work.vocabulary, objective.heads(work.vocabulary))
+        model = Model(spec.model, objective, work.classes)
         self.initial = lambda: initialise(model, spec.seed)
         model.to(member.device)
-        self.trainer = Trainer(spec, model, objective, work.document_id)
-        self.trainer.read = lambda position: read_samples(work.plan, position, 1)
+        self.trainer = Trainer(spec, model, objective)
+        self.trainer.read = lambda position: next(read_micro_batches(work.plan, position, 1))
         self.checkpoints = Store.at(work.run) / "checkpoints"
         self.journal = Journal(work.board)
         self.writer = ThreadPoolExecutor(1)
@@ -204,7 +203,7 @@ class Loop:
         wanted = self.spec.train.checkpoint_every == "auto" and self.order.rank == 0
         return wanted and self.interval.pays(self.done + 1, self.order.failures)
 
-    def _micro_batches(self, source: MicroBatchSource) -> Iterator[tuple[int, pa.Table]]:
+    def _micro_batches(self, source: MicroBatchSource) -> Iterator[tuple[int, bytes]]:
         yield from source.step(self.done + self.passed_over)
         self._settle_mirror()  # before this step can be counted, or more than `mirror_every` could be lost
 

@@ -19,8 +19,8 @@ class Work:
     run: str
     """The run folder's URL."""
     plan: StreamPlan
-    vocabulary: int
-    document_id: int
+    classes: int
+    """Ids of the data are below this."""
     validation_samples: int
     feeder: Any
     board: Any

@@ -30,9 +30,10 @@ SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "data_wait_s", "workers")
 class Recorder:
     """Takes the workers' records; the only writer of the run's record."""
 
-    def __init__(self, run: Run, spec: Spec, bytes_per_token: float, report: Callable[[str], None], show_progress: bool):
+    def __init__(self, run: Run, spec: Spec, bytes_per_token: float | None, report: Callable[[str], None], show_progress: bool):
         self.run, self.spec, self.report = run, spec, report
         self.bytes_per_token = bytes_per_token
+        """UTF-8 bytes of text behind an answer; None where the loss is not the text's own likelihood."""
         self.step = 0
         """The last step recorded."""
         events = run.records("events.jsonl")
@@ -109,7 +110,7 @@ class Recorder:
         return {"time": round(self.clock.now() - aged.pop("age", 0.0), 3), **aged}
 
     def _enriched(self, record: dict[str, Any]) -> dict[str, Any]:
-        if record["event"] == "evaluated":
+        if record["event"] == "evaluated" and self.bytes_per_token:
             return record | {"bits_per_byte": record["val_loss"] / math.log(2) / self.bytes_per_token}
         return record
 
@@ -119,14 +120,10 @@ class Recorder:
                 going_on = f" at step {record['step']}" if record["step"] else ""
                 self._line(f"training on {record['workers']} worker(s), {record['device']}{going_on}")
             case "evaluated":
-                self._line(
-                    f"step {record['step']}: validation loss {record['val_loss']:.4f} nats a token, "
-                    f"{record['bits_per_byte']:.4f} bits a byte"
-                )
-                self.board.scalars(
-                    record["step"],
-                    {"validation/loss": record["val_loss"], "validation/bits_per_byte": record["bits_per_byte"]},
-                )
+                bits = f", {record['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in record else ""
+                self._line(f"step {record['step']}: validation loss {record['val_loss']:.4f} nats an answer{bits}")
+                measured = {"loss": record["val_loss"], "bits_per_byte": record.get("bits_per_byte")}
+                self.board.scalars(record["step"], {f"validation/{k}": v for k, v in measured.items() if v is not None})
             case "checkpoint_skipped":
                 self._line(f"{record['reason']}; falling back to step {record['going_on_from']}")
             case "places":

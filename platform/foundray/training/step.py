@@ -14,16 +14,14 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from foundray.contract import Objective, Units
+from foundray.batch import combined, fingerprint
+from foundray.contract import Objective
 from foundray.data.order import mix
-from foundray.data.stream import combined, fingerprint
 from foundray.errors import RunFailed
-from foundray.model.decoder import Model
+from foundray.model.model import Batch, Model
 from foundray.spec import Spec
 from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
 from foundray.training.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
@@ -38,8 +36,8 @@ LOSS_SCALE = 2.0**32
 WHOLE, EACH = 4, 5
 """Integers that workers sum in a step, of the whole and of each micro-batch."""
 
-MicroBatches = Iterable[tuple[int, pa.Table]]
-"""(position in the stream, samples)"""
+MicroBatches = Iterable[tuple[int, bytes]]
+"""(position in the stream, payload)"""
 
 
 @dataclass(frozen=True)
@@ -81,16 +79,15 @@ class Overflow(RunFailed):
 class Trainer:
     """A model on one worker, its shard of the optimizer, and the step that moves both."""
 
-    def __init__(self, spec: Spec, model: Model, objective: Objective, document_id: int, group: Group | None = None):
+    def __init__(self, spec: Spec, model: Model, objective: Objective, group: Group | None = None):
         self.spec, self.model, self.objective = spec, model, objective
-        self.document_id = document_id
         self.device = next(model.parameters()).device
         self.layout = Layout.of(model.named_parameters())
         self.flat = FlatParameters(model, self.layout, max(spec.scale.workers[1], group.world if group else 1))
         summing = ExactSum if spec.train.exact else RoundedSum
         self.sum: GradientSum = summing(self.flat.buffer.numel(), spec.train.micro_batches, self.device)
         self.spikes = SpikeGuard(spec.guard.spike)
-        self.read: Callable[[int], pa.Table] | None = None
+        self.read: Callable[[int], bytes] | None = None
         """Reads the micro-batch at a position of the stream, for rechecks."""
         self.alike = True
         """Whether all workers' hardware is of one kind, so that their bits can be compared."""
@@ -164,12 +161,12 @@ class Trainer:
         facts = torch.zeros(WHOLE + EACH * per_step, dtype=torch.int64, device=self.device)
         whole, each = facts[:WHOLE], facts[WHOLE:].view(per_step, EACH)
         self.sum.total.zero_()
-        for position, samples in micro_batches:
+        for position, payload in micro_batches:
             index = position - at * per_step
-            loss, tokens = self._backward(samples, at, index)
+            loss, tokens = self._backward(payload, at, index)
             each[index, 0] += 1
             each[index, 1] = self.group.rank
-            each[index, 2] = fingerprint(samples)
+            each[index, 2] = fingerprint(payload)
             if overflows(self.flat.gradient, self.sum.limit) | ~torch.isfinite(loss):
                 each[index, 3] = 1  # left out as a whole: what it would have added to any sum is gone with it
                 continue
@@ -180,13 +177,13 @@ class Trainer:
                 each[index, 4] = checksum(self.flat.gradient)
         return facts
 
-    def _backward(self, samples: pa.Table, step: int, index: int) -> tuple[Tensor, Tensor]:
+    def _backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         """Leave one micro-batch's gradient in the flat buffer; gives its loss and weight.
 
         A device too small for that goes on with recomputed activations, which give the same bits.
         """
         try:
-            return self._forward_backward(samples, step, index)
+            return self._forward_backward(payload, step, index)
         except torch.OutOfMemoryError:
             if self.model.model.recompute:
                 raise
@@ -194,10 +191,10 @@ class Trainer:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self._forward_backward(samples, step, index)
+        return self._forward_backward(payload, step, index)
 
-    def _forward_backward(self, samples: pa.Table, step: int, index: int) -> tuple[Tensor, Tensor]:
-        loss, tokens = self._loss(samples, step, index)
+    def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
+        loss, tokens = self._loss(payload, step, index)
         self.flat.gradient.zero_()
         # A fixed divisor keeps gradients near those of the mean loss; the true number of tokens is known at the end.
         (loss / self.spec.tokens_per_step).backward()
@@ -233,29 +230,20 @@ class Trainer:
     def evaluate(self, micro_batches: MicroBatches) -> tuple[float, int]:
         """Mean loss in nats, and number, of all workers' tokens: the same bits for any number of workers."""
         facts = torch.zeros(2, dtype=torch.int64, device=self.device)
-        for position, samples in micro_batches:
-            loss, tokens = self._loss(samples, 0, position)
+        for position, payload in micro_batches:
+            loss, tokens = self._loss(payload, 0, position)
             facts += torch.stack([_fixed(loss), tokens.to(torch.int64)])
         loss_sum, tokens_sum = self.group.sum(facts).tolist()
         return loss_sum / LOSS_SCALE / tokens_sum, tokens_sum
 
-    def _loss(self, samples: pa.Table, step: int, index: int) -> tuple[Tensor, Tensor]:
-        """Summed loss and its weight, of a micro-batch with random numbers of its own."""
-        seed = int(mix(self.spec.seed, step, index))
-        torch.manual_seed(seed)  # for dropout and the like, inside the model
-        generator = torch.Generator().manual_seed(seed)
-        plan = self.objective.plan(self._units(samples), generator)
+    def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
+        """Summed loss and its count, of a micro-batch with random numbers of its own."""
+        torch.manual_seed(int(mix(self.spec.seed, step, index)))  # for dropout and the like, inside the model
+        batch = Batch.load(payload, self.device)
         with self._precision():
-            predictions = self.model(plan)
-        losses = [self.objective.loss(p, ask) for p, ask in zip(predictions, plan.asks, strict=True)]
-        return torch.stack([loss for loss, _ in losses]).sum(), torch.stack([weight for _, weight in losses]).sum()
-
-    def _units(self, samples: pa.Table) -> Units:
-        units = collate(samples, self.spec.model.context + 1, self.document_id)
-        if self.device.type == "cpu":
-            return units
-        x, document, valid = (t.pin_memory().to(self.device, non_blocking=True) for t in (units.x, units.document, units.valid))
-        return Units(x, document, valid, units.mixed)
+            answers = self.model(batch)
+        losses = [self.objective.loss(answers[head], *asked) for head, asked in batch.asks.items()]
+        return torch.stack([loss for loss, _ in losses]).sum(), torch.stack([count for _, count in losses]).sum()
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
         """bf16 matrix products on GPUs that have them; fp32 otherwise."""
@@ -274,22 +262,6 @@ class Trainer:
 
 def _fixed(loss: Tensor) -> Tensor:
     return (loss.detach().double() * LOSS_SCALE).round().to(torch.int64)
-
-
-def collate(samples: pa.Table, length: int, document_id: int) -> Units:
-    """A micro-batch's samples, each at most `length` tokens, as padded tensors."""
-    column = samples.column("tokens").combine_chunks()
-    lengths = np.diff(column.offsets.to_numpy())
-    valid = np.arange(length) < lengths[:, None]
-    x = np.zeros((len(column), length), np.int64)
-    x[valid] = column.flatten().to_numpy()
-    document = np.cumsum((x == document_id) & valid, axis=1)
-    return Units(
-        torch.from_numpy(x),
-        torch.from_numpy(document),
-        torch.from_numpy(valid),
-        mixed=bool((document[:, -1] > document[:, 0]).any()),
-    )
 
 
 def named_weights(flat: FlatParameters) -> Iterator[tuple[str, Tensor]]:

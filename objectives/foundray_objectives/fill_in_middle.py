@@ -1,0 +1,57 @@
+"""Fill in the middle: next token, on texts of which a middle part was moved to the end (Bavarian et al. 2022).
+
+With probability `rate` the longest piece of a document in the sample is cut at two uniform places, and its parts are put in
+one of two orders, half and half: PSM `<pre> prefix <suf> suffix <mid> middle`, or SPM
+`<pre> <suf> suffix <mid> prefix middle`. Every token is predicted, as in the paper.
+
+Differs: the cut is made in the packed sample (the paper's context-level variant, which it found better), in one document of
+it; cuts fall between tokens, not characters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from foundray.contract import Plan, Units
+from foundray_objectives.next_token import NextToken
+
+PREFIX, SUFFIX, MIDDLE = range(3)
+"""The extra ids, after the data's own."""
+
+
+class FillInMiddle(NextToken):
+    scores: ClassVar[bool] = False
+
+    rate: float = Field(default=0.5, ge=0, le=1)
+    """Part of the samples in which a document is rearranged."""
+
+    @property
+    def extra_ids(self) -> int:
+        return 3
+
+    def reads(self, context: int) -> int:
+        return context - 3
+
+    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+        return super().plan(rearranged(units, chance) if chance.random() < self.rate else units, chance)
+
+
+def rearranged(units: Units, chance: np.random.Generator) -> Units:
+    """With the longest document's parts in another order, three ids longer. Its first token, which opens it, stays first."""
+    borders = [0, *(np.flatnonzero(np.diff(units.document)) + 1), len(units)]
+    start, stop = max(pairwise(borders), key=lambda piece: piece[1] - piece[0])
+    before, text, after = units.x[: start + 1], units.x[start + 1 : stop], units.x[stop:]
+    first, second = np.sort(chance.integers(0, len(text) + 1, 2))
+    prefix, middle, suffix = text[:first], text[first:second], text[second:]
+    pre, suf, mid = ([units.classes + part] for part in (PREFIX, SUFFIX, MIDDLE))
+    if chance.random() < 0.5:
+        parts = [pre, prefix, suf, suffix, mid, middle]
+    else:
+        parts = [pre, suf, suffix, mid, prefix, middle]
+    document = np.insert(units.document, start + 1, [units.document[start]] * 3)
+    return replace(units, x=np.concatenate([before, *parts, after]), document=document)

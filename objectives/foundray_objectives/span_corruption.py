@@ -1,0 +1,70 @@
+"""Span corruption: write down the spans that are missing from a text (Raffel et al. 2020, T5).
+
+Spans are drawn as T5 draws them: 15 % of the tokens in spans of mean length 3, each replaced by a sentinel of its own.
+
+Differs: for one causal decoder, input and answer are one sequence, `[corrupted text] <s0> span <s1> span ... <sn>`, with
+loss on the second part only (as in UL2's decoder variant, Tay et al. 2022). A sample's documents are one text here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from foundray.contract import Ask, Objective, Plan, Units, cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SpanCorruption(Objective):
+    ratio: float = Field(default=0.15, gt=0, lt=1)
+    """Part of the tokens that is missing."""
+    span: float = Field(default=3.0, ge=1)
+    """Mean length of a span, in tokens."""
+    sentinels: PositiveInt = 100
+    """Sentinel ids; one fewer is the most spans of a sample."""
+
+    @property
+    def extra_ids(self) -> int:
+        return self.sentinels
+
+    def spans(self, length: int) -> tuple[int, int]:
+        """Missing tokens, and the spans that they come in, of a text of so many tokens."""
+        missing = min(max(1, round(length * self.ratio)), length - 1)
+        return missing, max(1, min(round(missing / self.span), length - missing, self.sentinels - 1))
+
+    def reads(self, context: int) -> int:
+        return max(length for length in range(2, context) if length + 2 * self.spans(length)[1] <= context)
+
+    def heads(self, classes: int) -> dict[str, int]:
+        return {"lm_head": classes}
+
+    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+        text = units.x[:-1] if len(units) > 2 else units.x
+        missing, spans = self.spans(len(text))
+        kept, taken = _parts(len(text) - missing, spans, chance), _parts(missing, spans, chance)
+        shown: list[np.ndarray] = []
+        answer: list[np.ndarray] = []
+        at = 0
+        for index, (keep, take) in enumerate(zip(kept, taken, strict=True)):
+            sentinel = np.array([units.classes + index])
+            shown += [text[at : at + keep], sentinel]
+            answer += [sentinel, text[at + keep : at + keep + take]]
+            at += keep + take
+        x = np.concatenate([*shown, *answer, [units.classes + spans]])
+        asked = np.arange(1, len(x)) >= sum(map(len, shown))
+        whole = replace(units, x=x[:-1], document=np.zeros(len(x) - 1, np.int64))
+        return Plan(whole, (Ask("lm_head", x[1:], asked),))
+
+    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy(prediction, target, where)
+
+
+def _parts(total: int, count: int, chance: np.random.Generator) -> np.ndarray:
+    """`total` as `count` positive numbers, all ways alike."""
+    cuts = np.sort(chance.permutation(total - 1)[: count - 1]) + 1
+    return np.diff([0, *cuts, total])

@@ -1,0 +1,119 @@
+"""The backbone: a pre-norm transformer whose parameters are named as in Hugging Face's Llama.
+
+By default it is Llama's: RMSNorm, SwiGLU, rotary positions, no biases. The flags of `model:` reach the other stock models.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from foundray.spec import Model as Shape
+
+NORM_EPS = 1e-6
+
+
+def rotary(context: int, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position's angles, each [T, head width] (Su et al. 2021; halves, as Llama lays them out)."""
+    frequencies = theta ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies).repeat(1, 2)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x: [B, H, T, head width]; cos, sin: [T, head width]."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.heads, self.rotary = shape.heads, shape.rope_theta is not None
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            nn.Linear(shape.width, shape.width, bias=shape.bias) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if self.rotary:
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020), or the plain one with GELU or ReLU."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.act = shape.act
+        if self.act == "swiglu":
+            self.gate_proj = nn.Linear(shape.width, shape.hidden_width, bias=shape.bias)
+        self.up_proj = nn.Linear(shape.width, shape.hidden_width, bias=shape.bias)
+        self.down_proj = nn.Linear(shape.hidden_width, shape.width, bias=shape.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up_proj(x)
+        match self.act:
+            case "swiglu":
+                inner = F.silu(self.gate_proj(x)) * up
+            case "gelu":
+                inner = F.gelu(up)
+            case _:
+                inner = F.relu(up)
+        return self.down_proj(inner)
+
+
+def normalisation(shape: Shape) -> nn.Module:
+    return (nn.RMSNorm if shape.norm == "rms" else nn.LayerNorm)(shape.width, NORM_EPS)
+
+
+class Layer(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.input_layernorm = normalisation(shape)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = normalisation(shape)
+        self.mlp = FeedForward(shape)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, causal)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Backbone(nn.Module):
+    """Stem, layers and final norm: units [B, T] to hidden states [B, T, D]."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, shape: Shape, classes: int, hides: bool):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(classes, shape.width)
+        if hides:
+            self.mask = nn.Parameter(torch.zeros(shape.width))
+            """[D]: stands in the place of hidden units."""
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.depth))
+        self.norm = normalisation(shape)
+        self.recompute = False
+        """Whether layers forget their activations and compute them again in the backward pass (Chen et al. 2016)."""
+        tables = rotary(shape.context, shape.width // shape.heads, shape.rope_theta or 1.0)
+        for name, table in zip(("cos", "sin"), tables, strict=True):
+            self.register_buffer(name, table, persistent=False)
+
+    def forward(self, x: Tensor, hidden: Tensor | None, mask: Tensor | None, causal: bool) -> Tensor:
+        h = self.embed_tokens(x)
+        if hidden is not None:
+            h = torch.where(hidden[..., None], self.mask.to(h.dtype), h)
+        cos, sin = (table[: h.shape[1]].to(h.dtype) for table in (self.cos, self.sin))
+        for layer in self.layers:
+            if self.recompute and torch.is_grad_enabled():
+                h = checkpoint(layer, h, cos, sin, mask, causal, use_reentrant=False)
+            else:
+                h = layer(h, cos, sin, mask, causal)
+        return self.norm(h)

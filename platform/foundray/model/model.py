@@ -1,0 +1,97 @@
+"""The model of a run: stem, backbone and heads, composed from the spec's shape and what the objective asks for.
+
+A state dict of a `next_token` model loads, unrenamed, into Hugging Face's `LlamaForCausalLM`, that of a `masked_token`
+model, but for its mask vector, into `EuroBertForMaskedLM`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from foundray.contract import Objective
+from foundray.model.backbone import Backbone
+from foundray.spec import Model as Shape
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of B samples of T units; see `foundray.batch`."""
+
+    x: Tensor
+    """[B, T] int64; padding is 0."""
+    valid: Tensor
+    """[B, T] bool: a unit, not padding."""
+    document: Tensor | None
+    """[B, T] int64, where a sample holds more than one."""
+    hidden: Tensor | None
+    """[B, T] bool, where the objective hides units."""
+    asks: dict[str, tuple[Tensor, Tensor]]
+    """By head: target [B, T] int64, and where it is asked [B, T] bool."""
+    padded: bool
+
+    @staticmethod
+    def load(payload: bytes, device: torch.device) -> Batch:
+        """From the bytes that a data worker packed."""
+        arrays = safetensors.load(payload)
+        if device.type == "cuda":
+            arrays = {name: t.pin_memory().to(device, non_blocking=True) for name, t in arrays.items()}
+        x, padded = arrays["x"].long(), "valid" in arrays
+        valid = arrays["valid"] if padded else torch.ones_like(x, dtype=torch.bool)
+        heads = [name.removesuffix(".target") for name in arrays if name.endswith(".target")]
+        asks = {head: (arrays[f"{head}.target"].long(), arrays.get(f"{head}.where", valid)) for head in heads}
+        return Batch(x, valid, arrays.get("document"), arrays.get("hidden"), asks, padded)
+
+
+class Model(nn.Module):
+    """`forward` gives every asked head's answers, [B, T, outputs]."""
+
+    def __init__(self, shape: Shape, objective: Objective, classes: int):
+        """`classes` ids come from the data; the objective may have ids of its own after these."""
+        super().__init__()
+        self.causal = objective.causal
+        self.model = Backbone(shape, classes + objective.extra_ids, objective.hides)
+        for name, outputs in objective.heads(classes + objective.extra_ids).items():
+            self.add_module(name, nn.Linear(shape.width, outputs, bias=False))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        hidden = self.model(batch.x, batch.hidden, attention_mask(batch, self.causal), self.causal)
+        return {head: self.get_submodule(head)(hidden) for head in batch.asks}
+
+
+def attention_mask(batch: Batch, causal: bool) -> Tensor | None:
+    """[B, 1, T, T] bool: which positions (last axis) a position may attend to; None for all, or all before a causal one.
+
+    Those are its own document's. Padding comes last, so that only a model that looks ahead could see it.
+    """
+    if batch.document is None and (causal or not batch.padded):
+        return None
+    document = batch.document if batch.document is not None else torch.zeros_like(batch.x)
+    mask = (document[:, None, :, None] == document[:, None, None, :]) & batch.valid[:, None, None, :]
+    mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)  # padding sees itself, or softmax fails
+    return mask.tril() if causal else mask
+
+
+def initialise(model: Model, seed: int) -> None:
+    """Draw the weights, from one generator in name order, on the CPU.
+
+    Embeddings and the mask vector have unit variance and matrices 1/fan-in, so that every layer sees and gives values of
+    order one; those that write to the residual stream are smaller by the root of their number (Radford et al. 2019); heads
+    and biases start at zero.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    writers = sum(name.endswith(("o_proj.weight", "down_proj.weight")) for name, _ in model.named_parameters())
+    for name, parameter in sorted(model.named_parameters()):
+        with torch.no_grad():
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            elif name.endswith(".bias") or not name.startswith("model."):
+                parameter.zero_()
+            else:
+                scale = 1.0 if name.endswith(("embed_tokens.weight", "model.mask")) else parameter.shape[1] ** -0.5
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    scale /= writers**0.5
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)

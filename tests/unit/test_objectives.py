@@ -1,0 +1,147 @@
+"""What each objective shows and asks, by hand and by law; and the same bits for one and three workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit import distributed
+from tests.unit.test_exact_step import make_spec, steps
+
+from foundray.contract import Objective, Plan, Units, cross_entropy, load_objective, objective_names
+from foundray.training.group import Group
+
+CLASSES = 100
+
+
+def units(*ids: int, opener: int = -1) -> Units:
+    x = np.array(ids, np.int64)
+    return Units(x, np.cumsum(x == opener), CLASSES)
+
+
+def planned(objective: Objective, data: Units, seed: int = 0) -> Plan:
+    return objective.plan(data, np.random.default_rng(seed))
+
+
+def test_next_token_by_hand() -> None:
+    plan = planned(load_objective("next_token", {}), units(5, 6, 7))
+    (ask,) = plan.asks
+    assert (plan.units.x.tolist(), ask.target.tolist(), ask.where) == ([5, 6], [6, 7], None)
+
+
+def test_the_loss_is_a_sum_over_what_is_asked() -> None:
+    prediction = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    target, where = torch.tensor([[0, 1, 2], [3, 0, 1]]), torch.tensor([[True, False, True], [False, False, True]])
+    loss, count = cross_entropy(prediction, target, where)
+    by_hand = sum(-prediction[b, t].log_softmax(-1)[target[b, t]] for b, t in ((0, 0), (0, 2), (1, 2)))
+    assert torch.allclose(loss, torch.as_tensor(by_hand))
+    assert count == 3
+
+
+def test_masked_token_hides_what_it_asks() -> None:
+    objective = load_objective("masked_token", {"ratio": 0.5})
+    data = units(*range(10, 21))
+    plan = planned(objective, data)
+    (ask,) = plan.asks
+    assert ask.where is not None
+    assert plan.hidden is not None
+    assert ask.where.sum() == 5
+    assert np.array_equal(ask.where, plan.hidden)
+    assert np.array_equal(ask.target, np.arange(10, 20))
+    assert not np.array_equal(planned(objective, data, 1).hidden, plan.hidden)
+
+
+def test_masked_token_as_bert_shows_some_at_random_and_some_as_they_are() -> None:
+    objective = load_objective("masked_token", {"ratio": 0.15, "random": 0.1, "same": 0.1})
+    plan = planned(objective, units(*[7] * 20_001))
+    (ask,) = plan.asks
+    assert ask.where is not None
+    assert plan.hidden is not None
+    assert ask.where.sum() == 3000
+    assert (ask.target == 7).all()
+    assert plan.hidden.sum() == pytest.approx(2400, abs=100)
+    changed = plan.units.x != 7
+    assert changed.sum() == pytest.approx(300, abs=60)
+    assert not (changed & ~ask.where).any()
+
+
+def undone(x: np.ndarray) -> list[int]:
+    """The text that a rearranged one was made of."""
+    prefix, suffix, middle = (int(np.flatnonzero(x == CLASSES + part)[0]) for part in range(3))
+    if suffix == prefix + 1:  # SPM: prefix and middle follow each other
+        return [*x[:prefix], *x[middle + 1 :], *x[suffix + 1 : middle]]
+    return [*x[:prefix], *x[prefix + 1 : suffix], *x[middle + 1 :], *x[suffix + 1 : middle]]
+
+
+def test_fill_in_middle_can_be_undone_and_takes_both_orders() -> None:
+    objective = load_objective("fill_in_middle", {"rate": 1.0})
+    data, orders = units(0, *range(10, 40)), set()
+    for seed in range(30):
+        plan = planned(objective, data, seed)
+        whole = np.array([*plan.units.x, plan.asks[0].target[-1]])
+        assert undone(whole) == data.x.tolist()
+        assert whole[0] == 0
+        assert plan.asks[0].where is None, "every token is predicted"
+        orders.add(bool(np.flatnonzero(whole == CLASSES + 1)[0] == np.flatnonzero(whole == CLASSES)[0] + 1))
+    assert orders == {True, False}
+    rare = load_objective("fill_in_middle", {"rate": 0.5})
+    touched = [bool((planned(rare, data, seed).units.x >= CLASSES).any()) for seed in range(200)]
+    assert 70 < sum(touched) < 130
+
+
+def test_fill_in_middle_stays_inside_a_document() -> None:
+    objective = load_objective("fill_in_middle", {"rate": 1.0})
+    data = units(0, 1, 2, 0, *range(10, 20), 0, 5, opener=0)
+    for seed in range(10):
+        plan = planned(objective, data, seed)
+        x = np.array([*plan.units.x, plan.asks[0].target[-1]])
+        assert x[:4].tolist() == [0, 1, 2, 0]
+        assert x[-2:].tolist() == [0, 5]
+        assert sorted(x[4:-2]) == [*range(10, 20), *range(CLASSES, CLASSES + 3)]
+        assert len(set(plan.units.document[3:17].tolist())) == 1
+
+
+def test_span_corruption_by_law() -> None:
+    """Sentinels in order; each answer fills its gap, so that the text can be put together again."""
+    objective: Any = load_objective("span_corruption", {"ratio": 0.3, "span": 3.0})
+    text = np.arange(200, 240) - 190  # 40 distinct ids below CLASSES
+    for seed in range(20):
+        plan = planned(objective, units(*text, 99), seed)
+        (ask,) = plan.asks
+        assert ask.where is not None
+        x = np.array([*plan.units.x, ask.target[-1]])
+        asked = ask.where.sum()
+        shown, answer = x[:-asked], x[-asked:]
+        missing, spans = objective.spans(40)
+        assert (missing, spans, asked) == (12, 4, 12 + 4 + 1)
+        assert [i for i in shown if i >= CLASSES] == list(range(CLASSES, CLASSES + spans))
+        assert [i for i in answer if i >= CLASSES] == list(range(CLASSES, CLASSES + spans + 1))
+        gaps = np.split(answer, np.flatnonzero(answer >= CLASSES))[1:]
+        whole = [i for unit in shown for i in (gaps[unit - CLASSES][1:] if unit >= CLASSES else [unit])]
+        assert whole == text.tolist()
+
+
+@pytest.mark.parametrize("context", [16, 64, 513])
+def test_plans_fit_the_context(context: int) -> None:
+    for kind in TOKEN_OBJECTIVES:
+        objective = load_objective(kind, {"rate": 1.0} if kind == "fill_in_middle" else {})
+        read = objective.reads(context)
+        plan = planned(objective, units(*(np.arange(read + 1) % CLASSES)))
+        assert len(plan.units) <= context, kind
+        assert len(plan.units) > context - 4, f"{kind} uses the room there is"
+
+
+TOKEN_OBJECTIVES = ["fill_in_middle", "masked_token", "next_token", "span_corruption"]
+
+
+def test_all_installed_objectives_are_tested_here() -> None:
+    assert set(objective_names()) == set(TOKEN_OBJECTIVES)
+
+
+@pytest.mark.parametrize("kind", TOKEN_OBJECTIVES)
+def test_the_same_bits_for_one_and_three_workers(kind: str) -> None:
+    spec = make_spec(objective={"kind": kind})
+    alone = steps(Group(), spec, 3, None)
+    assert set(map(str, distributed.run(3, steps, spec, 3, 1))) == {str(alone)}
