@@ -20,8 +20,8 @@ class Hooked(Objective):
     spike_token: int | None = None
     """Samples whose first predicted token is this give a loss a hundred times too large."""
 
-    def heads(self, classes):
-        return {"lm_head": classes}
+    def heads(self, shape):
+        return {"lm_head": shape.classes}
 
     def plan(self, units, chance):
         return Plan(units[:-1], (Ask("lm_head", units.x[1:]),))

@@ -43,7 +43,8 @@ class FillInMiddle(NextToken):
 
 def rearranged(units: Units, chance: np.random.Generator) -> Units:
     """With the longest document's parts in another order, three ids longer. Its first token, which opens it, stays first."""
-    borders = [0, *(np.flatnonzero(np.diff(units.document)) + 1), len(units)]
+    of = np.zeros(len(units), np.int64) if units.document is None else units.document
+    borders = [0, *(np.flatnonzero(np.diff(of)) + 1), len(units)]
     start, stop = max(pairwise(borders), key=lambda piece: piece[1] - piece[0])
     before, text, after = units.x[: start + 1], units.x[start + 1 : stop], units.x[stop:]
     first, second = np.sort(chance.integers(0, len(text) + 1, 2))
@@ -53,5 +54,5 @@ def rearranged(units: Units, chance: np.random.Generator) -> Units:
         parts = [pre, prefix, suf, suffix, mid, middle]
     else:
         parts = [pre, suf, suffix, mid, prefix, middle]
-    document = np.insert(units.document, start + 1, [units.document[start]] * 3)
+    document = np.insert(of, start + 1, [of[start]] * 3)
     return replace(units, x=np.concatenate([before, *parts, after]), document=document)

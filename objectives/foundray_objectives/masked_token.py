@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from foundray.contract import Ask, Objective, Plan, Units, cross_entropy
+from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +29,8 @@ class MaskedToken(Objective):
     same: float = Field(default=0.0, ge=0, le=1)
     """Part of those that is shown as it is."""
 
-    def heads(self, classes: int) -> dict[str, int]:
-        return {"lm_head": classes}
+    def heads(self, shape: UnitShape) -> dict[str, int]:
+        return {"lm_head": shape.classes}
 
     def plan(self, units: Units, chance: np.random.Generator) -> Plan:
         units = units[:-1]  # the next sample's first token is masked there, or not

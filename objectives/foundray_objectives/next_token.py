@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from foundray.contract import Ask, Objective, Plan, Units, cross_entropy
+from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,8 @@ class NextToken(Objective):
     continues: ClassVar[bool] = True
     scores: ClassVar[bool] = True
 
-    def heads(self, classes: int) -> dict[str, int]:
-        return {"lm_head": classes}
+    def heads(self, shape: UnitShape) -> dict[str, int]:
+        return {"lm_head": shape.classes}
 
     def plan(self, units: Units, chance: np.random.Generator) -> Plan:
         return Plan(units[:-1], (Ask("lm_head", units.x[1:]),))

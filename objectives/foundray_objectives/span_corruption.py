@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from foundray.contract import Ask, Objective, Plan, Units, cross_entropy
+from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +40,8 @@ class SpanCorruption(Objective):
     def reads(self, context: int) -> int:
         return max(length for length in range(2, context) if length + 2 * self.spans(length)[1] <= context)
 
-    def heads(self, classes: int) -> dict[str, int]:
-        return {"lm_head": classes}
+    def heads(self, shape: UnitShape) -> dict[str, int]:
+        return {"lm_head": shape.classes}
 
     def plan(self, units: Units, chance: np.random.Generator) -> Plan:
         text = units.x[:-1] if len(units) > 2 else units.x
@@ -57,8 +57,7 @@ class SpanCorruption(Objective):
             at += keep + take
         x = np.concatenate([*shown, *answer, [units.classes + spans]])
         asked = np.arange(1, len(x)) >= sum(map(len, shown))
-        whole = replace(units, x=x[:-1], document=np.zeros(len(x) - 1, np.int64))
-        return Plan(whole, (Ask("lm_head", x[1:], asked),))
+        return Plan(replace(units, x=x[:-1], document=None), (Ask("lm_head", x[1:], asked),))
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         return cross_entropy(prediction, target, where)

@@ -22,30 +22,37 @@ def packed(plans: Sequence[Plan]) -> bytes:
 
 
 def collate(plans: Sequence[Plan]) -> Arrays:
-    """x [B, T], and where they tell something: valid, document and hidden [B, T]; of each ask its target and where."""
+    """x [B, T] or [B, T, K], and where they tell something: valid, document and hidden [B, T], keep [B, S]; of each ask its
+    target and where.
+    """
     lengths = np.array([len(plan.units) for plan in plans])
     valid = np.arange(lengths.max()) < lengths[:, None]
-    arrays: Arrays = {"x": _padded([plan.units.x for plan in plans], valid, np.int32)}
+    arrays: Arrays = {"x": _padded([plan.units.x for plan in plans], valid)}
     if not valid.all():
         arrays["valid"] = valid
-    document = _padded([plan.units.document for plan in plans], valid, np.int32)
-    if any((plan.units.document != plan.units.document[0]).any() for plan in plans):
-        arrays["document"] = document
+    if any(plan.units.document is not None for plan in plans):
+        alone = [np.zeros(len(plan.units), np.int64) for plan in plans]
+        of = [one if (told := plan.units.document) is None else told for plan, one in zip(plans, alone, strict=True)]
+        arrays["document"] = _padded(of, valid)
     if plans[0].hidden is not None:
-        arrays["hidden"] = _padded([plan.hidden for plan in plans], valid, bool)
+        arrays["hidden"] = _padded([plan.hidden for plan in plans], valid)
+    if plans[0].keep is not None:
+        arrays["keep"] = np.stack([plan.keep for plan in plans if plan.keep is not None]).astype(np.int32)
     for index, ask in enumerate(plans[0].asks):
         asks = [plan.asks[index] for plan in plans]
-        arrays[f"{ask.head}.target"] = _padded([one.target for one in asks], valid, np.int32)
-        where = _padded([np.ones(len(one.target), bool) if one.where is None else one.where for one in asks], valid, bool)
+        arrays[f"{ask.head}.target"] = _padded([one.target for one in asks], valid)
+        where = _padded([np.ones(len(one.target), bool) if one.where is None else one.where for one in asks], valid)
         if not np.array_equal(where, valid):
             arrays[f"{ask.head}.where"] = where
     return arrays
 
 
-def _padded(rows: Sequence[np.ndarray | None], valid: np.ndarray, dtype: type) -> np.ndarray:
-    """[B, T]: the rows, then zeros."""
-    whole: np.ndarray = np.zeros(valid.shape, dtype)
-    whole[valid] = np.concatenate([row for row in rows if row is not None])
+def _padded(rows: Sequence[np.ndarray | None], valid: np.ndarray) -> np.ndarray:
+    """[B, T, ...]: the rows, then zeros. Whole numbers take four bytes."""
+    values = np.concatenate([row for row in rows if row is not None])
+    dtype = np.int32 if values.dtype == np.int64 else values.dtype
+    whole: np.ndarray = np.zeros(valid.shape + values.shape[1:], dtype)
+    whole[valid] = values
     return whole
 
 

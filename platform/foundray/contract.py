@@ -1,17 +1,19 @@
-"""What the engine and an objective say to each other: the only module of the engine that an objective may import.
+"""What the engine, modalities and objectives say to each other: the only module of the engine that the others may import.
 
-An objective answers three questions about a sequence of units: what is shown, where we ask, what the answer is. It plans
-sample by sample, with NumPy, in the data workers; all chance comes from a generator of the sample's own. Its loss is a sum
-and a count, never a mean: sums add up to the same loss however a batch is divided, means do not.
-An objective is one class in one file, found by the entry point group `foundray.objectives`.
+A modality turns raw files into rows when data is prepared, and rows into sequences of units when they are read: there it
+decodes and augments. An objective answers three questions about a sequence of units: what is shown, where we ask, what the
+answer is. Both work sample by sample, with NumPy, in the data workers; all chance comes from a generator of the sample's
+own. A loss is a sum and a count, never a mean: sums add up to the same loss however a batch is divided, means do not.
+Each is one class in one file, found by the entry point groups `foundray.modalities` and `foundray.objectives`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +23,7 @@ from foundray.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-GROUP = "foundray.objectives"
+OBJECTIVES, MODALITIES = "foundray.objectives", "foundray.modalities"
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,29 @@ class Units:
     """One sample: a sequence of T units."""
 
     x: np.ndarray
-    """[T] int64 ids."""
-    document: np.ndarray
-    """[T] int64: which of the sample's documents a unit belongs to; attention stays inside one."""
-    classes: int
-    """Ids of the data are below this. An objective's extra ids start here."""
+    """[T] int64 ids, or [T, K] float32 values."""
+    document: np.ndarray | None = None
+    """[T] int64: which of the sample's documents a unit belongs to, where there are several; attention stays inside one."""
+    classes: int = 0
+    """Ids of the data are below this; an objective's extra ids start here. 0 for values."""
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, span: slice) -> Units:
-        return replace(self, x=self.x[span], document=self.document[span])
+        return replace(self, x=self.x[span], document=None if self.document is None else self.document[span])
+
+
+@dataclass(frozen=True)
+class UnitShape:
+    """What the units of a modality are like, for whoever builds a model."""
+
+    classes: int = 0
+    """Ids are below this, those of the objective included; 0 for values."""
+    width: int = 0
+    """Values a unit; 0 for ids."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the units, where they lie in a plane; their places are then added to what they are."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class Ask:
     head: str
     """The head's name, which is its parameters' prefix."""
     target: np.ndarray
-    """[T] int64: the right class at each unit."""
+    """[T] int64: the right class at each unit; or [T, outputs] float32: the right values."""
     where: np.ndarray | None = None
     """[T] bool: where we ask; None for everywhere."""
 
@@ -63,6 +77,50 @@ class Plan:
     asks: tuple[Ask, ...]
     hidden: np.ndarray | None = None
     """[T] bool: units that are shown as the model's learned mask vector."""
+    keep: np.ndarray | None = None
+    """[S] int64, ascending: only these units are shown; a predictor answers at all T."""
+
+
+class Unreadable(Exception):
+    """A file, or a part of one, that cannot be used, and why: it is put into quarantine."""
+
+
+class Modality(BaseModel, ABC):
+    """Base of all modalities. Its fields are the options that `data.modality:` takes in a spec."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    gives: ClassVar[str]
+    """What its units are: `tokens`, or a word that objectives `take`."""
+    alphabet: ClassVar[str | None] = None
+    """Of tokens: the letters that there are, where that is no matter of the data."""
+
+    def augment(self, units: Units, chance: np.random.Generator) -> Units:
+        """Tokens as they are read for training."""
+        return units
+
+
+class Values(Modality):
+    """Base of modalities whose units are vectors of values. Every row is a sample."""
+
+    endings: ClassVar[tuple[str, ...]]
+    """Of the names of files that are taken from a folder, in lower case."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> UnitShape:
+        """What its units are like."""
+
+    @abstractmethod
+    def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
+        """(position, row) of a file's samples of up to `length` units, or why there is none. Raises Unreadable.
+
+        Media stay encoded in a row: values are bytes, numbers or lists of numbers, the same kinds in every row.
+        """
+
+    @abstractmethod
+    def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
+        """Decode a row, and augment it where there is a `chance`: not for validation."""
 
 
 class Objective(BaseModel, ABC):
@@ -70,10 +128,14 @@ class Objective(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    takes: ClassVar[tuple[str, ...]] = ("tokens",)
+    """What modalities give that this objective can learn from."""
     causal: ClassVar[bool] = True
     """Whether a unit sees only itself and what came before."""
     hides: ClassVar[bool] = False
     """Whether plans have hidden units: the model then has a mask vector."""
+    predicts: ClassVar[bool] = False
+    """Whether plans keep some units only, so that a predictor (`model.predictor`) answers for all."""
     continues: ClassVar[bool] = False
     """Whether the one head tells the next unit at each, so that the model can continue a sequence."""
     scores: ClassVar[bool] = False
@@ -89,8 +151,8 @@ class Objective(BaseModel, ABC):
         return context
 
     @abstractmethod
-    def heads(self, classes: int) -> dict[str, int]:
-        """The heads that the model needs: name and number of outputs, where ids with the extra ones are below `classes`."""
+    def heads(self, shape: UnitShape) -> dict[str, int]:
+        """The heads that the model needs: name and number of outputs, for units of this shape."""
 
     @abstractmethod
     def plan(self, units: Units, chance: np.random.Generator) -> Plan:
@@ -103,7 +165,7 @@ class Objective(BaseModel, ABC):
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the losses in nats, and their number, over a micro-batch.
 
-        `prediction` is a head's, [B, T, outputs]; `target` [B, T]; `where` [B, T] bool tells where we ask.
+        `prediction` is a head's, [B, T, outputs]; `target` [B, T] or [B, T, outputs]; `where` [B, T] bool: where we ask.
         """
 
 
@@ -116,18 +178,42 @@ def cross_entropy(prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Te
     return loss, where.sum()
 
 
-def objective_names() -> list[str]:
-    """The installed objectives; none is imported."""
-    return sorted(entry_points(group=GROUP).names)
+def squared_error(prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and count of the units' mean squared errors; see `Objective.loss`."""
+    errors = (prediction.float() - target).pow(2).mean(-1)
+    return (errors * where).sum(), where.sum()
+
+
+def installed(group: str) -> list[str]:
+    """The names of what is installed of a group; none is imported."""
+    return sorted(entry_points(group=group).names)
 
 
 def load_objective(kind: str, options: dict[str, object]) -> Objective:
     """Raises InputError for an option that the objective does not have."""
-    objective: type[Objective] = entry_points(group=GROUP)[kind].load()
+    objective: Objective = _load(OBJECTIVES, "objective", kind, options)
+    return objective
+
+
+def load_modality(kind: str, options: dict[str, object]) -> Modality:
+    """Raises InputError for an option that the modality does not have."""
+    modality: Modality = _load(MODALITIES, "data.modality", kind, options)
+    return modality
+
+
+def pairs() -> dict[str, list[str]]:
+    """Of each installed modality, the objectives that can learn from it."""
+    takes = {name: entry_points(group=OBJECTIVES)[name].load().takes for name in installed(OBJECTIVES)}
+    gives = {name: entry_points(group=MODALITIES)[name].load().gives for name in installed(MODALITIES)}
+    return {name: [objective for objective, taken in takes.items() if given in taken] for name, given in gives.items()}
+
+
+def _load(group: str, section: str, kind: str, options: dict[str, object]) -> Any:
+    found: type[BaseModel] = entry_points(group=group)[kind].load()
     try:
-        return objective.model_validate(options)
+        return found.model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]
-        known = ", ".join(objective.model_fields) or "none"
-        where = ".".join(["objective", *map(str, first["loc"])])
+        known = ", ".join(found.model_fields) or "none"
+        where = ".".join([section, *map(str, first["loc"])])
         raise InputError(f"{where}: {first['msg']}; {kind} has these options: {known}") from None

@@ -10,19 +10,19 @@ def derived(spec: Spec) -> dict[str, object]:
     """Parameters, tokens and memory, by the names that `--dry-run` prints. Raises InputError for missing sources."""
     import torch
 
-    from foundray.contract import load_objective
     from foundray.model.model import Model
     from foundray.training.flat import BLOCK, Layout
     from foundray.training.memory import STATES_KEPT
     from foundray.training.optimizer import state_bytes_per_block
 
     vocabulary, certain = _vocabulary(spec)
-    objective = load_objective(spec.objective.kind, spec.objective.model_extra or {})
     with torch.device("meta"):
-        model = Model(spec.model, objective, vocabulary)
+        model = Model(spec.model, spec.objective.build(), spec.unit_shape(vocabulary))
     layout = Layout.of(model.named_parameters())
+    assumed = "" if certain else " (assumed: known after `foundray prepare`)"
+    shape = spec.unit_shape(vocabulary)
     facts: dict[str, object] = {
-        "vocabulary": f"{vocabulary:,}" + ("" if certain else " (assumed: known after `foundray prepare`)"),
+        **({"vocabulary": f"{vocabulary:,}{assumed}"} if shape.classes else {"values a unit": shape.width}),
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "samples per step": f"{spec.samples_per_step:,}",
         "tokens per step": f"{spec.tokens_per_step:,}",
@@ -46,10 +46,16 @@ def derived(spec: Spec) -> dict[str, object]:
 
 
 def _vocabulary(spec: Spec) -> tuple[int, bool]:
+    from foundray.contract import Values
     from foundray.data import tokenizer as tokenizers
     from foundray.data.manifest import Prepared
 
     folder, _, _ = prepared_folder(spec)
+    modality = spec.data.modality.build()
+    if isinstance(modality, Values):
+        return 0, True
+    if modality.alphabet is not None:
+        return tokenizers.make_char(modality.alphabet).vocabulary, True
     if (folder / "manifest.json").exists():
         return Prepared.open(folder).manifest.vocabulary, True
     match spec.data.tokenizer.kind:

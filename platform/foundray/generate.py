@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from foundray.batch import packed
-from foundray.contract import Ask, Plan, Units, load_objective
+from foundray.contract import Ask, Plan, Units, UnitShape
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.model.model import Batch, Model
@@ -25,15 +25,15 @@ def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int,
     if temperature < 0 or top_k < 1 or tokens < 0:
         raise InputError("a temperature is at least 0, --top-k at least 1 and --tokens at least 0")
     spec = run.spec()
+    objective = spec.objective.build()
+    if not objective.continues:
+        raise InputError(f"{spec.objective.kind} does not predict what comes next, so it cannot continue a text")
     manifest = json.loads((run.folder / "data.json").read_text())["manifest"]
     tokenizer = Tokenizer.from_json((run.folder / "tokenizer.json").read_text(), manifest["document_id"])
     _, weights, _ = load_weights(run.checkpoints)
-    objective = load_objective(spec.objective.kind, spec.objective.model_extra or {})
-    if not objective.continues:
-        raise InputError(f"{spec.objective.kind} does not predict what comes next, so it cannot continue a text")
     classes = manifest["vocabulary"]
-    (head,) = objective.heads(classes)
-    model = Model(spec.model, objective, classes)
+    model = Model(spec.model, objective, UnitShape(classes=classes))
+    (head,) = model.heads
     model.load_state_dict(weights)
     generator = torch.Generator().manual_seed(seed)
     ids = [tokenizer.document_id, *tokenizer.encode([prompt])[0].tolist()]
@@ -55,5 +55,5 @@ def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int,
 def _next_logits(model: Model, head: str, ids: list[int], classes: int) -> torch.Tensor:
     """[classes] after the last of some ids."""
     x = np.array(ids, np.int64)
-    shown = Plan(Units(x, np.zeros_like(x), classes), (Ask(head, x),))
+    shown = Plan(Units(x, None, classes), (Ask(head, x),))
     return model(Batch.load(packed([shown]), torch.device("cpu")))[head][0, -1, :classes]

@@ -20,7 +20,7 @@ import yaml
 from tests.benchmarks.bench_faults import steps_of, text
 from tests.conftest import small_spec, write_spec
 
-from foundray.contract import load_objective
+from foundray.contract import UnitShape, load_objective
 from foundray.loading import parse_spec
 from foundray.model.model import Model, initialise
 from foundray.storage import Store
@@ -35,7 +35,7 @@ def checkpoints(folder: Path) -> None:
     spec = small_spec(folder, folder, model={"width": 768, "depth": 6, "heads": 12, "context": 128})
     checked = parse_spec(yaml.safe_dump(spec), "benchmark")
     objective = load_objective("next_token", {})
-    model = Model(checked.model, objective, 257)
+    model = Model(checked.model, objective, UnitShape(classes=257))
     initialise(model, 1)
     trainer = Trainer(checked, model, objective)
     size = sum(tensor.nbytes for tensor in trainer.piece().values())

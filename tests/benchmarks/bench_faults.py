@@ -99,11 +99,11 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer, prepare_model
 
 def loop(config):
-    from foundray.contract import load_objective
+    from foundray.contract import UnitShape, load_objective
     from foundray.model.model import Batch, Model, initialise
     from foundray.spec import Model as Shape
     torch.set_num_threads(1)
-    model = Model(Shape(width=128, depth=4, heads=2, context=64), load_objective("next_token", {}), 257)
+    model = Model(Shape(width=128, depth=4, heads=2, context=64), load_objective("next_token", {}), UnitShape(classes=257))
     initialise(model, 1)
     model = prepare_model(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
@@ -118,7 +118,7 @@ def loop(config):
     while step < 100000:
         x = torch.randint(0, 257, (16, 65))
         everywhere = torch.ones(16, 64, dtype=torch.bool)
-        logits = model(Batch(x[:, :-1], everywhere, None, None, {"lm_head": (x[:, 1:], everywhere)}, False))["lm_head"]
+        logits = model(Batch(x[:, :-1], everywhere, None, None, None, {"lm_head": (x[:, 1:], everywhere)}, False))["lm_head"]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         step += 1

@@ -77,7 +77,7 @@ def plain_loop(path: Path) -> float:
     import torch
     from torch.nn import functional as F
 
-    from foundray.contract import load_objective
+    from foundray.contract import UnitShape, load_objective
     from foundray.data.manifest import Prepared
     from foundray.data.prepare import prepared_folder
     from foundray.data.stream import plan_for, read_samples
@@ -92,7 +92,7 @@ def plain_loop(path: Path) -> float:
     samples = read_samples(replace(plan_for(prepared, checked), micro_batch_size=size), 0, STEPS)
     tokens = torch.tensor(samples.column("tokens").to_pylist())
     vocabulary = prepared.manifest.vocabulary
-    model = Model(checked.model, load_objective("next_token", {}), vocabulary)
+    model = Model(checked.model, load_objective("next_token", {}), UnitShape(classes=vocabulary))
     initialise(model, checked.seed)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() < 2]
@@ -104,7 +104,7 @@ def plain_loop(path: Path) -> float:
         batch = tokens[step * size : (step + 1) * size]
         shown, asked = batch[:, :-1], batch[:, 1:]
         everywhere = torch.ones_like(shown, dtype=torch.bool)
-        logits = model(Batch(shown, everywhere, None, None, {"lm_head": (asked, everywhere)}, padded=False))["lm_head"]
+        logits = model(Batch(shown, everywhere, None, None, None, {"lm_head": (asked, everywhere)}, padded=False))["lm_head"]
         loss = F.cross_entropy(logits.flatten(0, 1), asked.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

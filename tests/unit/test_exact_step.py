@@ -16,7 +16,7 @@ from tests.unit.saving import save
 from torch import nn
 
 from foundray.batch import packed
-from foundray.contract import Objective, Units, load_objective
+from foundray.contract import Units
 from foundray.loading import parse_spec
 from foundray.model.model import Model, initialise
 from foundray.spec import Spec
@@ -41,26 +41,25 @@ def make_spec(**changes: Any) -> Spec:
 def make_trainer(spec: Spec, group: Group) -> Trainer:
     model = make_model(spec)
     initialise(model, spec.seed)
-    return Trainer(spec, model, objective_of(spec), group)
+    return Trainer(spec, model, spec.objective.build(), group)
 
 
 def make_model(spec: Spec) -> Model:
-    return Model(spec.model, objective_of(spec), VOCABULARY)
-
-
-def objective_of(spec: Spec) -> Objective:
-    return load_objective(spec.objective.kind, spec.objective.model_extra or {})
+    return Model(spec.model, spec.objective.build(), spec.unit_shape(VOCABULARY))
 
 
 def micro_batch(spec: Spec, position: int) -> bytes:
-    """Samples with several documents, and now and then a short one."""
+    """Samples with several documents, and now and then a short one; or random values, where the spec has such units."""
     rng = np.random.default_rng([spec.seed, position])
-    lengths = [objective_of(spec).reads(spec.model.context) + 1] * spec.train.micro_batch_size
+    if not (shape := spec.unit_shape(VOCABULARY)).classes:
+        values = rng.standard_normal((spec.train.micro_batch_size, spec.model.context, shape.width)).astype(np.float32)
+        return packed([spec.objective.build().plan(Units(x), rng) for x in values])
+    lengths = [spec.objective.build().reads(spec.model.context) + 1] * spec.train.micro_batch_size
     if position % 3 == 0:
         lengths[-1] = 7
     samples = [rng.integers(0, VOCABULARY, n) * (rng.random(n) > 0.05) for n in lengths]
     units = [Units(x, np.cumsum(x == 0), VOCABULARY) for x in samples]
-    return packed([objective_of(spec).plan(one, rng) for one in units])
+    return packed([spec.objective.build().plan(one, rng) for one in units])
 
 
 def steps(group: Group, spec: Spec, count: int, skew: int | None, storage: str | None = None) -> tuple[str, list[float]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import REPOSITORY
 
-from foundray.contract import objective_names
+from foundray.contract import OBJECTIVES, installed
 
 
 def python(code: str) -> str:
@@ -29,7 +29,7 @@ def test_import_and_help_load_neither_torch_nor_ray(code: str) -> None:
 
 
 def test_objectives_are_found_by_entry_point() -> None:
-    assert "next_token" in objective_names()
+    assert "next_token" in installed(OBJECTIVES)
 
 
 def test_import_contracts_hold() -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from foundray.batch import packed
-from foundray.contract import Objective, Units, load_objective
+from foundray.contract import Objective, Units, UnitShape, load_modality, load_objective, squared_error
 from foundray.errors import InputError
+from foundray.model.backbone import Layers
 from foundray.model.model import Batch, Model, attention_mask, initialise
 from foundray.spec import Model as Shape
 
@@ -35,7 +36,7 @@ def batch_of(objective: Objective, rows: Any, opener: int = -1, seed: int = 0) -
 def random_model(objective: Objective, shape: Shape = SHAPE) -> Model:
     """Weights far from zero, so that a wrong formula shows."""
     torch.manual_seed(0)
-    model = Model(shape, objective, CLASSES)
+    model = Model(shape, objective, UnitShape(classes=CLASSES))
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape) * 0.25 + (parameter.dim() < 2)
     return model
@@ -68,7 +69,7 @@ def test_same_loss_and_gradient_as_llama(bias: bool) -> None:
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
         assert torch.allclose(parameter.grad, gradients[name], atol=1e-4), name
-    wrong = Model(shape.model_copy(update={"rope_theta": 5_000.0}), NEXT, CLASSES)
+    wrong = Model(shape.model_copy(update={"rope_theta": 5_000.0}), NEXT, UnitShape(classes=CLASSES))
     wrong.load_state_dict(ours.state_dict())
     assert abs(mean_loss(wrong, NEXT, batch_of(NEXT, x)) - reference) > 1e-3  # the comparison can fail
 
@@ -123,14 +124,14 @@ def test_layers_by_hand(norm: str, act: str, rope: float | None) -> None:
         act, lambda up: nn.functional.silu(linear(inner, "mlp.gate_proj")) * up
     )(up)
     expected = normed(h + linear(acted, "mlp.down_proj"), "model.norm")
-    assert torch.allclose(model.model(x, None, None, True), expected, atol=1e-4)
+    assert torch.allclose(model.model(model.model.embed(x, None), None, True), expected, atol=1e-4)
 
 
 def test_positions_matter_only_by_rotation() -> None:
     x, y = torch.tensor([[3, 5, 9]]), torch.tensor([[5, 3, 9]])
     for rope, differs in ((10_000.0, True), (None, False)):
         model = random_model(NEXT, SHAPE.model_copy(update={"rope_theta": rope, "depth": 1}))
-        last = [model.model(ids, None, None, False)[0, -1] for ids in (x, y)]
+        last = [model.model(model.model.embed(ids, None), None, False)[0, -1] for ids in (x, y)]
         assert torch.allclose(*last, atol=1e-5) != differs
 
 
@@ -158,7 +159,7 @@ def test_padding_changes_nothing(kind: str) -> None:
     for row, length in enumerate((16, 8)):
         alone = Batch(
             together.x[row : row + 1, :length], together.valid[row : row + 1, :length], None,
-            None if together.hidden is None else together.hidden[row : row + 1, :length], together.asks, padded=False,
+            None if together.hidden is None else together.hidden[row : row + 1, :length], None, together.asks, padded=False,
         )  # fmt: skip
         assert torch.allclose(model(alone)["lm_head"][0], answers["lm_head"][row, :length], atol=1e-4)
     assert not together.asks["lm_head"][1][1, 8:].any()
@@ -166,7 +167,7 @@ def test_padding_changes_nothing(kind: str) -> None:
 
 def test_weights_start_the_same_everywhere() -> None:
     masked = load_objective("masked_token", {})
-    models = [Model(SHAPE, masked, CLASSES) for _ in range(3)]
+    models = [Model(SHAPE, masked, UnitShape(classes=CLASSES)) for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
         torch.manual_seed(int(torch.randint(1000, ())))  # the process's own generator must not matter
         initialise(model, seed)
@@ -179,3 +180,95 @@ def test_weights_start_the_same_everywhere() -> None:
 def test_an_unknown_option_of_an_objective_is_refused() -> None:
     with pytest.raises(InputError, match=r"objective.shift: .*next_token has these options: none"):
         load_objective("next_token", {"shift": 2})
+
+
+def test_masked_pixels_same_loss_as_vitmae() -> None:
+    """The encoder on what is kept, and the loss on what is not; the reference also has a class token."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=24, patch_size=4,
+        num_channels=3, decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=4,
+        decoder_intermediate_size=64, mask_ratio=0.75, norm_pix_loss=True, attn_implementation="eager", layer_norm_eps=1e-6,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.ViTMAEForPreTraining(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data = torch.randn(parameter.shape) * 0.25
+    images = torch.randn(2, 3, 24, 24)
+    x = theirs.patchify(images)  # [2, 36, 48]
+    masked = load_objective("masked_pixel", {})
+    plans = [masked.plan(Units(row.numpy()), np.random.default_rng(seed)) for seed, row in enumerate(x)]
+    batch = Batch.load(packed(plans), torch.device("cpu"))
+    assert batch.keep is not None
+    target, where = batch.asks["pixels"]
+    noise = torch.ones(2, 36).scatter(1, batch.keep, torch.arange(9.0)[None].expand(2, -1) / 10)
+    output = theirs(images, noise=noise)
+    assert torch.equal(output.mask.bool(), where)
+    loss, count = masked.loss(output.logits, target, where)
+    assert (loss / count).item() == pytest.approx(output.loss.item(), rel=1e-5)
+    raw, _ = masked.loss(output.logits, x, where)
+    assert abs(raw / count - output.loss) > 1e-3  # the comparison can fail: pixels that are not normalised
+
+
+def test_layers_are_vits_too() -> None:
+    """LayerNorm, GELU, biases and no rotation: a stock encoder's hidden states, on kept units of a plane."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, attn_implementation="eager",
+        layer_norm_eps=1e-6,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    from transformers.models.vit_mae.modeling_vit_mae import ViTMAELayer
+
+    theirs = [ViTMAELayer(config).eval() for _ in range(2)]
+    for parameter in [p for layer in theirs for p in layer.parameters()]:
+        parameter.data = torch.randn(parameter.shape) * 0.25
+    shape = SHAPE.model_copy(update={"norm": "ln", "act": "gelu", "rope_theta": None, "bias": True})
+    ours = Layers(shape, (4, 4))
+    names = {
+        "attention.q_proj": "self_attn.q_proj", "attention.k_proj": "self_attn.k_proj", "attention.v_proj": "self_attn.v_proj",
+        "attention.o_proj": "self_attn.o_proj", "layernorm_before": "input_layernorm",
+        "layernorm_after": "post_attention_layernorm", "mlp.fc1": "mlp.up_proj", "mlp.fc2": "mlp.down_proj",
+    }  # fmt: skip
+    for mine, layer in zip(ours.layers, theirs, strict=True):
+        state = {}
+        for name, value in layer.state_dict().items():
+            (found,) = [(a, b) for a, b in names.items() if name.startswith(a + ".")]
+            state[name.replace(*found)] = value
+        mine.load_state_dict(state)
+    h, keep = torch.randn(2, 16, 64), torch.tensor([[1, 4, 9], [0, 2, 15]])
+    expected = (h + ours.places).gather(1, keep[..., None].expand(-1, -1, 64))
+    for layer in theirs:
+        found = layer(expected)
+        expected = found[0] if isinstance(found, tuple) else found
+    assert torch.allclose(ours(h, None, False, keep), ours.norm(expected), atol=1e-4)
+    assert not torch.allclose(ours(h, None, False, keep.flip(1)), ours.norm(expected), atol=1e-2)
+
+
+def test_masked_patches_same_loss_as_patchtst() -> None:
+    """The normalisation of a window, the number of hidden patches and the loss."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.PatchTSTConfig(
+        num_input_channels=1, context_length=48, patch_length=8, patch_stride=8, d_model=32, num_hidden_layers=2,
+        num_attention_heads=4, ffn_dim=64, norm_type="layernorm", random_mask_ratio=0.4, do_mask_input=True, scaling="std",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.PatchTSTForPretraining(config).eval()
+    window = torch.randn(1, 48, 1) * 3 + 5
+    output = theirs(past_values=window)
+    series: Any = load_modality("series", {"patch": 8})
+    units = series.units({"values": window.flatten().tolist()}, 6, None)
+    plan = load_objective("masked_patch", {}).plan(units, np.random.default_rng(0))
+    assert plan.hidden is not None
+    masked = theirs.model(past_values=window).mask.reshape(6)
+    assert masked.sum() == plan.hidden.sum() == 3
+    torch.manual_seed(1)
+    again = theirs.model(past_values=window)
+    torch.manual_seed(1)
+    reference = theirs(past_values=window)
+    where = again.mask.reshape(1, 6).bool()
+    loss, count = squared_error(reference.prediction_output.reshape(1, 6, 8), torch.from_numpy(units.x)[None], where)
+    assert (loss / count).item() == pytest.approx(reference.loss.item(), rel=1e-5)
+    wrong, _ = squared_error(reference.prediction_output.reshape(1, 6, 8), window.reshape(1, 6, 8), where)
+    assert abs(wrong / count - reference.loss) > 1e-3  # the comparison can fail: a window that is not normalised
+    assert output.loss is not None

@@ -10,7 +10,7 @@ import torch
 from tests.unit import distributed
 from tests.unit.test_exact_step import make_spec, steps
 
-from foundray.contract import Objective, Plan, Units, cross_entropy, load_objective, objective_names
+from foundray.contract import OBJECTIVES, Objective, Plan, Units, cross_entropy, installed, load_objective, squared_error
 from foundray.training.group import Group
 
 CLASSES = 100
@@ -29,6 +29,41 @@ def test_next_token_by_hand() -> None:
     plan = planned(load_objective("next_token", {}), units(5, 6, 7))
     (ask,) = plan.asks
     assert (plan.units.x.tolist(), ask.target.tolist(), ask.where) == ([5, 6], [6, 7], None)
+
+
+def values(length: int, width: int = 4) -> Units:
+    return Units(np.random.default_rng(9).standard_normal((length, width)).astype(np.float32))
+
+
+def test_masked_pixel_asks_for_what_it_drops() -> None:
+    plan = planned(load_objective("masked_pixel", {}), data := values(16))
+    (ask,) = plan.asks
+    assert plan.keep is not None
+    assert ask.where is not None
+    assert sorted([*plan.keep, *np.flatnonzero(ask.where)]) == list(range(16))
+    assert len(plan.keep) == 4
+    by_hand = (data.x[3] - data.x[3].mean()) / np.sqrt(((data.x[3] - data.x[3].mean()) ** 2).sum() / 3 + 1e-6)
+    assert np.allclose(ask.target[3], by_hand, atol=1e-6)
+
+
+def test_next_patch_by_hand() -> None:
+    data = Units(np.array([[0.0, 2.0], [1.0, 5.0], [3.0, 3.0]], np.float32))
+    (ask,) = planned(load_objective("next_patch", {}), data).asks
+    assert ask.where is not None
+    assert ask.where.tolist() == [True, True, False]
+    assert np.allclose(ask.target[:2], [[-(0.5**0.5), 0.5**0.5], [0.0, 0.0]], atol=1e-5)
+    prediction = torch.tensor([[[0.0, 0.0], [1.0, 3.0], [9.0, 9.0]]])
+    loss, count = squared_error(prediction, torch.from_numpy(ask.target)[None], torch.from_numpy(ask.where)[None])
+    assert (loss.item(), count.item()) == (pytest.approx(0.5 + (1 + 9) / 2, abs=1e-4), 2)
+
+
+def test_masked_patch_hides_what_it_asks() -> None:
+    plan = planned(load_objective("masked_patch", {}), data := values(10))
+    (ask,) = plan.asks
+    assert plan.hidden is not None
+    assert plan.hidden.sum() == 4
+    assert np.array_equal(ask.where, plan.hidden)
+    assert np.array_equal(ask.target, data.x)
 
 
 def test_the_loss_is_a_sum_over_what_is_asked() -> None:
@@ -136,12 +171,19 @@ def test_plans_fit_the_context(context: int) -> None:
 TOKEN_OBJECTIVES = ["fill_in_middle", "masked_token", "next_token", "span_corruption"]
 
 
+IMAGE = {"data__modality": {"kind": "image", "size": 16, "patch": 4, "channels": 1}, "model__context": 16}
+SERIES = {"data__modality": {"kind": "series", "patch": 6}, "model__context": 10}
+VALUE_OBJECTIVES = {"masked_pixel": IMAGE, "next_patch": IMAGE, "masked_patch": SERIES}
+
+
 def test_all_installed_objectives_are_tested_here() -> None:
-    assert set(objective_names()) == set(TOKEN_OBJECTIVES)
+    assert set(installed(OBJECTIVES)) == {*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES}
 
 
-@pytest.mark.parametrize("kind", TOKEN_OBJECTIVES)
+@pytest.mark.parametrize("kind", [*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES])
 def test_the_same_bits_for_one_and_three_workers(kind: str) -> None:
-    spec = make_spec(objective={"kind": kind})
+    changes = VALUE_OBJECTIVES.get(kind, {})
+    files = {"data__sources": [{"path": "x", "format": "files"}]} if changes else {}
+    spec = make_spec(objective={"kind": kind}, **changes, **files)
     alone = steps(Group(), spec, 3, None)
     assert set(map(str, distributed.run(3, steps, spec, 3, 1))) == {str(alone)}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from foundray.data.manifest import Manifest, Shard
+from foundray.data.manifest import Manifest, Shard, rows_per_group
 from foundray.data.order import CYCLE, SampleOrder, apportion, mix, permutation
 
 
@@ -19,7 +19,7 @@ def manifest(rows: list[list[int]], context: int = 1023) -> Manifest:
     ]  # fmt: skip
     return Manifest(
         name="x", recipe={}, recipe_sha256="", context=context, vocabulary=1, document_id=0, tokenizer_sha256="",
-        rows=sum(map(sum, rows)), tokens=0, quarantined=0, shards=shards,
+        rows_per_group=rows_per_group(context, tokens=True), rows=sum(map(sum, rows)), tokens=0, quarantined=0, shards=shards,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from foundray.storage import Store
 
 TOKENS_PER_ROW_GROUP = 2**18
 """A row group is the unit of reading: about a megabyte of tokens."""
+MEDIA_PER_ROW_GROUP = 64
 
 
 class Shard(BaseModel):
@@ -49,11 +50,8 @@ class Manifest(BaseModel):
     rows: int
     tokens: int
     quarantined: int
+    rows_per_group: int
     shards: list[Shard]
-
-    @property
-    def rows_per_group(self) -> int:
-        return rows_per_group(self.context)
 
     def of_source(self, source: int) -> list[Shard]:
         return [shard for shard in self.shards if shard.source == source]
@@ -68,8 +66,9 @@ class Manifest(BaseModel):
         return sum(shard.text_bytes for shard in self.shards) / max(1, self.tokens)
 
 
-def rows_per_group(context: int) -> int:
-    return max(1, TOKENS_PER_ROW_GROUP // (context + 1))
+def rows_per_group(context: int, tokens: bool) -> int:
+    """Of samples of tokens, which are all about as large; encoded media are not, and may be large."""
+    return max(1, TOKENS_PER_ROW_GROUP // (context + 1)) if tokens else MEDIA_PER_ROW_GROUP
 
 
 class Prepared:

@@ -12,13 +12,13 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from foundray.contract import load_objective
+from foundray.contract import Values
 from foundray.data import tokenizer as tokenizers
-from foundray.data.manifest import Manifest, Prepared, Shard
+from foundray.data.manifest import Manifest, Prepared, Shard, rows_per_group
 from foundray.data.shard import Unit, make_shard, too_many
 from foundray.data.sources import Document, RawFile, find_files, read_documents
 from foundray.data.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ Report = Callable[[str], None]
 
 def units_read(spec: Spec) -> int:
     """Units of data in a sample, of which the objective makes at most `model.context`. Raises InputError."""
-    read = load_objective(spec.objective.kind, spec.objective.model_extra or {}).reads(spec.model.context)
+    read = spec.objective.build().reads(spec.model.context)
     if read < 2:
         raise InputError(f"model.context of {spec.model.context} is too short for {spec.objective.kind}")
     return read
@@ -41,7 +41,9 @@ def units_read(spec: Spec) -> int:
 
 def prepared_folder(spec: Spec) -> tuple[Store, dict[str, Any], list[Unit]]:
     """Where the spec's prepared data belongs, the recipe that names it, and its units. Raises InputError."""
-    files = [find_files(source) for source in spec.data.sources]
+    modality = spec.data.modality.build()
+    endings = modality.endings if isinstance(modality, Values) else ()
+    files = [find_files(source, endings) for source in spec.data.sources]
     recipe = _recipe(spec, files)
     units = [unit for index, found in enumerate(files) for unit in _units(index, found)]
     return Store.at(spec.storage) / "prepared" / digest(recipe)[:16], recipe, units
@@ -59,7 +61,8 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
         report(f"data: {_summary(prepared.manifest)}, prepared before in {folder}")
         return prepared
     _explain(spec, recipe, folder, report)
-    tokenizer = _ensure_tokenizer(spec, folder, units)
+    modality = spec.data.modality.build()
+    tokenizer = None if isinstance(modality, Values) else _ensure_tokenizer(spec, folder, units)
     shards = _run_units(spec, folder, units, tokenizer, report)
     for index, source in enumerate(spec.data.sources):
         if not any(shard.rows for shard in shards if shard.source == index):
@@ -71,12 +74,13 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
         recipe=recipe,
         recipe_sha256=digest(recipe),
         context=units_read(spec),
-        vocabulary=tokenizer.vocabulary,
-        document_id=tokenizer.document_id,
-        tokenizer_sha256=sha256(tokenizer.to_json().encode()),
+        vocabulary=tokenizer.vocabulary if tokenizer else 0,
+        document_id=tokenizer.document_id if tokenizer else -1,
+        tokenizer_sha256=sha256(tokenizer.to_json().encode()) if tokenizer else "",
         rows=sum(shard.rows for shard in shards),
         tokens=sum(shard.tokens for shard in shards),
         quarantined=sum(shard.quarantined for shard in shards),
+        rows_per_group=rows_per_group(units_read(spec), tokens=tokenizer is not None),
         shards=[shard for shard in shards if shard.rows],
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1))
@@ -90,9 +94,12 @@ def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
     trained: dict[str, Any] = {"seed": spec.seed} if tokenizer.kind == "bpe" else {}
     if tokenizer.kind == "file":
         trained = {"sha256": sha256(tokenizers.load_file(tokenizer).to_json().encode())}
+    modality = spec.data.modality
+    cut = {"modality": modality.model_dump(mode="json")} if modality.kind != "text" else {}
     return {
         "context": units_read(spec),
         "tokenizer": tokenizer.model_dump(mode="json", exclude={"path"}) | trained,
+        **cut,
         "sources": [
             source.model_dump(mode="json", exclude={"weight"}) | {"files": {f.url: [f.size, f.modified_ns] for f in found}}
             for source, found in zip(spec.data.sources, files, strict=True)
@@ -137,6 +144,8 @@ def _ensure_tokenizer(spec: Spec, folder: Store, units: list[Unit]) -> Tokenizer
 
 def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
     field = spec.data.tokenizer
+    if (alphabet := spec.data.modality.build().alphabet) is not None:
+        return tokenizers.make_char(alphabet)
     if field.kind == "bytes":
         return tokenizers.make_bytes()
     if field.kind == "file":
@@ -179,15 +188,16 @@ def _sample(spec: Spec, units: list[Unit], budget: int) -> Iterator[str]:
                     break
 
 
-def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenizer, report: Report) -> list[Shard]:
+def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenizer | None, report: Report) -> list[Shard]:
     """Every unit's shard, in unit order; those of an earlier, killed job are taken as they are."""
     done = {unit.name: shard for unit in units if (shard := _finished(folder, unit)) is not None}
     todo = [unit for unit in units if unit.name not in done]
-    limit, text, opener = spec.data.max_bad_rows, tokenizer.to_json(), tokenizer.document_id
-    sources, context = spec.data.sources, units_read(spec)
+    limit, sources, length, modality = spec.data.max_bad_rows, spec.data.sources, units_read(spec), spec.data.modality
+    text, opener = (tokenizer.to_json(), tokenizer.document_id) if tokenizer else ("", 0)
 
     def work(unit: Unit) -> dict[str, str]:
-        made = make_shard(folder.url, unit, sources[unit.source], Tokenizer.from_json(text, opener), context, limit)
+        cutter = Tokenizer.from_json(text, opener) if text else cast(Values, modality.build())
+        made = make_shard(folder.url, unit, sources[unit.source], cutter, length, limit)
         return {"name": unit.name, "shard": made.model_dump_json()}
 
     bad = sum(shard.quarantined for shard in done.values())

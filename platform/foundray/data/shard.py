@@ -1,25 +1,29 @@
-"""One unit of raw files becomes one shard: read, tokenize, pack, write, checksum."""
+"""One unit of raw files becomes one shard: read, cut into samples, write, checksum."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foundray.contract import Values
 from foundray.data.manifest import Shard, rows_per_group
-from foundray.data.pack import SAMPLE_SCHEMA, Packer, to_table
-from foundray.data.sources import BadRow, RawFile, read_documents
+from foundray.data.pack import Packer, to_table
+from foundray.data.sources import BadRow, Document, RawFile, read_documents, read_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.spec import Source
 from foundray.storage import Store
+
+_Read = TypeVar("_Read", Document, dict[str, Any])
 
 TEXTS_AT_ONCE = 2**20
 """Characters tokenized in one call."""
@@ -34,14 +38,17 @@ class Unit:
     files: tuple[RawFile, ...]
 
 
-def make_shard(folder_url: str, unit: Unit, source: Source, tokenizer: Tokenizer, context: int, limit: int) -> Shard:
-    """Read, tokenize, pack and write one unit: its shard, then its quarantine file, then its record."""
+def make_shard(folder_url: str, unit: Unit, source: Source, cutter: Tokenizer | Values, length: int, limit: int) -> Shard:
+    """Read, cut into samples of `length` units and write one unit: its shard, its quarantine file, and last its record.
+
+    A tokenizer cuts documents, which are packed; a modality of values has rows of its own.
+    """
     folder = Store.at(folder_url)
     quarantine, counts = io.StringIO(), {"documents": 0, "text_bytes": 0, "bad": 0}
 
-    def texts() -> Iterator[str]:
+    def usable(read: Callable[[RawFile], Iterator[_Read | BadRow]]) -> Iterator[_Read]:
         for file in unit.files:
-            for row in read_documents(file, source):
+            for row in read(file):
                 if isinstance(row, BadRow):
                     counts["bad"] += 1
                     quarantine.write(json.dumps({"source": file.url, "position": row.position, "reason": row.reason}) + "\n")
@@ -49,13 +56,18 @@ def make_shard(folder_url: str, unit: Unit, source: Source, tokenizer: Tokenizer
                         raise InputError(too_many(limit, f"the last: {file.url}, {row.position}: {row.reason}"))
                 else:
                     counts["documents"] += 1
-                    counts["text_bytes"] += len(row.text.encode())
-                    yield row.text
+                    counts["text_bytes"] += len(row.text.encode()) if isinstance(row, Document) else 0
+                    yield row
 
     target = folder / f"shards/{unit.name}.parquet"
     with target.replacing() as stream:
         sink = _HashingSink(stream)
-        rows, tokens = _write_samples(sink, _samples(texts(), tokenizer, context), rows_per_group(context))
+        if isinstance(cutter, Values):
+            modality = cutter
+            tables = _values(usable(lambda file: read_rows(file, source, modality, length)), length)
+        else:
+            tables = _tokens(usable(lambda file: read_documents(file, source)), cutter, length)
+        rows, tokens = _write(sink, tables)
     if not rows:
         target.filesystem.delete_file(target.path)
     shard = Shard(
@@ -75,36 +87,50 @@ def make_shard(folder_url: str, unit: Unit, source: Source, tokenizer: Tokenizer
     return shard
 
 
-def _samples(texts: Iterator[str], tokenizer: Tokenizer, context: int) -> Iterator[list[np.ndarray]]:
-    """Lists of samples: as many full row groups as are ready, and the rest at the end."""
-    packer, group = Packer(context, tokenizer.document_id), rows_per_group(context)
-    for batch in _batches(texts):
+def _tokens(documents: Iterator[Document], tokenizer: Tokenizer, length: int) -> Iterator[tuple[pa.Table, int]]:
+    """Row groups, and the tokens predicted in each: the full ones as they are ready, and the rest at the end."""
+    packer, group = Packer(length, tokenizer.document_id), rows_per_group(length, tokens=True)
+
+    def table(samples: list[np.ndarray]) -> tuple[pa.Table, int]:
+        return to_table(samples), sum(len(sample) - 1 for sample in samples)
+
+    for batch in _batches(documents):
         for ids in tokenizer.encode(batch):
             packer.add(ids)
         while packer.ready >= group:
-            yield packer.take(group)
-    yield packer.take(end=True)
+            yield table(packer.take(group))
+    yield table(packer.take(end=True))
 
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+def _values(rows: Iterator[dict[str, Any]], length: int) -> Iterator[tuple[pa.Table, int]]:
+    """Row groups, and the units in each."""
+    while group := list(islice(rows, rows_per_group(length, tokens=False))):
+        yield pa.Table.from_pylist(group), len(group) * length
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[str]]:
     batch: list[str] = []
-    for text in texts:
-        batch.append(text)
+    for document in documents:
+        batch.append(document.text)
         if sum(map(len, batch)) >= TEXTS_AT_ONCE or len(batch) >= 4096:
             yield batch
             batch = []
     yield batch
 
 
-def _write_samples(sink: _HashingSink, groups: Iterator[list[np.ndarray]], group: int) -> tuple[int, int]:
-    """Write a Parquet file of row groups; gives rows and predicted tokens."""
+def _write(sink: _HashingSink, tables: Iterator[tuple[pa.Table, int]]) -> tuple[int, int]:
+    """Write a Parquet file, each table a row group; gives rows and units."""
     rows = tokens = 0
-    with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), SAMPLE_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-        for samples in groups:
-            if samples:
-                writer.write_table(to_table(samples), row_group_size=group)
-            rows += len(samples)
-            tokens += sum(len(sample) - 1 for sample in samples)
+    writer = None
+    for table, count in tables:
+        if len(table):
+            if writer is None:
+                file = pa.PythonFile(sink, mode="w")
+                writer = pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True)
+            writer.write_table(table, row_group_size=len(table))
+        rows, tokens = rows + len(table), tokens + count
+    if writer is not None:
+        writer.close()
     return rows, tokens
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from foundray.contract import Unreadable, Values
+from foundray.data.archive import members
 from foundray.errors import InputError
 from foundray.spec import Source
 from foundray.storage import Store, reading
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
-ENDINGS = {"jsonl": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet", ".pq"), "text": ("",)}
+ENDINGS: dict[str, tuple[str, ...]] = {
+    "text": ("",),
+    "code": (
+        ".c", ".cc", ".cpp", ".cs", ".cu", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".jsx", ".kt", ".lua", ".ml", ".php",
+        ".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx", ".zig",
+    ),
+    "jsonl": (".jsonl", ".json", ".ndjson"),
+    "csv": (".csv",),
+    "parquet": (".parquet", ".pq"),
+    "fasta": (".fasta", ".fa", ".fna", ".ffn"),
+    "webdataset": (".tar", ".tgz"),
+}  # fmt: skip
+AMBIGUOUS = str.maketrans("RYSWKMBDHVU", "NNNNNNNNNNT")
+"""IUPAC's letters for a base that is not known for sure, and RNA's U."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +59,9 @@ class BadRow:
     reason: str
 
 
-def find_files(source: Source) -> list[RawFile]:
-    """The source's files in path order. Raises InputError where there are none."""
+def find_files(source: Source, endings: tuple[str, ...] = ()) -> list[RawFile]:
+    """The source's files in path order, of the endings given where the format is `files`. Raises InputError for none."""
+    endings = ENDINGS.get(source.format, endings)
     base, pattern = _split_glob(source.path)
     root = Store.at(base)
     with reading(source.path):
@@ -58,7 +75,7 @@ def find_files(source: Source) -> list[RawFile]:
     files = [
         RawFile(root.url + entry.path[len(root.path) :], entry.size or 0, entry.mtime_ns or 0)
         for entry in sorted(found, key=lambda entry: entry.path)
-        if entry.type == fs.FileType.File and (entry is info or _wanted(entry.path[len(root.path) + 1 :], pattern, source))
+        if entry.type == fs.FileType.File and (entry is info or _wanted(entry.path[len(root.path) + 1 :], pattern, endings))
     ]
     if not files:
         looked = f"no file matches {pattern!r}" if pattern else f"it holds no {source.format} file"
@@ -66,13 +83,13 @@ def find_files(source: Source) -> list[RawFile]:
     return files
 
 
-def _wanted(name: str, pattern: str, source: Source) -> bool:
+def _wanted(name: str, pattern: str, endings: tuple[str, ...]) -> bool:
     if any(part.startswith(".") for part in name.split("/")):
         return False
     if pattern:
         return re.fullmatch(_glob_to_regex(pattern), name) is not None
     stem, ending = posixpath.splitext(name)
-    return (stem if ending in COMPRESSION else name).endswith(ENDINGS[source.format])
+    return (stem if ending in COMPRESSION else name).lower().endswith(endings)
 
 
 def _split_glob(path: str) -> tuple[str, str]:
@@ -90,12 +107,105 @@ def _glob_to_regex(pattern: str) -> str:
 
 def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]:
     """The file's documents in order, with a BadRow in place of each that cannot be used."""
-    reader = {"text": _read_text, "jsonl": _read_json_lines, "parquet": _read_parquet}[source.format]
+    readers: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | BadRow]]] = {
+        "text": _read_text, "code": _read_text, "jsonl": _read_json_lines, "csv": _read_csv, "parquet": _read_parquet,
+        "fasta": _read_fasta, "webdataset": _read_archive,
+    }  # fmt: skip
+    reader = readers[source.format]
     store = Store.at(file.url)
     with reading(file.url):
         handle = store.filesystem.open_input_file(store.path)
     with handle:
         yield from reader(handle, store.path, source)
+
+
+def read_rows(file: RawFile, source: Source, modality: Values, length: int) -> Iterator[dict[str, Any] | BadRow]:
+    """The rows of a modality that has files of its own, in order, with a BadRow in place of what cannot be used."""
+    store = Store.at(file.url)
+    with reading(file.url):
+        handle = store.filesystem.open_input_file(store.path)
+    with handle:
+        stream = _decompressed(handle, store.path)
+        if source.format == "webdataset":
+            for name, content in members(stream):
+                if isinstance(content, Unreadable):
+                    yield BadRow(name or "end", str(content))
+                elif name.lower().endswith(modality.endings):
+                    yield from _rows(modality, name, content, length, name)
+        else:
+            try:
+                content = stream.read()
+            except OSError as error:
+                yield BadRow("byte 0", f"the compressed stream is broken: {error}")
+                return
+            yield from _rows(modality, store.path, content, length, "")
+
+
+def _rows(modality: Values, name: str, content: bytes, length: int, label: str) -> Iterator[dict[str, Any] | BadRow]:
+    try:
+        for position, row in modality.rows(name, content, length):
+            where = f"{label}, {position}" if label else position
+            yield BadRow(where, str(row)) if isinstance(row, Unreadable) else row
+    except Unreadable as error:
+        yield BadRow(label or "byte 0", str(error))
+
+
+def _read_archive(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+    """Its .txt files, and the field of its .json files."""
+    for name, content in members(_decompressed(handle, path)):
+        if isinstance(content, Unreadable):
+            yield BadRow(name or "end", str(content))
+        elif name.endswith(".txt"):
+            yield _decode(content, name)
+        elif name.endswith(".json"):
+            yield _json(content, name, source.field)
+
+
+def _read_csv(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+    lines = io.TextIOWrapper(_decompressed(handle, path), encoding="utf-8", errors="surrogateescape", newline="")
+    rows = csv.reader(lines)
+    try:
+        names = next(rows, [])
+        if source.field not in names:
+            yield BadRow("line 1", f"no column {source.field!r}; there are: {', '.join(names)}")
+            return
+        at = names.index(source.field)
+        for row in rows:
+            where = f"line {rows.line_num}"
+            if len(row) == len(names):
+                yield _text(row[at], where, source.field)
+            elif row:
+                yield BadRow(where, f"{len(row)} fields under a header of {len(names)}")
+    except (csv.Error, OSError) as error:
+        yield BadRow(f"line {rows.line_num}", f"not readable as CSV: {error}")
+
+
+def _read_fasta(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+    """Each sequence is a document, in capitals; letters for uncertain bases become N."""
+    name, bad = "", None
+    parts: list[str] = []
+    for number, line in _lines(handle, path):
+        if isinstance(line, BadRow):
+            yield line
+            return
+        if line.startswith(b">"):
+            yield from _sequence(name, parts, bad)
+            name, parts, bad = line[1:].split(b" ")[0].decode("ascii", "replace"), [], None
+        elif line.strip():
+            letters = line.strip().decode("ascii", "replace").upper().translate(AMBIGUOUS)
+            if (strange := set(letters) - set("ACGTN")) and bad is None:
+                bad = BadRow(f"line {number}", f"{min(strange)!r} is no nucleotide (sequence {name or 'without a name'})")
+            parts.append(letters)
+    yield from _sequence(name, parts, bad)
+
+
+def _sequence(name: str, parts: list[str], bad: BadRow | None) -> Iterator[Document | BadRow]:
+    if bad:
+        yield bad
+    elif parts:
+        yield Document("".join(parts))
+    elif name:
+        yield BadRow(f"sequence {name}", "empty")
 
 
 def _lines(handle: pa.NativeFile, path: str) -> Iterator[tuple[int, bytes | BadRow]]:
@@ -139,18 +249,20 @@ def _read_text(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Doc
 
 def _read_json_lines(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
     for number, line in _lines(handle, path):
-        where = f"line {number}"
         if isinstance(line, BadRow):
             yield line
             break
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            yield BadRow(where, f"not UTF-8 (byte {error.start} of the line)")
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield BadRow(where, f"not JSON: {error}" if line.strip() else "empty")
-        else:
-            yield _field(row, where, source.field)
+        yield _json(line, f"line {number}", source.field)
+
+
+def _json(content: bytes, where: str, field: str) -> Document | BadRow:
+    try:
+        row = json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return BadRow(where, f"not UTF-8 (byte {error.start} of the line)")
+    except (json.JSONDecodeError, RecursionError) as error:
+        return BadRow(where, f"not JSON: {error}" if content.strip() else "empty")
+    return _field(row, where, field)
 
 
 def _field(row: Any, where: str, field: str) -> Document | BadRow:

@@ -22,7 +22,7 @@ from ray.data import DataContext, Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
 
 from foundray.batch import packed
-from foundray.contract import Units, load_objective
+from foundray.contract import Units, Values, load_modality, load_objective
 from foundray.data.manifest import Manifest, Prepared
 from foundray.data.order import WINDOW, Address, SampleOrder, mix
 from foundray.spec import Spec
@@ -30,7 +30,7 @@ from foundray.storage import Store, reading
 
 PARCEL_BYTES = 2**18
 PACKED_BYTES = 8
-"""Of one unit in a packed micro-batch, about: what is shown, and what is asked."""
+"""Of one id, or one of a unit's values, in a packed micro-batch, about: what is shown, and what is asked."""
 TASKS_PER_DATASET = 64
 """Planning costs milliseconds a task, so the endless stream is cut into Datasets of so many."""
 CACHED_BYTES = 2**27
@@ -64,7 +64,8 @@ class StreamPlan:
     @property
     def per_parcel(self) -> int:
         """Micro-batches in a parcel."""
-        return max(1, PARCEL_BYTES // (PACKED_BYTES * (self.order().manifest.context + 1) * self.micro_batch_size))
+        unit = PACKED_BYTES * max(1, json.loads(self.planning)["width"])
+        return max(1, PARCEL_BYTES // (unit * (self.order().manifest.context + 1) * self.micro_batch_size))
 
     @property
     def per_task(self) -> int:
@@ -170,22 +171,40 @@ def read_micro_batches(plan: StreamPlan, first: int, count: int) -> Iterator[byt
 
 
 class _Planner:
-    """The objective at work in a data worker."""
+    """Modality and objective at work in a data worker."""
 
     def __init__(self, planning: str):
         told = json.loads(planning)
-        self.objective = load_objective(told["kind"], told["options"])
-        self.document_id, self.classes = told["document_id"], told["classes"]
+        self.objective = load_objective(told["objective"], told["objective_options"])
+        self.modality = load_modality(told["modality"], told["modality_options"])
+        self.document_id, self.classes, self.length = told["document_id"], told["classes"], told["length"]
 
     def micro_batch(self, plan: StreamPlan, position: int, samples: pa.Table) -> bytes:
         """The payload of samples that lie in the order from `position` on. A sample's chance follows from its place."""
         plans = []
-        for ahead, tokens in enumerate(samples.column("tokens")):
-            x = tokens.values.to_numpy().astype(np.int64)
+        for ahead, row in enumerate(_rows(samples)):
             key = mix(plan.seed, position + ahead, int(plan.validation))
-            units = Units(x, np.cumsum(x == self.document_id), self.classes)
-            plans.append(self.objective.plan(units, np.random.Generator(np.random.Philox(key=int(key)))))
+            chance = np.random.Generator(np.random.Philox(key=int(key)))
+            plans.append(self.objective.plan(self._units(row, None if plan.validation else chance), chance))
         return packed(plans)
+
+    def _units(self, row: dict[str, Any], chance: np.random.Generator | None) -> Units:
+        if isinstance(self.modality, Values):
+            return self.modality.units(row, self.length, chance)
+        x = row["tokens"].astype(np.int64)
+        document = np.cumsum(x == self.document_id)
+        units = Units(x, document if document[-1] > document[0] else None, self.classes)
+        return units if chance is None else self.modality.augment(units, chance)
+
+
+def _rows(samples: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows by column name; lists of numbers as arrays."""
+    for index in range(len(samples)):
+        cells = {name: samples.column(name)[index] for name in samples.column_names}
+        yield {
+            name: cell.values.to_numpy(zero_copy_only=False) if isinstance(cell, pa.ListScalar) else cell.as_py()
+            for name, cell in cells.items()
+        }
 
 
 _planner = lru_cache(4)(_Planner)
@@ -218,7 +237,15 @@ def plan_for(prepared: Prepared, spec: Spec) -> StreamPlan:
     """The training stream's plan over a prepared data set."""
     manifest = prepared.manifest
     weights = tuple(source.weight for source in spec.data.sources)
-    kind, options = spec.objective.kind, spec.objective.model_extra or {}
-    planning = {"kind": kind, "options": options, "document_id": manifest.document_id, "classes": manifest.vocabulary}
+    planning = {
+        "objective": spec.objective.kind,
+        "objective_options": spec.objective.model_extra or {},
+        "modality": spec.data.modality.kind,
+        "modality_options": spec.data.modality.model_extra or {},
+        "document_id": manifest.document_id,
+        "classes": manifest.vocabulary,
+        "length": manifest.context,
+        "width": spec.unit_shape(manifest.vocabulary).width,
+    }
     text, size = manifest.model_dump_json(), spec.train.micro_batch_size
     return StreamPlan(prepared.folder.url, text, weights, spec.data.holdout, spec.seed, size, json.dumps(planning))

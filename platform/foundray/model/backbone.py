@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from foundray.contract import UnitShape
 from foundray.spec import Model as Shape
 
 NORM_EPS = 1e-6
@@ -23,7 +24,7 @@ def rotary(context: int, head_width: int, theta: float) -> tuple[Tensor, Tensor]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: [B, H, T, head width]; cos, sin: [T, head width]."""
+    """x: [B, H, T, head width]; cos, sin: [T, head width], or [B, 1, T, head width]."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin
 
@@ -86,18 +87,24 @@ class Layer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Backbone(nn.Module):
-    """Stem, layers and final norm: units [B, T] to hidden states [B, T, D]."""
+def places_in_plane(grid: tuple[int, int], width: int) -> Tensor:
+    """[rows * columns, width]: sines and cosines of a unit's column, then of its row (He et al. 2022; fixed)."""
+    frequencies = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    angles = [torch.outer(where.flatten(), frequencies) for where in (columns, rows)]
+    waves = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1)
+    return nn.functional.pad(waves, (0, width - waves.shape[1])).float()
+
+
+class Layers(nn.Module):
+    """Layers and final norm, with what tells them where a unit is: embedded units [B, T, D] to hidden states [B, T, D]."""
 
     cos: Tensor
     sin: Tensor
+    places: Tensor | None
 
-    def __init__(self, shape: Shape, classes: int, hides: bool):
+    def __init__(self, shape: Shape, grid: tuple[int, int] | None):
         super().__init__()
-        self.embed_tokens = nn.Embedding(classes, shape.width)
-        if hides:
-            self.mask = nn.Parameter(torch.zeros(shape.width))
-            """[D]: stands in the place of hidden units."""
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.depth))
         self.norm = normalisation(shape)
         self.recompute = False
@@ -105,15 +112,54 @@ class Backbone(nn.Module):
         tables = rotary(shape.context, shape.width // shape.heads, shape.rope_theta or 1.0)
         for name, table in zip(("cos", "sin"), tables, strict=True):
             self.register_buffer(name, table, persistent=False)
+        self.register_buffer("places", places_in_plane(grid, shape.width) if grid else None, persistent=False)
 
-    def forward(self, x: Tensor, hidden: Tensor | None, mask: Tensor | None, causal: bool) -> Tensor:
-        h = self.embed_tokens(x)
-        if hidden is not None:
-            h = torch.where(hidden[..., None], self.mask.to(h.dtype), h)
+    def forward(self, h: Tensor, mask: Tensor | None, causal: bool, keep: Tensor | None = None) -> Tensor:
+        """`keep` [B, S] are the only units that are looked at: then h and the hidden states are [B, S, D]."""
         cos, sin = (table[: h.shape[1]].to(h.dtype) for table in (self.cos, self.sin))
+        if self.places is not None:
+            h = h + self.places.to(h.dtype)
+        if keep is not None:
+            h = h.gather(1, keep[..., None].expand(-1, -1, h.shape[-1]))
+            cos, sin = cos[keep][:, None], sin[keep][:, None]
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
                 h = checkpoint(layer, h, cos, sin, mask, causal, use_reentrant=False)
             else:
                 h = layer(h, cos, sin, mask, causal)
         return self.norm(h)
+
+
+class Backbone(Layers):
+    """Stem and layers: units [B, T], or [B, T, K], to hidden states [B, T, D]."""
+
+    def __init__(self, shape: Shape, units: UnitShape, hides: bool):
+        super().__init__(shape, units.grid)
+        if units.classes:
+            self.embed_tokens = nn.Embedding(units.classes, shape.width)
+        else:
+            self.embed_values = nn.Linear(units.width, shape.width)
+        if hides:
+            self.mask = nn.Parameter(torch.zeros(shape.width))
+            """[D]: stands in the place of hidden units."""
+        self.reads_ids = bool(units.classes)
+
+    def embed(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        h = self.embed_tokens(x) if self.reads_ids else self.embed_values(x)
+        return h if hidden is None else torch.where(hidden[..., None], self.mask.to(h.dtype), h)
+
+
+class Predictor(Layers):
+    """Answers for all T units, from the hidden states [B, S, D] of those that were kept (He et al. 2022)."""
+
+    def __init__(self, shape: Shape, grid: tuple[int, int] | None, width: int):
+        super().__init__(shape, grid)
+        self.into = nn.Linear(width, shape.width)
+        self.mask = nn.Parameter(torch.zeros(shape.width))
+        """[D]: stands in the place of units that were not kept."""
+
+    def spread(self, hidden: Tensor, keep: Tensor, length: int) -> Tensor:
+        """[B, T, D]: what was kept in its places, the mask vector in the others."""
+        seen = self.into(hidden)
+        whole = self.mask.to(seen.dtype).expand(len(keep), length, -1)
+        return whole.scatter(1, keep[..., None].expand(-1, -1, seen.shape[-1]), seen)

@@ -6,14 +6,14 @@ model, but for its mask vector, into `EuroBertForMaskedLM`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from foundray.contract import Objective
-from foundray.model.backbone import Backbone
+from foundray.contract import Objective, UnitShape
+from foundray.model.backbone import Backbone, Predictor
 from foundray.spec import Model as Shape
 
 
@@ -22,15 +22,17 @@ class Batch:
     """A micro-batch of B samples of T units; see `foundray.batch`."""
 
     x: Tensor
-    """[B, T] int64; padding is 0."""
+    """[B, T] int64, or [B, T, K] float32; padding is 0."""
     valid: Tensor
     """[B, T] bool: a unit, not padding."""
     document: Tensor | None
     """[B, T] int64, where a sample holds more than one."""
     hidden: Tensor | None
     """[B, T] bool, where the objective hides units."""
+    keep: Tensor | None
+    """[B, S] int64, where the objective drops the other units."""
     asks: dict[str, tuple[Tensor, Tensor]]
-    """By head: target [B, T] int64, and where it is asked [B, T] bool."""
+    """By head: target [B, T] int64, or [B, T, outputs] float32; and where it is asked [B, T] bool."""
     padded: bool
 
     @staticmethod
@@ -39,27 +41,40 @@ class Batch:
         arrays = safetensors.load(payload)
         if device.type == "cuda":
             arrays = {name: t.pin_memory().to(device, non_blocking=True) for name, t in arrays.items()}
-        x, padded = arrays["x"].long(), "valid" in arrays
-        valid = arrays["valid"] if padded else torch.ones_like(x, dtype=torch.bool)
+        arrays = {name: t.long() if t.dtype == torch.int32 else t for name, t in arrays.items()}
+        x, padded = arrays["x"], "valid" in arrays
+        valid = arrays["valid"] if padded else torch.ones(x.shape[:2], dtype=torch.bool, device=device)
         heads = [name.removesuffix(".target") for name in arrays if name.endswith(".target")]
-        asks = {head: (arrays[f"{head}.target"].long(), arrays.get(f"{head}.where", valid)) for head in heads}
-        return Batch(x, valid, arrays.get("document"), arrays.get("hidden"), asks, padded)
+        asks = {head: (arrays[f"{head}.target"], arrays.get(f"{head}.where", valid)) for head in heads}
+        return Batch(x, valid, arrays.get("document"), arrays.get("hidden"), arrays.get("keep"), asks, padded)
 
 
 class Model(nn.Module):
     """`forward` gives every asked head's answers, [B, T, outputs]."""
 
-    def __init__(self, shape: Shape, objective: Objective, classes: int):
-        """`classes` ids come from the data; the objective may have ids of its own after these."""
+    def __init__(self, shape: Shape, objective: Objective, units: UnitShape):
+        """`units` are the data's; the objective may have ids of its own after theirs."""
         super().__init__()
         self.causal = objective.causal
-        self.model = Backbone(shape, classes + objective.extra_ids, objective.hides)
-        for name, outputs in objective.heads(classes + objective.extra_ids).items():
-            self.add_module(name, nn.Linear(shape.width, outputs, bias=False))
+        if units.classes:
+            units = replace(units, classes=units.classes + objective.extra_ids)
+        self.model = Backbone(shape, units, objective.hides)
+        self.predictor = Predictor(shape.of_predictor, units.grid, shape.width) if objective.predicts else None
+        width = shape.of_predictor.width if self.predictor else shape.width
+        self.heads = objective.heads(units)
+        for name, outputs in self.heads.items():
+            self.add_module(name, nn.Linear(width, outputs, bias=False))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        hidden = self.model(batch.x, batch.hidden, attention_mask(batch, self.causal), self.causal)
+        hidden = self.encode(batch)
+        if self.predictor is not None and batch.keep is not None:
+            hidden = self.predictor(self.predictor.spread(hidden, batch.keep, batch.x.shape[1]), None, False)
         return {head: self.get_submodule(head)(hidden) for head in batch.asks}
+
+    def encode(self, batch: Batch) -> Tensor:
+        """[B, T, D] hidden states; [B, S, D] where only some units are kept."""
+        mask = attention_mask(batch, self.causal)
+        return self.model(self.model.embed(batch.x, batch.hidden), mask, self.causal, batch.keep)
 
 
 def attention_mask(batch: Batch, causal: bool) -> Tensor | None:
@@ -69,7 +84,7 @@ def attention_mask(batch: Batch, causal: bool) -> Tensor | None:
     """
     if batch.document is None and (causal or not batch.padded):
         return None
-    document = batch.document if batch.document is not None else torch.zeros_like(batch.x)
+    document = batch.document if batch.document is not None else torch.zeros_like(batch.valid)
     mask = (document[:, None, :, None] == document[:, None, None, :]) & batch.valid[:, None, None, :]
     mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)  # padding sees itself, or softmax fails
     return mask.tril() if causal else mask
@@ -88,10 +103,10 @@ def initialise(model: Model, seed: int) -> None:
         with torch.no_grad():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
-            elif name.endswith(".bias") or not name.startswith("model."):
+            elif name.endswith(".bias") or name.split(".")[0] in model.heads:
                 parameter.zero_()
             else:
-                scale = 1.0 if name.endswith(("embed_tokens.weight", "model.mask")) else parameter.shape[1] ** -0.5
+                scale = 1.0 if name.endswith(("embed_tokens.weight", ".mask")) else parameter.shape[1] ** -0.5
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     scale /= writers**0.5
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)

@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from foundray.spec.learning import Data, Model, Objective, Optimizer, Schedule, Source, Tokenizer, Train
+from foundray import contract
+from foundray.spec.learning import Data, Modality, Model, Objective, Optimizer, Schedule, Source, Tokenizer, Train
 from foundray.spec.running import Fault, Guard, Pool, Scale
 from foundray.spec.section import Section, nearest
 
 __all__ = [
-    "Data", "Fault", "Guard", "Model", "Objective", "Optimizer", "Pool", "Scale", "Schedule", "Source", "Spec", "Tokenizer",
-    "Train", "differences", "digest", "flatten", "nearest",
+    "Data", "Fault", "Guard", "Modality", "Model", "Objective", "Optimizer", "Pool", "Scale", "Schedule", "Source", "Spec",
+    "Tokenizer", "Train", "differences", "digest", "flatten", "nearest",
 ]  # fmt: skip
 
 
@@ -49,6 +50,35 @@ class Spec(Section):
     """What is done about bad numbers."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs and prepared data: a local path, or any URL that pyarrow's filesystems take."""
+
+    @model_validator(mode="after")
+    def _paired(self) -> Spec:
+        objective, modality = self.objective.build(), self.data.modality.build()
+        if modality.gives not in objective.takes:
+            works = "; ".join(f"{name}: {', '.join(found)}" for name, found in contract.pairs().items() if found)
+            raise ValueError(
+                f"the objective {self.objective.kind} cannot learn from the modality {self.data.modality.kind}; these go "
+                f"together: {works}"
+            )
+        tokens = modality.gives == "tokens"
+        for index, source in enumerate(self.data.sources):
+            if source.format != "webdataset" and (source.format == "files") == tokens:
+                right = "text, code, jsonl, csv, parquet or fasta" if tokens else "files"
+                raise ValueError(
+                    f"data.sources.{index}.format: the modality {self.data.modality.kind} is read from {right}, or webdataset, "
+                    f"not from {source.format}"
+                )
+        grid = self.unit_shape(0).grid
+        if grid and self.model.context != grid[0] * grid[1]:
+            raise ValueError(
+                f"model.context: {self.data.modality.kind} gives {grid[0]}x{grid[1]} units, so context is {grid[0] * grid[1]}"
+            )
+        return self
+
+    def unit_shape(self, classes: int) -> contract.UnitShape:
+        """What the model sees, where the data's ids, if it has ids, are below `classes`."""
+        modality = self.data.modality.build()
+        return modality.shape if isinstance(modality, contract.Values) else contract.UnitShape(classes=classes)
 
     @property
     def samples_per_step(self) -> int:

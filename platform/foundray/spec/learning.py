@@ -6,18 +6,27 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from foundray import contract
+from foundray.contract import MODALITIES, OBJECTIVES, installed
 from foundray.spec.section import Section, nearest
+
+
+def check_installed(what: str, kind: str, group: str) -> str:
+    if kind not in (names := installed(group)):
+        raise ValueError(f"no {what} of this name is installed{nearest(kind, names)}; there are: {', '.join(names)}")
+    return kind
 
 
 class Source(Section):
     path: str = Field(min_length=1)
     """A file, a folder or a glob (`**` crosses folders), local or a URL; `.gz` and `.zst` are read as such."""
-    format: Literal["text", "jsonl", "parquet"] = "text"
-    """How documents are stored: plain text, JSON Lines or Parquet."""
+    format: Literal["text", "code", "jsonl", "csv", "parquet", "fasta", "files", "webdataset"] = "text"
+    """How the data is stored: documents in plain text, source code, JSON Lines, CSV, Parquet or FASTA; `files` of the
+    modality's own kinds; or tar archives of either (WebDataset)."""
     weight: PositiveFloat = 1.0
     """This source's share of the samples seen in training, relative to the other sources' weights."""
     field: str = "text"
-    """The field (JSON Lines) or column (Parquet) that holds the text."""
+    """The field (JSON Lines) or column (CSV, Parquet) that holds the text."""
     documents: Literal["file", "line", "paragraph"] = "file"
     """What one document is in a text file: the file, each non-empty line, or each block between empty lines."""
 
@@ -45,7 +54,25 @@ class Tokenizer(Section):
         return self
 
 
+class Modality(Section):
+    model_config = ConfigDict(extra="allow")
+
+    kind: str = "text"
+    """What kind of data it is; the installed kinds are listed when the name is unknown. Further fields are its options."""
+
+    @field_validator("kind")
+    @classmethod
+    def _installed(cls, kind: str) -> str:
+        return check_installed("modality", kind, MODALITIES)
+
+    def build(self) -> contract.Modality:
+        """Raises InputError for an option that it does not have."""
+        return contract.load_modality(self.kind, self.model_extra or {})
+
+
 class Data(Section):
+    modality: Modality = Modality()
+    """What kind of data it is, and how it becomes units."""
     sources: list[Source] = Field(min_length=1)
     """Where the raw data lies; several are mixed by weight."""
     holdout: float = Field(default=0.05, gt=0, lt=1)
@@ -65,11 +92,20 @@ class Objective(Section):
     @field_validator("kind")
     @classmethod
     def _installed(cls, kind: str) -> str:
-        from foundray.contract import objective_names
+        return check_installed("objective", kind, OBJECTIVES)
 
-        if kind not in (names := objective_names()):
-            raise ValueError(f"no objective of this name is installed{nearest(kind, names)}; there are: {', '.join(names)}")
-        return kind
+    def build(self) -> contract.Objective:
+        """Raises InputError for an option that it does not have."""
+        return contract.load_objective(self.kind, self.model_extra or {})
+
+
+class Predictor(Section):
+    width: PositiveInt | None = None
+    """Width of its layers, in units (default: half the model's)."""
+    depth: PositiveInt = 2
+    """Number of layers."""
+    heads: PositiveInt | None = None
+    """Attention heads a layer (default: as the model)."""
 
 
 class Model(Section):
@@ -91,6 +127,8 @@ class Model(Section):
     """SwiGLU, or a plain feed-forward layer with GELU or ReLU."""
     bias: bool = False
     """Whether the layers' matrices have biases."""
+    predictor: Predictor = Predictor()
+    """The light network that answers for units which are not shown, where the objective drops some."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Model:
@@ -100,6 +138,13 @@ class Model(Section):
             right = f"heads of {' or '.join(map(str, near))} would do" if near else "the width must be even"
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads of an even size; {right}")
         return self
+
+    @property
+    def of_predictor(self) -> Model:
+        """The predictor's shape, as that of a model."""
+        width = self.predictor.width or self.width // 2
+        size = {"width": width, "depth": self.predictor.depth, "heads": self.predictor.heads or self.heads, "hidden": None}
+        return self.model_copy(update=size)
 
     @property
     def hidden_width(self) -> int:

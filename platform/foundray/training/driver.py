@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any
 
 from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources
-from foundray.contract import load_objective
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
 from foundray.errors import FoundrayError, InputError, RunFailed
@@ -41,7 +40,8 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
 
 
 def _make(run: Run, spec: Spec, prepared: Prepared) -> None:
-    (run.folder / "tokenizer.json").write_text(prepared.tokenizer().to_json())
+    if prepared.manifest.vocabulary:
+        (run.folder / "tokenizer.json").write_text(prepared.tokenizer().to_json())
     data = {"folder": prepared.folder.url, "manifest": prepared.manifest.model_dump()}
     (run.folder / "data.json").write_text(json.dumps(data))
     (run.folder / "spec.yaml").write_text(_with_absolute_paths(spec).to_yaml())
@@ -124,7 +124,7 @@ def _run(
         feeder=start_feeder(),
         board=start_board(),
     )
-    scores = load_objective(spec.objective.kind, spec.objective.model_extra or {}).scores
+    scores = spec.objective.build().scores
     recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress)
     recorder.write([event("command", workers=list(spec.scale.workers))])
     places = Places(run, spec, workers, work.board, recorder.requests)

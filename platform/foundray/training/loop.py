@@ -11,7 +11,6 @@ import ray
 import torch
 from torch import Tensor
 
-from foundray.contract import load_objective
 from foundray.data.feeder import MicroBatchSource, validation_plan
 from foundray.data.stream import read_micro_batches
 from foundray.errors import InputError, RunFailed
@@ -45,8 +44,8 @@ class Loop:
         self.member, self.work = member, work
         self.spec = spec = Spec.model_validate_json(work.spec_json)
         torch.set_num_threads(spec.scale.worker_threads)
-        objective = load_objective(spec.objective.kind, spec.objective.model_extra or {})
-        model = Model(spec.model, objective, work.classes)
+        objective = spec.objective.build()
+        model = Model(spec.model, objective, spec.unit_shape(work.classes))
         self.initial = lambda: initialise(model, spec.seed)
         model.to(member.device)
         self.trainer = Trainer(spec, model, objective)

@@ -20,7 +20,7 @@ class Work:
     """The run folder's URL."""
     plan: StreamPlan
     classes: int
-    """Ids of the data are below this."""
+    """Ids of the data are below this; 0 for values."""
     validation_samples: int
     feeder: Any
     board: Any

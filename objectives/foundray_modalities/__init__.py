@@ -1,0 +1,1 @@
+"""What is learned from: one modality a file, found by entry point."""

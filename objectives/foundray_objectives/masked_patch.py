@@ -1,0 +1,40 @@
+"""Masked patches of a series: predict hidden stretches of time from the others (Nie et al. 2023, PatchTST).
+
+40 % of the patches are hidden; channels are learned from independently, each window normalised by its own mean and
+variance; mean squared error on the hidden patches.
+
+Differs: hidden patches are shown as a learned vector rather than as zeros; positions are rotary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from foundray.contract import Ask, Objective, Plan, Units, UnitShape, squared_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class MaskedPatch(Objective):
+    takes: ClassVar[tuple[str, ...]] = ("series",)
+    causal: ClassVar[bool] = False
+    hides: ClassVar[bool] = True
+
+    ratio: float = Field(default=0.4, gt=0, lt=1)
+    """Part of the patches that is hidden."""
+
+    def heads(self, shape: UnitShape) -> dict[str, int]:
+        return {"patch": shape.width}
+
+    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+        shown = int(len(units) * (1 - self.ratio))
+        hidden = np.zeros(len(units), bool)
+        hidden[chance.permutation(len(units))[min(shown, len(units) - 1) :]] = True
+        return Plan(units, (Ask("patch", units.x, hidden),), hidden)
+
+    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        return squared_error(prediction, target, where)

@@ -1,0 +1,33 @@
+"""Next patch: predict each patch of an image, in raster order, from those before it (El-Nouby et al. 2024, AIM).
+
+Mean squared error on the patch's pixels, normalised as in masked pixels.
+
+Differs: attention is causal throughout; AIM lets a random prefix see itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from foundray.contract import Ask, Objective, Plan, Units, UnitShape, squared_error
+from foundray_objectives.masked_pixel import normalised
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NextPatch(Objective):
+    takes: ClassVar[tuple[str, ...]] = ("patches",)
+
+    def heads(self, shape: UnitShape) -> dict[str, int]:
+        return {"pixels": shape.width}
+
+    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+        following = normalised(units.x)
+        asked = np.arange(len(units)) < len(units) - 1  # nothing follows the last
+        return Plan(units, (Ask("pixels", np.roll(following, -1, 0), asked),))
+
+    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        return squared_error(prediction, target, where)
