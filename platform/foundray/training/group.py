@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import stat
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,12 +30,14 @@ class Group:
         """Form a group with the others who were told the same address. Raises RuntimeError when one does not come."""
         if rendezvous is not None:
             host, port = rendezvous
+            others = _sockets()
             store = dist.TCPStore(host, port, world, is_master=rank == 0, timeout=GATHERING)
             backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GATHERING)
             group = Group(rank, world)
             group.sum(torch.zeros(1, device=device))  # connects all to all while the short limit holds
             dist.distributed_c10d._set_pg_timeout(SILENCE)
+            group.sockets = _sockets() - others
             return group
         return Group(rank, world)
 
@@ -42,13 +48,19 @@ class Group:
                 dist.destroy_process_group()
 
     def abort(self) -> None:
-        """From another thread: make the collective under way fail."""
+        """From another thread: make the collective under way fail, also where it waits for somebody who is silent.
+
+        Gloo's own abort does nothing (torch 2.13), so its connections are cut.
+        """
         if self.world > 1 and dist.is_initialized():
             with contextlib.suppress(Exception):
                 dist.distributed_c10d._get_default_group().abort()
+            _cut(self.sockets)
 
     def __init__(self, rank: int = 0, world: int = 1):
         self.rank, self.world = rank, world
+        self.sockets: set[tuple[int, int]] = set()
+        """(descriptor, inode) of the connections with the others."""
 
     def reduce_to_owners(self, total: Tensor, bounds: Sequence[int]) -> Tensor:
         """Sum over the workers; gives the elements of which this worker is the owner: [bounds[rank], bounds[rank + 1])."""
@@ -92,6 +104,27 @@ class Group:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+
+def _sockets() -> set[tuple[int, int]]:
+    """(descriptor, inode) of this process's sockets."""
+    found = set()
+    for entry in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            status = os.fstat(int(entry.name))
+            if stat.S_ISSOCK(status.st_mode):
+                found.add((int(entry.name), status.st_ino))
+    return found
+
+
+def _cut(sockets: set[tuple[int, int]]) -> None:
+    """Hang up connections; a listening socket, which has no peer, is left alone."""
+    for descriptor, inode in sockets:
+        with contextlib.suppress(OSError):
+            if os.fstat(descriptor).st_ino == inode:
+                with socket.socket(fileno=os.dup(descriptor)) as connection:
+                    connection.getpeername()
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 def _parts(whole: Tensor, bounds: Sequence[int]) -> list[Tensor]:

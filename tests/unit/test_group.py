@@ -1,0 +1,52 @@
+"""A group's members and what happens to the others when one falls silent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from typing import Any
+
+import torch
+
+WORLD = 3
+
+
+def member(rank: int, port: int, results: Any) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    from foundray.training.group import Group
+
+    group = Group.gather_at(("127.0.0.1", port), rank, WORLD, torch.device("cpu"))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    began = time.monotonic()
+    threading.Timer(0.5, group.abort).start()
+    values = torch.ones(1000)
+    try:
+        while True:
+            group.sum(values)
+    except RuntimeError:
+        group.leave()
+        results.put((rank, time.monotonic() - began))
+
+
+def test_a_collective_can_be_broken_off_while_it_waits_for_a_silent_member() -> None:
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [context.Process(target=member, args=(rank, port, results)) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    try:
+        answers = dict(results.get(timeout=60) for _ in range(WORLD - 1))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    assert sorted(answers) == [0, 2]
+    assert all(seconds < 10 for seconds in answers.values())
