@@ -203,9 +203,8 @@ def test_gaps_and_ragged_rows_are_told(tmp_path: Path) -> None:
     (path := tmp_path / "s.csv").write_text("\n".join(lines))
     series = modality("series", patch=3)
     told = [f"{r.position}: {r.reason}" if isinstance(r, BadRow) else len(r["values"]) for r in rows(series, path)]
-    assert told == [
-        24, "step 0, channel 1: a gap at step 4", "step 24, channel 0: a gap at step 30", "step 24, channel 1: a gap at step 30",
-    ]  # fmt: skip
+    gap = "a gap at step"
+    assert told == [24, f"step 0, channel 1: {gap} 4", f"step 24, channel 0: {gap} 30", f"step 24, channel 1: {gap} 30"]
     (path := tmp_path / "short.csv").write_text("a\n1\n2\n")
     assert [row.reason for row in rows(series, path)] == ["a series of 2 steps is shorter than a sample of 12"]
     assert "no column 'c'" in rows(modality("series", patch=3, columns=["c"]), tmp_path / "s.csv")[0].reason

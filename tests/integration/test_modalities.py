@@ -1,0 +1,97 @@
+"""Other data than text, on real Ray: from files to a trained model, the same bits for one and two workers."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+from tests.conftest import small_spec, write_spec
+from tests.integration.conftest import foundray
+
+import foundray as api
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def images(folder: Path) -> Path:
+    """Bright squares on dark ground; one file is cut off."""
+    (made := folder / "images").mkdir()
+    for number in range(150):
+        chance = np.random.default_rng(number)
+        pixels = np.full((16, 16), 30, np.uint8)
+        down, right = chance.integers(0, 10, 2)
+        pixels[down : down + 6, right : right + 6] = chance.integers(150, 250)
+        Image.fromarray(pixels).save(file := io.BytesIO(), "png")
+        (made / f"{number:03d}.png").write_bytes(file.getvalue()[: -40 if number == 7 else None])
+    return made
+
+
+def series(folder: Path) -> Path:
+    """Two channels of a daily and a weekly wave, by the hour."""
+    hours, noise = np.arange(4000), np.random.default_rng(0)
+    waves = [np.sin(hours * 2 * np.pi / period) + noise.normal(0, 0.1, len(hours)) for period in (24, 168)]
+    rows = "\n".join(f"{hour},{a:.4f},{b:.4f}" for hour, a, b in zip(hours, *waves, strict=True))
+    (path := folder / "waves.csv").write_text("hour,a,b\n" + rows)
+    return path
+
+
+def genome(folder: Path) -> Path:
+    """A repeat with mutations, so that there is something to learn."""
+    chance = np.random.default_rng(0)
+    unit = chance.choice(list("ACGT"), 50)
+    letters = np.tile(unit, 600)
+    letters[chance.random(len(letters)) < 0.02] = "N"
+    (path := folder / "genome.fna").write_text(">one\n" + "".join(letters))
+    return path
+
+
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "masked_pixel": (
+        images,
+        {"data__modality": {"kind": "image", "size": 16, "patch": 4, "channels": 1}, "model__context": 16},
+    ),
+    "masked_patch": (series, {"data__modality": {"kind": "series", "patch": 6, "columns": ["a", "b"]}, "model__context": 16}),
+    "masked_token": (genome, {"data__modality": {"kind": "dna"}}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_files_to_a_model(kind: str, tmp_path: Path) -> None:
+    make, changes = KINDS[kind]
+    form = "fasta" if kind == "masked_token" else "files"
+    source = [{"path": str(make(tmp_path)), "format": form}]
+    train = {"steps": 40, "micro_batches": 4, "micro_batch_size": 4, "evaluate_every": 20, "checkpoint_every": 20}
+    spec = small_spec(Path("x"), tmp_path / "runs", objective={"kind": kind}, data__sources=source, **changes, train=train)
+    spec["data"].pop("tokenizer")
+    path = write_spec(tmp_path, spec)
+    one, two = (
+        api.train(path, {"name": f"of{workers}", "scale.workers": workers, "scale.resources.CPU": 0.5}) for workers in (1, 2)
+    )
+    assert one.weights_sha256 == two.weights_sha256
+    assert one.val_loss == two.val_loss
+    losses = [event["val_loss"] for event in api_events(tmp_path / "runs" / "of1") if event["event"] == "evaluated"]
+    assert losses[-1] < losses[0], "it learns"
+    assert foundray("audit", tmp_path / "runs" / "of2", "--json").facts["clean"]
+    if kind == "masked_pixel":
+        (told,) = (next((tmp_path / "runs" / "prepared").iterdir()) / "quarantine.jsonl").read_text().splitlines()
+        assert "007.png" in told
+        assert "not a whole image" in told
+    refused = foundray("sample", tmp_path / "runs" / "of1", "--prompt", "x")
+    assert f"{kind} does not predict what comes next" in refused.refusal
+    assert "values a unit" in foundray("train", path, "--dry-run").out or kind == "masked_token"
+
+
+def api_events(run: Path) -> list[dict[str, Any]]:
+    import json
+
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
