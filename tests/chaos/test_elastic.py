@@ -171,6 +171,32 @@ def rolled_back(run: Run) -> list[tuple[int, int, int]]:
     return [(e["spike"], e["to"], e["passed_over"]) for e in run.events() if e["event"] == "rolled_back"]
 
 
+def test_pools_of_unlike_machines_make_one_group_and_that_is_told_once(spec: Path, cluster: LocalCluster) -> None:
+    """One of two nodes computes with other kernels; the other is lost, comes again, and the two are mixed once more."""
+    for name in nodes_of(cluster):
+        cluster.kill(name)
+    big = cluster.add({**RESOURCES, "big": 1}, environment=SLOW)
+    cluster.add({**RESOURCES, "spot": 1}, environment={**SLOW, "ATEN_CPU_CAPABILITY": "default"})
+    pools = (
+        "scale={pools: {big: {workers: [0, 1], resources: {CPU: 1, big: 1}}, spot: {workers: 1, resources: {CPU: 1, spot: 1}}}}"
+    )
+    run = Run(cluster, spec, "pools", "--set", pools, "--set", "train.steps=150")
+    wait_for_world(run, 2)
+    run.wait_for_step(20)
+    cluster.kill(big)
+    wait_for_world(run, 1)
+    cluster.add({**RESOURCES, "big": 1}, environment=SLOW)
+    wait_for_world(run, 2)
+    done = run.wait()
+    assert done.facts["state"] == "finished"
+    assert done.out.count("the hardware is of 2 kinds") == 1, done.out
+    assert "sums are exact, but the bits depend on who computes what" in done.out
+    for name in nodes_of(cluster):
+        cluster.kill(name)
+    for _ in range(NODES):
+        cluster.add(RESOURCES)
+
+
 def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: LocalCluster) -> None:
     run = Run(cluster, spec, "waits", "--set", "scale.workers=[9,9]", "--set", "fault.wait_s=8")
     refused = run.wait()

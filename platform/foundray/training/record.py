@@ -42,6 +42,8 @@ class Recorder:
         self.evaluated = max((e["step"] for e in events if e["event"] == "evaluated"), default=0)
         """The last step whose evaluation is recorded."""
         self.roll_backs = recorded(events)
+        self.unlike = next((e["reason"] for e in reversed(events) if e["event"] == "unlike"), "")
+        """What was told last of hardware that differs."""
         metrics = run.records("metrics.jsonl")
         self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
         """(step, loss) of the last steps recorded, but spikes."""
@@ -87,6 +89,9 @@ class Recorder:
         match record.get("event"):
             case "workers_started":
                 self.step = record["step"]
+            case "unlike":  # every group finds that out anew
+                known, self.unlike = record["reason"] == self.unlike, record["reason"]
+                return known
             case "evaluated":
                 known, self.evaluated = record["step"] <= self.evaluated, max(self.evaluated, record["step"])
                 return known
