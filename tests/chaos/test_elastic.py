@@ -177,10 +177,9 @@ def test_pools_of_unlike_machines_make_one_group_and_that_is_told_once(spec: Pat
         cluster.kill(name)
     big = cluster.add({**RESOURCES, "big": 1}, environment=SLOW)
     cluster.add({**RESOURCES, "spot": 1}, environment={**SLOW, "ATEN_CPU_CAPABILITY": "default"})
-    pools = (
-        "scale={pools: {big: {workers: [0, 1], resources: {CPU: 1, big: 1}}, spot: {workers: 1, resources: {CPU: 1, spot: 1}}}}"
-    )
-    run = Run(cluster, spec, "pools", "--set", pools, "--set", "train.steps=150")
+    kinds = {"big": "workers: [0, 1]", "spot": "workers: 1"}
+    pools = ", ".join(f"{kind}: {{{workers}, resources: {{CPU: 1, {kind}: 1}}}}" for kind, workers in kinds.items())
+    run = Run(cluster, spec, "pools", "--set", f"scale={{pools: {{{pools}}}}}", "--set", "train.steps=150")
     wait_for_world(run, 2)
     run.wait_for_step(20)
     cluster.kill(big)
