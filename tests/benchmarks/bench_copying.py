@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import yaml
-from tests.benchmarks.bench_faults import steps_of, text
+from tests.benchmarks.bench_faults import MIRROR_EVERY, steps_of, text
 from tests.conftest import small_spec, write_spec
 
 from foundray.contract import UnitShape, load_objective
@@ -83,7 +83,7 @@ def checkpoints(folder: Path) -> None:
 
 
 def mirroring(folder: Path) -> None:
-    """Mean seconds a step of two workers, with mirroring every 10 steps and without, turn about in one Ray."""
+    """Mean seconds a step of two workers, with mirroring as by default and without, turn about in one Ray."""
     import foundray
     from foundray.cluster import connected
 
@@ -98,15 +98,15 @@ def mirroring(folder: Path) -> None:
     with connected():
         for turn in range(TURNS):
             means = {}
-            for every in (10, 10**6):
+            for every in (MIRROR_EVERY, 10**6):
                 name = f"mirror-{every}-{turn}"
                 foundray.train(path, {"name": name, "fault.mirror_every": every})
                 steps = steps_of(folder / "runs" / name)[10:]
                 means[every] = statistics.mean(record["step_s"] + record["copy_s"] for record in steps)
-                if every == 10:
+                if every == MIRROR_EVERY:
                     shares.append(sum(record["copy_s"] for record in steps) / sum(record["step_s"] for record in steps))
-            ratios.append(means[10] / means[10**6])
-    print("\nmirroring every 10 steps, two workers, 3.2M parameters")
+            ratios.append(means[MIRROR_EVERY] / means[10**6])
+    print(f"\nmirroring every {MIRROR_EVERY} steps, two workers, 3.2M parameters")
     print(f"time of a step beside none: {statistics.median(ratios):.3f} ({min(ratios):.3f} .. {max(ratios):.3f})")
     print(f"of which copying and handing over: {statistics.median(shares):.2%} of the step", flush=True)
 

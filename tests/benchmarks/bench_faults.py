@@ -24,7 +24,8 @@ from tests.integration.conftest import FOUNDRAY
 
 from foundray.local_cluster import LocalCluster
 
-MIRROR_EVERY = 10
+MIRROR_EVERY = 2
+"""As by default."""
 CPU = {"CPU": 1.0}
 
 

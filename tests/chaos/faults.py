@@ -249,7 +249,7 @@ RESUMED = ("driver", "head", "everything")
 def schedule(seed: int, steps: int) -> list[tuple[int, tuple[str, ...]]]:
     """When what happens: three to four moments, at each one fault or two at once; in some, the command has to be resumed."""
     dealer = random.Random(seed)
-    moments = sorted(dealer.sample(range(steps // 20, steps - steps // 10), dealer.choice([3, 4])))
+    moments = sorted(dealer.sample(range(steps // 20, steps * 3 // 4), dealer.choice([3, 4])))
     plan = [(moment, tuple(dealer.sample(SURVIVED, dealer.choice([1, 1, 2])))) for moment in moments]
     if dealer.random() < 0.4:
         plan[-1] = (plan[-1][0], (dealer.choice(RESUMED),))

@@ -83,12 +83,11 @@ def test_more_workers_give_the_same_bits(workers: int, alone, shared_spec: Path)
     assert facts.loss == alone.loss
 
 
-@pytest.mark.parametrize("kind", ["adamw", "lion8bit"])
-def test_other_optimizers_too(kind: str, alone, shared_spec: Path) -> None:
-    one, two, three = (
-        train(shared_spec, f"{kind}{workers}", workers, **{"optimizer.kind": kind}).weights_sha256 for workers in (1, 2, 3)
+def test_other_optimizers_too(alone, shared_spec: Path) -> None:
+    one, three = (
+        train(shared_spec, f"adamw{workers}", workers, **{"optimizer.kind": "adamw"}).weights_sha256 for workers in (1, 3)
     )
-    assert one == two == three != alone.weights_sha256
+    assert one == three != alone.weights_sha256
 
 
 def test_another_seed_gives_other_weights(alone, shared_spec: Path) -> None:
