@@ -66,3 +66,15 @@ def test_a_group_that_was_replaced_gets_nothing(plan: StreamPlan) -> None:
     begun(feeder, plan, workers=1, steps=1)
     with pytest.raises(ray.exceptions.RayError, match="has been replaced"):
         list(old.step(0))
+
+
+def test_a_new_group_goes_on_with_what_is_at_hand_and_repeats_what_it_has_to(plan: StreamPlan) -> None:
+    feeder = start_feeder()
+    (old,) = begun(feeder, plan, workers=1, steps=3)
+    seen = {position: payload for step in range(2) for position, payload in old.step(step)}
+    generation = ray.get(feeder.begin.remote(1))
+    again = MicroBatchSource(feeder, generation, "train", plan, PER_STEP, 1, 3 * PER_STEP, 0)
+    repeated = dict(again.step(1))
+    assert repeated == {position: seen[position] for position in range(PER_STEP, 2 * PER_STEP)}
+    assert again.take_waited() < 1.0, "no pipeline had to be started for these"
+    assert list(dict(again.step(2))) == list(range(2 * PER_STEP, 3 * PER_STEP)), "and it reads on from there"

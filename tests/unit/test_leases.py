@@ -7,7 +7,7 @@ from collections import deque
 
 import pytest
 
-from foundray.data.feeder import SMOOTHING, Lease, _Stream
+from foundray.data.feeder import SMOOTHING, Lease, _Stream, onward
 
 PER_STEP = 64
 
@@ -16,7 +16,8 @@ def stream(per_step: int = PER_STEP, steps: int = 1) -> _Stream:
     """A stream whose data is all there."""
     made = _Stream.__new__(_Stream)
     made.per_step, made.next, made.end = per_step, 0, per_step * steps
-    made.ready, made.began, made.done = deque([(0, per_step * steps, None)]), {}, {}
+    made.ready, made.behind, made.unread = deque([(0, per_step * steps, None)]), deque(), 0
+    made.began, made.done = {}, {}
     return made
 
 
@@ -69,3 +70,19 @@ def test_whoever_is_a_step_ahead_waits_for_the_others() -> None:
     assert data.take(1, 0, [1.0, 1.0]) is None
     assert data.take(0, 1, [1.0, 1.0]).micro_batches == [3]  # type: ignore[union-attr]
     assert data.take(1, 0, [1.0, 1.0]).micro_batches == [4]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("position", "end", "found"),
+    [
+        (0, 100, []),  # what comes first is gone
+        (10, 100, [10, 20, 30]),
+        (25, 100, [20, 30]),
+        (40, 100, []),
+        (10, 35, [10, 20]),  # the stream ends inside the last
+    ],
+)
+def test_a_new_group_starts_with_what_is_at_hand_without_a_gap(position: int, end: int, found: list[int]) -> None:
+    kept = [(first, 10, None) for first in (10, 20, 30)]
+    assert [first for first, _, _ in onward(kept, position, end)] == found
+    assert [first for first, _, _ in onward([kept[0], kept[2]], 10, 100)] == [10]

@@ -5,6 +5,7 @@ Its only state is where the run stands: it can be started again at any step, and
 micro-batches from the living. Workers *lease* micro-batches of a step: first most of the share that their measured speed
 makes theirs, then smaller parts of what is left (factoring, Hummel, Schonberg and Flynn 1992), so that whoever is faster
 than thought takes what a slower one would have had. Near the end a slow worker gets no more: the others are done sooner.
+A new group starts with the parcels that are at hand from the one before, while a new pipeline reads on from there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ import ray
 from foundray.cluster import beside_caller
 from foundray.data.stream import StreamPlan, configure_ray_data, open_parcel, parcels
 
+TRAINING = "train"
+"""The name of the stream of training."""
 BUFFERED_PARCELS = 8
+KEPT_PARCELS = 32
+"""Parcels that were leased, at most, which are kept for a group that has to repeat their steps."""
+AT_HAND_SECONDS = 0.2
+"""Longest that a new group waits to see which parcels are still there: some may have been lost with a node."""
 STORE_BYTES = 2**28
 FIRST, FURTHER = 0.75, 0.5
 """Parts of its share of a step, and later of what is left, that a worker leases at once."""
@@ -32,6 +39,10 @@ SMOOTHING = 0.3
 
 class StaleGeneration(RuntimeError):
     """The caller's worker group has been replaced."""
+
+
+Parcel = tuple[int, int, Any]
+"""(first micro-batch, micro-batches, reference)"""
 
 
 @dataclass
@@ -49,10 +60,15 @@ class Lease:
 class _Stream:
     """Parcels ahead of the workers, filled by a thread that runs the Ray Data pipeline."""
 
-    def __init__(self, plan: StreamPlan, per_step: int, first_step: int, end: int, wake: Any):
-        self.per_step, self.next = per_step, first_step * per_step
+    def __init__(self, plan: StreamPlan, per_step: int, first_step: int, end: int, wake: Any, at_hand: list[Parcel]):
+        """`at_hand` are parcels from the first step on."""
+        self.plan, self.per_step, self.next = plan, per_step, first_step * per_step
         self.end, self.wake = end, wake
-        self.ready: deque[tuple[int, int, Any]] = deque()
+        self.ready: deque[Parcel] = deque(at_hand)
+        self.behind: deque[Parcel] = deque(maxlen=KEPT_PARCELS)
+        """Those that are leased whole."""
+        self.unread = self.available or self.next
+        """From here on they come out of the pipeline, which waits for room."""
         self.error: BaseException | None = None
         self.room = threading.Semaphore(BUFFERED_PARCELS)
         self.closed = False
@@ -60,11 +76,11 @@ class _Stream:
         """The last step of which each worker has leased something."""
         self.done: dict[int, int] = {}
         """The last step of which each worker was refused more: not all are, so that nothing is left over."""
-        threading.Thread(target=self._fill, args=(plan, self.next), daemon=True).start()
+        threading.Thread(target=self._fill, daemon=True).start()
 
-    def _fill(self, plan: StreamPlan, first: int) -> None:
+    def _fill(self) -> None:
         try:
-            for parcel in parcels(plan, first, self.end):
+            for parcel in parcels(self.plan, self.unread, self.end):
                 self.room.acquire()
                 if self.closed:
                     return
@@ -109,13 +125,17 @@ class _Stream:
     def forget(self) -> None:
         """Let go of parcels that are leased whole, so that a step may be longer than the buffer; leases hold them on."""
         while self.ready and self.ready[0][0] + self.ready[0][1] <= self.next:
-            self.ready.popleft()
-            self.room.release()
+            self.behind.append(self.ready.popleft())
+            if self.behind[-1][0] >= self.unread:
+                self.room.release()
 
-    def close(self) -> None:
+    def close(self) -> list[Parcel]:
+        """End the pipeline; gives the parcels that are here."""
         self.closed = True
         self.room.release()
+        left = [*self.behind, *self.ready]
         self.ready.clear()
+        return left
 
 
 def _better_left(left: int, rank: int, pace: list[float]) -> bool:
@@ -136,14 +156,19 @@ class _Feeder:
         self.pace: list[float] = []
         """Seconds a micro-batch of every worker of the generation, by rank; 0 where not known yet."""
         self.streams: dict[str, _Stream] = {}
+        self.kept: tuple[StreamPlan, list[Parcel]] | None = None
+        """Parcels that the training stream of a group before left behind, as far as they could be had."""
         self.changed = asyncio.Condition()
 
     async def begin(self, workers: int) -> int:
         """A new worker group: forget the old one's leases, and number the new one."""
-        for name in list(self.streams):
-            self.streams.pop(name).close()
         # Time, not a count: a feeder that was itself restarted must not repeat a number.
         self.generation, self.pace = time.time_ns(), [0.0] * workers
+        ended, self.streams = self.streams, {}
+        left = {name: (stream.plan, stream.close()) for name, stream in ended.items()}
+        if TRAINING in left:
+            plan, parcels = left[TRAINING]
+            self.kept = plan, await _at_hand(parcels)
         async with self.changed:
             self.changed.notify_all()
         return self.generation
@@ -154,7 +179,9 @@ class _Feeder:
         if name not in self.streams:
             loop = asyncio.get_running_loop()
             wake = lambda: asyncio.run_coroutine_threadsafe(self._wake(), loop)  # noqa: E731
-            self.streams[name] = _Stream(plan, per_step, first_step, end, wake)
+            of, kept = self.kept if self.kept and name == TRAINING else (None, [])
+            at_hand = onward(kept, first_step * per_step, end) if of == plan else []
+            self.streams[name] = _Stream(plan, per_step, first_step, end, wake, at_hand)
 
     async def lease(self, generation: int, name: str, step: int, rank: int, seconds: float) -> Lease:
         """The caller's next micro-batches of the step, waiting for data if need be; empty when there are no more for it.
@@ -189,6 +216,26 @@ class _Feeder:
     def _check(self, generation: int) -> None:
         if generation != self.generation:
             raise StaleGeneration("this worker group has been replaced")
+
+
+async def _at_hand(parcels: list[Parcel]) -> list[Parcel]:
+    """Those that can be had at once. What was lost with a node would have to be read again, and is by a new pipeline."""
+    if not parcels:
+        return []
+    refs = [ref for _, _, ref in parcels]
+    there, _ = await asyncio.to_thread(ray.wait, refs, num_returns=len(refs), timeout=AT_HAND_SECONDS)
+    return [parcel for parcel in parcels if parcel[2] in there]
+
+
+def onward(parcels: list[Parcel], position: int, end: int) -> list[Parcel]:
+    """Of some parcels in order, the gapless ones from a position on; none where the stream would end inside one."""
+    found: list[Parcel] = []
+    for parcel in parcels:
+        first, count, _ = parcel
+        reached = found[-1][0] + found[-1][1] if found else position
+        if first + count > position and first <= reached and first + count <= end and (not found or first == reached):
+            found.append(parcel)
+    return found
 
 
 def start_feeder() -> Any:

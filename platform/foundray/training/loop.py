@@ -11,7 +11,7 @@ import ray
 import torch
 from torch import Tensor
 
-from foundray.data.feeder import MicroBatchSource, validation_plan
+from foundray.data.feeder import TRAINING, MicroBatchSource, validation_plan
 from foundray.data.stream import read_micro_batches
 from foundray.errors import InputError, RunFailed
 from foundray.model.model import Model, initialise
@@ -143,7 +143,7 @@ class Loop:
         first, end = self.done + self.passed_over, (self.until + self.passed_over) * train.micro_batches
         feeder, generation = self.work.feeder, self.order.generation
         plan, rank = self.work.plan, self.order.rank
-        source = MicroBatchSource(feeder, generation, "train", plan, train.micro_batches, first, end, rank)
+        source = MicroBatchSource(feeder, generation, TRAINING, plan, train.micro_batches, first, end, rank)
         while True:
             self._look_after()
             if self.done == train.steps:
