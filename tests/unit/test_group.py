@@ -50,3 +50,37 @@ def test_a_collective_can_be_broken_off_while_it_waits_for_a_silent_member() -> 
             process.join()
     assert sorted(answers) == [0, 2]
     assert all(seconds < 10 for seconds in answers.values())
+
+
+def partner(rank: int, port: int, results: Any) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    from foundray.training.group import Group
+
+    group = Group.gather_at(("127.0.0.1", port), rank, 2, torch.device("cpu"))
+    for _ in range(20):
+        group.sum(torch.ones(1000))
+        group.check()
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    began = time.monotonic()
+    try:
+        while time.monotonic() - began < 20:
+            group.check()
+            time.sleep(0.05)
+    except RuntimeError:
+        results.put((rank, time.monotonic() - began))
+
+
+def test_who_waits_for_something_else_learns_that_a_member_is_gone() -> None:
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [context.Process(target=partner, args=(rank, port, results)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    rank, seconds = results.get(timeout=60)
+    for process in processes:
+        process.join(timeout=30)
+    assert (rank, seconds < 5) == (0, True)

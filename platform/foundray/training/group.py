@@ -52,13 +52,20 @@ class Group:
 
         Gloo's own abort does nothing (torch 2.13), so its connections are cut.
         """
+        self.aborted = True
         if self.world > 1 and dist.is_initialized():
             with contextlib.suppress(Exception):
                 dist.distributed_c10d._get_default_group().abort()
             _cut(self.sockets)
 
+    def check(self) -> None:
+        """Raises RuntimeError where the group was broken off, or somebody has hung up: for who waits for something else."""
+        if self.aborted or any(map(_hung_up, self.sockets)):
+            raise RuntimeError("the group is broken")
+
     def __init__(self, rank: int = 0, world: int = 1):
         self.rank, self.world = rank, world
+        self.aborted = False
         self.sockets: set[tuple[int, int]] = set()
         """(descriptor, inode) of the connections with the others."""
 
@@ -125,6 +132,22 @@ def _cut(sockets: set[tuple[int, int]]) -> None:
                 with socket.socket(fileno=os.dup(descriptor)) as connection:
                     connection.getpeername()
                     connection.shutdown(socket.SHUT_RDWR)
+
+
+def _hung_up(known: tuple[int, int]) -> bool:
+    """Whether the other end of a connection is gone, or this one was closed because of that."""
+    descriptor, inode = known
+    try:
+        if os.fstat(descriptor).st_ino != inode:
+            return True
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return False
+            return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _parts(whole: Tensor, bounds: Sequence[int]) -> list[Tensor]:

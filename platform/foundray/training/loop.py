@@ -32,6 +32,7 @@ from foundray.training.step import Overflow, StepResult, Trainer, named_weights
 if TYPE_CHECKING:
     from foundray.training.member import Member
 
+MIRROR_BEAT_SECONDS = 0.05
 EVALUATION_BATCH = 32
 """Samples evaluated at once, at least: without gradients more fit than in training."""
 
@@ -255,9 +256,11 @@ class Loop:
             self.mirroring = [self.order.mirror.hold.remote(piece, as_arrays(tensors))]
 
     def _settle_mirror(self) -> None:
-        if self.mirroring:
-            ray.get(self.mirroring)
-            self.mirroring = []
+        while self.mirroring:
+            there, self.mirroring = ray.wait(self.mirroring, timeout=MIRROR_BEAT_SECONDS)
+            ray.get(there)
+            if self.mirroring:  # Ray takes seconds to tell that a holder is gone; the group's connections tell at once
+                self.trainer.group.check()
 
     def _save(self, tensors: dict[str, Tensor], last: bool) -> None:
         """Write this member's piece, beside the steps that follow; the conductor completes the checkpoint."""
