@@ -21,7 +21,7 @@ from typing import Any
 import ray
 
 from foundray.cluster import beside_caller
-from foundray.data.stream import StreamPlan, configure_ray_data, open_parcel, parcels
+from foundray.data.stream import Parcel, StreamPlan, configure_ray_data, open_parcel, parcels
 
 TRAINING = "train"
 """The name of the stream of training."""
@@ -39,10 +39,6 @@ SMOOTHING = 0.3
 
 class StaleGeneration(RuntimeError):
     """The caller's worker group has been replaced."""
-
-
-Parcel = tuple[int, int, Any]
-"""(first micro-batch, micro-batches, reference)"""
 
 
 @dataclass

@@ -22,6 +22,7 @@ from ray.data import DataContext, Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
 
 from foundray.batch import packed
+from foundray.cluster import beside_caller
 from foundray.contract import Units, Values, load_modality, load_objective
 from foundray.data.manifest import Manifest, Prepared
 from foundray.data.order import WINDOW, Address, SampleOrder, mix
@@ -33,8 +34,14 @@ PACKED_BYTES = 8
 """Of one id, or one of a unit's values, in a packed micro-batch, about: what is shown, and what is asked."""
 TASKS_PER_DATASET = 64
 """Planning costs milliseconds a task, so the endless stream is cut into Datasets of so many."""
+TASKS_BESIDE = 2
+"""Of a stream's first Dataset, which are read beside whoever asks."""
 CACHED_BYTES = 2**27
 """Decoded row groups that a data task keeps for the next one in its process."""
+
+
+Parcel = tuple[int, int, Any]
+"""(first micro-batch, micro-batches, reference)"""
 
 
 @dataclass(frozen=True)
@@ -80,17 +87,25 @@ def _order(plan: StreamPlan) -> SampleOrder:
     return SampleOrder(manifest, list(plan.weights), plan.holdout, plan.seed)
 
 
-def parcels(plan: StreamPlan, first: int, end: int) -> Iterator[tuple[int, int, Any]]:
-    """(first micro-batch, micro-batches, object reference) of the parcels of [first, end), in order."""
-    for start in range(first, end, TASKS_PER_DATASET * plan.per_task):
-        yield from _parcels_of_dataset(plan, start, min(end, start + TASKS_PER_DATASET * plan.per_task))
+def parcels(plan: StreamPlan, first: int, end: int) -> Iterator[Parcel]:
+    """The parcels of micro-batches [first, end), in order.
+
+    The first few are read beside the caller: when a group starts because a node was lost, Ray may not know that yet, and
+    would send tasks there.
+    """
+    start, tasks, near = first, TASKS_BESIDE, beside_caller(soft=True)
+    while start < end:
+        stop = min(end, start + tasks * plan.per_task)
+        yield from _parcels_of_dataset(plan, start, stop, near)
+        start, tasks, near = stop, TASKS_PER_DATASET, "DEFAULT"
 
 
-def _parcels_of_dataset(plan: StreamPlan, first: int, end: int) -> Iterator[tuple[int, int, Any]]:
+def _parcels_of_dataset(plan: StreamPlan, first: int, end: int, where: Any) -> Iterator[Parcel]:
     tasks = len(range(first, end, plan.per_task))
     # A data task asks for no CPU of its own: it cannot be starved by workers that hold them all, nor starve them.
+    options = {"num_cpus": 0, "scheduling_strategy": where}
     dataset = ray.data.read_datasource(
-        _MicroBatches(plan, first, end), override_num_blocks=tasks, concurrency=2, ray_remote_args={"num_cpus": 0}
+        _MicroBatches(plan, first, end), override_num_blocks=tasks, concurrency=2, ray_remote_args=options
     )
     position = first
     for bundle in dataset.iter_internal_ref_bundles():
