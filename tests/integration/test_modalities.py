@@ -74,14 +74,15 @@ def test_from_files_to_a_model(kind: str, tmp_path: Path) -> None:
     spec = small_spec(Path("x"), tmp_path / "runs", objective={"kind": kind}, data__sources=source, **changes, train=train)
     spec["data"].pop("tokenizer")
     path = write_spec(tmp_path, spec)
-    one, two = (
-        api.train(path, {"name": f"of{workers}", "scale.workers": workers, "scale.resources.CPU": 0.5}) for workers in (1, 2)
-    )
-    assert one.weights_sha256 == two.weights_sha256
-    assert one.val_loss == two.val_loss
+    changes = {"scale.resources.CPU": 0.5}
+    one = api.train(path, {"name": "of1", **changes})
+    if kind == "masked_pixel":  # the others' bits are compared where it is quicker
+        two = api.train(path, {"name": "of2", "scale.workers": 2, **changes})
+        assert (one.weights_sha256, one.val_loss) == (two.weights_sha256, two.val_loss)
+        assert foundray("audit", tmp_path / "runs" / "of2", "--json").facts["clean"]
     losses = [event["val_loss"] for event in api_events(tmp_path / "runs" / "of1") if event["event"] == "evaluated"]
     assert losses[-1] < losses[0], "it learns"
-    assert foundray("audit", tmp_path / "runs" / "of2", "--json").facts["clean"]
+    assert foundray("audit", tmp_path / "runs" / "of1", "--json").facts["clean"]
     if kind == "masked_pixel":
         (told,) = (next((tmp_path / "runs" / "prepared").iterdir()) / "quarantine.jsonl").read_text().splitlines()
         assert "007.png" in told
