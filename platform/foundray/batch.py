@@ -31,9 +31,10 @@ def collate(plans: Sequence[Plan]) -> Arrays:
     if not valid.all():
         arrays["valid"] = valid
     if any(plan.units.document is not None for plan in plans):
-        alone = [np.zeros(len(plan.units), np.int64) for plan in plans]
-        of = [one if (told := plan.units.document) is None else told for plan, one in zip(plans, alone, strict=True)]
-        arrays["document"] = _padded(of, valid)
+        of = [plan.units.document for plan in plans]
+        arrays["document"] = _padded(
+            [np.zeros(n, np.int64) if d is None else d for d, n in zip(of, lengths, strict=True)], valid
+        )
     if plans[0].hidden is not None:
         arrays["hidden"] = _padded([plan.hidden for plan in plans], valid)
     if plans[0].keep is not None:

@@ -8,11 +8,30 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 WORLD = 3
+
+
+def survivors(target: Callable[..., None], world: int) -> dict[int, float]:
+    """What all but one of a group's processes say, by rank; nothing of them is left behind."""
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [context.Process(target=target, args=(rank, port, results)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    try:
+        return dict(results.get(timeout=60) for _ in range(world - 1))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def member(rank: int, port: int, results: Any) -> None:
@@ -34,20 +53,7 @@ def member(rank: int, port: int, results: Any) -> None:
 
 
 def test_a_collective_can_be_broken_off_while_it_waits_for_a_silent_member() -> None:
-    context = multiprocessing.get_context("spawn")
-    results: Any = context.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [context.Process(target=member, args=(rank, port, results)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    try:
-        answers = dict(results.get(timeout=60) for _ in range(WORLD - 1))
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+    answers = survivors(member, WORLD)
     assert sorted(answers) == [0, 2]
     assert all(seconds < 10 for seconds in answers.values())
 
@@ -72,15 +78,5 @@ def partner(rank: int, port: int, results: Any) -> None:
 
 
 def test_who_waits_for_something_else_learns_that_a_member_is_gone() -> None:
-    context = multiprocessing.get_context("spawn")
-    results: Any = context.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [context.Process(target=partner, args=(rank, port, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    rank, seconds = results.get(timeout=60)
-    for process in processes:
-        process.join(timeout=30)
+    ((rank, seconds),) = survivors(partner, 2).items()
     assert (rank, seconds < 5) == (0, True)
