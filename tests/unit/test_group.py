@@ -9,8 +9,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+import pytest
 import torch
 
 WORLD = 3
@@ -80,3 +82,25 @@ def partner(rank: int, port: int, results: Any) -> None:
 def test_who_waits_for_something_else_learns_that_a_member_is_gone() -> None:
     ((rank, seconds),) = survivors(partner, 2).items()
     assert (rank, seconds < 5) == (0, True)
+
+
+def comrade(rank: int, port: int, results: Any) -> None:
+    """Rank 1 comes to the first meeting and says nothing there; the second meeting, at the next port, is a proper one."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    from torch.distributed import TCPStore
+
+    from foundray.training import group as module
+
+    module.GATHERING = timedelta(seconds=2)
+    if rank == 1:
+        TCPStore("127.0.0.1", port, 2, is_master=False)
+    else:
+        with pytest.raises(RuntimeError):
+            module.Group.gather_at(("127.0.0.1", port), rank, 2, torch.device("cpu"))
+    module.GATHERING = timedelta(seconds=15)
+    group = module.Group.gather_at(("127.0.0.1", port + 1), rank, 2, torch.device("cpu"))
+    results.put((rank, float(group.sum(torch.ones(1)))))
+
+
+def test_who_has_failed_to_form_a_group_can_form_one_with_a_newcomer() -> None:
+    assert list(survivors(comrade, 2).values()) == [2]

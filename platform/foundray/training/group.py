@@ -33,6 +33,7 @@ class Group:
             others = _sockets()
             store = dist.TCPStore(host, port, world, is_master=rank == 0, timeout=GATHERING)
             backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.distributed_c10d._world.group_count = 0  # torch counts failed attempts into the name members must share
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GATHERING)
             group = Group(rank, world)
             group.sum(torch.zeros(1, device=device))  # connects all to all while the short limit holds
