@@ -41,9 +41,10 @@ def collate(plans: Sequence[Plan]) -> Arrays:
         arrays["keep"] = np.stack([plan.keep for plan in plans if plan.keep is not None]).astype(np.int32)
     for index, ask in enumerate(plans[0].asks):
         asks = [plan.asks[index] for plan in plans]
-        arrays[f"{ask.head}.target"] = _padded([one.target for one in asks], valid)
-        where = _padded([np.ones(len(one.target), bool) if one.where is None else one.where for one in asks], valid)
-        if not np.array_equal(where, valid):
+        if ask.target is not None:
+            arrays[f"{ask.head}.target"] = _padded([one.target for one in asks], valid)
+        where = _padded([np.ones(n, bool) if a.where is None else a.where for a, n in zip(asks, lengths, strict=True)], valid)
+        if ask.target is None or not np.array_equal(where, valid):
             arrays[f"{ask.head}.where"] = where
     return arrays
 

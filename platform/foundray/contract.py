@@ -2,15 +2,16 @@
 
 A modality turns raw files into rows when data is prepared, and rows into sequences of units when they are read: there it
 decodes and augments. An objective answers three questions about a sequence of units: what is shown, where we ask, what the
-answer is. Both work sample by sample, with NumPy, in the data workers; all chance comes from a generator of the sample's
-own. A loss is a sum and a count, never a mean: sums add up to the same loss however a batch is divided, means do not.
+answer is (or leaves it to a teacher: a moving average of the model). Both work sample by sample, with NumPy, in the data
+workers; all chance comes from a generator of the sample's own. A loss is a sum and a count, never a mean: sums add up to
+the same loss however a batch is divided, means do not.
 Each is one class in one file, found by the entry point groups `foundray.modalities` and `foundray.objectives`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +28,31 @@ OBJECTIVES, MODALITIES = "foundray.objectives", "foundray.modalities"
 
 
 @dataclass(frozen=True)
+class Kind:
+    """One of the kinds of units that take turns in a mixed sequence."""
+
+    name: str
+    width: int
+    """Values that such a unit has; the others of its K values are 0."""
+    discrete: bool = False
+    """Whether the values are a class, as one 1 among zeros."""
+
+
+@dataclass(frozen=True)
+class UnitShape:
+    """What the units of a modality are like."""
+
+    classes: int = 0
+    """Ids are below this; an objective's extra ids start here. 0 for values."""
+    width: int = 0
+    """Values a unit; 0 for ids."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the units, where they lie in a plane; their places are then added to what they are."""
+    kinds: tuple[Kind, ...] = ()
+    """Where units of several kinds take turns, always in this order."""
+
+
+@dataclass(frozen=True)
 class Units:
     """One sample: a sequence of T units."""
 
@@ -34,8 +60,8 @@ class Units:
     """[T] int64 ids, or [T, K] float32 values."""
     document: np.ndarray | None = None
     """[T] int64: which of the sample's documents a unit belongs to, where there are several; attention stays inside one."""
-    classes: int = 0
-    """Ids of the data are below this; an objective's extra ids start here. 0 for values."""
+    shape: UnitShape = UnitShape()
+    """What they are like, as planners tell objectives."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -43,17 +69,13 @@ class Units:
     def __getitem__(self, span: slice) -> Units:
         return replace(self, x=self.x[span], document=None if self.document is None else self.document[span])
 
+    @property
+    def classes(self) -> int:
+        return self.shape.classes
 
-@dataclass(frozen=True)
-class UnitShape:
-    """What the units of a modality are like, for whoever builds a model."""
 
-    classes: int = 0
-    """Ids are below this, those of the objective included; 0 for values."""
-    width: int = 0
-    """Values a unit; 0 for ids."""
-    grid: tuple[int, int] | None = None
-    """Rows and columns of the units, where they lie in a plane; their places are then added to what they are."""
+WIDTH = 0
+"""In place of a head's number of outputs: as many as the model is wide."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +84,8 @@ class Ask:
 
     head: str
     """The head's name, which is its parameters' prefix."""
-    target: np.ndarray
-    """[T] int64: the right class at each unit; or [T, outputs] float32: the right values."""
+    target: np.ndarray | None
+    """[T] int64: the right class at each unit; or [T, outputs] float32: the right values; None where a teacher tells."""
     where: np.ndarray | None = None
     """[T] bool: where we ask; None for everywhere."""
 
@@ -140,6 +162,11 @@ class Objective(BaseModel, ABC):
     """Whether the one head tells the next unit at each, so that the model can continue a sequence."""
     scores: ClassVar[bool] = False
     """Whether the loss is the data's own negative log-likelihood, unit by unit, so that bits a byte mean something."""
+    teaches: ClassVar[bool] = False
+    """Whether a teacher, whose weights are a moving average of the model's, gives the targets: see `lesson`, `momentum`."""
+    couples: ClassVar[bool] = False
+    """Whether a sample is two rows of a micro-batch, augmented apart and next to each other, of which the loss is taken
+    together, and heads answer once a row, from the mean over its units. The loss then depends on who shares a micro-batch."""
 
     @property
     def extra_ids(self) -> int:
@@ -151,8 +178,11 @@ class Objective(BaseModel, ABC):
         return context
 
     @abstractmethod
-    def heads(self, shape: UnitShape) -> dict[str, int]:
-        """The heads that the model needs: name and number of outputs, for units of this shape."""
+    def heads(self, shape: UnitShape) -> Mapping[str, int | tuple[int, ...]]:
+        """The heads that the model needs, for units of this shape (its classes include the objective's own): name and number
+        of outputs of a matrix, or of each layer of a network with ReLU between them. Raises ValueError for a shape that it
+        cannot learn from.
+        """
 
     @abstractmethod
     def plan(self, units: Units, chance: np.random.Generator) -> Plan:
@@ -166,7 +196,17 @@ class Objective(BaseModel, ABC):
         """Sum of the losses in nats, and their number, over a micro-batch.
 
         `prediction` is a head's, [B, T, outputs]; `target` [B, T] or [B, T, outputs]; `where` [B, T] bool: where we ask.
+        Where rows are coupled, `prediction` is [B, 1, outputs], the two rows of a sample next to each other, and `target` is
+        it, too.
         """
+
+    def lesson(self, states: Sequence[Tensor]) -> Tensor:
+        """The targets, [B, T, D], from what a teacher that sees all units has after each layer, [B, T, D] each."""
+        raise NotImplementedError
+
+    def momentum(self, progress: float) -> float:
+        """Part of the teacher's weights that stays in an update, when `progress` (0 to 1) of the run is done."""
+        raise NotImplementedError
 
 
 def cross_entropy(prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,5 +55,5 @@ def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int,
 def _next_logits(model: Model, head: str, ids: list[int], classes: int) -> torch.Tensor:
     """[classes] after the last of some ids."""
     x = np.array(ids, np.int64)
-    shown = Plan(Units(x, None, classes), (Ask(head, x),))
+    shown = Plan(Units(x, None, UnitShape(classes=classes)), (Ask(head, x),))
     return model(Batch.load(packed([shown]), torch.device("cpu")))[head][0, -1, :classes]

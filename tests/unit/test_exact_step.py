@@ -53,12 +53,14 @@ def micro_batch(spec: Spec, position: int) -> bytes:
     rng = np.random.default_rng([spec.seed, position])
     if not (shape := spec.unit_shape(VOCABULARY)).classes:
         values = rng.standard_normal((spec.train.micro_batch_size, spec.model.context, shape.width)).astype(np.float32)
-        return packed([spec.objective.build().plan(Units(x), rng) for x in values])
+        objective = spec.objective.build()
+        views = np.repeat(values, 2, 0) * rng.normal(1, 0.1, (2 * len(values), 1, 1)).astype(np.float32)
+        return packed([objective.plan(Units(x, None, shape), rng) for x in (views if objective.couples else values)])
     lengths = [spec.objective.build().reads(spec.model.context) + 1] * spec.train.micro_batch_size
     if position % 3 == 0:
         lengths[-1] = 7
     samples = [rng.integers(0, VOCABULARY, n) * (rng.random(n) > 0.05) for n in lengths]
-    units = [Units(x, np.cumsum(x == 0), VOCABULARY) for x in samples]
+    units = [Units(x, np.cumsum(x == 0), shape) for x in samples]
     return packed([spec.objective.build().plan(one, rng) for one in units])
 
 
@@ -77,7 +79,7 @@ def steps(group: Group, spec: Spec, count: int, skew: int | None, storage: str |
     if storage:
         save(Store.at(storage), trainer, first + count, "f", keep=3)
     evaluated = trainer.evaluate([(i, micro_batch(spec, i)) for i in range(group.rank, 7, group.world)])
-    return weights_sha256(named_weights(trainer.flat)), [*losses, *evaluated]
+    return weights_sha256(named_weights(trainer.flat)), [*losses, evaluated.loss, evaluated.tokens]
 
 
 @pytest.mark.parametrize("kind", ["adamw8bit", "adamw", "lion8bit"])
@@ -215,7 +217,7 @@ def test_adamw_is_torchs_own() -> None:
         trainer.step(step, batch)
         losses = [plain._loss(payload, step, 0) for _, payload in batch]
         plain.flat.gradient.zero_()
-        (torch.stack([loss for loss, _ in losses]).sum() / sum(int(n) for _, n in losses)).backward()
+        (torch.stack([loss for loss, _, _ in losses]).sum() / sum(int(n) for _, n, _ in losses)).backward()
         nn.utils.clip_grad_norm_(plain.model.parameters(), 0.5)
         for group in update.param_groups:
             group["lr"] = spec.optimizer.lr * lr_factor(spec.schedule, step, spec.train.steps)

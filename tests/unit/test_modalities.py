@@ -16,10 +16,12 @@ import pytest
 from PIL import Image as Pillow
 from tests.unit.test_exact_step import make_spec
 
-from foundray.contract import MODALITIES, Units, Unreadable, Values, installed, load_modality
+from foundray.contract import MODALITIES, Units, UnitShape, Unreadable, Values, installed, load_modality
 from foundray.data.sources import BadRow, Document, find_files, read_documents, read_rows
 from foundray.errors import InputError
 from foundray.spec import Source
+
+SEVEN = UnitShape(classes=7)
 
 
 def documents(path: Path, **fields: Any) -> list[str]:
@@ -104,13 +106,13 @@ def test_the_other_strand() -> None:
     dna = modality("dna", reverse_complement=1.0)
     ids = {letter: 2 + index for index, letter in enumerate("ACGNT")}  # after the opening and the unknown token
     x = np.array([0, *(ids[letter] for letter in "AACGN")])
-    other = dna.augment(Units(x, None, 7), np.random.default_rng(0))
+    other = dna.augment(Units(x, None, SEVEN), np.random.default_rng(0))
     assert other.x.tolist() == [0, *(ids[letter] for letter in "NCGTT")]
-    assert dna.augment(Units(other.x[1:], None, 7), np.random.default_rng(0)).x.tolist() == x[1:].tolist()
-    several = Units(x, np.array([0, 0, 1, 1, 1, 1]), 7)
+    assert dna.augment(Units(other.x[1:], None, SEVEN), np.random.default_rng(0)).x.tolist() == x[1:].tolist()
+    several = Units(x, np.array([0, 0, 1, 1, 1, 1]), SEVEN)
     assert dna.augment(several, np.random.default_rng(0)) is several
     half = modality("dna")
-    turned = [half.augment(Units(x, None, 7), np.random.default_rng(seed)).x.tolist() != x.tolist() for seed in range(200)]
+    turned = [half.augment(Units(x, None, SEVEN), np.random.default_rng(seed)).x.tolist() != x.tolist() for seed in range(200)]
     assert 70 < sum(turned) < 130
 
 
@@ -224,12 +226,15 @@ def test_ts_cases(tmp_path: Path) -> None:
 
 
 def test_all_installed_modalities_are_tested_here() -> None:
-    assert installed(MODALITIES) == ["dna", "image", "series", "text"]
+    assert installed(MODALITIES) == ["dna", "image", "series", "text", "trajectory"]
 
 
 def test_what_does_not_go_together_is_refused_with_what_does() -> None:
     image = {"kind": "image", "size": 16, "patch": 4}
-    with pytest.raises(InputError, match=r"next_token cannot learn from the modality image; .*image: masked_pixel, next_patch"):
+    with pytest.raises(
+        InputError,
+        match=r"next_token cannot learn from the modality image; .*image: .*, masked_pixel, next_patch",
+    ):
         make_spec(data__modality=image, model__context=16)
     with pytest.raises(InputError, match="the modality image is read from files, or webdataset, not from text"):
         make_spec(data__modality=image, objective={"kind": "masked_pixel"}, model__context=16)

@@ -29,7 +29,7 @@ def batch_of(objective: Objective, rows: Any, opener: int = -1, seed: int = 0) -
     """Rows of ids, planned; a document begins at each `opener`."""
     chance = np.random.default_rng(seed)
     rows = [np.asarray(row, np.int64) for row in rows]
-    plans = [objective.plan(Units(row, np.cumsum(row == opener), CLASSES), chance) for row in rows]
+    plans = [objective.plan(Units(row, np.cumsum(row == opener), UnitShape(classes=CLASSES)), chance) for row in rows]
     return Batch.load(packed(plans), torch.device("cpu"))
 
 

@@ -10,7 +10,17 @@ import torch
 from tests.unit import distributed
 from tests.unit.test_exact_step import make_spec, steps
 
-from foundray.contract import OBJECTIVES, Objective, Plan, Units, cross_entropy, installed, load_objective, squared_error
+from foundray.contract import (
+    OBJECTIVES,
+    Objective,
+    Plan,
+    Units,
+    UnitShape,
+    cross_entropy,
+    installed,
+    load_objective,
+    squared_error,
+)  # fmt: skip
 from foundray.training.group import Group
 
 CLASSES = 100
@@ -18,7 +28,7 @@ CLASSES = 100
 
 def units(*ids: int, opener: int = -1) -> Units:
     x = np.array(ids, np.int64)
-    return Units(x, np.cumsum(x == opener), CLASSES)
+    return Units(x, np.cumsum(x == opener), UnitShape(classes=CLASSES))
 
 
 def planned(objective: Objective, data: Units, seed: int = 0) -> Plan:
@@ -173,7 +183,21 @@ TOKEN_OBJECTIVES = ["fill_in_middle", "masked_token", "next_token", "span_corrup
 
 IMAGE = {"data__modality": {"kind": "image", "size": 16, "patch": 4, "channels": 1}, "model__context": 16}
 SERIES = {"data__modality": {"kind": "series", "patch": 6}, "model__context": 10}
-VALUE_OBJECTIVES = {"masked_pixel": IMAGE, "next_patch": IMAGE, "masked_patch": SERIES}
+STEPS = {
+    "data__modality": {"kind": "trajectory", "state_width": 3, "action_width": 2, "discrete": True},
+    "model__context": 12,
+}
+VALUE_OBJECTIVES = {
+    "contrastive": IMAGE,
+    "joint_embedding": IMAGE,
+    "masked_patch": SERIES,
+    "masked_pixel": IMAGE,
+    "next_action": STEPS,
+    "next_patch": IMAGE,
+    "next_state": STEPS,
+    "vicreg": SERIES,
+}
+OPTIONS = {"joint_embedding": {"masking": "drop"}}
 
 
 def test_all_installed_objectives_are_tested_here() -> None:
@@ -184,6 +208,6 @@ def test_all_installed_objectives_are_tested_here() -> None:
 def test_the_same_bits_for_one_and_three_workers(kind: str) -> None:
     changes = VALUE_OBJECTIVES.get(kind, {})
     files = {"data__sources": [{"path": "x", "format": "files"}]} if changes else {}
-    spec = make_spec(objective={"kind": kind}, **changes, **files)
+    spec = make_spec(objective={"kind": kind, **OPTIONS.get(kind, {})}, **changes, **files)
     alone = steps(Group(), spec, 3, None)
     assert set(map(str, distributed.run(3, steps, spec, 3, 1))) == {str(alone)}

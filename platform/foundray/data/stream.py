@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from ray.data.block import BlockMetadata
 
 from foundray.batch import packed
 from foundray.cluster import beside_caller
-from foundray.contract import Units, Values, load_modality, load_objective
+from foundray.contract import Units, UnitShape, Values, load_modality, load_objective
 from foundray.data.manifest import Manifest, Prepared
 from foundray.data.order import WINDOW, Address, SampleOrder, mix
 from foundray.spec import Spec
@@ -192,7 +192,9 @@ class _Planner:
         told = json.loads(planning)
         self.objective = load_objective(told["objective"], told["objective_options"])
         self.modality = load_modality(told["modality"], told["modality_options"])
-        self.document_id, self.classes, self.length = told["document_id"], told["classes"], told["length"]
+        self.views = 2 if self.objective.couples else 1
+        self.document_id, self.length = told["document_id"], told["length"]
+        self.shape = self.modality.shape if isinstance(self.modality, Values) else UnitShape(classes=told["classes"])
 
     def micro_batch(self, plan: StreamPlan, position: int, samples: pa.Table) -> bytes:
         """The payload of samples that lie in the order from `position` on. A sample's chance follows from its place."""
@@ -200,15 +202,17 @@ class _Planner:
         for ahead, row in enumerate(_rows(samples)):
             key = mix(plan.seed, position + ahead, int(plan.validation))
             chance = np.random.Generator(np.random.Philox(key=int(key)))
-            plans.append(self.objective.plan(self._units(row, None if plan.validation else chance), chance))
+            for _ in range(self.views):
+                units = self._units(row, None if plan.validation and self.views == 1 else chance)
+                plans.append(self.objective.plan(units, chance))
         return packed(plans)
 
     def _units(self, row: dict[str, Any], chance: np.random.Generator | None) -> Units:
         if isinstance(self.modality, Values):
-            return self.modality.units(row, self.length, chance)
+            return replace(self.modality.units(row, self.length, chance), shape=self.shape)
         x = row["tokens"].astype(np.int64)
         document = np.cumsum(x == self.document_id)
-        units = Units(x, document if document[-1] > document[0] else None, self.classes)
+        units = Units(x, document if document[-1] > document[0] else None, self.shape)
         return units if chance is None else self.modality.augment(units, chance)
 
 

@@ -5,12 +5,14 @@ By default it is Llama's: RMSNorm, SwiGLU, rotary positions, no biases. The flag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from foundray.contract import UnitShape
+from foundray.contract import Kind, UnitShape
 from foundray.spec import Model as Shape
 
 NORM_EPS = 1e-6
@@ -114,8 +116,13 @@ class Layers(nn.Module):
             self.register_buffer(name, table, persistent=False)
         self.register_buffer("places", places_in_plane(grid, shape.width) if grid else None, persistent=False)
 
-    def forward(self, h: Tensor, mask: Tensor | None, causal: bool, keep: Tensor | None = None) -> Tensor:
-        """`keep` [B, S] are the only units that are looked at: then h and the hidden states are [B, S, D]."""
+    def forward(
+        self, h: Tensor, mask: Tensor | None, causal: bool, keep: Tensor | None = None, states: list[Tensor] | None = None
+    ) -> Tensor:
+        """`keep` [B, S] are the only units that are looked at: then h and the hidden states are [B, S, D].
+
+        What each layer gives, the last one after the final norm, is added to `states`.
+        """
         cos, sin = (table[: h.shape[1]].to(h.dtype) for table in (self.cos, self.sin))
         if self.places is not None:
             h = h + self.places.to(h.dtype)
@@ -127,7 +134,27 @@ class Layers(nn.Module):
                 h = checkpoint(layer, h, cos, sin, mask, causal, use_reentrant=False)
             else:
                 h = layer(h, cos, sin, mask, causal)
-        return self.norm(h)
+            if states is not None:
+                states.append(h)
+        h = self.norm(h)
+        if states is not None:
+            states[-1] = h
+        return h
+
+
+class Turns(nn.Module):
+    """The stem of units of several kinds, which take turns: a matrix each, then one norm (Chen et al. 2021)."""
+
+    def __init__(self, kinds: Sequence[Kind], width: int):
+        super().__init__()
+        self.of = nn.ModuleDict({kind.name: nn.Linear(kind.width, width) for kind in kinds})
+        self.norm = nn.LayerNorm(width, NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, K], T a multiple of the number of kinds, to [B, T, D]."""
+        of = list(self.of.values())
+        embedded = [stem(x[:, turn :: len(of), : stem.in_features]) for turn, stem in enumerate(of)]
+        return self.norm(torch.stack(embedded, 2).flatten(1, 2))
 
 
 class Backbone(Layers):
@@ -138,7 +165,8 @@ class Backbone(Layers):
         if units.classes:
             self.embed_tokens = nn.Embedding(units.classes, shape.width)
         else:
-            self.embed_values = nn.Linear(units.width, shape.width)
+            of_values = Turns(units.kinds, shape.width) if units.kinds else nn.Linear(units.width, shape.width)
+            self.embed_values: nn.Module = of_values
         if hides:
             self.mask = nn.Parameter(torch.zeros(shape.width))
             """[D]: stands in the place of hidden units."""

@@ -7,12 +7,13 @@ model, but for its mask vector, into `EuroBertForMaskedLM`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from foundray.contract import Objective, UnitShape
+from foundray.contract import WIDTH, Objective, UnitShape
 from foundray.model.backbone import Backbone, Predictor
 from foundray.spec import Model as Shape
 
@@ -31,8 +32,9 @@ class Batch:
     """[B, T] bool, where the objective hides units."""
     keep: Tensor | None
     """[B, S] int64, where the objective drops the other units."""
-    asks: dict[str, tuple[Tensor, Tensor]]
-    """By head: target [B, T] int64, or [B, T, outputs] float32; and where it is asked [B, T] bool."""
+    asks: dict[str, tuple[Tensor | None, Tensor]]
+    """By head: target [B, T] int64, or [B, T, outputs] float32, or None where a teacher tells; and where it is asked [B, T]
+    bool."""
     padded: bool
 
     @staticmethod
@@ -44,18 +46,18 @@ class Batch:
         arrays = {name: t.long() if t.dtype == torch.int32 else t for name, t in arrays.items()}
         x, padded = arrays["x"], "valid" in arrays
         valid = arrays["valid"] if padded else torch.ones(x.shape[:2], dtype=torch.bool, device=device)
-        heads = [name.removesuffix(".target") for name in arrays if name.endswith(".target")]
-        asks = {head: (arrays[f"{head}.target"], arrays.get(f"{head}.where", valid)) for head in heads}
+        heads = dict.fromkeys(name.rpartition(".")[0] for name in arrays if "." in name)
+        asks = {head: (arrays.get(f"{head}.target"), arrays.get(f"{head}.where", valid)) for head in heads}
         return Batch(x, valid, arrays.get("document"), arrays.get("hidden"), arrays.get("keep"), asks, padded)
 
 
 class Model(nn.Module):
-    """`forward` gives every asked head's answers, [B, T, outputs]."""
+    """`forward` gives every asked head's answers, [B, T, outputs], or [B, 1, outputs] where rows are coupled."""
 
     def __init__(self, shape: Shape, objective: Objective, units: UnitShape):
         """`units` are the data's; the objective may have ids of its own after theirs."""
         super().__init__()
-        self.causal = objective.causal
+        self.causal, self.couples = objective.causal, objective.couples
         if units.classes:
             units = replace(units, classes=units.classes + objective.extra_ids)
         self.model = Backbone(shape, units, objective.hides)
@@ -63,18 +65,39 @@ class Model(nn.Module):
         width = shape.of_predictor.width if self.predictor else shape.width
         self.heads = objective.heads(units)
         for name, outputs in self.heads.items():
-            self.add_module(name, nn.Linear(width, outputs, bias=False))
+            self.add_module(name, _network(width, outputs) if isinstance(outputs, tuple) else _matrix(width, outputs, shape))
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        hidden = self.encode(batch)
+    def forward(self, batch: Batch, states: list[Tensor] | None = None) -> dict[str, Tensor]:
+        return self.answer(batch, self.encode(batch, states))
+
+    def answer(self, batch: Batch, hidden: Tensor) -> dict[str, Tensor]:
+        """The heads' answers, given the encoder's hidden states."""
         if self.predictor is not None and batch.keep is not None:
             hidden = self.predictor(self.predictor.spread(hidden, batch.keep, batch.x.shape[1]), None, False)
+        if self.couples:
+            hidden = pooled(batch, hidden)[:, None]
         return {head: self.get_submodule(head)(hidden) for head in batch.asks}
 
-    def encode(self, batch: Batch) -> Tensor:
-        """[B, T, D] hidden states; [B, S, D] where only some units are kept."""
+    def encode(self, batch: Batch, states: list[Tensor] | None = None) -> Tensor:
+        """[B, T, D] hidden states; [B, S, D] where only some units are kept. Those of every layer are added to `states`."""
         mask = attention_mask(batch, self.causal)
-        return self.model(self.model.embed(batch.x, batch.hidden), mask, self.causal, batch.keep)
+        return self.model(self.model.embed(batch.x, batch.hidden), mask, self.causal, batch.keep, states)
+
+
+def _matrix(width: int, outputs: int, shape: Shape) -> nn.Module:
+    return nn.Linear(width, shape.width if outputs == WIDTH else outputs, bias=False)
+
+
+def _network(width: int, outputs: tuple[int, ...]) -> nn.Module:
+    layers = [part for pair in pairwise((width, *outputs)) for part in (nn.Linear(*pair, bias=False), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def pooled(batch: Batch, hidden: Tensor) -> Tensor:
+    """[B, D]: the mean of each row's hidden states, without padding."""
+    if batch.keep is not None or not batch.padded:
+        return hidden.mean(1)
+    return (hidden * batch.valid[..., None]).sum(1) / batch.valid.sum(1, keepdim=True)
 
 
 def attention_mask(batch: Batch, causal: bool) -> Tensor | None:
@@ -95,15 +118,16 @@ def initialise(model: Model, seed: int) -> None:
 
     Embeddings and the mask vector have unit variance and matrices 1/fan-in, so that every layer sees and gives values of
     order one; those that write to the residual stream are smaller by the root of their number (Radford et al. 2019); heads
-    and biases start at zero.
+    of one matrix and biases start at zero.
     """
     generator = torch.Generator().manual_seed(seed)
+    zero = {f"{head}.weight" for head in model.heads}
     writers = sum(name.endswith(("o_proj.weight", "down_proj.weight")) for name, _ in model.named_parameters())
     for name, parameter in sorted(model.named_parameters()):
         with torch.no_grad():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
-            elif name.endswith(".bias") or name.split(".")[0] in model.heads:
+            elif name.endswith(".bias") or name in zero:
                 parameter.zero_()
             else:
                 scale = 1.0 if name.endswith(("embed_tokens.weight", ".mask")) else parameter.shape[1] ** -0.5

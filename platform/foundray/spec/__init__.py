@@ -68,7 +68,16 @@ class Spec(Section):
                     f"data.sources.{index}.format: the modality {self.data.modality.kind} is read from {right}, or webdataset, "
                     f"not from {source.format}"
                 )
-        grid = self.unit_shape(0).grid
+        shape = self.unit_shape(0)
+        objective.heads(shape)
+        if objective.couples and self.train.micro_batch_size < 2:
+            raise ValueError(
+                f"train.micro_batch_size: {self.objective.kind} compares the samples of a micro-batch, so it takes 2 or more"
+            )
+        if shape.kinds and self.model.context % len(shape.kinds):
+            turns = ", ".join(kind.name for kind in shape.kinds)
+            raise ValueError(f"model.context: units take turns ({turns}), so context is a multiple of {len(shape.kinds)}")
+        grid = shape.grid
         if grid and self.model.context != grid[0] * grid[1]:
             raise ValueError(
                 f"model.context: {self.data.modality.kind} gives {grid[0]}x{grid[1]} units, so context is {grid[0] * grid[1]}"

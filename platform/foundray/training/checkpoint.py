@@ -19,8 +19,7 @@ from torch import Tensor
 
 from foundray.errors import InputError
 from foundray.storage import Store, sha256
-from foundray.training.flat import BLOCK, Entry
-from foundray.training.optimizer import STATE
+from foundray.training.flat import Entry
 from foundray.training.step import Trainer
 
 MANIFEST = "manifest.json"
@@ -105,8 +104,7 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
             skipped.append(problem)
             continue
         if trainer.blocks:
-            trainer.flat.shard(trainer.blocks).copy_(tensors.pop("master"))
-            trainer.optimizer.load(tensors)
+            trainer.load(tensors)
         trainer.gather_weights()
         return Restored(manifest.step, skipped)
     if skipped:
@@ -114,19 +112,22 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
     return Restored(0, [])
 
 
-def load_weights(folder: Store) -> tuple[int, dict[str, Tensor], list[str]]:
-    """The newest whole checkpoint's step and weights by name, and why newer ones were passed over. Raises InputError."""
+def load_weights(folder: Store, whose: str = "master") -> tuple[int, dict[str, Tensor], list[str]]:
+    """The newest whole checkpoint's step and weights by name, and why newer ones were passed over. Raises InputError.
+
+    `whose` are the model's own, or those of its `teacher`.
+    """
     skipped: list[str] = []
     for place in completed(folder):
         try:
             manifest = _read_manifest(place, None)
             blocks = max(s.first_block + s.blocks for s in manifest.shards)
-            master = _read_blocks(place, manifest, range(blocks))["master"]
+            weights = _read_blocks(place, manifest, range(blocks))[whose]
         except Damaged as error:
             skipped.append(str(error))
             continue
         entries = [Entry(name, tuple(shape), first, 0, True) for name, shape, first in manifest.parameters]
-        return manifest.step, {e.name: master[e.elements].view(e.shape) for e in entries}, skipped
+        return manifest.step, {e.name: weights[e.elements].view(e.shape) for e in entries}, skipped
     raise InputError(f"{folder} holds no usable checkpoint" + (f": {'; '.join(skipped)}" if skipped else " yet"))
 
 
@@ -142,16 +143,16 @@ def _read_manifest(place: Store, fingerprint: str | None) -> CheckpointManifest:
 
 def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range) -> dict[str, Tensor]:
     """The state of some blocks: each tensor [blocks * elements a block]."""
-    widths = {"master": BLOCK, **{name: width for name, (_, width) in STATE[manifest.optimizer].items()}}
-    parts: dict[str, list[Tensor]] = {name: [] for name in widths}
+    parts: dict[str, list[Tensor]] = {}
     for shard in sorted(manifest.shards, key=lambda s: s.first_block):
         start, stop = max(blocks.start, shard.first_block), min(blocks.stop, shard.first_block + shard.blocks)
         if start >= stop:
             continue
         tensors = _read_shard(place, shard)
-        for name, width in widths.items():
-            parts[name].append(tensors[name][(start - shard.first_block) * width : (stop - shard.first_block) * width])
-    return {name: torch.cat(tensors) if tensors else torch.empty(0) for name, tensors in parts.items()}
+        for name, tensor in tensors.items():
+            width = tensor.numel() // shard.blocks
+            parts.setdefault(name, []).append(tensor[(start - shard.first_block) * width : (stop - shard.first_block) * width])
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
 def _read_shard(place: Store, shard: ShardFile) -> dict[str, Tensor]:

@@ -105,7 +105,12 @@ class FlatParameters:
 
     def shard(self, blocks: range) -> Tensor:
         """A view of some blocks' elements."""
-        return self.buffer[blocks.start * BLOCK : blocks.stop * BLOCK]
+        return self.part(self.buffer, blocks)
+
+    @staticmethod
+    def part(buffer: Tensor, blocks: range) -> Tensor:
+        """The same of a buffer that is laid out alike."""
+        return buffer[blocks.start * BLOCK : blocks.stop * BLOCK]
 
     def named(self) -> dict[str, Tensor]:
         return {entry.name: self.buffer[entry.elements].view(entry.shape) for entry in self.layout.entries}

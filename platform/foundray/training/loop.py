@@ -14,7 +14,7 @@ from torch import Tensor
 from foundray.data.feeder import TRAINING, MicroBatchSource, validation_plan
 from foundray.data.stream import read_micro_batches
 from foundray.errors import InputError, RunFailed
-from foundray.model.model import Model, initialise
+from foundray.model.model import Model
 from foundray.run import event
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -47,7 +47,6 @@ class Loop:
         torch.set_num_threads(spec.scale.worker_threads)
         objective = spec.objective.build()
         model = Model(spec.model, objective, spec.unit_shape(work.classes))
-        self.initial = lambda: initialise(model, spec.seed)
         model.to(member.device)
         self.trainer = Trainer(spec, model, objective)
         self.trainer.read = lambda position: next(read_micro_batches(work.plan, position, 1))
@@ -88,7 +87,7 @@ class Loop:
             self.done = restore(self.trainer, group, order.source, self.member.memory)
             skipped = []
         else:
-            self.initial()
+            self.trainer.initialise()
             restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint())
             self.done, skipped = restored.step, restored.skipped
         self.trainer.updates = self.done
@@ -235,16 +234,26 @@ class Loop:
         """One pass over the whole validation split, as one step of a stream of its own."""
         began = time.perf_counter()
         size = self.spec.train.micro_batch_size
-        plan = validation_plan(self.work.plan, size * -(-EVALUATION_BATCH // size))
+        coupled = self.trainer.objective.couples  # what its loss is depends on the size of a micro-batch
+        plan = validation_plan(self.work.plan, size if coupled else size * -(-EVALUATION_BATCH // size))
         batches = -(-self.work.validation_samples // plan.micro_batch_size)
         name = f"validation-{self.done}"
         order = self.order
         source = MicroBatchSource(self.work.feeder, order.generation, name, plan, batches, 0, batches, order.rank)
-        loss, tokens = self.trainer.evaluate(source.step(0))
+        found = self.trainer.evaluate(source.step(0))
         source.close()
         self.evaluated = self.done
-        seconds = round(time.perf_counter() - began, 3)
-        self.journal.record(event("evaluated", step=self.done, val_loss=loss, val_tokens=tokens, seconds=seconds))
+        self.journal.record(
+            event(
+                "evaluated",
+                step=self.done,
+                val_loss=found.loss,
+                val_tokens=found.tokens,
+                feature_spread=round(found.spread, 4),
+                effective_rank=round(found.effective_rank, 2),
+                seconds=round(time.perf_counter() - began, 3),
+            )
+        )
 
     # Copies of the state
 

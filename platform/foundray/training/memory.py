@@ -62,8 +62,8 @@ def as_arrays(tensors: dict[str, Tensor]) -> dict[str, Any]:
 def restore(trainer: Trainer, group: Group, source: Source, memory: Memory) -> int:
     """Fill the trainer, which takes part in `group`, with the state that its members hold in pieces; gives its step.
 
-    Each holder broadcasts its pieces in turn: everybody takes the weights, and the optimizer's state of the blocks that
-    it owns in this group.
+    Each holder broadcasts its pieces in turn: everybody takes what all hold, and the optimizer's state of the blocks that it
+    owns in this group.
     """
     mine, device = trainer.blocks, trainer.device
     shapes = STATE[trainer.optimizer.kind]
@@ -76,7 +76,8 @@ def restore(trainer: Trainer, group: Group, source: Source, memory: Memory) -> i
             empty = torch.empty(blocks * width, dtype=dtype, device=device)
             return group.broadcast(held[name].to(device) if held else empty, holder)
 
-        trainer.flat.shard(range(piece.start, piece.stop)).copy_(received("master", torch.float32, BLOCK))
+        for name, buffer in trainer.whole.items():
+            trainer.flat.part(buffer, range(piece.start, piece.stop)).copy_(received(name, torch.float32, BLOCK))
         start, stop = max(mine.start, piece.start), min(mine.stop, piece.stop)
         for name, (dtype, width) in shapes.items():
             values = received(name, dtype, width)

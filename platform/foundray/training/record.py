@@ -25,6 +25,8 @@ UPLOAD_SECONDS = 30.0
 HISTORY = 4096
 """Losses remembered: more than lie between two checkpoints, for a run that falls back to the one before."""
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "data_wait_s", "workers")
+MEASURED = ("bits_per_byte", "feature_spread", "effective_rank")
+"""In an evaluation, beside the loss."""
 
 
 class Recorder:
@@ -126,8 +128,9 @@ class Recorder:
                 self._line(f"training on {record['workers']} worker(s), {record['device']}{going_on}")
             case "evaluated":
                 bits = f", {record['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in record else ""
-                self._line(f"step {record['step']}: validation loss {record['val_loss']:.4f} nats an answer{bits}")
-                measured = {"loss": record["val_loss"], "bits_per_byte": record.get("bits_per_byte")}
+                rank = f", features of effective rank {record['effective_rank']:.1f}" if "effective_rank" in record else ""
+                self._line(f"step {record['step']}: validation loss {record['val_loss']:.4f} nats an answer{bits}{rank}")
+                measured = {"loss": record["val_loss"], **{name: record.get(name) for name in MEASURED}}
                 self.board.scalars(record["step"], {f"validation/{k}": v for k, v in measured.items() if v is not None})
             case "checkpoint_skipped":
                 self._line(f"{record['reason']}; falling back to step {record['going_on_from']}")

@@ -14,6 +14,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,20 +22,26 @@ from foundray.batch import combined, fingerprint
 from foundray.contract import Objective
 from foundray.data.order import mix
 from foundray.errors import RunFailed
-from foundray.model.model import Batch, Model
+from foundray.model.model import Batch, Model, initialise, pooled
 from foundray.spec import Spec
+from foundray.training.collapse import effective_rank, spread
 from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
 from foundray.training.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
 from foundray.training.optimizer import ShardOptimizer
 from foundray.training.schedule import lr_factor
+from foundray.training.teacher import NAME as TEACHER
+from foundray.training.teacher import Teacher
 
 LOSS_SCALE = 2.0**32
 """Losses are summed in fixed point too, in units of 2^-32 nats."""
 
 WHOLE, EACH = 4, 5
 """Integers that workers sum in a step, of the whole and of each micro-batch."""
+
+FEATURES = 512
+"""Samples whose features are looked at in an evaluation."""
 
 MicroBatches = Iterable[tuple[int, bytes]]
 """(position in the stream, payload)"""
@@ -59,6 +66,17 @@ class StepResult:
     """Micro-batches that were left out, for their loss or gradient was not finite."""
     spike: bool
     """Whether the loss was a spike, and the update was not made."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    loss: float
+    """Mean over all that was asked, in nats."""
+    tokens: int
+    """How much was asked."""
+    spread: float
+    effective_rank: float
+    """Of the features of up to 512 samples; see `foundray.training.collapse`."""
 
 
 class NotOnce(RuntimeError):
@@ -86,6 +104,9 @@ class Trainer:
         self.flat = FlatParameters(model, self.layout, max(spec.scale.workers[1], group.world if group else 1))
         summing = ExactSum if spec.train.exact else RoundedSum
         self.sum: GradientSum = summing(self.flat.buffer.numel(), spec.train.micro_batches, self.device)
+        self.teacher = Teacher(model, objective, self.flat) if objective.teaches else None
+        self.whole = {"master": self.flat.buffer, **({TEACHER: self.teacher.buffer} if self.teacher else {})}
+        """What every worker holds as a whole, while it moves its shard only; by the names in the state."""
         self.spikes = SpikeGuard(spec.guard.spike)
         self.read: Callable[[int], bytes] | None = None
         """Reads the micro-batch at a position of the stream, for rechecks."""
@@ -108,13 +129,27 @@ class Trainer:
         """Of the last update."""
 
     def gather_weights(self) -> None:
-        """Fill in the other workers' shards of the weights."""
-        self.group.gather(self.flat.buffer, [bound * BLOCK for bound in self.bounds])
+        """Fill in the other workers' shards of what all hold."""
+        for buffer in self.whole.values():
+            self.group.gather(buffer, [bound * BLOCK for bound in self.bounds])
+
+    def initialise(self) -> None:
+        """Put the weights to where a run starts."""
+        initialise(self.model, self.spec.seed)
+        if self.teacher:
+            self.teacher.begin()
 
     def piece(self) -> dict[str, Tensor]:
-        """A copy of this worker's shard of the state, on the CPU: master weights and optimizer state."""
-        tensors = {"master": self.flat.shard(self.blocks), **self.optimizer.tensors()}
+        """A copy of this worker's shard of the state, on the CPU: master weights, teacher and optimizer state."""
+        tensors = {name: self.flat.part(buffer, self.blocks) for name, buffer in self.whole.items()}
+        tensors |= self.optimizer.tensors()
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over this worker's shard of a state."""
+        for name, buffer in self.whole.items():
+            self.flat.part(buffer, self.blocks).copy_(tensors[name])
+        self.optimizer.load(tensors)
 
     def step(
         self, step: int, micro_batches: MicroBatches, leave: bool = False, save: bool = False, passed_over: int = 0
@@ -144,6 +179,8 @@ class Trainer:
         self.updates = None
         if not spike:
             self.optimizer.step(step + 1, lr, gradient)
+            if self.teacher:
+                self.teacher.follow(self.blocks, step / self.spec.train.steps)
         wishes = leaving > 0, saving > 0
         data = combined(fingerprints)
         self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *wishes, tuple(skipped), spike)
@@ -194,7 +231,7 @@ class Trainer:
         return self._forward_backward(payload, step, index)
 
     def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
-        loss, tokens = self._loss(payload, step, index)
+        loss, tokens, _ = self._loss(payload, step, index)
         self.flat.gradient.zero_()
         # A fixed divisor keeps gradients near those of the mean loss; the true number of tokens is known at the end.
         (loss / self.spec.tokens_per_step).backward()
@@ -227,23 +264,38 @@ class Trainer:
             raise Corruption(step, index, odd)
 
     @torch.no_grad()
-    def evaluate(self, micro_batches: MicroBatches) -> tuple[float, int]:
-        """Mean loss in nats, and number, of all workers' tokens: the same bits for any number of workers."""
+    def evaluate(self, micro_batches: MicroBatches) -> Evaluation:
+        """Of all workers' micro-batches; the loss is the same bits for any number of workers."""
         facts = torch.zeros(2, dtype=torch.int64, device=self.device)
+        looked_at: dict[int, np.ndarray] = {}
         for position, payload in micro_batches:
-            loss, tokens = self._loss(payload, 0, position)
+            loss, tokens, features = self._loss(payload, 0, position)
             facts += torch.stack([_fixed(loss), tokens.to(torch.int64)])
+            if position * len(features) < FEATURES:
+                looked_at[position] = features.float().cpu().numpy()
         loss_sum, tokens_sum = self.group.sum(facts).tolist()
-        return loss_sum / LOSS_SCALE / tokens_sum, tokens_sum
+        found = {position: some for one in self.group.share(looked_at) for position, some in one.items()}
+        rows = np.concatenate([found[position] for position in sorted(found)])[:FEATURES]
+        return Evaluation(loss_sum / LOSS_SCALE / tokens_sum, tokens_sum, spread(rows), effective_rank(rows))
 
-    def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
-        """Summed loss and its count, of a micro-batch with random numbers of its own."""
+    def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Summed loss and its count, of a micro-batch with random numbers of its own; and its rows' features, [B, D]."""
         torch.manual_seed(int(mix(self.spec.seed, step, index)))  # for dropout and the like, inside the model
         batch = Batch.load(payload, self.device)
         with self._precision():
-            answers = self.model(batch)
-        losses = [self.objective.loss(answers[head], *asked) for head, asked in batch.asks.items()]
-        return torch.stack([loss for loss, _ in losses]).sum(), torch.stack([count for _, count in losses]).sum()
+            hidden = self.model.encode(batch)
+            answers = self.model.answer(batch, hidden)
+            lesson = self.teacher.targets(batch) if self.teacher else None
+        losses = []
+        for head, (target, where) in batch.asks.items():
+            answer = answers[head]
+            if self.objective.couples:
+                target, where = answer, where[:, :1]
+            told = lesson if target is None else target
+            assert told is not None, f"nobody tells what {head} should answer"
+            losses.append(self.objective.loss(answer, told, where))
+        loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
+        return loss, count, pooled(batch, hidden.detach())
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
         """bf16 matrix products on GPUs that have them; fp32 otherwise."""

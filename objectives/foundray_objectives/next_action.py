@@ -1,0 +1,37 @@
+"""Next action: what is done in a state, given the return that is still to come (Chen et al. 2021, Decision Transformer).
+
+Units are return-to-go, state and action, in turn. Asked at the state: mean squared error, or cross-entropy where actions
+are discrete. Asked for a return, such a model acts to get it.
+
+Differs: places are told by rotary positions rather than by an embedding of the time since the episode began.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy, squared_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RETURN, STATE, ACTION = range(3)
+"""The turns of a step's units."""
+
+
+class NextAction(Objective):
+    takes: ClassVar[tuple[str, ...]] = ("steps",)
+
+    def heads(self, shape: UnitShape) -> dict[str, int]:
+        return {"action": shape.kinds[ACTION].width}
+
+    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+        action = units.shape.kinds[ACTION]
+        following = np.roll(units.x[:, : action.width], -1, 0)
+        asked = np.arange(len(units)) % len(units.shape.kinds) == STATE
+        return Plan(units, (Ask("action", following.argmax(-1) if action.discrete else following, asked),))
+
+    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        return (squared_error if target.is_floating_point() else cross_entropy)(prediction, target, where)
