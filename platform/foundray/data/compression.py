@@ -26,7 +26,7 @@ def decompressed(handle: pa.NativeFile, path: str) -> io.BufferedReader:
 
 class _Xz(io.RawIOBase):
     def __init__(self, handle: pa.NativeFile):
-        self.file = lzma.LZMAFile(handle)
+        self.file = lzma.LZMAFile(handle)  # noqa: SIM115 - the handle is closed by whoever opened it
 
     def readable(self) -> bool:
         return True
