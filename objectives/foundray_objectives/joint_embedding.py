@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from foundray.contract import WIDTH, Ask, Objective, Plan, Units, UnitShape
+from foundray_objectives.masked_frame import spans
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,18 +85,6 @@ class JointEmbedding(Objective):
 
     def momentum(self, progress: float) -> float:
         return self.start_momentum + (1 - self.start_momentum) * progress
-
-
-def spans(length: int, ratio: float, span: int, chance: np.random.Generator) -> np.ndarray:
-    """[T] bool: spans at random places, which may overlap, until the part is reached; at least one unit stays."""
-    hidden = np.zeros(length, bool)
-    wanted = min(max(1, round(ratio * length)), max(1, length - 1))
-    for start in chance.permutation(length):
-        room = wanted - int(hidden.sum())
-        if room <= 0:
-            break
-        hidden[start : start + min(span, room)] = True
-    return hidden
 
 
 def context_and_targets(grid: tuple[int, int], shown: int, chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

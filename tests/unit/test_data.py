@@ -4,6 +4,7 @@ import gzip
 import io
 import itertools
 import json
+import lzma
 import os
 from pathlib import Path
 
@@ -42,12 +43,12 @@ def test_text_as_file_line_and_paragraph(tmp_path: Path) -> None:
     assert texts(read(path, documents="paragraph")) == ["one\ntwo", "three"]
 
 
-@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst", ".xz"])
 def test_json_lines_with_bad_rows(ending: str, tmp_path: Path) -> None:
     rows = [b'{"text": "good"}', b"{broken", b'{"other": 1}', b'{"text": ""}', b'{"text": 3}', b"", b"\xff\xfe", b"[1]"]
     rows += [b'{"text": "\\ud800"}', b'{"text": "also good"}']
     content = b"\n".join(rows) + b"\n"
-    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[ending]
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".xz": lzma.compress}[ending]
     (tmp_path / f"a.jsonl{ending}").write_bytes(pack(content))
     found = read(tmp_path, format="jsonl")
     assert texts(found) == ["good", "also good"]
@@ -73,6 +74,17 @@ def test_gzip_of_several_members_and_a_torn_one(tmp_path: Path) -> None:
     found = read(tmp_path / "b.jsonl.gz", format="jsonl")
     assert len(texts(found)) > 0
     assert bad(found)
+
+
+@pytest.mark.parametrize(("torn", "said"), [(slice(-90), "Compressed file ended"), (slice(50, None), "not supported")])
+def test_a_torn_xz_file(torn: slice, said: str, tmp_path: Path) -> None:
+    """Python's own reader raises other errors than those of a file."""
+    content = lzma.compress(os.urandom(3000).hex().encode())
+    (tmp_path / "a.txt.xz").write_bytes(content[torn])
+    ((position, reason),) = bad(read(tmp_path / "a.txt.xz"))
+    assert position == "byte 0"
+    assert reason.startswith("the compressed stream is broken")
+    assert said in reason
 
 
 def test_parquet(tmp_path: Path) -> None:

@@ -225,8 +225,8 @@ def test_ts_cases(tmp_path: Path) -> None:
 # All
 
 
-def test_all_installed_modalities_are_tested_here() -> None:
-    assert installed(MODALITIES) == ["dna", "image", "series", "text", "trajectory"]
+def test_all_installed_modalities_are_tested_here_or_in_a_file_of_their_own() -> None:
+    assert installed(MODALITIES) == ["audio", "dna", "image", "series", "text", "trajectory"]
 
 
 def test_what_does_not_go_together_is_refused_with_what_does() -> None:

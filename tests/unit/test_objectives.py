@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from foundray.contract import (
     installed,
     load_objective,
     squared_error,
-)  # fmt: skip
+)
+from foundray.spec import Spec
 from foundray.training.group import Group
+from foundray_objectives.masked_frame import quantiser, spans
 
 CLASSES = 100
 
@@ -74,6 +77,65 @@ def test_masked_patch_hides_what_it_asks() -> None:
     assert plan.hidden.sum() == 4
     assert np.array_equal(ask.where, plan.hidden)
     assert np.array_equal(ask.target, data.x)
+
+
+def test_next_frame_by_hand() -> None:
+    data = Units(np.array([[0.0, 2.0], [1.0, 5.0], [3.0, 3.0]], np.float32))
+    objective = load_objective("next_frame", {"ahead": 1})
+    (ask,) = planned(objective, data).asks
+    assert ask.where is not None
+    assert ask.where.tolist() == [True, True, False]
+    assert ask.target[:2].tolist() == [[1.0, 5.0], [3.0, 3.0]]
+    prediction = torch.tensor([[[0.0, 0.0], [1.0, 3.0], [9.0, 9.0]]])
+    loss, count = objective.loss(prediction, torch.from_numpy(ask.target)[None], torch.from_numpy(ask.where)[None])
+    assert (loss.item(), count.item()) == ((1 + 5) / 2 + (2 + 0) / 2, 2)
+    (ask,) = planned(load_objective("next_frame", {}), values(5)).asks
+    assert ask.where is not None
+    assert ask.where.tolist() == [True, True, False, False, False]
+    assert np.array_equal(ask.target[:2], values(5).x[3:])
+    assert not planned(load_objective("next_frame", {}), data).asks[0].where.any(), "nothing comes after the end"  # type: ignore[union-attr]
+
+
+def test_masked_frame_asks_for_the_nearest_code_where_it_hides() -> None:
+    options = {"codes": 7, "code_width": 3, "ratio": 0.3, "seed": 5}
+    plan = planned(load_objective("masked_frame", options), data := values(3))
+    projection, codebook = quantiser(4, 7, 3, 5)
+    seen = [x @ projection / np.linalg.norm(x @ projection) for x in data.x]
+    by_hand = [int(np.argmin([((code - vector) ** 2).sum() for code in codebook])) for vector in seen]
+    (ask,) = plan.asks
+    assert ask.target.tolist() == by_hand
+    assert plan.hidden is not None
+    assert plan.hidden.sum() == 1
+    assert np.array_equal(ask.where, plan.hidden)
+    assert np.array_equal(plan.units.x, data.x)
+    other = planned(load_objective("masked_frame", options | {"seed": 6}), values(50)).asks[0].target
+    assert not np.array_equal(other, planned(load_objective("masked_frame", options), values(50)).asks[0].target)
+
+
+def test_hidden_spans_by_law() -> None:
+    for length in range(1, 60):
+        found = np.array([spans(length, 0.4, 5, np.random.default_rng(seed)) for seed in range(30)])
+        hidden = max(1, round(0.4 * length))
+        assert found.shape == (30, length)
+        assert (found.sum(1) == hidden).all()
+        runs = (np.diff(found, axis=1, prepend=False) & found).sum(1)
+        assert runs.max() <= -(-hidden // 5)
+    at = np.mean([spans(60, 0.4, 5, np.random.default_rng(seed)) for seed in range(600)], 0)
+    assert at[5:-5] == pytest.approx(0.4, abs=0.12), "every unit has its turn"
+    assert at.min() > 0.05
+
+
+def test_codes_spread_over_the_codebook_where_units_are_normalised() -> None:
+    """How many are in use, by the entropy of what is asked; an offset, which normalisation takes away, leaves few."""
+    objective = load_objective("masked_frame", {"codes": 256})
+
+    def used(offset: float) -> float:
+        data = Units(values(20_000, 80).x + np.float32(offset))
+        share = np.bincount(planned(objective, data).asks[0].target, minlength=256) / 20_000
+        return float(np.exp(-(share * np.log(share + 1e-12)).sum()))
+
+    assert used(0.0) > 128
+    assert used(5.0) < 32
 
 
 def test_the_loss_is_a_sum_over_what_is_asked() -> None:
@@ -183,31 +245,60 @@ TOKEN_OBJECTIVES = ["fill_in_middle", "masked_token", "next_token", "span_corrup
 
 IMAGE = {"data__modality": {"kind": "image", "size": 16, "patch": 4, "channels": 1}, "model__context": 16}
 SERIES = {"data__modality": {"kind": "series", "patch": 6}, "model__context": 10}
-STEPS = {
-    "data__modality": {"kind": "trajectory", "state_width": 3, "action_width": 2, "discrete": True},
-    "model__context": 12,
-}
-VALUE_OBJECTIVES = {
+AUDIO = {"data__modality": {"kind": "audio", "rate": 8000, "bins": 8}, "model__context": 10}
+AGENT = {"kind": "trajectory", "state_width": 3, "action_width": 2, "discrete": True}
+STEPS = {"data__modality": AGENT, "model__context": 12}
+VALUE_OBJECTIVES: dict[str, dict[str, Any]] = {
     "contrastive": IMAGE,
-    "joint_embedding": IMAGE,
+    "joint_embedding": {**IMAGE, "objective__masking": "drop"},
+    "masked_frame": {**AUDIO, "objective__codes": 64},
     "masked_patch": SERIES,
     "masked_pixel": IMAGE,
     "next_action": STEPS,
+    "next_frame": AUDIO,
     "next_patch": IMAGE,
     "next_state": STEPS,
     "vicreg": SERIES,
 }
-OPTIONS = {"joint_embedding": {"masking": "drop"}}
 
 
 def test_all_installed_objectives_are_tested_here() -> None:
     assert set(installed(OBJECTIVES)) == {*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES}
 
 
-@pytest.mark.parametrize("kind", [*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES])
-def test_the_same_bits_for_one_and_three_workers(kind: str) -> None:
-    changes = VALUE_OBJECTIVES.get(kind, {})
-    files = {"data__sources": [{"path": "x", "format": "files"}]} if changes else {}
-    spec = make_spec(objective={"kind": kind, **OPTIONS.get(kind, {})}, **changes, **files)
-    alone = steps(Group(), spec, 3, None)
-    assert set(map(str, distributed.run(3, steps, spec, 3, 1))) == {str(alone)}
+def spec_of(kind: str, changes: dict[str, Any]) -> Spec:
+    files = {"data__sources": [{"path": "x", "format": "files"}]} if "data__modality" in changes else {}
+    return make_spec(objective={"kind": kind}, **changes, **files)
+
+
+SPECS = {
+    **{kind: spec_of(kind, VALUE_OBJECTIVES.get(kind, {})) for kind in [*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES]},
+    "joint_embedding of tokens": spec_of("joint_embedding", {}),
+}
+
+
+def each(group: Group, skew: int | None) -> dict[str, str]:
+    """What three steps of each lead to."""
+    return {name: str(steps(group, spec, 3, skew)) for name, spec in SPECS.items()}
+
+
+@pytest.fixture(scope="module")
+def several() -> list[dict[str, str]]:
+    """The same of three workers, each of which tells; one start of three processes for all."""
+    return distributed.run(3, each, 1)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes that are compared with: how a large product is rounded follows from the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", SPECS)
+def test_the_same_bits_for_one_and_three_workers(name: str, several: list[dict[str, str]]) -> None:
+    alone = str(steps(Group(), SPECS[name], 3, None))
+    assert {told[name] for told in several} == {alone}

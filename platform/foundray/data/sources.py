@@ -17,11 +17,11 @@ from pyarrow import fs
 
 from foundray.contract import Unreadable, Values
 from foundray.data.archive import members
+from foundray.data.compression import COMPRESSION, decompressed
 from foundray.errors import InputError
 from foundray.spec import Source
 from foundray.storage import Store, reading
 
-COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 ENDINGS: dict[str, tuple[str, ...]] = {
     "text": ("",),
     "code": (
@@ -125,7 +125,7 @@ def read_rows(file: RawFile, source: Source, modality: Values, length: int) -> I
     with reading(file.url):
         handle = store.filesystem.open_input_file(store.path)
     with handle:
-        stream = _decompressed(handle, store.path)
+        stream = decompressed(handle, store.path)
         if source.format == "webdataset":
             for name, content in members(stream):
                 if isinstance(content, Unreadable):
@@ -152,7 +152,7 @@ def _rows(modality: Values, name: str, content: bytes, length: int, label: str) 
 
 def _read_archive(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
     """Its .txt files, and the field of its .json files."""
-    for name, content in members(_decompressed(handle, path)):
+    for name, content in members(decompressed(handle, path)):
         if isinstance(content, Unreadable):
             yield BadRow(name or "end", str(content))
         elif name.endswith(".txt"):
@@ -162,7 +162,7 @@ def _read_archive(handle: pa.NativeFile, path: str, source: Source) -> Iterator[
 
 
 def _read_csv(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    lines = io.TextIOWrapper(_decompressed(handle, path), encoding="utf-8", errors="surrogateescape", newline="")
+    lines = io.TextIOWrapper(decompressed(handle, path), encoding="utf-8", errors="surrogateescape", newline="")
     rows = csv.reader(lines)
     try:
         names = next(rows, [])
@@ -212,22 +212,16 @@ def _lines(handle: pa.NativeFile, path: str) -> Iterator[tuple[int, bytes | BadR
     """Numbered lines without their ends; a compressed stream that breaks off ends in a BadRow."""
     number = 0
     try:
-        for number, line in enumerate(_decompressed(handle, path), 1):
+        for number, line in enumerate(decompressed(handle, path), 1):
             yield number, line.rstrip(b"\r\n")
     except OSError as error:
         yield number + 1, BadRow(f"line {number + 1}", f"the compressed stream is broken: {error}")
 
 
-def _decompressed(handle: pa.NativeFile, path: str) -> io.BufferedReader:
-    compression = COMPRESSION.get(posixpath.splitext(path)[1])
-    stream = pa.CompressedInputStream(handle, compression) if compression else handle
-    return io.BufferedReader(stream, 2**20)
-
-
 def _read_text(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
     if source.documents == "file":
         try:
-            yield _decode(_decompressed(handle, path).read(), "byte 0", lambda at: f"byte {at}")
+            yield _decode(decompressed(handle, path).read(), "byte 0", lambda at: f"byte {at}")
         except OSError as error:
             yield BadRow("byte 0", f"the compressed stream is broken: {error}")
         return

@@ -1,0 +1,85 @@
+"""Recordings (WAV, FLAC, MP3, Ogg) as frames of a log-mel spectrogram, each bin normalised over its recording."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from foundray.contract import Units, UnitShape, Unreadable, Values
+from foundray_modalities import recording
+from foundray_modalities.log_mel import filters, log_mel
+
+
+class Audio(Values):
+    gives: ClassVar[str] = "frames"
+    endings: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+
+    rate: int = Field(default=16_000, ge=1_000, lt=400_000)
+    """Samples a second that every recording is brought to."""
+    bins: PositiveInt = 80
+    """Mel bins of a frame."""
+    window: PositiveFloat = 25.0
+    """Length of a frame, in milliseconds."""
+    hop: PositiveFloat = 10.0
+    """From one frame to the next, in milliseconds."""
+    stack: PositiveInt = 1
+    """Frames that are put together to one unit."""
+
+    @model_validator(mode="after")
+    def _resolved(self) -> Audio:
+        window, hop = self._frame
+        if min(window, hop) < 2:
+            raise ValueError(f"window {self.window} ms and hop {self.hop} ms must be two samples or more at {self.rate} Hz")
+        if not self._every_bin_hears(self.bins):
+            most = next((bins for bins in range(self.bins - 1, 0, -1) if self._every_bin_hears(bins)), 0)
+            raise ValueError(f"a window of {self.window} ms at {self.rate} Hz resolves {most} bins, and not {self.bins}")
+        return self
+
+    def _every_bin_hears(self, bins: int) -> bool:
+        return bool(filters(self.rate, bins, self._frame[0]).any(1).all())
+
+    @property
+    def _frame(self) -> tuple[int, int]:
+        """Window and hop, in samples."""
+        return round(self.window * self.rate / 1000), round(self.hop * self.rate / 1000)
+
+    @property
+    def shape(self) -> UnitShape:
+        return UnitShape(width=self.stack * self.bins)
+
+    def samples(self, units: int, rate: int) -> int:
+        """Samples at another rate that so many units are made of."""
+        window, hop = self._frame
+        return math.ceil((window + (units * self.stack - 1) * hop) * rate / self.rate)
+
+    def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
+        """A recording as it is; or, where it is longer than twice the length, pieces of that, as FLAC, mono, 16 bits.
+
+        A sample is cut out of one at random. Of a long recording that breaks off, the pieces before that are used.
+        """
+        with recording.opened(content) as sound:
+            rate, least, most = sound.samplerate, self.samples(1, sound.samplerate), self.samples(2 * length, sound.samplerate)
+            if sound.frames < least:
+                raise Unreadable(f"a recording of {sound.frames} samples is shorter than one unit of {least}")
+            for start, samples in recording.pieces(sound, most):
+                if sound.frames > most and len(samples) >= least:
+                    yield f"sample {start}", {"audio": recording.flac(samples, rate)}
+            if sound.frames <= most:
+                yield "byte 0", {"audio": content}
+
+    def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
+        """Up to `length` units: of a longer recording a random stretch, or the first one."""
+        with recording.opened(row["audio"]) as sound:
+            samples = np.concatenate([samples for _, samples in recording.pieces(sound, sound.frames)])
+            samples = recording.resampled(samples, sound.samplerate, self.rate)
+        frames = log_mel(samples, self.rate, self.bins, *self._frame)
+        frames = (frames - frames.mean(0)) / np.sqrt(frames.var(0) + 1e-5)
+        spare = max(0, len(frames) - length * self.stack)
+        start = 0 if chance is None else int(chance.integers(0, spare + 1))
+        count = min(length, len(frames) // self.stack)
+        cut = frames[start : start + count * self.stack]
+        return Units(cut.reshape(count, -1).astype(np.float32))

@@ -1,0 +1,69 @@
+"""Masked frames: predict the classes of hidden stretches of sound from the rest (Chiu et al. 2022, BEST-RQ).
+
+A unit's class is the nearest of a codebook's vectors to its random projection, both of unit length. Neither is learned.
+
+Differs: hidden units are shown as a learned vector rather than as noise; a fixed part of a recording is hidden, in spans that
+do not overlap; the projection is Xavier-normal.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class MaskedFrame(Objective):
+    takes: ClassVar[tuple[str, ...]] = ("frames",)
+    causal: ClassVar[bool] = False
+    hides: ClassVar[bool] = True
+
+    codes: int = Field(default=8192, ge=2)
+    """Vectors in the codebook; 256 to 512 for hours of sound rather than thousands of them."""
+    code_width: PositiveInt = 16
+    """Their width, in values."""
+    span: PositiveInt = 40
+    """Longest hidden stretch, in units: 400 ms of the default frames."""
+    ratio: float = Field(default=0.4, gt=0, lt=1)
+    """Part of a recording that is hidden."""
+    seed: NonNegativeInt = 0
+    """Of projection and codebook."""
+
+    def heads(self, shape: UnitShape) -> dict[str, int]:
+        return {"codes": self.codes}
+
+    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+        projection, codebook = quantiser(units.x.shape[1], self.codes, self.code_width, self.seed)
+        classes = (units.x @ projection @ codebook.T).argmax(1)  # the nearest of unit vectors, however long the projection is
+        hidden = spans(len(units), self.ratio, self.span, chance)
+        return Plan(units, (Ask("codes", classes, hidden),), hidden)
+
+    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy(prediction, target, where)
+
+
+@lru_cache(4)
+def quantiser(width: int, codes: int, code_width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Projection [width, code_width] and codebook of unit vectors [codes, code_width], float64: ties are then no matter."""
+    chance = np.random.Generator(np.random.Philox(key=seed))
+    projection = chance.standard_normal((width, code_width)) * (2 / (width + code_width)) ** 0.5
+    codebook = chance.standard_normal((codes, code_width))
+    return projection, codebook / np.linalg.norm(codebook, axis=1, keepdims=True)
+
+
+def spans(length: int, ratio: float, longest: int, chance: np.random.Generator) -> np.ndarray:
+    """[length] bool: a fixed number of hidden units, one or more, in as few spans as may be, about equally long.
+
+    Two spans may touch, never overlap.
+    """
+    count = max(1, round(length * ratio))
+    lengths = [len(part) for part in np.array_split(np.arange(count), -(-count // longest))]
+    starts = np.sort(chance.integers(0, length - count + 1, len(lengths)))  # among the units that are shown
+    return np.insert(np.zeros(length - count, bool), np.repeat(starts, lengths), True)
