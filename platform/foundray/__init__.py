@@ -14,10 +14,13 @@ from foundray.errors import FoundrayError, InputError, RunFailed
 if TYPE_CHECKING:
     from foundray.audit import Audit
     from foundray.data.manifest import Prepared
+    from foundray.probing.task import Judgement
     from foundray.run import Facts
 
 __version__ = "0.1.0"
-__all__ = ["FoundrayError", "InputError", "RunFailed", "audit", "prepare", "resume", "sample", "samples", "status", "train"]
+__all__ = [
+    "FoundrayError", "InputError", "RunFailed", "audit", "prepare", "probe", "resume", "sample", "samples", "status", "train",
+]  # fmt: skip
 
 SpecPath = str | PathLike[str]
 Report = Callable[[str], None]
@@ -104,6 +107,16 @@ def sample(run: SpecPath, prompt: str = "", tokens: int = 200, temperature: floa
     from foundray.run import Run
 
     return generate(Run.open(_path(run)), prompt, tokens, temperature, top_k, seed)
+
+
+def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = None) -> Judgement:
+    """Judge a run's newest weights by a task file, beside a floor and the same network untrained. Raises InputError."""
+    from foundray.probing import load_task
+    from foundray.probing import probe as judge
+    from foundray.run import Run
+
+    checked = load_task(_path(task), overrides)
+    return judge(Run.open(_path(run)), checked)
 
 
 def _path(path: SpecPath) -> str:
