@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from foundray.errors import FoundrayError, InputError, RunFailed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from foundray.audit import Audit
     from foundray.data.manifest import Prepared
     from foundray.probing.task import Judgement
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "FoundrayError", "InputError", "RunFailed", "audit", "prepare", "probe", "resume", "sample", "samples", "status", "train",
+    "FoundrayError", "InputError", "RunFailed", "audit", "fetch", "prepare", "probe", "resume", "sample", "samples", "status",
+    "train",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -117,6 +120,15 @@ def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = N
 
     checked = load_task(_path(task), overrides)
     return judge(Run.open(_path(run)), checked)
+
+
+def fetch(name: str, to: SpecPath = "data", mirror: SpecPath | None = None, report: Report = _silent) -> Path:
+    """Get an example's data into its folder inside `to`; gives that folder. Raises InputError."""
+    from pathlib import Path
+
+    from foundray.fetching import fetch as fetch_data
+
+    return fetch_data(name, Path(to), None if mirror is None else Path(mirror), report)
 
 
 def _path(path: SpecPath) -> str:

@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     added = verb("probe", _probe, "judge what a run has learned, beside a floor and the same network untrained", "RUN")
     added.add_argument("--task", required=True, metavar="FILE", help="a YAML file: what the run is judged by")
     added.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a field of the task (repeatable)")
+    added = verb("fetch", _fetch, "get an example's data, from where it was published or from a folder")
+    added.add_argument("name", metavar="NAME", help="an example's name, or its folder")
+    added.add_argument("--mirror", metavar="FOLDER", help="take the files from here: a folder of data sets, such as another data/")
+    added.add_argument("--to", metavar="FOLDER", default="data", help="the folder of data sets (default: data)")
     _cluster_verbs(verbs.add_parser("cluster", help="a Ray cluster of several nodes on this machine"))
     verb("schema", _schema, "print the JSON schema of a spec")
     return parser
@@ -172,6 +176,10 @@ def _probe(options: Any) -> None:
     print(judgement.table())
     if options.json:
         print(json.dumps(judgement.to_dict()))
+
+
+def _fetch(options: Any) -> None:
+    foundray.fetch(options.name, options.to, options.mirror, _report)
 
 
 def _cluster_verbs(parser: argparse.ArgumentParser) -> None:
