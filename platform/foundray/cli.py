@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a field of the task (repeatable)")
     added = verb("fetch", _fetch, "get an example's data, from where it was published or from a folder")
     added.add_argument("name", metavar="NAME", help="an example's name, or its folder")
-    added.add_argument("--mirror", metavar="FOLDER", help="take the files from here: a folder of data sets, such as another data/")
+    added.add_argument(
+        "--mirror", metavar="FOLDER", help="take the files from here: a folder of data sets, such as another data/"
+    )
     added.add_argument("--to", metavar="FOLDER", default="data", help="the folder of data sets (default: data)")
     _cluster_verbs(verbs.add_parser("cluster", help="a Ray cluster of several nodes on this machine"))
     verb("schema", _schema, "print the JSON schema of a spec")

@@ -62,7 +62,7 @@ class Reader:
         """The source's rows, in order. Raises InputError for a source that cannot be read."""
         values = self.modality if isinstance(self.modality, Values) else None
         if source.format != "webdataset" and (source.format == "files") != (values is not None):
-            right = "files, or webdataset" if values else "text, code, jsonl, csv, parquet or fasta, or webdataset"
+            right = "files, or webdataset" if values else "text, code, jsonl, csv, parquet, fasta, conllu or webdataset"
             raise InputError(f"{source.path}: the run's data is read from {right}, not from {source.format}")
         for file in find_files(source, values.endings if values else ()):
             if values is None:

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ValidationError
 from foundray.errors import InputError
 from foundray.spec import Spec, nearest
 
-
 _Checked = TypeVar("_Checked", bound=BaseModel)
 
 

@@ -32,6 +32,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "csv": (".csv",),
     "parquet": (".parquet", ".pq"),
     "fasta": (".fasta", ".fa", ".fna", ".ffn"),
+    "conllu": (".conllu",),
     "webdataset": (".tar", ".tgz"),
 }  # fmt: skip
 AMBIGUOUS = str.maketrans("RYSWKMBDHVU", "NNNNNNNNNNT")
@@ -109,7 +110,7 @@ def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]
     """The file's documents in order, with a BadRow in place of each that cannot be used."""
     readers: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | BadRow]]] = {
         "text": _read_text, "code": _read_text, "jsonl": _read_json_lines, "csv": _read_csv, "parquet": _read_parquet,
-        "fasta": _read_fasta, "webdataset": _read_archive,
+        "fasta": _read_fasta, "conllu": _read_conllu, "webdataset": _read_archive,
     }  # fmt: skip
     reader = readers[source.format]
     store = Store.at(file.url)
@@ -223,6 +224,23 @@ def _sequence(name: str, parts: list[str], bad: BadRow | None) -> Iterator[Docum
         yield Document("".join(parts))
     elif name:
         yield BadRow(f"sequence {name}", "empty")
+
+
+def _read_conllu(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+    """The texts of a treebank of Universal Dependencies, a sentence a line; where it tells documents, each is one."""
+    start, sentences = 1, list[bytes]()
+    for number, line in _lines(handle, path):
+        if isinstance(line, BadRow):
+            yield line
+            break
+        if line.startswith(b"# newdoc"):
+            if sentences:
+                yield _decode(b"\n".join(sentences), f"line {start}")
+            start, sentences = number, []
+        elif line.startswith(b"# text = "):
+            sentences.append(line.removeprefix(b"# text = "))
+    if sentences:
+        yield _decode(b"\n".join(sentences), f"line {start}")
 
 
 def _lines(handle: pa.NativeFile, path: str) -> Iterator[tuple[int, bytes | BadRow]]:

@@ -138,8 +138,9 @@ class Classify(FeatureTask):
             chance, drawn = np.random.default_rng(seed), []
             for label in np.unique(labels[:fitted]):
                 of_class = np.flatnonzero(labels[:fitted] == label)
-                if len(of_class) < self.labels_per_class:
-                    raise InputError(f"labels_per_class: class {label!r} has {len(of_class)} examples")
+                if (have := len(of_class)) < self.labels_per_class:
+                    wanted = f"fewer than {self.labels_per_class}"
+                    raise InputError(f"labels_per_class: class {str(label)!r} has {have} examples, {wanted}")
                 drawn.append(chance.choice(of_class, self.labels_per_class, replace=False))
             fit = np.sort(np.concatenate(drawn))
         held = everyone[fitted:] if self.test else np.setdiff1d(everyone, fit)

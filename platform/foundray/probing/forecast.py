@@ -1,4 +1,4 @@
-"""What comes next in a series: ridge regression from a frozen encoding of the look-back window (the linear probe of Nie et al. 2023).
+"""What comes next in a series: ridge regression from a frozen encoding of the window before (Nie et al. 2023, linear probing).
 
 Each channel on its own, one regression for all of them. A window is normalised by its own mean and variance, as the series
 modality does, and the prediction brought back; errors are of values standardised by the training part. The regression
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ class Forecast(FeatureTask):
     """Steps of the training, validation and test part, from the start; a window may reach back over a border."""
     pool: Pool = "flatten"
     """How the hidden states of a window become its features: `mean`, `mean_std`, `last` or `flatten`."""
-    penalties: list[float] = [10.0**power for power in range(-1, 7)]
+    penalties: tuple[float, ...] = tuple(10.0**power for power in range(-1, 7))
     """The ridge penalties that are tried; the validation part chooses."""
 
     def judge(self, run: Run) -> Judgement:
@@ -59,7 +59,7 @@ class Forecast(FeatureTask):
 
         def error(name: str, encode: Callable[[Batch], Tensor], pool: Pool) -> float:
             parts = [self._moments(channels, at, lookback, modality, encode, pool) for at in starts]
-            penalty, mse = fitted(*parts, self.penalties)
+            penalty, mse = fitted(parts[0], parts[1], parts[2], self.penalties)
             chosen[name].append(penalty)
             return mse
 
@@ -92,7 +92,13 @@ class Forecast(FeatureTask):
         return found
 
     def _moments(
-        self, channels: np.ndarray, starts: range, lookback: int, modality: Values, encode: Callable[[Batch], Tensor], pool: Pool
+        self,
+        channels: np.ndarray,
+        starts: range,
+        lookback: int,
+        modality: Values,
+        encode: Callable[[Batch], Tensor],
+        pool: Pool,
     ) -> Moments:
         moments = Moments()
         for windows, following in _windows(channels, starts, lookback, self.horizon):
@@ -123,7 +129,7 @@ def standardised(series: np.ndarray, training: int, steps: int) -> np.ndarray:
         raise InputError(f"split: it asks for {steps} steps, and the series has {series.shape[1]}")
     part = series[:, :training].astype(np.float64)
     deviation = part.std(1, keepdims=True)
-    result: np.ndarray = ((series[:, :steps] - part.mean(1, keepdims=True)) / np.where(deviation == 0, 1, deviation))
+    result: np.ndarray = (series[:, :steps] - part.mean(1, keepdims=True)) / np.where(deviation == 0, 1, deviation)
     return result.astype(np.float32)
 
 
@@ -172,7 +178,7 @@ class Moments:
         return float((square - 2 * np.sum(slope * self.xy) - 2 * self.y @ intercept + self.yy) / self.count)
 
 
-def fitted(training: Moments, validation: Moments, test: Moments, penalties: list[float]) -> tuple[float, float]:
+def fitted(training: Moments, validation: Moments, test: Moments, penalties: Sequence[float]) -> tuple[float, float]:
     """The penalty with the smallest error on the validation part, and the error on the test part with it."""
     products, answers = training.centred()
     values, vectors = np.linalg.eigh(products)

@@ -33,19 +33,18 @@ class Judgement:
     """How many examples, and what else was chosen on the way."""
 
     def table(self) -> str:
+        """Three columns, each the mean and the standard deviation over seeds, and the facts."""
+        head = f"{self.measure} ({'higher' if self.higher_is_better else 'lower'} is better)"
         columns = {"floor": self.floor, "random": self.random, "ours": self.ours}
-        names = "".join(f"{name:<18}" for name in columns)
-        better = "higher" if self.higher_is_better else "lower"
-        head = f"{self.measure} ({better} is better)"
+        names, values = "".join(f"{name:<18}" for name in columns), "".join(f"{_told(v):<18}" for v in columns.values())
         facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
-        return f"{'':{len(head)}}  {names.rstrip()}\n{head}  {''.join(f'{_with_spread(values):<18}' for values in columns.values())}\n{facts}"
+        return f"{'':{len(head)}}  {names.rstrip()}\n{head}  {values.rstrip()}\n{facts}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def _with_spread(values: list[float]) -> str:
-    """Mean and standard deviation over seeds."""
+def _told(values: list[float]) -> str:
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
