@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 from foundray.errors import FoundrayError, InputError, RunFailed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from foundray.audit import Audit
     from foundray.data.manifest import Prepared
+    from foundray.probing.task import Judgement
     from foundray.run import Facts
 
 __version__ = "0.1.0"
-__all__ = ["FoundrayError", "InputError", "RunFailed", "audit", "prepare", "resume", "sample", "samples", "status", "train"]
+__all__ = [
+    "FoundrayError", "InputError", "RunFailed", "audit", "fetch", "prepare", "probe", "resume", "sample", "samples", "status",
+    "train",
+]  # fmt: skip
 
 SpecPath = str | PathLike[str]
 Report = Callable[[str], None]
@@ -104,6 +110,25 @@ def sample(run: SpecPath, prompt: str = "", tokens: int = 200, temperature: floa
     from foundray.run import Run
 
     return generate(Run.open(_path(run)), prompt, tokens, temperature, top_k, seed)
+
+
+def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = None) -> Judgement:
+    """Judge a run's newest weights by a task file, beside a floor and the same network untrained. Raises InputError."""
+    from foundray.probing import load_task
+    from foundray.probing import probe as judge
+    from foundray.run import Run
+
+    checked = load_task(_path(task), overrides)
+    return judge(Run.open(_path(run)), checked)
+
+
+def fetch(name: str, to: SpecPath = "data", mirror: SpecPath | None = None, report: Report = _silent) -> Path:
+    """Get an example's data into its folder inside `to`; gives that folder. Raises InputError."""
+    from pathlib import Path
+
+    from foundray.fetching import fetch as fetch_data
+
+    return fetch_data(name, Path(to), None if mirror is None else Path(mirror), report)
 
 
 def _path(path: SpecPath) -> str:

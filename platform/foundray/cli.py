@@ -66,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     added.add_argument("--top-k", type=int, default=50, help="draw from the likeliest so many (default: 50)")
     added.add_argument("--seed", type=int, default=0, help="another seed, another text (default: 0)")
+    added = verb("probe", _probe, "judge what a run has learned, beside a floor and the same network untrained", "RUN")
+    added.add_argument("--task", required=True, metavar="FILE", help="a YAML file: what the run is judged by")
+    added.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a field of the task (repeatable)")
+    added = verb("fetch", _fetch, "get an example's data, from where it was published or from a folder")
+    added.add_argument("name", metavar="NAME", help="an example's name, or its folder")
+    added.add_argument(
+        "--mirror", metavar="FOLDER", help="take the files from here: a folder of data sets, such as another data/"
+    )
+    added.add_argument("--to", metavar="FOLDER", default="data", help="the folder of data sets (default: data)")
     _cluster_verbs(verbs.add_parser("cluster", help="a Ray cluster of several nodes on this machine"))
     verb("schema", _schema, "print the JSON schema of a spec")
     return parser
@@ -162,6 +171,17 @@ def _sample(options: Any) -> None:
     print(text)
     if options.json:
         print(json.dumps({"text": text}))
+
+
+def _probe(options: Any) -> None:
+    judgement = foundray.probe(options.target, options.task, _overrides(options))
+    print(judgement.table())
+    if options.json:
+        print(json.dumps(judgement.to_dict()))
+
+
+def _fetch(options: Any) -> None:
+    foundray.fetch(options.name, options.to, options.mirror, _report)
 
 
 def _cluster_verbs(parser: argparse.ArgumentParser) -> None:

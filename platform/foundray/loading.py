@@ -1,4 +1,4 @@
-"""Reading a spec: YAML, overrides, and what is wrong with it in one sentence.
+"""Reading a spec, or another checked YAML file: overrides, and what is wrong with it in one sentence.
 
 `load_spec(path, overrides)` gives a `Spec` or raises `InputError` with a sentence that names the field, the value and what
 would be right.
@@ -9,28 +9,39 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from foundray.errors import InputError
 from foundray.spec import Spec, nearest
 
+_Checked = TypeVar("_Checked", bound=BaseModel)
+
 
 def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Spec:
     """Read, override and check a spec file. Raises InputError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"the spec {path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"the spec {path} is not UTF-8 text (byte {error.start})") from None
-    return parse_spec(text, str(path), overrides)
+    return parse_spec(read_yaml(path, "the spec"), str(path), overrides)
 
 
 def parse_spec(text: str, where: str, overrides: Mapping[str, Any] | None = None) -> Spec:
     """Check a spec given as YAML text; `where` names it in errors. Raises InputError."""
+    return checked(Spec, parse_fields(text, where, "a spec starts with `name: ...`", overrides), where)
+
+
+def read_yaml(path: str | Path, what: str) -> str:
+    """The text of a file; `what` names it in errors. Raises InputError."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} {path} is not UTF-8 text (byte {error.start})") from None
+
+
+def parse_fields(text: str, where: str, right: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The fields of YAML text, overridden; `right` says what would be right where there are none. Raises InputError."""
     try:
         fields = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -38,13 +49,18 @@ def parse_spec(text: str, where: str, overrides: Mapping[str, Any] | None = None
         line = f" (line {mark.line + 1})" if mark else ""
         raise InputError(f"{where} is not valid YAML{line}: {getattr(error, 'problem', error)}") from None
     if not isinstance(fields, dict):
-        raise InputError(f"{where} holds no fields; a spec starts with `name: ...`")
+        raise InputError(f"{where} holds no fields; {right}")
     for name, value in (overrides or {}).items():
         _override(fields, name, value)
+    return fields
+
+
+def checked(model: type[_Checked], fields: dict[str, Any], where: str) -> _Checked:
+    """The fields as what they should be. Raises InputError."""
     try:
-        return Spec.model_validate(fields)
+        return model.model_validate(fields)
     except ValidationError as error:
-        raise InputError(f"{where}: {_sentence(error)}") from None
+        raise InputError(f"{where}: {_sentence(error, model)}") from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -89,15 +105,15 @@ def _index(items: list[Any], key: str, name: str) -> int:
     return int(key)
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
     # An unknown field explains the missing one beside it, so it is told first.
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    name = ".".join(str(part) for part in first["loc"]) or "the spec"
+    name = ".".join(str(part) for part in first["loc"]) or "the file"
     more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
         *parents, last = first["loc"]
-        known = _fields_at(tuple(parents))
+        known = _fields_at(model, tuple(parents))
         return f"{name} is not a field{nearest(str(last), known)}; there are: {', '.join(known)}{more}"
     if first["type"] == "missing":
         return f"{name} is missing{more}"
@@ -106,8 +122,8 @@ def _sentence(error: ValidationError) -> str:
     return f"{name}: {message[0].lower()}{message[1:]}{given}{more}"
 
 
-def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Spec
+def _fields_at(root: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    model: Any = root
     for part in location:
         if isinstance(part, int):
             continue

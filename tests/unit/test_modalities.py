@@ -76,6 +76,12 @@ def test_fasta_sequences_and_bad_letters(tmp_path: Path) -> None:
     assert "the compressed stream is broken" in documents(tmp_path / "broken.fna.gz", format="fasta")[-1]
 
 
+def test_texts_of_a_treebank(tmp_path: Path) -> None:
+    lines = ["# newdoc id = a", "# text = One.", "1\tOne\t_", "", "# text = Two.", "# newdoc id = b", "# text = Three."]
+    (path := tmp_path / "t.conllu").write_text("\n".join(lines))
+    assert documents(path, format="conllu") == ["One.\nTwo.", "Three."]
+
+
 def archive(path: Path, members: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w") as file:
         for name, content in members.items():

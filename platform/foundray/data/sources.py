@@ -32,6 +32,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "csv": (".csv",),
     "parquet": (".parquet", ".pq"),
     "fasta": (".fasta", ".fa", ".fna", ".ffn"),
+    "conllu": (".conllu",),
     "webdataset": (".tar", ".tgz"),
 }  # fmt: skip
 AMBIGUOUS = str.maketrans("RYSWKMBDHVU", "NNNNNNNNNNT")
@@ -109,7 +110,7 @@ def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]
     """The file's documents in order, with a BadRow in place of each that cannot be used."""
     readers: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | BadRow]]] = {
         "text": _read_text, "code": _read_text, "jsonl": _read_json_lines, "csv": _read_csv, "parquet": _read_parquet,
-        "fasta": _read_fasta, "webdataset": _read_archive,
+        "fasta": _read_fasta, "conllu": _read_conllu, "webdataset": _read_archive,
     }  # fmt: skip
     reader = readers[source.format]
     store = Store.at(file.url)
@@ -121,6 +122,14 @@ def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]
 
 def read_rows(file: RawFile, source: Source, modality: Values, length: int) -> Iterator[dict[str, Any] | BadRow]:
     """The rows of a modality that has files of its own, in order, with a BadRow in place of what cannot be used."""
+    for _, _, row in read_located_rows(file, source, modality, length):
+        yield row
+
+
+def read_located_rows(
+    file: RawFile, source: Source, modality: Values, length: int
+) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
+    """(path of the file, or name in the archive; position in it; row), as `read_rows` gives them."""
     store = Store.at(file.url)
     with reading(file.url):
         handle = store.filesystem.open_input_file(store.path)
@@ -129,25 +138,34 @@ def read_rows(file: RawFile, source: Source, modality: Values, length: int) -> I
         if source.format == "webdataset":
             for name, content in members(stream):
                 if isinstance(content, Unreadable):
-                    yield BadRow(name or "end", str(content))
+                    yield name, "", BadRow(name or "end", str(content))
                 elif name.lower().endswith(modality.endings):
                     yield from _rows(modality, name, content, length, name)
         else:
             try:
                 content = stream.read()
             except OSError as error:
-                yield BadRow("byte 0", f"the compressed stream is broken: {error}")
+                yield store.path, "", BadRow("byte 0", f"the compressed stream is broken: {error}")
                 return
             yield from _rows(modality, store.path, content, length, "")
 
 
-def _rows(modality: Values, name: str, content: bytes, length: int, label: str) -> Iterator[dict[str, Any] | BadRow]:
+def _rows(
+    modality: Values, name: str, content: bytes, length: int, label: str
+) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
     try:
         for position, row in modality.rows(name, content, length):
             where = f"{label}, {position}" if label else position
-            yield BadRow(where, str(row)) if isinstance(row, Unreadable) else row
+            yield name, position, BadRow(where, str(row)) if isinstance(row, Unreadable) else row
     except Unreadable as error:
-        yield BadRow(label or "byte 0", str(error))
+        yield name, "", BadRow(label or "byte 0", str(error))
+
+
+def read_whole(url: str) -> bytes:
+    """What a file holds, decompressed. Raises InputError."""
+    store = Store.at(url)
+    with reading(url), store.filesystem.open_input_file(store.path) as handle:
+        return decompressed(handle, store.path).read()
 
 
 def _read_archive(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
@@ -206,6 +224,23 @@ def _sequence(name: str, parts: list[str], bad: BadRow | None) -> Iterator[Docum
         yield Document("".join(parts))
     elif name:
         yield BadRow(f"sequence {name}", "empty")
+
+
+def _read_conllu(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+    """The texts of a treebank of Universal Dependencies, a sentence a line; where it tells documents, each is one."""
+    start, sentences = 1, list[bytes]()
+    for number, line in _lines(handle, path):
+        if isinstance(line, BadRow):
+            yield line
+            break
+        if line.startswith(b"# newdoc"):
+            if sentences:
+                yield _decode(b"\n".join(sentences), f"line {start}")
+            start, sentences = number, []
+        elif line.startswith(b"# text = "):
+            sentences.append(line.removeprefix(b"# text = "))
+    if sentences:
+        yield _decode(b"\n".join(sentences), f"line {start}")
 
 
 def _lines(handle: pa.NativeFile, path: str) -> Iterator[tuple[int, bytes | BadRow]]:

@@ -63,7 +63,7 @@ class Spec(Section):
         tokens = modality.gives == "tokens"
         for index, source in enumerate(self.data.sources):
             if source.format != "webdataset" and (source.format == "files") == tokens:
-                right = "text, code, jsonl, csv, parquet or fasta" if tokens else "files"
+                right = "text, code, jsonl, csv, parquet, fasta or conllu" if tokens else "files"
                 raise ValueError(
                     f"data.sources.{index}.format: the modality {self.data.modality.kind} is read from {right}, or webdataset, "
                     f"not from {source.format}"

@@ -1,0 +1,138 @@
+"""An example's data, from where it was published or from a folder that holds it: checked by size and SHA-256."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from foundray.errors import InputError
+from foundray.loading import checked, parse_fields, read_yaml
+from foundray.spec import nearest
+from foundray.spec.section import Section
+
+TIMEOUT_S = 60
+CHUNK = 2**20
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""Of a file or a folder: it cannot lead elsewhere."""
+
+
+class File(Section):
+    url: str = Field(pattern=r"^https?://")
+    """Where it was published."""
+    bytes: PositiveInt
+    """Its size, or that of what it unzips to."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of its bytes, or of what it unzips to."""
+    of: Literal["file", "unzipped"] = "file"
+    """What size and SHA-256 are of: a gzip file made anew from the same data has other bytes."""
+
+
+class DataSet(Section):
+    folder: str = Field(pattern=f"^{NAME}$")
+    """Its folder inside the folder of all data."""
+    origin: str
+    """Who published it, and how the files come from that."""
+    licence: str
+    """Under what it may be used."""
+    files: dict[str, File] = Field(min_length=1)
+    """By name."""
+
+    @field_validator("files")
+    @classmethod
+    def _names_stay(cls, files: dict[str, File]) -> dict[str, File]:
+        if wrong := next((name for name in files if not re.fullmatch(NAME, name)), None):
+            raise ValueError(f"{wrong!r} is not a plain file name")
+        return files
+
+
+def fetch(name: str, to: Path, mirror: Path | None = None, report: Callable[[str], None] = lambda line: None) -> Path:
+    """Get the data of an example, by its name or folder, into its folder in `to`; what is there and right stays.
+
+    `mirror` holds data sets by their folders' names, and is used in place of the network. Raises InputError.
+    """
+    data = load_data_set(name)
+    target = to / data.folder
+    for file_name, file in data.files.items():
+        place = target / file_name
+        if place.exists() and _difference(place, file) is None:
+            report(f"{place}: there")
+            continue
+        origin = _mirrored(mirror / data.folder, file_name, file) if mirror else file.url
+        _get(origin, place, file)
+        report(f"{place}: {place.stat().st_size:,} bytes from {origin}")
+    report(f"{data.folder}: {data.licence}")
+    return target
+
+
+def load_data_set(name: str) -> DataSet:
+    """What an example's data.yaml says. Raises InputError for an unknown example."""
+    places = [Path(name), Path("examples") / name, Path(__file__).parents[2] / "examples" / name]
+    found = next((place / "data.yaml" for place in places if (place / "data.yaml").is_file()), None)
+    if found is None:
+        known = sorted({file.parent.name for place in places[1:] for file in place.parent.glob("*/data.yaml")})
+        listed = f"; there are: {', '.join(known)}" if known else " and no examples/ is here: stand in the repository"
+        raise InputError(f"no example {name!r} has a data.yaml{nearest(name, known)}{listed}")
+    fields = parse_fields(read_yaml(found, "the data file"), str(found), "a data file starts with `folder: ...`")
+    return checked(DataSet, fields, str(found))
+
+
+def _mirrored(folder: Path, name: str, file: File) -> str:
+    """The file in the mirror, by its name here or by that in its URL. Raises InputError."""
+    for known_as in dict.fromkeys((name, file.url.rpartition("/")[2])):
+        if (place := folder / known_as).is_file():
+            return place.absolute().as_uri()
+    raise InputError(f"the mirror has no {folder / name}")
+
+
+def _get(origin: str, place: Path, file: File) -> None:
+    """Download to a name of its own, check, and only then give it its name. Raises InputError."""
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(origin, timeout=TIMEOUT_S) as stream, part.open("wb") as target:
+            shutil.copyfileobj(stream, target, CHUNK)
+        if difference := _difference(part, file):
+            raise InputError(f"{origin} is not what was expected: {difference}; nothing was kept")
+        part.replace(place)
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        raise InputError(f"{origin} could not be fetched to {place}: {getattr(error, 'reason', None) or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _difference(place: Path, file: File) -> str | None:
+    """What of a file is not as expected."""
+    what, sha, size = ("it" if file.of == "file" else "it, unzipped,"), hashlib.sha256(), 0
+    try:
+        with place.open("rb") as stream:
+            for chunk in _unzipped(stream) if file.of == "unzipped" else iter(lambda: stream.read(CHUNK), b""):
+                sha.update(chunk)
+                size += len(chunk)
+                if size > file.bytes:
+                    return f"{what} has more than {file.bytes:,} bytes"
+    except zlib.error as error:
+        return f"it cannot be unzipped ({error})"
+    if size != file.bytes:
+        return f"{what} has {size:,} bytes instead of {file.bytes:,}"
+    if sha.hexdigest() != file.sha256:
+        return f"{what} has the SHA-256 {sha.hexdigest()} instead of {file.sha256}"
+    return None
+
+
+def _unzipped(stream: IO[bytes]) -> Iterator[bytes]:
+    """What a gzip stream holds, a little at a time, so that a small file cannot fill the memory."""
+    unzip, rest = zlib.decompressobj(wbits=31), b""
+    while not unzip.eof and (rest := unzip.unconsumed_tail or stream.read(CHUNK)):
+        yield unzip.decompress(rest, CHUNK)

@@ -1,0 +1,35 @@
+"""Probes: what a run has learned, beside a floor and beside the same network untrained.
+
+A task is a YAML file. Its `kind` is a class in a module of its own, with the task's fields and a `judge`; KINDS lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from foundray.errors import InputError
+from foundray.loading import checked, parse_fields, read_yaml
+from foundray.probing.classify import Classify
+from foundray.probing.forecast import Forecast
+from foundray.probing.task import Judgement, Task
+from foundray.run import Run
+from foundray.spec import nearest
+
+KINDS: dict[str, type[Task]] = {"classify": Classify, "forecast": Forecast}
+
+
+def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Task:
+    """Read, override and check a task file. Raises InputError."""
+    fields = parse_fields(read_yaml(path, "the task"), str(path), "a task starts with `kind: ...`", overrides)
+    kind = fields.get("kind")
+    if kind not in KINDS:
+        near = nearest(kind, list(KINDS)) if isinstance(kind, str) else ""
+        raise InputError(f"{path}: kind: no task of kind {kind!r}{near}; there are: {', '.join(KINDS)}")
+    return checked(KINDS[kind], fields, str(path))
+
+
+def probe(run: Run, task: Task) -> Judgement:
+    """Judge the run's newest weights by the task. Raises InputError."""
+    return task.judge(run)

@@ -1,0 +1,117 @@
+"""Data by URL and from a mirror: what is wrong is refused and leaves nothing, what is right is left alone."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import REPOSITORY
+
+import foundray
+from foundray.errors import InputError
+from foundray.fetching import load_data_set
+from foundray.loading import load_spec
+
+CONTENT = b"some data\n" * 1000
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and its address on a server of this machine."""
+    (folder := tmp_path / "served").mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def example(folder: Path, url: str, content: bytes = CONTENT, name: str = "a.txt", **fields: Any) -> str:
+    entry = {"url": url, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **fields}
+    (made := folder / "example").mkdir(exist_ok=True)
+    described = {"folder": "some-set", "origin": "this test", "licence": "free", "files": {name: entry}}
+    (made / "data.yaml").write_text(yaml.safe_dump(described))
+    return str(made)
+
+
+def test_by_url_and_then_nothing_more(served: tuple[Path, str], tmp_path: Path) -> None:
+    (served[0] / "a.txt").write_bytes(CONTENT)
+    name = example(tmp_path, f"{served[1]}/a.txt")
+    folder = foundray.fetch(name, tmp_path / "data")
+    assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [("a.txt", CONTENT)]
+    (served[0] / "a.txt").unlink()
+    told: list[str] = []
+    foundray.fetch(name, tmp_path / "data", report=told.append)
+    assert told[0].endswith("a.txt: there")
+    (folder / "a.txt").write_bytes(CONTENT[:-1])
+    with pytest.raises(InputError, match=r"a\.txt could not be fetched to .*: (File )?[Nn]ot [Ff]ound"):
+        foundray.fetch(name, tmp_path / "data")
+
+
+def test_other_content_is_refused_and_leaves_nothing(served: tuple[Path, str], tmp_path: Path) -> None:
+    name = example(tmp_path, f"{served[1]}/a.txt")
+    (served[0] / "a.txt").write_bytes(CONTENT[::-1])
+    with pytest.raises(InputError, match=f"it has the SHA-256 .* instead of {hashlib.sha256(CONTENT).hexdigest()}"):
+        foundray.fetch(name, tmp_path / "data")
+    (served[0] / "a.txt").write_bytes(CONTENT[:-1])
+    with pytest.raises(InputError, match=r"it has 9,999 bytes instead of 10,000; nothing was kept"):
+        foundray.fetch(name, tmp_path / "data")
+    assert list((tmp_path / "data" / "some-set").iterdir()) == []
+
+
+def test_from_a_mirror_by_either_name(tmp_path: Path) -> None:
+    (mirror := tmp_path / "mirror" / "some-set").mkdir(parents=True)
+    name = example(tmp_path, "https://nowhere.invalid/original.txt")
+    with pytest.raises(InputError, match=r"the mirror has no .*some-set/a\.txt"):
+        foundray.fetch(name, tmp_path / "data", mirror.parent)
+    (mirror / "original.txt").write_bytes(CONTENT)
+    assert (foundray.fetch(name, tmp_path / "data", mirror.parent) / "a.txt").read_bytes() == CONTENT
+    assert (foundray.fetch(name, tmp_path / "again", tmp_path / "data") / "a.txt").read_bytes() == CONTENT
+
+
+def test_what_was_zipped_anew_is_known_by_its_content(tmp_path: Path) -> None:
+    (mirror := tmp_path / "mirror" / "some-set").mkdir(parents=True)
+    name = example(tmp_path, "https://nowhere.invalid/a.gz", name="a.gz", of="unzipped")
+    for level in (1, 9):
+        (mirror / "a.gz").write_bytes(gzip.compress(CONTENT, level))
+        foundray.fetch(name, tmp_path / f"data{level}", mirror.parent)
+    for broken, reason in ((gzip.compress(CONTENT)[:-20], "instead of"), (b"no gzip", "cannot be unzipped")):
+        (mirror / "a.gz").write_bytes(broken)
+        with pytest.raises(InputError, match=reason):
+            foundray.fetch(name, tmp_path / "data", mirror.parent)
+    (mirror / "a.gz").write_bytes(gzip.compress(bytes(10**8), 9))
+    with pytest.raises(InputError, match="it, unzipped, has more than 10,000 bytes"):
+        foundray.fetch(name, tmp_path / "data", mirror.parent)
+
+
+@pytest.mark.parametrize("name", ["../a.txt", "/a.txt", "a/b.txt", "..", ".hidden"])
+def test_names_cannot_lead_elsewhere(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a plain file name"):
+        load_data_set(example(tmp_path, "https://nowhere.invalid/a.txt", name=name))
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no example 'genom' .* did you mean 'genome'\?; there are: .*shakespeare"):
+        foundray.fetch("genom")
+    with pytest.raises(InputError, match=r"files\.a\.txt\.url: string should match pattern"):
+        load_data_set(example(tmp_path, "file:///etc/passwd"))
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "examples").glob("*/data.yaml")), ids=lambda file: file.parent.name)
+def test_examples_read_what_is_fetched(file: Path) -> None:
+    data, spec = load_data_set(str(file.parent)), load_spec(file.parent / "spec.yaml")
+    fetched = [f"data/{data.folder}/{name}" for name in data.files]
+    for source in spec.data.sources:
+        assert any(Path(path).match(source.path) for path in fetched), source.path
