@@ -33,6 +33,10 @@ class Image(Values):
     """Whether half of the samples are mirrored."""
     shift: float = Field(default=0.0, ge=0, lt=1)
     """Largest random shift, as a part of the size; what comes in at the border is the border's own colour."""
+    crop: float = Field(default=1.0, gt=0, le=1)
+    """Smallest part of the picture's area that a random square cut has, which is then scaled to the size."""
+    light: float = Field(default=0.0, ge=0, lt=1)
+    """Largest random change of contrast and of brightness, as a part of their range."""
 
     @model_validator(mode="after")
     def _divides(self) -> Image:
@@ -57,6 +61,8 @@ class Image(Values):
 
     def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
         picture = _opened(row["image"]).convert("L" if self.channels == 1 else "RGB")
+        if chance is not None and self.crop < 1:
+            picture = _cut(picture, self.crop, chance)
         pixels = np.asarray(_squared(picture, self.size), np.float32).reshape(self.size, self.size, self.channels) / 127.5 - 1
         if chance is not None:
             pixels = self._moved(pixels, chance)
@@ -72,6 +78,9 @@ class Image(Values):
             down, right = chance.integers(0, 2 * most + 1, 2)
             padded = np.pad(pixels, ((most, most), (most, most), (0, 0)), "edge")
             pixels = padded[down : down + self.size, right : right + self.size]
+        if self.light:
+            contrast, brightness = chance.uniform(-self.light, self.light, 2)
+            pixels = np.clip(pixels * (1 + contrast) + brightness, -1, 1).astype(np.float32)
         return pixels
 
 
@@ -87,6 +96,14 @@ def _opened(content: bytes) -> Pillow.Image:
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise Unreadable(f"not a whole image: {error}") from None
     return picture
+
+
+def _cut(picture: Pillow.Image, least: float, chance: np.random.Generator) -> Pillow.Image:
+    """A random square of an image's middle square, of at least a part of its area (Szegedy et al. 2015, of one aspect)."""
+    whole = _squared(picture, min(picture.size))
+    side = max(1, round(whole.width * chance.uniform(least, 1) ** 0.5))
+    left, top = (int(chance.integers(0, whole.width - side + 1)) for _ in range(2))
+    return whole.crop((left, top, left + side, top + side))
 
 
 def _squared(picture: Pillow.Image, size: int) -> Pillow.Image:

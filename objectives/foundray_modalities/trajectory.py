@@ -52,7 +52,10 @@ class Trajectory(Values):
         return UnitShape(width=max(kind.width for kind in kinds), kinds=kinds)
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        """Stretches of up to two samples' steps; each begins one sample's steps after the one before."""
+        """Stretches of up to two samples' steps; each begins one sample's steps after the one before.
+
+        A row holds `returns` [T], `states` [T * S] and `actions` [T * A] as flat lists.
+        """
         window = length // len(self.shape.kinds)
         for label, episode in _parquet(content) if name.lower().endswith(".parquet") else _npz(content, self.prefix):
             try:

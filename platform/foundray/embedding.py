@@ -82,12 +82,19 @@ class Reader:
                 piece = np.concatenate([[self.tokenizer.document_id], ids[start : start + self.length - 1]])
                 yield Row(file.url, Store.at(file.url).path, f"document {index}", piece.astype(np.int64))
 
+    @property
+    def shape(self) -> UnitShape:
+        return self.modality.shape if isinstance(self.modality, Values) else UnitShape(classes=self.classes)
+
     def units(self, row: Row) -> Units:
-        if isinstance(self.modality, Values):
-            assert isinstance(row.content, dict)
-            return replace(self.modality.units(row.content, self.length, None), shape=self.modality.shape)
-        assert isinstance(row.content, np.ndarray)
-        return Units(row.content, None, UnitShape(classes=self.classes))
+        if isinstance(row.content, dict):
+            return self.row_units(row.content)
+        return Units(row.content, None, self.shape)
+
+    def row_units(self, content: dict[str, Any]) -> Units:
+        """Of a row of a modality that has rows of its own, as it is read without augmentation."""
+        assert isinstance(self.modality, Values)
+        return replace(self.modality.units(content, self.length, None), shape=self.shape)
 
 
 class Encoder:

@@ -11,13 +11,14 @@ from typing import Any
 
 from foundray.errors import InputError
 from foundray.loading import checked, parse_fields, read_yaml
+from foundray.probing.acting import Return
 from foundray.probing.classify import Classify
 from foundray.probing.forecast import Forecast
 from foundray.probing.task import Judgement, Task
 from foundray.run import Run
 from foundray.spec import nearest
 
-KINDS: dict[str, type[Task]] = {"classify": Classify, "forecast": Forecast}
+KINDS: dict[str, type[Task]] = {"classify": Classify, "forecast": Forecast, "return": Return}
 
 
 def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Task:
