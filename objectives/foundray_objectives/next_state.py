@@ -4,12 +4,11 @@ Units are return-to-go, state and action, in turn. Asked at the action: by how m
 mean squared error on the standardised states' difference.
 
 Differs: the whole history is seen through attention, and the answer is a difference rather than a mixture of densities. The
-return-to-go, which tells of the future, is shown as 0.
+return-to-go, which tells of the future, is hidden.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 class NextState(Objective):
     takes: ClassVar[tuple[str, ...]] = ("steps",)
+    hides: ClassVar[bool] = True
 
     scale: float = Field(default=1.0, gt=0)
     """What differences are multiplied by: the inverse of their usual size brings the loss near one."""
@@ -38,9 +38,7 @@ class NextState(Objective):
         target = np.zeros((len(units), width), np.float32)
         target[ACTION::kinds][: len(states) - 1] = np.diff(states, axis=0) * self.scale
         asked = (turn == ACTION) & (np.arange(len(units)) < len(units) - kinds)  # nothing follows the last
-        shown = units.x.copy()
-        shown[turn == RETURN] = 0.0
-        return Plan(replace(units, x=shown), (Ask("state", target, asked),))
+        return Plan(units, (Ask("state", target, asked),), hidden=turn == RETURN)
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         return squared_error(prediction, target, where)

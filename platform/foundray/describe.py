@@ -17,7 +17,7 @@ def derived(spec: Spec) -> dict[str, object]:
 
     vocabulary, certain = _vocabulary(spec)
     with torch.device("meta"):
-        model = Model(spec.model, spec.objective.build(), spec.unit_shape(vocabulary))
+        model = Model(spec.model, objective := spec.objective.build(), spec.unit_shape(vocabulary))
     layout = Layout.of(model.named_parameters())
     assumed = "" if certain else " (assumed: known after `foundray prepare`)"
     shape = spec.unit_shape(vocabulary)
@@ -32,7 +32,7 @@ def derived(spec: Spec) -> dict[str, object]:
     fewest, most = spec.scale.workers
     for world in dict.fromkeys((fewest, most)):
         share = layout.share(world)
-        weights = share * world * BLOCK * 4
+        weights = share * world * BLOCK * (8 if objective.teaches else 4)  # and the teacher's
         gradients = share * world * BLOCK * (4 + (8 if spec.train.exact else 4))  # a micro-batch's, and the sum
         optimizer = share * state_bytes_per_block(spec.optimizer.kind)
         facts[f"memory per worker, of {world}"] = (
@@ -40,7 +40,7 @@ def derived(spec: Spec) -> dict[str, object]:
             f" = {_size(weights + gradients + optimizer)}, activations apart"
         )
         if world > 1:
-            copies = 2 * STATES_KEPT * (share * BLOCK * 4 + optimizer)
+            copies = 2 * STATES_KEPT * (weights // world + optimizer)
             facts[f"main memory per worker for copies of the state, of {world}"] = _size(copies)
     return facts
 

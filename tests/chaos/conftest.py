@@ -33,6 +33,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk | None]:
 def spec(prose: Path, disk: Disk | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = disk.folder if disk else tmp_path_factory.mktemp("schedules")
     changes = {
+        "objective": {"kind": "joint_embedding"},  # whose teacher is a part of the state that must not be lost either
         "train": {
             "steps": STEPS, "micro_batches": 12, "micro_batch_size": 4,
             "evaluate_every": EVALUATE_EVERY, "checkpoint_every": 20,

@@ -172,5 +172,5 @@ def test_options_that_cannot_be_are_refused_with_what_can() -> None:
         make_spec(data__modality={"kind": "audio", "rate": 8000, "bins": 120}, **files)
     with pytest.raises(InputError, match="must be two samples or more"):
         make_spec(data__modality={"kind": "audio", "hop": 0.05}, **files)
-    with pytest.raises(InputError, match="audio: masked_frame, next_frame"):
+    with pytest.raises(InputError, match=r"audio: .*masked_frame, next_frame"):
         make_spec(data__modality={"kind": "audio"}, **(files | {"objective": {"kind": "next_token"}}))

@@ -26,8 +26,9 @@ from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
 from foundray.training.gradient_sum import SCALE, ExactSum, RoundedSum, overflows
 from foundray.training.group import Group
 from foundray.training.optimizer import STATE, ShardOptimizer, state_bytes_per_block
+from foundray.training.outcome import Overflow
 from foundray.training.schedule import lr_factor
-from foundray.training.step import Overflow, Trainer, named_weights
+from foundray.training.step import Trainer, named_weights
 
 VOCABULARY = 40
 

@@ -118,7 +118,8 @@ def initialise(model: Model, seed: int) -> None:
 
     Embeddings and the mask vector have unit variance and matrices 1/fan-in, so that every layer sees and gives values of
     order one; those that write to the residual stream are smaller by the root of their number (Radford et al. 2019); heads
-    of one matrix and biases start at zero.
+    of one matrix and biases start at zero. But the biases of a stem of several kinds have unit variance: they tell kinds
+    apart, and without them the norm that follows would take away how large a single value is.
     """
     generator = torch.Generator().manual_seed(seed)
     zero = {f"{head}.weight" for head in model.heads}
@@ -127,10 +128,11 @@ def initialise(model: Model, seed: int) -> None:
         with torch.no_grad():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
-            elif name.endswith(".bias") or name in zero:
+            elif name in zero or (name.endswith(".bias") and ".of." not in name):
                 parameter.zero_()
             else:
-                scale = 1.0 if name.endswith(("embed_tokens.weight", ".mask")) else parameter.shape[1] ** -0.5
+                whole = name.endswith(("embed_tokens.weight", ".mask", ".bias"))
+                scale = 1.0 if whole else parameter.shape[1] ** -0.5
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     scale /= writers**0.5
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)

@@ -25,9 +25,10 @@ from foundray.training.guards import Spike
 from foundray.training.interval import Interval
 from foundray.training.memory import as_arrays, restore
 from foundray.training.orders import Order, Work
+from foundray.training.outcome import Overflow, StepResult
 from foundray.training.recovery import Piece
 from foundray.training.rollback import next_turn, passed_over
-from foundray.training.step import Overflow, StepResult, Trainer, named_weights
+from foundray.training.step import Trainer, named_weights
 
 if TYPE_CHECKING:
     from foundray.training.member import Member

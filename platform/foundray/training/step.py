@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 from foundray.batch import combined, fingerprint
 from foundray.contract import Objective
 from foundray.data.order import mix
-from foundray.errors import RunFailed
 from foundray.model.model import Batch, Model, initialise, pooled
 from foundray.spec import Spec
 from foundray.training.collapse import effective_rank, spread
@@ -30,6 +28,7 @@ from foundray.training.gradient_sum import ExactSum, GradientSum, RoundedSum, ov
 from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
 from foundray.training.optimizer import ShardOptimizer
+from foundray.training.outcome import Evaluation, NotOnce, Overflow, StepResult
 from foundray.training.schedule import lr_factor
 from foundray.training.teacher import NAME as TEACHER
 from foundray.training.teacher import Teacher
@@ -45,53 +44,6 @@ FEATURES = 512
 
 MicroBatches = Iterable[tuple[int, bytes]]
 """(position in the stream, payload)"""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    loss: float
-    """Mean over the step's predicted tokens, in nats, before the update."""
-    tokens: int
-    grad_norm: float
-    lr: float
-    takers: list[int]
-    """The rank that computed each micro-batch."""
-    data: str
-    """A fingerprint of all the step's samples, in order."""
-    leaving: bool
-    """Whether any worker was asked to stop here."""
-    saving: bool
-    """Whether any worker wishes a checkpoint here."""
-    skipped: tuple[int, ...]
-    """Micro-batches that were left out, for their loss or gradient was not finite."""
-    spike: bool
-    """Whether the loss was a spike, and the update was not made."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    loss: float
-    """Mean over all that was asked, in nats."""
-    tokens: int
-    """How much was asked."""
-    spread: float
-    effective_rank: float
-    """Of the features of up to 512 samples; see `foundray.training.collapse`."""
-
-
-class NotOnce(RuntimeError):
-    """A micro-batch was computed by nobody or twice: the step is not the fixed one, and is dropped before its update."""
-
-    def __init__(self, step: int, times: list[int]):
-        super().__init__(f"the micro-batches of step {step} were computed {times} times")
-
-
-class Overflow(RunFailed):
-    """No micro-batch of a step had a finite loss and gradient."""
-
-    def __init__(self, step: int, index: int):
-        super().__init__(f"no micro-batch of step {step} has a loss and a gradient that are finite and fit the sum")
-        self.step, self.index = step, index
 
 
 class Trainer:
