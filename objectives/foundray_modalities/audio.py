@@ -18,7 +18,7 @@ class Audio(Values):
     gives: ClassVar[str] = "frames"
     endings: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
-    rate: int = Field(default=16_000, ge=1_000, lt=400_000)
+    rate: int = Field(default=16_000, ge=1_000, le=48_000)
     """Samples a second that every recording is brought to."""
     bins: PositiveInt = 80
     """Mel bins of a frame."""
@@ -57,7 +57,7 @@ class Audio(Values):
         return math.ceil((window + (units * self.stack - 1) * hop) * rate / self.rate)
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        """A recording as it is; or, where it is longer than twice the length, pieces of that, as FLAC, mono, 16 bits.
+        """A recording as it is; or, where it is longer than twice the length, pieces of that: resampled, mono, FLAC of 16 bits.
 
         A sample is cut out of one at random. Of a long recording that breaks off, the pieces before that are used.
         """
@@ -67,7 +67,8 @@ class Audio(Values):
                 raise Unreadable(f"a recording of {sound.frames} samples is shorter than one unit of {least}")
             for start, samples in recording.pieces(sound, most):
                 if sound.frames > most and len(samples) >= least:
-                    yield f"sample {start}", {"audio": recording.flac(samples, rate)}
+                    samples = recording.resampled(samples, rate, self.rate)
+                    yield f"sample {start}", {"audio": recording.flac(samples, self.rate)}
             if sound.frames <= most:
                 yield "byte 0", {"audio": content}
 

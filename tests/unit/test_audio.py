@@ -118,6 +118,8 @@ def test_long_recordings_are_cut_and_nothing_is_lost(tmp_path: Path) -> None:
     assert [len(part) for part in parts] == [1720] * 5 + [400]
     assert np.abs(np.concatenate(parts) - whole).max() <= 0.5 / 2**15 + 1e-9
     assert len(modality.units(found[0], 10, None)) == 10
+    path.write_bytes(encoded(sound(50_000), rate=100_003))  # a rate that FLAC cannot say
+    assert [len(modality.units(row, 10, None)) for row in rows(modality, path, length=10)] == [10, 10, 5]
     path.write_bytes(encoded(samples[:1720]))
     assert [row["audio"] for row in rows(modality, path, length=10)] == [path.read_bytes()], "others stay as they are"
 
