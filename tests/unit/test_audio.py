@@ -143,6 +143,7 @@ def test_what_is_not_whole_is_told(tmp_path: Path) -> None:
         "k.mp3": (mp3[:-800], "byte 0: its header promises 8000 samples, and it holds "),
         "l.ogg": (ogg[:-1], "byte 0: its last page is missing, or not whole"),
         "l2.ogg": (ogg[:9000], "byte 0: its last page is missing, or not whole"),
+        "l3.flac": (flac[:21] + b"\xf0" + bytes(4) + flac[26:], "byte 0: its header does not say how many samples there are"),
         "m.wav": (wav[:12] + b"LIST" + struct.pack("<I", 3) + b"abc\0" + wav[12:], "recording"),
     }
     for name, (content, said) in files.items():
