@@ -1,4 +1,7 @@
-"""Recordings (WAV, FLAC, MP3, Ogg) as frames of a log-mel spectrogram, each bin normalised over its recording."""
+"""Recordings (WAV, FLAC, MP3, Ogg) as frames of a log-mel spectrogram.
+
+Each bin is normalised to zero mean and unit variance over its recording, or over the piece of a long one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from foundray.contract import Units, UnitShape, Unreadable, Values
 from foundray_modalities import recording
@@ -18,15 +21,15 @@ class Audio(Values):
     gives: ClassVar[str] = "frames"
     endings: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
-    rate: int = Field(default=16_000, ge=1_000, lt=400_000)
+    rate: int = Field(default=16_000, ge=1_000, le=48_000)
     """Samples a second that every recording is brought to."""
-    bins: PositiveInt = 80
+    bins: int = Field(default=80, ge=1, le=512)
     """Mel bins of a frame."""
-    window: PositiveFloat = 25.0
+    window: float = Field(default=25.0, gt=0, le=1000)
     """Length of a frame, in milliseconds."""
-    hop: PositiveFloat = 10.0
+    hop: float = Field(default=10.0, gt=0, le=1000)
     """From one frame to the next, in milliseconds."""
-    stack: PositiveInt = 1
+    stack: int = Field(default=1, ge=1, le=100)
     """Frames that are put together to one unit."""
 
     @model_validator(mode="after")
@@ -57,7 +60,7 @@ class Audio(Values):
         return math.ceil((window + (units * self.stack - 1) * hop) * rate / self.rate)
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        """A recording as it is; or, where it is longer than twice the length, pieces of that, as FLAC, mono, 16 bits.
+        """A recording as it is; or, where it is longer than twice the length, pieces of that: resampled, mono, FLAC of 16 bits.
 
         A sample is cut out of one at random. Of a long recording that breaks off, the pieces before that are used.
         """
@@ -67,7 +70,8 @@ class Audio(Values):
                 raise Unreadable(f"a recording of {sound.frames} samples is shorter than one unit of {least}")
             for start, samples in recording.pieces(sound, most):
                 if sound.frames > most and len(samples) >= least:
-                    yield f"sample {start}", {"audio": recording.flac(samples, rate)}
+                    samples = recording.resampled(samples, rate, self.rate)
+                    yield f"sample {start}", {"audio": recording.flac(samples, self.rate)}
             if sound.frames <= most:
                 yield "byte 0", {"audio": content}
 

@@ -2,6 +2,7 @@
 
 libsndfile decodes WAV, FLAC, MP3, Ogg Vorbis and Opus. Where a file breaks off it may give what there is, so promises are
 checked here: a WAV's against its size, a FLAC's or MP3's against what was decoded, and that an Ogg stream has its last page.
+An MP3 of the oldest kind promises nothing: it has no Xing or Info header.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from foundray.contract import Unreadable
 FORMATS = ("WAV", "WAVEX", "FLAC", "MP3", "OGG")
 RATES = range(1_000, 400_000)
 """Hz: a header that says something else is not to be trusted with the size of a resampling filter."""
+UNKNOWN = 2**63 - 1
+"""Samples of a FLAC that was written to a pipe, as libsndfile tells it."""
 
 
 @contextmanager
@@ -74,8 +77,8 @@ def _check(sound: soundfile.SoundFile, content: bytes) -> None:
         _check_wav(content)
     if sound.format == "OGG" and not _ends(content[content.rfind(b"OggS") :]):
         raise Unreadable("its last page is missing, or not whole")
-    if not sound.frames:
-        raise Unreadable("it holds no samples")
+    if not 0 < sound.frames < UNKNOWN:
+        raise Unreadable("it holds no samples" if not sound.frames else "its header does not say how many samples there are")
 
 
 def _check_wav(content: bytes) -> None:
@@ -92,5 +95,7 @@ def _check_wav(content: bytes) -> None:
 
 def _ends(page: bytes) -> bool:
     """Whether an Ogg page is the last one, and whole: 27 bytes of header, the sizes of its segments, and these."""
-    flags, segments = page[5:6], page[26:27]
-    return bool(flags and segments) and bool(flags[0] & 4) and len(page) >= 27 + segments[0] + sum(page[27 : 27 + segments[0]])
+    if len(page) < 27 or not page[5] & 4:
+        return False
+    sizes = page[27 : 27 + page[26]]
+    return len(page) >= 27 + page[26] + sum(sizes)

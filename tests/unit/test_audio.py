@@ -118,6 +118,8 @@ def test_long_recordings_are_cut_and_nothing_is_lost(tmp_path: Path) -> None:
     assert [len(part) for part in parts] == [1720] * 5 + [400]
     assert np.abs(np.concatenate(parts) - whole).max() <= 0.5 / 2**15 + 1e-9
     assert len(modality.units(found[0], 10, None)) == 10
+    path.write_bytes(encoded(sound(50_000), rate=100_003))  # a rate that FLAC cannot say
+    assert [len(modality.units(row, 10, None)) for row in rows(modality, path, length=10)] == [10, 10, 5]
     path.write_bytes(encoded(samples[:1720]))
     assert [row["audio"] for row in rows(modality, path, length=10)] == [path.read_bytes()], "others stay as they are"
 
@@ -141,6 +143,7 @@ def test_what_is_not_whole_is_told(tmp_path: Path) -> None:
         "k.mp3": (mp3[:-800], "byte 0: its header promises 8000 samples, and it holds "),
         "l.ogg": (ogg[:-1], "byte 0: its last page is missing, or not whole"),
         "l2.ogg": (ogg[:9000], "byte 0: its last page is missing, or not whole"),
+        "l3.flac": (flac[:21] + b"\xf0" + bytes(4) + flac[26:], "byte 0: its header does not say how many samples there are"),
         "m.wav": (wav[:12] + b"LIST" + struct.pack("<I", 3) + b"abc\0" + wav[12:], "recording"),
     }
     for name, (content, said) in files.items():
