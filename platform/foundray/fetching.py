@@ -8,11 +8,11 @@ import os
 import posixpath
 import re
 import shutil
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Literal
 
@@ -34,8 +34,9 @@ class File(Section):
     url: str = Field(pattern=r"^https?://")
     """Where it was published."""
     bytes: PositiveInt
-    """Size."""
+    """Size, in bytes."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Checksum, in hexadecimal digits."""
     of: Literal["file", "unzipped", "members"] = "file"
     """What size and SHA-256 are of, since data that was packed anew has other bytes: the file; what it unzips to; or the files
     in an archive, as lines `SHA-256, two spaces, name without folders`, sorted by name."""
@@ -114,7 +115,7 @@ def _get(origin: str, place: Path, file: File) -> None:
         if difference := _difference(part, file):
             raise InputError(f"{origin} is not what was expected: {difference}; nothing was kept")
         part.replace(place)
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise InputError(f"{origin} could not be fetched to {place}: {getattr(error, 'reason', None) or error}") from None
     finally:
         with contextlib.suppress(OSError):
