@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundray.batch import packed
 from foundray.contract import Modality, Plan, Units, UnitShape, Values
@@ -105,7 +105,9 @@ class Encoder:
         depth = len(model.model.layers)
         if layer != "last" and not 0 <= layer <= depth:
             raise InputError(f"layer: the model has {depth} layers, so it is 0 (embedded units) to {depth}, or last")
-        self.model, self.layer = model.eval(), layer
+        if layer != "last":  # what comes out of so many layers, and nothing after it is computed
+            model.model.layers, model.model.norm = model.model.layers[:layer], nn.Identity()
+        self.model = model.eval()
 
     @staticmethod
     def trained(run: Run, layer: Layer = "last") -> Encoder:
@@ -127,16 +129,7 @@ class Encoder:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        if self.layer == "last":
-            return self.model.encode(batch)
-        backbone, seen = self.model.model, []
-        module = [*backbone.layers, backbone.norm][self.layer]  # what goes in there comes out of so many layers
-        hook = module.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        try:
-            self.model.encode(batch)
-        finally:
-            hook.remove()
-        return seen[0]
+        return self.model.encode(batch)
 
 
 def raw(batch: Batch) -> Tensor:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import posixpath
 import re
 import shutil
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
+from foundray.data.archive import members
 from foundray.errors import InputError
 from foundray.loading import checked, parse_fields, read_yaml
 from foundray.spec import nearest
@@ -31,16 +34,19 @@ class File(Section):
     url: str = Field(pattern=r"^https?://")
     """Where it was published."""
     bytes: PositiveInt
-    """Its size, or that of what it unzips to."""
+    """Size, in bytes."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of its bytes, or of what it unzips to."""
-    of: Literal["file", "unzipped"] = "file"
-    """What size and SHA-256 are of: a gzip file made anew from the same data has other bytes."""
+    """Checksum, in hexadecimal digits."""
+    of: Literal["file", "unzipped", "members"] = "file"
+    """What size and SHA-256 are of, since data that was packed anew has other bytes: the file; what it unzips to; or the files
+    in an archive, as lines `SHA-256, two spaces, name without folders`, sorted by name."""
+    members: str = "*"
+    """Of `members`: which, by their names."""
 
 
 class DataSet(Section):
-    folder: str = Field(pattern=f"^{NAME}$")
-    """Its folder inside the folder of all data."""
+    set: str = Field(pattern=f"^{NAME}$")
+    """Its folder's name in a mirror."""
     origin: str
     """Who published it, and how the files come from that."""
     licence: str
@@ -57,39 +63,43 @@ class DataSet(Section):
 
 
 def fetch(name: str, to: Path, mirror: Path | None = None, report: Callable[[str], None] = lambda line: None) -> Path:
-    """Get the data of an example, by its name or folder, into its folder in `to`; what is there and right stays.
+    """Get the data of an example, by its name or folder, into the folder of its name in `to`; what is there and right stays.
 
-    `mirror` holds data sets by their folders' names, and is used in place of the network. Raises InputError.
+    `mirror` holds a folder for each data set, and is used in place of the network. Raises InputError.
     """
-    data = load_data_set(name)
-    target = to / data.folder
+    described = _described(name)
+    data, target = load_data_set(described), to / described.parent.name
     for file_name, file in data.files.items():
         place = target / file_name
         if place.exists() and _difference(place, file) is None:
             report(f"{place}: there")
             continue
-        origin = _mirrored(mirror / data.folder, file_name, file) if mirror else file.url
+        origin = _mirrored(mirror / data.set, file_name, file) if mirror else file.url
         _get(origin, place, file)
         report(f"{place}: {place.stat().st_size:,} bytes from {origin}")
-    report(f"{data.folder}: {data.licence}")
+    report(f"licence: {data.licence}")
     return target
 
 
-def load_data_set(name: str) -> DataSet:
-    """What an example's data.yaml says. Raises InputError for an unknown example."""
+def load_data_set(file: Path) -> DataSet:
+    """What an example's data.yaml says. Raises InputError."""
+    return checked(DataSet, parse_fields(read_yaml(file, "the data file"), str(file), "it starts with `set: ...`"), str(file))
+
+
+def _described(name: str) -> Path:
+    """An example's data.yaml. Raises InputError for an unknown example."""
     places = [Path(name), Path("examples") / name, Path(__file__).parents[2] / "examples" / name]
     found = next((place / "data.yaml" for place in places if (place / "data.yaml").is_file()), None)
     if found is None:
         known = sorted({file.parent.name for place in places[1:] for file in place.parent.glob("*/data.yaml")})
         listed = f"; there are: {', '.join(known)}" if known else " and no examples/ is here: stand in the repository"
         raise InputError(f"no example {name!r} has a data.yaml{nearest(name, known)}{listed}")
-    fields = parse_fields(read_yaml(found, "the data file"), str(found), "a data file starts with `folder: ...`")
-    return checked(DataSet, fields, str(found))
+    return found.absolute()
 
 
 def _mirrored(folder: Path, name: str, file: File) -> str:
     """The file in the mirror, by its name here or by that in its URL. Raises InputError."""
-    for known_as in dict.fromkeys((name, file.url.rpartition("/")[2])):
+    for known_as in (name, file.url.rpartition("/")[2]):
         if (place := folder / known_as).is_file():
             return place.absolute().as_uri()
     raise InputError(f"the mirror has no {folder / name}")
@@ -105,7 +115,7 @@ def _get(origin: str, place: Path, file: File) -> None:
         if difference := _difference(part, file):
             raise InputError(f"{origin} is not what was expected: {difference}; nothing was kept")
         part.replace(place)
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise InputError(f"{origin} could not be fetched to {place}: {getattr(error, 'reason', None) or error}") from None
     finally:
         with contextlib.suppress(OSError):
@@ -114,21 +124,31 @@ def _get(origin: str, place: Path, file: File) -> None:
 
 def _difference(place: Path, file: File) -> str | None:
     """What of a file is not as expected."""
-    what, sha, size = ("it" if file.of == "file" else "it, unzipped,"), hashlib.sha256(), 0
+    sha, size, lines = hashlib.sha256(), 0, []
     try:
         with place.open("rb") as stream:
-            for chunk in _unzipped(stream) if file.of == "unzipped" else iter(lambda: stream.read(CHUNK), b""):
-                sha.update(chunk)
-                size += len(chunk)
-                if size > file.bytes:
-                    return f"{what} has more than {file.bytes:,} bytes"
+            if file.of == "members":
+                for name, content in members(stream):
+                    if isinstance(content, bytes) and fnmatch(name, file.members):
+                        size += len(content)
+                        lines.append((posixpath.basename(name), hashlib.sha256(content).hexdigest()))
+                sha.update("".join(f"{one}  {name}\n" for name, one in sorted(lines)).encode())
+            else:
+                for chunk in _unzipped(stream) if file.of == "unzipped" else iter(lambda: stream.read(CHUNK), b""):
+                    sha.update(chunk)
+                    size += len(chunk)
+                    if size > file.bytes:
+                        return f"{_OF[file.of]} more than {file.bytes:,} bytes"
     except zlib.error as error:
         return f"it cannot be unzipped ({error})"
     if size != file.bytes:
-        return f"{what} has {size:,} bytes instead of {file.bytes:,}"
+        return f"{_OF[file.of]} {size:,} bytes instead of {file.bytes:,}"
     if sha.hexdigest() != file.sha256:
-        return f"{what} has the SHA-256 {sha.hexdigest()} instead of {file.sha256}"
+        return f"{_OF[file.of]} the SHA-256 {sha.hexdigest()} instead of {file.sha256}"
     return None
+
+
+_OF = {"file": "it has", "unzipped": "it, unzipped, has", "members": "the files in it have"}
 
 
 def _unzipped(stream: IO[bytes]) -> Iterator[bytes]:

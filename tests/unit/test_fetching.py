@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.conftest import REPOSITORY
+from tests.unit.test_modalities import archive
 
 import foundray
 from foundray.errors import InputError
@@ -33,7 +34,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
@@ -41,7 +42,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def example(folder: Path, url: str, content: bytes = CONTENT, name: str = "a.txt", **fields: Any) -> str:
     entry = {"url": url, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **fields}
     (made := folder / "example").mkdir(exist_ok=True)
-    described = {"folder": "some-set", "origin": "this test", "licence": "free", "files": {name: entry}}
+    described = {"set": "some-set", "origin": "this test", "licence": "free", "files": {name: entry}}
     (made / "data.yaml").write_text(yaml.safe_dump(described))
     return str(made)
 
@@ -68,7 +69,7 @@ def test_other_content_is_refused_and_leaves_nothing(served: tuple[Path, str], t
     (served[0] / "a.txt").write_bytes(CONTENT[:-1])
     with pytest.raises(InputError, match=r"it has 9,999 bytes instead of 10,000; nothing was kept"):
         foundray.fetch(name, tmp_path / "data")
-    assert list((tmp_path / "data" / "some-set").iterdir()) == []
+    assert list((tmp_path / "data" / "example").iterdir()) == []
 
 
 def test_from_a_mirror_by_either_name(tmp_path: Path) -> None:
@@ -78,7 +79,6 @@ def test_from_a_mirror_by_either_name(tmp_path: Path) -> None:
         foundray.fetch(name, tmp_path / "data", mirror.parent)
     (mirror / "original.txt").write_bytes(CONTENT)
     assert (foundray.fetch(name, tmp_path / "data", mirror.parent) / "a.txt").read_bytes() == CONTENT
-    assert (foundray.fetch(name, tmp_path / "again", tmp_path / "data") / "a.txt").read_bytes() == CONTENT
 
 
 def test_what_was_zipped_anew_is_known_by_its_content(tmp_path: Path) -> None:
@@ -96,22 +96,35 @@ def test_what_was_zipped_anew_is_known_by_its_content(tmp_path: Path) -> None:
         foundray.fetch(name, tmp_path / "data", mirror.parent)
 
 
+def test_what_was_packed_anew_is_known_by_its_members(tmp_path: Path) -> None:
+    listing = "".join(f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n" for name in ("a.wav", "b.wav"))
+    sha = hashlib.sha256(listing.encode()).hexdigest()
+    fields = {"name": "r.tar", "of": "members", "members": "*.wav", "bytes": 10, "sha256": sha}
+    name = example(tmp_path, "https://nowhere.invalid/r.tar", **fields)
+    (mirror := tmp_path / "mirror" / "some-set").mkdir(parents=True)
+    archive(mirror / "r.tar", {"top/r/b.wav": b"b.wav", "top/r/a.wav": b"a.wav", "top/readme": b"more"})
+    foundray.fetch(name, tmp_path / "data", mirror.parent)
+    archive(mirror / "r.tar", {"top/r/b.wav": b"b.wav", "top/r/a.wav": b"other"})
+    with pytest.raises(InputError, match="the files in it have the SHA-256"):
+        foundray.fetch(name, tmp_path / "again", mirror.parent)
+
+
 @pytest.mark.parametrize("name", ["../a.txt", "/a.txt", "a/b.txt", "..", ".hidden"])
 def test_names_cannot_lead_elsewhere(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a plain file name"):
-        load_data_set(example(tmp_path, "https://nowhere.invalid/a.txt", name=name))
+        foundray.fetch(example(tmp_path, "https://nowhere.invalid/a.txt", name=name), tmp_path)
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no example 'genom' .* did you mean 'genome'\?; there are: .*shakespeare"):
         foundray.fetch("genom")
     with pytest.raises(InputError, match=r"files\.a\.txt\.url: string should match pattern"):
-        load_data_set(example(tmp_path, "file:///etc/passwd"))
+        foundray.fetch(example(tmp_path, "file:///etc/passwd"), tmp_path)
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "examples").glob("*/data.yaml")), ids=lambda file: file.parent.name)
 def test_examples_read_what_is_fetched(file: Path) -> None:
-    data, spec = load_data_set(str(file.parent)), load_spec(file.parent / "spec.yaml")
-    fetched = [f"data/{data.folder}/{name}" for name in data.files]
-    for source in spec.data.sources:
+    fetched = [f"data/{file.parent.name}/{name}" for name in load_data_set(file).files]
+    spec = file.with_name("spec.yaml")
+    for source in load_spec(spec).data.sources if spec.exists() else []:
         assert any(Path(path).match(source.path) for path in fetched), source.path

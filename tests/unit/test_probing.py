@@ -215,18 +215,18 @@ def test_the_head_is_ridge_regression() -> None:
 
 def test_a_forecast_from_end_to_end(tmp_path: Path) -> None:
     run = saved_run(tmp_path / "runs", **SERIES_RUN)
-    chance, hours = np.random.default_rng(0), np.arange(420)
-    waves = np.stack([np.sin(hours / period) + chance.normal(0, 0.1, 420) for period in (3, 5)])
+    chance, hours = np.random.default_rng(0), np.arange(220)
+    waves = np.stack([np.sin(hours / period) + chance.normal(0, 0.1, 220) for period in (3, 5)])
     rows = "\n".join(f"{a:.6f},{b:.6f}" for a, b in waves.T)
     (path := tmp_path / "s.csv").write_text("a,b\n" + rows + "\n")
-    fields = {"kind": "forecast", "data": {"path": str(path), "format": "files"}, "horizon": 5, "split": [200, 100, 100]}
+    fields = {"kind": "forecast", "data": {"path": str(path), "format": "files"}, "horizon": 5, "split": [100, 50, 50]}
     task = load_task(task_file(tmp_path, **fields, penalties=[1.0], seeds=1))
     assert isinstance(task, Forecast)
     series = whole_series(task.data, Reader(run).modality)  # type: ignore[arg-type]
     assert np.allclose(series, waves, atol=1e-5)
     found = foundray.probe(run.folder.url, tmp_path / "task.yaml")
-    data = standardised(series, 200, 400)
-    fit, test = ([(c, t) for c in data for t in range(first, last)] for first, last in ((16, 196), (300, 396)))
+    data = standardised(series, 100, 200)
+    fit, test = ([(c, t) for c in data for t in range(first, last)] for first, last in ((16, 96), (150, 196)))
 
     def arrays(windows: list[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         x, y = (np.stack([c[t + a : t + b] for c, t in windows]) for a, b in ((-16, 0), (0, 5)))
@@ -239,7 +239,7 @@ def test_a_forecast_from_end_to_end(tmp_path: Path) -> None:
     assert found.floor[0] == pytest.approx(np.mean((ridge.predict(x) * scale + mean - y) ** 2), rel=1e-3)
     assert found.facts["tested on"] == len(test)
     assert all(0 < value < 1 for value in found.ours + found.random)
-    with pytest.raises(InputError, match="split: it asks for 500 steps, and the series has 420"):
-        foundray.probe(run.folder.url, tmp_path / "task.yaml", {"split": [200, 100, 200]})
+    with pytest.raises(InputError, match="split: it asks for 300 steps, and the series has 220"):
+        foundray.probe(run.folder.url, tmp_path / "task.yaml", {"split": [100, 50, 150]})
     with pytest.raises(InputError, match="the test part of 4 steps is too short for 5 after 16"):
-        foundray.probe(run.folder.url, tmp_path / "task.yaml", {"split": [200, 100, 4]})
+        foundray.probe(run.folder.url, tmp_path / "task.yaml", {"split": [100, 50, 4]})

@@ -92,15 +92,15 @@ class Classify(FeatureTask):
         bad = examples.add(self.train, self.labels, reader)
         fitted = len(examples.rows)
         bad += examples.add(self.test, self.labels, reader) if self.test else 0
-        labels = np.array(examples.labels)
-        draws = [self.folds(labels, np.array(examples.groups), fitted, seed) for seed in range(self._draws)]
+        labels, groups = np.array(examples.labels), np.array(examples.groups)
+        draws = [self.folds(labels, groups, fitted, seed) for seed in range(self._draws)]
+        # Only what a draw uses is decoded and encoded.
         used = np.unique(np.concatenate([part for folds in draws for fold in folds for part in fold]))
-        rows = [examples.rows[index] for index in used]
+        draws = [[(np.searchsorted(used, fit), np.searchsorted(used, held)) for fit, held in folds] for folds in draws]
+        labels, rows = labels[used], [examples.rows[index] for index in used]
         units = [reader.units(row) for example in rows for row in example]
 
-        def scores(found: np.ndarray, draws: list[list[Fold]]) -> list[float]:
-            inputs = np.empty((len(labels), found.shape[1]), np.float32)
-            inputs[used] = found
+        def scores(inputs: np.ndarray, draws: list[list[Fold]]) -> list[float]:
             return [float(np.mean([self._accuracy(inputs, labels, fold) for fold in folds])) for folds in draws]
 
         def by(encode: Callable[[Batch], Any], pool: Pool) -> np.ndarray:

@@ -44,7 +44,7 @@ class Forecast(FeatureTask):
     """Steps of the training, validation and test part, from the start; a window may reach back over a border."""
     pool: Pool = "flatten"
     """How the hidden states of a window become its features: `mean`, `mean_std`, `last` or `flatten`."""
-    penalties: tuple[float, ...] = tuple(10.0**power for power in range(-1, 7))
+    penalties: tuple[float, ...] = tuple(10.0 ** (power / 2) for power in range(-2, 13))
     """The ridge penalties that are tried; the validation part chooses."""
 
     def judge(self, run: Run) -> Judgement:
