@@ -125,12 +125,14 @@ def _resume(options: Any) -> None:
 
 def _tell(facts: Any, as_json: bool) -> None:
     """How good, what it took, where, what next."""
+    from foundray.run import Run
     from foundray.standing import goodput
 
     print(f"validation loss {facts.val_loss:.4f} nats an answer after {facts.step:,} steps, {facts.tokens:,} tokens")
     print(f"{goodput(facts)}; {facts.restarts} regroupings, {facts.steps_repeated} steps repeated")
     print(f"in {facts.run} (weights {facts.weights_sha256[:16]}…)")
-    print(f"next: foundray sample {facts.run} --prompt '…', or tensorboard --logdir {facts.run}/tensorboard")
+    look = "sample {} --prompt '…'" if Run.open(facts.run).spec().objective.build().continues else "probe {} --task FILE"
+    print(f"next: foundray {look.format(facts.run)}, or tensorboard --logdir {facts.run}/tensorboard")
     if as_json:
         print(facts.to_json())
 

@@ -27,7 +27,7 @@ from foundray.storage import Store
 from foundray.training.checkpoint import load_weights
 
 Pool = Literal["mean", "last", "mean_std", "flatten"]
-Layer = Literal["last"] | int
+Layer = Literal["last", "all"] | int
 
 UNITS_AT_ONCE = 2**14
 
@@ -98,14 +98,14 @@ class Reader:
 
 
 class Encoder:
-    """A run's network, frozen: a batch's units [B, T] or [B, T, K] to hidden states [B, T, D]."""
+    """A run's network, frozen: a batch's units [B, T] or [B, T, K] to hidden states [B, T, D]; of `all` layers side by side."""
 
     def __init__(self, model: Model, layer: Layer = "last"):
         """`layer` is how many layers deep to look; `last` is after the final norm. Raises InputError for one too deep."""
-        depth = len(model.model.layers)
-        if layer != "last" and not 0 <= layer <= depth:
-            raise InputError(f"layer: the model has {depth} layers, so it is 0 (embedded units) to {depth}, or last")
-        if layer != "last":  # what comes out of so many layers, and nothing after it is computed
+        depth, self.all = len(model.model.layers), layer == "all"
+        if isinstance(layer, int) and not 0 <= layer <= depth:
+            raise InputError(f"layer: the model has {depth} layers, so it is 0 (embedded units) to {depth}, last or all")
+        if isinstance(layer, int):  # what comes out of so many layers, and nothing after it is computed
             model.model.layers, model.model.norm = model.model.layers[:layer], nn.Identity()
         self.model = model.eval()
 
@@ -129,7 +129,10 @@ class Encoder:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        return self.model.encode(batch)
+        if not self.all:
+            return self.model.encode(batch)
+        self.model.encode(batch, states := [])
+        return torch.cat(states, -1)
 
 
 def raw(batch: Batch) -> Tensor:

@@ -30,8 +30,8 @@ def steps(group: Group, spec: Any, poisoned: dict[int, float], count: int) -> tu
     return weights_sha256(named_weights(trainer.flat)), [r.skipped for r in results], [r.spike for r in results]
 
 
-def _times(loss: tuple[torch.Tensor, torch.Tensor], factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-    return loss[0] * factor, loss[1]
+def _times(found: tuple[torch.Tensor, ...], factor: float) -> tuple[torch.Tensor, ...]:
+    return found[0] * factor, *found[1:]
 
 
 def test_a_micro_batch_that_is_not_finite_is_left_out_whole_whoever_had_it() -> None:

@@ -100,6 +100,8 @@ def test_layers_and_all_of_an_image(tmp_path: Path) -> None:
     stem = last.model.model.embed(batch.x, None) + last.model.model.places
     assert torch.equal(Encoder.trained(run, 0)(batch), stem)
     assert not torch.equal(Encoder.untrained(run, 5)(batch), last(batch))
+    every = Encoder.trained(run, "all")(batch)
+    assert torch.equal(every, torch.cat([Encoder.trained(run, 1)(batch), last(batch)], -1))
     with pytest.raises(InputError, match="layer: the model has 2 layers"):
         Encoder.trained(run, 3)
     assert np.array_equal(features(raw, [Units(batch.x[1].numpy())], "flatten")[0], batch.x[1].flatten().numpy())

@@ -67,6 +67,6 @@ class FeatureTask(Task):
     pool: Pool = "mean"
     """How the hidden states of a sample become its features: `mean`, `mean_std`, `last` or `flatten`."""
     layer: Layer = "last"
-    """How many layers deep to look: 0 (embedded units) to the depth, or `last`, after the final norm."""
+    """How many layers deep to look: 0 (embedded units) to the depth; `last`, after the final norm; or `all` of them."""
     floor: Pool | None = None
     """How raw values become the floor's features (default: as `pool`); of ids, their counts are taken."""
