@@ -131,7 +131,8 @@ class Encoder:
     def __call__(self, batch: Batch) -> Tensor:
         if not self.all:
             return self.model.encode(batch)
-        self.model.encode(batch, states := [])
+        states: list[Tensor] = []
+        self.model.encode(batch, states)
         return torch.cat(states, -1)
 
 

@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import REPOSITORY
 
 from foundray.contract import OBJECTIVES, installed
+from foundray.loading import load_spec
+from foundray.probing import load_task
 
 
 def python(code: str) -> str:
@@ -37,6 +39,17 @@ def test_import_contracts_hold() -> None:
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_every_example_is_whole() -> None:
+    """A README, and specs and tasks that can be read."""
+    for folder in (REPOSITORY / "examples").iterdir():
+        assert (folder / "README.md").exists(), folder
+        for file in folder.glob("*.yaml"):
+            if "task" in file.stem:
+                load_task(file)
+            elif file.name != "data.yaml":
+                load_spec(file)
 
 
 def test_the_readme_shows_the_example_as_it_is() -> None:

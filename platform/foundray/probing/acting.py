@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import torch
 from pydantic import PositiveInt
 
 from foundray.batch import packed
-from foundray.contract import Ask, Plan
+from foundray.contract import Ask, Plan, UnitShape
 from foundray.embedding import Encoder, Reader
 from foundray.errors import InputError
 from foundray.model.model import Batch, Model
@@ -43,6 +44,7 @@ class Return(Task):
         trained = Encoder.trained(run).model
         if not shape.kinds or HEAD not in trained.heads:
             raise InputError(f"kind: return judges runs of the objective next_action, and not of {run.spec().objective.kind}")
+        self._check_sizes(shape)
 
         def got(model: Model, asked: float) -> list[float]:
             policies = [self._policy(model, reader, seed) for seed in range(self.seeds)]
@@ -96,6 +98,18 @@ class Return(Task):
             return gymnasium.make(self.environment)
         except gymnasium.error.Error as error:
             raise InputError(f"environment: {error}") from None
+
+    def _check_sizes(self, shape: UnitShape) -> None:
+        """Raises InputError where the run's data are not of this environment's sizes."""
+        game = self._made()
+        there = [math.prod(game.observation_space.shape or ()), getattr(game.action_space, "n", 0)]
+        there[1] = there[1] or math.prod(game.action_space.shape)
+        here = [kind.width for kind in shape.kinds[1:]]
+        if there != here:
+            raise InputError(
+                f"environment: {self.environment} has states of {there[0]} values and {there[1]} actions, and the run's data "
+                f"{here[0]} and {here[1]}"
+            )
 
     def _policy(self, model: Model, reader: Reader, seed: int) -> Policy:
         shape, chance = reader.shape, np.random.default_rng(seed)
