@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import soundfile
 from PIL import Image
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import foundray
@@ -36,13 +37,16 @@ def images(folder: Path) -> Path:
     return made
 
 
-def series(folder: Path) -> Path:
-    """Two channels of a daily and a weekly wave, by the hour."""
-    hours, noise = np.arange(4000), np.random.default_rng(0)
-    waves = [np.sin(hours * 2 * np.pi / period) + noise.normal(0, 0.1, len(hours)) for period in (24, 168)]
-    rows = "\n".join(f"{hour},{a:.4f},{b:.4f}" for hour, a, b in zip(hours, *waves, strict=True))
-    (path := folder / "waves.csv").write_text("hour,a,b\n" + rows)
-    return path
+def recordings(folder: Path) -> Path:
+    """Tones of different pitch in noise, a second each; one file promises more than it holds."""
+    (made := folder / "recordings").mkdir()
+    seconds = np.arange(8000) / 8000
+    for number in range(60):
+        chance = np.random.default_rng(number)
+        wave = 0.3 * np.sin(2 * np.pi * (200 + 50 * number) * seconds) + chance.normal(0, 0.01, len(seconds))
+        soundfile.write(file := io.BytesIO(), wave, 8000, format="WAV")
+        (made / f"{number:03d}.wav").write_bytes(file.getvalue()[: -400 if number == 7 else None])
+    return made
 
 
 def genome(folder: Path) -> Path:
@@ -60,7 +64,10 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
         images,
         {"data__modality": {"kind": "image", "size": 16, "patch": 4, "channels": 1}, "model__context": 16},
     ),
-    "masked_patch": (series, {"data__modality": {"kind": "series", "patch": 6, "columns": ["a", "b"]}, "model__context": 16}),
+    "contrastive": (
+        recordings,
+        {"data__modality": {"kind": "audio", "rate": 8000, "bins": 20}, "model__context": 16},
+    ),
     "masked_token": (genome, {"data__modality": {"kind": "dna"}}),
 }
 
@@ -83,10 +90,10 @@ def test_from_files_to_a_model(kind: str, tmp_path: Path) -> None:
     losses = [event["val_loss"] for event in api_events(tmp_path / "runs" / "of1") if event["event"] == "evaluated"]
     assert losses[-1] < losses[0], "it learns"
     assert foundray("audit", tmp_path / "runs" / "of1", "--json").facts["clean"]
-    if kind == "masked_pixel":
+    if kind != "masked_token":
         (told,) = (next((tmp_path / "runs" / "prepared").iterdir()) / "quarantine.jsonl").read_text().splitlines()
-        assert "007.png" in told
-        assert "not a whole image" in told
+        assert "007." in told
+        assert ("not a whole image" if kind == "masked_pixel" else "its header promises 16000 bytes of samples") in told
     refused = foundray("sample", tmp_path / "runs" / "of1", "--prompt", "x")
     assert f"{kind} does not predict what comes next" in refused.refusal
     assert "values a unit" in foundray("train", path, "--dry-run").out or kind == "masked_token"
