@@ -14,7 +14,7 @@ from foundray.errors import FoundrayError, InputError, RunFailed
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundray.audit import Audit
+    from foundray.auditing import Audit
     from foundray.data.manifest import Prepared
     from foundray.probing.task import Judgement
     from foundray.run import Facts
@@ -78,7 +78,7 @@ def status(run: SpecPath) -> Facts:
 
 def audit(run: SpecPath) -> Audit:
     """Prove from the run's ledger that every sample of every committed step was used exactly once. Raises InputError."""
-    from foundray.audit import audit as audit_run
+    from foundray.auditing import audit as audit_run
     from foundray.data.stream import plan_for
     from foundray.run import Run
     from foundray.training.driver import prepared_data

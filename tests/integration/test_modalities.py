@@ -87,6 +87,7 @@ def test_from_files_to_a_model(kind: str, tmp_path: Path) -> None:
         two = api.train(path, {"name": "of2", "scale.workers": 2, **changes})
         assert (one.weights_sha256, one.val_loss) == (two.weights_sha256, two.val_loss)
         assert foundray("audit", tmp_path / "runs" / "of2", "--json").facts["clean"]
+        assert all(api.audit(tmp_path / "runs" / "of2").clean for _ in range(2)), "calling it does not take it away"
     losses = [event["val_loss"] for event in api_events(tmp_path / "runs" / "of1") if event["event"] == "evaluated"]
     assert losses[-1] < losses[0], "it learns"
     assert foundray("audit", tmp_path / "runs" / "of1", "--json").facts["clean"]

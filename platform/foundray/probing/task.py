@@ -36,7 +36,9 @@ class Judgement:
         """Three columns, each the mean and the standard deviation over seeds, and the facts."""
         head = f"{self.measure} ({'higher' if self.higher_is_better else 'lower'} is better)"
         columns = {"floor": self.floor, "random": self.random, "ours": self.ours}
-        names, values = "".join(f"{name:<18}" for name in columns), "".join(f"{_told(v):<18}" for v in columns.values())
+        told = [_told(values) for values in columns.values()]
+        wide = max(map(len, told)) + 3
+        names, values = "".join(f"{name:<{wide}}" for name in columns), "".join(f"{value:<{wide}}" for value in told)
         facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
         return f"{'':{len(head)}}  {names.rstrip()}\n{head}  {values.rstrip()}\n{facts}"
 
@@ -45,7 +47,8 @@ class Judgement:
 
 
 def _told(values: list[float]) -> str:
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+    digits = 4 if abs(mean(values)) < 10 else 1
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 class Task(Section, ABC):
