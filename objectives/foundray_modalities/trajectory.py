@@ -33,6 +33,9 @@ class Trajectory(Values):
     """Whether an action is one of some, numbered from 0."""
     prefix: str = ""
     """Of the arrays' names in an npz file."""
+    longest: PositiveInt | None = None
+    """Steps of the longest episode: units then tell the time since theirs began, without which a return that is still to come
+    is a matter of skill early in an episode, and of little time late in it (default: they do not)."""
     return_scale: PositiveFloat = 1.0
     """What returns are divided by, so that they are of the order of one."""
     state_mean: tuple[float, ...] = ()
@@ -49,12 +52,13 @@ class Trajectory(Values):
     @property
     def shape(self) -> UnitShape:
         kinds = (Kind("return", 1), Kind("state", self.state_width), Kind("action", self.action_width, self.discrete))
-        return UnitShape(width=max(kind.width for kind in kinds), kinds=kinds)
+        timed = self.longest is not None
+        return UnitShape(width=max(kind.width for kind in kinds) + timed, kinds=kinds, times=self.longest or 0)
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
         """Stretches of up to two samples' steps; each begins one sample's steps after the one before.
 
-        A row holds `returns` [T], `states` [T * S] and `actions` [T * A] as flat lists.
+        A row holds `returns` [T], `states` [T * S] and `actions` [T * A] as flat lists, and the time of the first step.
         """
         window = length // len(self.shape.kinds)
         for label, episode in _parquet(content) if name.lower().endswith(".parquet") else _npz(content, self.prefix):
@@ -66,7 +70,7 @@ class Trajectory(Values):
             count = len(steps["returns"])
             for start in range(0, max(1, count - window + 1), window):
                 stretch = {key: values[start : start + 2 * window].ravel().tolist() for key, values in steps.items()}
-                yield f"{label}, step {start}", stretch
+                yield f"{label}, step {start}", {**stretch, "time": start}
 
     def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
         returns = np.asarray(row["returns"], np.float32)
@@ -75,9 +79,9 @@ class Trajectory(Values):
         window = min(len(returns), length // len(self.shape.kinds))
         start = 0 if chance is None else int(chance.integers(0, len(returns) - window + 1))
         cut = slice(start, start + window)
-        return Units(self.interleaved(returns[cut], states[cut], actions[cut]))
+        return Units(self.interleaved(returns[cut], states[cut], actions[cut], row["time"] + start))
 
-    def interleaved(self, returns: np.ndarray, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    def interleaved(self, returns: np.ndarray, states: np.ndarray, actions: np.ndarray, time: int) -> np.ndarray:
         """[3 T, K]: the units of T steps, of returns [T], states [T, S] and actions [T, 1], or [T, A] where not discrete."""
         if self.state_mean:
             states = states - np.array(self.state_mean, np.float32)
@@ -88,6 +92,8 @@ class Trajectory(Values):
         units = np.zeros((len(returns), 3, self.shape.width), np.float32)
         for turn, values in enumerate((returns[:, None] / self.return_scale, states, actions)):
             units[:, turn, : values.shape[1]] = values
+        if self.longest is not None:
+            units[..., -1] = np.minimum(time + np.arange(len(units)), self.longest - 1)[:, None]
         return units.reshape(-1, self.shape.width)
 
     def _checked(self, episode: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -99,6 +105,8 @@ class Trajectory(Values):
         if not rewards.size or not len(states) == len(actions) == len(rewards):
             raise Unreadable(f"{len(states)} states, {len(actions)} actions, {len(rewards)} rewards: each step has one of each")
         actions = actions.reshape(len(actions), -1)
+        if self.longest is not None and len(rewards) > self.longest:
+            raise Unreadable(f"an episode of {len(rewards)} steps, and longest says {self.longest}")
         if states.shape[1:] != (self.state_width,):
             raise Unreadable(f"a state is of {states.shape[1:]} values, and state_width says {self.state_width}")
         if actions.shape[1] != (1 if self.discrete else self.action_width):

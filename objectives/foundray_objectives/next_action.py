@@ -3,7 +3,7 @@
 Units are return-to-go, state and action, in turn. Asked at the state: mean squared error, or cross-entropy where actions
 are discrete. Asked for a return, such a model acts to get it.
 
-Differs: places are told by rotary positions rather than by an embedding of the time since the episode began.
+Differs: rotary positions tell where a unit is in the context, besides the embedded time (the modality's `longest`).
 """
 
 from __future__ import annotations

@@ -50,6 +50,8 @@ class UnitShape:
     """Rows and columns of the units, where they lie in a plane; their places are then added to what they are."""
     kinds: tuple[Kind, ...] = ()
     """Where units of several kinds take turns, always in this order."""
+    times: int = 0
+    """Of several kinds: where not 0, a unit's last value is its time, a whole number below this."""
 
 
 @dataclass(frozen=True)

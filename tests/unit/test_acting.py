@@ -16,7 +16,7 @@ from foundray.probing import load_task, probe
 from foundray.run import Run
 
 pytest.importorskip("gymnasium")
-CART = {"kind": "trajectory", "state_width": 4, "action_width": 2, "discrete": True, "return_scale": 10}
+CART = {"kind": "trajectory", "state_width": 4, "action_width": 2, "discrete": True, "return_scale": 10, "longest": 500}
 
 
 def agent(folder: Path, **changes: Any) -> Run:
@@ -55,13 +55,12 @@ def test_the_last_state_decides_whatever_comes_after_it(tmp_path: Path) -> None:
     together = policy([long, short])
     assert together.tolist() == [int(policy([one])[0]) for one in (long, short)]
 
-    window = {"returns": long["returns"][-3:], "states": long["states"][-12:], "actions": [1.0, 0.0]}
-    acts = {int(policy([{**window, "states": [*window["states"][:-4], *state]}])[0]) for state in chance.normal(0, 3, (20, 4))}
-    assert int(policy([window])[0]) == together[0], "what lies before the context is not seen"
+    assert policy([{**long, "states": [0.0] * 8 + long["states"][8:]}])[0] == together[0], "before the context nothing is seen"
+    acts = {int(policy([{**long, "states": [*long["states"][:-4], *state]}])[0]) for state in chance.normal(0, 3, (20, 4))}
     assert acts == {0, 1}
     model.get_submodule("action").weight.data *= 0.1
     drawn = task(tmp_path, act="sample")._policy(model, reader, 0)
-    assert {int(drawn([window])[0]) for _ in range(50)} == {0, 1}
+    assert {int(drawn([long])[0]) for _ in range(50)} == {0, 1}
 
 
 def test_what_cannot_be_judged_is_told(tmp_path: Path) -> None:

@@ -39,13 +39,13 @@ def npz(path: Path, **arrays: Any) -> Path:
 
 
 def test_returns_states_and_actions_take_turns(tmp_path: Path) -> None:
-    modality = trajectory(return_scale=10.0, state_mean=[1, 1], state_std=[2, 2])
+    modality = trajectory(return_scale=10.0, state_mean=[1, 1], state_std=[2, 2], longest=9)
     path = npz(tmp_path / "a.npz", lengths=[3], **EPISODE)
     (row,) = rows(modality, path, length=9)
     assert modality.units(row, 9, None).x.tolist() == [
-        [np.float32(11.1), 0, 0], [-0.5, 0, 0], [0, 0, 1],
-        [11, 0, 0], [0.5, 1, 0], [1, 0, 0],
-        [10, 0, 0], [1.5, 2, 0], [0, 1, 0],
+        [np.float32(11.1), 0, 0, 0], [-0.5, 0, 0, 0], [0, 0, 1, 0],
+        [11, 0, 0, 1], [0.5, 1, 0, 1], [1, 0, 0, 1],
+        [10, 0, 0, 2], [1.5, 2, 0, 2], [0, 1, 0, 2],
     ]  # fmt: skip
     table = {name: [values] for name, values in EPISODE.items()}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
@@ -59,7 +59,7 @@ def test_an_episode_is_covered_by_its_stretches(tmp_path: Path) -> None:
         **{"x/states": np.arange(2 * count).reshape(count, 2), "x/actions": np.zeros(count)},
         **{"x/rewards": np.ones(count), "x/lengths": [5, count - 5]},
     )
-    modality = trajectory(prefix="x/")
+    modality = trajectory(prefix="x/", longest=42)
     found = rows(modality, path, length=30)
     assert [len(row["returns"]) for row in found] == [5, 20, 20, 20, 12]
     assert [row["returns"][0] for row in found] == [5, 42, 32, 22, 12]
@@ -67,6 +67,7 @@ def test_an_episode_is_covered_by_its_stretches(tmp_path: Path) -> None:
     cut = modality.units(found[1], 30, np.random.default_rng(1)).x
     assert len(cut) == 30
     assert np.array_equal(np.diff(cut[0::3, 0]), [-1] * 9)
+    assert np.array_equal(cut[0::3, -1], 42 - cut[0::3, 0]), "the time since the episode began"
 
 
 def test_what_cannot_be_used_is_told_and_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -81,6 +82,7 @@ def test_what_cannot_be_used_is_told_and_nothing_is_unpickled(tmp_path: Path) ->
     assert reasons(rewards=[1, np.nan, 1]) == ["a value is missing or not finite"]
     assert "state_width says 4" in reasons(trajectory(state_width=4))[0]
     assert "action_width says 3" in reasons(trajectory(discrete=False))[0]
+    assert reasons(trajectory(longest=2)) == ["an episode of 3 steps, and longest says 2"]
     assert "it needs x/states" in reasons(trajectory(prefix="x/"))[0]
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:300])
     assert "not an npz file of plain arrays" in rows(trajectory(), tmp_path / "b.npz")[0].reason
@@ -98,7 +100,7 @@ def trajectory_reason(folder: Path) -> str:
 
 def units(modality: Any) -> Units:
     returns, states = np.float32([3, 2, 1]), np.float32(EPISODE["states"])
-    return Units(modality.interleaved(returns, states, np.float32([[2], [0], [1]])), None, modality.shape)
+    return Units(modality.interleaved(returns, states, np.float32([[2], [0], [1]]), 0), None, modality.shape)
 
 
 def test_next_action_by_hand() -> None:
@@ -140,11 +142,11 @@ def test_next_action_same_loss_as_decision_transformer() -> None:
     theirs = transformers.DecisionTransformerModel(config).eval()
     for parameter in theirs.parameters():
         parameter.data = torch.randn(parameter.shape) * 0.25
-    for absent in (theirs.embed_timestep.weight, theirs.encoder.wpe.weight, theirs.predict_action[0].bias):
+    for absent in (theirs.encoder.wpe.weight, theirs.predict_action[0].bias):
         absent.data.zero_()
     for norm in (theirs.embed_ln, theirs.encoder.ln_f):
         norm.eps = 1e-6
-    modality: Any = load_modality("trajectory", {"state_width": 5, "action_width": 2})
+    modality: Any = load_modality("trajectory", {"state_width": 5, "action_width": 2, "longest": 50})
     objective = load_objective("next_action", {})
     size = {"width": width, "depth": 2, "heads": 4, "context": 3 * steps, "hidden": 64}
     shape = Shape(**size, norm="ln", act="relu", bias=True, rope_theta=None)
@@ -155,7 +157,7 @@ def test_next_action_same_loss_as_decision_transformer() -> None:
     returns, states, actions = (chance.standard_normal((2, steps, k)).astype(np.float32) for k in (1, 5, 2))
     plans: list[Plan] = []
     for r, s, a in zip(returns, states, actions, strict=True):
-        plans.append(objective.plan(Units(modality.interleaved(r[:, 0], s, a), None, modality.shape), chance))
+        plans.append(objective.plan(Units(modality.interleaved(r[:, 0], s, a, 0), None, modality.shape), chance))
     batch = Batch.load(packed(plans), torch.device("cpu"))
     target, where = batch.asks["action"]
     assert target is not None
@@ -178,7 +180,8 @@ def test_next_action_same_loss_as_decision_transformer() -> None:
 
 def _as_ours(theirs: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
     """The reference's weights by our names. GPT-2 keeps its matrices transposed, and q, k and v in one."""
-    ours = {"action.weight": theirs["predict_action.0.weight"]}
+    times = theirs["embed_timestep.weight"][:50]  # the reference has one more
+    ours = {"action.weight": theirs["predict_action.0.weight"], "model.embed_values.time.weight": times}
     for kind in ("return", "state", "action"):
         ours |= {f"model.embed_values.of.{kind}.{part}": theirs[f"embed_{kind}.{part}"] for part in ("weight", "bias")}
     norms = {"embed_ln": "embed_values.norm", "encoder.ln_f": "norm"}

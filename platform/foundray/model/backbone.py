@@ -5,14 +5,12 @@ By default it is Llama's: RMSNorm, SwiGLU, rotary positions, no biases. The flag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from foundray.contract import Kind, UnitShape
+from foundray.contract import UnitShape
 from foundray.spec import Model as Shape
 
 NORM_EPS = 1e-6
@@ -143,18 +141,20 @@ class Layers(nn.Module):
 
 
 class Turns(nn.Module):
-    """The stem of units of several kinds, which take turns: a matrix each, then one norm (Chen et al. 2021)."""
+    """The stem of units of several kinds: a matrix for each, a vector for each time, then one norm (Chen et al. 2021)."""
 
-    def __init__(self, kinds: Sequence[Kind], width: int):
+    def __init__(self, units: UnitShape, width: int):
         super().__init__()
-        self.of = nn.ModuleDict({kind.name: nn.Linear(kind.width, width) for kind in kinds})
+        self.of = nn.ModuleDict({kind.name: nn.Linear(kind.width, width) for kind in units.kinds})
+        self.time = nn.Embedding(units.times, width) if units.times else None
         self.norm = nn.LayerNorm(width, NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, K], T a multiple of the number of kinds, to [B, T, D]."""
         of = list(self.of.values())
-        embedded = [stem(x[:, turn :: len(of), : stem.in_features]) for turn, stem in enumerate(of)]
-        return self.norm(torch.stack(embedded, 2).flatten(1, 2))
+        embedded = torch.stack([stem(x[:, turn :: len(of), : stem.in_features]) for turn, stem in enumerate(of)], 2)
+        h = embedded.flatten(1, 2)
+        return self.norm(h if self.time is None else h + self.time(x[..., -1].long()))
 
 
 class Backbone(Layers):
@@ -165,7 +165,7 @@ class Backbone(Layers):
         if units.classes:
             self.embed_tokens = nn.Embedding(units.classes, shape.width)
         else:
-            of_values = Turns(units.kinds, shape.width) if units.kinds else nn.Linear(units.width, shape.width)
+            of_values = Turns(units, shape.width) if units.kinds else nn.Linear(units.width, shape.width)
             self.embed_values: nn.Module = of_values
         if hides:
             self.mask = nn.Parameter(torch.zeros(shape.width))

@@ -116,13 +116,14 @@ class Return(Task):
         window, (_, state, action) = reader.length // len(shape.kinds), shape.kinds
         width = 1 if action.discrete else action.width
 
-        def recent(history: dict[str, list[float]]) -> dict[str, list[float]]:
+        def recent(history: dict[str, list[float]]) -> dict[str, Any]:
             """The last steps, the one to come with any action: what comes after a state does not change its answer."""
             steps = min(window, len(history["returns"]))
             return {
                 "returns": history["returns"][-steps:],
                 "states": history["states"][-steps * state.width :],
                 "actions": [*history["actions"], *[0.0] * width][-steps * width :],
+                "time": len(history["returns"]) - steps,
             }
 
         @torch.no_grad()
