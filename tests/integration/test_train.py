@@ -151,9 +151,8 @@ def test_samples_of_a_step(alone, storage: Path) -> None:
     assert len(listed["samples"]) == 10
     assert listed["samples"] == api.samples(run, 3)
     assert api.samples(run, 10**6) != api.samples(run, 3)
-    train = json.loads((run / "data.json").read_text())["manifest"]["rows"] * 9 // 10
-    epoch = [name for step in range(train // 10) for name in api.samples(run, step)]
-    assert len(set(epoch)) == len(epoch)
+    early = [name for step in range(30) for name in api.samples(run, step)]
+    assert len(set(early)) == len(early) == 300, "in an epoch, none is seen twice"
 
 
 def test_sampling_a_text(alone, storage: Path) -> None:
