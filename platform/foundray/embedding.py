@@ -5,7 +5,6 @@ On this machine, without Ray. Everything is shown: nothing is hidden and no unit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from foundray.batch import packed
-from foundray.contract import Modality, Plan, Units, UnitShape, Values
+from foundray.contract import Modality, Plan, Units, Values
 from foundray.data.sources import BadRow, RawFile, find_files, read_documents, read_located_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
-from foundray.model.model import Batch, Model, initialise
+from foundray.model.model import Batch, Model, initialise, mean_over
 from foundray.run import Run
 from foundray.spec import Source
 from foundray.storage import Store
@@ -51,9 +50,9 @@ class Reader:
 
     def __init__(self, run: Run):
         """Raises InputError for a run whose record cannot be read."""
-        manifest = json.loads((run.folder / "data.json").read_text())["manifest"]
-        self.modality: Modality = run.spec().data.modality.build()
-        self.length, self.classes = manifest["context"], manifest["vocabulary"]
+        manifest, spec = run.manifest(), run.spec()
+        self.modality: Modality = spec.data.modality.build()
+        self.length, self.shape = manifest["context"], spec.unit_shape(manifest["vocabulary"])
         if not isinstance(self.modality, Values):
             text = (run.folder / "tokenizer.json").read_text()
             self.tokenizer = Tokenizer.from_json(text, manifest["document_id"])
@@ -81,10 +80,6 @@ class Reader:
             for start in range(0, max(1, len(ids)), self.length - 1):
                 piece = np.concatenate([[self.tokenizer.document_id], ids[start : start + self.length - 1]])
                 yield Row(file.url, Store.at(file.url).path, f"document {index}", piece.astype(np.int64))
-
-    @property
-    def shape(self) -> UnitShape:
-        return self.modality.shape if isinstance(self.modality, Values) else UnitShape(classes=self.classes)
 
     def units(self, row: Row) -> Units:
         if isinstance(row.content, dict):
@@ -164,17 +159,12 @@ def batches(samples: Iterable[Units]) -> Iterator[Batch]:
 
 def _model(run: Run) -> Model:
     spec = run.spec()
-    classes = json.loads((run.folder / "data.json").read_text())["manifest"]["vocabulary"]
-    return Model(spec.model, spec.objective.build(), spec.unit_shape(classes))
-
-
-def _mean(states: Tensor, valid: Tensor) -> Tensor:
-    return (states * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
+    return Model(spec.model, spec.objective.build(), spec.unit_shape(run.manifest()["vocabulary"]))
 
 
 def _mean_std(states: Tensor, valid: Tensor) -> Tensor:
-    mean = _mean(states, valid)
-    return torch.cat([mean, _mean((states - mean[:, None]) ** 2, valid).sqrt()], 1)
+    mean = mean_over(states, valid)
+    return torch.cat([mean, mean_over((states - mean[:, None]) ** 2, valid).sqrt()], 1)
 
 
 def _last(states: Tensor, valid: Tensor) -> Tensor:
@@ -190,6 +180,6 @@ def _flatten(states: Tensor, valid: Tensor) -> Tensor:
 _UNEVEN = "pool: flatten needs samples of one length, and these have several; mean, last or mean_std would do"
 
 POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": _mean, "last": _last, "mean_std": _mean_std, "flatten": _flatten,
+    "mean": mean_over, "last": _last, "mean_std": _mean_std, "flatten": _flatten,
 }  # fmt: skip
 """Hidden states [B, T, D] and where there are units [B, T] to features [B, F]. Padding is in none of them."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import torch
 
 from foundray.batch import packed
 from foundray.contract import Ask, Plan, Units, UnitShape
-from foundray.data.tokenizer import Tokenizer
+from foundray.embedding import Encoder, Reader
 from foundray.errors import InputError
 from foundray.model.model import Batch, Model
 from foundray.run import Run
-from foundray.training.checkpoint import load_weights
 
 
 @torch.no_grad()
@@ -28,18 +25,14 @@ def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int,
     objective = spec.objective.build()
     if not objective.continues:
         raise InputError(f"{spec.objective.kind} does not predict what comes next, so it cannot continue a text")
-    manifest = json.loads((run.folder / "data.json").read_text())["manifest"]
-    tokenizer = Tokenizer.from_json((run.folder / "tokenizer.json").read_text(), manifest["document_id"])
-    _, weights, _ = load_weights(run.checkpoints)
-    classes = manifest["vocabulary"]
-    model = Model(spec.model, objective, UnitShape(classes=classes))
+    reader, model = Reader(run), Encoder.trained(run).model
+    tokenizer, classes = reader.tokenizer, reader.shape.classes
     (head,) = model.heads
-    model.load_state_dict(weights)
     generator = torch.Generator().manual_seed(seed)
     ids = [tokenizer.document_id, *tokenizer.encode([prompt])[0].tolist()]
     start = len(ids)
     while len(ids) < start + tokens:
-        logits = _next_logits(model.eval(), head, ids[-spec.model.context :], classes)
+        logits = _next_logits(model, head, ids[-spec.model.context :], classes)
         if temperature == 0:
             chosen = int(logits.argmax())
         else:

@@ -100,6 +100,11 @@ class Run:
         self.check_same(spec)
         return spec
 
+    def manifest(self) -> dict[str, Any]:
+        """Of its prepared data, as it was when the run began."""
+        manifest: dict[str, Any] = json.loads((self.folder / "data.json").read_text())["manifest"]
+        return manifest
+
     def check_same(self, spec: Spec) -> None:
         """Raises InputError where the folder was made by a spec that gives another result."""
         where = self.folder / "spec.yaml"

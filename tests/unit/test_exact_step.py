@@ -218,7 +218,7 @@ def test_adamw_is_torchs_own() -> None:
         trainer.step(step, batch)
         losses = [plain._loss(payload, step, 0) for _, payload in batch]
         plain.flat.gradient.zero_()
-        (torch.stack([loss for loss, _, _ in losses]).sum() / sum(int(n) for _, n, _ in losses)).backward()
+        (torch.stack([loss for loss, _ in losses]).sum() / sum(int(n) for _, n in losses)).backward()
         nn.utils.clip_grad_norm_(plain.model.parameters(), 0.5)
         for group in update.param_groups:
             group["lr"] = spec.optimizer.lr * lr_factor(spec.schedule, step, spec.train.steps)

@@ -97,7 +97,12 @@ def pooled(batch: Batch, hidden: Tensor) -> Tensor:
     """[B, D]: the mean of each row's hidden states, without padding."""
     if batch.keep is not None or not batch.padded:
         return hidden.mean(1)
-    return (hidden * batch.valid[..., None]).sum(1) / batch.valid.sum(1, keepdim=True)
+    return mean_over(hidden, batch.valid)
+
+
+def mean_over(states: Tensor, valid: Tensor) -> Tensor:
+    """[B, D]: the mean of states [B, T, D] where `valid` [B, T] says so."""
+    return (states * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
 
 
 def attention_mask(batch: Batch, causal: bool) -> Tensor | None:

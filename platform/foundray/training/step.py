@@ -183,7 +183,7 @@ class Trainer:
         return self._forward_backward(payload, step, index)
 
     def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
-        loss, tokens, _ = self._loss(payload, step, index)
+        loss, tokens = self._loss(payload, step, index)
         self.flat.gradient.zero_()
         # A fixed divisor keeps gradients near those of the mean loss; the true number of tokens is known at the end.
         (loss / self.spec.tokens_per_step).backward()
@@ -221,21 +221,29 @@ class Trainer:
         facts = torch.zeros(2, dtype=torch.int64, device=self.device)
         looked_at: dict[int, np.ndarray] = {}
         for position, payload in micro_batches:
-            loss, tokens, features = self._loss(payload, 0, position)
+            batch, hidden = self._encoded(payload, 0, position)
+            loss, tokens = self._loss_of(batch, hidden)
             facts += torch.stack([_fixed(loss), tokens.to(torch.int64)])
-            if position * len(features) < FEATURES:
-                looked_at[position] = features.float().cpu().numpy()
+            if position * len(hidden) < FEATURES:
+                looked_at[position] = pooled(batch, hidden).float().cpu().numpy()
         loss_sum, tokens_sum = self.group.sum(facts).tolist()
         found = {position: some for one in self.group.share(looked_at) for position, some in one.items()}
         rows = np.concatenate([found[position] for position in sorted(found)])[:FEATURES]
         return Evaluation(loss_sum / LOSS_SCALE / tokens_sum, tokens_sum, spread(rows), effective_rank(rows))
 
-    def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Summed loss and its count, of a micro-batch with random numbers of its own; and its rows' features, [B, D]."""
+    def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
+        """Summed loss and its count, of a micro-batch with random numbers of its own."""
+        return self._loss_of(*self._encoded(payload, step, index))
+
+    def _encoded(self, payload: bytes, step: int, index: int) -> tuple[Batch, Tensor]:
+        """The micro-batch, and the encoder's hidden states."""
         torch.manual_seed(int(mix(self.spec.seed, step, index)))  # for dropout and the like, inside the model
         batch = Batch.load(payload, self.device)
         with self._precision():
-            hidden = self.model.encode(batch)
+            return batch, self.model.encode(batch)
+
+    def _loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        with self._precision():
             answers = self.model.answer(batch, hidden)
             lesson = self.teacher.targets(batch) if self.teacher else None
         losses = []
@@ -247,7 +255,7 @@ class Trainer:
             assert told is not None, f"nobody tells what {head} should answer"
             losses.append(self.objective.loss(answer, told, where))
         loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
-        return loss, count, pooled(batch, hidden.detach())
+        return loss, count
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
         """bf16 matrix products on GPUs that have them; fp32 otherwise."""
