@@ -193,8 +193,8 @@ def skew(folder: Path) -> None:
     results: dict[str, tuple[float, str]] = {}
     for name, slow in (("no skew", fast), ("shares by speed", 3 * fast), ("equal shares", 3 * fast)):
         cluster = LocalCluster.up(0, CPU, Path(tempfile.mkdtemp(prefix="fr-")))
-        for sleep in (fast, fast, slow):
-            cluster.add(CPU, environment={"HOOKED_SLEEP": str(sleep)})
+        for node, seconds in enumerate((fast, fast, slow)):
+            cluster.add(CPU, environment=hooked.Pace(folder / f"pace-{node}", seconds).environment)
         where = {**cluster.environment, "FOUNDRAY_LOCAL_CLUSTER": str(cluster.folder)}
         label = name.replace(" ", "-")
         module = "tests.benchmarks.equal_shares" if name == "equal shares" else None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests import hooked
 from tests.chaos.disk import Disk
-from tests.chaos.faults import EVALUATE_EVERY, NODES, RESOURCES, STEPS, leftovers
+from tests.chaos.faults import EVALUATE_EVERY, RESOURCES, STEPS, leftovers
 from tests.conftest import small_spec, write_spec
 
 import foundray as api
@@ -51,13 +51,13 @@ def undisturbed(spec: Path) -> str:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """Four nodes, on which the hooked objective is installed; nothing of them is left behind afterwards."""
+    """A head, to which tests add nodes; the hooked objective is installed there, and nothing is left behind afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="fr-"))  # short: Ray's sockets lie in it, and their paths are limited
     before = set(Path("/dev/shm").iterdir())
     path = os.environ.get("PYTHONPATH")
     site = str(hooked.install(tmp_path_factory.mktemp("hooked")))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [site, path]))
-    made = LocalCluster.up(NODES, RESOURCES, folder)
+    made = LocalCluster.up(0, RESOURCES, folder)
     yield made
     made.down()
     os.environ["PYTHONPATH"] = path or ""

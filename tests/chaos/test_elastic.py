@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chaos.faults import NODES, RESOURCES, Faults, Run, nodes_of
+from tests.chaos.faults import RESOURCES, Faults, Run, nodes_of
 from tests.conftest import small_spec, write_spec
+from tests.hooked import Pace
 from tests.integration.conftest import foundray
 
 import foundray as api
@@ -18,8 +21,8 @@ from foundray.loading import load_spec
 from foundray.local_cluster import LocalCluster
 
 MIRROR_EVERY = 5
-SLOW = {"HOOKED_SLEEP": "0.03"}
-"""On such nodes a run lasts long enough for nodes to come and go; the weights do not know."""
+LINGER = 0.3
+"""Seconds a micro-batch, at which a run does not end before a node has come, however slow the machine."""
 
 
 def spec_of(folder: Path, prose: Path, steps: int, **changes: Any) -> Path:
@@ -32,6 +35,23 @@ def spec_of(folder: Path, prose: Path, steps: int, **changes: Any) -> Path:
 @pytest.fixture(scope="module")
 def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return spec_of(tmp_path_factory.mktemp("elastic"), prose, steps=300, objective={"kind": "hooked"})
+
+
+@pytest.fixture
+def pace(tmp_path: Path) -> Pace:
+    return Pace(tmp_path / "pace", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def runs(cluster: LocalCluster) -> Iterator[list[Run]]:
+    """What a test starts; whatever became of it, the next one finds the cluster empty."""
+    started: list[Run] = []
+    yield started
+    for run in started:
+        if run.process.poll() is None:
+            run.kill()
+    for name in nodes_of(cluster):
+        cluster.kill(name)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +70,6 @@ def world(run: Run) -> int:
 
 def wait_for_world(run: Run, size: int, seconds: float = 90) -> None:
     """Until a group of this size is at work."""
-    import time
-
     deadline = time.monotonic() + seconds
     while not run.events() or not any(e["event"] == "workers_started" for e in run.events()) or world(run) != size:
         assert run.process.poll() is None, run.process.communicate()
@@ -67,13 +85,12 @@ def shares(run: Run, step: int) -> list[float]:
     return [part / sum(blocks) for part in blocks]
 
 
-def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undisturbed: str) -> None:
+def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undisturbed: str, runs: list[Run], pace: Pace) -> None:
     """A node is added, one goes with notice, the feeder dies: no step is repeated. A node is lost: few are."""
-    for name in nodes_of(cluster):
-        cluster.kill(name)
     for gigabytes in (1, 3):
-        cluster.add({**RESOURCES, "memory": gigabytes * 1e9}, environment=SLOW)
+        cluster.add({**RESOURCES, "memory": gigabytes * 1e9}, environment=pace.environment)
     run = Run(cluster, spec, "elastic")
+    runs.append(run)
     faults = Faults(cluster, run, random.Random(0))
     run.wait_for_step(10)
     assert world(run) == 2
@@ -83,8 +100,10 @@ def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undistur
 
     run.wait_for_step(55)
     assert sorted(shares(run, 50)) == pytest.approx([0.25, 0.75], abs=0.01), "shards of the state follow the nodes' memory"
-    added = cluster.add({**RESOURCES, "memory": 2e9}, environment=SLOW)
+    pace.set(LINGER)
+    added = cluster.add({**RESOURCES, "memory": 2e9}, environment=pace.environment)
     wait_for_world(run, 3)
+    pace.set(LINGER / 10)
     run.wait_for_step(run.step() + 5)
     faults.feeder()
     run.wait_for_step(run.step() + 10)
@@ -96,16 +115,13 @@ def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undistur
     run.wait_for_step(run.step() + 3)
 
     faults.node()
+    pace.set(0)
     facts = run.wait().facts
     assert facts["weights_sha256"] == undisturbed
     assert facts["steps_repeated"] <= MIRROR_EVERY
     assert facts["account"]["recovery"] > 0
     assert sum(facts["account"].values()) == pytest.approx(facts["seconds"], abs=0.01)
     assert foundray("audit", run.folder, "--json").facts["clean"]
-    for name in nodes_of(cluster):
-        cluster.kill(name)
-    for _ in range(NODES):
-        cluster.add(RESOURCES)
 
 
 def rare_openers(spec: Path, steps: int) -> list[int]:
@@ -118,7 +134,7 @@ def rare_openers(spec: Path, steps: int) -> list[int]:
     return sorted(set(late) - set(early))[:2]
 
 
-def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, cluster: LocalCluster) -> None:
+def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, cluster: LocalCluster, runs: list[Run]) -> None:
     """A sample that gives no number, one that gives a huge loss, and a node that computes other bits."""
     nan_token, spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)
     objective = {"kind": "hooked", "nan_token": nan_token, "spike_token": spike_token}
@@ -128,75 +144,81 @@ def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, 
     assert "were not finite and are left out" in alone.out
     assert "is a spike; its update is not made" in alone.out
 
-    for victim in nodes_of(cluster)[: NODES - 2]:
-        cluster.kill(victim)
+    for _ in range(2):
+        cluster.add(RESOURCES)
     bad = cluster.add(RESOURCES, environment={"HOOKED_FLIP": "1"})
     left_out = f"the node {cluster.node_id(bad)} is left out: it computed other bits than the others"
     run = Run(cluster, spec, "flipped", "--set", "scale.workers=[3,4]")
+    runs.append(run)
     run.wait_for_event("left_out")  # three of three are needed, so it took part
     cluster.add(RESOURCES)
     done = run.wait()
     assert done.facts["weights_sha256"] == alone.facts["weights_sha256"]
     assert left_out in done.out
-    cluster.kill(bad)
-    cluster.add(RESOURCES)
 
     limited = foundray("train", spec, "--set", "name=limited", "--set", "guard.max_skipped=0", "--set", "scale.workers=1")
     assert limited.status == 1
     assert "guard.max_skipped is 0: look at the samples" in limited.err
 
 
-def test_a_spike_is_rolled_back_past_by_any_number_of_workers(prose: Path, tmp_path: Path, cluster: LocalCluster) -> None:
+def test_a_spike_is_rolled_back_past_by_any_number_of_workers(
+    prose: Path, tmp_path: Path, cluster: LocalCluster, runs: list[Run]
+) -> None:
     """To a state before it, and on with the data after it; a node lost meanwhile leaves no trace."""
+    for _ in range(3):
+        cluster.add(RESOURCES)
     spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)[0]
     objective = {"kind": "hooked", "spike_token": spike_token}
     spec = spec_of(tmp_path, prose, steps=60, objective=objective, guard={"spike": 12.0, "roll_back": 10})
     alone = Run(cluster, spec, "alone", "--set", "scale.workers=1")
+    runs.append(alone)
     facts = alone.wait().facts
     turns = rolled_back(alone)
     assert turns
     assert all(to % 10 == 0 and to < spike for spike, to, _ in turns)
 
     run = Run(cluster, spec, "several")
+    runs.append(run)
     run.wait_for_event("rolled_back")
     Faults(cluster, run, random.Random(1)).node()
     assert run.wait().facts["weights_sha256"] == facts["weights_sha256"]
     assert rolled_back(run) == turns
     for one in (alone, run):
         assert foundray("audit", one.folder, "--json").facts["clean"]
-    cluster.add(RESOURCES)
 
 
 def rolled_back(run: Run) -> list[tuple[int, int, int]]:
     return [(e["spike"], e["to"], e["passed_over"]) for e in run.events() if e["event"] == "rolled_back"]
 
 
-def test_pools_of_unlike_machines_make_one_group_and_that_is_told_once(spec: Path, cluster: LocalCluster) -> None:
+def test_pools_of_unlike_machines_make_one_group_and_that_is_told_once(
+    spec: Path, cluster: LocalCluster, runs: list[Run], pace: Pace
+) -> None:
     """One of two nodes computes with other kernels; the other is lost, comes again, and the two are mixed once more."""
-    for name in nodes_of(cluster):
-        cluster.kill(name)
-    big = cluster.add({**RESOURCES, "big": 1}, environment=SLOW)
-    cluster.add({**RESOURCES, "spot": 1}, environment={**SLOW, "ATEN_CPU_CAPABILITY": "default"})
+    big = cluster.add({**RESOURCES, "big": 1}, environment=pace.environment)
+    cluster.add({**RESOURCES, "spot": 1}, environment={**pace.environment, "ATEN_CPU_CAPABILITY": "default"})
     kinds = {"big": "workers: [0, 1]", "spot": "workers: 1"}
     pools = ", ".join(f"{kind}: {{{workers}, resources: {{CPU: 1, {kind}: 1}}}}" for kind, workers in kinds.items())
     run = Run(cluster, spec, "pools", "--set", f"scale={{pools: {{{pools}}}}}", "--set", "train.steps=150")
+    runs.append(run)
     wait_for_world(run, 2)
     run.wait_for_step(20)
+    pace.set(LINGER)
     cluster.kill(big)
     wait_for_world(run, 1)
-    cluster.add({**RESOURCES, "big": 1}, environment=SLOW)
+    cluster.add({**RESOURCES, "big": 1}, environment=pace.environment)
     wait_for_world(run, 2)
+    pace.set(0)
     done = run.wait()
     assert done.facts["state"] == "finished"
     assert done.out.count("the hardware is of 2 kinds") == 1, done.out
     assert "sums are exact, but the bits depend on who computes what" in done.out
-    for name in nodes_of(cluster):
-        cluster.kill(name)
-    for _ in range(NODES):
+
+
+def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: LocalCluster, runs: list[Run]) -> None:
+    for _ in range(2):
         cluster.add(RESOURCES)
-
-
-def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: LocalCluster) -> None:
     run = Run(cluster, spec, "waits", "--set", "scale.workers=[9,9]", "--set", "fault.wait_s=8")
+    runs.append(run)
     refused = run.wait()
-    assert "0 of at least 9 workers are there; each takes 1 CPU, and the cluster has 4 CPU in all" in refused.refusal
+    assert "0 of at least 9 workers are there; each takes 1 CPU, and the cluster has 2 CPU in all" in refused.refusal
