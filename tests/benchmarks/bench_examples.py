@@ -1,0 +1,108 @@
+"""What the examples reach, by their specs as committed: each trained once a seed, and judged.
+
+`python -m tests.benchmarks.bench_examples [NAME ...] [--seeds 1337 1 2] [--mirror FOLDER]`; about ten minutes an example and
+seed on two cores. Data goes to data/ and runs to runs/, and what is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+FOUNDRAY = str(Path(sys.executable).with_name("foundray"))
+NATS = "nats a character"
+
+
+@dataclass(frozen=True)
+class Example:
+    spec: str
+    bar: str
+    """What it should reach."""
+    measure: str
+    task: str | None = None
+    """What it is judged by; the loss over the validation split where there is none."""
+
+    @property
+    def folder(self) -> str:
+        return self.spec.split("/")[0]
+
+
+EXAMPLES = {
+    "shakespeare": Example("shakespeare/spec.yaml", "< 1.669, then 1.60", NATS),
+    "wolof": Example("wolof/spec.yaml", "< 1.99", NATS),
+    "genome": Example("genome/spec.yaml", "<= 1.930", "bits a base"),
+    "electricity-transformer": Example("electricity-transformer/spec.yaml", "<= 0.375", "mse", "task.yaml"),
+    "spoken-digits": Example("spoken-digits/spec.yaml", "> 0.70", "accuracy", "task.yaml"),
+    "handwritten-digits": Example("handwritten-digits/spec.yaml", "> 0.75", "accuracy", "task.yaml"),
+    "cart-pole": Example("control/cart-pole.yaml", "> 450", "return", "cart-pole-task.yaml"),
+    "pendulum": Example("control/pendulum.yaml", "> -250", "return", "pendulum-task.yaml"),
+}
+
+
+def foundray(*arguments: object) -> dict[str, Any]:
+    """What a command's last line says."""
+    done = subprocess.run([FOUNDRAY, *map(str, arguments), "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return facts
+
+
+def get_data(example: Example, mirror: str | None) -> None:
+    made = Path("examples", example.folder, "generate.py")
+    if not made.exists():
+        where = ["--mirror", mirror] if mirror else []
+        subprocess.run([FOUNDRAY, "fetch", example.folder, *where], check=True)
+    elif not (data := Path("data", example.folder, "trajectories.npz")).exists():
+        subprocess.run([sys.executable, made, data], check=True)
+
+
+def trained(name: str, example: Example, seed: int) -> dict[str, Any]:
+    run = Path("runs", f"{name}-{seed}")
+    if (run / "spec.yaml").exists():
+        return foundray("resume", run)
+    return foundray("train", Path("examples", example.spec), "--set", f"name={run.name}", "--set", f"seed={seed}")
+
+
+def told(values: list[float]) -> str:
+    digits = 1 if abs(mean(values)) > 10 else 4
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
+
+
+def reach(name: str, example: Example, seeds: list[int]) -> None:
+    """Train and judge an example, and print a row: its mean and deviation over training seeds, and beside it what is simple."""
+    results, minutes, beside = [], [], ("", "")
+    for seed in seeds:
+        facts = trained(name, example, seed)
+        minutes.append(facts["seconds"] / 60)
+        if example.task:
+            judged = foundray("probe", facts["run"], "--task", Path("examples", example.folder, example.task))
+            beside = told(judged["floor"]), told(judged["random"])
+            results.append(mean(judged["ours"]))
+        else:
+            results.append(facts["val_loss"] / (1.0 if example.measure == NATS else math.log(2)))
+    each = ", ".join(f"{result:.4g}" for result in results)
+    title = f"{name}, {example.measure}, {example.bar}"
+    print(f"{title:48}{told(results):>18}{beside[0]:>18}{beside[1]:>18}   {each}; {max(minutes):.1f} min", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*EXAMPLES, []], metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1337, 1, 2])
+    parser.add_argument("--mirror")
+    options = parser.parse_args()
+    print(f"{'':48}{'reached':>18}{'floor':>18}{'untrained':>18}   each seed; longest training", flush=True)
+    for name in options.names or EXAMPLES:
+        get_data(EXAMPLES[name], options.mirror)
+        reach(name, EXAMPLES[name], options.seeds)
+
+
+if __name__ == "__main__":
+    main()
