@@ -61,14 +61,12 @@ def test_records_wait_until_storage_takes_them(tmp_path: Path) -> None:
     subject = recorder(folder)
     subject.write([started(0), step(1)])
     subject.settle()
-    (folder / "metrics.jsonl").rename(tmp_path / "away")
-    (folder / "metrics.jsonl").mkdir()
+    folder.rename(tmp_path / "away")
     subject.write([step(2)])
     with pytest.raises(InputError, match="cannot be written"):
         subject.ledger.settle(1.0)
     assert subject.kept == 1
-    (folder / "metrics.jsonl").rmdir()
-    (tmp_path / "away").rename(folder / "metrics.jsonl")
+    (tmp_path / "away").rename(folder)
     subject.write([step(3)])
     subject.close()
     assert [record["step"] for record in recorded(folder, "metrics.jsonl")] == [1, 2, 3]
