@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 
-.PHONY: demo test check bench bench-faults chaos clean
+.PHONY: demo test check bench bench-faults bench-examples chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -32,6 +32,9 @@ bench: $(VENV)/.ready-dev  ## throughput and memory beside a plain PyTorch loop
 bench-faults: $(VENV)/.ready-dev  ## a node killed, a worker slow, the state copied: beside a peer each
 	$(BIN)/python -m tests.benchmarks.bench_faults
 	$(BIN)/python -m tests.benchmarks.bench_copying
+
+bench-examples: $(VENV)/.ready-dev  ## what the examples reach, with three seeds each: about three hours
+	$(BIN)/python -m tests.benchmarks.bench_examples $(EXAMPLES)
 
 clean:
 	rm -rf $(VENV) runs
