@@ -73,6 +73,11 @@ class Run:
             raise AssertionError(f"{self.name} did not end; step {self.step()}: {self.events()[-8:]}") from None
         return Done(self.process.returncode, out, err)
 
+    def end(self) -> None:
+        """Kill the driver, if the run is still at work."""
+        if self.process.poll() is None:
+            self.kill()
+
     def kill(self) -> None:
         """SIGKILL of the driver."""
         self.process.kill()

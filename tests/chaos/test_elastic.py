@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chaos.faults import RESOURCES, Faults, Run, nodes_of
+from tests.chaos.faults import NODES, RESOURCES, Faults, Run, nodes_of
 from tests.conftest import small_spec, write_spec
 from tests.hooked import Pace
 from tests.integration.conftest import foundray
@@ -42,14 +42,18 @@ def pace(tmp_path: Path) -> Pace:
     return Pace(tmp_path / "pace", 0.0)
 
 
-@pytest.fixture(autouse=True)
-def runs(cluster: LocalCluster) -> Iterator[list[Run]]:
-    """What a test starts; whatever became of it, the next one finds the cluster empty."""
+@pytest.fixture
+def start(cluster: LocalCluster) -> Iterator[Callable[..., Run]]:
+    """Starts a run on the cluster; whatever becomes of it, the next test finds a cluster without runs and nodes."""
     started: list[Run] = []
-    yield started
+
+    def remembered(*arguments: Any) -> Run:
+        started.append(Run(cluster, *arguments))
+        return started[-1]
+
+    yield remembered
     for run in started:
-        if run.process.poll() is None:
-            run.kill()
+        run.end()
     for name in nodes_of(cluster):
         cluster.kill(name)
 
@@ -85,12 +89,13 @@ def shares(run: Run, step: int) -> list[float]:
     return [part / sum(blocks) for part in blocks]
 
 
-def test_growing_draining_and_losing(cluster: LocalCluster, spec: Path, undisturbed: str, runs: list[Run], pace: Pace) -> None:
+def test_growing_draining_and_losing(
+    cluster: LocalCluster, spec: Path, undisturbed: str, start: Callable[..., Run], pace: Pace
+) -> None:
     """A node is added, one goes with notice, the feeder dies: no step is repeated. A node is lost: few are."""
     for gigabytes in (1, 3):
         cluster.add({**RESOURCES, "memory": gigabytes * 1e9}, environment=pace.environment)
-    run = Run(cluster, spec, "elastic")
-    runs.append(run)
+    run = start(spec, "elastic")
     faults = Faults(cluster, run, random.Random(0))
     run.wait_for_step(10)
     assert world(run) == 2
@@ -134,7 +139,9 @@ def rare_openers(spec: Path, steps: int) -> list[int]:
     return sorted(set(late) - set(early))[:2]
 
 
-def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, cluster: LocalCluster, runs: list[Run]) -> None:
+def test_planted_faults_are_found_whoever_has_them(
+    prose: Path, tmp_path: Path, cluster: LocalCluster, start: Callable[..., Run]
+) -> None:
     """A sample that gives no number, one that gives a huge loss, and a node that computes other bits."""
     nan_token, spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)
     objective = {"kind": "hooked", "nan_token": nan_token, "spike_token": spike_token}
@@ -148,8 +155,7 @@ def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, 
         cluster.add(RESOURCES)
     bad = cluster.add(RESOURCES, environment={"HOOKED_FLIP": "1"})
     left_out = f"the node {cluster.node_id(bad)} is left out: it computed other bits than the others"
-    run = Run(cluster, spec, "flipped", "--set", "scale.workers=[3,4]")
-    runs.append(run)
+    run = start(spec, "flipped", "--set", "scale.workers=[3,4]")
     run.wait_for_event("left_out")  # three of three are needed, so it took part
     cluster.add(RESOURCES)
     done = run.wait()
@@ -162,23 +168,21 @@ def test_planted_faults_are_found_whoever_has_them(prose: Path, tmp_path: Path, 
 
 
 def test_a_spike_is_rolled_back_past_by_any_number_of_workers(
-    prose: Path, tmp_path: Path, cluster: LocalCluster, runs: list[Run]
+    prose: Path, tmp_path: Path, cluster: LocalCluster, start: Callable[..., Run]
 ) -> None:
     """To a state before it, and on with the data after it; a node lost meanwhile leaves no trace."""
-    for _ in range(3):
+    for _ in range(NODES):
         cluster.add(RESOURCES)
     spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)[0]
     objective = {"kind": "hooked", "spike_token": spike_token}
     spec = spec_of(tmp_path, prose, steps=60, objective=objective, guard={"spike": 12.0, "roll_back": 10})
-    alone = Run(cluster, spec, "alone", "--set", "scale.workers=1")
-    runs.append(alone)
+    alone = start(spec, "alone", "--set", "scale.workers=1")
     facts = alone.wait().facts
     turns = rolled_back(alone)
     assert turns
     assert all(to % 10 == 0 and to < spike for spike, to, _ in turns)
 
-    run = Run(cluster, spec, "several")
-    runs.append(run)
+    run = start(spec, "several")
     run.wait_for_event("rolled_back")
     Faults(cluster, run, random.Random(1)).node()
     assert run.wait().facts["weights_sha256"] == facts["weights_sha256"]
@@ -192,15 +196,14 @@ def rolled_back(run: Run) -> list[tuple[int, int, int]]:
 
 
 def test_pools_of_unlike_machines_make_one_group_and_that_is_told_once(
-    spec: Path, cluster: LocalCluster, runs: list[Run], pace: Pace
+    spec: Path, cluster: LocalCluster, start: Callable[..., Run], pace: Pace
 ) -> None:
     """One of two nodes computes with other kernels; the other is lost, comes again, and the two are mixed once more."""
     big = cluster.add({**RESOURCES, "big": 1}, environment=pace.environment)
     cluster.add({**RESOURCES, "spot": 1}, environment={**pace.environment, "ATEN_CPU_CAPABILITY": "default"})
     kinds = {"big": "workers: [0, 1]", "spot": "workers: 1"}
     pools = ", ".join(f"{kind}: {{{workers}, resources: {{CPU: 1, {kind}: 1}}}}" for kind, workers in kinds.items())
-    run = Run(cluster, spec, "pools", "--set", f"scale={{pools: {{{pools}}}}}", "--set", "train.steps=150")
-    runs.append(run)
+    run = start(spec, "pools", "--set", f"scale={{pools: {{{pools}}}}}", "--set", "train.steps=150")
     wait_for_world(run, 2)
     run.wait_for_step(20)
     pace.set(LINGER)
@@ -215,10 +218,9 @@ def test_pools_of_unlike_machines_make_one_group_and_that_is_told_once(
     assert "sums are exact, but the bits depend on who computes what" in done.out
 
 
-def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: LocalCluster, runs: list[Run]) -> None:
-    for _ in range(2):
+def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: LocalCluster, start: Callable[..., Run]) -> None:
+    for _ in range(NODES):
         cluster.add(RESOURCES)
-    run = Run(cluster, spec, "waits", "--set", "scale.workers=[9,9]", "--set", "fault.wait_s=8")
-    runs.append(run)
+    run = start(spec, "waits", "--set", "scale.workers=[9,9]", "--set", "fault.wait_s=8")
     refused = run.wait()
-    assert "0 of at least 9 workers are there; each takes 1 CPU, and the cluster has 2 CPU in all" in refused.refusal
+    assert "0 of at least 9 workers are there; each takes 1 CPU, and the cluster has 4 CPU in all" in refused.refusal

@@ -39,8 +39,7 @@ def test_a_disturbed_run_ends_with_the_same_weights(
         faults.settle()
         facts = run.wait().facts
     finally:
-        if run.process.poll() is None:
-            run.kill()
+        run.end()
     assert facts["weights_sha256"] == undisturbed
     audit = foundray("audit", run.folder, "--json").facts
     assert audit["clean"], audit["problems"]
