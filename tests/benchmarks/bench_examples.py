@@ -7,17 +7,21 @@ seed on two cores. Data goes to data/ and runs to runs/, and what is there alrea
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-FOUNDRAY = str(Path(sys.executable).with_name("foundray"))
+from tests.integration.conftest import FOUNDRAY, foundray
+
+from foundray.probing.task import told
+
 NATS = "nats a character"
+LONGEST = 3600.0
+"""Seconds that a command may take."""
 
 
 @dataclass(frozen=True)
@@ -46,33 +50,25 @@ EXAMPLES = {
 }
 
 
-def foundray(*arguments: object) -> dict[str, Any]:
-    """What a command's last line says."""
-    done = subprocess.run([FOUNDRAY, *map(str, arguments), "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return facts
+def facts_of(*arguments: object) -> dict[str, Any]:
+    """What a command tells."""
+    return foundray(*arguments, "--json", timeout=LONGEST).facts
 
 
 def get_data(example: Example, mirror: str | None) -> None:
-    made = Path("examples", example.folder, "generate.py")
-    if not made.exists():
+    generator = Path("examples", example.folder, "generate.py")
+    if not generator.exists():
         where = ["--mirror", mirror] if mirror else []
         subprocess.run([FOUNDRAY, "fetch", example.folder, *where], check=True)
     elif not (data := Path("data", example.folder, "trajectories.npz")).exists():
-        subprocess.run([sys.executable, made, data], check=True)
+        subprocess.run([sys.executable, generator, data], check=True)
 
 
 def trained(name: str, example: Example, seed: int) -> dict[str, Any]:
     run = Path("runs", f"{name}-{seed}")
     if (run / "spec.yaml").exists():
-        return foundray("resume", run)
-    return foundray("train", Path("examples", example.spec), "--set", f"name={run.name}", "--set", f"seed={seed}")
-
-
-def told(values: list[float]) -> str:
-    digits = 1 if abs(mean(values)) > 10 else 4
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
+        return facts_of("resume", run)
+    return facts_of("train", Path("examples", example.spec), "--set", f"name={run.name}", "--set", f"seed={seed}")
 
 
 def reach(name: str, example: Example, seeds: list[int]) -> None:
@@ -82,7 +78,7 @@ def reach(name: str, example: Example, seeds: list[int]) -> None:
         facts = trained(name, example, seed)
         minutes.append(facts["seconds"] / 60)
         if example.task:
-            judged = foundray("probe", facts["run"], "--task", Path("examples", example.folder, example.task))
+            judged = facts_of("probe", facts["run"], "--task", Path("examples", example.folder, example.task))
             beside = told(judged["floor"]), told(judged["random"])
             results.append(mean(judged["ours"]))
         else:
@@ -94,7 +90,7 @@ def reach(name: str, example: Example, seeds: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*EXAMPLES, []], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[*EXAMPLES, []], metavar="NAME")  # no name at all is looked up, too
     parser.add_argument("--seeds", nargs="+", type=int, default=[1337, 1, 2])
     parser.add_argument("--mirror")
     options = parser.parse_args()

@@ -36,9 +36,9 @@ class Judgement:
         """Three columns, each the mean and the standard deviation over seeds, and the facts."""
         head = f"{self.measure} ({'higher' if self.higher_is_better else 'lower'} is better)"
         columns = {"floor": self.floor, "random": self.random, "ours": self.ours}
-        told = [_told(values) for values in columns.values()]
-        wide = max(map(len, told)) + 3
-        names, values = "".join(f"{name:<{wide}}" for name in columns), "".join(f"{value:<{wide}}" for value in told)
+        texts = [told(values) for values in columns.values()]
+        wide = max(map(len, texts)) + 3
+        names, values = "".join(f"{name:<{wide}}" for name in columns), "".join(f"{value:<{wide}}" for value in texts)
         facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
         return f"{'':{len(head)}}  {names.rstrip()}\n{head}  {values.rstrip()}\n{facts}"
 
@@ -46,7 +46,8 @@ class Judgement:
         return asdict(self)
 
 
-def _told(values: list[float]) -> str:
+def told(values: list[float]) -> str:
+    """Mean and standard deviation."""
     digits = 4 if abs(mean(values)) < 10 else 1
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
