@@ -18,7 +18,7 @@ def derived(spec: Spec) -> dict[str, object]:
     vocabulary, certain = _vocabulary(spec)
     with torch.device("meta"):
         model = Model(spec.model, objective := spec.objective.build(), spec.unit_shape(vocabulary))
-    layout = Layout.of(model.named_parameters())
+    layout = Layout.of(model)
     assumed = "" if certain else " (assumed: known after `foundray prepare`)"
     shape = spec.unit_shape(vocabulary)
     facts: dict[str, object] = {

@@ -161,7 +161,7 @@ def test_a_step_that_overflows_names_its_micro_batch() -> None:
 
 def test_layout_covers_everything_once_in_whole_blocks() -> None:
     model = make_model(make_spec())
-    layout = Layout.of(model.named_parameters())
+    layout = Layout.of(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     flat = FlatParameters(model, layout, 3)
     assert set(before) == {entry.name for entry in layout.entries}
@@ -173,7 +173,7 @@ def test_layout_covers_everything_once_in_whole_blocks() -> None:
         assert [block for shard in shards for block in shard] == list(range(layout.blocks))
         for shard in shards:
             assert [block for run, _ in layout.pieces(shard) for block in run] == list(shard)
-    decayed = {block for run, decay in layout.pieces(range(layout.blocks)) if decay for block in run}
+    decayed = {block for run, scaling in layout.pieces(range(layout.blocks)) if scaling.weight_decay for block in run}
     for entry in layout.entries:
         assert all((block in decayed) == (len(entry.shape) == 2) for block in range(entry.first, entry.first + entry.blocks))
 
@@ -182,7 +182,7 @@ def test_layout_covers_everything_once_in_whole_blocks() -> None:
 def test_state_in_bytes_and_back(kind: str) -> None:
     spec = make_spec(optimizer__kind=kind)
     model = make_model(spec)
-    layout = Layout.of(model.named_parameters())
+    layout = Layout.of(model)
     shard = range(3, layout.blocks - 1)
     parameters = torch.randn(len(shard) * BLOCK)
     optimizers = [ShardOptimizer(spec.optimizer, layout, shard, values) for values in (parameters, parameters.clone())]
@@ -198,7 +198,7 @@ def test_state_in_bytes_and_back(kind: str) -> None:
 def test_8_bit_state_is_at_most_2_1_bytes_a_parameter() -> None:
     spec = make_spec(model__width=128, model__depth=4, model__heads=4, model__context=64)
     model = make_model(spec)
-    layout = Layout.of(model.named_parameters())
+    layout = Layout.of(model)
     optimizer = ShardOptimizer(spec.optimizer, layout, range(layout.blocks), torch.zeros(layout.blocks * BLOCK))
     size = sum(t.numel() * t.element_size() for t in optimizer.tensors().values())
     assert size / sum(p.numel() for p in model.parameters()) <= 2.1

@@ -81,10 +81,12 @@ class Layer(nn.Module):
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = normalisation(shape)
         self.mlp = FeedForward(shape)
+        self.share = 1 / shape.deeper
+        """Of what a branch gives, that is added."""
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, causal)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = torch.add(x, self.self_attn(self.input_layernorm(x), cos, sin, mask, causal), alpha=self.share)
+        return torch.add(x, self.mlp(self.post_attention_layernorm(x)), alpha=self.share)
 
 
 def places_in_plane(grid: tuple[int, int], width: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from foundray.contract import WIDTH, Objective, UnitShape
 from foundray.model.backbone import Backbone, Predictor
+from foundray.model.parametrisation import Readout, scalings
 from foundray.spec import Model as Shape
 
 
@@ -57,7 +58,8 @@ class Model(nn.Module):
     def __init__(self, shape: Shape, objective: Objective, units: UnitShape):
         """`units` are the data's; the objective may have ids of its own after theirs."""
         super().__init__()
-        self.causal, self.couples = objective.causal, objective.couples
+        self.shape, self.causal, self.couples = shape, objective.causal, objective.couples
+        data = units
         if units.classes:
             units = replace(units, classes=units.classes + objective.extra_ids)
         self.model = Backbone(shape, units, objective.hides)
@@ -65,7 +67,13 @@ class Model(nn.Module):
         width = shape.of_predictor.width if self.predictor else shape.width
         self.heads = objective.heads(units)
         for name, outputs in self.heads.items():
-            self.add_module(name, _network(width, outputs) if isinstance(outputs, tuple) else _matrix(width, outputs, shape))
+            self.add_module(name, _head(width, outputs if isinstance(outputs, tuple) else (outputs,), shape))
+        base = None
+        if shape.base:
+            with torch.device("meta"):
+                base = Model(shape.base, objective, data)
+        self.scalings = scalings(self, base, shape.wider, shape.deeper)
+        """By what the optimizer's hyperparameters are multiplied, of each parameter."""
 
     def forward(self, batch: Batch, states: list[Tensor] | None = None) -> dict[str, Tensor]:
         return self.answer(batch, self.encode(batch, states))
@@ -84,13 +92,13 @@ class Model(nn.Module):
         return self.model(self.model.embed(batch.x, batch.hidden), mask, self.causal, batch.keep, states)
 
 
-def _matrix(width: int, outputs: int, shape: Shape) -> nn.Module:
-    return nn.Linear(width, shape.width if outputs == WIDTH else outputs, bias=False)
-
-
-def _network(width: int, outputs: tuple[int, ...]) -> nn.Module:
-    layers = [part for pair in pairwise((width, *outputs)) for part in (nn.Linear(*pair, bias=False), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
+def _head(width: int, outputs: tuple[int, ...], shape: Shape) -> nn.Module:
+    """A matrix, or a network with ReLU between its layers. What is as wide as the model is no read-out."""
+    if outputs == (WIDTH,):
+        return nn.Linear(width, shape.width, bias=False)
+    first = Readout(width, outputs[0], shape.wider)
+    rest = [part for pair in pairwise(outputs) for part in (nn.ReLU(), nn.Linear(*pair, bias=False))]
+    return nn.Sequential(first, *rest) if rest else first
 
 
 def pooled(batch: Batch, hidden: Tensor) -> Tensor:
@@ -123,12 +131,15 @@ def initialise(model: Model, seed: int) -> None:
 
     Embeddings and the mask vector have unit variance and matrices 1/fan-in, so that every layer sees and gives values of
     order one; those that write to the residual stream are smaller by the root of their number (Radford et al. 2019); heads
-    of one matrix and biases start at zero. But the biases of a stem of several kinds have unit variance: they tell kinds
-    apart, and without them the norm that follows would take away how large a single value is.
+    of one matrix and biases start at zero. That number, and the fan-in of a read-out, are the base's where the model has one:
+    a branch's share makes up for depth, and a read-out's division for width. But the biases of a stem of several kinds have
+    unit variance: they tell kinds apart, and without them the norm that follows would take away how large a single value is.
     """
     generator = torch.Generator().manual_seed(seed)
     zero = {f"{head}.weight" for head in model.heads}
-    writers = sum(name.endswith(("o_proj.weight", "down_proj.weight")) for name, _ in model.named_parameters())
+    first = {f"{head}.0.weight" for head in model.heads}  # of heads that are networks
+    base = model.shape.base or model.shape
+    writers = 2 * (base.depth + (base.predictor.depth if model.predictor else 0))
     for name, parameter in sorted(model.named_parameters()):
         with torch.no_grad():
             if name.endswith("norm.weight"):
@@ -138,6 +149,8 @@ def initialise(model: Model, seed: int) -> None:
             else:
                 whole = name.endswith(("embed_tokens.weight", ".mask", ".bias"))
                 scale = 1.0 if whole else parameter.shape[1] ** -0.5
+                if name in first:
+                    scale *= model.shape.wider**0.5
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     scale /= writers**0.5
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)

@@ -101,9 +101,10 @@ class Spec(Section):
     def identity(self) -> dict[str, Any]:
         """Every field that decides the result, flattened to dotted names: two runs are one where these are equal.
 
-        Where the data lies is not among them.
+        Where the data lies is not among them, and no field that is not set.
         """
-        return {name: value for name, value in flatten(self.model_dump(mode="json")).items() if not _FREE.match(name)}
+        fields = flatten(self.model_dump(mode="json"))
+        return {name: value for name, value in fields.items() if value is not None and not _FREE.match(name)}
 
     def fingerprint(self) -> str:
         """SHA-256 of the identity, 16 hexadecimal digits."""

@@ -129,6 +129,10 @@ class Model(Section):
     """Whether the layers' matrices have biases."""
     predictor: Predictor = Predictor()
     """The light network that answers for units which are not shown, where the objective drops some."""
+    base_width: PositiveInt | None = None
+    """Width of the model that the hyperparameters are right for: they are scaled to this one's (CompleteP)."""
+    base_depth: PositiveInt | None = None
+    """Depth of that model."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Model:
@@ -137,14 +141,50 @@ class Model(Section):
             near = sorted(sorted(fits, key=lambda h: abs(h - self.heads))[:3])
             right = f"heads of {' or '.join(map(str, near))} would do" if near else "the width must be even"
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads of an even size; {right}")
+        if self.base_width:
+            self.of_width(self.base_width)
         return self
+
+    def of_width(self, width: int) -> Model:
+        """The same shape, narrower or wider in all its parts; heads keep their size. Raises ValueError for a width that they
+        do not divide.
+        """
+        if self.heads * width % self.width:
+            size = self.width // self.heads
+            raise ValueError(f"heads keep their size, {size}, so a width is a multiple of that, and not {width}")
+
+        def part(count: int | None) -> int | None:
+            return None if count is None else round(count * width / self.width)
+
+        of_predictor = {"width": part(self.predictor.width), "heads": part(self.predictor.heads)}
+        predictor = self.predictor.model_copy(update=of_predictor)
+        sizes = {"width": width, "heads": part(self.heads), "hidden": part(self.hidden), "predictor": predictor}
+        return self.model_copy(update=sizes)
+
+    @property
+    def base(self) -> Model | None:
+        """The model that the hyperparameters are right for, where it is another than this one."""
+        if not self.base_width and not self.base_depth:
+            return None
+        here = {"depth": self.base_depth or self.depth, "base_width": None, "base_depth": None}
+        return self.of_width(self.base_width or self.width).model_copy(update=here)
+
+    @property
+    def wider(self) -> float:
+        """How many times the base's width this one's is."""
+        return self.width / (self.base_width or self.width)
+
+    @property
+    def deeper(self) -> float:
+        """How many times the base's depth this one's is."""
+        return self.depth / (self.base_depth or self.depth)
 
     @property
     def of_predictor(self) -> Model:
-        """The predictor's shape, as that of a model."""
+        """The predictor's shape, as that of a model. It is as deep whatever the depth of the model."""
         width = self.predictor.width or self.width // 2
         size = {"width": width, "depth": self.predictor.depth, "heads": self.predictor.heads or self.heads, "hidden": None}
-        return self.model_copy(update=size)
+        return self.model_copy(update=size | {"base_width": None, "base_depth": None})
 
     @property
     def hidden_width(self) -> int:

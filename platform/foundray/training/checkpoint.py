@@ -18,6 +18,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from foundray.errors import InputError
+from foundray.model.parametrisation import Scaling
 from foundray.storage import Store, sha256
 from foundray.training.flat import Entry
 from foundray.training.step import Trainer
@@ -126,7 +127,7 @@ def load_weights(folder: Store, whose: str = "master") -> tuple[int, dict[str, T
         except Damaged as error:
             skipped.append(str(error))
             continue
-        entries = [Entry(name, tuple(shape), first, 0, True) for name, shape, first in manifest.parameters]
+        entries = [Entry(name, tuple(shape), first, 0, Scaling()) for name, shape, first in manifest.parameters]
         return manifest.step, {e.name: weights[e.elements].view(e.shape) for e in entries}, skipped
     raise InputError(f"{folder} holds no usable checkpoint" + (f": {'; '.join(skipped)}" if skipped else " yet"))
 

@@ -6,12 +6,15 @@ shared, its 8-bit state is the same bits for any number of workers, and reshardi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor, nn
+
+from foundray.model.model import Model
+from foundray.model.parametrisation import Scaling
 
 BLOCK = 256
 ALIKE = 0.75
@@ -27,8 +30,8 @@ class Entry:
     first: int
     """First block."""
     blocks: int
-    decayed: bool
-    """Whether weight decay applies: matrices yes, vectors no."""
+    scaling: Scaling
+    """By what its hyperparameters are multiplied."""
 
     @property
     def elements(self) -> slice:
@@ -38,16 +41,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of parameters in the flat space: matrices by name, then vectors by name."""
+    """The order of parameters in the flat space: matrices, then vectors; those of one scaling together, by name."""
 
     entries: tuple[Entry, ...]
 
     @staticmethod
-    def of(parameters: Iterable[tuple[str, Tensor]]) -> Layout:
-        entries, first = [], 0
-        for name, parameter in sorted(parameters, key=lambda item: (item[1].dim() < 2, item[0])):
+    def of(model: Model) -> Layout:
+        entries, first, scalings = [], 0, model.scalings
+        order = sorted(model.named_parameters(), key=lambda item: (item[1].dim() < 2, scalings[item[0]], item[0]))
+        for name, parameter in order:
             blocks = -(-parameter.numel() // BLOCK)
-            entries.append(Entry(name, tuple(parameter.shape), first, blocks, parameter.dim() >= 2))
+            entries.append(Entry(name, tuple(parameter.shape), first, blocks, scalings[name]))
             first += blocks
         return Layout(tuple(entries))
 
@@ -63,11 +67,15 @@ class Layout:
         """Blocks of an equal share; the last ones are padded."""
         return -(-self.blocks // world)
 
-    def pieces(self, shard: range) -> list[tuple[range, bool]]:
-        """The shard cut where weight decay changes: runs of blocks, and whether they decay."""
-        first_vector = next((e.first for e in self.entries if not e.decayed), self.blocks)
-        decayed = range(shard.start, max(shard.start, min(shard.stop, first_vector)))
-        return [(run, decay) for run, decay in ((decayed, True), (range(decayed.stop, shard.stop), False)) if run]
+    def pieces(self, shard: range) -> list[tuple[range, Scaling]]:
+        """The shard cut where hyperparameters change: runs of blocks, and their scaling."""
+        cut = []
+        for scaling, run in groupby(self.entries, key=lambda entry: entry.scaling):
+            alike = list(run)
+            blocks = range(max(shard.start, alike[0].first), min(shard.stop, alike[-1].first + alike[-1].blocks))
+            if blocks:
+                cut.append((blocks, scaling))
+        return cut
 
 
 def shard_bounds(blocks: int, room: Sequence[float]) -> tuple[int, ...]:

@@ -38,20 +38,24 @@ class ShardOptimizer:
     def __init__(self, spec: Optimizer, layout: Layout, shard: range, parameters: Tensor):
         self.kind = spec.kind
         self.pieces: list[tuple[slice, torch.nn.Parameter]] = []
+        self.rates: list[float] = []
+        """Of each piece: by what the learning rate is multiplied."""
         groups: list[dict[str, Any]] = []
-        for blocks, decayed in layout.pieces(shard):
+        for blocks, scaling in layout.pieces(shard):
             where = slice((blocks.start - shard.start) * BLOCK, (blocks.stop - shard.start) * BLOCK)
             piece = torch.nn.Parameter(parameters[where])
             self.pieces.append((where, piece))
-            groups.append({"params": [piece], "weight_decay": spec.weight_decay if decayed else 0.0})
+            self.rates.append(scaling.lr)
+            scaled = {"weight_decay": spec.weight_decay * scaling.weight_decay, "eps": spec.eps * scaling.eps}
+            groups.append({"params": [piece], **scaled})
         self.update = _make(spec, groups) if groups else None
 
     def step(self, number: int, lr: float, gradient: Tensor) -> None:
         """Apply the `number`-th update (the first is 1) with the shard's gradient."""
         if self.update is None:
             return
-        for group in self.update.param_groups:
-            group["lr"] = lr
+        for group, rate in zip(self.update.param_groups, self.rates, strict=True):
+            group["lr"] = lr * rate
         for where, piece in self.pieces:
             piece.grad = gradient[where]
             step = self.update.state[piece]["step"]

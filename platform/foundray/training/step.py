@@ -52,7 +52,7 @@ class Trainer:
     def __init__(self, spec: Spec, model: Model, objective: Objective, group: Group | None = None):
         self.spec, self.model, self.objective = spec, model, objective
         self.device = next(model.parameters()).device
-        self.layout = Layout.of(model.named_parameters())
+        self.layout = Layout.of(model)
         self.flat = FlatParameters(model, self.layout, max(spec.scale.workers[1], group.world if group else 1))
         summing = ExactSum if spec.train.exact else RoundedSum
         self.sum: GradientSum = summing(self.flat.buffer.numel(), spec.train.micro_batches, self.device)
