@@ -5,7 +5,7 @@ Each imports what it needs when it is called, so that `import foundray` is quick
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from foundray.data.manifest import Prepared
     from foundray.probing.task import Judgement
     from foundray.run import Facts
+    from foundray.tuning.coordcheck import CoordinateCheck
+    from foundray.tuning.forecast import Forecast
+    from foundray.tuning.outcome import Tuned
 
 __version__ = "0.1.0"
 __all__ = [
-    "FoundrayError", "InputError", "RunFailed", "audit", "fetch", "prepare", "probe", "resume", "sample", "samples", "status",
-    "train",
+    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "fetch", "forecast", "prepare", "probe", "resume",
+    "sample", "samples", "status", "train", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -120,6 +123,51 @@ def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = N
 
     checked = load_task(_path(task), overrides)
     return judge(Run.open(_path(run)), checked)
+
+
+def tune(
+    spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
+) -> Tuned:
+    """Search hyperparameters on proxies, and write the full run's spec with them. Raises InputError or RunFailed."""
+    from foundray.loading import load_spec, read_yaml
+    from foundray.tuning.driver import tune as search
+
+    checked = load_spec(_path(spec), overrides)
+    return search(checked, read_yaml(_path(spec), "the spec"), dict(overrides or {}), report, show_progress)
+
+
+def coordcheck(
+    spec: SpecPath,
+    overrides: Mapping[str, Any] | None = None,
+    widths: Sequence[int] = (),
+    depths: Sequence[int] = (),
+    steps: int = 5,
+    report: Report = _silent,
+) -> CoordinateCheck:
+    """How much activations move in a few steps, by width or by depth. Raises InputError."""
+    from foundray.loading import load_spec
+    from foundray.tuning.coordcheck import coordcheck as check
+
+    return check(load_spec(_path(spec), overrides), widths, depths, steps, report)
+
+
+def forecast(
+    runs: Sequence[SpecPath] = (),
+    points: SpecPath | None = None,
+    target: SpecPath | None = None,
+    size: tuple[float, float] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    report: Report = _silent,
+) -> Forecast:
+    """The loss of the run of the spec `target`, or of `size` (parameters, tokens), from a ladder of runs or a CSV of points.
+
+    Raises InputError.
+    """
+    from foundray.loading import load_spec
+    from foundray.tuning.foretell import foretell
+
+    spec = None if target is None else load_spec(_path(target), overrides)
+    return foretell([_path(run) for run in runs], None if points is None else _path(points), spec, size, report)
 
 
 def fetch(name: str, to: SpecPath = "data", mirror: SpecPath | None = None, report: Report = _silent) -> Path:

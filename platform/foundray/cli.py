@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import foundray
-from foundray.errors import FoundrayError
+from foundray.errors import FoundrayError, InputError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,6 +55,20 @@ def _parser() -> argparse.ArgumentParser:
     ):
         added = verb(name, run, about, "SPEC", overrides=True)
         added.add_argument("--dry-run", action="store_true", help="print the resolved spec and what follows from it, and stop")
+    verb("tune", _tune, "search hyperparameters on small proxies, and write the run's spec with them", "SPEC", overrides=True)
+    added = verb("coordcheck", _coordcheck, "check that hyperparameters transfer over widths", "SPEC", overrides=True)
+    added.add_argument(
+        "--widths", type=int, nargs="+", default=[], metavar="N", help="(default: 1, 2, 4, 8 times the proxies')"
+    )
+    added.add_argument("--depths", type=int, nargs="+", default=[], metavar="N", help="over depths instead; gives no verdict")
+    added.add_argument("--steps", type=int, default=5, help="(default: 5)")
+    added = verb("forecast", _forecast, "tell a run's loss from a ladder of smaller ones", overrides=True)
+    added.add_argument("runs", nargs="*", metavar="RUN", help="finished runs, or the folder of a search")
+    added.add_argument("--points", metavar="FILE", help="a CSV with the columns N, D and loss, in place of runs")
+    added.add_argument("--for", dest="target", metavar="SPEC", help="the run to be told of (default: that of the search)")
+    added.add_argument("--parameters", type=float, metavar="N", help="of the run to be told of, in place of --for")
+    added.add_argument("--tokens", type=float, metavar="D", help="of the run to be told of, in place of --for")
+    added.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
     verb("resume", _resume, "go on with a run from its last complete checkpoint", "RUN", overrides=True)
     verb("status", _status, "tell where a run stands", "RUN")
     verb("audit", _audit, "prove that every sample of every step was used exactly once", "RUN")
@@ -117,6 +131,36 @@ def _train(options: Any) -> None:
     if options.dry_run:
         return _dry_run(options)
     _tell(foundray.train(options.target, _overrides(options), _report, show_progress=True), options.json)
+
+
+def _tune(options: Any) -> None:
+    try:
+        tuned = foundray.tune(options.target, _overrides(options), _report, show_progress=True)
+    except KeyboardInterrupt:
+        print("foundray: interrupted; the same `foundray tune` goes on with the trials that there are", file=sys.stderr)
+        sys.exit(130)
+    print(tuned.table())
+    if options.json:
+        print(json.dumps(tuned.to_dict()))
+
+
+def _coordcheck(options: Any) -> None:
+    found = foundray.coordcheck(options.target, _overrides(options), options.widths, options.depths, options.steps, _report)
+    print(found.table())
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    if found.over == "width" and not found.steady:
+        sys.exit(1)
+
+
+def _forecast(options: Any) -> None:
+    if (options.parameters is None) != (options.tokens is None):
+        raise InputError("--parameters and --tokens go together")
+    size = None if options.parameters is None else (options.parameters, options.tokens)
+    found = foundray.forecast(options.runs, options.points, options.target, size, _overrides(options), _report)
+    print(found.table())
+    if options.json:
+        print(json.dumps(found.to_dict()))
 
 
 def _resume(options: Any) -> None:

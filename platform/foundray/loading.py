@@ -51,7 +51,7 @@ def parse_fields(text: str, where: str, right: str, overrides: Mapping[str, Any]
     if not isinstance(fields, dict):
         raise InputError(f"{where} holds no fields; {right}")
     for name, value in (overrides or {}).items():
-        _override(fields, name, value)
+        set_field(fields, name, value, "--set")
     return fields
 
 
@@ -83,25 +83,26 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _override(fields: Any, name: str, value: Any) -> None:
+def set_field(fields: Any, name: str, value: Any, who: str) -> None:
+    """Set the field of a dotted name, in nested fields; `who` asked for it. Raises InputError where there cannot be one."""
     *path, last = name.split(".")
     here = fields
     for key in path:
         if isinstance(here, list):
-            here = here[_index(here, key, name)]
+            here = here[_index(here, key, name, who)]
         elif isinstance(here, dict):
             here = here.setdefault(key, {})
     if isinstance(here, list):
-        here[_index(here, last, name)] = value
+        here[_index(here, last, name, who)] = value
     elif isinstance(here, dict):
         here[last] = value
     else:
-        raise InputError(f"--set {name}: there is nothing inside a plain value")
+        raise InputError(f"{who} {name}: there is nothing inside a plain value")
 
 
-def _index(items: list[Any], key: str, name: str) -> int:
+def _index(items: list[Any], key: str, name: str, who: str) -> int:
     if not key.isdigit() or int(key) >= len(items):
-        raise InputError(f"--set {name}: {key!r} is not one of the {len(items)} items (0 to {len(items) - 1}) there")
+        raise InputError(f"{who} {name}: {key!r} is not one of the {len(items)} items (0 to {len(items) - 1}) there")
     return int(key)
 
 

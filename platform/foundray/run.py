@@ -7,6 +7,7 @@ checkpoints/      step-00001000/ ...
 events.jsonl      what happened: starts, restarts, evaluations, checkpoints, the end
 metrics.jsonl     one line a step
 tensorboard/
+forecast.json     of its loss, where one was stated before it began
 """
 
 from __future__ import annotations
@@ -115,6 +116,12 @@ class Run:
                 + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
                 + "; give this run another name, or set the fields back"
             )
+
+    def forecast(self) -> dict[str, Any] | None:
+        """Of its validation loss, where one was stated before it began."""
+        file = self.folder / "forecast.json"
+        stated: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+        return stated if stated and stated["fingerprint"] == self.spec().fingerprint() else None
 
     def append(self, file: str, records: Iterable[dict[str, Any]]) -> None:
         """Add lines to a JSON Lines file of the folder, all or none. Raises InputError."""

@@ -21,6 +21,11 @@ def standing(run: Run) -> str:
     if facts.loss is not None:
         validation = "" if facts.val_loss is None else f", validation {facts.val_loss:.4f}"
         lines.append(("loss", f"{facts.loss:.4f}{validation} (nats a token)"))
+    if stated := run.forecast():
+        low, high = stated["interval"]["low"], stated["interval"]["high"]
+        came = facts.state == "finished" and facts.val_loss is not None
+        verdict = f"; {facts.val_loss:.4f} came, {'inside' if low <= facts.val_loss <= high else 'outside'}" if came else ""
+        lines.append(("forecast", f"{stated['loss']:.4f} (90 %: {low:.4f} to {high:.4f}), stated before it began{verdict}"))
     if facts.tokens_per_s is not None:
         lines.append(("speed", f"{facts.tokens_per_s:,.0f} tokens/s while stepping"))
     if facts.weights_sha256:

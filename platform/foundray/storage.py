@@ -104,7 +104,7 @@ class Store:
                 raise
 
     def delete_folder(self) -> None:
-        with contextlib.suppress(FileNotFoundError), writing(self):
+        with writing(self), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.path)
 
     def check_writable(self) -> None:

@@ -18,10 +18,11 @@ from foundray import contract
 from foundray.spec.learning import Data, Modality, Model, Objective, Optimizer, Schedule, Source, Tokenizer, Train
 from foundray.spec.running import Fault, Guard, Pool, Scale
 from foundray.spec.section import Section, nearest
+from foundray.spec.tuning import Range, Tune
 
 __all__ = [
-    "Data", "Fault", "Guard", "Modality", "Model", "Objective", "Optimizer", "Pool", "Scale", "Schedule", "Source", "Spec",
-    "Tokenizer", "Train", "differences", "digest", "flatten", "nearest",
+    "Data", "Fault", "Guard", "Modality", "Model", "Objective", "Optimizer", "Pool", "Range", "Scale", "Schedule", "Source",
+    "Spec", "Tokenizer", "Train", "Tune", "differences", "digest", "flatten", "nearest",
 ]  # fmt: skip
 
 
@@ -48,6 +49,8 @@ class Spec(Section):
     """What is done about failures; never changes the result."""
     guard: Guard = Guard()
     """What is done about bad numbers."""
+    tune: Tune = Tune()
+    """How hyperparameters are searched for; never changes the result of a run."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs and prepared data: a local path, or any URL that pyarrow's filesystems take."""
 
@@ -106,6 +109,11 @@ class Spec(Section):
         fields = flatten(self.model_dump(mode="json"))
         return {name: value for name, value in fields.items() if value is not None and not _FREE.match(name)}
 
+    @staticmethod
+    def decides(field: str) -> bool:
+        """Whether a field, by its dotted name, is one of those."""
+        return not _FREE.match(field)
+
     def fingerprint(self) -> str:
         """SHA-256 of the identity, 16 hexadecimal digits."""
         return digest(self.identity())[:16]
@@ -115,7 +123,7 @@ class Spec(Section):
 
 
 _FREE = re.compile(
-    r"(name|scale|fault|storage|guard\.(max_skipped|recheck_every)|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
+    r"(name|scale|fault|tune|storage|guard\.(max_skipped|recheck_every)|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
     r"|data\.(max_bad_rows|sources\.\d+\.path|tokenizer\.path))\b"
 )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -217,19 +218,21 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, micro_batches: MicroBatches) -> Evaluation:
-        """Of all workers' micro-batches; the loss is the same bits for any number of workers."""
-        facts = torch.zeros(2, dtype=torch.int64, device=self.device)
+        """Of all workers' micro-batches; the loss is the same bits for any number of workers, and infinite where one is."""
+        facts = torch.zeros(3, dtype=torch.int64, device=self.device)
         looked_at: dict[int, np.ndarray] = {}
         for position, payload in micro_batches:
             batch, hidden = self._encoded(payload, 0, position)
             loss, tokens = self._loss_of(batch, hidden)
-            facts += torch.stack([_fixed(loss), tokens.to(torch.int64)])
+            finite = torch.isfinite(loss)
+            facts += torch.stack([_fixed(loss.where(finite, 0.0)), tokens.to(torch.int64), (~finite).to(torch.int64)])
             if position * len(hidden) < FEATURES:
                 looked_at[position] = pooled(batch, hidden).float().cpu().numpy()
-        loss_sum, tokens_sum = self.group.sum(facts).tolist()
+        loss_sum, tokens_sum, lost = self.group.sum(facts).tolist()
         found = {position: some for one in self.group.share(looked_at) for position, some in one.items()}
         rows = np.concatenate([found[position] for position in sorted(found)])[:FEATURES]
-        return Evaluation(loss_sum / LOSS_SCALE / tokens_sum, tokens_sum, spread(rows), effective_rank(rows))
+        mean = math.inf if lost else loss_sum / LOSS_SCALE / tokens_sum
+        return Evaluation(mean, tokens_sum, spread(rows), effective_rank(rows))
 
     def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         """Summed loss and its count, of a micro-batch with random numbers of its own."""

@@ -1,0 +1,146 @@
+"""One trial: a proxy trained by the same exact step as the run, in one process, and judged at the end of each rung.
+
+Its folder is all its memory: what was found at each rung, and the state there. A trial that was killed goes on from its last
+rung; what was found before is told again, at no cost.
+
+trial.json        its number, values and rungs
+state.safetensors the state after its last rung, and what was found at all
+results.jsonl     the same, for people: a line a rung
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from safetensors import torch as safetensors
+
+from foundray.data.stream import StreamPlan, read_micro_batches
+from foundray.model.model import Model
+from foundray.spec import Spec
+from foundray.storage import Store
+from foundray.training.outcome import Overflow
+from foundray.training.step import Trainer
+
+RESULTS, STATE = "results.jsonl", "state.safetensors"
+TAIL = 10
+"""The training loss of a trial is the mean of the last steps: one in so many."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker is told of a trial."""
+
+    folder: str
+    spec_json: str
+    plan: StreamPlan
+    classes: int
+    """The data's ids, 0 for values."""
+    rungs: tuple[int, ...]
+    """Steps after which it is judged; the last one is its end."""
+    judging: StreamPlan
+    """Of the validation split."""
+    judged: tuple[int, ...]
+    """Its micro-batches by which the trial is judged."""
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What is found of a trial at the end of a rung."""
+
+    step: int
+    tokens: int
+    val_loss: float
+    """Over the part of the validation split that trials are judged by, in nats; infinite where the trial diverged."""
+    loss: float
+    """Training loss, in nats: the mean of the last tenth of the steps."""
+    began: float
+    ended: float
+    """Seconds since the epoch, of this rung's part of the trial."""
+    stepping_s: float
+    """Seconds of them in training steps, data included."""
+    judging_s: float
+    replayed: bool = False
+    """Whether it was found by an earlier process."""
+
+    @property
+    def diverged(self) -> bool:
+        return not math.isfinite(self.val_loss + self.loss)
+
+
+def run(job: Job, report: Callable[[Rung], None]) -> None:
+    """Train to the end, or until `report`, which is told of every rung, ends the process."""
+    folder, began = Store.at(job.folder), time.time()
+    spec = Spec.model_validate_json(job.spec_json)
+    content = (folder / STATE).read_bytes() if (folder / STATE).exists() else b""
+    found = _found(content)
+    for rung in found:
+        report(replace(rung, replayed=True))
+    done = found[-1].step if found else 0
+    if done == job.rungs[-1] or (found and found[-1].diverged):
+        return
+    torch.set_num_threads(spec.scale.worker_threads)
+    trainer = _trainer(job, spec, content)
+    for end in (end for end in job.rungs if end > done):
+        start = time.perf_counter()
+        try:
+            losses = _advance(trainer, job, done, end)
+            trained = time.perf_counter()
+            val_loss = trainer.evaluate((at, next(read_micro_batches(job.judging, at, 1))) for at in job.judged).loss
+        except Overflow:
+            losses, trained, val_loss = [math.inf], time.perf_counter(), math.inf
+        loss, tokens, judging = sum(losses) / len(losses), end * spec.tokens_per_step, time.perf_counter() - trained
+        found.append(Rung(end, tokens, val_loss, loss, began, time.time(), trained - start, judging))
+        known = json.dumps([asdict(rung) for rung in found])
+        (folder / STATE).write_bytes(safetensors.save(trainer.piece(), {"found": known}))
+        (folder / RESULTS).write_text("".join(json.dumps(asdict(rung)) + "\n" for rung in found))
+        report(found[-1])
+        if found[-1].diverged:
+            return
+        began, done = time.time(), end
+
+
+def results(folder: Store) -> list[Rung]:
+    """What was found of a trial so far."""
+    file = folder / RESULTS
+    return [Rung(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _found(content: bytes) -> list[Rung]:
+    """What the state's file tells of the rungs before it: one file, so that a kill leaves both or neither."""
+    if not content:
+        return []
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return [Rung(**rung) for rung in json.loads(header["__metadata__"]["found"])]
+
+
+def _trainer(job: Job, spec: Spec, content: bytes) -> Trainer:
+    """Where the trial begins, or at its last rung."""
+    objective = spec.objective.build()
+    model = Model(spec.model, objective, spec.unit_shape(job.classes)).to("cuda" if job.gpu else "cpu")
+    trainer = Trainer(spec, model, objective)
+    trainer.initialise()
+    if content:
+        trainer.load(safetensors.load(content))
+    return trainer
+
+
+def _advance(trainer: Trainer, job: Job, done: int, end: int) -> list[float]:
+    """Train; gives the last losses. Raises Overflow where the trial diverges."""
+    per_step = trainer.spec.train.micro_batches
+    losses: deque[float] = deque(maxlen=max(1, end // TAIL))
+    payloads = enumerate(_payloads(job.plan, done * per_step, end * per_step), done * per_step)
+    for step in range(done, end):
+        losses.append(trainer.step(step, [next(payloads) for _ in range(per_step)]).loss)
+    return list(losses)
+
+
+def _payloads(plan: StreamPlan, first: int, end: int) -> Iterator[bytes]:
+    for start in range(first, end, plan.per_parcel):
+        yield from read_micro_batches(plan, start, min(plan.per_parcel, end - start))
