@@ -18,8 +18,9 @@ from foundray.model.model import Batch, Model
 from foundray.spec import Spec
 from foundray.training.step import Trainer
 
-STEADY = 0.25
-"""Largest exponent of width with which a change may grow, or shrink: the standard parametrisation has one of about 1."""
+STEADY = (-0.5, 0.25)
+"""The exponents of width with which a change may shrink or grow: the standard parametrisation has one of about 1, and rates
+that are divided by the width where they should not be have one of about -1."""
 MicroBatches = Sequence[bytes]
 
 
@@ -41,7 +42,7 @@ class Coordinates:
     @property
     def steady(self) -> bool:
         """Whether no part's change grows with the size, or vanishes."""
-        return max(map(abs, self.exponents().values())) <= STEADY
+        return all(STEADY[0] < power < STEADY[1] for power in self.exponents().values())
 
     def to_dict(self) -> dict[str, object]:
         return {"sizes": self.sizes, "changes": self.changes, "exponents": self.exponents(), "steady": self.steady}

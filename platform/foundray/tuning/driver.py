@@ -25,7 +25,7 @@ from foundray.tuning import outcome
 from foundray.tuning.budget import Purse, flops
 from foundray.tuning.proposals import Proposals
 from foundray.tuning.proxy import at_size, ladder_of, proxy_of, space_of, with_values
-from foundray.tuning.search import Search, Trial
+from foundray.tuning.search import Search, Trial, first_rung
 from foundray.tuning.table import Live, ranked
 from foundray.tuning.trial import Job, results
 
@@ -107,7 +107,7 @@ class Workshop:
         steps = tuning.proxy.steps or self._affordable_steps(purse.allowed, proposals.trials)
         lengths = [max(1, round(steps / tuning.reduction**ahead)) for ahead in reversed(range(tuning.rungs))]
         proxy = at_size(self.proxy, self.proxy.model, lengths[-1])
-        self._check_first_rung(proxy, lengths, purse)
+        self._set_first_rungs_aside(proxy, lengths[0], proposals.trials, purse)
         size = f"width {proxy.model.width}, depth {proxy.model.depth}, {lengths[-1]:,} steps"
         share = f"{purse.allowed:.3g} FLOPs, {purse.allowed / self.full:.1%} of the full run's {self.full:.3g}"
         self.report(f"search: up to {proposals.trials} trials of {size}, {self.slots} at a time; {share}")
@@ -200,14 +200,16 @@ class Workshop:
         room = allowed - self._cost(self.proxy.model, 0, tuning.judged_tokens) * sum(arriving)
         return min(self.spec.train.steps, max(1, int(room / (whole * self._cost(self.proxy.model, 1, 0)))))
 
-    def _check_first_rung(self, proxy: Spec, lengths: Sequence[int], purse: Purse) -> None:
-        cost = flops(proxy, self.classes, lengths[0], self.spec.tune.judged_tokens)
-        if cost > purse.allowed or (not self.spec.tune.proxy.steps and lengths[0] < FEWEST_STEPS):
-            least = flops(proxy, self.classes, max(lengths[0], FEWEST_STEPS), self.spec.tune.judged_tokens)
+    def _set_first_rungs_aside(self, proxy: Spec, steps: int, trials: int, purse: Purse) -> None:
+        """Every trial is begun, whoever goes on. Raises InputError where the budget is too small for that."""
+        cost = flops(proxy, self.classes, steps, self.spec.tune.judged_tokens)
+        fits = [purse.set_aside(first_rung(number), cost) for number in range(trials)]
+        if not all(fits) or (not self.spec.tune.proxy.steps and steps < FEWEST_STEPS):
+            least = flops(proxy, self.classes, max(steps, FEWEST_STEPS), self.spec.tune.judged_tokens)
             raise InputError(
                 f"tune.budget: {self.spec.tune.budget:g} of the full run leaves {purse.allowed:.3g} FLOPs for the search, too "
-                f"little: one rung of one trial takes {least:.3g}, and there may be {self.spec.tune.trials} trials; raise "
-                "tune.budget, lower tune.trials or tune.judged_tokens, or make tune.proxy smaller"
+                f"little: one rung of each of {trials} trials takes {least * trials:.3g}; raise tune.budget, lower tune.trials "
+                "or tune.judged_tokens, or make tune.proxy smaller"
             )
 
 

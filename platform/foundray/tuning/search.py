@@ -110,6 +110,7 @@ class Search:
         number = len(self.trials)
         if (trial := self.propose(number)) is None:
             return None
+        self.purse.give_back(first_rung(number))
         if not trial.found and not self.purse.set_aside(str(number), trial.costs[0]):
             return None
         trial.record()
@@ -146,6 +147,11 @@ class Search:
             trial.state = state
         self.tell(trial)
         self.show(self.trials)
+
+
+def first_rung(number: int) -> str:
+    """What the first rung of a trial that is yet to begin is set aside for."""
+    return f"first rung of {number}"
 
 
 class Proposer(Searcher):

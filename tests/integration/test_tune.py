@@ -1,0 +1,157 @@
+"""Searching small and training big, on real local Ray, as a user does it; and what a killed search leaves."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.conftest import small_spec, write_spec
+from tests.integration.conftest import FOUNDRAY, foundray
+
+SEARCH: dict[str, Any] = {
+    "model": {"width": 64, "depth": 2, "heads": 4, "context": 32},
+    "train__steps": 60,
+    "tune": {
+        "space": {"optimizer.lr": {"log_uniform": [1e-3, 0.1]}}, "sampler": "random", "trials": 6, "judged_tokens": 1024,
+        "budget": 4.0, "proxy": {"steps": 54}, "ladder": 0.0,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def search(prose: Path, storage: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A spec whose search is small; with the module's storage."""
+
+    def make(**changes: Any) -> Path:
+        return write_spec(tmp_path, small_spec(prose, storage / "runs", **{**SEARCH, **changes}))
+
+    return make
+
+
+def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callable[..., Path], storage: Path) -> None:
+    wild = {"optimizer.lr": {"choice": [4e-3, 1e-2, 1e30]}}
+    tuning = {**SEARCH["tune"], "space": wild, "sampler": "grid", "ladder": 0.7, "budget": 6.0}
+    told = foundray("tune", search(name="whole", tune=tuning), "--json")
+    facts, folder = told.facts, storage / "runs" / "whole-tune"
+    assert {trial["state"] for trial in facts["trials"]} == {"done", "diverged"} or len(facts["trials"]) == 3
+    assert [trial["values"]["optimizer.lr"] for trial in facts["trials"]][-1] == 1e30
+    assert 0 < facts["flops"] <= facts["allowed"] == pytest.approx(6.0 * facts["full"])
+    for sentence in ("diverged", "bill: ", "best: optimizer.lr", f"next: foundray train {folder}/tuned.yaml"):
+        assert sentence in told.out
+    assert {file.name for file in (folder / "pictures").iterdir()} == {"search.svg", "scaling-law.svg"}
+    board = [str(file.relative_to(folder)) for file in folder.rglob("*tfevents*")]
+    assert sum("trial-" in name for name in board) == 2  # HParams, of those with a result
+    # The forecast is stated before the run begins, and its interval is shown beside what came.
+    low, high = facts["forecast"]["interval"].values()
+    assert 0 < low < high
+    trained = foundray("train", folder / "tuned.yaml", "--json").facts
+    shown = foundray("status", trained["run"]).out
+    assert f"90 %: {low:.4f} to {high:.4f}), stated before it began; {trained['val_loss']:.4f} came" in shown
+    # The same from the search's folder, and from runs; of another size, and of one that has begun.
+    again = foundray("forecast", folder, "--parameters", 1e6, "--tokens", 1e6, "--json").facts
+    assert len(again["points"]) == len(facts["forecast"]["points"]) >= 6
+    assert "has begun: the forecast is not kept there" in foundray("forecast", folder).out
+    assert "at least 6 runs, and there are 1" in (
+        refusal := foundray("forecast", trained["run"], "--for", folder / "tuned.yaml").refusal
+    ), refusal
+    # Another search has another name.
+    assert "holds the search of another spec: tune.trials was 6" in foundray("tune", search(name="whole")).refusal
+
+
+def findings(folder: Path) -> dict[int, tuple[Any, dict[int, float]]]:
+    """Of each trial: its values, and its validation loss by step."""
+    found = {}
+    for trial in (folder / "trials").glob("*"):
+        facts, results = json.loads((trial / "trial.json").read_text()), trial / "results.jsonl"
+        rungs = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+        assert facts["number"] not in found
+        found[facts["number"]] = (facts["values"], {rung["step"]: rung["val_loss"] for rung in rungs})
+    return found
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(spec: Path) -> subprocess.Popen[bytes]:
+        with (tmp_path / "out.txt").open("ab") as out:
+            started.append(subprocess.Popen([FOUNDRAY, "tune", spec], stdout=out, stderr=out))
+        return started[-1]
+
+    yield start
+    for process in started:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process] if process.poll() is None else []:
+            one.kill()
+        process.wait()
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"no {what} after {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
+def test_a_search_whose_trial_and_driver_are_killed_ends_with_the_same_trials(
+    search: Callable[..., Path], storage: Path, driver: Callable[[Path], subprocess.Popen[bytes]]
+) -> None:
+    undisturbed = foundray("tune", search(name="quiet"), "--json").facts
+    spec, folder = search(name="killed"), storage / "runs" / "killed-tune"
+    first = driver(spec)
+
+    def judged(count: int) -> Callable[[], bool]:
+        return lambda: sum(len(losses) for _, losses in findings(folder).values()) >= count
+
+    wait_for(judged(1), "first result")
+    working = [one for one in psutil.Process(first.pid).children(recursive=True) if "ImplicitFunc" in " ".join(one.cmdline())]
+    assert working, "no trial's process was found"
+    working[0].kill()
+    wait_for(judged(4), "results after a trial was killed")
+    assert first.poll() is None, "the search is over before it could be killed"
+    before = findings(folder)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    after = foundray("tune", spec, "--json").facts
+    found, expected = findings(folder), findings(storage / "runs" / "quiet-tune")
+    assert {number: values for number, (values, _) in found.items()} == {n: values for n, (values, _) in expected.items()}
+    assert sorted(found) == list(range(6))
+    for number, (_, losses) in found.items():
+        assert losses, f"the trial {number} is lost"
+        assert before.get(number, (None, {}))[1].items() <= losses.items()  # what was found is not lost
+        common = losses.keys() & expected[number][1].keys()
+        assert common and {step: losses[step] for step in common} == {step: expected[number][1][step] for step in common}
+    assert after["flops"] <= after["allowed"]
+    assert after["values"] == undisturbed["values"] or len(found[0][1]) != len(expected[0][1])
+
+
+def test_bad_input_of_a_search_is_one_sentence(search: Callable[..., Path], storage: Path, tmp_path: Path) -> None:
+    for change, said in (
+        ("tune.space={optimizer.rate: {choice: [1]}}", "optimizer.rate is not a field of the spec that can vary"),
+        ("tune.proxy.width=128", "is larger than the run's model"),
+        ("tune.metric=accuracy", "tune.metric: input should be 'val_loss' or 'loss'"),
+        ("tune.budget=1e-6", "tune.budget: 1e-06 of the full run leaves"),
+    ):
+        assert said in foundray("tune", search(name="bad"), "--set", change).refusal, change
+    assert not (storage / "runs" / "bad-tune" / "trials").exists()
+    points = tmp_path / "points.csv"
+    points.write_text("N,D,loss\n1e6,1e7,3.0\n1e6,2e7,2.9\n")
+    target = ("--parameters", 1e9, "--tokens", 2e10)
+    assert "at least 6 runs, and there are 2" in (refusal := foundray("forecast", "--points", points, *target).refusal), refusal
+    assert "--parameters N --tokens D" in foundray("forecast", "--points", points).refusal
+    assert "name the runs of a ladder, or --points FILE" in foundray("forecast").refusal
+    assert "heads keep their size" in foundray("coordcheck", search(name="bad"), "--widths", 16, 24).refusal
+
+
+def test_the_coordinate_check_of_a_spec(search: Callable[..., Path], storage: Path) -> None:
+    told = foundray("coordcheck", search(name="check"), "--widths", 16, 32, 64, "--steps", 4, "--json")
+    assert told.facts["steady"] and told.facts["found"]["CompleteP"]["sizes"] == [16, 32, 64]
+    assert "steady: hyperparameters found at one width are right for the others" in told.out
+    assert (storage / "runs" / "check-coordcheck" / "widths.svg").read_text().startswith("<?xml")

@@ -1,0 +1,295 @@
+"""Searching small: proxies, spaces, proposals, the purse, trials, and the spec that comes of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+from tests.conftest import small_spec
+
+from foundray.data.feeder import validation_plan
+from foundray.data.prepare import prepare
+from foundray.data.stream import plan_for
+from foundray.errors import InputError
+from foundray.loading import parse_spec
+from foundray.spec import Range, Spec
+from foundray.storage import Store
+from foundray.tuning.budget import Purse, flops, parameters_of
+from foundray.tuning.carry import tuned_yaml
+from foundray.tuning.driver import _arrivals
+from foundray.tuning.proposals import Proposals
+from foundray.tuning.proxy import default_space, ladder_of, proxy_of, space_of, with_values
+from foundray.tuning.search import Trial
+from foundray.tuning.table import aligned, ranked, rows
+from foundray.tuning.trial import STATE, Job, Rung, results, run
+from foundray.tuning.usage import usage
+
+CLASSES = 257
+LR = {"optimizer.lr": {"log_uniform": [1e-3, 1e-1]}}
+
+
+def make_spec(prose: Path, storage: Path, **changes: Any) -> Spec:
+    fields = {"model": {"width": 64, "depth": 4, "heads": 4, "context": 32}, "train__steps": 90, **changes}
+    return parse_spec(yaml.safe_dump(small_spec(prose, storage, **fields)), "test")
+
+
+@pytest.fixture(scope="module")
+def job(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """Of a proxy's trial, on data that is prepared."""
+    storage = tmp_path_factory.mktemp("storage")
+    spec = make_spec(prose, storage)
+    proxy = with_values(proxy_of(spec), {"train.steps": 9})
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        prepared = prepare(spec)
+    finally:
+        ray.shutdown()
+    plan = plan_for(prepared, spec)
+    return Job(str(storage / "trial"), proxy.model_dump_json(), plan, CLASSES, (1, 3, 9), validation_plan(plan, 8), (0, 40, 80))
+
+
+def rung(step: int, loss: float, began: float = 0.0, ended: float = 0.0, stepping: float = 0.0) -> Rung:
+    return Rung(step, step * 320, loss, loss, began, ended, stepping, 0.0)
+
+
+def trial(number: int, spec: Spec, *found: Rung, state: str = "done") -> Trial:
+    job: Any = None
+    return Trial(number, {"optimizer.lr": 0.1 * (number + 1)}, spec, job, (1.0, 1.0), list(found), state)
+
+
+def test_proxies_are_a_quarter_as_wide_and_half_as_deep(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path)
+    proxy = proxy_of(spec)
+    assert (proxy.model.width, proxy.model.depth, proxy.model.heads) == (16, 2, 1)
+    assert (proxy.model.base_width, proxy.model.base_depth) == (16, 2)
+    assert (proxy.model.wider, proxy.model.deeper) == (1, 1)
+    assert proxy.samples_per_step == spec.samples_per_step and proxy.model.context == spec.model.context
+    based = make_spec(prose, tmp_path, model__base_width=32, model__base_depth=4)
+    assert (proxy_of(based).model.width, proxy_of(based).model.depth) == (32, 4)
+    smaller = make_spec(prose, tmp_path, model__base_width=32, tune={"proxy": {"width": 16}})
+    assert (proxy_of(smaller).model.width, proxy_of(smaller).model.base_width) == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "sentence"),
+    [
+        ({"proxy": {"width": 128}}, "a proxy of width 128 and depth 2 is larger than the run's model, of width 64 and depth 4"),
+        ({"proxy": {"width": 24}}, "tune.proxy.width: heads keep their size, 16"),
+        ({"space": {"optimizer.rate": {"choice": [1]}}}, "optimizer.rate is not a field of the spec that can vary"),
+        ({"space": {"optimiser.lr": {"choice": [1]}}}, "optimiser.lr is not a field .*; did you mean 'optimizer.lr'"),
+        ({"space": {"scale.threads": {"choice": [1]}}}, "scale.threads never changes the result"),
+        ({"space": {"model.width": {"choice": [16]}}}, "model.width cannot vary: a proxy's size is said in tune.proxy"),
+        ({"space": {"train.steps": {"choice": [9]}}}, "train.steps cannot vary: the horizon does not transfer"),
+        (
+            {"space": {"data.tokenizer.kind": {"choice": ["char"]}}},
+            "data.tokenizer.kind cannot vary: it changes the prepared",
+        ),
+        (
+            {"space": {"objective.kind": {"choice": ["masked_token"]}}},
+            "objective.kind cannot vary: losses of different",
+        ),
+        ({"space": {"optimizer.lr": {"uniform": [-1, 1]}}}, "optimizer.lr: input should be greater than 0"),
+        ({"space": {"optimizer.lr": {"uniform": [2, 1]}}}, "the lowest comes first"),
+        ({"space": {"optimizer.lr": {"uniform": [1, 2], "choice": [1]}}}, "give one of log_uniform"),
+        ({"space": LR, "sampler": "grid"}, "tune.space.optimizer.lr: a grid is made of choices"),
+        ({"metric": "accuracy"}, "tune.metric: input should be 'val_loss' or 'loss' .*'accuracy'"),
+        ({"sampler": "grid", "trials": 3, "space": {"optimizer.lr": {"choice": [1, 2, 3, 4]}}}, "the grid has 4 combinations"),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_sentence(tuning: Any, sentence: str, prose: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=sentence):
+        spec = make_spec(prose, tmp_path, tune=tuning)
+        proxy_of(spec)
+        Proposals(spec, space_of(spec))
+
+
+def test_the_default_space_holds_the_specs_own_values(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path)
+    assert space_of(spec) == default_space(spec)
+    assert Proposals(spec, space_of(spec)).values(0) == {"optimizer.lr": 4e-3, "optimizer.betas.1": 0.95}
+
+
+@pytest.mark.parametrize("sampler", ["random", "optuna"])
+def test_proposals_follow_from_seed_and_number(sampler: str, prose: Path, tmp_path: Path) -> None:
+    space = {**LR, "optimizer.betas.1": {"choice": [0.95, 0.99]}, "train.micro_batches": {"uniform": [2, 9]}}
+    spec = make_spec(prose, tmp_path, tune={"space": space, "sampler": sampler})
+    whole, again = Proposals(spec, space_of(spec)), Proposals(spec, space_of(spec))
+    drawn = [whole.values(number) for number in range(8)]
+    assert len({json.dumps(values) for values in drawn}) == 8
+    for values in drawn[1:]:
+        assert 1e-3 <= values["optimizer.lr"] <= 1e-1 and values["optimizer.betas.1"] in (0.95, 0.99)
+        assert isinstance(values["train.micro_batches"], int) and 2 <= values["train.micro_batches"] <= 9
+    # A search that is begun again has the trials that were, and goes on with those that were to come.
+    assert [again.values(number, known) for number, known in enumerate(drawn[:5])] == drawn[:5]
+    assert [again.values(number) for number in range(5, 8)] == drawn[5:] or sampler == "optuna"
+
+
+def test_optuna_learns_from_what_it_is_told(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path, tune={"space": LR})
+    proposals = Proposals(spec, space_of(spec))
+    drawn = []
+    for number in range(40):
+        drawn.append(proposals.values(number)["optimizer.lr"])
+        proposals.tell(number, math.inf if drawn[-1] > 0.05 else abs(math.log(drawn[-1] / 0.02)))
+    assert sum(abs(math.log(lr / 0.02)) < 0.5 for lr in drawn[-15:]) > sum(abs(math.log(lr / 0.02)) < 0.5 for lr in drawn[:15])
+
+
+def test_a_grid_has_all_combinations(prose: Path, tmp_path: Path) -> None:
+    space = {"optimizer.lr": {"choice": [0.01, 0.02]}, "optimizer.betas.1": {"choice": [0.9, 0.99]}}
+    proposals = Proposals(spec := make_spec(prose, tmp_path, tune={"space": space, "sampler": "grid"}), space_of(spec))
+    found = [proposals.values(number) for number in range(proposals.trials)]
+    expected = [(0.01, 0.9), (0.02, 0.9), (0.01, 0.99), (0.02, 0.99)]
+    assert [(values["optimizer.lr"], values["optimizer.betas.1"]) for values in found] == expected
+
+
+def test_larger_steps_are_fewer(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path)
+    other = with_values(spec, {"train.micro_batches": 10, "optimizer.betas.1": 0.98})
+    assert (other.train.steps, other.optimizer.betas) == (45, (0.9, 0.98))
+
+
+def test_flops_counted_by_hand(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path, model={"width": 16, "depth": 2, "heads": 1, "context": 32, "hidden": 48})
+    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 48) + 16 * CLASSES
+    assert parameters_of(spec, CLASSES) == matrices
+    unit = 6 * matrices + 12 * 2 * 16 * 32
+    assert flops(spec, CLASSES, 7) == unit * 7 * 5 * 2 * 32
+    assert flops(spec, CLASSES, 0, 300) == unit * 100
+
+
+def test_a_purse_is_never_overdrawn() -> None:
+    purse = Purse(10.0)
+    assert purse.set_aside("a", 6) and not purse.set_aside("b", 5) and purse.set_aside("b", 4)
+    assert purse.set_aside("a", 100)  # it is aside already
+    purse.spend("a")
+    purse.give_back("b")
+    assert purse.spent == 6 and purse.set_aside("c", 4) and not purse.set_aside("d", 0.1)
+
+
+def test_arrivals_are_those_of_asha() -> None:
+    """Against its rule, played through: a trial goes on if it is among the best third of those before it."""
+    import random
+
+    import numpy as np
+
+    played = []
+    for seed in range(400):
+        chance, came = random.Random(seed), []
+        gone_on = 0
+        for _ in range(24):
+            score = chance.random()
+            gone_on += not came or score <= np.quantile(came, 1 / 3)
+            came.append(score)
+        played.append(gone_on)
+    assert _arrivals(24, 2, 3)[1] == pytest.approx(sum(played) / len(played), rel=0.15)
+
+
+def test_ladders_span_the_sizes_in_between(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path, model={"width": 256, "depth": 8, "heads": 16, "context": 32})
+    models = ladder_of(spec, proxy := proxy_of(spec), CLASSES)
+    counts = [parameters_of(proxy.model_copy(update={"model": model}), CLASSES) for model in models]
+    assert len(models) == 3 and counts == sorted(counts)
+    assert counts[0] == parameters_of(proxy, CLASSES) and counts[-1] <= parameters_of(spec, CLASSES) / 2
+    assert all((model.base_width, model.base_depth) == (64, 4) for model in models)
+
+
+def test_a_trial_is_judged_at_its_rungs_and_goes_on_where_it_stopped(job: Job, tmp_path: Path) -> None:
+    whole: list[Rung] = []
+    run(replace(job, folder=str(tmp_path / "whole")), whole.append)
+    assert [rung.step for rung in whole] == [1, 3, 9] and not any(rung.replayed for rung in whole)
+    assert whole[-1].val_loss < whole[0].val_loss
+
+    class Killed(Exception):
+        pass
+
+    def until(step: int) -> Any:
+        def report(found: Rung) -> None:
+            if found.step == step and not found.replayed:
+                raise Killed
+
+        return report
+
+    halves = replace(job, folder=str(tmp_path / "halves"))
+    for step in (1, 3):
+        with pytest.raises(Killed):
+            run(halves, until(step))
+    rest: list[Rung] = []
+    run(halves, rest.append)
+    assert [(r.step, r.replayed) for r in rest] == [(1, True), (3, True), (9, False)]
+    assert [(r.val_loss, r.loss) for r in rest] == [(r.val_loss, r.loss) for r in whole]  # the same bits
+    assert [r.step for r in results(Store.at(halves.folder))] == [1, 3, 9]
+    (tmp_path / "halves" / STATE).unlink()  # with its state, a trial forgets what it found
+    run(halves, (anew := []).append)
+    assert [r.replayed for r in anew] == [False] * 3
+
+
+def test_a_trial_that_diverges_is_scored(job: Job, prose: Path, tmp_path: Path) -> None:
+    spec = Spec.model_validate_json(job.spec_json)
+    wild = with_values(spec, {"optimizer.lr": 1e30, "schedule.warmup": 0.0})
+    found: list[Rung] = []
+    run(replace(job, folder=str(tmp_path / "wild"), spec_json=wild.model_dump_json()), found.append)
+    assert found[-1].diverged and found[-1].val_loss == math.inf
+    assert trial(0, spec, *found).score("val_loss") == math.inf
+    again: list[Rung] = []
+    run(replace(job, folder=str(tmp_path / "wild"), spec_json=wild.model_dump_json()), again.append)
+    assert [r.replayed for r in again] == [True] * len(found)
+
+
+def test_who_came_further_ranks_before_who_looked_better(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path)
+    trials = [
+        trial(0, spec, rung(1, 2.0), state="stopped"), trial(1, spec, rung(1, 3.0), rung(9, 2.5)),
+        trial(2, spec, rung(1, math.inf), state="diverged"), trial(3, spec, rung(1, 3.0), rung(9, 2.4)), trial(4, spec),
+    ]  # fmt: skip
+    order = ranked(trials, "val_loss")
+    assert [one.number for one in order][:3] == [3, 1, 0]
+    table = aligned(rows(order, "val_loss"))
+    assert table.split("\n")[0].split() == ["trial", "lr", "tokens", "val_loss", "state"]
+    assert table.split("\n")[1].split() == ["3", "0.4", "2,880", "2.4000", "done"]
+    assert "diverged" in table and len({len(line) for line in table.split("\n")}) == 1
+
+
+def test_usage_is_of_the_time_while_trials_begin() -> None:
+    """Two slots, five trials: the second begins at 1 s, the last at 9 s; 8 of those 16 s are steps."""
+    times = [(0, 5), (1, 5), (5, 9), (5, 9), (9, 20)]
+    found = usage([[rung(1, 1.0, began, ended, (ended - began) / 2)] for began, ended in times], 2)
+    assert found and found.busy == pytest.approx(0.5) and found.overhead_s == pytest.approx(8 / 3)
+    assert usage([[rung(1, 1.0)]], 2) is None
+
+
+SPEC = """\
+name: run            # a comment
+data:
+  sources: [{path: PROSE}]
+objective: {kind: next_token}
+model: {width: 64, depth: 4, heads: 4, context: 32}
+optimizer: {lr: 4.0e-3}     # another
+train: {steps: 90}
+"""
+
+
+def test_the_tuned_spec_is_the_users_with_values_and_where_they_came_from(prose: Path) -> None:
+    text = SPEC.replace("PROSE", str(prose))
+    spec = parse_spec(text, "test", {"seed": 7})
+    values = {"optimizer.lr": 0.0125, "optimizer.betas.1": 0.98, "schedule.warmup": 0.1, "train.micro_batches": 4}
+    tuned = tuned_yaml(text, {"seed": 7}, spec, values, {"base_width": 16, "base_depth": 2}, "best of 9 trials")
+    found = parse_spec(tuned, "tuned")
+    assert (found.name, found.seed) == ("run-tuned", 7)
+    assert (found.optimizer.lr, found.optimizer.betas, found.schedule.warmup) == (0.0125, (0.9, 0.98), 0.1)
+    assert (found.model.base_width, found.model.base_depth, found.model.wider, found.train.micro_batches) == (16, 2, 4, 4)
+    assert "# a comment" in tuned and "# another" in tuned
+    lines = {line.split(":")[0].strip(): line for line in tuned.split("\n") if "#" in line}
+    assert "best of 9 trials; was 0.004; divided by the width's ratio" in lines["lr"]
+    assert "was 0.95" in lines["betas"] and "was 0.02; carried as it is" in lines["warmup"]
+    assert "batch size does not transfer by itself" in lines["micro_batches"]
+    assert "CompleteP" in lines["base_width"]
+
+
+def test_ranges_tell_their_ends() -> None:
+    assert Range(log_uniform=(0.1, 1)).ends == [0.1, 1] and Range(choice=[None, True]).ends == [None, True]
