@@ -18,13 +18,13 @@ from foundray.data.prepare import prepare
 from foundray.data.stream import plan_for
 from foundray.errors import InputError
 from foundray.loading import parse_spec
-from foundray.spec import Range, Spec
+from foundray.spec import Range, Spec, Tune
 from foundray.storage import Store
 from foundray.tuning.budget import Purse, flops, parameters_of
 from foundray.tuning.carry import tuned_yaml
-from foundray.tuning.driver import _arrivals
 from foundray.tuning.proposals import Proposals
 from foundray.tuning.proxy import default_space, ladder_of, proxy_of, space_of, with_values
+from foundray.tuning.rungs import Costs, affordable, arrivals
 from foundray.tuning.search import Trial
 from foundray.tuning.table import aligned, ranked, rows
 from foundray.tuning.trial import STATE, Job, Rung, results, run
@@ -187,7 +187,24 @@ def test_arrivals_are_those_of_asha() -> None:
             gone_on += not came or score <= np.quantile(came, 1 / 3)
             came.append(score)
         played.append(gone_on)
-    assert _arrivals(24, 2, 3)[1] == pytest.approx(sum(played) / len(played), rel=0.15)
+    assert arrivals(24, 2, 3)[1] == pytest.approx(sum(played) / len(played), rel=0.15)
+
+
+def test_a_search_is_as_large_as_its_budget_allows() -> None:
+    costs, tuning = Costs(step=1.0, judging=1 / 300, units_per_step=100), Tune()
+    for allowed, trials in ((1e9, 24), (3000, 24), (600, 24), (300, 24)):
+        rungs = affordable(tuning, trials, 1000, costs, allowed)
+        first, second, third = rungs.lengths
+        arriving = arrivals(rungs.trials, 3, 3)
+        cost = arriving[0] * first + arriving[1] * (second - first) + arriving[2] * (third - second)
+        cost += sum(arriving) * rungs.judged * costs.judging
+        assert first >= 10 and second == pytest.approx(3 * first, abs=2) and third == pytest.approx(9 * first, abs=5)
+        assert cost <= allowed * 1.05 and (cost > 0.7 * allowed or third == 1000)
+        assert rungs.trials == trials or first < 13  # fewer only where each would be too short
+    with pytest.raises(InputError, match="one rung of one trial takes"):
+        affordable(tuning, 24, 1000, costs, 10)
+    with pytest.raises(InputError, match="one rung of each of 24 trials takes"):
+        affordable(Tune(sampler="grid"), 24, 1000, costs, 300)
 
 
 def test_ladders_span_the_sizes_in_between(prose: Path, tmp_path: Path) -> None:

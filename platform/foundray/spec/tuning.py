@@ -58,7 +58,8 @@ class Tune(Section):
     sampler: Literal["optuna", "random", "grid"] = "optuna"
     """Optuna's tree of Parzen estimators, random draws, or all combinations of choices."""
     trials: PositiveInt = 24
-    """Trials at most. The first one has the spec's own values, unless a grid is searched."""
+    """Trials at most: fewer, where the budget would leave each too few steps. The first one has the spec's own values, unless
+    a grid is searched."""
     budget: PositiveFloat = 0.07
     """What search and ladder may cost together, as a share of the full run's FLOPs."""
     proxy: Proxy = Proxy()
@@ -70,7 +71,7 @@ class Tune(Section):
     """One of so many trials goes on from a rung to the next."""
     metric: Literal["val_loss", "loss"] = "val_loss"
     """What is made small: the loss over a part of the validation split, or the training loss of the last tenth of the steps."""
-    judged_tokens: PositiveInt = 2**16
-    """Units of the validation split that a trial is judged by, about; the same ones for all."""
+    judged_tokens: PositiveInt | None = None
+    """Units of the validation split that a trial is judged by, about; the same ones for all (default: by its length)."""
     ladder: NonNegativeFloat = Field(default=0.4, lt=1)
     """Share of the budget for runs of several sizes with the values found, which forecast the full run's loss; 0: none."""
