@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 
-.PHONY: demo test check bench bench-faults bench-examples chaos clean
+.PHONY: demo test check bench bench-faults bench-examples bench-tuning chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -35,6 +35,10 @@ bench-faults: $(VENV)/.ready-dev  ## a node killed, a worker slow, the state cop
 
 bench-examples: $(VENV)/.ready-dev  ## what the examples reach, with three seeds each: about three hours
 	$(BIN)/python -m tests.benchmarks.bench_examples $(EXAMPLES)
+
+bench-tuning: $(VENV)/.ready-dev  ## do rates transfer, does a search pay, does a forecast come true: about an hour
+	$(BIN)/python -m tests.benchmarks.bench_transfer
+	$(BIN)/python -m tests.benchmarks.bench_tuning
 
 clean:
 	rm -rf $(VENV) runs
