@@ -98,7 +98,7 @@ def coordinates(spec: Spec, base: int | None) -> Coordinates:
             "schedule": spec.schedule.model_copy(update=flat),
         }
     )
-    models = [spec.model.of_width(width).model_copy(update={"base_width": base}) for width in (32, 64, 128)]
+    models = [spec.model.of_width(width).model_copy(update={"base_width": base}) for width in (32, 256)]
     per_step = spec.train.micro_batches
     given = [[micro_batch(spec, step * per_step + i) for i in range(per_step)] for step in range(4)]
     return check([(model.width, at_size(changed, model, 4)) for model in models], VOCABULARY, given)
