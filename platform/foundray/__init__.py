@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from foundray.tuning.coordcheck import CoordinateCheck
     from foundray.tuning.forecast import Forecast
     from foundray.tuning.outcome import Tuned
+    from foundray.tuning.transfer import Transfer
 
 __version__ = "0.1.0"
 __all__ = [
     "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "fetch", "forecast", "prepare", "probe", "resume",
-    "sample", "samples", "status", "train", "tune",
+    "sample", "samples", "status", "train", "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -149,6 +150,22 @@ def coordcheck(
     from foundray.tuning.coordcheck import coordcheck as check
 
     return check(load_spec(_path(spec), overrides), widths, depths, steps, report)
+
+
+def transfer(
+    spec: SpecPath,
+    widths: Sequence[int],
+    rates: Sequence[float],
+    overrides: Mapping[str, Any] | None = None,
+    seeds: int = 3,
+    steps: int = 200,
+    report: Report = _silent,
+) -> Transfer:
+    """Which learning rate is best, by width, under CompleteP and under the standard parametrisation. Raises InputError."""
+    from foundray.loading import load_spec
+    from foundray.tuning.transfer import transfer as check
+
+    return check(load_spec(_path(spec), overrides), widths, rates, seeds, steps, report)
 
 
 def forecast(

@@ -62,6 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--depths", type=int, nargs="+", default=[], metavar="N", help="over depths instead; gives no verdict")
     added.add_argument("--steps", type=int, default=5, help="(default: 5)")
+    added = verb(
+        "transfer", _transfer, "find the best learning rate at several widths, with and without CompleteP", "SPEC", True
+    )
+    added.add_argument("--widths", type=int, nargs="+", required=True, metavar="N", help="the narrowest is the base")
+    added.add_argument(
+        "--rates", type=float, nargs="+", required=True, metavar="X", help="learning rates, such as 4e-3 8e-3 16e-3"
+    )
+    added.add_argument("--seeds", type=int, default=3, help="(default: 3)")
+    added.add_argument("--steps", type=int, default=200, help="of each run (default: 200)")
     added = verb("forecast", _forecast, "tell a run's loss from a ladder of smaller ones", overrides=True)
     added.add_argument("runs", nargs="*", metavar="RUN", help="finished runs, or the folder of a search")
     added.add_argument("--points", metavar="FILE", help="a CSV with the columns N, D and loss, in place of runs")
@@ -151,6 +160,15 @@ def _coordcheck(options: Any) -> None:
         print(json.dumps(found.to_dict()))
     if found.over == "width" and not found.steady:
         sys.exit(1)
+
+
+def _transfer(options: Any) -> None:
+    found = foundray.transfer(
+        options.target, options.widths, options.rates, _overrides(options), options.seeds, options.steps, _report
+    )
+    print(found.table())
+    if options.json:
+        print(json.dumps(found.to_dict()))
 
 
 def _forecast(options: Any) -> None:

@@ -29,6 +29,9 @@ def derived(spec: Spec) -> dict[str, object]:
         "total tokens": f"{spec.tokens_per_step * spec.train.steps:,}",
         "fingerprint": spec.fingerprint(),
     }
+    if base := spec.model.base:
+        by = f"rates of matrices between two widths / {spec.model.wider:g}, branches / {spec.model.deeper:g}"
+        facts["hyperparameters"] = f"scaled from width {base.width}, depth {base.depth} (CompleteP): {by}"
     fewest, most = spec.scale.workers
     for world in dict.fromkeys((fewest, most)):
         share = layout.share(world)

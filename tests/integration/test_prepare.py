@@ -194,7 +194,7 @@ def test_the_stream_is_the_order(tmp_path: Path, prose: Path) -> None:
             seen = [(position, tokens_of(payload)) for position, payload in source.step(step)]
             assert [position for position, _ in seen] == list(range(step * 5, step * 5 + 5))
             assert all(tokens == expected(plan, position) for position, tokens in seen)
-    held_out = validation_plan(plan, 32)
+    held_out = validation_plan(plan, coupled=False)
     count = -(-held_out.order().validation_samples // 32)
     source = MicroBatchSource(feeder, generation, "validation", held_out, count, 0, count)
     seen = [(position, tokens_of(payload)) for position, payload in source.step(0)]

@@ -13,9 +13,7 @@ import ray
 import yaml
 from tests.conftest import small_spec
 
-from foundray.data.feeder import validation_plan
 from foundray.data.prepare import prepare
-from foundray.data.stream import plan_for
 from foundray.errors import InputError
 from foundray.loading import parse_spec
 from foundray.spec import Range, Spec, Tune
@@ -27,7 +25,7 @@ from foundray.tuning.proxy import default_space, ladder_of, proxy_of, space_of, 
 from foundray.tuning.rungs import Costs, affordable, arrivals
 from foundray.tuning.search import Trial
 from foundray.tuning.table import aligned, ranked, rows
-from foundray.tuning.trial import STATE, Job, Rung, results, run
+from foundray.tuning.trial import STATE, Job, Rung, job_of, results, run
 from foundray.tuning.usage import usage
 
 CLASSES = 257
@@ -50,8 +48,7 @@ def job(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
         prepared = prepare(spec)
     finally:
         ray.shutdown()
-    plan = plan_for(prepared, spec)
-    return Job(str(storage / "trial"), proxy.model_dump_json(), plan, CLASSES, (1, 3, 9), validation_plan(plan, 8), (0, 40, 80))
+    return job_of(Store.at(storage / "trial"), proxy, prepared, (1, 3, 9), 1024)
 
 
 def rung(step: int, loss: float, began: float = 0.0, ended: float = 0.0, stepping: float = 0.0) -> Rung:

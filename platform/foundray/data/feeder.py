@@ -303,6 +303,11 @@ class MicroBatchSource:
         ray.get(self.feeder.close.remote(self.generation, self.name))
 
 
-def validation_plan(plan: StreamPlan, micro_batch_size: int) -> StreamPlan:
-    """The same data's validation split."""
-    return replace(plan, validation=True, micro_batch_size=micro_batch_size)
+EVALUATION_BATCH = 32
+"""Samples evaluated at once, at least: without gradients more fit than in training."""
+
+
+def validation_plan(plan: StreamPlan, coupled: bool) -> StreamPlan:
+    """The same data's validation split, in larger micro-batches unless their size decides what the loss is (`coupled`)."""
+    size = plan.micro_batch_size
+    return replace(plan, validation=True, micro_batch_size=size if coupled else size * -(-EVALUATION_BATCH // size))

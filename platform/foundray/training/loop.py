@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from foundray.training.member import Member
 
 MIRROR_BEAT_SECONDS = 0.05
-EVALUATION_BATCH = 32
-"""Samples evaluated at once, at least: without gradients more fit than in training."""
 
 
 class Loop:
@@ -234,9 +232,7 @@ class Loop:
     def _evaluate(self) -> None:
         """One pass over the whole validation split, as one step of a stream of its own."""
         began = time.perf_counter()
-        size = self.spec.train.micro_batch_size
-        coupled = self.trainer.objective.couples  # what its loss is depends on the size of a micro-batch
-        plan = validation_plan(self.work.plan, size if coupled else size * -(-EVALUATION_BATCH // size))
+        plan = validation_plan(self.work.plan, self.trainer.objective.couples)
         batches = -(-self.work.validation_samples // plan.micro_batch_size)
         name = f"validation-{self.done}"
         order = self.order

@@ -85,7 +85,9 @@ def coordcheck(
         for title, of in found.items()
     }
     place = Store.at(spec.storage) / f"{spec.name}-coordcheck" / f"{over}s.svg"
-    pictures.save(pictures.coordinate_check(curves, over), place)
+    figure = pictures.coordinate_check(curves, over)
+    pictures.save(figure, place)
+    pictures.show(place.parent / "tensorboard", {f"coordinate-check-{over}s": figure})
     return CoordinateCheck(over, steps, found, place.url)
 
 

@@ -7,19 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from foundray.cluster import connected, fit, node_resources
-from foundray.data.feeder import validation_plan
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
-from foundray.data.stream import plan_for
 from foundray.errors import InputError, RunFailed
 from foundray.holder import Holder
 from foundray.spec import Model, Spec, differences, flatten
 from foundray.storage import Store
 from foundray.training.driver import check_fits
-from foundray.training.loop import EVALUATION_BATCH
 from foundray.tuning import outcome
 from foundray.tuning.budget import Purse, flops
 from foundray.tuning.proposals import Proposals
@@ -27,7 +22,7 @@ from foundray.tuning.proxy import at_size, ladder_of, proxy_of, space_of, with_v
 from foundray.tuning.rungs import Costs, Rungs, affordable, ladder
 from foundray.tuning.search import Search, Trial, first_rung
 from foundray.tuning.table import Live, ranked
-from foundray.tuning.trial import Job, results
+from foundray.tuning.trial import job_of, results
 
 Report = Callable[[str], None]
 
@@ -157,19 +152,11 @@ class Workshop:
         return self.purses[-1]
 
     def _trial(self, kind: str, number: int, values: dict[str, Any], spec: Spec, rungs: Rungs) -> Trial:
-        plan = plan_for(self.prepared, spec)
-        size = spec.train.micro_batch_size
-        judging = validation_plan(plan, size if spec.objective.build().couples else size * -(-EVALUATION_BATCH // size))
-        units = judging.micro_batch_size * spec.model.context
-        whole = -(-plan.order().validation_samples // judging.micro_batch_size)
-        some = min(whole, -(-rungs.judged // units))
-        judged = tuple(int(at) for at in np.arange(some) * whole // some)  # from all over the split
-        steps = tuple(max(1, round(length / rungs.lengths[-1] * spec.train.steps)) for length in rungs.lengths)
         folder = self.folder / kind / f"{number:04d}-{spec.fingerprint()}"
-        gpu = self.resources.get("GPU", 0) > 0
-        job = Job(folder.url, spec.model_dump_json(), plan, self.classes, steps, judging, judged, gpu)
+        steps = [max(1, round(length / rungs.lengths[-1] * spec.train.steps)) for length in rungs.lengths]
+        job = job_of(folder, spec, self.prepared, steps, rungs.judged, self.resources.get("GPU", 0) > 0)
         parts = zip((0, *steps), steps, strict=False)
-        costs = tuple(flops(spec, self.classes, end - begin, min(rungs.judged, some * units)) for begin, end in parts)
+        costs = tuple(flops(spec, self.classes, end - begin, rungs.judged) for begin, end in parts)
         trial = Trial(number, values, spec, job, costs, found=[replace(r, replayed=True) for r in results(folder)])
         self.purses[-1].spent += sum(costs[: len(trial.found)])
         return trial

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundray.errors import InputError
 from foundray.loading import parse_spec
 from foundray.run import Run
 from foundray.spec import Spec
-from foundray.storage import Store
 from foundray.tuning import pictures
 from foundray.tuning.budget import parameters_of
 from foundray.tuning.carry import tuned_yaml
@@ -108,7 +105,7 @@ def write(
     figures = _pictures(order, metric, of_full)
     for name, figure in figures.items():
         pictures.save(figure, work.folder / f"pictures/{name}.svg")
-    _board(work.folder / "tensorboard", order, metric, figures)
+    pictures.show(work.folder / "tensorboard", figures, lambda board: _board(board, order, metric))
     return tuned
 
 
@@ -159,24 +156,12 @@ def _pictures(trials: Sequence[Trial], metric: str, found: Forecast | None) -> d
     return figures | ({"scaling-law": pictures.scaling_law(found)} if found else {})
 
 
-def _board(folder: Store, trials: Sequence[Trial], metric: str, figures: Mapping[str, Figure]) -> None:
-    """For TensorBoard, in place of what the last command left there. Its writer knows local folders only."""
-    from tensorboardX import SummaryWriter
-
-    folder.delete_folder()
-    with tempfile.TemporaryDirectory() as scratch:
-        with SummaryWriter(scratch) as board:
-            for trial in (trial for trial in trials if trial.score(metric) < math.inf):
-                values = {
-                    name: value if isinstance(value, int | float | str) else str(value) for name, value in trial.values.items()
-                }
-                result = {f"tune/{metric}": trial.score(metric), "tune/tokens": trial.found[-1].tokens}
-                board.add_hparams(values, result, name=f"trial-{trial.number:04d}")
-            for name, figure in figures.items():
-                board.add_figure(name, figure)
-        for file in sorted(Path(scratch).rglob("*")):
-            if file.is_file():
-                (folder / file.relative_to(scratch).as_posix()).write_bytes(file.read_bytes())
+def _board(board: Any, trials: Sequence[Trial], metric: str) -> None:
+    """Every trial's values and result, for TensorBoard's HParams."""
+    for trial in (trial for trial in trials if trial.score(metric) < math.inf):
+        values = {name: v if isinstance(v, int | float | str) else str(v) for name, v in trial.values.items()}
+        result = {f"tune/{metric}": trial.score(metric), "tune/tokens": trial.found[-1].tokens}
+        board.add_hparams(values, result, name=f"trial-{trial.number:04d}")
 
 
 def _facts(trial: Trial) -> dict[str, Any]:

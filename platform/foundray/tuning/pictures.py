@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -154,6 +156,21 @@ def save(figure: Figure, place: Store) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "foundray"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     place.write_bytes(stream.getvalue())
+
+
+def show(folder: Store, figures: Mapping[str, Figure], write: Callable[[Any], None] = lambda board: None) -> None:
+    """Write them for TensorBoard, and what `write` does, in place of what was there. Its writer knows local folders only."""
+    from tensorboardX import SummaryWriter
+
+    folder.delete_folder()
+    with tempfile.TemporaryDirectory() as scratch:
+        with SummaryWriter(scratch) as board:
+            write(board)
+            for name, figure in figures.items():
+                board.add_figure(name, figure)
+        for file in sorted(Path(scratch).rglob("*")):
+            if file.is_file():
+                (folder / file.relative_to(scratch).as_posix()).write_bytes(file.read_bytes())
 
 
 def told(number: float) -> str:

@@ -14,13 +14,15 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
 from safetensors import torch as safetensors
 
-from foundray.data.stream import StreamPlan, read_micro_batches
+from foundray.data.feeder import validation_plan
+from foundray.data.manifest import Prepared
+from foundray.data.stream import StreamPlan, plan_for, read_micro_batches
 from foundray.model.model import Model
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -48,6 +50,18 @@ class Job:
     judged: tuple[int, ...]
     """Its micro-batches by which the trial is judged."""
     gpu: bool = False
+
+
+def job_of(
+    folder: Store, spec: Spec, prepared: Prepared, rungs: Sequence[int], judged: int | None = None, gpu: bool = False
+) -> Job:
+    """`judged` is about how many units of the validation split, from all over it, a trial is judged by; None for all."""
+    plan = plan_for(prepared, spec)
+    judging = validation_plan(plan, spec.objective.build().couples)
+    whole = -(-plan.order().validation_samples // judging.micro_batch_size)
+    some = whole if judged is None else min(whole, -(-judged // (judging.micro_batch_size * spec.model.context)))
+    places = tuple(number * whole // some for number in range(some))
+    return Job(folder.url, spec.model_dump_json(), plan, prepared.manifest.vocabulary, tuple(rungs), judging, places, gpu)
 
 
 @dataclass(frozen=True)
