@@ -16,7 +16,8 @@ import gymnasium
 import numpy as np
 
 EPISODES = 60
-SLIPS = {"random": 1.0, "medium": 0.4, "expert": 0.0}
+SKILLS = "random", "medium", "expert"
+SLIPS = {"CartPole-v1": (1.0, 0.4, 0.0), "Pendulum-v1": (1.0, 0.25, 0.0)}
 """Of each skill, the part of its actions that is left to chance."""
 
 
@@ -61,12 +62,12 @@ def episode(name: str, slips: float, seed: int) -> dict[str, list[Any]]:
 def main(target: Path) -> None:
     arrays: dict[str, np.ndarray] = {}
     for name in RULES:
-        made = [episode(name, slips, 1000 * skill + n) for skill, slips in enumerate(SLIPS.values()) for n in range(EPISODES)]
+        made = [episode(name, slips, 1000 * skill + n) for skill, slips in enumerate(SLIPS[name]) for n in range(EPISODES)]
         for field in ("states", "actions", "rewards"):
             arrays[f"{name}/{field}"] = np.array([value for one in made for value in one[field]], np.float32)
         arrays[f"{name}/lengths"] = np.array([len(one["rewards"]) for one in made])
-        returns = np.array([sum(one["rewards"]) for one in made]).reshape(len(SLIPS), -1).mean(1)
-        print(f"{name}: mean returns " + ", ".join(f"{skill} {r:.0f}" for skill, r in zip(SLIPS, returns, strict=True)))
+        returns = np.array([sum(one["rewards"]) for one in made]).reshape(len(SKILLS), -1).mean(1)
+        print(f"{name}: mean returns " + ", ".join(f"{skill} {r:.0f}" for skill, r in zip(SKILLS, returns, strict=True)))
     target.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(target, allow_pickle=False, **arrays)
 

@@ -155,3 +155,20 @@ def test_the_coordinate_check_of_a_spec(search: Callable[..., Path], storage: Pa
     assert told.facts["steady"] and told.facts["found"]["CompleteP"]["sizes"] == [16, 32, 64]
     assert "steady: hyperparameters found at one width are right for the others" in told.out
     assert (storage / "runs" / "check-coordcheck" / "widths.svg").read_text().startswith("<?xml")
+
+
+def test_the_best_rate_by_width(search: Callable[..., Path], storage: Path) -> None:
+    rates = (1e-3, 1e-2, 1e30)
+    told = foundray(
+        "transfer", search(name="rates"), "--widths", 32, 16, "--rates", *rates, "--steps", 12, "--seeds", 2, "--json"
+    )
+    found = told.facts["found"]
+    assert found["CompleteP"]["16"] == found["standard"]["16"]  # at the base's width both are one
+    assert found["CompleteP"]["32"] != found["standard"]["32"]
+    for widths in found.values():
+        for points in widths.values():
+            assert [rate for rate, _, _ in points] == list(rates)
+            assert points[1][1] < points[0][1] and points[2][1] == float("inf")  # the largest diverges, and is told
+    assert set(told.facts["verdicts"]["CompleteP"]) == {"moved", "lost"} and "CompleteP: best is 0.01 at width 16" in told.out
+    assert (storage / "runs" / "rates-transfer" / "transfer.svg").exists()
+    assert "three or more --rates" in foundray("transfer", search(name="rates"), "--widths", 16, 32, "--rates", 1).refusal
