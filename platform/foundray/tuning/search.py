@@ -125,16 +125,12 @@ class Search:
         rung = Rung(**{name: result[name] for name in Rung.__dataclass_fields__})
         if rung.step not in [known.step for known in trial.found]:
             trial.found.append(rung)
-        if not rung.replayed:
             self.purse.spend(number)
         self.show(self.trials)
         after = len(trial.found)
         if rung.step < trial.found[-1].step:  # it tells again what it found in another process
             return True
-        if rung.diverged or after == len(trial.costs) or self.purse.set_aside(number, trial.costs[after]):
-            return True
-        trial.state = "unpaid"
-        return False
+        return rung.diverged or after == len(trial.costs) or self.purse.set_aside(number, trial.costs[after])
 
     def ended(self, tune_id: str, state: str) -> None:
         trial = self.of[tune_id]
@@ -185,7 +181,10 @@ class Budgeted(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         paid = self.search.heard(trial.trial_id, result)
         action: str = super().on_trial_result(tune_controller, trial, self._finite(result))
-        return action if paid else TrialScheduler.STOP
+        if action == TrialScheduler.STOP or paid:
+            return action
+        self.search.of[trial.trial_id].state = "unpaid"
+        return TrialScheduler.STOP
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         super().on_trial_complete(tune_controller, trial, self._finite(result))
