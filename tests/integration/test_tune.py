@@ -62,7 +62,8 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
         refusal := foundray("forecast", trained["run"], "--for", folder / "tuned.yaml").refusal
     ), refusal
     # Another search has another name.
-    assert "holds the search of another spec: tune.trials was 6" in foundray("tune", search(name="whole")).refusal
+    other = foundray("tune", search(name="whole", tune=tuning), "--set", "tune.trials=5")
+    assert "holds the search of another spec: tune.trials was 6 and is 5" in other.refusal
 
 
 def findings(folder: Path) -> dict[int, tuple[Any, dict[int, float]]]:

@@ -292,14 +292,16 @@ def test_the_tuned_spec_is_the_users_with_values_and_where_they_came_from(prose:
     text = SPEC.replace("PROSE", str(prose))
     spec = parse_spec(text, "test", {"seed": 7})
     values = {"optimizer.lr": 0.0125, "optimizer.betas.1": 0.98, "schedule.warmup": 0.1, "train.micro_batches": 4}
-    tuned = tuned_yaml(text, {"seed": 7}, spec, values, {"base_width": 16, "base_depth": 2}, "best of 9 trials")
+    found_at = 90 * spec.tokens_per_step // 16
+    tuned = tuned_yaml(text, {"seed": 7}, spec, values, {"base_width": 16, "base_depth": 2}, "best of 9 trials", found_at)
     found = parse_spec(tuned, "tuned")
     assert (found.name, found.seed) == ("run-tuned", 7)
-    assert (found.optimizer.lr, found.optimizer.betas, found.schedule.warmup) == (0.0125, (0.9, 0.98), 0.1)
+    assert (found.optimizer.betas, found.schedule.warmup) == ((0.9, 0.98), 0.1)
+    assert found.optimizer.lr == pytest.approx(0.0125 * 16**-0.32)
     assert (found.model.base_width, found.model.base_depth, found.model.wider, found.train.micro_batches) == (16, 2, 4, 4)
     assert "# a comment" in tuned and "# another" in tuned
     lines = {line.split(":")[0].strip(): line for line in tuned.split("\n") if "#" in line}
-    assert "best of 9 trials; was 0.004; divided by the width's ratio" in lines["lr"]
+    assert "best of 9 trials; was 0.004; 0.0125 there, times (11,520/184,320)^0.32 for the horizon; divided" in lines["lr"]
     assert "was 0.95" in lines["betas"] and "was 0.02; carried as it is" in lines["warmup"]
     assert "batch size does not transfer by itself" in lines["micro_batches"]
     assert "CompleteP" in lines["base_width"]

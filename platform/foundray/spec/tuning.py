@@ -73,5 +73,8 @@ class Tune(Section):
     """What is made small: the loss over a part of the validation split, or the training loss of the last tenth of the steps."""
     judged_tokens: PositiveInt | None = None
     """Units of the validation split that a trial is judged by, about; the same ones for all (default: by its length)."""
+    horizon: NonNegativeFloat = 0.32
+    """Power of the tokens' ratio by which a learning rate that was found falls on its way to the longer run (Bjorck et al.
+    2025)."""
     ladder: NonNegativeFloat = Field(default=0.4, lt=1)
     """Share of the budget for runs of several sizes with the values found, which forecast the full run's loss; 0: none."""

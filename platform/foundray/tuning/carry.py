@@ -11,20 +11,36 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from foundray.spec import Spec, flatten
 
+LR = "optimizer.lr"
 RULES = {
     "train.micro_batches": "batch size does not transfer by itself: carried as it is, with the rate found for it",
     "train.micro_batch_size": "batch size does not transfer by itself: carried as it is, with the rate found for it",
     "optimizer.weight_decay": "times the width's ratio in matrices, so that rate times decay stays (CompleteP)",
-    "optimizer.lr": "divided by the width's ratio in matrices between two widths (CompleteP)",
+    LR: "divided by the width's ratio in matrices between two widths (CompleteP)",
     "optimizer.eps": "divided by the ratios of width and depth (CompleteP)",
 }
 """What is said of how a value is carried; of others, that they are carried as they are."""
 
 
+def carried(values: Mapping[str, Any], spec: Spec, found_at: int, tokens: int) -> dict[str, Any]:
+    """Values found on runs of `found_at` tokens, for one of `tokens`: the best learning rate falls with the horizon.
+
+    Everything else is carried as it is, or scaled by the model itself (`model.base_width`).
+    """
+    falls = {LR: values[LR] * (found_at / tokens) ** spec.tune.horizon} if LR in values else {}
+    return {**values, **falls}
+
+
 def tuned_yaml(
-    text: str, overrides: Mapping[str, Any], spec: Spec, values: Mapping[str, Any], base: Mapping[str, int], found: str
+    text: str,
+    overrides: Mapping[str, Any],
+    spec: Spec,
+    values: Mapping[str, Any],
+    base: Mapping[str, int],
+    found: str,
+    found_at: int,
 ) -> str:
-    """The spec's own text, with its comments, and `values` in their places.
+    """The spec's own text, with its comments, and `values` in their places, carried from runs of `found_at` tokens.
 
     `base` are the width and depth that they are right for; `found` says how they were found.
     """
@@ -36,8 +52,11 @@ def tuned_yaml(
     for name, value in overrides.items():
         _set(fields, name, value, whole)
     _set(fields, "name", tuned_name(spec), whole)
-    for name, value in values.items():
+    tokens = spec.train.steps * spec.tokens_per_step
+    for name, value in carried(values, spec, found_at, tokens).items():
         rule = RULES.get(name, "carried as it is")
+        if name == LR and spec.tune.horizon:
+            rule = f"{values[LR]:.4g} there, times ({found_at:,}/{tokens:,})^{spec.tune.horizon:g} for the horizon; {rule}"
         _set(fields, name, value, whole, f"{found}; was {before.get(name)}; {rule}")
     for name, value in base.items():
         _set(fields, f"model.{name}", value, whole, "the proxies': rates are scaled from there to this model (CompleteP)")

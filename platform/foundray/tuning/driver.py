@@ -17,6 +17,7 @@ from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import outcome
 from foundray.tuning.budget import Purse, flops
+from foundray.tuning.carry import carried
 from foundray.tuning.proposals import Proposals
 from foundray.tuning.proxy import at_size, ladder_of, proxy_of, space_of, with_values
 from foundray.tuning.rungs import Costs, Rungs, affordable, ladder
@@ -56,8 +57,7 @@ def tune(spec: Spec, text: str, overrides: Mapping[str, Any], report: Report, sh
             raise RunFailed(
                 f"no trial came to a first result ({_states(trials)}): lower the values in tune.space, or see {folder}"
             )
-        ladder = work.ladder(best.values) if spec.tune.ladder else []
-        return outcome.write(spec, text, overrides, work, trials, ladder)
+        return outcome.write(spec, text, overrides, work, trials, work.ladder(best))
 
 
 @dataclass
@@ -82,7 +82,17 @@ class Workshop:
         """Of a trial: those of a worker."""
         share = [min(node.get(kind, 0.0) // amount for kind, amount in self.resources.items()) for node in self.nodes]
         self.slots = max(1, int(sum(share)))
+        """Trials for which there is room."""
+        if "GPU" not in self.resources:  # one more than there is room for, so that no core waits while a trial begins
+            self.resources["CPU"] = self.resources.get("CPU", 1.0) * self.slots / (self.slots + 1)
         self.purses: list[Purse] = []
+        self.ladder_models = ladder_of(self.spec, self.proxy, self.classes)
+        self.ladder_rungs: Rungs | None = None
+        if self.spec.tune.ladder and self.ladder_models:
+            costs = self._costs(self.ladder_models)
+            self.ladder_rungs = ladder(self.spec.train.steps, costs, self.allowed * self.spec.tune.ladder)
+        self.search_share = 1 - self.spec.tune.ladder if self.ladder_rungs else 1.0
+        """Of the budget; all of it, where it is too small for a ladder."""
 
     @property
     def used(self) -> float:
@@ -92,7 +102,7 @@ class Workshop:
     def search(self, proposals: Proposals) -> list[Trial]:
         """Raises InputError where the budget is too small for one rung."""
         tuning = self.spec.tune
-        purse = self._purse(self.allowed * (1 - tuning.ladder))
+        purse = self._purse(self.allowed * self.search_share)
         rungs = affordable(tuning, proposals.trials, self.spec.train.steps, self._costs([self.proxy.model]), purse.allowed)
         proxy = at_size(self.proxy, self.proxy.model, rungs.lengths[-1])
         for number in range(rungs.trials):  # every trial is begun, whoever goes on
@@ -113,20 +123,21 @@ class Workshop:
 
         return self._run(self.spec, purse, propose, tell)
 
-    def ladder(self, values: Mapping[str, Any]) -> list[Trial]:
-        """Runs of several sizes and lengths, with the values found; none where the budget is too small for them."""
-        purse = self._purse(self.allowed * self.spec.tune.ladder)
-        models = ladder_of(self.spec, self.proxy, self.classes)
-        rungs = ladder(self.spec.train.steps, self._costs(models), purse.allowed) if models else None
+    def ladder(self, best: Trial) -> list[Trial]:
+        """Runs of several sizes and lengths, with the best trial's values; none where the budget is too small for them."""
+        models, rungs = self.ladder_models, self.ladder_rungs
         if rungs is None:
-            self.report("ladder: the budget is too small for one, so there is no forecast; raise tune.budget")
             return []
+        purse = self._purse(self.allowed * self.spec.tune.ladder)
         sizes = ", ".join(f"{model.width}x{model.depth}" for model in models)
-        what = (
-            f"{len(models) * rungs.trials} runs of {sizes} (width x depth), {rungs.lengths[0]:,} to {rungs.lengths[-1]:,} steps"
-        )
-        self.report(f"ladder: {what}; {purse.allowed:.3g} FLOPs")
-        specs = [with_values(at_size(self.spec, model, steps), values) for model in models for steps in rungs.lengths]
+        what = f"{len(models) * rungs.trials} runs of {sizes} (width x depth)"
+        self.report(f"ladder: {what}, {rungs.lengths[0]:,} to {rungs.lengths[-1]:,} steps; {purse.allowed:.3g} FLOPs")
+        specs = []
+        for model in models:
+            for steps in rungs.lengths:
+                size = at_size(self.spec, model, steps)
+                values = carried(best.values, size, best.horizon, size.train.steps * size.tokens_per_step)
+                specs.append(with_values(size, values))
 
         def propose(number: int) -> Trial | None:
             if number >= len(specs):
@@ -143,7 +154,7 @@ class Workshop:
     ) -> list[Trial]:
         live = Live(spec.tune.metric, purse, self.report, self.show_progress)
         try:
-            return Search(spec, purse, propose, tell, live).run(self.resources, self.slots)
+            return Search(spec, purse, propose, tell, live).run(self.resources, self.slots + 1)
         finally:
             live.close()
 

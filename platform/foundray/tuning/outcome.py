@@ -91,7 +91,7 @@ def write(
     here = {"base_width": shape.base_width, "base_depth": shape.base_depth}
     base = {name: value for name, value in here.items() if value and getattr(spec.model, name) is None}
     place = work.folder / "tuned.yaml"
-    tuned_text = tuned_yaml(text, overrides, spec, best.values, base, found)
+    tuned_text = tuned_yaml(text, overrides, spec, best.values, base, found, best.horizon)
     place.write_text(tuned_text)
     of_full, why = _forecast(parse_spec(tuned_text, str(place)), work.classes, ladder)
     spent = usage([trial.found for trial in trials], work.slots)
@@ -140,7 +140,10 @@ def state_forecast(spec: Spec, found: Forecast) -> bool:
 
 def _forecast(spec: Spec, classes: int, ladder: list[Trial]) -> tuple[Forecast | None, str]:
     if not ladder:
-        return None, "there is no ladder"
+        return (
+            None,
+            "the budget is too small for a ladder of runs; raise tune.budget" if spec.tune.ladder else "tune.ladder is 0",
+        )
     try:
         found = forecast(points_of(ladder, classes), target_of(spec, classes))
     except InputError as error:

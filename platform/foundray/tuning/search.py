@@ -54,6 +54,11 @@ class Trial:
     def folder(self) -> Store:
         return Store.at(self.job.folder)
 
+    @property
+    def horizon(self) -> int:
+        """Tokens of the whole trial, which its schedule is for."""
+        return self.spec.train.steps * self.spec.tokens_per_step
+
     def score(self, metric: str) -> float:
         """At its last rung; infinite where there is none, or it diverged."""
         return getattr(self.found[-1], metric) if self.found and not self.found[-1].diverged else float("inf")

@@ -78,8 +78,9 @@ class Rung:
     ended: float
     """Seconds since the epoch, of this rung's part of the trial."""
     stepping_s: float
-    """Seconds of them in training steps, data included."""
+    """Seconds of its cores in training steps, data included; on a GPU, of wall time."""
     judging_s: float
+    """The same, in judging."""
     replayed: bool = False
     """Whether it was found by an earlier process."""
 
@@ -101,15 +102,16 @@ def run(job: Job, report: Callable[[Rung], None]) -> None:
         return
     torch.set_num_threads(spec.scale.worker_threads)
     trainer = _trainer(job, spec, content)
+    clock = _clock(job, spec)
     for end in (end for end in job.rungs if end > done):
-        start = time.perf_counter()
+        start = clock()
         try:
             losses = _advance(trainer, job, done, end)
-            trained = time.perf_counter()
+            trained = clock()
             val_loss = trainer.evaluate((at, next(read_micro_batches(job.judging, at, 1))) for at in job.judged).loss
         except Overflow:
-            losses, trained, val_loss = [math.inf], time.perf_counter(), math.inf
-        loss, tokens, judging = sum(losses) / len(losses), end * spec.tokens_per_step, time.perf_counter() - trained
+            losses, trained, val_loss = [math.inf], clock(), math.inf
+        loss, tokens, judging = sum(losses) / len(losses), end * spec.tokens_per_step, clock() - trained
         found.append(Rung(end, tokens, val_loss, loss, began, time.time(), trained - start, judging))
         known = json.dumps([asdict(rung) for rung in found])
         (folder / STATE).write_bytes(safetensors.save(trainer.piece(), {"found": known}))
@@ -143,6 +145,11 @@ def _trainer(job: Job, spec: Spec, content: bytes) -> Trainer:
     if content:
         trainer.load(safetensors.load(content))
     return trainer
+
+
+def _clock(job: Job, spec: Spec) -> Callable[[], float]:
+    """Seconds that the cores of this process have worked: more processes than cores may share them."""
+    return time.perf_counter if job.gpu else lambda: time.process_time() / spec.scale.worker_threads
 
 
 def _advance(trainer: Trainer, job: Job, done: int, end: int) -> list[float]:
