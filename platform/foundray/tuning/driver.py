@@ -154,7 +154,7 @@ class Workshop:
     ) -> list[Trial]:
         live = Live(spec.tune.metric, purse, self.report, self.show_progress)
         try:
-            return Search(spec, purse, propose, tell, live).run(self.resources, self.slots + 1)
+            return Search(spec, self.folder, purse, propose, tell, live).run(self.resources, self.slots + 1)
         finally:
             live.close()
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from foundray.errors import InputError
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.tuning.budget import Purse
@@ -73,11 +75,12 @@ class Search:
     """Trials on their way through Ray Tune."""
 
     def __init__(
-        self, spec: Spec, purse: Purse, propose: Callable[[int], Trial | None], tell: Callable[[Trial], None],
+        self, spec: Spec, folder: Store, purse: Purse, propose: Callable[[int], Trial | None], tell: Callable[[Trial], None],
         show: Callable[[list[Trial]], None],
     ):  # fmt: skip
         """`propose` gives the k-th trial, or None where there are no more; `tell` hears of its end, `show` of every news."""
-        self.spec, self.purse, self.propose, self.tell, self.show = spec, purse, propose, tell, show
+        self.spec, self.folder, self.purse = spec, folder, purse
+        self.propose, self.tell, self.show = propose, tell, show
         self.trials: list[Trial] = []
         self.of: dict[str, Trial] = {}
         """By Tune's id."""
@@ -87,27 +90,29 @@ class Search:
         bracket = {"time_attr": RUNG, "grace_period": 1, "reduction_factor": self.spec.tune.reduction}
         highest = self.spec.tune.reduction ** (self.spec.tune.rungs - 1)
         os.environ.update(_QUIET)
-        with tempfile.TemporaryDirectory() as scratch:
-            tuner = tune.Tuner(
-                tune.with_resources(_trainable, tune.PlacementGroupFactory([resources])),
-                tune_config=tune.TuneConfig(
-                    metric=self.spec.tune.metric,
-                    mode="min",
-                    search_alg=ConcurrencyLimiter(Proposer(self), slots),
-                    scheduler=Budgeted(self, max_t=highest, **bracket),
-                    num_samples=10**6,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: trial.trial_id,
-                ),
-                run_config=tune.RunConfig(
-                    name="search",
-                    storage_path=scratch,
-                    verbose=0,
-                    callbacks=[_Watcher(self)],
-                    failure_config=tune.FailureConfig(max_failures=RETRIES),
-                ),
-            )
-            tuner.fit()
+        scratch = self.folder / ".ray"  # every node must reach it; trials' own folders are the state
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable, tune.PlacementGroupFactory([resources])),
+            tune_config=tune.TuneConfig(
+                metric=self.spec.tune.metric,
+                mode="min",
+                search_alg=ConcurrencyLimiter(Proposer(self), slots),
+                scheduler=Budgeted(self, max_t=highest, **bracket),
+                num_samples=10**6,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"ray-{time.time_ns()}",
+                storage_path=scratch.url,
+                verbose=0,
+                callbacks=[_Watcher(self)],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+            ),
+        )
+        tuner.fit()
+        with suppress(InputError):
+            scratch.delete_folder()
         return self.trials
 
     def next(self, tune_id: str) -> Trial | None:
