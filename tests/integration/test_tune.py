@@ -54,10 +54,10 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
     trained = foundray("train", folder / "tuned.yaml", "--json").facts
     shown = foundray("status", trained["run"]).out
     assert f"90 %: {low:.4f} to {high:.4f}), stated before it began; {trained['val_loss']:.4f} came" in shown
-    # The same from the search's folder, and from runs; of another size, and of one that has begun.
-    again = foundray("forecast", folder, "--parameters", 1e6, "--tokens", 1e6, "--json").facts
-    assert len(again["points"]) == len(facts["forecast"]["points"]) >= 6
-    assert "has begun: the forecast is not kept there" in foundray("forecast", folder).out
+    # The same from the search's folder, of a run that has begun; and from a run, which is too few.
+    again = foundray("forecast", folder, "--json")
+    assert len(again.facts["points"]) == len(facts["forecast"]["points"]) >= 6
+    assert "has begun: the forecast is not kept there" in again.out
     assert "at least 6 runs, and there are 1" in (
         refusal := foundray("forecast", trained["run"], "--for", folder / "tuned.yaml").refusal
     ), refusal
@@ -134,21 +134,13 @@ def test_a_search_whose_trial_and_driver_are_killed_ends_with_the_same_trials(
 
 
 def test_bad_input_of_a_search_is_one_sentence(search: Callable[..., Path], storage: Path, tmp_path: Path) -> None:
-    for change, said in (
-        ("tune.space={optimizer.rate: {choice: [1]}}", "optimizer.rate is not a field of the spec that can vary"),
-        ("tune.proxy.width=128", "is larger than the run's model"),
-        ("tune.metric=accuracy", "tune.metric: input should be 'val_loss' or 'loss'"),
-        ("tune.budget=1e-6", "tune.budget: 1e-06 of the full run leaves"),
-    ):
-        assert said in foundray("tune", search(name="bad"), "--set", change).refusal, change
+    assert "is larger than the run's model" in foundray("tune", search(name="bad"), "--set", "tune.proxy.width=128").refusal
+    assert "tune.budget: 1e-06 of the full" in foundray("tune", search(name="bad"), "--set", "tune.budget=1e-6").refusal
     assert not (storage / "runs" / "bad-tune" / "trials").exists()
     points = tmp_path / "points.csv"
     points.write_text("N,D,loss\n1e6,1e7,3.0\n1e6,2e7,2.9\n")
     target = ("--parameters", 1e9, "--tokens", 2e10)
     assert "at least 6 runs, and there are 2" in (refusal := foundray("forecast", "--points", points, *target).refusal), refusal
-    assert "--parameters N --tokens D" in foundray("forecast", "--points", points).refusal
-    assert "name the runs of a ladder, or --points FILE" in foundray("forecast").refusal
-    assert "heads keep their size" in foundray("coordcheck", search(name="bad"), "--widths", 16, 24).refusal
 
 
 def test_the_coordinate_check_of_a_spec(search: Callable[..., Path], storage: Path) -> None:
@@ -172,4 +164,3 @@ def test_the_best_rate_by_width(search: Callable[..., Path], storage: Path) -> N
             assert points[1][1] < points[0][1] and points[2][1] == float("inf")  # the largest diverges, and is told
     assert set(told.facts["verdicts"]["CompleteP"]) == {"moved", "lost"} and "CompleteP: best is 0.01 at width 16" in told.out
     assert (storage / "runs" / "rates-transfer" / "transfer.svg").exists()
-    assert "three or more --rates" in foundray("transfer", search(name="rates"), "--widths", 16, 32, "--rates", 1).refusal

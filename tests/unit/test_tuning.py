@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from tests.conftest import small_spec
+from tests.conftest import small_spec, write_spec
 
+import foundray
 from foundray.data.prepare import prepare
 from foundray.errors import InputError
 from foundray.loading import parse_spec
@@ -309,3 +310,29 @@ def test_the_tuned_spec_is_the_users_with_values_and_where_they_came_from(prose:
 
 def test_ranges_tell_their_ends() -> None:
     assert Range(log_uniform=(0.1, 1)).ends == [0.1, 1] and Range(choice=[None, True]).ends == [None, True]
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda spec: foundray.forecast(), "name the runs of a ladder, or --points FILE"),
+        (lambda spec: foundray.forecast(points="x.csv", target=spec, size=(1, 1)), "one of them would do"),
+        (lambda spec: foundray.coordcheck(spec, widths=[16, 24]), "--widths: heads keep their size, 16"),
+        (lambda spec: foundray.coordcheck(spec, widths=[16]), "coordcheck compares sizes"),
+        (lambda spec: foundray.transfer(spec, [16, 32], [0.1]), "three or more --rates"),
+        (lambda spec: foundray.transfer(spec, [16, 24], [0.1, 0.2, 0.3]), "--widths: heads keep their size, 16"),
+    ],
+)
+def test_questions_that_cannot_be_answered_are_one_sentence(call: Any, sentence: str, prose: Path, tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, small_spec(prose, tmp_path))
+    with pytest.raises(InputError, match=sentence):
+        call(spec)
+
+
+def test_points_tell_of_sizes_alone(prose: Path, tmp_path: Path) -> None:
+    rows = "".join(f"1e{n},1e{d},{9 - n * d / 10}\n" for n in (5, 6, 7) for d in (6, 7, 8))
+    (points := tmp_path / "points.csv").write_text(f"N,D,loss\n{rows}")
+    with pytest.raises(InputError, match="--parameters N --tokens D"):
+        foundray.forecast(points=points)
+    with pytest.raises(InputError, match="points tell of sizes alone"):
+        foundray.forecast(points=points, target=write_spec(tmp_path, small_spec(prose, tmp_path)))
