@@ -130,7 +130,10 @@ def tune(
     spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
 ) -> Tuned:
     """Search hyperparameters on proxies, and write the full run's spec with them. Raises InputError or RunFailed."""
+    from foundray.cluster import enter_cluster
     from foundray.loading import load_spec, read_yaml
+
+    enter_cluster()
     from foundray.tuning.driver import tune as search
 
     checked = load_spec(_path(spec), overrides)
@@ -146,7 +149,10 @@ def coordcheck(
     report: Report = _silent,
 ) -> CoordinateCheck:
     """How much activations move in a few steps, by width or by depth. Raises InputError."""
+    from foundray.cluster import enter_cluster
     from foundray.loading import load_spec
+
+    enter_cluster()
     from foundray.tuning.coordcheck import coordcheck as check
 
     return check(load_spec(_path(spec), overrides), widths, depths, steps, report)
@@ -162,7 +168,10 @@ def transfer(
     report: Report = _silent,
 ) -> Transfer:
     """Which learning rate is best, by width, under CompleteP and under the standard parametrisation. Raises InputError."""
+    from foundray.cluster import enter_cluster
     from foundray.loading import load_spec
+
+    enter_cluster()
     from foundray.tuning.transfer import transfer as check
 
     return check(load_spec(_path(spec), overrides), widths, rates, seeds, steps, report)

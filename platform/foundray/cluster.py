@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.local_cluster import local_cluster_at
+from foundray.local_cluster import LocalCluster, local_cluster_at
 from foundray.spec import Pool, Scale
 
 LOCAL_OBJECT_STORE = 2**30
@@ -22,6 +22,16 @@ HEAD_SECONDS = 40.0
 """Longest that the cluster's head may be away, for a restart that keeps its state."""
 
 
+def enter_cluster() -> LocalCluster | None:
+    """The local cluster at RAY_ADDRESS, if it is one, with its token in the environment: before Ray is imported, which reads
+    that once."""
+    address = os.environ.get("RAY_ADDRESS")
+    here = local_cluster_at(address) if address else None
+    if here:
+        os.environ.update(here.environment)
+    return here
+
+
 @contextlib.contextmanager
 def connected() -> Iterator[Any]:
     """Ray, while the block runs: the cluster at RAY_ADDRESS, or a local one of this command's own.
@@ -29,9 +39,7 @@ def connected() -> Iterator[Any]:
     A connection that the calling program already has is used and kept. Raises InputError where there is no cluster.
     """
     address = os.environ.get("RAY_ADDRESS")
-    here = local_cluster_at(address) if address else None
-    if here:
-        os.environ.update(here.environment)  # before Ray is imported, which reads it once
+    here = enter_cluster()
     import ray
 
     if ray.is_initialized():
