@@ -27,6 +27,8 @@ from foundray.loading import parse_spec
 from foundray.spec import Spec, differences
 from foundray.storage import Store, writing
 
+FORECAST = "forecast.json"
+
 
 @dataclass
 class Facts:
@@ -119,7 +121,7 @@ class Run:
 
     def forecast(self) -> dict[str, Any] | None:
         """Of its validation loss, where one was stated before it began."""
-        file = self.folder / "forecast.json"
+        file = self.folder / FORECAST
         stated: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
         return stated if stated and stated["fingerprint"] == self.spec().fingerprint() else None
 

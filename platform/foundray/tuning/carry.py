@@ -44,7 +44,7 @@ def tuned_yaml(
 
     `base` are the width and depth that they are right for; `found` says how they were found.
     """
-    yaml = YAML()
+    yaml = YAML()  # keeps comments; it makes plain maps, lists and scalars only
     yaml.width = 128
     fields = yaml.load(text)
     whole = spec.model_dump(mode="json")

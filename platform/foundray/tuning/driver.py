@@ -103,10 +103,11 @@ class Workshop:
         """Raises InputError where the budget is too small for one rung."""
         tuning = self.spec.tune
         purse = self._purse(self.allowed * self.search_share)
-        rungs = affordable(tuning, proposals.trials, self.spec.train.steps, self._costs([self.proxy.model]), purse.allowed)
+        costs = self._costs([self.proxy.model])
+        rungs = affordable(tuning, proposals.trials, self.spec.train.steps, costs, purse.allowed)
         proxy = at_size(self.proxy, self.proxy.model, rungs.lengths[-1])
         for number in range(rungs.trials):  # every trial is begun, whoever goes on
-            purse.set_aside(first_rung(number), self._costs([proxy.model]).first_rung(rungs))
+            purse.set_aside(first_rung(number), costs.first_rung(rungs))
         size = f"width {proxy.model.width}, depth {proxy.model.depth}, {rungs.lengths[-1]:,} steps"
         share = f"{purse.allowed:.3g} FLOPs, {purse.allowed / self.full:.1%} of the full run's {self.full:.3g}"
         self.report(f"search: {rungs.trials} trials of up to {size}, {self.slots} at a time; {share}")

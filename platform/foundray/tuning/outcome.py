@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundray.errors import InputError
 from foundray.loading import parse_spec
-from foundray.run import Run
+from foundray.run import FORECAST, Run
 from foundray.spec import Spec
 from foundray.tuning import pictures
 from foundray.tuning.budget import parameters_of
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from foundray.tuning.driver import Workshop
-
-FORECAST = "forecast.json"
-"""In the folder of the run that is forecast."""
 
 
 @dataclass(frozen=True)

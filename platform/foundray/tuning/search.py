@@ -88,7 +88,6 @@ class Search:
     def run(self, resources: dict[str, float], slots: int) -> list[Trial]:
         """Run all, as many side by side as there are slots; gives them in order."""
         bracket = {"time_attr": RUNG, "grace_period": 1, "reduction_factor": self.spec.tune.reduction}
-        highest = self.spec.tune.reduction ** (self.spec.tune.rungs - 1)
         os.environ.update(_QUIET)
         scratch = self.folder / ".ray"  # every node must reach it; trials' own folders are the state
         tuner = tune.Tuner(
@@ -97,7 +96,7 @@ class Search:
                 metric=self.spec.tune.metric,
                 mode="min",
                 search_alg=ConcurrencyLimiter(Proposer(self), slots),
-                scheduler=Budgeted(self, max_t=highest, **bracket),
+                scheduler=Budgeted(self, max_t=_nominal(self.spec)[-1], **bracket),
                 num_samples=10**6,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,

@@ -3,7 +3,7 @@
 Its folder is all its memory: what was found at each rung, and the state there. A trial that was killed goes on from its last
 rung; what was found before is told again, at no cost.
 
-trial.json        its number, values and rungs
+trial.json        its number and values
 state.safetensors the state after its last rung, and what was found at all
 results.jsonl     the same, for people: a line a rung
 """
