@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "fetch", "forecast", "prepare", "probe", "resume",
-    "sample", "samples", "status", "train", "transfer", "tune",
+    "sample", "samples", "status", "stop", "train", "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -39,6 +39,7 @@ def _silent(line: str) -> None:
 
 def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent) -> Prepared:
     """Turn the spec's raw sources into prepared shards. Raises InputError."""
+    from foundray.admission import admit
     from foundray.cluster import connected
     from foundray.data.prepare import prepare as prepare_data
     from foundray.data.prepare import prepared_folder
@@ -48,7 +49,8 @@ def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: 
     checked = load_spec(_path(spec), overrides)
     Store.at(checked.storage).check_writable()
     prepared_folder(checked)
-    with connected():
+    with connected() as ray:
+        admit(ray, checked, report)
         return prepare_data(checked, report)
 
 
@@ -78,6 +80,14 @@ def status(run: SpecPath) -> Facts:
     from foundray.run import Run
 
     return Run.open(_path(run)).facts()
+
+
+def stop(run: SpecPath, report: Report = _silent) -> Facts:
+    """Stop a run at its next step boundary, with a checkpoint, wherever it runs. Raises InputError."""
+    from foundray.run import Run
+    from foundray.stopping import stop as stop_run
+
+    return stop_run(Run.open(_path(run)), report)
 
 
 def audit(run: SpecPath) -> Audit:
