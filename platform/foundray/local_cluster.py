@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from foundray.errors import InputError
-from foundray.local_node import HEAD_IP, START_SECONDS, Node, Redis, free_ports
+from foundray.local_node import HEAD_IP, START_SECONDS, Node, Redis, free_ports, wait_for_port
 from foundray.processes import identity
 
 NODE_IP = "FOUNDRAY_NODE_IP"
@@ -119,6 +119,7 @@ class LocalCluster:
             arguments += [f"--redis-password={self.redis.password}"]
             environment = {"RAY_REDIS_ADDRESS": self.redis.address}
         self._start("head", 0, {"CPU": 0}, arguments, environment)
+        wait_for_port(HEAD_IP, self.dashboard_port, START_SECONDS)
 
     def restart_head(self) -> None:
         """Start the head again, where it was, with the state that Redis kept. Raises InputError."""

@@ -18,6 +18,7 @@ from foundray.errors import InputError
 from foundray.processes import identity, living
 
 START_SECONDS = 90.0
+REDIS_SECONDS = 10.0
 HEAD_IP = "127.0.0.10"
 """The nodes' come after it."""
 
@@ -62,11 +63,8 @@ class Redis:
         )
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
         process = subprocess.Popen([program, str(settings)], start_new_session=True, **quiet)
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection((HEAD_IP, port), timeout=1):
-                return Redis(folder, Node(HEAD_IP, process.pid, identity(psutil.Process(process.pid))))
-            time.sleep(0.1)
+        if wait_for_port(HEAD_IP, port, REDIS_SECONDS):
+            return Redis(folder, Node(HEAD_IP, process.pid, identity(psutil.Process(process.pid))))
         raise InputError(f"redis-server did not start: see {folder}/redis.log")
 
     @property
@@ -88,3 +86,13 @@ def free_ports(ip: str, count: int) -> list[int]:
         for probe in probes:
             probe.bind((ip, 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+def wait_for_port(ip: str, port: int, seconds: float) -> bool:
+    """Whether somebody listens there before the time is over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((ip, port), timeout=1):
+            return True
+        time.sleep(0.1)
+    return False

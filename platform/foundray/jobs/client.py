@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
@@ -19,6 +20,10 @@ from foundray.local_cluster import LocalCluster
 ANSWER_SECONDS = 10.0
 """Longest that a cluster may take to answer at all."""
 QUIET_SECONDS = 1.0
+CERTAIN_SECONDS = 3.0
+"""A job that is under way for so long with its node living is taken for living."""
+DEATH_SECONDS = 90.0
+"""Longest that a cluster takes to see that a job's node is gone."""
 URL = "RAY_API_SERVER_ADDRESS"
 """Ray's own variable for the place where jobs are submitted."""
 
@@ -84,8 +89,26 @@ class Client:
 
     def head(self) -> str:
         """Ray's id of the head node."""
+        return next(node["nodeId"] for node in self._nodes() if node.get("isHeadNode"))
+
+    def runs(self, job: str) -> bool:
+        """Whether a job is under way: a head that has just come back takes those for living that died with the one before."""
+        deadline, stopped = time.monotonic() + DEATH_SECONDS, False
+        certain = time.monotonic() + CERTAIN_SECONDS
+        while (info := self.info(job)) and not info.status.is_terminal() and time.monotonic() < deadline:
+            lives = info.driver_node_id in (None, *(node["nodeId"] for node in self._nodes()))
+            if time.monotonic() > certain:
+                if lives:
+                    return True
+                if not stopped:  # what wakes the head's job manager, which looks after jobs only from its first order on
+                    stopped = self.ray.stop_job(job) or True
+            time.sleep(0.5)
+        return bool(info and not info.status.is_terminal())
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """Those that live."""
         nodes = self.ray._do_request("GET", "/nodes?view=summary", timeout=ANSWER_SECONDS).json()["data"]["summary"]
-        return next(node["raylet"]["nodeId"] for node in nodes if node["raylet"].get("isHeadNode"))
+        return [node["raylet"] for node in nodes if node["raylet"].get("state") == "ALIVE"]
 
     def log(self, job: str) -> Iterator[str | None]:
         """A job's output, from its beginning on, as it comes, until it ends; None for every second without any.

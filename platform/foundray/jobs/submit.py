@@ -122,9 +122,9 @@ class Submission:
 def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool, off_head: bool, report: Report) -> Submission:
     """Start the job, unless it runs already. `ship` its code or take what is installed there; `off_head`: its driver on
     another node than the head. Raises InputError."""
-    if (other := client.info(job.name)) and not other.status.is_terminal():
-        return _already(client, job, other, report)
-    if other:
+    if client.runs(job.name):
+        return _already(client, job, client.known(job.name), report)
+    if client.info(job.name):
         client.ray.delete_job(job.name)
         time.sleep(SETTLE_SECONDS)
     mark = secrets.token_hex(4)
