@@ -99,7 +99,7 @@ class View:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         width, height = options.max_width, options.height or console.height
-        head, facts, foot = self._head(width), self._facts(), Text(self._foot(), style="dim")
+        head, facts, foot = self._head(width), self._facts(), _line(self._foot(), "dim")
         free, half = height - len(head) - EVENT_ROWS - 1, (width - GAP) // 2
         rows = _clamped(free // 2 - 1 if width >= WIDE else free - len(facts) - 1)
         loss, recent = self._loss(half, rows, options.ascii_only), self._recent(half, rows, options.ascii_only)
@@ -175,7 +175,7 @@ class View:
         if progress.doing:
             facts.append(("time", goodput(progress)))
             parts = spent_on(progress.account.parts())
-            facts.append(("", ", ".join(f"{part} {share:.1%}" for part, _, share in parts if share >= 0.0005)))
+            facts.append(("", ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, _, share in parts if share >= 0.005)))
         if kept := progress.checkpoint:
             facts.append(("checkpoint", f"step {kept['step']:,}{self._age(kept)}"))
         if progress.groups:
@@ -233,9 +233,9 @@ def _line(text: str, style: str = "") -> Text:
 
 
 def _table(facts: list[tuple[str, str]]) -> Table:
-    table = Table.grid(padding=(0, 1))
-    table.add_column(style="bold", no_wrap=True, min_width=len("checkpoint"))
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(style="bold", no_wrap=True, width=len("checkpoint"))
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for name, text in facts:
         table.add_row(name, _line(text, "red" if name == "problem" else ""))
     return table
