@@ -86,10 +86,9 @@ def _torch() -> Finding:
 def _bitsandbytes() -> Finding:
     import logging
 
-    import torch
-
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes
+    import torch
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in devices:
