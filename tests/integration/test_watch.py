@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
 import re
-import select
 import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -42,29 +43,27 @@ class Terminal:
             start_new_session=True,
         )
         self.theirs, self.output = theirs, ""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def until(self, pattern: str) -> None:
-        """Read until the output has it."""
+        """Wait until the output has it."""
         deadline = time.monotonic() + SECONDS
         while not re.search(pattern, self.text):
-            assert time.monotonic() < deadline, self.text[-3000:]
-            self._read()
+            assert time.monotonic() < deadline and self.reader.is_alive(), self.text[-3000:]
+            time.sleep(0.1)
 
     def end(self) -> int:
-        """Read all; gives the exit status."""
-        deadline = time.monotonic() + SECONDS
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.text[-3000:]
-            self._read()
-        while self._read():
-            pass
-        return self.process.returncode
+        """Wait for it; gives the exit status."""
+        status = self.process.wait(timeout=SECONDS)
+        time.sleep(0.5)  # what it wrote last is on its way
+        return status
 
-    def _read(self) -> bool:
-        if not select.select([self.ours], [], [], 0.1)[0]:
-            return False
-        self.output += os.read(self.ours, 65536).decode(errors="replace")
-        return True
+    def _read(self) -> None:
+        """All the time, since a terminal that nobody reads holds its command up."""
+        with contextlib.suppress(OSError):
+            while content := os.read(self.ours, 65536):
+                self.output += content.decode(errors="replace")
 
     @property
     def text(self) -> str:
@@ -81,8 +80,9 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        os.close(self.theirs)  # which ends the reader
+        self.reader.join(timeout=5)
         os.close(self.ours)
-        os.close(self.theirs)
 
 
 def test_a_real_run(prose: Path, tmp_path: Path) -> None:
