@@ -1,6 +1,6 @@
-"""Every field of a spec, of a task and of an example's data file, as one Markdown page: `foundray schema --markdown`.
+"""Every field of a spec, a task, an example's data file and a run's record, as one Markdown page: `foundray schema --markdown`.
 
-All of it comes from the models that check those files: their types, bounds, defaults and docstrings.
+All of it comes from the models that check these: their types, bounds, defaults and docstrings.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Part:
 
 def markdown() -> str:
     """The page."""
-    parts = [*_of_spec(), *_of_tasks(), *_of_data_sets()]
+    parts = [*_of_spec(), *_of_tasks(), *_of_data_sets(), *_of_records()]
     contents = [f"{'  ' * (part.level - 2)}- [{part.title}](#{part.anchor})" for part in parts]
     texts = ["\n".join(["#" * part.level + f" {part.title}", "", *part.lines]) for part in parts]
     return "\n\n".join([HEAD.rstrip(), "\n".join(contents), *texts]) + "\n"
@@ -107,6 +107,23 @@ def _of_data_sets() -> Iterator[Part]:
     about = "`examples/*/data.yaml`, which `foundray fetch` reads: where an example's data is, and how to know it."
     yield _part(DataSet, "An example's data", "", 2, about)
     yield from _inside(DataSet, "", 3)
+
+
+def _of_records() -> Iterator[Part]:
+    from foundray.records import EVENTS, Step
+
+    yield Part("A run's record", 2, ["What a run writes into its folder as it goes: a JSON object a line."])
+    yield Part("metrics.jsonl", 3, [Step.__doc__ or "", "", *_fields(Step)])
+    lines = ["Each has the `time`, as above, and in `event` one of these words:", ""]
+    for kind, model in EVENTS.items():
+        lines += [f"- `{kind}`: {model.__doc__}", *(f"  {line}" for line in _fields(model, ("time", "event")))]
+    yield Part("events.jsonl", 3, lines)
+
+
+def _fields(model: type[BaseModel], but: tuple[str, ...] = ()) -> list[str]:
+    """A line a field."""
+    fields = [(name, info) for name, info in model.model_fields.items() if name not in but]
+    return [f"- `{name}` ({_words(info.annotation, info.metadata)}): {info.description}" for name, info in fields]
 
 
 def _part(model: type[BaseModel], title: str, prefix: str, level: int, about: str = "", decides: bool = False) -> Part:

@@ -18,7 +18,11 @@ from pathlib import Path
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY
 
-SECONDS = 180
+from foundray.records import EVENTS, Step
+from foundray.run import Run
+from foundray.storage import Store
+
+SECONDS = 300
 WATCH = "import sys; from foundray.run import Run; from foundray.watching import watch; watch(Run.open(sys.argv[1]))"
 LOGS = "import sys; from foundray.run import Run; from foundray.logs import logs; logs(Run.open(sys.argv[1]), True, print)"
 ENTER, LEAVE, HIDE, SHOW = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25l", "\x1b[?25h"
@@ -121,6 +125,7 @@ def test_a_real_run(prose: Path, tmp_path: Path) -> None:
         assert "a command begins" in lines[0]
         assert "finished at step 600" in lines[-1]
         assert any("step 600: validation loss" in line for line in lines)
+        check_records(run)
     finally:
         for terminal in terminals:
             terminal.close()
@@ -129,3 +134,16 @@ def test_a_real_run(prose: Path, tmp_path: Path) -> None:
                 process.kill()
             if process:
                 process.communicate()
+
+
+def check_records(folder: Path) -> None:
+    """Every line of a run's record is as docs/spec.md says."""
+    run = Run(Store.at(folder))
+    events, metrics = run.records("events.jsonl"), run.records("metrics.jsonl")
+    for event in events:
+        EVENTS[event["event"]].model_validate(event)
+    for step in metrics:
+        Step.model_validate(step)
+    kinds = {"command", "places", "member_ready", "workers_started", "checkpoint", "evaluated", "finished"}
+    assert kinds <= {event["event"] for event in events}
+    assert len(metrics) == 600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from tests.conftest import REPOSITORY
 from tests.unit.test_exact_step import make_spec
 
 from foundray.contract import MODALITIES, OBJECTIVES, installed
+from foundray.records import EVENTS
 from foundray.reference import markdown
 from foundray.spec import flatten
 
@@ -58,3 +60,18 @@ def test_every_entry_of_the_contents_leads_somewhere(page: str) -> None:
     links = re.findall(r"^ *- \[.+\]\(#(.+)\)$", page, re.MULTILINE)
     assert len(links) == len(titles) == len(anchors)
     assert set(links) == anchors
+
+
+def test_every_kind_of_event_that_the_code_records_is_there_with_its_fields() -> None:
+    recorded = 0
+    for file in (REPOSITORY / "platform" / "foundray" / "training").glob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(call, ast.Call) or not call.args:
+                continue
+            called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            kind = call.args[0].value if isinstance(call.args[0], ast.Constant) else None
+            if called in ("event", "note", "_note") and isinstance(kind, str):
+                recorded += 1
+                fields = {keyword.arg for keyword in call.keywords} - {None}  # None: a mapping's own
+                assert fields < set(EVENTS[kind].model_fields), (file.name, kind)
+    assert recorded >= 20
