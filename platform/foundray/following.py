@@ -93,7 +93,9 @@ class Pulse:
         if holder is None:
             return False
         if holder["host"] == platform.node():
-            return living(holder["pid"], holder.get("process", "")) is not None
+            if alive := living(holder["pid"], holder.get("process", "")) is not None:
+                self.changed = time.monotonic()
+            return alive
         if (beat := (holder["token"], holder["beats"])) != self.beat:
             self.beat, self.changed = beat, time.monotonic()
         return time.monotonic() - self.changed < PATIENCE_SECONDS

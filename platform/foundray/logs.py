@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from foundray.following import Follower, looks
 from foundray.run import Run
-from foundray.sentences import QUIET, Record, dated, progress, remarks, sentence
+from foundray.sentences import QUIET, Record, dated, plain, progress, remarks, sentence
 
 STEP_SECONDS = 10.0
 """Of the run's time, between two lines about steps."""
@@ -24,7 +24,7 @@ def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
     problem = ""
     for look in looks(run):
         if look.problem and look.problem != problem:
-            out(look.problem)
+            out(plain(look.problem))
         problem = look.problem
         if look.anew and log.told:
             out("the run was begun anew")

@@ -12,7 +12,7 @@ from foundray.account import Account
 
 RECENT = 200
 """Steps that speed, pace and shares are taken over, at most."""
-EVENTS = 100
+EVENTS = 1000
 """The last events that are remembered."""
 
 Record = dict[str, Any]

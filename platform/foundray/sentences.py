@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -87,8 +88,13 @@ def progress(step: Record, steps: int) -> str:
 
 
 def dated(record: Record, text: str) -> str:
-    """With the local time of its record in front."""
-    return f"{clock(record['time'])}  {text}"
+    """One line, with the local time of its record in front."""
+    return f"{clock(record['time'])}  {plain(text)}"
+
+
+def plain(text: str) -> str:
+    """Text that came from elsewhere, as one line: without colours, and without the keys that a URL may hold."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split()))
 
 
 def clock(seconds: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from rich.cells import cell_len
@@ -21,6 +22,7 @@ from foundray.following import ENDS, Look, looks
 from foundray.plot import plot
 from foundray.progress import Progress
 from foundray.run import Run
+from foundray.sentences import plain
 from foundray.spec import Spec
 from foundray.standing import forecast, goodput, spent_on, told
 
@@ -118,12 +120,14 @@ class View:
         doing = self.progress.doing
         if not doing:
             return "yet to start"
-        return doing if self.alive or doing in ENDS else "interrupted"
+        return doing if self.alive or self.problem or doing in ENDS else "interrupted"
 
     def _head(self, width: int) -> list[RenderableType]:
         state, progress, steps = self._state(), self.progress, self.spec.train.steps
-        title = _line(self.name, "bold")
-        title.truncate(width - cell_len(state) - 1, overflow="ellipsis", pad=True)
+        folder, _, name = plain(self.name).rpartition("/")
+        title = _line(name, "bold")
+        title.append(f" in {folder}" if folder else "", "not bold dim")
+        title.truncate(max(1, width - cell_len(state) - 1), overflow="ellipsis", pad=True)
         title.append(f" {state}", COLOURS.get(state, "bold yellow"))
         bar = Table.grid(padding=(0, 2), expand=True)
         for ratio in (None, 1, None):
@@ -154,10 +158,11 @@ class View:
         progress, last = self.progress, self.progress.step
         facts: list[tuple[str, str]] = []
         if self.problem:
-            facts.append(("problem", self.problem))
+            facts.append(("problem", plain(self.problem)))
         if last:
-            mean = sum(step["loss"] for step in progress.recent) / max(1, len(progress.recent))
-            facts.append(("loss", f"{last['loss']:.4f}, of the last {len(progress.recent)} steps {mean:.4f} (nats a token)"))
+            recent = [step["loss"] for step in progress.recent]
+            mean = f", of the last {len(recent)} steps {fmean(recent):.4f}" if recent else ""
+            facts.append(("loss", f"{last['loss']:.4f}{mean} (nats a token)"))
         if found := progress.evaluation:
             bits = f", {found['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in found else ""
             before = [f"{loss:.4f}" for _, loss in progress.evaluations[-1 - BEFORE : -1]]
@@ -192,9 +197,9 @@ class View:
             case "yet to start":
                 return "nothing is recorded yet: waiting"
             case "finished":
-                return f"next: foundray status {self.name}"
+                return f"next: foundray status {plain(self.name)}"
             case "failed" | "stopped" | "interrupted":
-                return f"next: foundray resume {self.name}"
+                return f"next: foundray resume {plain(self.name)}"
             case _:
                 return "Ctrl-C ends watching; the run goes on"
 

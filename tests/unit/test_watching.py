@@ -22,7 +22,8 @@ from foundray.logs import logs
 from foundray.plot import plot
 from foundray.progress import Progress
 from foundray.run import Run
-from foundray.sentences import sentence
+from foundray.sentences import plain, sentence
+from foundray.standing import standing
 from foundray.storage import Store
 from foundray.watching import View, duration, watch
 
@@ -251,6 +252,13 @@ def test_the_view_fits_every_terminal(width: int, height: int) -> None:
         assert len(lines) <= max(height, 24)
 
 
+def test_a_group_that_has_not_stepped_yet_and_a_narrow_terminal() -> None:
+    started = happened("workers_started", 120.0, step=5, workers=3, device="cpu", state="memory", seconds=0.1)
+    text = "\n".join(shown(told([*EVENTS, *METRICS, started])))
+    assert "loss       0.8000 (nats a token)" in text
+    assert max(map(len, shown(told([*EVENTS, *METRICS]), width=10))) <= 10
+
+
 def test_a_plain_terminal_gets_no_colour_and_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     for encoding, colourless, blocks in (("utf-8", True, True), ("ascii", True, False)):
@@ -307,6 +315,13 @@ def test_durations() -> None:
 # Telling
 
 
+def test_status_tells_events_in_the_same_words(recorded: Run) -> None:
+    text = standing(recorded)
+    assert "kept      step 3, " in text
+    assert "step 3: the group broke (a member was lost)" in text
+    assert "evaluated" not in text.partition("events")[2], "another line says what it does"
+
+
 def test_logs_tell_each_event_and_steps_now_and_then(recorded: Run) -> None:
     lines: list[str] = []
     logs(recorded, False, lines.append)
@@ -333,6 +348,13 @@ def test_logs_follow_until_the_run_ends(recorded: Run, patient: None) -> None:
 
     logs(recorded, True, out)
     assert lines[-1].endswith("failed at step 5: the disk is full")
+
+
+def test_what_comes_from_elsewhere_is_one_plain_line_without_keys() -> None:
+    reason = "\x1b[36mray::task\x1b[0m\n  s3://key:secret@bucket/runs is away"
+    assert plain(reason) == "ray::task s3://bucket/runs is away"
+    shown_text = "\n".join(shown(told([*EVENTS, happened("failed", 140.0, step=3, reason=reason, exit_status=1)])))
+    assert "failed at step 3: ray::task s3://bucket/runs is away" in shown_text
 
 
 def test_an_event_of_an_unknown_kind_is_told_by_its_fields() -> None:

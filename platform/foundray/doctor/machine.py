@@ -70,7 +70,7 @@ def disk(storage: str) -> Finding:
 
         return probed("storage", storage)
     there = Path(storage).expanduser().absolute()
-    while not there.exists():
+    while not os.access(there, os.F_OK):
         there = there.parent
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         return Finding("storage", "wrong", f"{there} cannot be written", "name a folder of your own with --storage")

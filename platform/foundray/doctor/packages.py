@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+import re
+import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.util import find_spec
 
-from foundray.doctor.finding import Finding
+from foundray.doctor.finding import Finding, judged
 
 NAMED = ("ray", "torch", "bitsandbytes", "pyarrow")
 """Packages whose versions are shown where all is well."""
@@ -14,20 +17,20 @@ INSTALL = "install Foundray as a package: pip install -c constraints.txt ."
 
 
 def python() -> Finding:
-    from packaging.specifiers import SpecifierSet
-
     here = platform.python_version()
     try:
         asked = metadata("foundray")["Requires-Python"]
     except PackageNotFoundError:
         return Finding("python", "wrong", f"{here}, and no package foundray", INSTALL)
-    if SpecifierSet(asked).contains(here, prereleases=True):
-        return Finding("python", "ok", f"{here} (asked: {asked})")
-    return Finding("python", "wrong", here, f"Foundray asks for Python {asked}: make a virtual environment with that")
+    oldest = tuple(map(int, re.findall(r"\d+", asked)[:2]))
+    mend = f"Foundray asks for Python {asked}: make a virtual environment with that"
+    return judged("python", f"{here} (asked: {asked})", sys.version_info < oldest, False, mend)
 
 
 def required() -> list[Finding]:
     """One that is wrong is a finding of its own."""
+    if find_spec("packaging") is None:
+        return [Finding("packaging", "wrong", "not installed", INSTALL)]
     problems = list(_problems())
     if problems:
         return problems

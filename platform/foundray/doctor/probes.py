@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foundray.doctor.finding import Finding
+from foundray.errors import FoundrayError
+from foundray.sentences import plain
 
 SECONDS = 120
 
@@ -37,7 +39,7 @@ def probed(name: str, *arguments: str) -> Finding:
     if process.returncode < 0:
         said = f"its process was ended by {signal.Signals(-process.returncode).name}"
     else:
-        said = (err.strip().splitlines() or [f"its process ended with status {process.returncode}"])[-1][:200]
+        said = plain((err.strip().splitlines() or [f"its process ended with status {process.returncode}"])[-1])[:200]
     return Finding(name, "wrong", said, PROBES[name].mend)
 
 
@@ -53,8 +55,8 @@ def main() -> None:
     try:
         finding = PROBES[name].look(*arguments)
     except BaseException as error:  # of any kind: what is looked at may be broken in any way
-        said = (str(error).strip().splitlines() or [""])[0]
-        finding = Finding(name, "wrong", f"{type(error).__name__}: {said}"[:200], PROBES[name].mend)
+        kind = "" if isinstance(error, FoundrayError) else f"{type(error).__name__}: "
+        finding = Finding(name, "wrong", plain(f"{kind}{error}")[:200], PROBES[name].mend)
     print("\n" + json.dumps(finding.to_dict()), flush=True)
 
 
@@ -140,7 +142,7 @@ def _storage(url: str) -> Finding:
     from foundray.storage import Store
 
     Store.at(url).check_writable()
-    return Finding("storage", "ok", f"{url} can be written")
+    return Finding("storage", "ok", f"{plain(url)} can be written")
 
 
 PROBES = {
