@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from foundray.contract import MODALITIES, OBJECTIVES, installed, pairs
-from foundray.spec import Modality, Objective, Spec
+from foundray.spec import Modality, Objective, Source, Spec
 
 HEAD = """# Every field
 
@@ -38,6 +38,7 @@ class Part:
 
     title: str
     level: int
+    """Of its heading: 2 to 4."""
     lines: list[str] = field(default_factory=list)
 
     @property
@@ -55,8 +56,7 @@ def markdown() -> str:
 
 
 def _of_spec() -> Iterator[Part]:
-    top = _part(Spec, "A spec", "", 2, decides=True)
-    yield top
+    yield _part(Spec, "A spec", "", 2, decides=True)
     yield from _inside(Spec, "", 3, decides=True)
 
 
@@ -96,7 +96,7 @@ def _of_tasks() -> Iterator[Part]:
         yield _part(task, f"task: {kind}", "", 3, task.__doc__ or "")
         for name, info in task.model_fields.items():
             for inner, step in _models(info.annotation):
-                if inner.__name__ != "Source" and inner not in told:  # a source is told as data.sources.N
+                if inner is not Source and inner not in told:  # a source is told as data.sources.N
                     told.add(inner)
                     yield _part(inner, f"task: {name}{step}", f"{name}{step}.", 4, info.description or "")
 
@@ -127,6 +127,7 @@ def _fields(model: type[BaseModel], but: tuple[str, ...] = ()) -> list[str]:
 
 
 def _part(model: type[BaseModel], title: str, prefix: str, level: int, about: str = "", decides: bool = False) -> Part:
+    """A model, as a table; where it `decides`, with a column for whether a field decides the result."""
     lines = [" ".join(about.split()), ""] if about else []
     if not model.model_fields:
         return Part(title, level, [*lines, "It has no options."])
