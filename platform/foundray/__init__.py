@@ -143,10 +143,10 @@ def tune(
     from foundray.cluster import enter_cluster
     from foundray.loading import load_spec, read_yaml
 
+    checked = load_spec(_path(spec), overrides)
     enter_cluster()
     from foundray.tuning.driver import tune as search
 
-    checked = load_spec(_path(spec), overrides)
     return search(checked, read_yaml(_path(spec), "the spec"), dict(overrides or {}), report, show_progress)
 
 
@@ -162,10 +162,11 @@ def coordcheck(
     from foundray.cluster import enter_cluster
     from foundray.loading import load_spec
 
+    checked = load_spec(_path(spec), overrides)
     enter_cluster()
     from foundray.tuning.coordcheck import coordcheck as check
 
-    return check(load_spec(_path(spec), overrides), widths, depths, steps, report)
+    return check(checked, widths, depths, steps, report)
 
 
 def transfer(
@@ -181,10 +182,11 @@ def transfer(
     from foundray.cluster import enter_cluster
     from foundray.loading import load_spec
 
+    checked = load_spec(_path(spec), overrides)
     enter_cluster()
     from foundray.tuning.transfer import transfer as check
 
-    return check(load_spec(_path(spec), overrides), widths, rates, seeds, steps, report)
+    return check(checked, widths, rates, seeds, steps, report)
 
 
 def forecast(
@@ -200,9 +202,10 @@ def forecast(
     Raises InputError.
     """
     from foundray.loading import load_spec
-    from foundray.tuning.foretell import foretell
 
     spec = None if target is None else load_spec(_path(target), overrides)
+    from foundray.tuning.foretell import foretell
+
     return foretell([_path(run) for run in runs], None if points is None else _path(points), spec, size, report)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.holder import PATIENCE_SECONDS
+from foundray.holder import HOLDER, PATIENCE_SECONDS
 from foundray.processes import living
 from foundray.run import Run
 from foundray.storage import Store, reading
@@ -79,7 +79,7 @@ class Pulse:
     """Whether a command works on a run, seen from outside, without waiting."""
 
     def __init__(self, folder: Store):
-        self.file = folder / "holder.json"
+        self.file = folder / HOLDER
         self.beat: tuple[str, int] | None = None
         self.changed = time.monotonic()
         """When the beat last did."""

@@ -70,7 +70,7 @@ def test_a_run_submitted_stopped_and_resumed_past_a_lost_head_is_the_run_on_a_la
     assert stopped_after <= status["step"] < STEPS
     assert [path.name for path in (runs / "small" / "checkpoints").iterdir()] == [f"step-{status['step']:08d}"]
 
-    foundray("submit", spec, "--cluster", url, "--off-head", "--json").facts
+    assert foundray("submit", spec, "--cluster", url, "--off-head", "--json").facts["new"]
     wait_for_step(runs / "small", status["step"] + 5)
     cluster.kill("head")
     cluster.restart_head()
@@ -86,7 +86,7 @@ def test_a_run_submitted_stopped_and_resumed_past_a_lost_head_is_the_run_on_a_la
 def test_a_driver_that_died_with_the_head_is_taken_up_by_submitting_again(cluster: LocalCluster, spec: Path) -> None:
     run = spec.parent / "runs" / "head"
     changes = ("--set", "name=head", "--set", "train.checkpoint_every=5")
-    foundray("submit", spec, *changes, "--json").facts
+    assert foundray("submit", spec, *changes, "--json").facts["new"]
     wait_for_step(run, 10)
     cluster.kill("head")
     cluster.restart_head()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 
 import foundray
@@ -14,6 +15,8 @@ from foundray.errors import FoundrayError
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 the run failed, 2 the input is at fault."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal need not know every letter
     try:
         options.verb(options)
     except FoundrayError as error:

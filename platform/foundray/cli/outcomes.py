@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import foundray
@@ -25,7 +26,11 @@ def add_to(verbs: Verbs) -> None:
         "--mirror", metavar="FOLDER", help="take the files from here: a folder of data sets, such as another data/"
     )
     added.add_argument("--to", metavar="FOLDER", default="data", help="the folder of data sets (default: data)")
-    verbs.add("schema", _schema, "print the JSON schema of a spec", as_json=False)
+    added = verbs.add("schema", _schema, "print the JSON schema of a spec", as_json=False)
+    added.add_argument("--markdown", action="store_true", help="explain every field for people instead, as docs/spec.md does")
+    added = verbs.add("doctor", _doctor, "check this installation, and the machine under it")
+    added.add_argument("--storage", default="runs", metavar="PLACE", help="where runs are to be kept (default: runs)")
+    added.add_argument("--quick", action="store_true", help="without starting Ray")
 
 
 def _sample(options: Any) -> None:
@@ -47,6 +52,22 @@ def _fetch(options: Any) -> None:
 
 
 def _schema(options: Any) -> None:
-    from foundray.spec import Spec
+    if options.markdown:
+        from foundray.reference import markdown
 
-    print(json.dumps(Spec.model_json_schema(), indent=2))
+        print(markdown(), end="")
+    else:
+        from foundray.spec import Spec
+
+        print(json.dumps(Spec.model_json_schema(), indent=2))
+
+
+def _doctor(options: Any) -> None:
+    from foundray.doctor import examine, table
+
+    found = examine(options.storage, options.quick)
+    print(table(found))
+    if options.json:
+        print(json.dumps([finding.to_dict() for finding in found]))
+    if any(finding.verdict == "wrong" for finding in found):
+        sys.exit(2)

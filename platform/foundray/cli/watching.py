@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 import foundray
@@ -14,7 +15,8 @@ def add_to(verbs: Verbs) -> None:
     added = verbs.add("status", _status, "tell where a run stands", "RUN")
     added.add_argument("--text", action="store_true", help="beside --json, the text as well")
     _on_a_cluster(added)
-    added = verbs.add("logs", _logs, "show what a run's command has said", "RUN", as_json=False)
+    verbs.add("watch", _watch, "show a run on the terminal as it goes", "RUN", as_json=False)
+    added = verbs.add("logs", _logs, "tell what happened in a run, a line an event", "RUN", as_json=False)
     added.add_argument("--follow", action="store_true", help="go on until the run ends")
     _on_a_cluster(added)
     _on_a_cluster(verbs.add("stop", _stop, "stop a run at its next step boundary, with a checkpoint", "RUN"))
@@ -45,7 +47,25 @@ def _status(options: Any) -> None:
         print(foundray.status(options.target).to_json())
 
 
+def _watch(options: Any) -> None:
+    from foundray.run import Run
+    from foundray.watching import watch
+
+    with suppress(KeyboardInterrupt):
+        watch(Run.open(options.target))
+
+
 def _logs(options: Any) -> None:
+    with suppress(KeyboardInterrupt):
+        if options.cluster is not None:
+            return _logs_of_job(options)
+        from foundray.logs import logs
+        from foundray.run import Run
+
+        logs(Run.open(options.target), options.follow, say)
+
+
+def _logs_of_job(options: Any) -> None:
     from foundray.jobs.follow import exit_status, lines
 
     client = _client(options.cluster)
