@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from foundray.errors import InputError
+from foundray.head import ask_head
 from foundray.local_cluster import LocalCluster, local_cluster_at
 from foundray.spec import Pool, Scale
 
@@ -47,10 +48,13 @@ def connected() -> Iterator[Any]:
         return
     _quieten()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":  # Ray's own word for none
+        address = None
     try:
         if address:
-            pinned = {"_node_ip_address": here.nodes["head"].ip} if here else {}
-            ray.init(address=address, **pinned, **quiet)
+            ip = here.nodes["head"].ip if here else None
+            ask_head(address, ip)
+            ray.init(address=address, _node_ip_address=ip, **quiet)
         else:
             ray.init(
                 address="local",
@@ -59,7 +63,8 @@ def connected() -> Iterator[Any]:
                 include_dashboard=False,
                 **quiet,
             )
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()  # what was begun before it failed
         where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray"
         raise InputError(f"cannot reach {where}: {str(error).splitlines()[0]}") from None
     try:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,18 +103,36 @@ class LocalCluster:
         """What a process needs to join: the address, and where the token is."""
         return {"RAY_ADDRESS": self.address, **token_environment(self.folder)}
 
-    def add(self, resources: Mapping[str, float], name: str | None = None, environment: Mapping[str, str] | None = None) -> str:
-        """Add a node, whose processes get the environment variables given; gives its name. Raises InputError."""
+    def add(
+        self,
+        resources: Mapping[str, float],
+        name: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> str:
+        """Add a node; gives its name. Its processes get the environment variables given.
+
+        `wrapper` is a command that runs the node's, such as one that gives it a file system of its own. Raises InputError.
+        """
         name = name or f"node-{self.added}"  # the head is the first
         if name in self.nodes:
             raise InputError(f"there is a node {name} already")
-        self._start(name, resources, [f"--address={self.address}", "--include-log-monitor=false"], environment or {})
+        arguments = [f"--address={self.address}", "--include-log-monitor=false"]
+        self._start(name, resources, arguments, environment or {}, wrapper)
         return name
 
-    def _start(self, name: str, resources: Mapping[str, float], arguments: list[str], environment: Mapping[str, str]) -> None:
+    def _start(
+        self,
+        name: str,
+        resources: Mapping[str, float],
+        arguments: list[str],
+        environment: Mapping[str, str],
+        wrapper: Sequence[str] = (),
+    ) -> None:
         others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU", "memory")}
         ip = f"127.0.0.{10 + self.added}"
         command = [
+            *wrapper,
             str(Path(sys.executable).with_name("ray")),
             "start",
             "--block",
