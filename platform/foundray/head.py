@@ -23,7 +23,7 @@ HOW_TO_GIVE = "set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, or the 
 def ask_head(address: str, node_ip: str | None = None) -> None:
     """Check that Ray can join the cluster at `address`, a value of RAY_ADDRESS, on the node of this machine with `node_ip`.
 
-    Raises InputError, after some 15 seconds at most.
+    Raises InputError where it cannot: at once, or after the head's or this node's patience (8 s each).
     """
     import grpc  # type: ignore[import-untyped]
     from ray._private.gcs_utils import create_gcs_channel

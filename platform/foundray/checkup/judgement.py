@@ -18,8 +18,8 @@ SLOW = 0.8
 SLOW_LINK = 0.5
 FULL_DISK = 0.95
 """Above this share Ray puts no more objects on a disk (`RAY_local_fs_capacity_threshold`)."""
-TAKEN_MEMORY = 0.1
-"""A GPU of which more of the memory is taken before the check begins is at work on something."""
+TAKEN_MEMORY, CONTEXT_BYTES = 0.1, 2**30
+"""A GPU of which more of the memory is taken, CUDA's own share aside, is at work on something."""
 
 
 def judged(
@@ -185,7 +185,7 @@ def products(nodes: Sequence[Node]) -> Iterator[Finding]:
                 busy = (
                     "; it is at work, so look again when it is not"
                     if at_work(node, device)
-                    else "; look for heat, or a broken fan"
+                    else "; look for other work, heat or a broken fan"
                 )
                 yield Finding(
                     False,
@@ -195,10 +195,14 @@ def products(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def at_work(node: Node, device: dict[str, Any] | None = None) -> bool:
-    """Whether figures are those of a busy node: somebody holds it in Ray, or its GPU's memory."""
+    """Whether figures are those of a busy node: somebody holds it in Ray, or memory of its GPU."""
     devices = node.products.get("devices", []) if device is None else [device]
-    taken = any(d.get("memory", 0) * TAKEN_MEMORY < d.get("memory", 0) - d.get("memory_free", 0) for d in devices)
-    return bool(node.in_use) or taken
+    return bool(node.in_use) or any(_taken(device) for device in devices)
+
+
+def _taken(device: dict[str, Any]) -> bool:
+    memory, free = device.get("memory", 0), device.get("memory_free", 0)
+    return memory - free > max(TAKEN_MEMORY * memory, CONTEXT_BYTES)
 
 
 def busy(nodes: Sequence[Node]) -> Iterator[Finding]:

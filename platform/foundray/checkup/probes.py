@@ -101,9 +101,9 @@ class Probes:
     def skew(self, node: Node, seconds: float) -> tuple[float, float] | None:
         """How far a node's clock is ahead of this one, and half the time there and back, which that may be off."""
         looks = []
-        for _ in range(TURNS):
-            begun, tick = time.time(), time.perf_counter()
-            with suppress(RayError):
+        with suppress(RayError):
+            for _ in range(TURNS):
+                begun, tick = time.time(), time.perf_counter()
                 there = ray.get(self.handles[node].clock.remote(), timeout=seconds)
                 half = (time.perf_counter() - tick) / 2
                 looks.append((half, there - begun - half))
