@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from foundray.errors import InputError
+from foundray.head import ask_head
 from foundray.local_cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
 from foundray.local_node import HEAD_IP
 from foundray.spec import Pool, Scale
 
 LOCAL_OBJECT_STORE = 2**30
 """Bytes of shared memory for Ray's objects where we start Ray ourselves."""
-HOW_TO_GIVE_A_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token"
 HEAD_BEAT_SECONDS = 2.0
 HEAD_SECONDS = 40.0
 """Longest that the cluster's head may be away, for a restart that keeps its state."""
@@ -49,11 +49,14 @@ def connected() -> Iterator[Any]:
         return
     _quieten()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":  # Ray's own word for none
+        address = None
     try:
         if address:
             # A job's driver joins the node that it is on; others join the head.
-            pinned = {"_node_ip_address": os.environ.get(NODE_IP, HEAD_IP)} if here else {}
-            ray.init(address=address, **pinned, **quiet)
+            ip = os.environ.get(NODE_IP, HEAD_IP) if here else None
+            ask_head(address, ip)
+            ray.init(address=address, _node_ip_address=ip, **quiet)
         else:
             ray.init(
                 address="local",
@@ -62,7 +65,8 @@ def connected() -> Iterator[Any]:
                 include_dashboard=False,
                 **quiet,
             )
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()  # what was begun before it failed
         where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray"
         raise InputError(f"cannot reach {where}: {str(error).splitlines()[0]}") from None
     try:

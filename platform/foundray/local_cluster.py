@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -101,14 +101,23 @@ class LocalCluster:
         """What a process needs to join: the address, and where the token is."""
         return {"RAY_ADDRESS": self.address, **token_environment(self.folder)}
 
-    def add(self, resources: Mapping[str, float], name: str | None = None, environment: Mapping[str, str] | None = None) -> str:
-        """Add a node, whose processes get the environment variables given; gives its name. Raises InputError."""
+    def add(
+        self,
+        resources: Mapping[str, float],
+        name: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> str:
+        """Add a node; gives its name. Its processes get the environment variables given.
+
+        `wrapper` is a command that runs the node's, such as one that gives it a file system of its own. Raises InputError.
+        """
         self.added += 1
         name = name or f"node-{self.added}"
         if name in self.nodes:
             raise InputError(f"there is a node {name} already")
         arguments = [f"--address={self.address}", "--include-log-monitor=false"]
-        self._start(name, self.added, resources, arguments, environment or {})
+        self._start(name, self.added, resources, arguments, environment or {}, wrapper)
         return name
 
     def _start_head(self) -> None:
@@ -133,11 +142,18 @@ class LocalCluster:
         self._start_head()
 
     def _start(
-        self, name: str, number: int, resources: Mapping[str, float], arguments: list[str], environment: Mapping[str, str]
+        self,
+        name: str,
+        number: int,
+        resources: Mapping[str, float],
+        arguments: list[str],
+        environment: Mapping[str, str],
+        wrapper: Sequence[str] = (),
     ) -> None:
         others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU", "memory")}
         ip = f"127.0.0.{10 + number}"
         command = [
+            *wrapper,
             str(Path(sys.executable).with_name("ray")),
             "start",
             "--block",

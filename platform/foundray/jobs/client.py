@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from foundray.cluster import HOW_TO_GIVE_A_TOKEN, enter_cluster
+from foundray.cluster import enter_cluster
 from foundray.errors import InputError, RunFailed
+from foundray.head import HOW_TO_GIVE
 from foundray.local_cluster import LocalCluster
 
 ANSWER_SECONDS = 10.0
@@ -64,7 +65,7 @@ class Client:
             there = self.ray._do_request("GET", "/api/version", timeout=ANSWER_SECONDS).json()["ray_version"]
         except AuthenticationError as error:
             what = "did not take the token" if "403" in str(error) or "invalid" in str(error).lower() else "asks for a token"
-            raise InputError(f"the cluster at {url} {what}: {HOW_TO_GIVE_A_TOKEN}") from None
+            raise InputError(f"the cluster at {url} {what}: {HOW_TO_GIVE}") from None
         except Exception as error:  # Ray lets through what its HTTP library raises, of many kinds
             raise InputError(f"{url} does not answer as a Ray cluster does: {str(error).splitlines()[0][:200]}") from None
         if there != ray.__version__:
