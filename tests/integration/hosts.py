@@ -60,7 +60,21 @@ def why_not() -> str | None:
         if not shutil.which(program, path="/usr/bin:/bin:/usr/sbin:/sbin"):
             return f"{program} is not installed"
     tried = subprocess.run(
-        ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--mount-proc", "ip", "link", "add", "lan", "type", "bridge"],
+        [
+            "unshare",
+            "--net",
+            "--pid",
+            "--mount",
+            "--uts",
+            "--fork",
+            "--mount-proc",
+            "ip",
+            "link",
+            "add",
+            "lan",
+            "type",
+            "bridge",
+        ],
         capture_output=True,
     )
     return "namespaces cannot be made here" if tried.returncode else None
@@ -74,7 +88,8 @@ class Hosts:
         self.packages = _installed(folder / "packages")
         for key in ("host_key", "key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
-        self.switch = _init("ip link add lan type bridge; ip link set lan up; exec sleep infinity")
+        self._outers: list[tuple[psutil.Popen, psutil.Process]] = []
+        self.switch = self._init("ip link add lan type bridge; ip link set lan up; exec sleep infinity")
         self.inits = {name: self._start(name, f"{NETWORK}{byte}") for name, byte in names.items()}
 
     def home(self, name: str) -> Path:
@@ -91,23 +106,40 @@ class Hosts:
         (folder / "passwd").write_text("\n".join([*superuser, *users, ""]))
         (folder / "sshd_config").write_text(SSHD.format(home=HOME, folder=folder))
         sshd = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/bin")
-        init = _init(
-            INIT.format(name=name, folder=folder, prefix=sys.prefix, ip=ip, sshd=sshd, HOME=HOME), (folder / "log").open("wb")
-        )
+        init = self._init(INIT.format(name=name, folder=folder, prefix=sys.prefix, ip=ip, sshd=sshd, HOME=HOME))
         inside = ["nsenter", f"--target={self.switch.pid}", "--net", "ip", "link"]
         veth = ["add", name, "type", "veth", "peer", "name", "eth0", "netns", str(init.pid)]
         subprocess.run([*inside, *veth], check=True)
         subprocess.run([*inside, "set", name, "master", "lan", "up"], check=True)
         return init
 
-    def run(self, name: str, command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """A command in the host's home, in the kind of shell that Ray's launcher uses."""
-        inside = ["nsenter", f"--target={self.inits[name].pid}", "--net", "--pid", "--mount", "--uts", f"--wd={self.home(name)}"]
-        clean = ["env", "-i", f"HOME={HOME}", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "TERM=dumb"]
-        return subprocess.run(
-            [*inside, *clean, "bash", "-c", f"cd; source ~/.bashrc; {command}"],
-            capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+    def _init(self, script: str) -> psutil.Process:
+        """The first process of new namespaces, which is there until it is killed, or this process ends."""
+        outer = psutil.Popen(
+            ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        deadline = time.monotonic() + 10
+        while not (inner := outer.children()):
+            assert outer.poll() is None and time.monotonic() < deadline, "the namespaces were not made"
+            time.sleep(0.01)
+        self._outers.append((outer, inner[0]))
+        return inner[0]
+
+    def start(self, name: str, command: str) -> subprocess.Popen[str]:
+        """A command in a host's home, with an environment of its own."""
+        inside = ["nsenter", f"--target={self.inits[name].pid}", "--net", "--pid", "--mount", "--uts"]
+        clean = ["env", "-i", f"HOME={HOME}", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "TERM=dumb"]
+        return subprocess.Popen(
+            [*inside, *clean, "bash", "-c", f"cd; source ~/.bashrc; {command}"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, name: str, command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """The same, to its end."""
+        started = self.start(name, command)
+        out, err = started.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(command, started.returncode, out, err)
 
     def processes(self, name: str) -> list[str]:
         """The names of what runs on a host."""
@@ -127,25 +159,9 @@ class Hosts:
         ray.chmod(0o755)
 
     def close(self) -> None:
-        for init in [*self.inits.values(), self.switch]:
+        for outer, init in self._outers:
             init.kill()  # the first process of its namespace: the kernel ends the others
-        deadline = time.monotonic() + 10
-        while any(init.is_running() and init.status() != psutil.STATUS_ZOMBIE for init in self.inits.values()):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
-def _init(script: str, log: object = subprocess.DEVNULL) -> psutil.Process:
-    """The first process of new namespaces, which is there until it is killed, or this process ends."""
-    outer = psutil.Popen(
-        ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
-        stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-    )  # fmt: skip
-    deadline = time.monotonic() + 10
-    while not (inner := outer.children()):
-        assert outer.poll() is None and time.monotonic() < deadline, "the namespaces were not made"
-        time.sleep(0.01)
-    return inner[0]
+            outer.wait(timeout=10)
 
 
 def _installed(folder: Path) -> Path:

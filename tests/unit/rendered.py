@@ -114,7 +114,11 @@ def check_ray_command(call: list[str]) -> None:
 def _ray_says() -> bytes:
     """Ray's library and Python sources, in which a variable's name must be found."""
     folder = Path(ray.__file__).parent
-    sources = [*(folder / "_private").rglob("*.py"), *(folder / "_common").rglob("*.py"), *(folder / "autoscaler").rglob("*.py")]
+    sources = [
+        *(folder / "_private").rglob("*.py"),
+        *(folder / "_common").rglob("*.py"),
+        *(folder / "autoscaler").rglob("*.py"),
+    ]
     return b"\n".join(file.read_bytes() for file in [folder / "_raylet.so", *sources])
 
 

@@ -19,8 +19,15 @@ import pytest
 import yaml
 from tests.conftest import REPOSITORY
 from tests.unit.rendered import (
-    CLUSTERS, check_ray_command, check_shell, launcher_config, node_scripts, node_types_chosen, ray_commands, ray_knows,
-)  # fmt: skip
+    CLUSTERS,
+    check_ray_command,
+    check_shell,
+    launcher_config,
+    node_scripts,
+    node_types_chosen,
+    ray_commands,
+    ray_knows,
+)
 
 from foundray.spec import Scale
 
@@ -128,9 +135,7 @@ def _unknown(value: Any, schema: dict[str, Any], schemas: dict[str, Any], where:
     elif schema["type"] == "array":
         for field in value if isinstance(value, list) else [None]:
             yield from _unknown(field, schema["items"], schemas, where)
-    elif "enum" in schema and value not in schema["enum"]:
-        yield where + str(value)
-    elif (schema["type"] == "boolean") != isinstance(value, bool):
+    elif value not in schema.get("enum", [value]) or isinstance(value, bool) != (schema["type"] == "boolean"):
         yield where + str(value)
 
 

@@ -83,7 +83,9 @@ def test_what_the_operator_itself_would_refuse() -> None:
     """Rules of KubeRay's own validation that no schema states."""
     spec, job = cluster_spec("raycluster.yaml"), manifest("rayjob.yaml")["spec"]
     assert spec["authOptions"] == {"mode": "token"} and spec["rayVersion"] == _constraint("ray")
-    assert "externalStorageNamespace" not in spec["gcsFaultToleranceOptions"]  # clusters would take each other's state for theirs
+    assert (
+        "externalStorageNamespace" not in spec["gcsFaultToleranceOptions"]
+    )  # clusters would take each other's state for theirs
     assert spec["gcsFaultToleranceOptions"]["redisPassword"].keys() == {"valueFrom"}
     assert spec["enableInTreeAutoscaling"] and spec["autoscalerOptions"]["version"] == "v2"
     for group in groups(spec):
