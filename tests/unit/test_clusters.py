@@ -59,7 +59,8 @@ def test_an_option_that_ray_does_not_know_is_found() -> None:
 def test_a_node_asks_for_the_token_and_its_head_takes_no_work(name: str) -> None:
     config = launcher_config(name)
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    assert "environment.sh" in config["head_setup_commands"][0] and "environment.sh" in config["worker_setup_commands"][0]
+    for setup in (config["head_setup_commands"], config["worker_setup_commands"]):
+        assert setup[0] == "chmod 600 ~/.ray/auth_token" and "environment.sh" in setup[1]
     assert "export RAY_AUTH_MODE=token" in (NODE / "environment.sh").read_text()
     scripts = node_scripts(config, config["head_node_type"])
     (start,) = [script for script in scripts if "ray start" in script]
