@@ -17,6 +17,7 @@ import psutil
 NETWORK = "192.0.2."
 """Addresses that documents may use (RFC 5737), so that a definition can be started as it is written."""
 HOME = "/srv"
+NAMESPACES = ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc"]
 BASHRC = f"""\
 export PATH={Path(sys.base_prefix, "bin")}:$PATH
 export PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1 OMP_NUM_THREADS=1
@@ -59,24 +60,7 @@ def why_not() -> str | None:
     for program in ("unshare", "nsenter", "ip", "sshd", "ssh", "ssh-keygen", "rsync"):
         if not shutil.which(program, path="/usr/bin:/bin:/usr/sbin:/sbin"):
             return f"{program} is not installed"
-    tried = subprocess.run(
-        [
-            "unshare",
-            "--net",
-            "--pid",
-            "--mount",
-            "--uts",
-            "--fork",
-            "--mount-proc",
-            "ip",
-            "link",
-            "add",
-            "lan",
-            "type",
-            "bridge",
-        ],
-        capture_output=True,
-    )
+    tried = subprocess.run([*NAMESPACES, "ip", "link", "add", "lan", "type", "bridge"], capture_output=True)
     return "namespaces cannot be made here" if tried.returncode else None
 
 
@@ -116,7 +100,7 @@ class Hosts:
     def _init(self, script: str) -> psutil.Process:
         """The first process of new namespaces, which is there until it is killed, or this process ends."""
         outer = psutil.Popen(
-            ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
+            [*NAMESPACES, "bash", "-c", script],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + 10

@@ -109,11 +109,13 @@ def test_all_join_and_only_workers_take_work(whole: Hosts) -> None:
     assert oct((whole.home("first") / ".ray" / "auth_token").stat().st_mode & 0o777) == "0o600"
 
 
-@pytest.mark.parametrize("environment", ["RAY_AUTH_MODE=disabled", "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=another"])
-def test_nobody_joins_without_the_token(whole: Hosts, environment: str) -> None:
-    done = whole.run("launcher", f'export {environment}; foundray/venv/bin/python -c "{NODES}"')
-    assert done.returncode != 0 and "192.0.2.2" not in done.stdout
-    assert "token" in done.stderr.lower()
+def test_nobody_joins_without_the_token(whole: Hosts) -> None:
+    strangers = ["RAY_AUTH_MODE=disabled", "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=another"]
+    tried = [whole.start("launcher", f'export {stranger}; foundray/venv/bin/python -c "{NODES}"') for stranger in strangers]
+    for stranger in tried:
+        out, err = stranger.communicate(timeout=120)
+        assert stranger.returncode != 0 and "192.0.2.2" not in out
+        assert "token" in err.lower()
 
 
 def test_the_dashboard_answers_to_the_token_and_on_the_head_alone(whole: Hosts) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.conftest import REPOSITORY
-from tests.integration.hosts import why_not
+from tests.integration.hosts import NAMESPACES, why_not
 
 
 def test_redis_asks_for_the_password_of_the_secret_and_shows_it_to_nobody(tmp_path: Path) -> None:
@@ -29,9 +29,8 @@ def test_redis_asks_for_the_password_of_the_secret_and_shows_it_to_nobody(tmp_pa
         REDISCLI_AUTH=a-password redis-cli set kept 1
         tr '\\0' ' ' < /proc/$!/cmdline
     """
-    alone = ["unshare", "--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
     environment = {"REDIS_PASSWORD": "a-password", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
-    done = subprocess.run(alone, env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([*NAMESPACES, "bash", "-c", script], env=environment, capture_output=True, text=True, timeout=30)
     refused, kept, seen = (line for line in done.stdout.splitlines() if line)
     assert (refused, kept) == ("NOAUTH Authentication required.", "OK"), done.stderr
     assert "redis-server" in seen and "a-password" not in seen
