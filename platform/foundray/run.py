@@ -8,6 +8,8 @@ events.jsonl      what happened: starts, restarts, evaluations, checkpoints, the
 metrics.jsonl     one line a step
 tensorboard/
 forecast.json     of its loss, where one was stated before it began
+probes/           judgements by `foundray probe`, one a task
+report.html       by `foundray report`
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from foundray.spec import Spec, differences
 from foundray.storage import Store, writing
 
 FORECAST = "forecast.json"
+PROBES = "probes"
 
 
 @dataclass
