@@ -74,10 +74,9 @@ class Incident:
         if started and self.sort != "start":
             place = "memory" if started.get("state") == "memory" else "storage"
             parts.append(f"{plural(started['workers'], 'worker')} went on from {place}, step {started['step']:,}")
+            parts.append(f"{plural(self.repeated, 'step')} repeated" if self.repeated else "nothing repeated")
         if self.still >= 0.05:
             parts.append(f"{duration(self.still)} until the next step")
-        if self.sort not in ("start", "storage", "numbers", "stop", "end"):
-            parts.append(f"{plural(self.repeated, 'step')} repeated" if self.repeated else "nothing repeated")
         return "; ".join(parts)
 
     @property
@@ -90,10 +89,8 @@ class Incident:
 def incidents(events: Sequence[Record], metrics: Sequence[Record]) -> list[Incident]:
     """In order of time."""
     # sorted() keeps the order of what has one time: an event comes before the steps that followed from it.
-    told = [event for event in events if _kind(event) not in _QUIET]
-    records = sorted([*told, *metrics], key=lambda record: record["time"])
     found = _Gatherer()
-    for record in records:
+    for record in sorted([*events, *metrics], key=lambda record: record["time"]):
         found.take(record)
     return found.incidents
 
@@ -117,7 +114,9 @@ class _Gatherer:
         kind, now = _kind(record), record["time"]
         if self.open and not self._waits(now):
             self.open = None
-        if kind == "step":
+        if kind in _QUIET:
+            pass
+        elif kind == "step":
             self._step(record)
         elif kind == "command":
             first = not self.incidents
@@ -134,7 +133,7 @@ class _Gatherer:
         elif kind in STORAGE:
             self._joined(record, "storage", lambda last: now - last.records[-1]["time"] < AGAIN_SECONDS)
         else:
-            self._new(record, "numbers")
+            self._new(record, "numbers" if kind == "unlike" else "change")
         self.seen = now
 
     def _waits(self, now: float) -> bool:
@@ -193,11 +192,15 @@ def _kind(record: Record) -> str:
 
 def _lost(one: Incident) -> int:
     """Members lost of the group that was at work."""
-    return max(0, one.before - (one.after or 0)) if one.after is not None else sum(_kind(r) == "member_lost" for r in one.records)
+    return (
+        max(0, one.before - (one.after or 0)) if one.after is not None else sum(_kind(r) == "member_lost" for r in one.records)
+    )
 
 
 def _sizes(one: Incident) -> str:
-    return f"{one.before} → {one.after} workers" if one.after is not None else f"{plural(one.before, 'worker')} before"
+    if one.after is None:
+        return f"{plural(one.before, 'worker')} before"
+    return f"{plural(one.after, 'worker')} as before" if one.before == one.after else f"{one.before} → {one.after} workers"
 
 
 def _moved(one: Incident, known: Mapping[str, Record]) -> str:
@@ -208,7 +211,7 @@ def _moved(one: Incident, known: Mapping[str, Record]) -> str:
         return f"A worker with notice handed over and left, {_sizes(one)}"
     if one.after is not None and one.after > one.before:
         return f"Grew, {_sizes(one)}"
-    return f"Regrouped, {_sizes(one)}"
+    return f"Regrouped, {_sizes(one)}" if "workers_started" in known else one.kinds[0].replace("_", " ").capitalize()
 
 
 def _numbers(one: Incident, known: Mapping[str, Record]) -> str:

@@ -15,13 +15,14 @@ from markupsafe import Markup
 from foundray.reporting import charts, words
 from foundray.reporting.series import POINTS, window
 from foundray.reporting.story import Story
+from foundray.reporting.timeline import timeline
 from foundray.spec import Spec, flatten
 
 SYMBOLS = {"start": "▶", "fault": "▼", "change": "◆", "storage": "■", "numbers": "✖", "stop": "✚", "end": "●"}
 """Of the pictures' markers, in text."""
 MEANINGS = {
-    "start": "start", "fault": "workers or a driver lost", "change": "a change, nothing lost", "storage": "storage", "numbers": "bad numbers",
-    "stop": "a command failed", "end": "end",
+    "start": "start", "fault": "workers or a driver lost", "change": "a change, nothing lost", "storage": "storage",
+    "numbers": "bad numbers", "stop": "a command failed", "end": "end",
 }  # fmt: skip
 PARTS = {
     "stepping": "steps that count", "data_wait": "waiting for data", "copying": "copying the state", "evaluating": "evaluating",
@@ -39,8 +40,8 @@ def page(stories: Sequence[Story]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    told = {"duration": words.duration, "count": words.count, "size": words.size, "loss": words.loss, "moment": words.moment}
-    environment.filters |= told | {"short": _short, "spread": _spread}
+    told = (words.count, words.duration, words.loss, words.moment, words.percent, words.size)
+    environment.filters |= {one.__name__: one for one in told} | {"short": _short, "spread": _spread}
     name, facts = ("run.html", _one(stories[0])) if len(stories) == 1 else ("runs.html", _several(stories))
     style = Markup((resources.files("foundray.reporting") / "templates/style.css").read_text())
     common = {"style": style, "version": version("foundray"), "written": words.moment(time.time())}
@@ -66,13 +67,14 @@ def _one(story: Story) -> dict[str, Any]:
         "incidents": story.incidents,
         "symbols": SYMBOLS,
         "marks": [(SYMBOLS[sort], MEANINGS[sort], sort) for sort in SYMBOLS if sort in sorts],
-        "timeline": charts.timeline(story) if story.events else None,
+        "timeline": timeline(story) if story.events else None,
         "timeline_caption": _timeline_caption(story),
         "loss": charts.loss(story) if story.metrics else None,
         "loss_caption": _loss_caption(story),
         "parts": PARTS,
         "account": sorted(
-            ((part, seconds, seconds / whole) for part, seconds in facts.account.items() if seconds > 0), key=lambda row: -row[1]
+            ((part, seconds, seconds / whole) for part, seconds in facts.account.items() if seconds > 0),
+            key=lambda row: -row[1],
         ),
         "data_words": _data_words(story),
         "forecast_words": _forecast_words(story),
@@ -167,8 +169,8 @@ def _data_words(story: Story) -> str:
     epochs = story.facts.step * story.spec.samples_per_step / max(1, sum(source.training for source in story.sources))
     return (
         f"{manifest.tokens:,} tokens in {words.plural(manifest.rows, 'sample')} of {manifest.context:,}{vocabulary}; "
-        f"{words.plural(manifest.quarantined, 'row')} in quarantine. The run has seen {epochs:.3g} times as many samples as there "
-        f"are to train on. Recipe {manifest.recipe_sha256[:16]}."
+        f"{words.plural(manifest.quarantined, 'row')} in quarantine. The run has seen {epochs:.3g} times as many samples as "
+        f"there are to train on. Recipe {manifest.recipe_sha256[:16]}."
     )
 
 
@@ -187,10 +189,10 @@ def _search_words(story: Story) -> str:
         return ""
     best = found.trials[0]
     values = ", ".join(f"{name} {_short(value)}" for name, value in best.values.items())
-    share = f"{found.flops / found.full:.1%}".replace("%", " %")
     return (
-        f"This run's hyperparameters come from a search of {words.plural(len(found.trials), 'trial')} on smaller networks, which with "
-        f"its ladder took {share} of this run's FLOPs. Best there: {values} ({found.metric} {words.loss(best.score)})."
+        f"This run's hyperparameters come from a search of {words.plural(len(found.trials), 'trial')} on smaller networks, "
+        f"which with its ladder took {words.percent(found.flops / found.full)} of this run's FLOPs. "
+        f"Best there: {values} ({found.metric} {words.loss(best.score)})."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,7 @@ def thinned(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndar
     if len(y) <= points:
         return x, y
     edges = np.linspace(0, len(y), points // 2 + 1).astype(int)
-    stretches = list(zip(edges[:-1], edges[1:], strict=True))
-    chosen = {low + int(pick(y[low:high])) for low, high in stretches for pick in (np.argmin, np.argmax)}
+    chosen = {low + int(pick(y[low:high])) for low, high in pairwise(edges) for pick in (np.argmin, np.argmax)}
     order = sorted(chosen)
     return x[order], y[order]
 
@@ -96,7 +96,7 @@ def parted(x: np.ndarray, y: np.ndarray, stops: Sequence[float]) -> tuple[np.nda
 def throughput(metrics: Records, clock: Clock, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """(edges of equal bins of running time, tokens a second in each): of steps that count, whatever else took the time."""
     last = {record["step"]: index for index, record in enumerate(metrics)}
-    ends = np.maximum.accumulate([float(clock.at(record["time"])) for record in metrics])
+    ends = np.maximum.accumulate(clock.at([record["time"] for record in metrics]))
     took = np.array([record["step_s"] for record in metrics])
     begins = np.maximum(ends - took, np.concatenate([[0.0], ends[:-1]]))
     counts = np.array([tokens if last[record["step"]] == index else 0 for index, record in enumerate(metrics)])

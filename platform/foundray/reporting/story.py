@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from foundray.data.manifest import Manifest, Prepared
+from foundray.data.manifest import Manifest
 from foundray.errors import InputError
 from foundray.fetching import load_data_set
 from foundray.loading import parse_spec
 from foundray.reporting.incidents import Incident, incidents
 from foundray.reporting.series import Clock, Records, Steps
-from foundray.run import PROBES, Facts, Run
+from foundray.run import PROBES, Run
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.tuning.forecast import Forecast
@@ -122,7 +124,7 @@ class Story:
         for place in reversed(self.run.checkpoints.children()):
             if (file := place / "manifest.json").exists():
                 shapes = [shape for _, shape, _ in json.loads(file.read_text())["parameters"]]
-                return sum(_product(shape) for shape in shapes)
+                return sum(map(prod, shapes))
         return None
 
     @property
@@ -223,8 +225,8 @@ def _licence(path: str) -> str:
         for folder in (place, place.parent, place.parent.parent):
             note = folder.parent / f".{folder.name}.yaml"
             if folder.name and note.is_local and note.exists():
-                return load_data_set(note.path).licence
-    except InputError:
+                return load_data_set(Path(note.path)).licence
+    except (InputError, OSError):  # pyarrow's own, where the path is none
         pass
     return ""
 
@@ -237,10 +239,3 @@ def _trial(found: Mapping[str, Any], metric: str) -> SearchTrial:
 
 def _device(event: Mapping[str, Any]) -> str:
     return ", ".join(dict.fromkeys(str(event[name]) for name in ("device", "hardware") if event.get(name)))
-
-
-def _product(sizes: list[int]) -> int:
-    whole = 1
-    for one in sizes:
-        whole *= one
-    return whole

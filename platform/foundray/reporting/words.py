@@ -54,6 +54,10 @@ def loss(number: float | None) -> str:
     return f"{number:.4f}" if 0.01 <= abs(number) < 1000 else f"{number:.4g}"
 
 
+def percent(share: float | None) -> str:
+    return "—" if share is None else f"{share:.1%}".replace("%", " %")
+
+
 def moment(seconds: float) -> str:
     """A time since the epoch, in UTC: a page is read in other places than where it was made."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
@@ -77,8 +81,8 @@ def described(spec: Spec, parameters: int | None) -> str:
     whole = f"{count(parameters)} parameters: " if parameters else ""
     sums = "summed exactly" if train.exact else "summed in fp32"
     return (
-        f"Learns {objective} on {data.modality.kind} from {sources}{cut}, with {whole}width {model.width}, depth {model.depth}, "
-        f"{plural(model.heads, 'head')}, context {model.context:,}. Trains {plural(train.steps, 'step')} of "
-        f"{spec.tokens_per_step:,} tokens by {OPTIMIZERS[spec.optimizer.kind]} at a peak rate of {spec.optimizer.lr:g} "
+        f"Learns {objective} on {data.modality.kind} from {sources}{cut}, with {whole}width {model.width}, "
+        f"depth {model.depth}, {plural(model.heads, 'head')}, context {model.context:,}. Trains {plural(train.steps, 'step')} "
+        f"of {spec.tokens_per_step:,} tokens by {OPTIMIZERS[spec.optimizer.kind]} at a peak rate of {spec.optimizer.lr:g} "
         f"({SCHEDULES[spec.schedule.kind]}), seed {spec.seed}, gradients {sums}, on {workers(spec.scale.workers)}."
     )
