@@ -17,6 +17,7 @@ from foundray.reporting import report
 from foundray.reporting.incidents import incidents
 from foundray.reporting.series import Clock, parted, smoothed, thinned, throughput
 from foundray.reporting.story import Story
+from foundray.reporting.timeline import numbered
 from foundray.reporting.words import duration, redacted
 from foundray.run import Run
 from foundray.storage import Store
@@ -286,3 +287,9 @@ def test_a_long_run_is_a_small_page_made_in_seconds(tmp_path: Path) -> None:
     assert place.info().size < 1_000_000
     assert "at most 1,200 points are drawn" in place.read_text()
     assert len(Story(run).incidents) == 101
+
+
+def test_numbers_that_would_run_into_each_other_are_one_label() -> None:
+    assert numbered([0, 10, 11, 50, 90], 2) == [(0, "1"), (10.5, "2–3"), (50, "4"), (90, "5")]
+    assert numbered([0, 5, 10, 15], 3) == [(7.5, "1–4")]
+    assert numbered([], 1) == []

@@ -33,13 +33,13 @@ class Format:
     name: str
     width: float
     """Inches, of 72 units of the SVG."""
-    near: float
-    """Share of the width by which numbers have to be apart."""
+    character: float
+    """Share of the width that a small figure takes."""
     points: int
     """Of a series, at most."""
 
 
-WIDE, NARROW = Format("wide", 9.6, 0.022, POINTS), Format("narrow", 3.9, 0.055, POINTS // 3)
+WIDE, NARROW = Format("wide", 9.6, 0.009, POINTS), Format("narrow", 3.9, 0.022, POINTS // 3)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,6 @@ def _marks(strip: Axes, panels: Sequence[Axes], story: Story, form: Format) -> N
     """A strip above the panels, with a marker and a number for each incident, and lines through the panels."""
     strip.set_ylim(0, 1)
     strip.set_axis_off()
-    numbers: list[tuple[float, list[int]]] = []
     moments: dict[bool, list[float]] = {True: [], False: []}
     for number, one in enumerate(story.incidents, 1):
         at, colour = float(story.clock.at(one.time)), ALERT if one.alarming else SOFT
@@ -125,16 +124,32 @@ def _marks(strip: Axes, panels: Sequence[Axes], story: Story, form: Format) -> N
         if one.still > story.length / 2000:
             for axes in panels:
                 axes.axvspan(at, at + one.still, color=PALE, alpha=0.7, linewidth=0, zorder=0)
-        if numbers and at - numbers[-1][0] < form.near * story.length * max(1, 0.6 * len(str(number))):
-            numbers[-1][1].append(number)
-        else:
-            numbers.append((at, [number]))
-    for at, group in numbers:
-        text = f"{group[0]}" if len(group) == 1 else f"{group[0]}–{group[-1]}"
+    for at, text in numbered([float(story.clock.at(one.time)) for one in story.incidents], form.character * story.length):
         strip.text(at, 0.62, text, ha="center", va="bottom", fontsize=9, color=SOFT, fontweight="bold")
     for axes in panels:
         _lines(axes, moments[True], ALERT, (0, (4, 2)))
         _lines(axes, moments[False], SOFT, (0, (1, 2)))
+
+
+def numbered(moments: Sequence[float], character: float) -> list[tuple[float, str]]:
+    """(where, text) of the numbers of incidents, from 1: `3`, or `3–5` where single ones would run into each other.
+
+    `character` is the width of one, on the scale of the moments.
+    """
+    groups: list[tuple[int, int]] = []
+
+    def label(group: tuple[int, int]) -> tuple[float, str]:
+        first, last = group
+        return (moments[first - 1] + moments[last - 1]) / 2, str(first) if first == last else f"{first}–{last}"
+
+    for number in range(1, len(moments) + 1):
+        groups.append((number, number))
+        while len(groups) > 1:
+            (left, before), (right, after) = label(groups[-2]), label(groups[-1])
+            if right - left > character * (1 + (len(before) + len(after)) / 2):
+                break
+            groups[-2:] = [(groups[-2][0], groups[-1][1])]
+    return [label(group) for group in groups]
 
 
 def _lines(axes: Axes, at: Sequence[float], colour: str, style: tuple[int, tuple[int, int]]) -> None:
