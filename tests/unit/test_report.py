@@ -291,5 +291,5 @@ def test_a_long_run_is_a_small_page_made_in_seconds(tmp_path: Path) -> None:
 
 def test_numbers_that_would_run_into_each_other_are_one_label() -> None:
     assert numbered([0, 10, 11, 50, 90], 2) == [(0, "1"), (10.5, "2–3"), (50, "4"), (90, "5")]
-    assert numbered([0, 5, 10, 15], 3) == [(7.5, "1–4")]
+    assert numbered([0, 5, 10, 15], 3) == [(5, "1–3"), (15, "4")]
     assert numbered([], 1) == []

@@ -23,7 +23,7 @@ from foundray.reporting.panels import (
     plain,
     titled,
     validation,
-)  # fmt: skip
+)
 from foundray.reporting.series import Steps, smoothed, thinned, window
 from foundray.reporting.story import Story
 from foundray.reporting.svg import inline, part

@@ -122,7 +122,7 @@ class _Gatherer:
             first = not self.incidents
             self.open = self._new(record, "start" if first else "change" if self.ended else "fault")
             self.open.paused = 0.0 if first else max(0.0, now - self.seen)
-            self.workers, self.ended = 0, False
+            self.workers, self.ended, self.moving = 0, False, []
         elif kind == "workers_started":
             self._started(record)
         elif kind in ("failed", "finished"):
@@ -150,7 +150,7 @@ class _Gatherer:
     def _joined(self, record: Record, sort: str, near: Callable[[Incident], bool]) -> None:
         """To the last incident of its sort, where that is near."""
         last = next((one for one in reversed(self.incidents) if one.sort == sort), None)
-        if last and near(last):
+        if last and "unlike" not in last.kinds and near(last):
             last.records.append(record)
         else:
             self._new(record, sort)
@@ -180,7 +180,7 @@ class _Gatherer:
             one.still = max(0.0, record["time"] - record["step_s"] - one.time)
         self.moving, self.step = [], record["step"]
         if record.get("skipped") or record.get("spike"):
-            self._joined(record, "numbers", lambda last: 0 <= record["step"] - (last.step or 0) <= NEAR_STEPS)
+            self._joined(record, "numbers", lambda last: 0 <= record["step"] - last.records[-1].get("step", 0) <= NEAR_STEPS)
 
 
 _QUIET = {"places", "member_ready", "evaluated", "checkpoint"}
@@ -192,9 +192,8 @@ def _kind(record: Record) -> str:
 
 def _lost(one: Incident) -> int:
     """Members lost of the group that was at work."""
-    return (
-        max(0, one.before - (one.after or 0)) if one.after is not None else sum(_kind(r) == "member_lost" for r in one.records)
-    )
+    lost = sum(_kind(record) == "member_lost" for record in one.records)
+    return lost if one.after is None else max(0, one.before - one.after)
 
 
 def _sizes(one: Incident) -> str:

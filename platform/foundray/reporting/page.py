@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from importlib import resources
-from importlib.metadata import version
 from statistics import mean, stdev
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from foundray.environment import environment as versions
 from foundray.reporting import charts, words
 from foundray.reporting.series import POINTS, window
 from foundray.reporting.story import Story
@@ -44,7 +44,7 @@ def page(stories: Sequence[Story]) -> str:
     environment.filters |= {one.__name__: one for one in told} | {"short": _short, "spread": _spread}
     name, facts = ("run.html", _one(stories[0])) if len(stories) == 1 else ("runs.html", _several(stories))
     style = Markup((resources.files("foundray.reporting") / "templates/style.css").read_text())
-    common = {"style": style, "version": version("foundray"), "written": words.moment(time.time())}
+    common = {"style": style, "version": versions()["foundray"], "written": words.moment(time.time())}
     return environment.get_template(name).render(**common, **facts)
 
 

@@ -26,7 +26,7 @@ from foundray.reporting.panels import (
     plain,
     titled,
     validation,
-)  # fmt: skip
+)
 from foundray.reporting.series import throughput, worlds
 from foundray.reporting.story import Story
 from foundray.reporting.svg import part
