@@ -180,7 +180,11 @@ class Story:
         tuned, ranking = folder / "tuned.yaml", folder / "ranking.json"
         if not (tuned.exists() and ranking.exists()):
             return None
-        if parse_spec(tuned.read_text(), str(tuned)).fingerprint() != self.spec.fingerprint():
+        try:
+            same = parse_spec(tuned.read_text(), str(tuned)).fingerprint() == self.spec.fingerprint()
+        except InputError:  # it was edited since, and is not this run's anyhow
+            same = False
+        if not same:
             return None
         found = json.loads(ranking.read_text())
         trials = [_trial(trial, found["metric"]) for trial in found["trials"]]
