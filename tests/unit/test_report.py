@@ -91,6 +91,23 @@ def test_an_idle_worker_that_is_lost_does_not_swallow_what_comes_later() -> None
     assert [one.title for one in found][1:] == ["A worker that was not in the group was lost", "Grew, 2 → 3 workers"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "workers", "title"),
+    [
+        ("the feeder: ActorDiedError", 2, "The data feeder was lost, 2 workers as before"),
+        ("Connection closed by peer", 2, "The group broke, 2 workers as before"),
+        ("Connection closed by peer", 1, "Lost 1 worker, 2 → 1 workers"),
+    ],
+)
+def test_why_a_group_broke(reason: str, workers: int, title: str) -> None:
+    events = [
+        at(0, "command"), at(1, "workers_started", step=0, workers=2, state="storage"),
+        at(9, "group_broken", step=8, reason=reason), at(10, "workers_started", step=8, workers=workers, state="memory"),
+        at(10.1, "member_lost", member=4, node="n", reason="ActorUnschedulableError"),
+    ]  # fmt: skip
+    assert [one.title for one in incidents(events, steps(1, 8, 1))][1:] == [title]
+
+
 def test_a_kind_of_event_that_is_new_is_told_by_its_name() -> None:
     assert incidents([at(0, "command"), at(1, "comet_struck", reason="it fell")], [])[1].title == "Comet struck"
 

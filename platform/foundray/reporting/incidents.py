@@ -16,7 +16,7 @@ AGAIN_SECONDS = 40.0
 """Failures of storage that are not farther apart are one incident: it is told every 30 s."""
 NEAR_STEPS = 20
 """Micro-batches and updates left out that are not farther apart are one incident."""
-REASON, REASONS = 240, 2
+REASON, REASONS = 160, 2
 """Characters of a reason that are shown, and reasons of an incident."""
 
 CHAIN = {"group_broken", "group_not_formed", "too_few", "rolled_back", "left_out", "member_left", "member_lost", "waiting"}
@@ -234,11 +234,10 @@ def _started(one: Incident, known: Mapping[str, Record]) -> str:
 
 
 def _broken(one: Incident, known: Mapping[str, Record]) -> str:
-    lost = _lost(one)
-    what = f"Lost {plural(lost, 'worker')}" if lost else "The group broke"
-    if not lost and (found := sum(_kind(record) == "member_lost" for record in one.records)):
-        what = f"Lost {plural(found, 'worker')}, replaced"
-    return f"{what}, {_sizes(one)}"
+    if lost := _lost(one):
+        return f"Lost {plural(lost, 'worker')}, {_sizes(one)}"
+    feeder = str(known["group_broken"].get("reason", "")).startswith("the feeder")
+    return f"{'The data feeder was lost' if feeder else 'The group broke'}, {_sizes(one)}"
 
 
 _TITLES = {
