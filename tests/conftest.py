@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,21 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
+TABLES = pytest.StashKey[list[tuple[str, list[str]]]]()
+
+
+@pytest.fixture
+def show(request: pytest.FixtureRequest) -> Callable[[str, list[str]], None]:
+    """Show a table, by its title and lines, below the results of all tests."""
+    tables = request.config.stash.setdefault(TABLES, [])
+    return lambda title, lines: tables.append((title, lines))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for title, lines in config.stash.get(TABLES, []):
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

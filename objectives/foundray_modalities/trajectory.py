@@ -39,8 +39,9 @@ class Trajectory(Values):
     return_scale: PositiveFloat = 1.0
     """What returns are divided by, so that they are of the order of one."""
     state_mean: tuple[float, ...] = ()
-    state_std: tuple[PositiveFloat, ...] = ()
     """Of each value of a state, for standardising (default: states are taken as they are)."""
+    state_std: tuple[PositiveFloat, ...] = ()
+    """Standard deviation of each value of a state, likewise."""
 
     @model_validator(mode="after")
     def _fits(self) -> Trajectory:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "fetch", "forecast", "prepare", "probe", "resume",
-    "sample", "samples", "status", "train", "transfer", "tune",
+    "sample", "samples", "status", "stop", "train", "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -39,6 +39,7 @@ def _silent(line: str) -> None:
 
 def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent) -> Prepared:
     """Turn the spec's raw sources into prepared shards. Raises InputError."""
+    from foundray.admission import admit
     from foundray.cluster import connected
     from foundray.data.prepare import prepare as prepare_data
     from foundray.data.prepare import prepared_folder
@@ -48,7 +49,8 @@ def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: 
     checked = load_spec(_path(spec), overrides)
     Store.at(checked.storage).check_writable()
     prepared_folder(checked)
-    with connected():
+    with connected() as ray:
+        admit(ray, checked, report)
         return prepare_data(checked, report)
 
 
@@ -78,6 +80,14 @@ def status(run: SpecPath) -> Facts:
     from foundray.run import Run
 
     return Run.open(_path(run)).facts()
+
+
+def stop(run: SpecPath, report: Report = _silent) -> Facts:
+    """Stop a run at its next step boundary, with a checkpoint, wherever it runs. Raises InputError."""
+    from foundray.run import Run
+    from foundray.stopping import stop as stop_run
+
+    return stop_run(Run.open(_path(run)), report)
 
 
 def audit(run: SpecPath) -> Audit:
@@ -133,10 +143,10 @@ def tune(
     from foundray.cluster import enter_cluster
     from foundray.loading import load_spec, read_yaml
 
+    checked = load_spec(_path(spec), overrides)
     enter_cluster()
     from foundray.tuning.driver import tune as search
 
-    checked = load_spec(_path(spec), overrides)
     return search(checked, read_yaml(_path(spec), "the spec"), dict(overrides or {}), report, show_progress)
 
 
@@ -152,10 +162,11 @@ def coordcheck(
     from foundray.cluster import enter_cluster
     from foundray.loading import load_spec
 
+    checked = load_spec(_path(spec), overrides)
     enter_cluster()
     from foundray.tuning.coordcheck import coordcheck as check
 
-    return check(load_spec(_path(spec), overrides), widths, depths, steps, report)
+    return check(checked, widths, depths, steps, report)
 
 
 def transfer(
@@ -171,10 +182,11 @@ def transfer(
     from foundray.cluster import enter_cluster
     from foundray.loading import load_spec
 
+    checked = load_spec(_path(spec), overrides)
     enter_cluster()
     from foundray.tuning.transfer import transfer as check
 
-    return check(load_spec(_path(spec), overrides), widths, rates, seeds, steps, report)
+    return check(checked, widths, rates, seeds, steps, report)
 
 
 def forecast(
@@ -190,9 +202,10 @@ def forecast(
     Raises InputError.
     """
     from foundray.loading import load_spec
-    from foundray.tuning.foretell import foretell
 
     spec = None if target is None else load_spec(_path(target), overrides)
+    from foundray.tuning.foretell import foretell
+
     return foretell([_path(run) for run in runs], None if points is None else _path(points), spec, size, report)
 
 

@@ -12,23 +12,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.local_cluster import LocalCluster, local_cluster_at
+from foundray.local_cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
+from foundray.local_node import HEAD_IP
 from foundray.spec import Pool, Scale
 
 LOCAL_OBJECT_STORE = 2**30
 """Bytes of shared memory for Ray's objects where we start Ray ourselves."""
+HOW_TO_GIVE_A_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token"
 HEAD_BEAT_SECONDS = 2.0
 HEAD_SECONDS = 40.0
 """Longest that the cluster's head may be away, for a restart that keeps its state."""
 
 
-def enter_cluster() -> LocalCluster | None:
-    """The local cluster at RAY_ADDRESS, if it is one, with its token in the environment: before Ray is imported, which reads
-    that once."""
-    address = os.environ.get("RAY_ADDRESS")
+def enter_cluster(address: str | None = None) -> LocalCluster | None:
+    """The local cluster at an address or URL (default: RAY_ADDRESS), if it is one, with its token in the environment: before
+    Ray is imported, which reads that once."""
+    address = address or os.environ.get("RAY_ADDRESS")
     here = local_cluster_at(address) if address else None
     if here:
-        os.environ.update(here.environment)
+        os.environ.update(token_environment(here.folder))
     return here
 
 
@@ -49,7 +51,8 @@ def connected() -> Iterator[Any]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            pinned = {"_node_ip_address": here.nodes["head"].ip} if here else {}
+            # A job's driver joins the node that it is on; others join the head.
+            pinned = {"_node_ip_address": os.environ.get(NODE_IP, HEAD_IP)} if here else {}
             ray.init(address=address, **pinned, **quiet)
         else:
             ray.init(

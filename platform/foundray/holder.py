@@ -2,7 +2,7 @@
 
 The holder writes a file with a token of its own and a counter that it raises every few seconds. Somebody else takes the
 run only when the holder's process is gone from this machine, or, for a holder elsewhere, when the counter stands still
-for a while: no clock is compared with another.
+for a while: no clock is compared with another. The holder is asked to stop by a file beside it that names its token.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from foundray.errors import InputError
 from foundray.processes import identity, living
 from foundray.storage import Store
 
+HOLDER = "holder.json"
 BEAT_SECONDS = 3.0
 PATIENCE_SECONDS = 12.0
 """A counter that stands still for so long belongs to a holder that is gone."""
@@ -34,10 +35,12 @@ class Holder:
     """Holds a run's folder while the block runs. Raises InputError where another command holds it."""
 
     def __init__(self, folder: Store, report: Callable[[str], None]):
-        self.file, self.report = folder / "holder.json", report
+        self.file, self.report = folder / HOLDER, report
         self.token, self.beats = uuid.uuid4().hex, 0
         self.taken = False
         """Whether another command has taken the run meanwhile."""
+        self.stopping = ""
+        """Who asked the command to stop, if somebody did."""
         self.ending = threading.Event()
 
     def __enter__(self) -> Holder:
@@ -50,12 +53,12 @@ class Holder:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.ending.set()
         self.thread.join()
-        if not self.taken:
+        for file in () if self.taken else (self.file, _request(self.file.parent)):
             with suppress(InputError, OSError):
-                self.file.filesystem.delete_file(self.file.path)
+                file.filesystem.delete_file(file.path)
 
     def _wait_for_other(self) -> None:
-        if (other := self._read()) is None:
+        if (other := _read(self.file)) is None:
             return
         who = f"process {other['pid']} of {other['user']} on {other['host']}"
         refused = InputError(f"the run {self.file.parent} is running: {who} holds it; stop that one first, or wait for its end")
@@ -65,17 +68,19 @@ class Holder:
             return
         self.report(f"{who} held the run; waiting {PATIENCE_SECONDS:.0f} s to see whether it is gone")
         time.sleep(PATIENCE_SECONDS)
-        if (now := self._read()) is not None and (now["token"], now["beats"]) != (other["token"], other["beats"]):
+        if (now := _read(self.file)) is not None and (now["token"], now["beats"]) != (other["token"], other["beats"]):
             raise refused
 
     def _beat(self) -> None:
         while not self.ending.wait(BEAT_SECONDS):
             with suppress(InputError):  # storage may be away for a while
-                other = self._read()
+                other = _read(self.file)
                 if other is not None and other["token"] != self.token:
                     self.taken = True
                     return
                 self._write()
+                if (request := _read(_request(self.file.parent))) and request["token"] == self.token:
+                    self.stopping = request["by"]
 
     def _write(self) -> None:
         self.beats += 1
@@ -83,13 +88,38 @@ class Holder:
         fields = {"token": self.token, "beats": self.beats, "host": platform.node(), "pid": me.pid}
         self.file.write_text(json.dumps({**fields, "process": identity(me), "user": _user()}))
 
-    def _read(self) -> dict[str, Any] | None:
-        if not self.file.exists():
-            return None
-        try:
-            return dict(json.loads(self.file.read_text()))
-        except (InputError, ValueError):
-            return None
+
+def is_held(folder: Store) -> bool:
+    """Whether a command holds the folder and lives. It takes some seconds to tell where that runs on another machine."""
+    if (holder := _read(folder / HOLDER)) is None:
+        return False
+    if holder["host"] == platform.node():
+        return living(holder["pid"], holder.get("process", "")) is not None
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        if (now := _read(folder / HOLDER)) is None:
+            return False
+        if (now["token"], now["beats"]) != (holder["token"], holder["beats"]):
+            return True
+    return False
+
+
+def ask_to_stop(folder: Store) -> None:
+    """Ask the command that holds the folder, if there is one, to stop at its next step boundary."""
+    if holder := _read(folder / HOLDER):
+        _request(folder).write_text(json.dumps({"token": holder["token"], "by": f"{_user()} on {platform.node()}"}))
+
+
+def _request(folder: Store) -> Store:
+    return folder / "stop.json"
+
+
+def _read(file: Store) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(file.read_text())) if file.exists() else None
+    except (InputError, ValueError):
+        return None
 
 
 def _user() -> str:

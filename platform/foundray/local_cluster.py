@@ -6,27 +6,27 @@ at once. Nodes and their token are remembered in a folder, so that each command 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 
 from foundray.errors import InputError
-from foundray.processes import identity, living
+from foundray.local_node import HEAD_IP, START_SECONDS, Node, Redis, free_ports, wait_for_port
+from foundray.processes import identity
 
-START_SECONDS = 90.0
+NODE_IP = "FOUNDRAY_NODE_IP"
+"""The variable that tells processes of a node its address."""
 OBJECT_STORE = 100_000_000
 """Bytes of shared memory of each node."""
 # A node that is gone is noticed after about two seconds; Ray's own patience is meant for busy networks.
@@ -42,18 +42,6 @@ def default_folder() -> Path:
     return Path(os.environ.get("FOUNDRAY_LOCAL_CLUSTER") or Path(tempfile.gettempdir()) / f"foundray-cluster-{os.getuid()}")
 
 
-@dataclass
-class Node:
-    ip: str
-    pid: int
-    known_as: str
-    """The process's identity, so that another one with its number is not taken for it."""
-
-    def processes(self) -> list[psutil.Process]:
-        process = living(self.pid, self.known_as)
-        return [process, *process.children(recursive=True)] if process else []
-
-
 class LocalCluster:
     def __init__(self, folder: Path | None = None):
         """The cluster that lives in the folder. Raises InputError where there is none."""
@@ -63,12 +51,18 @@ class LocalCluster:
         except FileNotFoundError:
             raise InputError("no local cluster is up; start one with `foundray cluster up --local`") from None
         self.port: int = state["port"]
+        self.dashboard_port: int = state["dashboard_port"]
         self.added: int = state["added"]
         self.nodes = {name: Node(**node) for name, node in state["nodes"].items()}
+        self.redis = Redis(self.folder, Node(**state["redis"])) if state["redis"] else None
+        """Which keeps the head's state, if there is one."""
 
     @staticmethod
-    def up(nodes: int, resources: Mapping[str, float], folder: Path | None = None) -> LocalCluster:
-        """Start a head without resources of its own, and nodes `node-1`, `node-2`, ... Raises InputError."""
+    def up(nodes: int, resources: Mapping[str, float], folder: Path | None = None, redis: bool = False) -> LocalCluster:
+        """Start a head without resources of its own, and nodes `node-1`, `node-2`, ...
+
+        With `redis` the head's state is kept in a Redis, and the head can be killed and restarted. Raises InputError.
+        """
         folder = folder or default_folder()
         if (folder / "cluster.json").exists():
             raise InputError(f"a local cluster is up already (in {folder}); end it with `foundray cluster down --local`")
@@ -78,15 +72,14 @@ class LocalCluster:
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.10", 0))
-            port = probe.getsockname()[1]
-        (folder / "cluster.json").write_text(json.dumps({"port": port, "added": 0, "nodes": {}}))
+        port, dashboard_port = free_ports(HEAD_IP, 2)
+        fresh = {"port": port, "dashboard_port": dashboard_port, "added": 0, "nodes": {}, "redis": None}
+        (folder / "cluster.json").write_text(json.dumps(fresh))
         cluster = LocalCluster(folder)
         try:
-            dashboard = ["--include-dashboard=true", "--dashboard-host=127.0.0.1", "--dashboard-port=0"]
-            head = ["--head", f"--port={port}", f"--temp-dir={folder / 'ray'}", *dashboard]
-            cluster._start("head", {"CPU": 0}, head, {})
+            if redis:
+                cluster.redis = Redis.start(folder)
+            cluster._start_head()
             for _ in range(nodes):
                 cluster.add(resources)
         except BaseException:
@@ -96,7 +89,12 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.10:{self.port}"
+        return f"{HEAD_IP}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Where jobs are submitted, and the dashboard is."""
+        return f"http://{HEAD_IP}:{self.dashboard_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -105,22 +103,47 @@ class LocalCluster:
 
     def add(self, resources: Mapping[str, float], name: str | None = None, environment: Mapping[str, str] | None = None) -> str:
         """Add a node, whose processes get the environment variables given; gives its name. Raises InputError."""
-        name = name or f"node-{self.added}"  # the head is the first
+        self.added += 1
+        name = name or f"node-{self.added}"
         if name in self.nodes:
             raise InputError(f"there is a node {name} already")
-        self._start(name, resources, [f"--address={self.address}", "--include-log-monitor=false"], environment or {})
+        arguments = [f"--address={self.address}", "--include-log-monitor=false"]
+        self._start(name, self.added, resources, arguments, environment or {})
         return name
 
-    def _start(self, name: str, resources: Mapping[str, float], arguments: list[str], environment: Mapping[str, str]) -> None:
+    def _start_head(self) -> None:
+        dashboard = ["--include-dashboard=true", f"--dashboard-host={HEAD_IP}", f"--dashboard-port={self.dashboard_port}"]
+        arguments = ["--head", f"--port={self.port}", f"--temp-dir={self.folder / 'ray'}", *dashboard]
+        environment = {}
+        if self.redis:
+            arguments += [f"--redis-password={self.redis.password}"]
+            environment = {"RAY_REDIS_ADDRESS": self.redis.address}
+        self._start("head", 0, {"CPU": 0}, arguments, environment)
+        wait_for_port(HEAD_IP, self.dashboard_port, START_SECONDS)
+
+    def restart_head(self) -> None:
+        """Start the head again, where it was, with the state that Redis kept. Raises InputError."""
+        if "head" in self.nodes and self.nodes["head"].processes():
+            raise InputError("the head is running; only one that was killed is restarted")
+        if not self.redis:
+            raise InputError(
+                "the head's state died with it: start a cluster whose state is kept with `foundray cluster up --local --redis`"
+            )
+        (self.folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)  # Ray would take the old head for a living one
+        self._start_head()
+
+    def _start(
+        self, name: str, number: int, resources: Mapping[str, float], arguments: list[str], environment: Mapping[str, str]
+    ) -> None:
         others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU", "memory")}
-        ip = f"127.0.0.{10 + self.added}"
+        ip = f"127.0.0.{10 + number}"
         command = [
             str(Path(sys.executable).with_name("ray")),
             "start",
             "--block",
             "--disable-usage-stats",
             f"--node-ip-address={ip}",
-            f"--dashboard-agent-listen-port={52400 + self.added}",
+            f"--dashboard-agent-listen-port={52400 + number}",
             f"--num-cpus={resources.get('CPU', 0):g}",
             f"--num-gpus={resources.get('GPU', 0):g}",
             f"--resources={json.dumps(others)}",
@@ -130,17 +153,19 @@ class LocalCluster:
         ]
         log = self.folder / f"{name}.log"
         inherited = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        # Jobs run this Python, and their drivers join the node that they are on.
+        path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
+        own = {NODE_IP: ip, "PATH": path, **HEALTH_CHECKS, **token_environment(self.folder)}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
-                env={**inherited, **HEALTH_CHECKS, **token_environment(self.folder), **environment},
+                env={**inherited, **own, **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
         self.nodes[name] = Node(ip, process.pid, identity(psutil.Process(process.pid)))
-        self.added += 1
         self._save()
         deadline = time.monotonic() + START_SECONDS
         while "Ray runtime started" not in (said := log.read_text(errors="replace")):
@@ -151,11 +176,7 @@ class LocalCluster:
 
     def kill(self, name: str) -> None:
         """End a node at once with all its processes (SIGKILL), as when a machine is lost. Raises InputError."""
-        processes = self._node(name).processes()
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(processes, timeout=10)
+        self._node(name).kill()
         del self.nodes[name]
         self._save()
 
@@ -188,6 +209,8 @@ class LocalCluster:
         """End all nodes, and forget the cluster."""
         for name in reversed(list(self.nodes)):
             self.kill(name)
+        if self.redis:
+            self.redis.node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _node(self, name: str) -> Node:
@@ -196,7 +219,13 @@ class LocalCluster:
         return self.nodes[name]
 
     def _save(self) -> None:
-        state = {"port": self.port, "added": self.added, "nodes": {name: asdict(node) for name, node in self.nodes.items()}}
+        state = {
+            "port": self.port,
+            "dashboard_port": self.dashboard_port,
+            "added": self.added,
+            "nodes": {name: asdict(node) for name, node in self.nodes.items()},
+            "redis": asdict(self.redis.node) if self.redis else None,
+        }
         temporary = self.folder / "cluster.json.tmp"
         temporary.write_text(json.dumps(state))
         temporary.replace(self.folder / "cluster.json")
@@ -211,12 +240,12 @@ def parse_resources(text: str) -> dict[str, float]:
 
 
 def local_cluster_at(address: str) -> LocalCluster | None:
-    """The local cluster, where the address is its."""
+    """The local cluster, where the address, or the URL, is its."""
     try:
         cluster = LocalCluster()
     except InputError:
         return None
-    return cluster if cluster.address == address else None
+    return cluster if address in (cluster.address, cluster.url) else None
 
 
 def token_environment(folder: Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from foundray.account import account
 from foundray.errors import InputError
+from foundray.holder import is_held
 from foundray.loading import parse_spec
 from foundray.spec import Spec, differences
 from foundray.storage import Store, writing
@@ -39,7 +40,7 @@ class Facts:
 
     run: str
     state: str
-    """`new`, `interrupted`, `failed` or `finished`."""
+    """`new`, `running`, `stopped` (it was asked to), `interrupted`, `failed` or `finished`."""
     step: int
     """Optimizer steps done, as far as recorded."""
     tokens: int
@@ -155,9 +156,10 @@ class Run:
     def facts(self) -> Facts:
         spec, events, metrics = self.spec(), self.records("events.jsonl"), self.records("metrics.jsonl")
         groups = [event for event in events if event["event"] == "workers_started"]
-        ends = [event for event in events if event["event"] in ("finished", "failed")]
+        ends = [event for event in events if event["event"] in ("finished", "failed", "stopped")]
         evaluations = [event for event in events if event["event"] == "evaluated"]
-        state = "new" if not events else ends[-1]["event"] if ends and ends[-1] is events[-1] else "interrupted"
+        over = ends[-1]["event"] if ends and ends[-1] is events[-1] else None
+        state = over or ("running" if is_held(self.folder) else "interrupted" if events else "new")
         spent = account(events, metrics)
         last: dict[str, Any] = metrics[-1] if metrics else {}
         stepping = sum(record["step_s"] for record in metrics)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -56,7 +56,8 @@ class Conductor:
         """Numbers of the members that take part, in rank order."""
         self.generation = 0
         self.places: list[Place] = []
-        self.pausing = False
+        self.pausing: Literal["", "regroup", "stop"] = ""
+        """Why members were told to pause."""
         self.waiting_since = time.monotonic()
         self.told_waiting = False
         self.failures = 0
@@ -71,8 +72,11 @@ class Conductor:
         self.done_since = time.monotonic()
 
     def run(self) -> None:
-        """Until the run is finished. Raises InputError or RunFailed."""
+        """Until the run is finished, or has stopped because somebody asked. Raises InputError or RunFailed."""
         while not self._finished():
+            if self._stopped():
+                self._read_board(now=True)
+                return self._note("stopped", step=self.recorder.step, by=self.holder.stopping)
             self.crew.listen()
             self._read_board()
             if self._due("places", TEND_SECONDS):
@@ -124,11 +128,19 @@ class Conductor:
         elif len(phases) < len(self.group):
             return  # somebody has not heard of the group yet
         elif all(phase == "paused" for phase in phases):
-            self._regroup()
-        elif not self.pausing and all(phase == "running" for phase in phases) and (self._joiners() or self._leavers()):
-            self.pausing = True
+            if self.pausing != "stop":  # else its checkpoint is yet to be completed
+                self._regroup()
+        elif not self.pausing and all(phase == "running" for phase in phases):
+            self._pause_if_due()
+
+    def _pause_if_due(self) -> None:
+        if self.holder.stopping:
+            self.pausing = "stop"
+        elif self._joiners() or self._leavers():
+            self.pausing = "regroup"
+        if self.pausing:
             for number in self.group:
-                self.crew.members[number].handle.pause.remote()
+                self.crew.members[number].handle.pause.remote(self.pausing == "stop")
 
     def _joiners(self) -> list[Known]:
         room = self.spec.scale.workers[1] - len(self.group)
@@ -245,7 +257,7 @@ class Conductor:
 
     def _regroup(self) -> None:
         """Form a group of all who answer, from the newest whole state that they hold or that is stored."""
-        old, self.group, self.pausing = self.group, [], False
+        old, self.group, self.pausing = self.group, [], ""
         try:
             held = self._halt_all(old)
             staying = [number for number in held if self.crew.may_stay(self.crew.members[number])]
@@ -346,6 +358,15 @@ class Conductor:
         if time.monotonic() - self.done_since > self.spec.fault.storage_wait_s:
             raise InputError(f"the last checkpoint could not be written: {self.committer.problem}")
         return False
+
+    def _stopped(self) -> bool:
+        """Whether nobody computes because somebody asked for it, and the last step's checkpoint is complete."""
+        if not self.holder.stopping:
+            return False
+        statuses = self._group_statuses()
+        stopped = self.pausing == "stop" and all(status.phase == "paused" for status in statuses)
+        written = max((step for status in statuses for _, step, _, _ in status.written), default=0)
+        return not self.group or (stopped and len(statuses) == len(self.group) and written in self.committer.steps)
 
     # The record
 

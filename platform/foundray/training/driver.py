@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from foundray.admission import admit
 from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
@@ -21,6 +24,7 @@ from foundray.storage import Store
 from foundray.training.record import Recorder
 
 Report = Callable[[str], None]
+BY_SIGNAL = "SIGTERM"
 
 
 def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
@@ -32,12 +36,14 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
     Store.at(spec.storage).check_writable()
     prepared_folder(spec)  # finds missing sources before anything is started
     with connected() as ray:
+        admit(ray, spec, report)
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
         with Holder(run.folder, report) as holder:
             _make(run, spec, prepared)
-            return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
+            with _stopping_on_a_signal(holder):
+                return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 
 
 def _make(run: Run, spec: Spec, prepared: Prepared) -> None:
@@ -57,8 +63,10 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
     prepared = prepared_data(run)
     prepared.check_files()
     with Holder(run.folder, report) as holder, connected() as ray:
+        admit(ray, spec, report)
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
-        return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
+        with _stopping_on_a_signal(holder):
+            return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 
 
 def prepared_data(run: Run) -> Prepared:
@@ -90,6 +98,23 @@ def _with_absolute_paths(spec: Spec) -> Spec:
     return spec.model_copy(
         update={"data": spec.data.model_copy(update={"sources": sources}), "storage": _absolute(spec.storage)}
     )
+
+
+@contextmanager
+def _stopping_on_a_signal(holder: Holder) -> Iterator[None]:
+    """SIGTERM, as `ray job stop` and every service manager send it, stops the run at its next step boundary."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # the calling program's main thread has the signals
+        return
+
+    def stop(number: int, frame: object) -> None:
+        holder.stopping = BY_SIGNAL
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _absolute(path: str) -> str:

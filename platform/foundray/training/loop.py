@@ -152,7 +152,7 @@ class Loop:
                 return self._paused()
             self.began = time.perf_counter()
             try:
-                leave, save = self.member.leaving.is_set(), self._checkpoint_pays()
+                leave, save = self.member.leaving.is_set(), self.member.saving.is_set() or self._checkpoint_pays()
                 result = self.trainer.step(self.done, self._micro_batches(source), leave, save, self.passed_over)
             except Overflow as overflow:
                 raise self._explained(overflow) from None
@@ -162,6 +162,9 @@ class Loop:
             self._count(result, source.take_waited())
             self.saving = result.saving
             if result.leaving and self.done < train.steps:
+                if result.saving and len(self.trainer.blocks):
+                    self._save(self.trainer.piece(), last=True)
+                    self._settle_writing()
                 return self._paused()
         self._settle_writing()
         self.journal.close()
@@ -270,7 +273,10 @@ class Loop:
                 self.trainer.group.check()
 
     def _save(self, tensors: dict[str, Tensor], last: bool) -> None:
-        """Write this member's piece, beside the steps that follow; the conductor completes the checkpoint."""
+        """Write this member's piece, beside the steps that follow; the conductor completes the checkpoint.
+
+        `last` is what the run ends or stops with, for which no other would do.
+        """
         if self.writing and not self.writing.done() and not last:
             self.journal.event("checkpoint_late", step=self.done, reason="the one before is still being written")
             return

@@ -39,7 +39,7 @@ class Member:
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.memory = Memory(Spec.model_validate_json(work.spec_json).guard.roll_back)
         self.group: Group | None = None
-        self.leaving = threading.Event()
+        self.leaving, self.saving = threading.Event(), threading.Event()
         threading.Thread(target=self._live, daemon=True).start()
 
     # What the conductor and other members call.
@@ -60,8 +60,10 @@ class Member:
         self.say(phase="running", generation=order.generation, written=(), suspects=(), spike=0)
         self.orders.put(order)
 
-    def pause(self) -> None:
-        """Stop with all others after the step under way."""
+    def pause(self, save: bool) -> None:
+        """Stop with all others after the step under way, and write a checkpoint of it if so wished."""
+        if save:
+            self.saving.set()
         self.leaving.set()
 
     def halt(self, seconds: float) -> tuple[Status, list[Piece]]:
@@ -101,6 +103,7 @@ class Member:
         while True:
             order = self.orders.get()
             self.leaving.clear()
+            self.saving.clear()
             try:
                 loop.join(order)
                 outcome: dict[str, Any] = loop.run()

@@ -15,6 +15,7 @@ from typing import Any
 
 from foundray.errors import InputError
 from foundray.run import Run
+from foundray.sentences import progress, remarks, sentence
 from foundray.spec import Spec
 from foundray.training.ledger import Ledger
 from foundray.training.rollback import appended, recorded
@@ -27,6 +28,11 @@ HISTORY = 4096
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "data_wait_s", "workers")
 MEASURED = ("bits_per_byte", "feature_spread", "effective_rank")
 """In an evaluation, beside the loss."""
+TOLD = {
+    "checkpoint_failed", "checkpoint_skipped", "evaluated", "group_broken", "left_out", "rolled_back", "unlike", "waiting",
+    "workers_started",
+}  # fmt: skip
+"""Kinds of events that are told as they come; events.jsonl has them all."""
 
 
 class Recorder:
@@ -74,10 +80,8 @@ class Recorder:
             self._remember(metrics)
             for record in metrics:
                 self.board.scalars(record["step"], {f"train/{name}": record[name] for name in SCALARS})
-                if record["skipped"]:
-                    self._line(f"step {record['step']}: micro-batches {record['skipped']} were not finite and are left out")
-                if record["spike"]:
-                    self._line(f"step {record['step']}: the loss of {record['loss']:.4f} is a spike; its update is not made")
+                for remark in remarks(record):
+                    self._line(remark)
             for record in events:
                 self._tell(record)
             if metrics:
@@ -123,43 +127,22 @@ class Recorder:
 
     def _tell(self, record: dict[str, Any]) -> None:
         match record["event"]:
-            case "workers_started":
-                going_on = f" at step {record['step']}" if record["step"] else ""
-                self._line(f"training on {record['workers']} worker(s), {record['device']}{going_on}")
             case "evaluated":
-                bits = f", {record['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in record else ""
-                rank = f", features of effective rank {record['effective_rank']:.1f}" if "effective_rank" in record else ""
-                self._line(f"step {record['step']}: validation loss {record['val_loss']:.4f} nats an answer{bits}{rank}")
                 measured = {"loss": record["val_loss"], **{name: record.get(name) for name in MEASURED}}
                 self.board.scalars(record["step"], {f"validation/{k}": v for k, v in measured.items() if v is not None})
-            case "checkpoint_skipped":
-                self._line(f"{record['reason']}; falling back to step {record['going_on_from']}")
             case "places":
                 self.requests.append(record["request"])
-            case "group_broken":
-                self._line(f"step {record['step']}: the group broke ({record['reason'][:160]})")
-            case "checkpoint_failed":
-                self._line(f"the checkpoint of step {record['step']} could not be written: {record['reason']}")
             case "rolled_back":
                 self.roll_backs = appended(self.roll_backs, *recorded([record]))
-                self._line(f"the loss of step {record['spike']} is a spike: back to step {record['to']}, on with later data")
-            case "left_out":
-                self._line(f"the node {record['node']} is left out: {record['reason']}")
-            case "unlike":
-                self._line(f"{record['reason']}: sums are exact, but the bits depend on who computes what")
-            case "waiting":
-                self._line(f"waiting for workers: {record['reason']}")
+        if record["event"] in TOLD:
+            self._line(sentence(record))
 
     def _show(self, record: dict[str, Any]) -> None:
         if self.bar:
             self.bar.update(record)
         elif time.monotonic() - self.shown > LINE_SECONDS:
             self.shown = time.monotonic()
-            left = (self.spec.train.steps - record["step"]) * record["step_s"]
-            self._line(
-                f"step {record['step']}/{self.spec.train.steps}: loss {record['loss']:.4f}, "
-                f"{record['tokens_per_s']:,.0f} tokens/s, {record['workers']} worker(s), about {left:.0f} s left"
-            )
+            self._line(progress(record, self.spec.train.steps))
 
     def _line(self, text: str) -> None:
         if self.bar:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from foundray.admission import admit
 from foundray.cluster import connected, fit, node_resources
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
@@ -45,6 +46,7 @@ def tune(spec: Spec, text: str, overrides: Mapping[str, Any], report: Report, sh
     folder = folder_of(spec)
     _check_same(folder, spec)
     with connected() as ray, Holder(folder, report):
+        admit(ray, spec, report)
         nodes = node_resources(ray)
         fit(proxy.scale, nodes, False, report)
         prepared = prepare(spec, report)

@@ -1,0 +1,69 @@
+"""Verbs of clusters: a Ray cluster of several nodes on this machine; runs as jobs on any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foundray.cli.parsing import Verbs
+
+
+def add_to(verbs: Verbs) -> None:
+    local = verbs.group("cluster", "a Ray cluster of several nodes on this machine")
+    added = _local(local, "up", _up, "start a head and some nodes", resources=True)
+    added.add_argument("--nodes", type=int, default=3, help="nodes beside the head (default: 3)")
+    added.add_argument("--redis", action="store_true", help="keep the head's state in a Redis, so that it may be lost")
+    _local(local, "add", _add, "add a node", resources=True)
+    _local(local, "kill", _kill, "end a node at once, as when a machine is lost", node=True)
+    _local(local, "restart", _restart, "start the head again after it was killed (a cluster with --redis)")
+    added = _local(local, "drain", _drain, "give notice that a node will go (kill it when the time is up)", node=True)
+    added.add_argument("--notice", type=float, default=30, help="seconds until it goes (default: 30)")
+    _local(local, "down", _down, "end all nodes")
+
+
+def _local(verbs: Verbs, name: str, run: Any, about: str, node: bool = False, resources: bool = False) -> Any:
+    added = verbs.add(name, run, about, as_json=False)
+    added.add_argument("--local", action="store_true", required=True, help="on this machine (the only kind that we start)")
+    if node:
+        added.add_argument("node", help="the node's name")
+    if resources:
+        added.add_argument("--resources", default="CPU=1", metavar="CPU=1,GPU=0", help="of each node (default: CPU=1)")
+    return added
+
+
+def _up(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster, parse_resources
+
+    cluster = LocalCluster.up(options.nodes, parse_resources(options.resources), redis=options.redis)
+    print(f"up: {', '.join(cluster.nodes)}")
+    print(f"next: foundray submit SPEC --follow, or RAY_ADDRESS={cluster.address} foundray train SPEC")
+    print("and from another terminal: foundray cluster kill --local NODE")
+
+
+def _add(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster, parse_resources
+
+    print(f"added: {LocalCluster().add(parse_resources(options.resources))}")
+
+
+def _kill(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster
+
+    LocalCluster().kill(options.node)
+
+
+def _restart(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster
+
+    LocalCluster().restart_head()
+
+
+def _drain(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster
+
+    LocalCluster().drain(options.node, options.notice)
+
+
+def _down(options: Any) -> None:
+    from foundray.local_cluster import LocalCluster
+
+    LocalCluster().down()

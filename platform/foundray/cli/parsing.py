@@ -1,0 +1,55 @@
+"""How verbs are declared: each with what it takes, what it is about, and the function that runs it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+TAKES = {
+    "SPEC": "a YAML file",
+    "RUN": "a run's folder, or its name in runs/",
+    "NAME": "an example's name, or its folder",
+}
+
+
+class Verbs:
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    def add(
+        self,
+        name: str,
+        run: Callable[[Any], None],
+        about: str,
+        takes: str | None = None,
+        overrides: str | None = None,
+        as_json: bool = True,
+    ) -> Any:
+        """A verb's parser, to which flags of its own may be added. `overrides` says of what `--set` overrides a field."""
+        added = self.verbs.add_parser(name, help=about, description=about)
+        added.set_defaults(verb=run)
+        if takes:
+            added.add_argument("target", metavar=takes, help=TAKES[takes])
+        if as_json:
+            added.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
+        if overrides:
+            help_text = f"override a field of the {overrides} (repeatable)"
+            added.add_argument("--set", action="append", default=[], metavar="a.b=c", help=help_text)
+        return added
+
+    def group(self, name: str, about: str) -> Verbs:
+        """Verbs of a verb."""
+        return Verbs(self.verbs.add_parser(name, help=about, description=about))
+
+
+def overrides_of(options: Any) -> dict[str, Any]:
+    """The fields that `--set` overrides. Raises InputError."""
+    from foundray.loading import parse_override
+
+    return dict(parse_override(text) for text in options.set)
+
+
+def say(line: str) -> None:
+    """Report, at once even where output goes to a file."""
+    print(line, flush=True)

@@ -1,0 +1,100 @@
+"""Verbs of a run: from its data to its end, and what it is doing meanwhile."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import foundray
+from foundray.cli.parsing import Verbs, overrides_of, say
+
+
+def add_to(verbs: Verbs) -> None:
+    for name, run, about in (
+        ("prepare", _prepare, "turn the raw sources of a spec into prepared shards"),
+        ("train", _train, "run a spec to its end (preparing its data first, going on where it stopped)"),
+    ):
+        added = verbs.add(name, run, about, "SPEC", overrides="spec")
+        added.add_argument("--dry-run", action="store_true", help="print the resolved spec and what follows from it, and stop")
+    verbs.add("resume", _resume, "go on with a run from its last complete checkpoint", "RUN", overrides="spec")
+    verbs.add("audit", _audit, "prove that every sample of every step was used exactly once", "RUN")
+    added = verbs.add("samples", _samples, "list the samples that a step trains on", "RUN")
+    added.add_argument("--step", type=int, required=True, help="counted from 0")
+
+
+def _prepare(options: Any) -> None:
+    if options.dry_run:
+        return _dry_run(options)
+    prepared = foundray.prepare(options.target, overrides_of(options), say)
+    manifest = prepared.manifest
+    if options.json:
+        facts = manifest.model_dump(include={"rows", "tokens", "quarantined", "vocabulary", "recipe_sha256"})
+        print(json.dumps({"folder": prepared.folder.url, **facts, "shards": len(manifest.shards)}))
+
+
+def _dry_run(options: Any) -> None:
+    from foundray.describe import derived
+    from foundray.loading import load_spec
+
+    spec = load_spec(options.target, overrides_of(options))
+    facts = derived(spec)
+    print(spec.to_yaml())
+    for name, value in facts.items():
+        print(f"# {name}: {value}")
+    if options.json:
+        print(json.dumps({"spec": spec.model_dump(mode="json"), "derived": facts}))
+
+
+def _train(options: Any) -> None:
+    if options.dry_run:
+        return _dry_run(options)
+    _tell(foundray.train(options.target, overrides_of(options), say, show_progress=True), options.json)
+
+
+def _resume(options: Any) -> None:
+    _tell(foundray.resume(options.target, overrides_of(options), say, show_progress=True), options.json)
+
+
+def _tell(facts: Any, as_json: bool) -> None:
+    """How good, what it took, where, what next."""
+    from foundray.run import Run
+    from foundray.standing import goodput
+
+    run = Run.open(facts.run)
+    if facts.state == "finished":
+        print(f"validation loss {facts.val_loss:.4f} nats an answer after {facts.step:,} steps, {facts.tokens:,} tokens")
+    else:
+        print(f"stopped after step {facts.step:,}" + (", with a checkpoint of it" if facts.step else ""))
+    print(f"{goodput(facts)}; {facts.restarts} regroupings, {facts.steps_repeated} steps repeated")
+    if facts.state == "finished":
+        print(f"in {facts.run} (weights {facts.weights_sha256[:16]}…)")
+        look = "sample {} --prompt '…'" if run.spec().objective.build().continues else "probe {} --task FILE"
+        print(f"next: foundray {look.format(facts.run)}, foundray report {facts.run}")
+    else:
+        print(f"next: foundray resume {facts.run}")
+    if as_json:
+        print(facts.to_json())
+    if facts.state == "stopped" and run.records("events.jsonl")[-1]["by"] == "SIGTERM":
+        sys.exit(143)  # as every program that this signal ended: whoever sent it may tell it from an end
+
+
+def _audit(options: Any) -> None:
+    found = foundray.audit(options.target)
+    worlds = ", ".join(f"{steps:,} steps on {workers}" for workers, steps in sorted(found.workers.items()))
+    for problem in found.problems[:20]:
+        print(problem)
+    verdict = "every one used exactly once" if found.clean else f"{len(found.problems)} problems"
+    print(f"{found.steps:,} steps, {found.samples:,} samples: {verdict} ({worlds} worker(s); {found.repeated} steps repeated)")
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    if not found.clean:
+        sys.exit(1)
+
+
+def _samples(options: Any) -> None:
+    names = foundray.samples(options.target, options.step)
+    if options.json:
+        print(json.dumps({"step": options.step, "samples": names}))
+    else:
+        print("\n".join(names))

@@ -1,0 +1,101 @@
+"""Verbs that look after a run which another command runs: here, or as a job on a cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from typing import Any
+
+import foundray
+from foundray.cli.parsing import Verbs, say
+
+
+def add_to(verbs: Verbs) -> None:
+    added = verbs.add("status", _status, "tell where a run stands", "RUN")
+    added.add_argument("--text", action="store_true", help="beside --json, the text as well")
+    _on_a_cluster(added)
+    verbs.add("watch", _watch, "show a run on the terminal as it goes", "RUN", as_json=False)
+    added = verbs.add("logs", _logs, "tell what happened in a run, a line an event", "RUN", as_json=False)
+    added.add_argument("--follow", action="store_true", help="go on until the run ends")
+    _on_a_cluster(added)
+    _on_a_cluster(verbs.add("stop", _stop, "stop a run at its next step boundary, with a checkpoint", "RUN"))
+
+
+def _on_a_cluster(parser: Any) -> None:
+    parser.add_argument(
+        "--cluster", nargs="?", const="", metavar="URL",
+        help="the run is a job there (default URL: RAY_API_SERVER_ADDRESS, or the cluster on this machine)",
+    )  # fmt: skip
+
+
+def _status(options: Any) -> None:
+    if options.cluster is not None:
+        from foundray.jobs import asking
+
+        facts, shown = asking.status(_client(options.cluster), options.target)
+        print("\n".join(shown))
+        if options.json:
+            print(json.dumps(facts))
+        return
+    from foundray.run import Run
+    from foundray.standing import standing
+
+    if options.text or not options.json:
+        print(standing(Run.open(options.target)))
+    if options.json:
+        print(foundray.status(options.target).to_json())
+
+
+def _watch(options: Any) -> None:
+    from foundray.run import Run
+    from foundray.watching import watch
+
+    with suppress(KeyboardInterrupt):
+        watch(Run.open(options.target))
+
+
+def _logs(options: Any) -> None:
+    with suppress(KeyboardInterrupt):
+        if options.cluster is not None:
+            return _logs_of_job(options)
+        from foundray.logs import logs
+        from foundray.run import Run
+
+        logs(Run.open(options.target), options.follow, say)
+
+
+def _logs_of_job(options: Any) -> None:
+    from foundray.jobs.follow import exit_status, lines
+
+    client = _client(options.cluster)
+    name = options.target.rstrip("/").rsplit("/", 1)[-1]
+    client.known(name)
+    if not options.follow:
+        sys.stdout.write(client.ray.get_job_logs(name))
+        return
+    for line in lines(client, name):
+        if line is not None:
+            say(line)
+    sys.exit(exit_status(client, name))
+
+
+def _stop(options: Any) -> None:
+    if options.cluster is not None:
+        from foundray.jobs import asking
+
+        status = asking.stop(_client(options.cluster), options.target, say)
+        print(f"{options.target}: {status.lower()}")
+        if options.json:
+            print(json.dumps({"job": options.target, "status": status}))
+        return
+    facts = foundray.stop(options.target, say)
+    print(f"{facts.run}: {facts.state}, step {facts.step:,}")
+    if options.json:
+        print(facts.to_json())
+
+
+def _client(url: str) -> Any:
+    from foundray.jobs.client import Client, cluster_url
+
+    return Client(cluster_url(url))

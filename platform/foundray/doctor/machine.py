@@ -1,0 +1,106 @@
+"""The machine: what it has, and what Ray needs of it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from foundray.doctor.finding import Finding, judged
+
+GB = 1e9
+SHARED_BYTES = 2**30
+"""Shared memory that a Ray which Foundray starts has for its objects."""
+SOCKET_BYTES = 107
+"""Longest path of a Unix socket."""
+SESSION = "ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store.1"
+"""What Ray appends to the temporary folder, at the longest."""
+FULL = 0.95
+"""Share of a disk from which on Ray puts no more objects there."""
+
+
+def cores() -> Finding:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding("cores", "ok", f"{usable} of {os.cpu_count()} usable")
+
+
+def memory() -> Finding:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    usable = min(total, _memory_limit() or total)
+    mend = "two gigabytes or more are needed: Ray, its actors and one worker take that without a model"
+    return judged("memory", f"{usable / GB:.1f} GB", usable < 1 * GB, usable < 2 * GB, mend)
+
+
+def _memory_limit() -> int | None:
+    """A container's."""
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return int(Path(file).read_text())
+        except (OSError, ValueError):  # not there; or `max`
+            continue
+    return None
+
+
+def shared_memory() -> Finding:
+    if not sys.platform.startswith("linux"):
+        return Finding("shared memory", "ok", "in files")
+    try:
+        space = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return Finding("shared memory", "warn", "no /dev/shm", "mount a tmpfs at /dev/shm: Ray's objects go to disk without")
+    mend = "have a gigabyte of it free (docker run --shm-size=2g): Ray's objects go to disk where it is short"
+    found = f"{space.free / GB:.1f} of {space.total / GB:.1f} GB free in /dev/shm"
+    return judged("shared memory", found, False, space.free < SHARED_BYTES, mend)
+
+
+def open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard  # Ray raises the soft limit itself
+    mend = "raise the limit: ulimit -Hn 65536, or nofile in /etc/security/limits.conf"
+    return judged("open files", f"limit {soft:,}, may be raised to {most:,}", most < 1024, most < 8192, mend)
+
+
+def disk(storage: str) -> Finding:
+    """Of the place where runs are kept."""
+    if "://" in storage:
+        from foundray.doctor.probes import probed
+
+        return probed("storage", storage)
+    there = Path(storage).expanduser().absolute()
+    while not os.access(there, os.F_OK):
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        return Finding("storage", "wrong", f"{there} cannot be written", "name a folder of your own with --storage")
+    free = shutil.disk_usage(there).free
+    mend = f"free some of the disk that {there} is on, or keep runs elsewhere: checkpoints and prepared data go there"
+    return judged("storage", f"{free / GB:,.1f} GB free for {storage}", free < 0.5 * GB, free < 5 * GB, mend)
+
+
+def temporary_folder() -> Finding:
+    """Ray's, where its sockets are."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    length = len(os.fsencode(Path(folder) / SESSION))
+    if length > SOCKET_BYTES:
+        mend = (
+            f"set RAY_TMPDIR to a folder at least {length - SOCKET_BYTES} bytes shorter, such as /tmp: Ray's sockets lie in it"
+        )
+        return Finding("temporary folder", "wrong", f"{folder} makes socket paths of {length} bytes, of {SOCKET_BYTES}", mend)
+    try:
+        space = shutil.disk_usage(folder)
+    except OSError:
+        return Finding(
+            "temporary folder", "wrong", f"there is no {folder}", "make it, or set RAY_TMPDIR to a folder that is there"
+        )
+    share = 1 - space.free / space.total
+    mend = f"free some of the disk that {folder} is on: Ray keeps no objects on one that is {FULL:.0%} full"
+    return judged("temporary folder", f"{folder}, on a disk that is {share:.0%} full", share > FULL, False, mend)
+
+
+def clock() -> Finding:
+    now, installed = time.time(), Path(__file__).stat().st_mtime
+    found = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    mend = "set the clock: it is earlier than the time at which Foundray was installed; object stores refuse requests then"
+    return judged("clock", found, False, now < installed - 1, mend)

@@ -1,0 +1,144 @@
+"""A run's records as they come, wherever its folder lies; reading them costs what is new, however long the run is."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from foundray.errors import InputError
+from foundray.holder import HOLDER, PATIENCE_SECONDS
+from foundray.processes import living
+from foundray.run import Run
+from foundray.storage import Store, reading
+
+LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 5.0
+"""Between two looks. An object store is written to every few seconds only, and charges for each look."""
+FILES = ("metrics.jsonl", "events.jsonl")
+"""In this order, against that of writing: with a step, whatever happened before it is read at the latest."""
+ENDS = ("finished", "failed", "stopped")
+"""Kinds of events after which a command ends."""
+
+Record = dict[str, Any]
+
+
+class Follower:
+    def __init__(self, folder: Store):
+        self.files = [folder / name for name in FILES]
+        self.read = dict.fromkeys(FILES, 0)
+        """Bytes of each file that were read: up to the end of a line."""
+        self.anew = True
+        """Whether the last call began at the start, since the record is another one: what was told before is void."""
+
+    def new(self) -> list[Record]:
+        """What was recorded since the last call, in order of time. Raises InputError where it cannot be read."""
+        self.anew = not any(self.read.values())
+        try:
+            tails = [self._tail(file) for file in self.files]
+        except _Shorter:
+            self.anew, self.read = True, dict.fromkeys(FILES, 0)
+            tails = [self._tail(file) for file in self.files]
+        records = [_parsed(line, file) for file, tail in zip(self.files, tails, strict=True) for line in tail.split(b"\n")[:-1]]
+        for file, tail in zip(self.files, tails, strict=True):
+            self.read[file.name] += len(tail)
+        return sorted(records, key=lambda record: record["time"])
+
+    def _tail(self, file: Store) -> bytes:
+        """The complete lines after what was read."""
+        start = self.read[file.name]
+        try:
+            with reading(file), file.filesystem.open_input_file(file.path) as stream:
+                if (size := stream.size()) < start:
+                    raise _Shorter
+                stream.seek(start)
+                content: bytes = stream.read(size - start)
+        except InputError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            if start:
+                raise _Shorter from None
+            return b""
+        return content[: content.rfind(b"\n") + 1]
+
+
+class _Shorter(Exception):
+    """A file has lost some of what was read of it."""
+
+
+def _parsed(line: bytes, file: Store) -> Record:
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        raise InputError(f"{file} is damaged: a line of it is no JSON object ({line[:40]!r}...)") from None
+
+
+class Pulse:
+    """Whether a command works on a run, seen from outside, without waiting."""
+
+    def __init__(self, folder: Store):
+        self.file = folder / HOLDER
+        self.beat: tuple[str, int] | None = None
+        self.changed = time.monotonic()
+        """When the beat last did."""
+
+    def beats(self) -> bool:
+        """The holder's process tells, on this machine; elsewhere, that its counter has moved not long ago."""
+        try:
+            holder = json.loads(self.file.read_text()) if self.file.exists() else None
+        except (InputError, ValueError):  # storage may be away for a while
+            return time.monotonic() - self.changed < PATIENCE_SECONDS
+        if holder is None:
+            return False
+        if holder["host"] == platform.node():
+            if alive := living(holder["pid"], holder.get("process", "")) is not None:
+                self.changed = time.monotonic()
+            return alive
+        if (beat := (holder["token"], holder["beats"])) != self.beat:
+            self.beat, self.changed = beat, time.monotonic()
+        return time.monotonic() - self.changed < PATIENCE_SECONDS
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a run shows."""
+
+    records: list[Record]
+    """Those that are new, in order of time."""
+    anew: bool
+    """Whether they are all that there is, and what was told before is void."""
+    alive: bool
+    """Whether a command works on the run."""
+    problem: str = ""
+    """Why nothing could be read, if so."""
+
+
+def looks(run: Run) -> Iterator[Look]:
+    """Look at a run every second or so, until it has ended, or no command has worked on it for a while.
+
+    One without any record is waited for. Raises InputError where the first look fails.
+    """
+    follower, pulse = Follower(run.folder), Pulse(run.folder)
+    look: Look | None = None
+    last: Record | None = None
+    alive_at = time.monotonic()
+    while True:
+        alive = pulse.beats()  # before reading, so that whoever was gone has written all that he will
+        alive_at = time.monotonic() if alive else alive_at
+        try:
+            records = follower.new()
+            look = Look(records, follower.anew, alive)
+        except InputError as error:
+            if look is None:
+                raise
+            look = Look([], False, alive, str(error))
+        events = [record for record in look.records if "event" in record]
+        last = events[-1] if events else None if look.anew else last
+        yield look
+        ended = last is not None and last["event"] in ENDS
+        abandoned = last is not None and time.monotonic() - alive_at > PATIENCE_SECONDS
+        if not alive and not look.problem and (ended or abandoned):
+            return
+        time.sleep(LOCAL_SECONDS if run.folder.is_local else REMOTE_SECONDS)

@@ -1,0 +1,1 @@
+"""Runs as Ray jobs: submitted to a cluster, followed, asked and stopped there."""

@@ -1,0 +1,159 @@
+"""Sending a run to a cluster as a Ray job, whose submission id is the run's name: so that there is one of it at a time."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foundray.admission import ADMITTED, EXPECTED, digest_of_code
+from foundray.errors import InputError, RunFailed
+from foundray.jobs.client import Client
+from foundray.jobs.follow import exit_status, lines
+from foundray.jobs.package import packed
+from foundray.loading import load_spec, read_yaml
+from foundray.spec import Spec
+from foundray.storage import Store
+
+VERBS = ("train", "tune", "prepare", "resume")
+STOP_SECONDS = 300
+"""Longest that a run may take to come to a step boundary and write its checkpoint."""
+ADMIT_SECONDS = 120.0
+"""Longest that submitting waits to hear that the run has been let in."""
+SETTLE_SECONDS = 2.0
+"""In which Ray lets go of a job that is over, before its name is used again."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is sent."""
+
+    name: str
+    """Its submission id."""
+    entrypoint: str
+    metadata: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine: bool, as_json: bool) -> Job:
+    """A verb's job on a cluster. On this machine's, paths mean what they mean here. Raises InputError."""
+    flags = " --json" if as_json else ""
+    if verb == "resume":
+        _check_place("the run's folder", target, on_this_machine)
+        run = Store.at(target).url.rstrip("/")
+        metadata = {"run": run, "verb": verb}
+        return Job(Path(run).name, f"resume {shlex.quote(run)}{_sets(overrides)}{flags}", metadata)
+    spec = load_spec(target, overrides)
+    places = _places(spec)
+    for name, place in places.items():
+        _check_place(name, place, on_this_machine)
+    absolute = {name: Store.at(place).url for name, place in places.items() if "://" not in place}
+    run = f"{absolute.get('storage', spec.storage).rstrip('/')}/{spec.name}"
+    metadata = {"run": run, "verb": verb, "fingerprint": spec.fingerprint()}
+    name = spec.name if verb == "train" else f"{spec.name}-{verb}"
+    files = {"spec.yaml": read_yaml(target, "the spec")}
+    return Job(name, f"{verb} spec.yaml{_sets({**overrides, **absolute})}{flags}", metadata, files)
+
+
+def _sets(overrides: Mapping[str, Any]) -> str:
+    return "".join(f" --set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in overrides.items())
+
+
+def _places(spec: Spec) -> dict[str, str]:
+    """Whatever the spec names that lies somewhere, by the field's name."""
+    sources = {f"data.sources.{index}.path": source.path for index, source in enumerate(spec.data.sources)}
+    tokenizer = {"data.tokenizer.path": spec.data.tokenizer.path} if spec.data.tokenizer.path else {}
+    return {"storage": spec.storage, **sources, **tokenizer}
+
+
+def _check_place(name: str, place: str, on_this_machine: bool) -> None:
+    """Raises InputError for what only this machine could make sense of, and for secrets."""
+    parts = urllib.parse.urlsplit(place) if "://" in place else None
+    if parts and "@" in parts.netloc:
+        raise InputError(
+            f"{name} holds a user or a secret in its URL, and secrets do not travel: give them to the cluster's nodes, by "
+            "their role or environment, and leave them out here"
+        )
+    if not parts and not on_this_machine and not Path(place).is_absolute():
+        raise InputError(
+            f"{name} is {place}, which the cluster's nodes do not know: give a URL such as s3://bucket/{Path(place).name}, or "
+            "the absolute path of a folder that all nodes share"
+        )
+
+
+@dataclass
+class Submission:
+    """A job on a cluster, which this command or one before submitted."""
+
+    client: Client
+    job: Job
+    mark: str
+    """What the line of its log has in it after which its own output begins."""
+    is_new: bool
+
+    def lines(self) -> Iterator[str | None]:
+        return lines(self.client, self.job.name, self.mark)
+
+    def admitted(self, report: Report) -> None:
+        """Wait until the run is let in, showing what it says. Raises InputError or RunFailed where it is not."""
+        last, deadline = "", time.monotonic() + ADMIT_SECONDS
+        for line in self.lines():
+            if line is None and time.monotonic() > deadline:
+                return report(f"{self.job.name} waits for a place on the cluster, or for its packages there")
+            if line is None:
+                continue
+            report(line)
+            last = line
+            if line.startswith(ADMITTED):
+                return
+        if status := exit_status(self.client, self.job.name):
+            said = last.removeprefix("foundray: ") or f"`foundray logs {self.job.name}` has what it said"
+            raise (InputError if status == 2 else RunFailed)(f"{self.job.name} was not let in: {said}")
+
+
+def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool, off_head: bool, report: Report) -> Submission:
+    """Start the job, unless it runs already. `ship` its code or take what is installed there; `off_head`: its driver on
+    another node than the head. Raises InputError."""
+    if client.runs(job.name):
+        return _already(client, job, client.known(job.name), report)
+    if client.info(job.name):
+        client.ray.delete_job(job.name)
+        time.sleep(SETTLE_SECONDS)
+    mark = secrets.token_hex(4)
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)} | ({} if ship else {EXPECTED: digest_of_code()})
+    with packed(client.url, job.files, ship) as folder:
+        environment = {**runtime_env, "env_vars": {**runtime_env.get("env_vars", {}), **variables}, "working_dir": folder}
+        try:
+            client.ray.submit_job(
+                entrypoint=f": {mark}; exec python -m foundray {job.entrypoint}",
+                submission_id=job.name,
+                runtime_env=environment,
+                metadata={**job.metadata, "mark": mark},
+                entrypoint_label_selector={"ray.io/node-id": f"!{client.head()}"} if off_head else None,
+            )
+        except (RuntimeError, ValueError) as error:
+            if "already exists" in str(error):  # another command was quicker
+                return _already(client, job, client.known(job.name), report)
+            raise InputError(f"the cluster did not take {job.name}: {str(error).strip().splitlines()[-1][:300]}") from None
+    report(f"submitted {job.name} to {client.url}")
+    return Submission(client, job, mark, is_new=True)
+
+
+def _already(client: Client, job: Job, other: Any, report: Report) -> Submission:
+    metadata = other.metadata or {}
+    specs = {fingerprint for of in (metadata, job.metadata) if (fingerprint := of.get("fingerprint"))}
+    if metadata.get("run") != job.metadata["run"] or len(specs) > 1:
+        raise InputError(
+            f"the name {job.name} is taken: {client.url} runs another spec by it, into {metadata.get('run', 'elsewhere')}; "
+            "give this one another name (--set name=...), or stop that one"
+        )
+    report(f"{job.name} is on {client.url} already ({other.status.lower()}); no second one was started")
+    return Submission(client, job, metadata.get("mark", ""), is_new=False)

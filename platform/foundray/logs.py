@@ -1,0 +1,55 @@
+"""`foundray logs`: what happened in a run, as its command told it, and more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from foundray.following import Follower, looks
+from foundray.run import Run
+from foundray.sentences import QUIET, Record, dated, plain, progress, remarks, sentence
+
+STEP_SECONDS = 10.0
+"""Of the run's time, between two lines about steps."""
+
+
+def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
+    """A line an event, and one about the steps every ten seconds; to `follow` is to go on until the run ends.
+
+    Raises InputError.
+    """
+    log = Log(run.spec().train.steps, out)
+    if not follow:
+        return log.tell(Follower(run.folder).new())
+    problem = ""
+    for look in looks(run):
+        if look.problem and look.problem != problem:
+            out(plain(look.problem))
+        problem = look.problem
+        if look.anew and log.told:
+            out("the run was begun anew")
+            log = Log(log.steps, out)
+        log.tell(look.records)
+
+
+class Log:
+    def __init__(self, steps: int, out: Callable[[str], None]):
+        self.steps, self.out = steps, out
+        self.told = False
+        """Whether there was anything yet."""
+        self.stepped = -math.inf
+        """The time of the last step that has a line."""
+
+    def tell(self, records: list[Record]) -> None:
+        for record in records:
+            self.told = True
+            for text in self._lines(record):
+                self.out(dated(record, text))
+
+    def _lines(self, record: Record) -> list[str]:
+        if "event" in record:
+            return [] if record["event"] in QUIET else [sentence(record)]
+        if record["time"] - self.stepped < STEP_SECONDS:
+            return remarks(record)
+        self.stepped = record["time"]
+        return [*remarks(record), progress(record, self.steps)]

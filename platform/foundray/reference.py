@@ -1,0 +1,205 @@
+"""Every field of a spec, a task, an example's data file and a run's record, as one Markdown page: `foundray schema --markdown`.
+
+All of it comes from the models that check these: their types, bounds, defaults and docstrings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from foundray.contract import MODALITIES, OBJECTIVES, installed, pairs
+from foundray.spec import Modality, Objective, Source, Spec
+
+HEAD = """# Every field
+
+Written by `foundray schema --markdown` from the code that checks these files. A field's name is what `--set` takes
+(`--set train.steps=500`); `N` stands for a place in a list, counted from 0, and `NAME` for a name of your own. Fields that
+*decide the result* are a run's identity: two runs in which these are equal are one, and a run is not resumed with another
+value of them. The options of objectives and modalities all do.
+"""
+PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "`null`", Any: "anything"}
+BOUNDS = {Gt: ("gt", ">"), Ge: ("ge", "≥"), Lt: ("lt", "<"), Le: ("le", "≤")}
+
+
+@dataclass
+class Part:
+    """A part of the page."""
+
+    title: str
+    level: int
+    """Of its heading: 2 to 4."""
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        """As GitHub and others make it of a title."""
+        return re.sub(r"[^\w\- ]", "", self.title.lower()).replace(" ", "-")
+
+
+def markdown() -> str:
+    """The page."""
+    parts = [*_of_spec(), *_of_tasks(), *_of_data_sets(), *_of_records()]
+    contents = [f"{'  ' * (part.level - 2)}- [{part.title}](#{part.anchor})" for part in parts]
+    texts = ["\n".join(["#" * part.level + f" {part.title}", "", *part.lines]) for part in parts]
+    return "\n\n".join([HEAD.rstrip(), "\n".join(contents), *texts]) + "\n"
+
+
+def _of_spec() -> Iterator[Part]:
+    yield _part(Spec, "A spec", "", 2, decides=True)
+    yield from _inside(Spec, "", 3, decides=True)
+
+
+def _inside(model: type[BaseModel], prefix: str, level: int, decides: bool = False) -> Iterator[Part]:
+    """The parts of the models that a model's fields hold."""
+    for name, info in model.model_fields.items():
+        for inner, step in _models(info.annotation):
+            path = f"{prefix}{name}{step}"
+            yield _part(inner, path, f"{path}.", level, info.description or "", decides)
+            if inner in (Objective, Modality):
+                yield from _installed(inner, path, level + 1)
+            yield from _inside(inner, f"{path}.", level, decides)
+
+
+def _installed(model: type[BaseModel], path: str, level: int) -> Iterator[Part]:
+    """One part for each objective, or modality."""
+    group, together = OBJECTIVES if model is Objective else MODALITIES, pairs()
+    for kind in installed(group):
+        found: type[BaseModel] = entry_points(group=group)[kind].load()
+        about = found.__doc__ if "__doc__" in vars(found) and found.__doc__ else sys.modules[found.__module__].__doc__ or ""
+        if model is Objective:
+            with_these = [modality for modality, objectives in together.items() if kind in objectives]
+            goes = f"Learns from: {', '.join(with_these)}."
+        else:
+            goes = f"Objectives: {', '.join(together[kind])}."
+        part = _part(found, f"{path}: {kind}", f"{path}.", level, about.split("\n\n")[0])
+        part.lines.insert(2, goes + "\n")
+        yield part
+
+
+def _of_tasks() -> Iterator[Part]:
+    from foundray.probing import KINDS
+
+    yield Part("A task", 2, ["The file that `foundray probe RUN --task FILE` takes. Its fields depend on its `kind`."])
+    told: set[type[BaseModel]] = set()
+    for kind, task in KINDS.items():
+        yield _part(task, f"task: {kind}", "", 3, task.__doc__ or "")
+        for name, info in task.model_fields.items():
+            for inner, step in _models(info.annotation):
+                if inner is not Source and inner not in told:  # a source is told as data.sources.N
+                    told.add(inner)
+                    yield _part(inner, f"task: {name}{step}", f"{name}{step}.", 4, info.description or "")
+
+
+def _of_data_sets() -> Iterator[Part]:
+    from foundray.fetching import DataSet
+
+    about = "`examples/*/data.yaml`, which `foundray fetch` reads: where an example's data is, and how to know it."
+    yield _part(DataSet, "An example's data", "", 2, about)
+    yield from _inside(DataSet, "", 3)
+
+
+def _of_records() -> Iterator[Part]:
+    from foundray.records import EVENTS, Step
+
+    yield Part("A run's record", 2, ["What a run writes into its folder as it goes: a JSON object a line."])
+    yield Part("metrics.jsonl", 3, [Step.__doc__ or "", "", *_fields(Step)])
+    lines = ["Each has the `time`, as above, and in `event` one of these words:", ""]
+    for kind, model in EVENTS.items():
+        lines += [f"- `{kind}`: {model.__doc__}", *(f"  {line}" for line in _fields(model, ("time", "event")))]
+    yield Part("events.jsonl", 3, lines)
+
+
+def _fields(model: type[BaseModel], but: tuple[str, ...] = ()) -> list[str]:
+    """A line a field."""
+    fields = [(name, info) for name, info in model.model_fields.items() if name not in but]
+    return [f"- `{name}` ({_words(info.annotation, info.metadata)}): {info.description}" for name, info in fields]
+
+
+def _part(model: type[BaseModel], title: str, prefix: str, level: int, about: str = "", decides: bool = False) -> Part:
+    """A model, as a table; where it `decides`, with a column for whether a field decides the result."""
+    lines = [" ".join(about.split()), ""] if about else []
+    if not model.model_fields:
+        return Part(title, level, [*lines, "It has no options."])
+    columns = ["field", "what it takes", "default", *(["decides the result"] if decides else []), "meaning"]
+    lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for name, info in model.model_fields.items():
+        path = prefix + name
+        verdict = [_decides(info, path)] if decides else []
+        cells = [f"`{path}`", _words(info.annotation, info.metadata), _default(info), *verdict, info.description or ""]
+        lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |")
+    return Part(title, level, lines)
+
+
+def _decides(info: FieldInfo, path: str) -> str:
+    if _models(info.annotation):
+        return ""
+    return "yes" if Spec.decides(path.replace(".N.", ".0.")) else "no"
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = info.get_default(call_default_factory=True)
+    return "its fields'" if isinstance(value, BaseModel) else f"`{_literal(value)}`"
+
+
+def _literal(value: Any) -> str:
+    """A value, as YAML takes it."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_literal, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _models(kind: Any) -> list[tuple[type[BaseModel], str]]:
+    """The models that a type holds, and what a path needs to come to them."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [(kind, "")]
+    step = {list: ".N", dict: ".NAME"}.get(get_origin(kind) or kind, "")
+    return [(model, step + more) for part in get_args(kind) for model, more in _models(part)]
+
+
+def _words(kind: Any, metadata: list[Any]) -> str:
+    """A type, with its bounds."""
+    if get_origin(kind) in (Union, types.UnionType) and metadata:  # the bounds are those of what may be null
+        return " or ".join(_plain(part) if part is type(None) else _words(part, metadata) for part in get_args(kind))
+    bounds = [
+        f"{sign} {getattr(bound, name):{',' if isinstance(getattr(bound, name), int) else 'g'}}"
+        for bound in metadata
+        for type_, (name, sign) in BOUNDS.items()
+        if isinstance(bound, type_)
+    ]
+    bounds += [f"matching `{bound.pattern}`" for bound in metadata if getattr(bound, "pattern", None)]
+    bounds += ["not empty" for bound in metadata if isinstance(bound, MinLen)]
+    return f"{_plain(kind)} {' and '.join(bounds)}".rstrip()
+
+
+def _plain(kind: Any) -> str:
+    origin, inside = get_origin(kind), get_args(kind)
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return "fields"
+    if origin is Annotated:
+        return _words(inside[0], [m for bound in inside[1:] for m in getattr(bound, "metadata", [bound])])
+    if origin is Literal:
+        return ("one of " if len(inside) > 1 else "") + ", ".join(f"`{value}`" for value in inside)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_plain, inside))
+    if origin is list or inside[1:] == (...,):
+        return f"[{_plain(inside[0])}, ...]"
+    if origin is tuple:
+        return f"[{', '.join(map(_plain, inside))}]"
+    if origin is dict:
+        return f"{{NAME: {_plain(inside[1])}, ...}}"
+    raise TypeError(f"there are no words for {kind}")

@@ -1,0 +1,21 @@
+"""Stopping a run from outside, at a step boundary and with a checkpoint, wherever it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from foundray.holder import ask_to_stop, is_held
+from foundray.run import Facts, Run
+
+BEAT_SECONDS = 0.5
+
+
+def stop(run: Run, report: Callable[[str], None]) -> Facts:
+    """Ask the command that runs the run to stop, and wait until it has; where none does, nothing is to be done."""
+    if is_held(run.folder):
+        ask_to_stop(run.folder)
+        report("asked; it ends after the step under way, with a checkpoint")
+        while is_held(run.folder):
+            time.sleep(BEAT_SECONDS)
+    return run.facts()

@@ -1,0 +1,122 @@
+"""Runs as jobs of a real cluster that asks for a token, whose head is killed and comes back."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import small_spec, write_spec
+from tests.integration.conftest import foundray
+
+from foundray.local_cluster import LocalCluster
+
+STEPS = 120
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """A head whose state is kept in a Redis, and three nodes."""
+    folder = tempfile.mkdtemp(prefix="fr-")  # short: Ray's sockets lie in it, and their paths are limited
+    before = os.environ.get("FOUNDRAY_LOCAL_CLUSTER")
+    os.environ["FOUNDRAY_LOCAL_CLUSTER"] = folder
+    Path(folder).rmdir()
+    made = LocalCluster.up(3, {"CPU": 1}, redis=True)
+    yield made
+    made.down()
+    del os.environ["FOUNDRAY_LOCAL_CLUSTER"]
+    if before:
+        os.environ["FOUNDRAY_LOCAL_CLUSTER"] = before
+
+
+@pytest.fixture(scope="module")
+def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("submitted")
+    train = {"steps": STEPS, "micro_batches": 8, "micro_batch_size": 4, "evaluate_every": 1000, "checkpoint_every": 1000}
+    scale = {"workers": [1, 3], "resources": {"CPU": 1}}
+    return write_spec(folder, small_spec(prose, folder / "runs", model__width=64, train=train, scale=scale))
+
+
+def wait_for_step(run: Path, step: int) -> int:
+    """The step at which the run is, once it is so far."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (run / "metrics.jsonl").exists():
+            steps = (run / "metrics.jsonl").read_text().count("\n")
+            if steps >= step:
+                return steps
+        time.sleep(0.2)
+    raise AssertionError(f"{run} did not come to step {step}")
+
+
+def test_a_run_submitted_stopped_and_resumed_past_a_lost_head_is_the_run_on_a_laptop(cluster: LocalCluster, spec: Path) -> None:
+    url, runs = cluster.url, spec.parent / "runs"
+    calm = foundray("train", spec, "--set", "name=calm", "--set", "scale.workers=1", "--json").facts["weights_sha256"]
+
+    sent = foundray("submit", spec, "--cluster", url, "--off-head", "--json")
+    assert sent.facts["new"] and sent.facts["run"] == str(runs / "small")
+    again = foundray("submit", spec, "--cluster", url, "--json")
+    assert not again.facts["new"] and "no second one was started" in again.out
+    assert "the name small is taken" in foundray("submit", spec, "--set", "optimizer.lr=0.001").refusal
+
+    stopped_after = wait_for_step(runs / "small", 5)
+    assert foundray("stop", "small", "--cluster", url).status == 0
+    status = foundray("status", "small", "--cluster", url, "--json").facts
+    assert (status["status"], status["state"]) == ("STOPPED", "stopped")
+    assert stopped_after <= status["step"] < STEPS
+    assert [path.name for path in (runs / "small" / "checkpoints").iterdir()] == [f"step-{status['step']:08d}"]
+
+    assert foundray("submit", spec, "--cluster", url, "--off-head", "--json").facts["new"]
+    wait_for_step(runs / "small", status["step"] + 5)
+    cluster.kill("head")
+    cluster.restart_head()
+    followed = foundray("logs", "small", "--cluster", url, "--follow")
+    assert followed.status == 0, followed.err
+    assert re.search(rf"step {STEPS}: validation loss", followed.out)
+
+    facts = foundray("status", "small", "--cluster", url, "--json").facts
+    assert (facts["status"], facts["state"], facts["weights_sha256"]) == ("SUCCEEDED", "finished", calm)
+    assert "every one used exactly once" in foundray("audit", runs / "small").out
+
+
+def test_a_driver_that_died_with_the_head_is_taken_up_by_submitting_again(cluster: LocalCluster, spec: Path) -> None:
+    run = spec.parent / "runs" / "head"
+    changes = ("--set", "name=head", "--set", "train.checkpoint_every=5")
+    assert foundray("submit", spec, *changes, "--json").facts["new"]
+    wait_for_step(run, 10)
+    cluster.kill("head")
+    cluster.restart_head()
+    done = foundray("submit", spec, *changes, "--follow", "--json")
+    facts = done.facts
+    assert facts["state"] == "finished" and facts["restarts"] == 1
+    assert facts["weights_sha256"] == foundray("status", spec.parent / "runs" / "small", "--json").facts["weights_sha256"]
+
+
+def test_bad_input(cluster: LocalCluster, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, said in (
+        (("--cluster", "http://127.0.0.99:9"), "no cluster answers at http://127.0.0.99:9"),
+        (("--cluster", "ray://here"), "give the URL of the cluster's dashboard"),
+        (("--set", "storage=s3://key:secret@bucket/runs"), "secrets do not travel"),
+        (("--set", "model.widht=3"), "did you mean 'width'?"),
+        (("--set", "name=small", "--set", "optimizer.lr=0.5"), "the run folder"),
+        (("--set", "data.sources.0.path=/none.txt", "--set", "name=none"), "the source /none.txt does not exist"),
+        (("--runtime-env", tmp_path / "none.yaml"), "none.yaml cannot be read"),
+    ):
+        assert said in foundray("submit", spec, *arguments).refusal.replace("\n", " "), arguments
+    assert "knows no run nobody; there are:" in foundray("status", "nobody", "--cluster", cluster.url).refusal
+    assert "knows no run nobody" in foundray("stop", "nobody", "--cluster", cluster.url).refusal
+    monkeypatch.setenv("FOUNDRAY_LOCAL_CLUSTER", str(tmp_path / "elsewhere"))  # from where the token is not known
+    assert "asks for a token: set RAY_AUTH_MODE=token" in foundray("submit", spec, "--cluster", cluster.url).refusal
+    (tmp_path / "token").write_text("x" * 64)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert "did not take the token" in foundray("submit", spec, "--cluster", cluster.url).refusal
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    assert "RAY_AUTH_TOKEN_PATH" in foundray("submit", spec, "--cluster", cluster.url).refusal
+    relative = write_spec(tmp_path, small_spec(Path("data.txt"), Path("runs")))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.folder / "token"))
+    assert "which the cluster's nodes do not know" in foundray("submit", relative, "--cluster", cluster.url).refusal
