@@ -108,6 +108,14 @@ def test_why_a_group_broke(reason: str, workers: int, title: str) -> None:
     assert [one.title for one in incidents(events, steps(1, 8, 1))][1:] == [title]
 
 
+def test_a_run_that_was_asked_to_stop() -> None:
+    events = [at(0, "command"), at(1, "workers_started", step=0, workers=1, state="storage"), at(9, "stopped", step=8, by="me")]
+    events += [at(99, "command"), at(100, "workers_started", step=8, workers=1, state="storage")]
+    found = incidents(events, [*steps(1, 8, 1), *steps(9, 10, 100)])
+    assert [one.title for one in found][1:] == ["Stopped, asked to by me", "Resumed after a pause of 1 min 30 s"]
+    assert not any(one.alarming for one in found)
+
+
 def test_a_kind_of_event_that_is_new_is_told_by_its_name() -> None:
     assert incidents([at(0, "command"), at(1, "comet_struck", reason="it fell")], [])[1].title == "Comet struck"
 

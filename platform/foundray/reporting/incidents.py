@@ -125,7 +125,7 @@ class _Gatherer:
             self.workers, self.ended, self.moving = 0, False, []
         elif kind == "workers_started":
             self._started(record)
-        elif kind in ("failed", "finished"):
+        elif kind in ("failed", "finished", "stopped"):
             self._new(record, "stop" if kind == "failed" else "end")
             self.open, self.ended, self.moving = None, True, []
         elif kind in CHAIN:
@@ -246,7 +246,7 @@ _TITLES = {
     "numbers": _numbers,
     "storage": _storage,
     "stop": lambda one, known: "The command ended: the run failed",
-    "end": lambda one, known: "Finished",
+    "end": lambda one, known: f"Stopped, asked to by {known['stopped']['by']}" if "stopped" in known else "Finished",
 }
 _CHAIN_TITLES = {
     "command": _moved,

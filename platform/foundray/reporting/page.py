@@ -22,7 +22,7 @@ SYMBOLS = {"start": "▶", "fault": "▼", "change": "◆", "storage": "■", "n
 """Of the pictures' markers, in text."""
 MEANINGS = {
     "start": "start", "fault": "workers or a driver lost", "change": "a change, nothing lost", "storage": "storage",
-    "numbers": "bad numbers", "stop": "a command failed", "end": "end",
+    "numbers": "bad numbers", "stop": "a command failed", "end": "end of a command",
 }  # fmt: skip
 PARTS = {
     "stepping": "steps that count", "data_wait": "waiting for data", "copying": "copying the state", "evaluating": "evaluating",

@@ -112,7 +112,7 @@ def worlds(events: Records, clock: Clock) -> tuple[list[float], list[int]]:
     """(running time, workers from then on): a group keeps its size until the next one, or until there is none."""
     moments, sizes = [], []
     for event in events:
-        if event["event"] in ("workers_started", "too_few", "command", "failed", "finished"):
+        if event["event"] in ("workers_started", "too_few", "command", "failed", "stopped", "finished"):
             moments.append(float(clock.at(event["time"])))
             sizes.append(event["workers"] if event["event"] == "workers_started" else 0)
     return moments, sizes
