@@ -65,7 +65,8 @@ class DataSet(Section):
 def fetch(name: str, to: Path, mirror: Path | None = None, report: Callable[[str], None] = lambda line: None) -> Path:
     """Get the data of an example, by its name or folder, into the folder of its name in `to`; what is there and right stays.
 
-    `mirror` holds a folder for each data set, and is used in place of the network. Raises InputError.
+    `mirror` holds a folder for each data set, and is used in place of the network. Beside the folder, hidden from whoever
+    reads data there, lies what is known of it, its licence for one. Raises InputError.
     """
     described = _described(name)
     data, target = load_data_set(described), to / described.parent.name
@@ -77,8 +78,17 @@ def fetch(name: str, to: Path, mirror: Path | None = None, report: Callable[[str
         origin = _mirrored(mirror / data.set, file_name, file) if mirror else file.url
         _get(origin, place, file)
         report(f"{place}: {place.stat().st_size:,} bytes from {origin}")
+    _note(described, target)
     report(f"licence: {data.licence}")
     return target
+
+
+def _note(described: Path, target: Path) -> None:
+    place = target.with_name(f".{target.name}.yaml")
+    try:
+        shutil.copyfile(described, place)
+    except OSError as error:
+        raise InputError(f"{place} cannot be written: {error.strerror or error}") from None
 
 
 def load_data_set(file: Path) -> DataSet:

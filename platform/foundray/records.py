@@ -55,6 +55,8 @@ class Command(Line):
     event: Literal["command"]
     workers: tuple[int, int]
     """The fewest and the most that it takes."""
+    environment: dict[str, str]
+    """Versions of Python and of the packages that can change a result, and the platform."""
 
 
 class Places(Line):
@@ -79,6 +81,8 @@ class MemberReady(Line):
     """Since it was started."""
     device: str
     """That it computes on."""
+    hardware: str
+    """The GPU's name, or what of a CPU's instructions is used: equal ones compute equal bits."""
     model_s: float
     """Seconds of these for the model."""
 

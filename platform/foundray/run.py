@@ -8,6 +8,8 @@ events.jsonl      what happened: starts, restarts, evaluations, checkpoints, the
 metrics.jsonl     one line a step
 tensorboard/
 forecast.json     of its loss, where one was stated before it began
+probes/           judgements by `foundray probe`, one a task
+report.html       by `foundray report`
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from foundray.spec import Spec, differences
 from foundray.storage import Store, writing
 
 FORECAST = "forecast.json"
+PROBES = "probes"
 
 
 @dataclass
@@ -132,7 +135,8 @@ class Run:
         lines = "".join(json.dumps(record) + "\n" for record in records).encode()
         if target.is_local:
             path = Path(target.path)
-            size = path.stat().st_size if path.exists() else 0
+            with writing(target):
+                size = _whole_lines(path)
             try:
                 with writing(target), path.open("ab") as stream:
                     stream.write(lines)
@@ -183,6 +187,20 @@ def _told_apart_by(spec: Spec) -> dict[str, Any]:
     """What decides the result, and where the data lies, however the path is written."""
     paths = {f"data.sources.{i}.path": Store.at(source.path).url for i, source in enumerate(spec.data.sources)}
     return spec.identity() | paths
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes of the file's complete lines; one that a killed writer left unfinished is cut off, or the next would join it."""
+    if not path.exists():
+        return 0
+    with path.open("rb+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        if stream.read(1) not in (b"", b"\n"):
+            stream.seek(0)
+            size = stream.read().rfind(b"\n") + 1
+            stream.truncate(size)
+    return size
 
 
 def _repeated(steps: list[int]) -> int:

@@ -52,6 +52,7 @@ def test_by_url_and_then_nothing_more(served: tuple[Path, str], tmp_path: Path) 
     name = example(tmp_path, f"{served[1]}/a.txt")
     folder = foundray.fetch(name, tmp_path / "data")
     assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [("a.txt", CONTENT)]
+    assert load_data_set(tmp_path / "data" / ".example.yaml").licence == "free"
     (served[0] / "a.txt").unlink()
     told: list[str] = []
     foundray.fetch(name, tmp_path / "data", report=told.append)

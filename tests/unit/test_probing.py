@@ -167,6 +167,9 @@ def test_classes_of_images_from_end_to_end(tmp_path: Path) -> None:
     assert (found.facts["fitted to"], found.facts["tested on"]) == (6, 18)
     by_group = foundray.probe(run.folder.url, task_file(tmp_path, **task, leave_one_group_out=True), {"probe": "knn"})
     assert (by_group.ours, len(by_group.random), by_group.facts["tested on"]) == ([1.0], 2, 12)
+    foundray.probe(run.folder.url, task_file(tmp_path, **task, labels_per_class=3))  # in place of the first
+    kept = [json.loads(file.read_text()) for file in (tmp_path / "runs/small/probes").iterdir()]
+    assert sorted((one["task"]["probe"], one["ours"]) for one in kept) == [("knn", [1.0]), ("linear", [1.0, 1.0])]
     assert "1.0000 ± 0.0000" in found.table()
     with pytest.raises(InputError, match="labels_per_class: class 'l' has 12 examples, fewer than 13"):
         foundray.probe(run.folder.url, task_file(tmp_path, **task, labels_per_class=13))

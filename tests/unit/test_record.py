@@ -56,6 +56,16 @@ def test_a_step_that_comes_twice_is_recorded_once_and_one_done_again_twice(tmp_p
     assert (again.evaluated, again.losses[-1]) == (5, (5, 1.0))
 
 
+def test_a_line_that_a_killed_writer_left_unfinished_is_cut_off(tmp_path: Path) -> None:
+    run = Run(Store.at(tmp_path))
+    run.append("events.jsonl", [event("command")])
+    with (tmp_path / "events.jsonl").open("a") as stream:
+        stream.write('{"time": 18')
+    assert run.records("events.jsonl") == [event("command")]
+    run.append("events.jsonl", [event("finished")])
+    assert run.records("events.jsonl") == [event("command"), event("finished")]
+
+
 def test_records_wait_until_storage_takes_them(tmp_path: Path) -> None:
     (folder := tmp_path / "run").mkdir()
     subject = recorder(folder)

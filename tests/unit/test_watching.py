@@ -117,7 +117,7 @@ def test_only_what_is_new_is_read(recorded: Run) -> None:
     follower = Follower(recorded.folder)
     follower.new()
     file = Path(recorded.folder.path, "metrics.jsonl")
-    file.write_bytes(b"x" * file.stat().st_size)
+    file.write_bytes(b"x" * (file.stat().st_size - 1) + b"\n")
     recorded.append("metrics.jsonl", [step(6, 119.0)])
     assert [record["step"] for record in follower.new()] == [6]
 

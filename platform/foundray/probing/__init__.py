@@ -5,6 +5,9 @@ A task is a YAML file. Its `kind` is a class in a module of its own, with the ta
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,8 @@ from foundray.probing.acting import Return
 from foundray.probing.classify import Classify
 from foundray.probing.forecast import Forecast
 from foundray.probing.task import Judgement, Task
-from foundray.run import Run
-from foundray.spec import nearest
+from foundray.run import PROBES, Run
+from foundray.spec import digest, nearest
 
 KINDS: dict[str, type[Task]] = {"classify": Classify, "forecast": Forecast, "return": Return}
 
@@ -32,5 +35,10 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
 
 
 def probe(run: Run, task: Task) -> Judgement:
-    """Judge the run's newest weights by the task. Raises InputError."""
-    return task.judge(run)
+    """Judge the run's newest weights by the task, and keep the judgement in the run's folder. Raises InputError."""
+    judgement = task.judge(run)
+    fields = task.model_dump(mode="json")
+    kept = {"time": time.time(), "step": run.facts().step, "task": fields, **judgement.to_dict()}
+    with contextlib.suppress(InputError):  # a run may lie where nothing can be written; what was found is told anyway
+        (run.folder / PROBES / f"{task.kind}-{digest(fields)[:8]}.json").write_text(json.dumps(kept, indent=1))
+    return judgement

@@ -157,4 +157,4 @@ class Crew:
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: facts[name] for name in ("device", "model_s") if name in facts}
+    return {name: facts[name] for name in ("device", "hardware", "model_s") if name in facts}

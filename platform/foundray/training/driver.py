@@ -15,6 +15,7 @@ from foundray.admission import admit
 from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
+from foundray.environment import environment
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.holder import Holder
 from foundray.run import Facts, Run, event
@@ -151,7 +152,7 @@ def _run(
     )
     scores = spec.objective.build().scores
     recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress)
-    recorder.write([event("command", workers=list(spec.scale.workers))])
+    recorder.write([event("command", workers=list(spec.scale.workers), environment=environment())])
     places = Places(run, spec, workers, work.board, recorder.requests)
     conductor = Conductor(spec, run, work, recorder, places, holder)
     go_on = f"`foundray resume {run.folder}` goes on from the last checkpoint"

@@ -69,6 +69,7 @@ class Loop:
             "blocks": layout.blocks,
             "parameters": [(e.name, list(e.shape), e.first) for e in layout.entries],
             "device": str(self.trainer.device),
+            "hardware": _kind(self.trainer.device),
             "free_bytes": _free_bytes(self.trainer.device),
             "model_s": round(self.warm_s, 3),
         }

@@ -1,0 +1,88 @@
+"""Numbers, durations and specs in words."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from foundray.spec import Spec
+
+OPTIMIZERS = {"adamw8bit": "8-bit AdamW", "adamw": "AdamW", "lion8bit": "8-bit Lion"}
+SCHEDULES = {"wsd": "warm-up, stable, decay", "cosine": "cosine", "constant": "constant"}
+
+
+def redacted(text: str) -> str:
+    """Without the credentials of URLs: what stands before `@`, and keys in queries."""
+    text = re.sub(r"(://)(?:[^/\s@]*|[^/\s@:]+:(?!\d+/)[^\s@]+)@", r"\1", text)
+    return re.sub(r"(?i)([?&][^=&\s]*(?:key|secret|token|password|sig|signature|sas)[^=&\s]*=)[^&\s\"'<>]+", r"\1…", text)
+
+
+def duration(seconds: float) -> str:
+    """`0.8 s`, `42 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def count(number: float) -> str:
+    """`950`, `12.6k`, `1.86M`: three digits and a unit."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.3g}"
+
+
+def size(number: float) -> str:
+    """Of bytes: `1.86 MB`."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number:.0f} B"
+
+
+def loss(number: float | None) -> str:
+    """Four places behind the point, or four digits of what is very small or large."""
+    if number is None:
+        return "—"
+    return f"{number:.4f}" if 0.01 <= abs(number) < 1000 else f"{number:.4g}"
+
+
+def percent(share: float | None) -> str:
+    return "—" if share is None else f"{share:.1%}".replace("%", " %")
+
+
+def moment(seconds: float) -> str:
+    """A time since the epoch, in UTC: a page is read in other places than where it was made."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def plural(number: int, one: str, several: str = "") -> str:
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def workers(scale: tuple[int, int]) -> str:
+    fewest, most = scale
+    return plural(fewest, "worker") if fewest == most else f"{fewest} to {most} workers"
+
+
+def described(spec: Spec, parameters: int | None) -> str:
+    """The spec's essentials in two sentences."""
+    model, data, train = spec.model, spec.data, spec.train
+    objective = spec.objective.kind.replace("_", " ")
+    sources = plural(len(data.sources), "source")
+    cut = f", cut by {data.tokenizer.kind}" if data.modality.kind == "text" else ""
+    whole = f"{count(parameters)} parameters: " if parameters else ""
+    sums = "summed exactly" if train.exact else "summed in fp32"
+    return (
+        f"Learns {objective} on {data.modality.kind} from {sources}{cut}, with {whole}width {model.width}, "
+        f"depth {model.depth}, {plural(model.heads, 'head')}, context {model.context:,}. Trains {plural(train.steps, 'step')} "
+        f"of {spec.tokens_per_step:,} tokens by {OPTIMIZERS[spec.optimizer.kind]} at a peak rate of {spec.optimizer.lr:g} "
+        f"({SCHEDULES[spec.schedule.kind]}), seed {spec.seed}, gradients {sums}, on {workers(spec.scale.workers)}."
+    )
