@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 
-.PHONY: demo test check bench bench-faults bench-examples bench-tuning chaos clean
+.PHONY: demo test tools check bench bench-faults bench-examples bench-tuning chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -16,6 +16,11 @@ demo: $(VENV)/.ready  ## train on the standard library's source, about two minut
 
 test: check  ## all checks and tests
 	$(BIN)/pytest
+
+tools:  ## Debian's programs that some tests run, and are skipped without: needs root
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server redis-tools prometheus \
+		chromium fonts-dejavu-core openssh-server openssh-client rsync iproute2 curl shellcheck > /dev/null
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

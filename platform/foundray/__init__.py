@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "fetch", "forecast", "prepare", "probe", "resume",
-    "sample", "samples", "status", "stop", "train", "transfer", "tune",
+    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "fetch", "forecast", "prepare", "probe", "report",
+    "resume", "sample", "samples", "status", "stop", "train", "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -88,6 +88,15 @@ def stop(run: SpecPath, report: Report = _silent) -> Facts:
     from foundray.stopping import stop as stop_run
 
     return stop_run(Run.open(_path(run)), report)
+
+
+def report(runs: Sequence[SpecPath], out: SpecPath | None = None) -> str:
+    """Write one HTML page of a run, or of several side by side; gives its place. Raises InputError."""
+    from foundray.reporting import report as write
+    from foundray.run import Run
+    from foundray.storage import Store
+
+    return write([Run.open(_path(run)) for run in runs], None if out is None else Store.at(_path(out))).url
 
 
 def audit(run: SpecPath) -> Audit:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
+from foundray.checkup import source_files, unreachable
+from foundray.checkup.probe import code
 from foundray.cluster import node_resources
 from foundray.errors import InputError
+from foundray.sentences import plain
 from foundray.spec import Spec
 
 ADMITTED = "admitted: "
@@ -18,22 +18,15 @@ EXPECTED = "FOUNDRAY_EXPECTED_CODE"
 """The variable that holds the digest of the code that a job was submitted with, where that did not travel."""
 
 
-def digest_of_code() -> str:
-    """Of Foundray as it is installed here: its version, and a SHA-256 over its source files."""
-    root = Path(__file__).parent
-    hashed = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        hashed.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return f"{version('foundray')} ({hashed.hexdigest()[:12]})"
-
-
 def admit(ray: object, spec: Spec, report: Callable[[str], None]) -> None:
     """On a cluster that was there before, look whether all of its nodes can take part. Raises InputError."""
     if not os.environ.get("RAY_ADDRESS"):
         return
-    if (expected := os.environ.get(EXPECTED)) and expected != digest_of_code():
+    if (expected := os.environ.get(EXPECTED)) and expected != code():
         raise InputError(
-            f"the cluster has foundray {digest_of_code()}, and the run was submitted with {expected}: install that there, or "
+            f"the cluster has foundray {code()}, and the run was submitted with {expected}: install that there, or "
             "submit without --installed"
         )
-    report(f"{ADMITTED}{len(node_resources(ray))} node(s)")
+    if problems := unreachable(spec.storage, source_files(spec)):
+        raise InputError(problems[0])
+    report(f"{ADMITTED}{len(node_resources(ray))} node(s) reach the data and {plain(spec.storage)}")

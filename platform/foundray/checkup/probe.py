@@ -45,7 +45,7 @@ class Probe:
             "machine": _machine(),
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
-            "foundray": _foundray(),
+            "foundray": code(),
             "installed": {group: _installed(group) for group in (OBJECTIVES, MODALITIES)},
             "driver": _nvidia_driver(),
             "disk_free": disk.free,
@@ -168,8 +168,8 @@ def _installed(group: str) -> list[str]:
     return sorted({point.name for point in importlib.metadata.entry_points(group=group)})
 
 
-def _foundray() -> str | None:
-    """Version, and a digest of the source files."""
+def code() -> str | None:
+    """Foundray as it is installed here: its version, and a digest of the source files."""
     digest = hashlib.sha256()
     for package in SOURCES:
         if spec := importlib.util.find_spec(package):
@@ -177,9 +177,7 @@ def _foundray() -> str | None:
                 for file in sorted(folder.rglob("*.py")):
                     digest.update(f"{package}/{file.relative_to(folder).as_posix()}\0".encode() + file.read_bytes() + b"\0")
     try:
-        import foundray
-
-        return f"{foundray.__version__}+{digest.hexdigest()[:12]}"
+        return f"{importlib.import_module('foundray').__version__}+{digest.hexdigest()[:12]}"
     except (ImportError, AttributeError):
         return None
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any
 
-from foundray.cli.parsing import Verbs
+from foundray.cli.parsing import Verbs, overrides_of, say
 
 
 def add_to(verbs: Verbs) -> None:
-    local = verbs.group("cluster", "a Ray cluster of several nodes on this machine")
+    local = verbs.group("cluster", "look at a cluster before a run; or start one of several nodes on this machine")
+    about = "look at every node of the cluster at RAY_ADDRESS: versions, clocks, storage, data, links, speed"
+    added = local.add("check", _check, about, overrides="spec")
+    added.add_argument("spec", nargs="?", metavar="SPEC", help="a YAML file, whose storage and data are looked for")
+    added.add_argument("--storage", metavar="PLACE", help="in place of the spec's")
     added = _local(local, "up", _up, "start a head and some nodes", resources=True)
     added.add_argument("--nodes", type=int, default=3, help="nodes beside the head (default: 3)")
     added.add_argument("--redis", action="store_true", help="keep the head's state in a Redis, so that it may be lost")
@@ -28,6 +34,19 @@ def _local(verbs: Verbs, name: str, run: Any, about: str, node: bool = False, re
     if resources:
         added.add_argument("--resources", default="CPU=1", metavar="CPU=1,GPU=0", help="of each node (default: CPU=1)")
     return added
+
+
+def _check(options: Any) -> None:
+    from foundray.checkup import check
+    from foundray.loading import load_spec
+
+    spec = load_spec(options.spec, overrides_of(options)) if options.spec else None
+    found = check(spec, options.storage, say)
+    print(found.table())
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    if not found.fine:
+        sys.exit(1)
 
 
 def _up(options: Any) -> None:

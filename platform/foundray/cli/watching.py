@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import foundray
-from foundray.cli.parsing import Verbs, say
+from foundray.cli.parsing import TAKES, Verbs, say
 
 
 def add_to(verbs: Verbs) -> None:
@@ -20,6 +20,9 @@ def add_to(verbs: Verbs) -> None:
     added.add_argument("--follow", action="store_true", help="go on until the run ends")
     _on_a_cluster(added)
     _on_a_cluster(verbs.add("stop", _stop, "stop a run at its next step boundary, with a checkpoint", "RUN"))
+    added = verbs.add("report", _report, "write one HTML page of a run, or of several side by side")
+    added.add_argument("runs", nargs="+", metavar="RUN", help=TAKES["RUN"])
+    added.add_argument("--out", metavar="FILE", help="(default: report.html, in the folder of the one run, or here)")
 
 
 def _on_a_cluster(parser: Any) -> None:
@@ -93,6 +96,15 @@ def _stop(options: Any) -> None:
     print(f"{facts.run}: {facts.state}, step {facts.step:,}")
     if options.json:
         print(facts.to_json())
+
+
+def _report(options: Any) -> None:
+    from foundray.sentences import plain
+
+    place = plain(foundray.report(options.runs, options.out))
+    print(place)
+    if options.json:
+        print(json.dumps({"report": place}))
 
 
 def _client(url: str) -> Any:

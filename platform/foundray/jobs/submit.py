@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundray.admission import ADMITTED, EXPECTED, digest_of_code
+from foundray.admission import ADMITTED, EXPECTED
+from foundray.checkup.probe import code
 from foundray.errors import InputError, RunFailed
 from foundray.jobs.client import Client
 from foundray.jobs.follow import exit_status, lines
@@ -128,7 +129,7 @@ def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool,
         client.ray.delete_job(job.name)
         time.sleep(SETTLE_SECONDS)
     mark = secrets.token_hex(4)
-    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)} | ({} if ship else {EXPECTED: digest_of_code()})
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)} | ({} if ship else {EXPECTED: code() or ""})
     with packed(client.url, job.files, ship) as folder:
         environment = {**runtime_env, "env_vars": {**runtime_env.get("env_vars", {}), **variables}, "working_dir": folder}
         try:
