@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -70,9 +71,28 @@ def connected() -> Iterator[Any]:
         where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray"
         raise InputError(f"cannot reach {where}: {str(error).splitlines()[0]}") from None
     try:
-        yield ray
+        with on_sigterm(_interrupt):
+            yield ray
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def on_sigterm(do: Callable[[], None]) -> Iterator[None]:
+    """Do this instead when the process is asked to end; where the calling program has signals of its own, nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: do())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt() -> None:
+    # Ray's own answer is a stack trace.
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -57,6 +57,10 @@ class Holder:
             with suppress(InputError, OSError):
                 file.filesystem.delete_file(file.path)
 
+    def stop(self, by: str) -> None:
+        """Let the run end at its next step boundary."""
+        self.stopping = by
+
     def _wait_for_other(self) -> None:
         if (other := _read(self.file)) is None:
             return

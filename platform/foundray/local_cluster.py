@@ -247,12 +247,12 @@ class LocalCluster:
         temporary.replace(self.folder / "cluster.json")
 
 
-def parse_resources(text: str) -> dict[str, float]:
+def parse_resources(text: str, flag: str = "--resources") -> dict[str, float]:
     """`CPU=1,GPU=0.5` as a mapping. Raises InputError."""
     try:
         return {kind.strip(): float(amount) for kind, amount in (part.split("=") for part in text.split(","))}
     except ValueError:
-        raise InputError(f"--resources {text!r}: write kinds and amounts, such as CPU=2,slot=1") from None
+        raise InputError(f"{flag} {text!r}: write kinds and amounts, such as CPU=2,slot=1") from None
 
 
 def local_cluster_at(address: str) -> LocalCluster | None:

@@ -57,7 +57,7 @@ def test_a_run_submitted_stopped_and_resumed_past_a_lost_head_is_the_run_on_a_la
     url, runs = cluster.url, spec.parent / "runs"
     calm = foundray("train", spec, "--set", "name=calm", "--set", "scale.workers=1", "--json").facts["weights_sha256"]
 
-    sent = foundray("submit", spec, "--cluster", url, "--off-head", "--json")
+    sent = foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json")
     assert sent.facts["new"] and sent.facts["run"] == str(runs / "small")
     again = foundray("submit", spec, "--cluster", url, "--json")
     assert not again.facts["new"] and "no second one was started" in again.out
@@ -70,7 +70,7 @@ def test_a_run_submitted_stopped_and_resumed_past_a_lost_head_is_the_run_on_a_la
     assert stopped_after <= status["step"] < STEPS
     assert [path.name for path in (runs / "small" / "checkpoints").iterdir()] == [f"step-{status['step']:08d}"]
 
-    assert foundray("submit", spec, "--cluster", url, "--off-head", "--json").facts["new"]
+    assert foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json").facts["new"]
     wait_for_step(runs / "small", status["step"] + 5)
     cluster.kill("head")
     cluster.restart_head()

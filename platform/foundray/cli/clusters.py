@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -15,6 +16,7 @@ def add_to(verbs: Verbs) -> None:
     added = local.add("check", _check, about, overrides="spec")
     added.add_argument("spec", nargs="?", metavar="SPEC", help="a YAML file, whose storage and data are looked for")
     added.add_argument("--storage", metavar="PLACE", help="in place of the spec's")
+    added.add_argument("--cluster", metavar="URL", help="that of another cluster's dashboard: looked at from there, by a job")
     added = _local(local, "up", _up, "start a head and some nodes", resources=True)
     added.add_argument("--nodes", type=int, default=3, help="nodes beside the head (default: 3)")
     added.add_argument("--redis", action="store_true", help="keep the head's state in a Redis, so that it may be lost")
@@ -37,6 +39,8 @@ def _local(verbs: Verbs, name: str, run: Any, about: str, node: bool = False, re
 
 
 def _check(options: Any) -> None:
+    if options.cluster:
+        return _check_there(options)
     from foundray.checkup import check
     from foundray.loading import load_spec
 
@@ -47,6 +51,20 @@ def _check(options: Any) -> None:
         print(json.dumps(found.to_dict()))
     if not found.fine:
         sys.exit(1)
+
+
+def _check_there(options: Any) -> None:
+    from foundray.jobs.asking import ask
+    from foundray.jobs.client import Client, cluster_url
+    from foundray.loading import read_yaml
+
+    files = {"spec.yaml": read_yaml(options.spec, "the spec")} if options.spec else {}
+    flags = ["spec.yaml"] if options.spec else []
+    flags += ["--storage", options.storage] if options.storage else []
+    flags += [part for text in options.set for part in ("--set", text)] + (["--json"] if options.json else [])
+    status, said = ask(Client(cluster_url(options.cluster)), f"cluster check {shlex.join(flags)}", files, may_end_with=1)
+    print("\n".join(said))
+    sys.exit(status)
 
 
 def _up(options: Any) -> None:

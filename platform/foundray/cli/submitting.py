@@ -23,10 +23,9 @@ def add_to(verbs: Verbs) -> None:
     added.add_argument("--follow", action="store_true", help="show what it says, until it ends, and end as it ends")
     added.add_argument("--installed", action="store_true", help="run what is installed there, not the code that is here")
     added.add_argument(
-        "--off-head",
-        action="store_true",
-        help="run the driver on a worker node, where it outlives a head that keeps its state in Redis",
-    )
+        "--driver", default="head", metavar="WHERE",
+        help="head (default); worker, where it outlives a head that keeps its state in Redis; or what its node has: driver=1",
+    )  # fmt: skip
     added.add_argument("--runtime-env", metavar="FILE", help="YAML of more that Ray should set up there: pip, env_vars, ...")
 
 
@@ -40,7 +39,7 @@ def _submit(options: Any) -> None:
     job = jobs.job_of(options.sent, options.target, overrides_of(options), bool(local_cluster_at(url)), options.json)
     more = _runtime_env(options.runtime_env) if options.runtime_env else {}
     client = Client(url)
-    submission = jobs.submit(client, job, more, not options.installed, options.off_head, say)
+    submission = jobs.submit(client, job, more, not options.installed, options.driver, say)
     here = f"--cluster {url}"
     if not options.follow:
         submission.admitted(say)

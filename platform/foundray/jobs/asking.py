@@ -6,7 +6,7 @@ import json
 import secrets
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,20 +19,23 @@ from foundray.storage import Store
 BEAT_SECONDS = 0.5
 
 
-def ask(client: Client, command: str) -> list[str]:
-    """The lines that a `foundray` command says there, where the run's storage can be read. Raises InputError or RunFailed."""
+def ask(client: Client, command: str, files: Mapping[str, str] | None = None, may_end_with: int = 0) -> tuple[int, list[str]]:
+    """What a `foundray` command says there, where storage can be read, and its exit status. `files` go with it.
+
+    Raises InputError or RunFailed where it ends with another status than 0 and the one given.
+    """
     job, mark = f"foundray-ask-{secrets.token_hex(4)}", secrets.token_hex(4)
-    with packed(client.url, {}, code=True) as folder:
+    with packed(client.url, files or {}, code=True) as folder:
         entrypoint = f": {mark}; exec python -m foundray {command}"
         client.ray.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env={"working_dir": folder})
     said = [line for line in lines(client, job, mark) if line is not None]
     status = exit_status(client, job)
     with suppress(RuntimeError):
         client.ray.delete_job(job)
-    if status:
+    if status not in (0, may_end_with):
         why = said[-1].removeprefix("foundray: ") if said else f"`foundray {command}` ended with {status} there"
         raise (InputError if status == 2 else RunFailed)(why)
-    return said
+    return status, said
 
 
 def status(client: Client, run: str) -> tuple[dict[str, Any], list[str]]:
@@ -40,7 +43,7 @@ def status(client: Client, run: str) -> tuple[dict[str, Any], list[str]]:
     name, folder = _job_and_folder(client, run)
     info = client.info(name)
     state = str(info.status.value) if info else None
-    *shown, facts = ask(client, f"status {shlex.quote(folder)} --text --json")
+    *shown, facts = ask(client, f"status {shlex.quote(folder)} --text --json")[1]
     told = f"{state.lower()} on {client.url}" if state else f"not known to {client.url}"
     return {**json.loads(facts), "job": name, "cluster": client.url, "status": state}, [f"{'job':9} {name}, {told}", *shown]
 

@@ -7,7 +7,7 @@ import importlib.util
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import Distribution, entry_points
 from pathlib import Path
@@ -20,7 +20,7 @@ CACHES = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 @contextmanager
-def packed(url: str, files: dict[str, str], code: bool) -> Iterator[str]:
+def packed(url: str, files: Mapping[str, str], code: bool) -> Iterator[str]:
     """A working directory for a job of the cluster, which goes before what is installed there: a folder to be sent.
 
     With `code`, there is Foundray in it and every installed package that has an objective or a modality, each with its
@@ -38,7 +38,7 @@ def packed(url: str, files: dict[str, str], code: bool) -> Iterator[str]:
             yield name
 
 
-def _stage(folder: Path, files: dict[str, str], code: bool) -> None:
+def _stage(folder: Path, files: Mapping[str, str], code: bool) -> None:
     for name, text in files.items():
         (folder / name).write_text(text)
     for distribution in _distributions() if code else ():

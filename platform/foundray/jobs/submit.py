@@ -19,6 +19,7 @@ from foundray.jobs.client import Client
 from foundray.jobs.follow import exit_status, lines
 from foundray.jobs.package import packed
 from foundray.loading import load_spec, read_yaml
+from foundray.local_cluster import parse_resources
 from foundray.spec import Spec
 from foundray.storage import Store
 
@@ -120,9 +121,12 @@ class Submission:
             raise (InputError if status == 2 else RunFailed)(f"{self.job.name} was not let in: {said}")
 
 
-def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool, off_head: bool, report: Report) -> Submission:
-    """Start the job, unless it runs already. `ship` its code or take what is installed there; `off_head`: its driver on
-    another node than the head. Raises InputError."""
+def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool, driver: str, report: Report) -> Submission:
+    """Start the job, unless it runs already: `ship` its code or take what is installed there.
+
+    `driver` is where it runs: `head`, `worker`, or resources such as `driver=1` that a node has. Raises InputError.
+    """
+    where = _where(client, driver)
     if client.runs(job.name):
         return _already(client, job, client.known(job.name), report)
     if client.info(job.name):
@@ -138,7 +142,7 @@ def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool,
                 submission_id=job.name,
                 runtime_env=environment,
                 metadata={**job.metadata, "mark": mark},
-                entrypoint_label_selector={"ray.io/node-id": f"!{client.head()}"} if off_head else None,
+                **where,
             )
         except (RuntimeError, ValueError) as error:
             if "already exists" in str(error):  # another command was quicker
@@ -146,6 +150,17 @@ def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool,
             raise InputError(f"the cluster did not take {job.name}: {str(error).strip().splitlines()[-1][:300]}") from None
     report(f"submitted {job.name} to {client.url}")
     return Submission(client, job, mark, is_new=True)
+
+
+def _where(client: Client, driver: str) -> dict[str, Any]:
+    """What Ray is asked for on behalf of the driver. Raises InputError."""
+    if driver == "head":  # Ray's own choice
+        return {}
+    if driver == "worker":
+        return {"entrypoint_label_selector": {"ray.io/node-id": f"!{client.head()}"}}
+    resources = parse_resources(driver, "--driver")
+    cpus, gpus = resources.pop("CPU", None), resources.pop("GPU", None)
+    return {"entrypoint_num_cpus": cpus, "entrypoint_num_gpus": gpus, "entrypoint_resources": resources or None}
 
 
 def _already(client: Client, job: Job, other: Any, report: Report) -> Submission:

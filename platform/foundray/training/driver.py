@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from foundray.admission import admit
-from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources
+from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources, on_sigterm
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
 from foundray.environment import environment
@@ -25,6 +23,7 @@ from foundray.training.record import Recorder
 
 Report = Callable[[str], None]
 BY_SIGNAL = "SIGTERM"
+"""Who asks for a stop where `ray job stop`, or a service manager, does."""
 
 
 def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
@@ -42,7 +41,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
         check_fits(spec, prepared)
         with Holder(run.folder, report) as holder:
             _make(run, spec, prepared)
-            with _stopping_on_a_signal(holder):
+            with on_sigterm(lambda: holder.stop(BY_SIGNAL)):
                 return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 
 
@@ -65,7 +64,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
     with Holder(run.folder, report) as holder, connected() as ray:
         admit(ray, spec, report)
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
-        with _stopping_on_a_signal(holder):
+        with on_sigterm(lambda: holder.stop(BY_SIGNAL)):
             return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 
 
@@ -98,23 +97,6 @@ def _with_absolute_paths(spec: Spec) -> Spec:
     return spec.model_copy(
         update={"data": spec.data.model_copy(update={"sources": sources}), "storage": _absolute(spec.storage)}
     )
-
-
-@contextmanager
-def _stopping_on_a_signal(holder: Holder) -> Iterator[None]:
-    """SIGTERM, as `ray job stop` and every service manager send it, stops the run at its next step boundary."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # the calling program's main thread has the signals
-        return
-
-    def stop(number: int, frame: object) -> None:
-        holder.stopping = BY_SIGNAL
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _absolute(path: str) -> str:
