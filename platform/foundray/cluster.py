@@ -79,7 +79,7 @@ def connected() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def on_sigterm(do: Callable[[], None]) -> Iterator[None]:
-    """Do this instead when the process is asked to end; where the calling program has signals of its own, nothing is changed."""
+    """Do this when the process is asked to end, while the block runs; outside of the main thread, nothing is changed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

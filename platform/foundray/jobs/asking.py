@@ -53,7 +53,7 @@ def stop(client: Client, run: str, report: Callable[[str], None]) -> str:
     name, _ = _job_and_folder(client, run)
     if not client.known(name).status.is_terminal():
         client.ray.stop_job(name)
-        report("asked; it ends after the step under way, with a checkpoint")
+        report("asked; a run ends after the step under way, with a checkpoint")
     while not (info := client.known(name)).status.is_terminal():
         time.sleep(BEAT_SECONDS)
     return str(info.status.value)
