@@ -6,6 +6,8 @@ import re
 import time
 from typing import Any
 
+from foundray.storage import redacted
+
 Record = dict[str, Any]
 
 QUIET = frozenset({"places"})
@@ -94,7 +96,7 @@ def dated(record: Record, text: str) -> str:
 
 def plain(text: str) -> str:
     """Text that came from elsewhere, as one line: without colours, and without the keys that a URL may hold."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split()))
+    return redacted(" ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split()))
 
 
 def clock(seconds: float) -> str:

@@ -29,11 +29,16 @@ class Store:
 
     @staticmethod
     def at(location: str | os.PathLike[str]) -> Store:
-        """Raises InputError where the URL's kind of filesystem is unknown."""
+        """Raises InputError where the URL's kind of filesystem is unknown, and for a secret in it."""
         url = os.fspath(location)
         if "://" not in url:
             path = Path(url).expanduser().absolute().as_posix()
             return Store(fs.LocalFileSystem(), path, path)
+        if _PASSWORD.search(url) or _KEY.search(url):
+            raise InputError(
+                f"{redacted(url)} holds a secret, which would be stored and shown: give it to every node by its role or "
+                "environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and leave it out of the URL"
+            )
         try:
             filesystem, path = fs.FileSystem.from_uri(url)
         except Exception as error:  # pyarrow raises many kinds here, by scheme
@@ -131,6 +136,15 @@ def reading(place: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{place} cannot be read: {_reason(error)}") from error
+
+
+_PASSWORD = re.compile(r"(?<=://)[^/\s@:]*:(?!\d+/)[^\s@]+@")
+_KEY = re.compile(r"(?i)([?&][^=&\s]*(?:key|secret|token|password|sig|signature|sas)[^=&\s]*=)[^&\s\"'<>]+")
+
+
+def redacted(text: str) -> str:
+    """Without the secrets of URLs: what stands before `@`, and keys in queries."""
+    return _KEY.sub(r"\1…", re.sub(r"(?<=://)[^/\s@]*@", "", _PASSWORD.sub("", text)))
 
 
 def sha256(content: bytes | memoryview) -> str:

@@ -100,7 +100,7 @@ def test_bad_input(cluster: LocalCluster, spec: Path, tmp_path: Path, monkeypatc
     for arguments, said in (
         (("--cluster", "http://127.0.0.99:9"), "no cluster answers at http://127.0.0.99:9"),
         (("--cluster", "ray://here"), "give the URL of the cluster's dashboard"),
-        (("--set", "storage=s3://key:secret@bucket/runs"), "secrets do not travel"),
+        (("--set", "storage=s3://key:secret@bucket/runs"), "holds a secret"),
         (("--set", "model.widht=3"), "did you mean 'width'?"),
         (("--set", "name=small", "--set", "optimizer.lr=0.5"), "the run folder"),
         (("--set", "data.sources.0.path=/none.txt", "--set", "name=none"), "the source /none.txt does not exist"),

@@ -77,3 +77,12 @@ def test_urls_and_remote_filesystems(tmp_path: Path) -> None:
     assert not remote.is_local
     assert [child.url for child in remote.children()] == ["mock://bucket/run/a"]
     assert (remote / "a").parent.url == "mock://bucket/run"
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://AKIA:wJal%2Fr@bucket/runs", "s3://AKIA:wJal/r@bucket/runs", "s3://bucket/runs?secret_key=wJal"]
+)
+def test_a_secret_in_a_url_is_refused_without_being_shown(url: str) -> None:
+    with pytest.raises(InputError, match="holds a secret") as refused:
+        Store.at(url)
+    assert "wJal" not in str(refused.value)

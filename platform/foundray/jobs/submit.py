@@ -6,7 +6,6 @@ import json
 import secrets
 import shlex
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,14 +76,9 @@ def _places(spec: Spec) -> dict[str, str]:
 
 
 def _check_place(name: str, place: str, on_this_machine: bool) -> None:
-    """Raises InputError for what only this machine could make sense of, and for secrets."""
-    parts = urllib.parse.urlsplit(place) if "://" in place else None
-    if parts and "@" in parts.netloc:
-        raise InputError(
-            f"{name} holds a user or a secret in its URL, and secrets do not travel: give them to the cluster's nodes, by "
-            "their role or environment, and leave them out here"
-        )
-    if not parts and not on_this_machine and not Path(place).is_absolute():
+    """Raises InputError for what only this machine could make sense of, and for a secret, which must not travel."""
+    Store.at(place)
+    if "://" not in place and not on_this_machine and not Path(place).is_absolute():
         raise InputError(
             f"{name} is {place}, which the cluster's nodes do not know: give a URL such as s3://bucket/{Path(place).name}, or "
             "the absolute path of a folder that all nodes share"

@@ -17,6 +17,7 @@ from foundray.reporting.series import POINTS, window
 from foundray.reporting.story import Story
 from foundray.reporting.timeline import timeline
 from foundray.spec import Spec, flatten
+from foundray.storage import redacted
 
 SYMBOLS = {"start": "▶", "fault": "▼", "change": "◆", "storage": "■", "numbers": "✖", "stop": "✚", "end": "●"}
 """Of the pictures' markers, in text."""
@@ -50,7 +51,7 @@ def page(stories: Sequence[Story]) -> str:
 
 def _safe(value: Any) -> Any:
     """Whatever comes onto the page comes without credentials."""
-    return type(value)(words.redacted(value)) if isinstance(value, str) else value
+    return type(value)(redacted(value)) if isinstance(value, str) else value
 
 
 def _one(story: Story) -> dict[str, Any]:

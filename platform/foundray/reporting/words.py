@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 from foundray.spec import Spec
 
 OPTIMIZERS = {"adamw8bit": "8-bit AdamW", "adamw": "AdamW", "lion8bit": "8-bit Lion"}
 SCHEDULES = {"wsd": "warm-up, stable, decay", "cosine": "cosine", "constant": "constant"}
-
-
-def redacted(text: str) -> str:
-    """Without the credentials of URLs: what stands before `@`, and keys in queries."""
-    text = re.sub(r"(://)(?:[^/\s@]*|[^/\s@:]+:(?!\d+/)[^\s@]+)@", r"\1", text)
-    return re.sub(r"(?i)([?&][^=&\s]*(?:key|secret|token|password|sig|signature|sas)[^=&\s]*=)[^&\s\"'<>]+", r"\1…", text)
 
 
 def duration(seconds: float) -> str:
