@@ -5,40 +5,72 @@ from __future__ import annotations
 from typing import Any
 
 PARTS = ("stepping", "data_wait", "copying", "evaluating", "repeated", "recovery", "starting", "idle")
+REACH = 2**16
+"""Steps that a run may go back over: of the last so many it is remembered how long they took."""
 
 
-def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict[str, float]:
+class Account:
     """Seconds of wall time by part; they sum to the time in which a command was running the run.
 
     `stepping` is steps that count, without waiting for data; `data_wait`; `copying` the state for checkpoints and mirrors;
     `evaluating`; `repeated` steps, done again after a fault; `recovery` from a fault to the next step; `starting` from a
     command to its first step; `idle` is the rest. Goodput is the share of `stepping`.
     """
-    parts = dict.fromkeys(PARTS, 0.0)
-    counted = {record["step"]: id(record) for record in metrics}
-    records = sorted([*events, *metrics], key=lambda record: record["time"])
-    waiting: tuple[str, float] | None = None  # since when, and for what, no step is done
-    began = seen = None
-    for record in records:
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(PARTS[:-1], 0.0)
+        self.counted: dict[int, float] = {}
+        """Seconds that each step took which counts, as long as it is not done again."""
+        self.waiting: tuple[str, float] | None = None
+        """For what, and since when, no step is done."""
+        self.seen: float | None = None
+        self.elapsed = 0.0
+
+    def add(self, record: dict[str, Any]) -> None:
+        """The next record, in order of time."""
         now, name = record["time"], record.get("event")
         if name == "command":
-            parts["idle"] += seen - began if began is not None else 0.0
-            began, waiting = now, ("starting", now)
-        elif name in ("group_broken", "rolled_back") and waiting is None:
-            waiting = ("recovery", now)
-        elif name == "evaluated":
-            parts["evaluating"] += record["seconds"]
-            parts["idle"] -= record["seconds"]
-        elif name is None:
-            wait, copying, step = record["data_wait_s"], record["copy_s"], record["step_s"]
-            spent = {"data_wait": wait, "copying": copying}
-            spent["stepping" if counted[record["step"]] == id(record) else "repeated"] = step - wait
-            if waiting:
-                spent[waiting[0]] = max(0.0, now - step - waiting[1])
-                waiting = None
-            for part, seconds in spent.items():
-                parts[part] += seconds
-                parts["idle"] -= seconds
-        seen = now
-    parts["idle"] += seen - began if began is not None else 0.0
-    return {part: round(seconds, 3) for part, seconds in parts.items()}
+            self.waiting = ("starting", now)
+        else:
+            self.elapsed += now - (now if self.seen is None else self.seen)
+            if name in ("group_broken", "rolled_back") and self.waiting is None:
+                self.waiting = ("recovery", now)
+            elif name == "evaluated":
+                self.spent["evaluating"] += record["seconds"]
+            elif name is None:
+                self._add_step(record, now)
+        self.seen = now
+
+    def _add_step(self, record: dict[str, Any], now: float) -> None:
+        step, wait = record["step"], record["data_wait_s"]
+        if self.waiting:
+            part, since = self.waiting
+            self.spent[part] += max(0.0, now - record["step_s"] - since)
+            self.waiting = None
+        again = self.counted.pop(step, 0.0)
+        self.counted[step] = record["step_s"] - wait
+        if len(self.counted) > REACH:
+            del self.counted[next(iter(self.counted))]
+        for name, seconds in (
+            ("stepping", self.counted[step] - again),
+            ("repeated", again),
+            ("data_wait", wait),
+            ("copying", record["copy_s"]),
+        ):
+            self.spent[name] += seconds
+
+    def parts(self, now: float | None = None) -> dict[str, float]:
+        """Seconds by part, up to the last record; with `now`, what is waited for still counts until then."""
+        spent, elapsed = dict(self.spent), self.elapsed
+        if self.waiting and self.seen is not None and now is not None and now > self.seen:
+            spent[self.waiting[0]] += now - self.waiting[1]
+            elapsed += now - self.seen
+        return {part: round(seconds, 3) for part, seconds in {**spent, "idle": elapsed - sum(spent.values())}.items()}
+
+
+def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """Of a whole record: see `Account`."""
+    whole = Account()
+    for record in sorted([*events, *metrics], key=lambda record: record["time"]):
+        whole.add(record)
+    return whole.parts()

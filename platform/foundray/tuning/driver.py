@@ -16,7 +16,8 @@ from foundray.spec import Model, Spec, differences, flatten
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import outcome
-from foundray.tuning.budget import Purse, flops
+from foundray.model.flops import flops
+from foundray.tuning.budget import Purse
 from foundray.tuning.carry import carried
 from foundray.tuning.proposals import Proposals
 from foundray.tuning.proxy import at_size, ladder_of, proxy_of, space_of, with_values

@@ -12,7 +12,7 @@ from foundray.run import Run
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.tuning import pictures
-from foundray.tuning.budget import parameters_of
+from foundray.model.flops import parameters_of
 from foundray.tuning.forecast import Forecast, Point, Target, forecast, points_from_csv
 from foundray.tuning.outcome import state_forecast, target_of
 
