@@ -206,7 +206,7 @@ class _Feeder:
                     self.waiting -= 1
 
     async def standing(self) -> dict[str, int]:
-        """How far ahead of the workers the data are; `leases` are all that were given, `waiting` those asked for in vain so far."""
+        """How far the data are ahead of the workers: parcels, leases given in all, and leases asked for and not given yet."""
         ready = self.streams[TRAINING].ready if TRAINING in self.streams else ()
         return {"parcels_ready": len(ready), "leases": self.leases, "leases_waiting": self.waiting}
 

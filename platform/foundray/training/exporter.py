@@ -33,7 +33,7 @@ class Reading:
 
 class Exporter:
     def __init__(self, run: str, metrics: Mapping[str, Any], read: Callable[[bool], Reading]):
-        """`metrics` are `Metric`s by name. `read` is called in the exporter's thread; its argument says whether it is the last time."""
+        """`metrics` are `Metric`s by name. `read` is called in the exporter's thread; it is told when for the last time."""
         self.run, self.metrics, self.read = run, metrics, read
         self.made: dict[str, Any] = {}
         self.counted: dict[Key, float] = {}
