@@ -144,12 +144,12 @@ class RunMetrics:
             self.heard = time.monotonic()
             self.ahead = now - self.heard
             for record in records:
-                self.late.append(record)
                 self._count(record)
                 if "event" in record:
                     self._take_event(record)
                 else:
                     self._take_step(record)
+                self.late.append(record)
 
     def _set(self, **values: float | None) -> None:
         self.values |= {(name, ""): value for name, value in values.items() if value is not None}
