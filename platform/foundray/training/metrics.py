@@ -128,15 +128,16 @@ class RunMetrics:
 
     def begin(self, events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> None:
         """Take what commands before have recorded."""
-        for record in sorted([*events, *metrics], key=lambda record: record["time"]):
-            self.account.add(record)
-            self._count(record)
-        for name in ("evaluated", "checkpoint"):
-            for record in [event for event in events if event["event"] == name][-1:]:
-                self._take_event(record)
-        for record in metrics[-1:]:
-            self._set(step=record["step"])
-            self.seen = record["step"] + record["passed_over"]
+        with suppress(Exception):
+            for record in sorted([*events, *metrics], key=lambda record: record["time"]):
+                self.account.add(record)
+                self._count(record)
+            for name in ("evaluated", "checkpoint"):
+                for record in [event for event in events if event["event"] == name][-1:]:
+                    self._take_event(record)
+            for record in metrics[-1:]:
+                self._set(step=record["step"])
+                self.seen = record["step"] + record["passed_over"]
 
     def take(self, records: Iterable[dict[str, Any]], now: float) -> None:
         """Take new records; `now` is the present by their clock."""
