@@ -13,14 +13,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
-
-import ray
+from typing import TYPE_CHECKING, Any, Literal
 
 from foundray.account import Account
-from foundray.data.stream import StreamPlan
 from foundray.spec import Spec
 from foundray.training.exporter import Key, Reading
+
+if TYPE_CHECKING:
+    from foundray.data.stream import StreamPlan
 
 LATE_SECONDS = 10.0
 """So late may a record come: a new rank 0 sends again what the one before may not have."""
@@ -253,6 +253,8 @@ class RunMetrics:
 
     def _ask_feeder(self) -> None:
         """Take its last answer, if there is one, and ask anew; it is never waited for."""
+        import ray  # not above: the driver finds the cluster's token before Ray is imported, which reads that once
+
         with suppress(Exception):
             if self.asked is None:
                 self.asked = self.feeder.standing.remote()
