@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 PARTS = ("stepping", "data_wait", "copying", "evaluating", "repeated", "recovery", "starting", "idle")
+REACH = 2**16
+"""Steps that a run may go back over: of the last so many it is remembered how long they took."""
 
 
 class Account:
@@ -16,61 +18,58 @@ class Account:
     """
 
     def __init__(self) -> None:
-        self.spent = dict.fromkeys(PARTS, 0.0)
+        self.spent = dict.fromkeys(PARTS[:-1], 0.0)
         self.counted: dict[int, float] = {}
-        """Seconds of the last time that each step was done."""
-        self.began: float | None = None
-        """When the last command did."""
-        self.seen = 0.0
-        """The time of the last record."""
+        """Seconds that each step took which counts, as long as it is not done again."""
         self.waiting: tuple[str, float] | None = None
-        """For what no step is done, and since when."""
+        """For what, and since when, no step is done."""
+        self.seen: float | None = None
+        self.elapsed = 0.0
 
     def add(self, record: dict[str, Any]) -> None:
-        """An event or a step; they come in order of time."""
+        """The next record, in order of time."""
         now, name = record["time"], record.get("event")
         if name == "command":
-            self._close()
-            self.began, self.waiting = now, ("starting", now)
-        elif name in ("group_broken", "rolled_back") and self.waiting is None:
-            self.waiting = ("recovery", now)
-        elif name == "evaluated":
-            self._spend("evaluating", record["seconds"])
-        elif name is None:
-            self._add_step(record)
-        self.seen = max(now, self.seen)
+            self.waiting = ("starting", now)
+        else:
+            self.elapsed += now - (now if self.seen is None else self.seen)
+            if name in ("group_broken", "rolled_back") and self.waiting is None:
+                self.waiting = ("recovery", now)
+            elif name == "evaluated":
+                self.spent["evaluating"] += record["seconds"]
+            elif name is None:
+                self._add_step(record, now)
+        self.seen = now
 
-    def _add_step(self, record: dict[str, Any]) -> None:
+    def _add_step(self, record: dict[str, Any], now: float) -> None:
         step, wait = record["step"], record["data_wait_s"]
         if self.waiting:
-            self._spend(self.waiting[0], max(0.0, record["time"] - record["step_s"] - self.waiting[1]))
+            part, since = self.waiting
+            self.spent[part] += max(0.0, now - record["step_s"] - since)
             self.waiting = None
-        self._spend("data_wait", wait)
-        self._spend("copying", record["copy_s"])
-        self._spend("stepping", record["step_s"] - wait)
-        if step in self.counted:  # the time before was in vain
-            self.spent["stepping"] -= self.counted[step]
-            self.spent["repeated"] += self.counted[step]
+        again = self.counted.pop(step, 0.0)
         self.counted[step] = record["step_s"] - wait
+        if len(self.counted) > REACH:
+            del self.counted[next(iter(self.counted))]
+        for name, seconds in (
+            ("stepping", self.counted[step] - again),
+            ("repeated", again),
+            ("data_wait", wait),
+            ("copying", record["copy_s"]),
+        ):
+            self.spent[name] += seconds
 
-    def _spend(self, part: str, seconds: float) -> None:
-        self.spent[part] += seconds
-        self.spent["idle"] -= seconds
-
-    def _close(self) -> None:
-        """What a command had no other name for was idle."""
-        if self.began is not None:
-            self.spent["idle"] += self.seen - self.began
-            self.began = self.seen
-
-    def parts(self) -> dict[str, float]:
-        """Until the last record."""
-        self._close()
-        return {part: round(seconds, 3) for part, seconds in self.spent.items()}
+    def parts(self, now: float | None = None) -> dict[str, float]:
+        """Seconds by part, up to the last record; with `now`, what is waited for still counts until then."""
+        spent, elapsed = dict(self.spent), self.elapsed
+        if self.waiting and self.seen is not None and now is not None and now > self.seen:
+            spent[self.waiting[0]] += now - self.waiting[1]
+            elapsed += now - self.seen
+        return {part: round(seconds, 3) for part, seconds in {**spent, "idle": elapsed - sum(spent.values())}.items()}
 
 
 def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """The account of a whole record: see `Account`."""
+    """Of a whole record: see `Account`."""
     whole = Account()
     for record in sorted([*events, *metrics], key=lambda record: record["time"]):
         whole.add(record)

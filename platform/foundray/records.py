@@ -45,6 +45,8 @@ class Step(Line):
     """Whether the loss was a spike, and the update was not made."""
     data: str
     """A fingerprint of all its samples, in order."""
+    mirrored: int | None = None
+    """The last step whose state another node's memory holds too; none where a worker is alone."""
     passed_over: int
     """Steps' worth of data that its own are ahead of its number, after roll-backs."""
 
@@ -123,6 +125,8 @@ class WorkersStarted(Line):
     """Where the state came from."""
     seconds: float
     """From the order to the state being there."""
+    peak_flops: float | None = None
+    """FLOP/s that all of its devices could do at most, where that is known."""
 
 
 class Evaluated(Line):

@@ -30,6 +30,11 @@ def test_import_and_help_load_neither_torch_nor_ray(code: str) -> None:
     assert loaded.splitlines()[-1] == "[]"
 
 
+def test_the_driver_does_not_import_ray_before_it_knows_the_clusters_token() -> None:
+    """Which Ray reads once, when it is imported."""
+    assert python("import sys, foundray.training.driver; print('ray' in sys.modules)") == "False"
+
+
 def test_objectives_are_found_by_entry_point() -> None:
     assert "next_token" in installed(OBJECTIVES)
 

@@ -117,3 +117,9 @@ def test_apportion(weights: list[float]) -> None:
     assert counts.sum() == CYCLE
     assert (counts >= 1).all()
     assert np.allclose(counts / CYCLE, np.array(weights) / sum(weights), atol=1e-3)
+
+
+def test_samples_of_each_source_so_far() -> None:
+    subject = order([[4000], [2000]], [3.0, 1.0])
+    for samples in (0, 1, 100, CYCLE, 2 * CYCLE + 777):
+        assert subject.seen(samples) == [int((subject.train(0, samples).shard == source).sum()) for source in (0, 1)]

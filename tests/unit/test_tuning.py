@@ -17,9 +17,10 @@ import foundray
 from foundray.data.prepare import prepare
 from foundray.errors import InputError
 from foundray.loading import parse_spec
+from foundray.model.flops import flops, parameters_of
 from foundray.spec import Range, Spec, Tune
 from foundray.storage import Store
-from foundray.tuning.budget import Purse, flops, parameters_of
+from foundray.tuning.budget import Purse
 from foundray.tuning.carry import tuned_yaml
 from foundray.tuning.proposals import Proposals
 from foundray.tuning.proxy import default_space, ladder_of, proxy_of, space_of, with_values

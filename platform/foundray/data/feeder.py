@@ -154,6 +154,7 @@ class _Feeder:
         self.streams: dict[str, _Stream] = {}
         self.kept: tuple[StreamPlan, list[Parcel]] | None = None
         """Parcels that the training stream of a group before left behind, as far as they could be had."""
+        self.leases = self.waiting = 0
         self.changed = asyncio.Condition()
 
     async def begin(self, workers: int) -> int:
@@ -195,9 +196,19 @@ class _Feeder:
                 pace = [seconds or sum(known) / len(known) for seconds in self.pace]
                 if (lease := stream.take(step, rank, pace)) is not None:
                     stream.forget()
+                    self.leases += 1
                     self.changed.notify_all()  # whoever is a step ahead may go on
                     return lease
-                await self.changed.wait()
+                self.waiting += 1
+                try:
+                    await self.changed.wait()
+                finally:
+                    self.waiting -= 1
+
+    async def standing(self) -> dict[str, int]:
+        """How far the data are ahead of the workers: parcels, leases given in all, and leases asked for and not given yet."""
+        ready = self.streams[TRAINING].ready if TRAINING in self.streams else ()
+        return {"parcels_ready": len(ready), "leases": self.leases, "leases_waiting": self.waiting}
 
     async def close(self, generation: int, name: str) -> None:
         """Drop a stream; asked by every worker, done once."""

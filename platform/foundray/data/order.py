@@ -121,6 +121,12 @@ class SampleOrder:
     def validation_samples(self) -> int:
         return sum(total - train for train, total in self.splits)
 
+    def seen(self, samples: int) -> list[int]:
+        """How many of the training stream's first samples are each source's."""
+        number, rest = divmod(samples, CYCLE)
+        begun = np.bincount(self.cycle(number)[0][:rest], minlength=len(self.counts))
+        return [int(count) for count in number * self.counts + begun]
+
     def _cycle(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each position in a cycle: its source, and how many positions of that source the cycle had before."""
         pattern = np.repeat(np.arange(len(self.counts)), self.counts)[permutation(CYCLE, self.seed, 2**32, number)]

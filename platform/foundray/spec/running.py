@@ -41,6 +41,8 @@ class Pool(Section):
     """Ray's name of the accelerator that its nodes have, such as `A100`."""
     labels: dict[str, str] = Field(default={})
     """Ray's labels that its nodes have, as a label selector: `{zone: "in(a,b)"}`."""
+    peak_flops: PositiveFloat | None = None
+    """FLOP/s that a worker's hardware can do at most, for MFU (default: known from the GPU's name, as far as it is)."""
 
 
 class Scale(Section):
@@ -49,7 +51,9 @@ class Scale(Section):
     resources: dict[str, PositiveFloat] = Field(default={"CPU": 1})
     """What Ray reserves for each worker, such as `{CPU: 4, GPU: 1}`."""
     pools: dict[str, Pool] = Field(default={})
-    """Kinds of machines by a name of your own, mixed in one group; in place of `workers` and `resources`."""
+    """Kinds of machines by a name of your own, mixed in one group; in place of `workers`, `resources` and `peak_flops`."""
+    peak_flops: PositiveFloat | None = None
+    """FLOP/s that a worker's hardware can do at most, for MFU (default: known from the GPU's name, as far as it is)."""
     threads: PositiveInt | None = None
     """CPU threads a worker computes with (default: the whole CPUs it holds); another number may round differently."""
 
@@ -75,7 +79,7 @@ class Scale(Section):
 
     @property
     def all_pools(self) -> dict[str, Pool]:
-        return self.pools or {"": Pool(workers=self.workers, resources=self.resources)}
+        return self.pools or {"": Pool(workers=self.workers, resources=self.resources, peak_flops=self.peak_flops)}
 
     @property
     def worker_threads(self) -> int:

@@ -36,6 +36,8 @@ class Place:
     node: str
     """Ray's id of the node."""
     gpus: tuple[str, ...]
+    pool: str
+    """The name of the pool that it is for."""
 
 
 class _Board:
@@ -79,7 +81,7 @@ def hold_place(config: dict[str, Any]) -> None:
     tears a group down because one of it is lost, or to change its size, the members go on.
     """
     rank = ray.train.get_context().get_world_rank()
-    place = Place(ray.get_runtime_context().get_node_id(), tuple(map(str, ray.get_gpu_ids())))
+    place = Place(ray.get_runtime_context().get_node_id(), tuple(map(str, ray.get_gpu_ids())), config["pool"])
     while ray.get(config["board"].attend.remote(config["pool"], rank, place)):
         time.sleep(ATTENDANCE_SECONDS)
 

@@ -51,7 +51,7 @@ class Conductor:
     def __init__(self, spec: Spec, run: Run, work: Work, recorder: Recorder, places: Places, holder: Holder):
         self.spec, self.run_folder, self.work, self.recorder = spec, run, work, recorder
         self.ray_train, self.holder = places, holder
-        self.crew = Crew(work, spec.scale.workers[1], spec.fault.silence_s, self._note)
+        self.crew = Crew(work, spec, self._note)
         self.group: list[int] = []
         """Numbers of the members that take part, in rank order."""
         self.generation = 0
@@ -314,6 +314,7 @@ class Conductor:
         self.generation = self._begin_feeder(len(chosen))
         rendezvous = ray.get(members[0].handle.rendezvous.remote(), timeout=5) if len(chosen) > 1 else None
         mirrors = buddies([known.place.node for known in members])
+        peak_flops = self.crew.peak_flops(members)
         bounds = shard_bounds(members[0].status.facts["blocks"], self.crew.room(members))
         for rank, known in enumerate(members):
             mirror = mirrors[rank]
@@ -331,6 +332,7 @@ class Conductor:
                 trusted=self.trusted,
                 losses=tuple(self.recorder.losses) if self.spec.guard.spike else (),
                 roll_backs=self.recorder.roll_backs,
+                peak_flops=peak_flops,
             )
             known.handle.take_part.remote(order)
             known.status = Status("running", -1, self.generation, facts=known.status.facts)

@@ -15,6 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foundray.cluster import draining_nodes, node_memory
 from foundray.errors import InputError, RunFailed
+from foundray.model.flops import known_peak
+from foundray.spec import Spec
 from foundray.training.board import Place
 from foundray.training.member import Member
 from foundray.training.orders import Status, Work
@@ -44,9 +46,10 @@ class Known:
 
 
 class Crew:
-    def __init__(self, work: Work, most: int, silence: float, note: Callable[..., None]):
-        """`most` members, of which one that says nothing for `silence` seconds is lost: they answer every second."""
-        self.work, self.most, self.silence, self.note = work, most, silence, note
+    def __init__(self, work: Work, spec: Spec, note: Callable[..., None]):
+        """A member that says nothing for `fault.silence_s` is lost: they answer every second."""
+        self.work, self.most, self.silence, self.note = work, spec.scale.workers[1], spec.fault.silence_s, note
+        self.pools = spec.scale.all_pools
         self.members: dict[int, Known] = {}
         """By number, in the order in which they were started."""
         self.places: list[Place] = []
@@ -97,19 +100,17 @@ class Crew:
     def tend(self, places: list[Place], group: list[int]) -> None:
         """One member for each place; one outside the group, without a place for long or on a draining node, is let go."""
         self.places, self.draining = places, draining_nodes()
-        held = Counter((place.node, place.gpus) for place in places)
+        held = Counter(places)
         for known in list(self.members.values()):
-            key = (known.place.node, known.place.gpus)
-            held[key] -= 1
-            known.forsaken = None if held[key] >= 0 else (known.forsaken or time.monotonic())
+            held[known.place] -= 1
+            known.forsaken = None if held[known.place] >= 0 else (known.forsaken or time.monotonic())
             idle = known.number not in group
             if idle and (self._forsaken(known) or known.place.node in self.draining) and known.status.phase != "warming":
                 self.lose(known, "its node is draining" if known.place.node in self.draining else "its place is gone")
         for place in places:
-            key = (place.node, place.gpus)
             shunned = self.shunned.get(place.node, 0) > time.monotonic() or place.node in self.draining
-            if held[key] > 0 and not shunned and len(self.members) < self.most:
-                held[key] -= 1
+            if held[place] > 0 and not shunned and len(self.members) < self.most:
+                held[place] -= 1
                 self._start_member(place)
 
     def _forsaken(self, known: Known) -> bool:
@@ -145,6 +146,11 @@ class Crew:
             known.status.facts["free_bytes"] or of_node.get(known.place.node, 1.0) / on_node[known.place.node]
             for known in members
         ]
+
+    def peak_flops(self, members: list[Known]) -> float | None:
+        """FLOP/s of their hardware together, where every one's is known."""
+        peaks = [self.pools[known.place.pool].peak_flops or known_peak(known.status.facts["hardware"]) for known in members]
+        return sum(peak for peak in peaks if peak) if all(peaks) else None
 
     def shun(self, node: str) -> None:
         """Never use the node again."""

@@ -116,8 +116,10 @@ def _run(
     # Imported here: these import torch, and a bad spec should be told at once.
     from foundray.data.feeder import start_feeder
     from foundray.data.stream import plan_for
+    from foundray.model.flops import flops
     from foundray.training.board import start_board
     from foundray.training.conductor import Conductor
+    from foundray.training.metrics import RunMetrics
     from foundray.training.orders import Work
     from foundray.training.places import Places
 
@@ -133,7 +135,8 @@ def _run(
         board=start_board(),
     )
     scores = spec.objective.build().scores
-    recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress)
+    told = RunMetrics(spec, plan, work.feeder, flops(spec, manifest.vocabulary, 1))
+    recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, told)
     recorder.write([event("command", workers=list(spec.scale.workers), environment=environment())])
     places = Places(run, spec, workers, work.board, recorder.requests)
     conductor = Conductor(spec, run, work, recorder, places, holder)

@@ -54,6 +54,8 @@ class Loop:
         self.writer = ThreadPoolExecutor(1)
         self.writing: Future[None] | None = None
         self.mirroring: list[Any] = []
+        self.mirrored: int | None = None
+        """The step of the last state that this group has mirrored."""
         self.interval = Interval()
         self.saving = False
         self.generation = 0
@@ -79,7 +81,7 @@ class Loop:
     def join(self, order: Order) -> None:
         began = time.perf_counter()
         self.order = order
-        self.mirroring = []
+        self.mirroring, self.mirrored = [], None
         self.member.memory.drop_after(order.trusted)
         group = self.member.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
         self.trainer.take_part(group, order.bounds)
@@ -105,6 +107,7 @@ class Loop:
             workers=order.world,
             device=str(self.trainer.device),
             state="memory" if order.source else "storage",
+            peak_flops=order.peak_flops,
             seconds=round(time.perf_counter() - began, 3),
         )
         self.evaluated = order.evaluated
@@ -230,6 +233,7 @@ class Loop:
                 "spike": result.spike,
                 "data": result.data,
                 "passed_over": self.passed_over,
+                "mirrored": self.mirrored,
             }
         )
 
@@ -271,6 +275,8 @@ class Loop:
             ray.get(there)
             if self.mirroring:  # Ray takes seconds to tell that a holder is gone; the group's connections tell at once
                 self.trainer.group.check()
+            elif own := self.member.memory.own:
+                self.mirrored = own.step
 
     def _save(self, tensors: dict[str, Tensor], last: bool) -> None:
         """Write this member's piece, beside the steps that follow; the conductor completes the checkpoint.

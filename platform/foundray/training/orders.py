@@ -53,6 +53,8 @@ class Order:
     """(step, loss) of the last steps that the driver has, but spikes."""
     roll_backs: tuple[RollBack, ...]
     """All that the run has made, in order."""
+    peak_flops: float | None
+    """Of the group's hardware together, a second, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -73,4 +75,4 @@ class Status:
     written: tuple[tuple[int, int, ShardFile | str, float], ...] = ()
     """(generation, step, the shard written or why not, seconds) of this generation's checkpoints."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Of a ready member: blocks and parameters of the model; of a finished one: the weights' SHA-256."""
+    """Of a ready member: blocks and parameters of the model, its hardware; of a finished one: the weights' SHA-256."""

@@ -1,33 +1,28 @@
-"""The record of a run as it goes: events.jsonl, metrics.jsonl, TensorBoard, and what the user sees."""
+"""The record of a run as it goes: events.jsonl, metrics.jsonl, TensorBoard, Prometheus, and what the user sees."""
 
 from __future__ import annotations
 
 import math
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from foundray.errors import InputError
 from foundray.run import Run
 from foundray.sentences import progress, remarks, sentence
 from foundray.spec import Spec
+from foundray.training.curves import Curves
+from foundray.training.exporter import Exporter
 from foundray.training.ledger import Ledger
+from foundray.training.metrics import METRICS, RunMetrics
 from foundray.training.rollback import appended, recorded
 
 LINE_SECONDS = 10.0
 """Between progress lines where there is no terminal."""
-UPLOAD_SECONDS = 30.0
 HISTORY = 4096
 """Losses remembered: more than lie between two checkpoints, for a run that falls back to the one before."""
-SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "data_wait_s", "workers")
-MEASURED = ("bits_per_byte", "feature_spread", "effective_rank")
-"""In an evaluation, beside the loss."""
 TOLD = {
     "checkpoint_failed", "checkpoint_skipped", "evaluated", "group_broken", "left_out", "rolled_back", "unlike", "waiting",
     "workers_started",
@@ -38,7 +33,16 @@ TOLD = {
 class Recorder:
     """Takes the workers' records; the only writer of the run's record."""
 
-    def __init__(self, run: Run, spec: Spec, bytes_per_token: float | None, report: Callable[[str], None], show_progress: bool):
+    def __init__(
+        self,
+        run: Run,
+        spec: Spec,
+        bytes_per_token: float | None,
+        report: Callable[[str], None],
+        show_progress: bool,
+        told: RunMetrics | None = None,
+    ):
+        """`told` is what Prometheus is told of the run, if anything."""
         self.run, self.spec, self.report = run, spec, report
         self.bytes_per_token = bytes_per_token
         """UTF-8 bytes of text behind an answer; None where the loss is not the text's own likelihood."""
@@ -61,8 +65,12 @@ class Recorder:
         self.clock = Clock(max((record["time"] for record in [*events[-1:], *metrics[-1:]]), default=0.0))
         self.lock = threading.RLock()
         self.shown = time.monotonic()
-        self.board = _Board(run)
-        self.ledger = Ledger(run, metrics[-1]["step"] if metrics else 0, self.board.upload)
+        self.curves = Curves(run, events)
+        self.ledger = Ledger(run, metrics[-1]["step"] if metrics else 0, self.curves.upload)
+        self.told = told
+        if told:
+            told.begin(events, metrics)
+        self.exporter = Exporter(spec.name, METRICS, told.read) if told else None
         self.bar = _Bar(spec.train.steps) if show_progress and sys.stderr.isatty() else None
 
     @property
@@ -79,11 +87,14 @@ class Recorder:
             self.ledger.add(events, metrics)
             self._remember(metrics)
             for record in metrics:
-                self.board.scalars(record["step"], {f"train/{name}": record[name] for name in SCALARS})
+                self.curves.add_step(record)
                 for remark in remarks(record):
                     self._line(remark)
             for record in events:
+                self.curves.add_event(record)
                 self._tell(record)
+            if self.told:
+                self.told.take([*events, *metrics], self.clock.now())
             if metrics:
                 self._show(metrics[-1])
 
@@ -127,9 +138,6 @@ class Recorder:
 
     def _tell(self, record: dict[str, Any]) -> None:
         match record["event"]:
-            case "evaluated":
-                measured = {"loss": record["val_loss"], **{name: record.get(name) for name in MEASURED}}
-                self.board.scalars(record["step"], {f"validation/{k}": v for k, v in measured.items() if v is not None})
             case "places":
                 self.requests.append(record["request"])
             case "rolled_back":
@@ -154,10 +162,12 @@ class Recorder:
         """Raises InputError where storage does not take the rest."""
         if self.bar:
             self.bar.close()
+        if self.exporter:
+            self.exporter.close()
         try:
             self.ledger.close(self.spec.fault.storage_wait_s)
         finally:
-            self.board.close()
+            self.curves.close()
 
 
 class Clock:
@@ -201,38 +211,3 @@ class _Bar:
 
     def close(self) -> None:
         self.progress.stop()
-
-
-class _Board:
-    """TensorBoard's event files. Its writer knows local folders only: elsewhere they are copied up now and then."""
-
-    def __init__(self, run: Run):
-        from tensorboardX import SummaryWriter
-
-        self.target = run.folder / "tensorboard"
-        self.scratch = None if self.target.is_local else tempfile.TemporaryDirectory()
-        self.folder = Path(self.scratch.name if self.scratch else self.target.path)
-        self.writer = SummaryWriter(str(self.folder))
-        self.uploaded = time.monotonic()
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def upload(self) -> None:
-        """Where storage is remote, and it is time."""
-        if self.scratch and time.monotonic() - self.uploaded > UPLOAD_SECONDS:
-            with suppress(InputError):
-                self._upload()
-
-    def _upload(self) -> None:
-        self.writer.flush()
-        self.uploaded = time.monotonic()
-        for file in self.folder.iterdir():
-            (self.target / file.name).write_bytes(file.read_bytes())
-
-    def close(self) -> None:
-        self.writer.close()
-        if self.scratch:
-            self._upload()
-            self.scratch.cleanup()

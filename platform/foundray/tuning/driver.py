@@ -13,11 +13,12 @@ from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare, prepared_folder
 from foundray.errors import InputError, RunFailed
 from foundray.holder import Holder
+from foundray.model.flops import flops
 from foundray.spec import Model, Spec, differences, flatten
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import outcome
-from foundray.tuning.budget import Purse, flops
+from foundray.tuning.budget import Purse
 from foundray.tuning.carry import carried
 from foundray.tuning.proposals import Proposals
 from foundray.tuning.proxy import at_size, ladder_of, proxy_of, space_of, with_values

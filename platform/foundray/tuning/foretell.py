@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 from foundray.errors import InputError
 from foundray.loading import parse_spec
+from foundray.model.flops import parameters_of
 from foundray.run import Run
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.tuning import pictures
-from foundray.tuning.budget import parameters_of
 from foundray.tuning.forecast import Forecast, Point, Target, forecast, points_from_csv
 from foundray.tuning.outcome import state_forecast, target_of
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from foundray.errors import InputError
 from foundray.loading import parse_spec
+from foundray.model.flops import parameters_of
 from foundray.run import FORECAST, Run
 from foundray.spec import Spec
 from foundray.tuning import pictures
-from foundray.tuning.budget import parameters_of
 from foundray.tuning.carry import tuned_yaml
 from foundray.tuning.forecast import Forecast, Point, Target, forecast
 from foundray.tuning.search import Trial

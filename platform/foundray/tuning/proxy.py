@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from foundray.data.prepare import prepared_folder
 from foundray.errors import InputError
 from foundray.loading import checked, set_field
+from foundray.model.flops import parameters_of
 from foundray.spec import Model, Range, Spec, flatten, nearest
-from foundray.tuning.budget import parameters_of
 
 FIXED = {
     "model.width": "a proxy's size is said in tune.proxy",

@@ -1,0 +1,124 @@
+"""A real Prometheus looks at a run on a real cluster: every panel has data, the rules are loaded, the end is seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.chaos.faults import Run
+from tests.conftest import REPOSITORY, small_spec, write_spec
+
+from foundray.local_cluster import LocalCluster
+
+DASHBOARDS = REPOSITORY / "dashboards"
+NEED_GPUS = {"GPU", "GPU memory"}
+"""Panels of what only GPUs have."""
+STEPS = 300
+
+
+class Prometheus:
+    """In a folder of its own, with the repository's configuration, but for where Ray is and how often it looks."""
+
+    def __init__(self, folder: Path, discovery: Path):
+        settings = yaml.safe_load((DASHBOARDS / "prometheus.yaml").read_text())
+        settings["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        settings["rule_files"] = [str(DASHBOARDS / rules) for rules in settings["rule_files"]]
+        (found,) = settings["scrape_configs"][0]["file_sd_configs"]
+        found |= {"files": [str(discovery)], "refresh_interval": "1s"}
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(settings))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        options = {"config.file": folder / "prometheus.yaml", "storage.tsdb.path": folder, "web.listen-address": self.address}
+        self.log = (folder / "log").open("wb")
+        command = ["prometheus", *(f"--{name}={value}" for name, value in options.items()), "--log.level=warn"]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, cwd=folder)
+
+    def ask(self, what: str, **parameters: str) -> Any:
+        with urllib.request.urlopen(
+            f"http://{self.address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}", timeout=10
+        ) as got:
+            return json.load(got)["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        return list(self.ask("query", query=expression)["result"])
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        self.log.close()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Two nodes, whose processes tell their numbers every two seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="fr-"))
+    os.environ["RAY_metrics_report_interval_ms"] = "2000"  # noqa: SIM112 (Ray spells it so)
+    try:
+        made = LocalCluster.up(2, {"CPU": 1}, folder)
+        yield made
+        made.down()
+    finally:
+        del os.environ["RAY_metrics_report_interval_ms"]  # noqa: SIM112
+
+
+@pytest.fixture(scope="module")
+def prometheus(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    if not shutil.which("prometheus"):
+        pytest.skip("prometheus is not installed (Debian's package prometheus)")
+    made = Prometheus(tmp_path_factory.mktemp("prometheus"), cluster.folder / "ray" / "prom_metrics_service_discovery.json")
+    yield made
+    made.close()
+
+
+def queries() -> dict[str, str]:
+    """By panel and place in it."""
+    found = {}
+    for file in ("run.json", "fleet.json", "data.json"):
+        for panel in json.loads((DASHBOARDS / file).read_text())["panels"]:
+            for target in panel.get("targets", ()):
+                if panel["title"] not in NEED_GPUS:
+                    expression = target["expr"].replace("$__rate_interval", "15s").replace("$run", "watched")
+                    found[f"{file}: {panel['title']} {target['refId']}"] = expression
+    return found
+
+
+def test_every_panel_shows_a_run_and_the_rules_are_loaded(
+    cluster: LocalCluster, prometheus: Prometheus, prose: Path, tmp_path: Path
+) -> None:
+    spec = small_spec(prose, tmp_path / "runs", scale={"workers": [1, 2], "resources": {"CPU": 1}, "peak_flops": 1e11})
+    spec["train"] |= {"steps": STEPS, "micro_batches": 8, "micro_batch_size": 4, "evaluate_every": 50, "checkpoint_every": 50}
+    run = Run(cluster, write_spec(tmp_path, spec), "watched")
+    try:
+        empty = queries()
+        while run.process.poll() is None:
+            time.sleep(1)
+            if run.step() > 50:  # and no sooner: an evaluation and a checkpoint are behind us
+                empty = {panel: query for panel, query in empty.items() if not prometheus.query(query)}
+        done = run.wait()
+    finally:
+        run.end()
+    assert done.facts["step"] == STEPS
+    assert not empty, f"nothing for {json.dumps(empty, indent=1)}"
+
+    # Its driver is gone, and its last words were heard.
+    said = prometheus.query('min(last_over_time(ray_foundray_running{run="watched"}[5m]))')
+    assert [value for _, value in (sample["value"] for sample in said)] == ["0"]
+    steps = prometheus.query('sum(last_over_time(ray_foundray_steps_total{run="watched"}[5m]))')
+    assert float(steps[0]["value"][1]) == STEPS
+    groups = prometheus.ask("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == 7 and {rule["health"] for rule in rules} == {"ok"}
+    assert not prometheus.ask("alerts")["alerts"]
