@@ -18,8 +18,11 @@ EXPECTED = "FOUNDRAY_EXPECTED_CODE"
 """The variable that holds the digest of the code that a job was submitted with, where that did not travel."""
 
 
-def admit(ray: object, spec: Spec, report: Callable[[str], None]) -> None:
-    """On a cluster that was there before, look whether all of its nodes can take part. Raises InputError."""
+def admit(ray: object, spec: Spec, report: Callable[[str], None], raw: bool = True) -> None:
+    """On a cluster that was there before, look whether all of its nodes can take part. Raises InputError.
+
+    `raw`: whether the raw sources are still needed.
+    """
     if not os.environ.get("RAY_ADDRESS"):
         return
     if (expected := os.environ.get(EXPECTED)) and expected != code():
@@ -27,6 +30,6 @@ def admit(ray: object, spec: Spec, report: Callable[[str], None]) -> None:
             f"the cluster has foundray {code()}, and the run was submitted with {expected}: install that there, or "
             "submit without --installed"
         )
-    if problems := unreachable(spec.storage, source_files(spec)):
+    if problems := unreachable(spec.storage, source_files(spec) if raw else {}):
         raise InputError(problems[0])
-    report(f"{ADMITTED}{len(node_resources(ray))} node(s) reach the data and {plain(spec.storage)}")
+    report(f"{ADMITTED}{len(node_resources(ray))} node(s) reach {plain(spec.storage)}{' and the data' if raw else ''}")

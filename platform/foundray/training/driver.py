@@ -62,7 +62,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
     prepared = prepared_data(run)
     prepared.check_files()
     with Holder(run.folder, report) as holder, connected() as ray:
-        admit(ray, spec, report)
+        admit(ray, spec, report, raw=False)
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
         with on_sigterm(lambda: holder.stop(BY_SIGNAL)):
             return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
