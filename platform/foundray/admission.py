@@ -32,4 +32,5 @@ def admit(ray: object, spec: Spec, report: Callable[[str], None], raw: bool = Tr
         )
     if problems := unreachable(spec.storage, source_files(spec) if raw else {}):
         raise InputError(problems[0])
-    report(f"{ADMITTED}{len(node_resources(ray))} node(s) reach {plain(spec.storage)}{' and the data' if raw else ''}")
+    nodes = f"{len(node_resources(ray))} node(s), of which all that answer and can work"
+    report(f"{ADMITTED}{nodes} reach {plain(spec.storage)}{' and the data' if raw else ''}")

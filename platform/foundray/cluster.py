@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from foundray.errors import InputError
+from foundray.errors import InputError, Terminated
 from foundray.head import ask_head
 from foundray.local_cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
 from foundray.local_node import HEAD_IP
@@ -92,7 +92,7 @@ def on_sigterm(do: Callable[[], None]) -> Iterator[None]:
 
 def _interrupt() -> None:
     # Ray's own answer is a stack trace.
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 @contextlib.contextmanager

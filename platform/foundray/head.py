@@ -145,7 +145,7 @@ def _refusal(code: Any, cluster: str) -> str:
         return f"{cluster} accepts connections but does not answer within {ANSWER_SECONDS:.0f} s: look after its head"
     return (
         f"what answers for {cluster} is not the head of a Ray cluster: set RAY_ADDRESS to the address that "
-        " `ray start --head` printed (its port is 6379 unless another was chosen)"
+        "`ray start --head` printed (its port is 6379 unless another was chosen)"
     )
 
 

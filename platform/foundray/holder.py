@@ -94,7 +94,10 @@ class Holder:
 
 
 def is_held(folder: Store) -> bool:
-    """Whether a command holds the folder and lives. It takes some seconds to tell where that runs on another machine."""
+    """Whether a command holds the folder and lives. It takes some seconds to tell where that runs on another machine.
+
+    Raises InputError where storage does not tell.
+    """
     if (holder := _read(folder / HOLDER)) is None:
         return False
     if holder["host"] == platform.node():
@@ -102,10 +105,11 @@ def is_held(folder: Store) -> bool:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         time.sleep(0.5)
-        if (now := _read(folder / HOLDER)) is None:
-            return False
-        if (now["token"], now["beats"]) != (holder["token"], holder["beats"]):
-            return True
+        with suppress(InputError):  # storage may be away for a while
+            if (now := _read(folder / HOLDER)) is None:
+                return False
+            if (now["token"], now["beats"]) != (holder["token"], holder["beats"]):
+                return True
     return False
 
 
@@ -120,10 +124,17 @@ def _request(folder: Store) -> Store:
 
 
 def _read(file: Store) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(file.read_text())) if file.exists() else None
-    except (InputError, ValueError):
+    """None where there is none, or one that is damaged. Raises InputError where storage does not tell."""
+    if not file.exists():
         return None
+    try:
+        return dict(json.loads(file.read_text()))
+    except ValueError:
+        return None
+    except InputError:
+        if file.exists():
+            raise
+        return None  # its holder has just gone
 
 
 def _user() -> str:

@@ -187,7 +187,7 @@ class LocalCluster:
         while "Ray runtime started" not in (said := log.read_text(errors="replace")):
             if process.poll() is not None or time.monotonic() > deadline:
                 self.kill(name)
-                raise InputError(f"the node {name} did not start: {said.strip().splitlines()[-1:] or 'it said nothing'}")
+                raise InputError(f"the node {name} did not start: {(said.strip().splitlines() or ['it said nothing'])[-1]}")
             time.sleep(0.1)
 
     def kill(self, name: str) -> None:
@@ -212,7 +212,8 @@ class LocalCluster:
         ]
         done = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True)
         if done.returncode:
-            raise InputError(f"the node {name} was not drained: {done.stderr.strip().splitlines()[-1:]}")
+            said = done.stderr.strip().splitlines() or ["Ray did not say why"]
+            raise InputError(f"the node {name} was not drained: {said[-1]}")
 
     def node_id(self, name: str) -> str:
         """Ray's id of a node. Raises InputError."""

@@ -63,8 +63,13 @@ class Redis:
         )
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
         process = subprocess.Popen([program, str(settings)], start_new_session=True, **quiet)
-        if wait_for_port(HEAD_IP, port, REDIS_SECONDS):
-            return Redis(folder, Node(HEAD_IP, process.pid, identity(psutil.Process(process.pid))))
+        try:
+            if wait_for_port(HEAD_IP, port, REDIS_SECONDS):
+                return Redis(folder, Node(HEAD_IP, process.pid, identity(psutil.Process(process.pid))))
+        except BaseException:
+            process.kill()
+            raise
+        process.kill()
         raise InputError(f"redis-server did not start: see {folder}/redis.log")
 
     @property

@@ -271,6 +271,8 @@ class Stopped(Line):
     event: Literal["stopped"]
     step: int
     """Steps done."""
+    checkpoint: int
+    """The step of the last complete checkpoint; 0 for none."""
     by: str
     """Who asked."""
 

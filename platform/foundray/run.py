@@ -51,6 +51,10 @@ class Facts:
     """Last loss over the whole validation split, in nats a token."""
     weights_sha256: str | None
     """Of the finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
+    stopped_by: str | None
+    """Who asked a stopped run to: a person, or `SIGTERM`."""
+    checkpoint: int | None
+    """The step of the last complete checkpoint, of a run that was stopped."""
     workers: int | None
     """In the last worker group."""
     worlds: list[dict[str, Any]]
@@ -158,7 +162,8 @@ class Run:
         groups = [event for event in events if event["event"] == "workers_started"]
         ends = [event for event in events if event["event"] in ("finished", "failed", "stopped")]
         evaluations = [event for event in events if event["event"] == "evaluated"]
-        over = ends[-1]["event"] if ends and ends[-1] is events[-1] else None
+        end = ends[-1] if ends and not any(e["event"] == "command" for e in events[events.index(ends[-1]) :]) else None
+        over = end["event"] if end else None
         state = over or ("running" if is_held(self.folder) else "interrupted" if events else "new")
         spent = account(events, metrics)
         last: dict[str, Any] = metrics[-1] if metrics else {}
@@ -172,6 +177,8 @@ class Run:
             loss=last.get("loss"),
             val_loss=evaluations[-1]["val_loss"] if evaluations else None,
             weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
+            stopped_by=end["by"] if end and state == "stopped" else None,
+            checkpoint=end["checkpoint"] if end and state == "stopped" else None,
             workers=groups[-1]["workers"] if groups else None,
             worlds=_worlds(events),
             restarts=max(0, len(groups) - 1),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+from foundray.errors import InputError
 from foundray.holder import ask_to_stop, is_held
 from foundray.run import Facts, Run
 
@@ -12,10 +14,16 @@ BEAT_SECONDS = 0.5
 
 
 def stop(run: Run, report: Callable[[str], None]) -> Facts:
-    """Ask the command that runs the run to stop, and wait until it has; where none does, nothing is to be done."""
+    """Ask the command that runs the run to stop, and wait until it has; where none does, nothing is to be done.
+
+    Raises InputError where storage does not tell.
+    """
     if is_held(run.folder):
         ask_to_stop(run.folder)
         report("asked; it ends after the step under way, with a checkpoint")
-        while is_held(run.folder):
+        held = True
+        while held:
             time.sleep(BEAT_SECONDS)
+            with suppress(InputError):  # storage may be away for a while
+                held = is_held(run.folder)
     return run.facts()

@@ -34,11 +34,7 @@ class Store:
         if "://" not in url:
             path = Path(url).expanduser().absolute().as_posix()
             return Store(fs.LocalFileSystem(), path, path)
-        if _PASSWORD.search(url) or _KEY.search(url):
-            raise InputError(
-                f"{redacted(url)} holds a secret, which would be stored and shown: give it to every node by its role or "
-                "environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and leave it out of the URL"
-            )
+        check_no_secret(url)
         try:
             filesystem, path = fs.FileSystem.from_uri(url)
         except Exception as error:  # pyarrow raises many kinds here, by scheme
@@ -64,14 +60,16 @@ class Store:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def info(self) -> fs.FileInfo:
-        return self.filesystem.get_file_info(self.path)
+        with reading(self):
+            return self.filesystem.get_file_info(self.path)
 
     def exists(self) -> bool:
         return self.info().type != fs.FileType.NotFound
 
     def children(self) -> list[Store]:
         """What lies directly in this folder, by name; nothing where there is no folder."""
-        found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        with reading(self):
+            found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         return [self / name for name in sorted(info.base_name for info in found)]
 
     def read_bytes(self) -> bytes:
@@ -140,6 +138,15 @@ def reading(place: object) -> Iterator[None]:
 
 _PASSWORD = re.compile(r"(?<=://)[^/\s@:]*:(?!\d+/)[^\s@]+@")
 _KEY = re.compile(r"(?i)([?&][^=&\s]*(?:key|secret|token|password|sig|signature|sas)[^=&\s]*=)[^&\s\"'<>]+")
+
+
+def check_no_secret(url: str) -> None:
+    """Raises InputError where the URL holds one."""
+    if _PASSWORD.search(url) or _KEY.search(url):
+        raise InputError(
+            f"{redacted(url)} holds a secret, which would be stored and shown: give it to every node by its role or "
+            "environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and leave it out of the URL"
+        )
 
 
 def redacted(text: str) -> str:

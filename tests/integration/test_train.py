@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import foundray
+from tests.integration.conftest import FOUNDRAY, foundray
 
 import foundray as api
+from foundray import holder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,6 +53,8 @@ def test_the_facts(alone, storage: Path) -> None:
         "loss",
         "val_loss",
         "weights_sha256",
+        "stopped_by",
+        "checkpoint",
         "workers",
         "restarts",
         "worlds",
@@ -182,3 +188,42 @@ def test_a_storage_url(shared_spec: Path, alone, storage: Path) -> None:
     assert facts.run == f"file://{storage}/url/small"
     assert facts.weights_sha256 == alone.weights_sha256
     assert foundray("status", facts.run, "--json").facts == json.loads(facts.to_json())
+
+
+def test_a_run_that_was_stopped_twice_goes_on_to_the_same_weights(
+    shared_spec: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By SIGTERM, and by `foundray stop`: each time after a step, with a checkpoint of it and no step repeated."""
+    long = {"train.steps": 400, "train.checkpoint_every": 10_000}
+    calm = train(shared_spec, "calm", **long)
+    sets = [flag for name, value in long.items() for flag in ("--set", f"{name}={value}")]
+    command = [FOUNDRAY, "train", str(shared_spec), "--set", "name=stopped", *sets]
+    run = storage / "runs" / "stopped"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        wait_for_step(run, 3)
+        process.terminate()
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    first = api.status(run)
+    assert (first.state, first.stopped_by, first.checkpoint) == ("stopped", "SIGTERM", first.step)
+    assert f"next: foundray resume {run}" in said
+
+    monkeypatch.setattr(holder, "BEAT_SECONDS", 0.05)
+    with ThreadPoolExecutor(1) as pool:
+        resumed = pool.submit(api.resume, run)
+        wait_for_step(run, first.step + 3)
+        second = api.stop(run)
+        assert resumed.result(60) == second
+    assert (second.state, second.checkpoint) == ("stopped", second.step)
+    assert first.step < second.step < 400
+    assert api.stop(run) == second, "where nobody runs it, there is nothing to stop"
+
+    finished = api.resume(run, {"scale.workers": 2})
+    assert (finished.weights_sha256, finished.steps_repeated) == (calm.weights_sha256, 0)
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 90
+    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < step:
+        assert time.monotonic() < deadline, f"{run} did not come to step {step}"
+        time.sleep(0.05)

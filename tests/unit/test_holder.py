@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -89,3 +90,36 @@ def test_whoever_is_replaced_notices(tmp_path: Path) -> None:
             time.sleep(0.02)
         assert first.taken
     assert json.loads((tmp_path / "holder.json").read_text())["token"] == "other"
+
+
+def test_the_holder_is_asked_to_stop_and_no_later_one_is(tmp_path: Path) -> None:
+    with hold(tmp_path) as first:
+        assert holding.is_held(Store.at(tmp_path))
+        assert first.stopping == ""
+        holding.ask_to_stop(Store.at(tmp_path))
+        (asked,) = tmp_path.glob("stop.json")
+        stale = asked.read_text()
+        assert wait_until(lambda: bool(first.stopping))
+    assert not list(tmp_path.glob("*.json"))
+    assert not holding.is_held(Store.at(tmp_path))
+    (tmp_path / "stop.json").write_text(stale)  # as a holder that was killed would leave it
+    with hold(tmp_path) as second:
+        time.sleep(0.3)
+        assert second.stopping == ""
+
+
+def test_a_holder_lives_on_when_storage_is_away_for_a_while(tmp_path: Path) -> None:
+    with hold(tmp_path) as holder:
+        (tmp_path / "holder.json").rename(tmp_path / "away")
+        (tmp_path / "holder.json").mkdir()  # neither to be read nor to be written
+        time.sleep(0.3)
+        (tmp_path / "holder.json").rmdir()
+        assert wait_until((tmp_path / "holder.json").is_file)
+        assert holder.thread.is_alive()
+
+
+def wait_until(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return true()

@@ -9,11 +9,11 @@ import sys
 import foundray
 from foundray.cli import clusters, outcomes, runs, searching, submitting, watching
 from foundray.cli.parsing import Verbs
-from foundray.errors import FoundrayError
+from foundray.errors import FoundrayError, Terminated
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 1 the run failed, 2 the input is at fault."""
+    """Run a command and exit: 0 done, 1 the run failed, 2 the input is at fault; 130 after Ctrl-C, 143 after SIGTERM."""
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal need not know every letter
@@ -22,9 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     except FoundrayError as error:
         print(f"foundray: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("foundray: interrupted; `foundray resume` goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        print(f"foundray: interrupted{options.after_interrupt}", file=sys.stderr)
+        sys.exit(143 if isinstance(interrupt, Terminated) else 130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

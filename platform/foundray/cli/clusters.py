@@ -56,13 +56,21 @@ def _check(options: Any) -> None:
 def _check_there(options: Any) -> None:
     from foundray.jobs.asking import ask
     from foundray.jobs.client import Client, cluster_url
-    from foundray.loading import read_yaml
+    from foundray.jobs.submit import check_places
+    from foundray.loading import load_spec, read_yaml
+    from foundray.local_cluster import local_cluster_at
+    from foundray.storage import check_no_secret
 
+    url = cluster_url(options.cluster)
+    if options.storage:
+        check_no_secret(options.storage)
+    if options.spec:
+        check_places(load_spec(options.spec, overrides_of(options)), bool(local_cluster_at(url)))
     files = {"spec.yaml": read_yaml(options.spec, "the spec")} if options.spec else {}
     flags = ["spec.yaml"] if options.spec else []
     flags += ["--storage", options.storage] if options.storage else []
     flags += [part for text in options.set for part in ("--set", text)] + (["--json"] if options.json else [])
-    status, said = ask(Client(cluster_url(options.cluster)), f"cluster check {shlex.join(flags)}", files, may_end_with=1)
+    status, said = ask(Client(url), f"cluster check {shlex.join(flags)}", files, may_end_with=1)
     print("\n".join(said))
     sys.exit(status)
 
@@ -71,7 +79,7 @@ def _up(options: Any) -> None:
     from foundray.local_cluster import LocalCluster, parse_resources
 
     cluster = LocalCluster.up(options.nodes, parse_resources(options.resources), redis=options.redis)
-    print(f"up: {', '.join(cluster.nodes)}")
+    print(f"up: {', '.join(cluster.nodes)}; {cluster.url}")
     print(f"next: foundray submit SPEC --follow, or RAY_ADDRESS={cluster.address} foundray train SPEC")
     print("and from another terminal: foundray cluster kill --local NODE")
 

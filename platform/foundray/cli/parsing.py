@@ -25,10 +25,14 @@ class Verbs:
         takes: str | None = None,
         overrides: str | None = None,
         as_json: bool = True,
+        after_interrupt: str = "",
     ) -> Any:
-        """A verb's parser, to which flags of its own may be added. `overrides` says of what `--set` overrides a field."""
+        """A verb's parser, to which flags of its own may be added.
+
+        `overrides` says of what `--set` overrides a field; `after_interrupt` what is told when the verb is interrupted.
+        """
         added = self.verbs.add_parser(name, help=about, description=about)
-        added.set_defaults(verb=run)
+        added.set_defaults(verb=run, after_interrupt=after_interrupt)
         if takes:
             added.add_argument("target", metavar=takes, help=TAKES[takes])
         if as_json:

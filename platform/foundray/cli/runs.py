@@ -15,9 +15,10 @@ def add_to(verbs: Verbs) -> None:
         ("prepare", _prepare, "turn the raw sources of a spec into prepared shards"),
         ("train", _train, "run a spec to its end (preparing its data first, going on where it stopped)"),
     ):
-        added = verbs.add(name, run, about, "SPEC", overrides="spec")
+        added = verbs.add(name, run, about, "SPEC", overrides="spec", after_interrupt=f"; the same `foundray {name}` goes on")
         added.add_argument("--dry-run", action="store_true", help="print the resolved spec and what follows from it, and stop")
-    verbs.add("resume", _resume, "go on with a run from its last complete checkpoint", "RUN", overrides="spec")
+    about = "go on with a run from its last complete checkpoint"
+    verbs.add("resume", _resume, about, "RUN", overrides="spec", after_interrupt="; the same `foundray resume` goes on")
     verbs.add("audit", _audit, "prove that every sample of every step was used exactly once", "RUN")
     added = verbs.add("samples", _samples, "list the samples that a step trains on", "RUN")
     added.add_argument("--step", type=int, required=True, help="counted from 0")
@@ -65,7 +66,8 @@ def _tell(facts: Any, as_json: bool) -> None:
     if facts.state == "finished":
         print(f"validation loss {facts.val_loss:.4f} nats an answer after {facts.step:,} steps, {facts.tokens:,} tokens")
     else:
-        print(f"stopped after step {facts.step:,}" + (", with a checkpoint of it" if facts.step else ""))
+        kept = f"the last checkpoint is of step {facts.checkpoint:,}" if facts.checkpoint else "there is no checkpoint yet"
+        print(f"stopped after step {facts.step:,}; {kept}")
     print(f"{goodput(facts)}; {facts.restarts} regroupings, {facts.steps_repeated} steps repeated")
     if facts.state == "finished":
         print(f"in {facts.run} (weights {facts.weights_sha256[:16]}…)")
@@ -75,7 +77,7 @@ def _tell(facts: Any, as_json: bool) -> None:
         print(f"next: foundray resume {facts.run}")
     if as_json:
         print(facts.to_json())
-    if facts.state == "stopped" and run.records("events.jsonl")[-1]["by"] == "SIGTERM":
+    if facts.stopped_by == "SIGTERM":
         sys.exit(143)  # as every program that this signal ended: whoever sent it may tell it from an end
 
 

@@ -13,7 +13,8 @@ from foundray.errors import InputError
 
 def add_to(verbs: Verbs) -> None:
     about = "search hyperparameters on small proxies, and write the run's spec with them"
-    verbs.add("tune", _tune, about, "SPEC", overrides="spec")
+    after = "; the same `foundray tune` goes on with the trials that there are"
+    verbs.add("tune", _tune, about, "SPEC", overrides="spec", after_interrupt=after)
     added = verbs.add("coordcheck", _coordcheck, "check that hyperparameters transfer over widths", "SPEC", overrides="spec")
     added.add_argument(
         "--widths", type=int, nargs="+", default=[], metavar="N", help="(default: 1, 2, 4, 8 times the proxies')"
@@ -37,11 +38,7 @@ def add_to(verbs: Verbs) -> None:
 
 
 def _tune(options: Any) -> None:
-    try:
-        tuned = foundray.tune(options.target, overrides_of(options), say, show_progress=True)
-    except KeyboardInterrupt:
-        print("foundray: interrupted; the same `foundray tune` goes on with the trials that there are", file=sys.stderr)
-        sys.exit(130)
+    tuned = foundray.tune(options.target, overrides_of(options), say, show_progress=True)
     print(tuned.table())
     if options.json:
         print(json.dumps(tuned.to_dict()))

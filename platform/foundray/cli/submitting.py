@@ -42,7 +42,11 @@ def _submit(options: Any) -> None:
     submission = jobs.submit(client, job, more, not options.installed, options.driver, say)
     here = f"--cluster {url}"
     if not options.follow:
-        submission.admitted(say)
+        try:
+            submission.admitted(say)
+        except KeyboardInterrupt:
+            print(f"foundray: {job.name} goes on; foundray stop {job.name} {here} ends it", file=sys.stderr)
+            sys.exit(130)
         print(f"next: foundray logs {job.name} --follow {here}, or status, or stop")
         if options.json:
             print(json.dumps({"job": job.name, "cluster": url, "run": job.metadata["run"], "new": submission.is_new}))
@@ -61,6 +65,8 @@ def _runtime_env(file: str) -> dict[str, Any]:
     from foundray.loading import parse_fields, read_yaml
 
     fields = parse_fields(read_yaml(file, "the runtime environment"), file, "it has fields such as pip: [...]")
+    if not isinstance(fields.get("env_vars") or {}, dict):
+        raise InputError(f"{file}: env_vars is a mapping of names to texts")
     if "working_dir" in fields:
         raise InputError(f"{file}: working_dir is what the run itself travels in; use py_modules for code of your own")
     return fields

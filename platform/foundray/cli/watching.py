@@ -69,15 +69,16 @@ def _logs(options: Any) -> None:
 
 
 def _logs_of_job(options: Any) -> None:
+    from foundray.jobs.asking import job_named
     from foundray.jobs.follow import exit_status, lines
 
     client = _client(options.cluster)
-    name = options.target.rstrip("/").rsplit("/", 1)[-1]
-    client.known(name)
+    name, _, _ = job_named(client, options.target)
     if not options.follow:
+        client.known(name)
         sys.stdout.write(client.ray.get_job_logs(name))
         return
-    for line in lines(client, name):
+    for line in lines(client, name, (client.known(name).metadata or {}).get("mark", "")):
         if line is not None:
             say(line)
     sys.exit(exit_status(client, name))
@@ -87,10 +88,12 @@ def _stop(options: Any) -> None:
     if options.cluster is not None:
         from foundray.jobs import asking
 
-        status = asking.stop(_client(options.cluster), options.target, say)
-        print(f"{options.target}: {status.lower()}")
+        facts_there, shown = asking.stop(_client(options.cluster), options.target, say)
+        print("\n".join(shown[:3]))
         if options.json:
-            print(json.dumps({"job": options.target, "status": status}))
+            print(json.dumps(facts_there))
+        if facts_there.get("state", "stopped") not in ("stopped", "finished"):
+            sys.exit(1)
         return
     facts = foundray.stop(options.target, say)
     print(f"{facts.run}: {facts.state}, step {facts.step:,}")

@@ -1,4 +1,4 @@
-"""What `status`, `logs` and `stop` do where the run is a job on a cluster."""
+"""What `status` and `stop` do where the run is a job on a cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import secrets
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from foundray.errors import InputError, RunFailed
@@ -17,6 +16,8 @@ from foundray.jobs.package import packed
 from foundray.storage import Store
 
 BEAT_SECONDS = 0.5
+TAIL = 5
+"""Lines that are shown of a job that is no run's."""
 
 
 def ask(client: Client, command: str, files: Mapping[str, str] | None = None, may_end_with: int = 0) -> tuple[int, list[str]]:
@@ -28,10 +29,9 @@ def ask(client: Client, command: str, files: Mapping[str, str] | None = None, ma
     with packed(client.url, files or {}, code=True) as folder:
         entrypoint = f": {mark}; exec python -m foundray {command}"
         client.ray.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env={"working_dir": folder})
-    said = [line for line in lines(client, job, mark) if line is not None]
-    status = exit_status(client, job)
-    with suppress(RuntimeError):
-        client.ray.delete_job(job)
+        said = [line for line in lines(client, job, mark) if line is not None]
+        status = exit_status(client, job)
+    client.forget(job)
     if status not in (0, may_end_with):
         why = said[-1].removeprefix("foundray: ") if said else f"`foundray {command}` ended with {status} there"
         raise (InputError if status == 2 else RunFailed)(why)
@@ -39,31 +39,42 @@ def ask(client: Client, command: str, files: Mapping[str, str] | None = None, ma
 
 
 def status(client: Client, run: str) -> tuple[dict[str, Any], list[str]]:
-    """Where a run stands: what Ray says of its job, with the run's facts; and the same for people. Raises InputError."""
-    name, folder = _job_and_folder(client, run)
+    """Where a run stands: what Ray says of its job, with the run's facts; and the same for people.
+
+    Of a search's or a preparation's job, the end of what it said. Raises InputError or RunFailed.
+    """
+    name, folder, verb = job_named(client, run)
     info = client.info(name)
     state = str(info.status.value) if info else None
-    *shown, facts = ask(client, f"status {shlex.quote(folder)} --text --json")[1]
     told = f"{state.lower()} on {client.url}" if state else f"not known to {client.url}"
-    return {**json.loads(facts), "job": name, "cluster": client.url, "status": state}, [f"{'job':9} {name}, {told}", *shown]
+    job, line = {"job": name, "cluster": client.url, "status": state}, f"{'job':9} {name}, {told}"
+    if verb in ("tune", "prepare"):
+        return job, [line, *client.ray.get_job_logs(name).splitlines()[-TAIL:]]
+    *shown, facts = ask(client, f"status {shlex.quote(folder)} --text --json")[1]
+    return {**json.loads(facts), **job}, [line, *shown]
 
 
-def stop(client: Client, run: str, report: Callable[[str], None]) -> str:
-    """Stop a run's job at its next step boundary; gives the job's last status. Raises InputError."""
-    name, _ = _job_and_folder(client, run)
+def stop(client: Client, run: str, report: Callable[[str], None]) -> tuple[dict[str, Any], list[str]]:
+    """Stop a run's job at its next step boundary; gives what `status` does afterwards. Raises InputError or RunFailed."""
+    name, _, verb = job_named(client, run)
     if not client.known(name).status.is_terminal():
         client.ray.stop_job(name)
-        report("asked; a run ends after the step under way, with a checkpoint")
-    while not (info := client.known(name)).status.is_terminal():
+        report("asked" if verb in ("tune", "prepare") else "asked; it ends after the step under way, with a checkpoint")
+    while not client.known(name).status.is_terminal():
         time.sleep(BEAT_SECONDS)
-    return str(info.status.value)
+    return status(client, run)
 
 
-def _job_and_folder(client: Client, run: str) -> tuple[str, str]:
-    """A run is named by its job, or by its folder. Raises InputError where there is no such job, and no folder was given."""
-    name = run.rstrip("/").rsplit("/", 1)[-1]
-    if (info := client.info(name)) and "run" in (info.metadata or {}):
-        return name, str(info.metadata["run"])
-    if "/" not in run:
-        client.known(name)
-    return name, Store.at(run).url
+def job_named(client: Client, run: str) -> tuple[str, str, str]:
+    """The job, the folder and the verb of a run that is named by its job, or by its folder.
+
+    Raises InputError where a name alone is of no job, and where the job of a folder's name is another folder's.
+    """
+    name, is_folder = run.rstrip("/").rsplit("/", 1)[-1], "/" in run
+    folder = Store.at(run).url.rstrip("/") if is_folder else ""
+    info = client.info(name) if is_folder else client.known(name)
+    if info is None or "run" not in (info.metadata or {}):
+        return name, folder or run, "train"
+    if is_folder and info.metadata["run"] != folder:
+        raise InputError(f"the job {name} on {client.url} is that of {info.metadata['run']}, not of {folder}")
+    return name, str(info.metadata["run"]), str(info.metadata.get("verb", "train"))

@@ -9,24 +9,30 @@ import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from foundray.cluster import enter_cluster
 from foundray.errors import InputError, RunFailed
 from foundray.head import HOW_TO_GIVE
 from foundray.local_cluster import LocalCluster
+from foundray.storage import redacted
 
 ANSWER_SECONDS = 10.0
 """Longest that a cluster may take to answer at all."""
+UPLOAD_SECONDS = 60.0
+"""Longest that it may take to answer a question once it has it."""
 QUIET_SECONDS = 1.0
-CERTAIN_SECONDS = 3.0
-"""A job that is under way for so long with its node living is taken for living."""
-DEATH_SECONDS = 90.0
-"""Longest that a cluster takes to see that a job's node is gone."""
 URL = "RAY_API_SERVER_ADDRESS"
 """Ray's own variable for the place where jobs are submitted."""
+LOOK_SECONDS = 0.5
+LOOKS = 6
+"""So often must a job's node be there, or not, before that is believed: a head that has just come back knows some only."""
+DEATH_SECONDS = 90.0
+"""Longest that a cluster takes to see that a job's node is gone."""
+
+_Answer = TypeVar("_Answer")
 
 
 def cluster_url(given: str | None) -> str:
@@ -40,9 +46,21 @@ def cluster_url(given: str | None) -> str:
                 "machine with `foundray cluster up --local`"
             ) from None
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"--cluster {url}: give the URL of the cluster's dashboard, such as http://HEAD:8265")
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise InputError(
+            f"--cluster {redacted(url)}: give the URL of the cluster's dashboard, such as http://HEAD:8265, without a user or "
+            f"password; for the token, {HOW_TO_GIVE}"
+        )
     return url.rstrip("/")
+
+
+class Refused(RunFailed):
+    """A cluster's job server did not do what it was asked for."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+        """Of HTTP."""
 
 
 class Client:
@@ -56,29 +74,23 @@ class Client:
         os.environ[URL] = url  # goes before RAY_ADDRESS, which Ray would prefer to what it is told
         import ray
         from ray.exceptions import AuthenticationError
-        from ray.job_submission import JobSubmissionClient
 
         for talkative in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
             logging.getLogger(f"ray.{talkative}").setLevel(logging.WARNING)
         try:
-            self.ray = JobSubmissionClient(url)
-            there = self.ray._do_request("GET", "/api/version", timeout=ANSWER_SECONDS).json()["ray_version"]
+            self.ray = _job_client(url)
+            there = self.ray._do_request("GET", "/api/version").json()["ray_version"]
         except AuthenticationError as error:
             what = "did not take the token" if "403" in str(error) or "invalid" in str(error).lower() else "asks for a token"
             raise InputError(f"the cluster at {url} {what}: {HOW_TO_GIVE}") from None
-        except Exception as error:  # Ray lets through what its HTTP library raises, of many kinds
-            raise InputError(f"{url} does not answer as a Ray cluster does: {str(error).splitlines()[0][:200]}") from None
+        except Exception as error:  # what is no cluster answers in many ways
+            raise InputError(f"{url} does not answer as a Ray cluster does: {_first_line(error)}") from None
         if there != ray.__version__:
             raise InputError(f"the cluster at {url} runs Ray {there}, and this is Ray {ray.__version__}: install {there} here")
 
     def info(self, job: str) -> Any:
-        """Ray's record of a job (`status`, `metadata`, `driver_exit_code`, ...); None where there is none."""
-        try:
-            return self.ray.get_job_info(job)
-        except RuntimeError as error:
-            if "404" in str(error):
-                return None
-            raise RunFailed(f"the cluster at {self.url} did not tell of {job}: {str(error).splitlines()[0][:200]}") from None
+        """Ray's record of a job (`status`, `metadata`, `driver_exit_code`, ...); None where there is none. Raises RunFailed."""
+        return self.unless_unknown(lambda: self.ray.get_job_info(job))
 
     def known(self, job: str) -> Any:
         """The same. Raises InputError where there is none."""
@@ -88,27 +100,47 @@ class Client:
             raise InputError(f"the cluster at {self.url} knows no run {job}; {there}")
         return info
 
+    def forget(self, job: str) -> None:
+        """Delete the record of a job that is over; another command may have been quicker."""
+        self.unless_unknown(lambda: self.ray.delete_job(job))
+
+    def unless_unknown(self, question: Callable[[], _Answer]) -> _Answer | None:
+        """None where the job is not known."""
+        try:
+            return question()
+        except Refused as error:
+            if error.status == 404 or "does not exist" in str(error):
+                return None
+            raise
+
     def head(self) -> str:
-        """Ray's id of the head node."""
-        return next(node["nodeId"] for node in self._nodes() if node.get("isHeadNode"))
+        """Ray's id of the head node. Raises RunFailed where it is not known in time."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < deadline:
+            for node in self._nodes():
+                if node.get("isHeadNode"):
+                    return str(node["nodeId"])
+            time.sleep(LOOK_SECONDS)
+        raise RunFailed(f"the cluster at {self.url} does not know its head yet; try again")
 
     def runs(self, job: str) -> bool:
         """Whether a job is under way: a head that has just come back takes those for living that died with the one before."""
-        deadline, stopped = time.monotonic() + DEATH_SECONDS, False
-        certain = time.monotonic() + CERTAIN_SECONDS
+        deadline, there, gone = time.monotonic() + DEATH_SECONDS, 0, 0
         while (info := self.info(job)) and not info.status.is_terminal() and time.monotonic() < deadline:
-            lives = info.driver_node_id in (None, *(node["nodeId"] for node in self._nodes()))
-            if time.monotonic() > certain:
-                if lives:
-                    return True
-                if not stopped:  # what wakes the head's job manager, which looks after jobs only from its first order on
-                    stopped = self.ray.stop_job(job) or True
-            time.sleep(0.5)
+            nodes = self._nodes()
+            if any(node.get("isHeadNode") for node in nodes):
+                lives = info.driver_node_id in (None, *(node["nodeId"] for node in nodes))
+                there, gone = (there + 1, 0) if lives else (0, gone + 1)
+            if there == LOOKS:
+                return True
+            if gone == LOOKS:  # an order wakes the head's job manager, which looks after jobs only from its first one on
+                self.ray.stop_job(job)
+            time.sleep(LOOK_SECONDS)
         return bool(info and not info.status.is_terminal())
 
     def _nodes(self) -> list[dict[str, Any]]:
         """Those that live."""
-        nodes = self.ray._do_request("GET", "/nodes?view=summary", timeout=ANSWER_SECONDS).json()["data"]["summary"]
+        nodes = self.ray._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
         return [node["raylet"] for node in nodes if node["raylet"].get("state") == "ALIVE"]
 
     def log(self, job: str) -> Iterator[str | None]:
@@ -144,6 +176,25 @@ class Client:
             yield piece
 
 
+def _job_client(url: str) -> Any:
+    """Ray's, which neither waits without end nor lets through what its HTTP library raises."""
+    import requests
+    from ray.job_submission import JobSubmissionClient
+
+    class Patient(JobSubmissionClient):
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return super()._do_request(*arguments, **{"timeout": (ANSWER_SECONDS, UPLOAD_SECONDS), **options})
+            except requests.RequestException as error:
+                raise RunFailed(f"the cluster at {url} does not answer ({type(error).__name__}); try again") from None
+
+        def _raise_error(self, response: Any) -> None:
+            said = [line for line in response.text.splitlines() if line.strip()] or [str(response.status_code)]
+            raise Refused(f"the cluster at {url} refused: {said[-1].strip()[:300]}", response.status_code)
+
+    return Patient(url)
+
+
 def _check_there_is_somebody(url: str) -> None:
     """Raises InputError. Ray itself would wait without end for an address that swallows what is sent there."""
     parts = urllib.parse.urlsplit(url)
@@ -154,3 +205,7 @@ def _check_there_is_somebody(url: str) -> None:
         raise InputError(
             f"no cluster answers at {url} ({error.strerror or error}); give its dashboard's URL with --cluster"
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

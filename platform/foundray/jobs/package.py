@@ -20,8 +20,10 @@ CACHES = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 @contextmanager
-def packed(url: str, files: Mapping[str, str], code: bool) -> Iterator[str]:
+def packed(url: str, files: Mapping[str, str], code: bool, lasting: bool = False) -> Iterator[str]:
     """A working directory for a job of the cluster, which goes before what is installed there: a folder to be sent.
+
+    It is there while the block runs; `lasting`, as long as the job may run.
 
     With `code`, there is Foundray in it and every installed package that has an objective or a modality, each with its
     metadata, by which they are found. Raises InputError.
@@ -31,7 +33,11 @@ def packed(url: str, files: Mapping[str, str], code: bool) -> Iterator[str]:
         folder = here.folder / "jobs" / secrets.token_hex(4)
         folder.mkdir(parents=True)
         _stage(folder, files, code)
-        yield f"local://{folder}"
+        try:
+            yield f"local://{folder}"
+        finally:
+            if not lasting:
+                shutil.rmtree(folder, ignore_errors=True)
     else:
         with tempfile.TemporaryDirectory() as name:
             _stage(Path(name), files, code)

@@ -14,15 +14,15 @@ from typing import Any
 from foundray.admission import ADMITTED, EXPECTED
 from foundray.checkup.probe import code
 from foundray.errors import InputError, RunFailed
-from foundray.jobs.client import Client
+from foundray.jobs.client import Client, Refused
 from foundray.jobs.follow import exit_status, lines
 from foundray.jobs.package import packed
 from foundray.loading import load_spec, read_yaml
 from foundray.local_cluster import parse_resources
+from foundray.run import Run
 from foundray.spec import Spec
-from foundray.storage import Store
+from foundray.storage import Store, check_no_secret
 
-VERBS = ("train", "tune", "prepare", "resume")
 STOP_SECONDS = 300
 """Longest that a run may take to come to a step boundary and write its checkpoint."""
 ADMIT_SECONDS = 120.0
@@ -48,15 +48,15 @@ def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine
     """A verb's job on a cluster. On this machine's, paths mean what they mean here. Raises InputError."""
     flags = " --json" if as_json else ""
     if verb == "resume":
-        _check_place("the run's folder", target, on_this_machine)
-        run = Store.at(target).url.rstrip("/")
+        if on_this_machine:
+            run = Run.open(target).folder.url
+        else:
+            _check_place("the run's folder", run := target.rstrip("/"), on_this_machine)
         metadata = {"run": run, "verb": verb}
         return Job(Path(run).name, f"resume {shlex.quote(run)}{_sets(overrides)}{flags}", metadata)
     spec = load_spec(target, overrides)
-    places = _places(spec)
-    for name, place in places.items():
-        _check_place(name, place, on_this_machine)
-    absolute = {name: Store.at(place).url for name, place in places.items() if "://" not in place}
+    places = check_places(spec, on_this_machine)
+    absolute = {name: Store.at(place).url for name, place in places.items() if "://" not in place}  # of local ones
     run = f"{absolute.get('storage', spec.storage).rstrip('/')}/{spec.name}"
     metadata = {"run": run, "verb": verb, "fingerprint": spec.fingerprint()}
     name = spec.name if verb == "train" else f"{spec.name}-{verb}"
@@ -68,16 +68,19 @@ def _sets(overrides: Mapping[str, Any]) -> str:
     return "".join(f" --set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in overrides.items())
 
 
-def _places(spec: Spec) -> dict[str, str]:
-    """Whatever the spec names that lies somewhere, by the field's name."""
+def check_places(spec: Spec, on_this_machine: bool) -> dict[str, str]:
+    """Whatever the spec names that lies somewhere, by the field's name. Raises InputError where the cluster cannot find it."""
     sources = {f"data.sources.{index}.path": source.path for index, source in enumerate(spec.data.sources)}
     tokenizer = {"data.tokenizer.path": spec.data.tokenizer.path} if spec.data.tokenizer.path else {}
-    return {"storage": spec.storage, **sources, **tokenizer}
+    places = {"storage": spec.storage, **sources, **tokenizer}
+    for name, place in places.items():
+        _check_place(name, place, on_this_machine)
+    return places
 
 
 def _check_place(name: str, place: str, on_this_machine: bool) -> None:
     """Raises InputError for what only this machine could make sense of, and for a secret, which must not travel."""
-    Store.at(place)
+    check_no_secret(place)
     if "://" not in place and not on_this_machine and not Path(place).is_absolute():
         raise InputError(
             f"{name} is {place}, which the cluster's nodes do not know: give a URL such as s3://bucket/{Path(place).name}, or "
@@ -124,12 +127,12 @@ def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool,
     if client.runs(job.name):
         return _already(client, job, client.known(job.name), report)
     if client.info(job.name):
-        client.ray.delete_job(job.name)
+        client.forget(job.name)
         time.sleep(SETTLE_SECONDS)
     mark = secrets.token_hex(4)
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)} | ({} if ship else {EXPECTED: code() or ""})
-    with packed(client.url, job.files, ship) as folder:
-        environment = {**runtime_env, "env_vars": {**runtime_env.get("env_vars", {}), **variables}, "working_dir": folder}
+    with packed(client.url, job.files, ship, lasting=True) as folder:
+        environment = {**runtime_env, "env_vars": {**(runtime_env.get("env_vars") or {}), **variables}, "working_dir": folder}
         try:
             client.ray.submit_job(
                 entrypoint=f": {mark}; exec python -m foundray {job.entrypoint}",
@@ -138,9 +141,11 @@ def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool,
                 metadata={**job.metadata, "mark": mark},
                 **where,
             )
-        except (RuntimeError, ValueError) as error:
+        except Refused as error:
             if "already exists" in str(error):  # another command was quicker
                 return _already(client, job, client.known(job.name), report)
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:  # Ray does not take the environment
             raise InputError(f"the cluster did not take {job.name}: {str(error).strip().splitlines()[-1][:300]}") from None
     report(f"submitted {job.name} to {client.url}")
     return Submission(client, job, mark, is_new=True)
@@ -152,6 +157,8 @@ def _where(client: Client, driver: str) -> dict[str, Any]:
         return {}
     if driver == "worker":
         return {"entrypoint_label_selector": {"ray.io/node-id": f"!{client.head()}"}}
+    if "=" not in driver:
+        raise InputError(f"--driver {driver}: it is head, worker, or resources of its node such as driver=1")
     resources = parse_resources(driver, "--driver")
     cpus, gpus = resources.pop("CPU", None), resources.pop("GPU", None)
     return {"entrypoint_num_cpus": cpus, "entrypoint_num_gpus": gpus, "entrypoint_resources": resources or None}

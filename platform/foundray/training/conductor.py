@@ -43,6 +43,8 @@ FEEDER_SECONDS = 60.0
 """Longest that a feeder takes to start anew."""
 ROLL_BACKS = 16
 """Roll-backs past loss spikes that a run may make."""
+PAUSE_SECONDS = 1.0
+"""Between two tellings to pause: one may come before the order to take part."""
 GATHER_SECONDS = 30.0
 """At the start, how long the first members wait for others whose places are held."""
 
@@ -76,7 +78,8 @@ class Conductor:
         while not self._finished():
             if self._stopped():
                 self._read_board(now=True)
-                return self._note("stopped", step=self.recorder.step, by=self.holder.stopping)
+                kept = max(self.committer.steps, default=0)
+                return self._note("stopped", step=self.recorder.step, checkpoint=kept, by=self.holder.stopping)
             self.crew.listen()
             self._read_board()
             if self._due("places", TEND_SECONDS):
@@ -128,9 +131,9 @@ class Conductor:
         elif len(phases) < len(self.group):
             return  # somebody has not heard of the group yet
         elif all(phase == "paused" for phase in phases):
-            if self.pausing != "stop":  # else its checkpoint is yet to be completed
+            if self._stopped_at() is None:  # else its checkpoint is yet to be completed
                 self._regroup()
-        elif not self.pausing and all(phase == "running" for phase in phases):
+        elif all(phase == "running" for phase in phases):
             self._pause_if_due()
 
     def _pause_if_due(self) -> None:
@@ -138,9 +141,9 @@ class Conductor:
             self.pausing = "stop"
         elif self._joiners() or self._leavers():
             self.pausing = "regroup"
-        if self.pausing:
+        if self.pausing and self._due("pause", PAUSE_SECONDS):
             for number in self.group:
-                self.crew.members[number].handle.pause.remote(self.pausing == "stop")
+                self.crew.members[number].handle.pause.remote(self.generation, self.pausing == "stop")
 
     def _joiners(self) -> list[Known]:
         room = self.spec.scale.workers[1] - len(self.group)
@@ -157,12 +160,15 @@ class Conductor:
 
     def _enough_at_the_start(self) -> bool:
         able = [known for known in self.crew.members.values() if self.crew.may_stay(known)]
-        ready = [known for known in able if known.status.phase != "warming"]
+        ready = self._ready()
         if len(ready) < self.spec.scale.workers[0]:
             self._wait_or_give_up(len(ready))
             return False
         expected = max(len(able), min(len(self.places), self.spec.scale.workers[1]))
         return len(ready) == expected or time.monotonic() - min(k.started for k in ready) > GATHER_SECONDS
+
+    def _ready(self) -> list[Known]:
+        return [k for k in self.crew.members.values() if self.crew.may_stay(k) and k.status.phase != "warming"]
 
     def _wait_or_give_up(self, there: int) -> None:
         waited = time.monotonic() - self.waiting_since
@@ -353,22 +359,37 @@ class Conductor:
         """Whether all members are done and the last checkpoint is complete. Raises InputError where that cannot be."""
         statuses = self._group_statuses()
         if not self.group or len(statuses) < len(self.group) or any(s.phase != "finished" for s in statuses):
-            self.done_since = time.monotonic()
+            if self._stopped_at() is None:
+                self.done_since = time.monotonic()
             return False
-        if self.spec.train.steps in self.committer.steps:
+        return self._kept(self.spec.train.steps)
+
+    def _stopped(self) -> bool:
+        """Whether nobody computes because somebody asked for it, and the last step's checkpoint is complete.
+
+        Where too few are there to go on, it is that of an earlier step. Raises InputError where it cannot be written.
+        """
+        if not self.holder.stopping:
+            return False
+        if not self.group:
+            return len(self._ready()) < self.spec.scale.workers[0]
+        return (step := self._stopped_at()) is not None and self._kept(step)
+
+    def _stopped_at(self) -> int | None:
+        """The step at which all have paused for good, having written their state."""
+        statuses = self._group_statuses()
+        if self.pausing != "stop" or len(statuses) < len(self.group) or any(s.phase != "paused" for s in statuses):
+            return None
+        done = statuses[0].done
+        return done if any(step == done for _, step, _, _ in statuses[0].written) else None
+
+    def _kept(self, step: int) -> bool:
+        """Whether the checkpoint that a command ends with is complete. Raises InputError after too long."""
+        if step in self.committer.steps:
             return True
         if time.monotonic() - self.done_since > self.spec.fault.storage_wait_s:
             raise InputError(f"the last checkpoint could not be written: {self.committer.problem}")
         return False
-
-    def _stopped(self) -> bool:
-        """Whether nobody computes because somebody asked for it, and the last step's checkpoint is complete."""
-        if not self.holder.stopping:
-            return False
-        statuses = self._group_statuses()
-        stopped = self.pausing == "stop" and all(status.phase == "paused" for status in statuses)
-        written = max((step for status in statuses for _, step, _, _ in status.written), default=0)
-        return not self.group or (stopped and len(statuses) == len(self.group) and written in self.committer.steps)
 
     # The record
 

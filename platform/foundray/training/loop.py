@@ -178,7 +178,7 @@ class Loop:
         """All stop here, and go on in another group."""
         self._settle_mirror()
         self.journal.close()
-        return {"phase": "paused"}
+        return {"phase": "paused", "done": self.done}
 
     def _look_after(self) -> None:
         """What is due after a step, or when joining there: evaluation, checkpoint, mirror."""

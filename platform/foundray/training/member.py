@@ -57,14 +57,17 @@ class Member:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def take_part(self, order: Order) -> None:
-        self.say(phase="running", generation=order.generation, written=(), suspects=(), spike=0)
+        self.leaving.clear()
+        self.saving.clear()
+        self.say(phase="running", generation=order.generation, written=(), suspects=(), spike=0, done=-1)
         self.orders.put(order)
 
-    def pause(self, save: bool) -> None:
-        """Stop with all others after the step under way, and write a checkpoint of it if so wished."""
-        if save:
-            self.saving.set()
-        self.leaving.set()
+    def pause(self, generation: int, save: bool) -> None:
+        """Stop with all others of this group after the step under way, and write a checkpoint of it if so wished."""
+        if generation == self.status.generation:
+            if save:
+                self.saving.set()
+            self.leaving.set()
 
     def halt(self, seconds: float) -> tuple[Status, list[Piece]]:
         """Break off what is under way, for the group is broken; gives the pieces held."""
@@ -102,8 +105,6 @@ class Member:
             return self.say(phase="failed", reason=f"{type(error).__name__}: {error}")
         while True:
             order = self.orders.get()
-            self.leaving.clear()
-            self.saving.clear()
             try:
                 loop.join(order)
                 outcome: dict[str, Any] = loop.run()

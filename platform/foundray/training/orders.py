@@ -68,6 +68,8 @@ class Status:
     """Why it is broken or failed."""
     exit_status: int = 1
     """Of a failed run."""
+    done: int = -1
+    """Steps done, of a paused member."""
     spike: int = 0
     """The step whose loss was a spike to roll back from, where that is why it is broken."""
     suspects: tuple[int, ...] = ()

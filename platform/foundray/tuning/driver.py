@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,12 +47,13 @@ def tune(spec: Spec, text: str, overrides: Mapping[str, Any], report: Report, sh
     proposals = Proposals(spec, space)
     folder = folder_of(spec)
     _check_same(folder, spec)
-    with connected() as ray, Holder(folder, report):
+    with connected() as ray, ExitStack() as holding:
         admit(ray, spec, report)
         nodes = node_resources(ray)
         fit(proxy.scale, nodes, False, report)
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
+        holding.enter_context(Holder(folder, report))
         (folder / "search.json").write_text(json.dumps(_identity(spec)))
         work = Workshop(spec, proxy, prepared, folder, nodes, report, show_progress)
         trials = work.search(proposals)
