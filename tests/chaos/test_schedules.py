@@ -1,6 +1,6 @@
 """Seeded schedules of faults on a cluster of four nodes: all end with the weights of an undisturbed run.
 
-`make test` runs four of them, which have most kinds of faults; `make chaos` runs twenty, or as many as CHAOS_RUNS says.
+`make test` runs two of them, which have ten of the sixteen kinds of faults; `make chaos` runs twenty, or as many as CHAOS_RUNS says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.integration.conftest import foundray
 
 from foundray.local_cluster import LocalCluster
 
-SEEDS = range(int(os.environ["CHAOS_RUNS"])) if "CHAOS_RUNS" in os.environ else (2, 6, 8, 14)
+SEEDS = range(int(os.environ["CHAOS_RUNS"])) if "CHAOS_RUNS" in os.environ else (6, 17)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -41,70 +42,75 @@ def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_spec(folder, small_spec(prose, folder / "runs", model__width=64, train=train, scale=scale))
 
 
-def wait_for_step(run: Path, step: int) -> int:
-    """The step at which the run is, once it is so far."""
+def steps(run: Path) -> list[int]:
+    """Those that are recorded, as often as they were done."""
+    file = run / "metrics.jsonl"
+    return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for_step(run: Path, count: int) -> None:
+    """Until so many steps are recorded."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if (run / "metrics.jsonl").exists():
-            steps = (run / "metrics.jsonl").read_text().count("\n")
-            if steps >= step:
-                return steps
+    while len(steps(run)) < count:
+        assert time.monotonic() < deadline, f"{run} did not come to {count} steps"
         time.sleep(0.2)
-    raise AssertionError(f"{run} did not come to step {step}")
 
 
-def test_a_run_submitted_stopped_and_resumed_past_a_lost_head_is_the_run_on_a_laptop(cluster: LocalCluster, spec: Path) -> None:
-    url, runs = cluster.url, spec.parent / "runs"
-    calm = foundray("train", spec, "--set", "name=calm", "--set", "scale.workers=1", "--json").facts["weights_sha256"]
+@pytest.fixture(scope="module")
+def calm(spec: Path) -> str:
+    """The weights of the same spec run plainly, on one worker."""
+    return str(foundray("train", spec, "--set", "name=calm", "--set", "scale.workers=1", "--json").facts["weights_sha256"])
 
-    sent = foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json")
-    assert sent.facts["new"] and sent.facts["run"] == str(runs / "small")
+
+def test_a_run_outlives_its_head_twice_and_a_stop_and_is_the_run_on_a_laptop(
+    cluster: LocalCluster, spec: Path, calm: str
+) -> None:
+    url, run = cluster.url, spec.parent / "runs" / "small"
+    sent = foundray("submit", spec, "--cluster", url, "--set", "train.checkpoint_every=5", "--json")
+    assert (sent.facts["new"], sent.facts["run"]) == (True, str(run))
     again = foundray("submit", spec, "--cluster", url, "--json")
     assert not again.facts["new"] and "no second one was started" in again.out
     assert "the name small is taken" in foundray("submit", spec, "--set", "optimizer.lr=0.001").refusal
+    wait_for_step(run, 12)
 
-    stopped_after = wait_for_step(runs / "small", 5)
-    assert foundray("stop", "small", "--cluster", url).status == 0
+    lose_head(cluster)  # and the driver, which was on it: submitting once more goes on
+    assert foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json").facts["new"]
+    wait_for_step(run, len(steps(run)) + 3)
+    assert foundray("stop", run, "--cluster", url).status == 0
     status = foundray("status", "small", "--cluster", url, "--json").facts
-    assert (status["status"], status["state"]) == ("STOPPED", "stopped")
-    assert stopped_after <= status["step"] < STEPS
-    assert [path.name for path in (runs / "small" / "checkpoints").iterdir()] == [f"step-{status['step']:08d}"]
+    assert (status["job"], status["status"], status["state"]) == ("small", "STOPPED", "stopped")
+    assert steps(run)[-1] == status["step"] == status["checkpoint"] < STEPS
 
     assert foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json").facts["new"]
-    wait_for_step(runs / "small", status["step"] + 5)
-    cluster.kill("head")
-    cluster.restart_head()
+    wait_for_step(run, len(steps(run)) + 3)
+    lose_head(cluster)  # which the driver outlives on its node, and Redis for it
     followed = foundray("logs", "small", "--cluster", url, "--follow")
     assert followed.status == 0, followed.err
     assert re.search(rf"step {STEPS}: validation loss", followed.out)
 
     facts = foundray("status", "small", "--cluster", url, "--json").facts
     assert (facts["status"], facts["state"], facts["weights_sha256"]) == ("SUCCEEDED", "finished", calm)
-    assert "every one used exactly once" in foundray("audit", runs / "small").out
+    commands = [line for line in (run / "events.jsonl").read_text().splitlines() if '"command"' in line]
+    assert len(commands) == 3, "the one of the second lost head went on"
+    assert "every one used exactly once" in foundray("audit", run).out
 
 
-def test_a_driver_that_died_with_the_head_is_taken_up_by_submitting_again(cluster: LocalCluster, spec: Path) -> None:
-    run = spec.parent / "runs" / "head"
-    changes = ("--set", "name=head", "--set", "train.checkpoint_every=5")
-    assert foundray("submit", spec, *changes, "--json").facts["new"]
-    wait_for_step(run, 10)
+def lose_head(cluster: LocalCluster) -> None:
     cluster.kill("head")
     cluster.restart_head()
-    done = foundray("submit", spec, *changes, "--follow", "--json")
-    facts = done.facts
-    assert facts["state"] == "finished" and facts["restarts"] == 1
-    assert facts["weights_sha256"] == foundray("status", spec.parent / "runs" / "small", "--json").facts["weights_sha256"]
 
 
-def test_bad_input(cluster: LocalCluster, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input(cluster: LocalCluster, spec: Path, calm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, said in (
         (("--cluster", "http://127.0.0.99:9"), "no cluster answers at http://127.0.0.99:9"),
         (("--cluster", "ray://here"), "give the URL of the cluster's dashboard"),
         (("--set", "storage=s3://key:secret@bucket/runs"), "holds a secret"),
         (("--set", "model.widht=3"), "did you mean 'width'?"),
-        (("--set", "name=small", "--set", "optimizer.lr=0.5"), "the run folder"),
+        (("--set", "name=calm", "--set", "optimizer.lr=0.5"), "the run folder"),
         (("--set", "data.sources.0.path=/none.txt", "--set", "name=none"), "the source /none.txt does not exist"),
         (("--runtime-env", tmp_path / "none.yaml"), "none.yaml cannot be read"),
+        (("--driver", "foo"), "it is head, worker, or resources"),
+        (("--cluster", "http://me:sesame@127.0.0.10:8265"), "without a user or password"),
     ):
         assert said in foundray("submit", spec, *arguments).refusal.replace("\n", " "), arguments
     assert "knows no run nobody; there are:" in foundray("status", "nobody", "--cluster", cluster.url).refusal
