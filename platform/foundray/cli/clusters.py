@@ -56,21 +56,18 @@ def _check(options: Any) -> None:
 def _check_there(options: Any) -> None:
     from foundray.jobs.asking import ask
     from foundray.jobs.client import Client, cluster_url
-    from foundray.jobs.submit import check_places
-    from foundray.loading import load_spec, read_yaml
+    from foundray.jobs.travel import found_there, travelling
+    from foundray.loading import read_yaml
     from foundray.local_cluster import local_cluster_at
-    from foundray.storage import check_no_secret
 
     url = cluster_url(options.cluster)
-    if options.storage:
-        check_no_secret(options.storage)
+    here, files, flags = bool(local_cluster_at(url)), {}, " --json" if options.json else ""
     if options.spec:
-        check_places(load_spec(options.spec, overrides_of(options)), bool(local_cluster_at(url)))
-    files = {"spec.yaml": read_yaml(options.spec, "the spec")} if options.spec else {}
-    flags = ["spec.yaml"] if options.spec else []
-    flags += ["--storage", options.storage] if options.storage else []
-    flags += [part for text in options.set for part in ("--set", text)] + (["--json"] if options.json else [])
-    status, said = ask(Client(url), f"cluster check {shlex.join(flags)}", files, may_end_with=1)
+        files = {"spec.yaml": read_yaml(options.spec, "the spec")}
+        flags += f" spec.yaml{travelling(options.spec, overrides_of(options), here)[1]}"
+    if options.storage:
+        flags += f" --storage {shlex.quote(found_there('--storage', options.storage, here))}"
+    status, said = ask(Client(url), f"cluster check{flags}", files, may_end_with=1)
     print("\n".join(said))
     sys.exit(status)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 import time
@@ -17,11 +16,10 @@ from foundray.errors import InputError, RunFailed
 from foundray.jobs.client import Client, Refused
 from foundray.jobs.follow import exit_status, lines
 from foundray.jobs.package import packed
-from foundray.loading import load_spec, read_yaml
+from foundray.jobs.travel import flags_of, found_there, travelling
+from foundray.loading import read_yaml
 from foundray.local_cluster import parse_resources
 from foundray.run import Run
-from foundray.spec import Spec
-from foundray.storage import Store, check_no_secret
 
 STOP_SECONDS = 300
 """Longest that a run may take to come to a step boundary and write its checkpoint."""
@@ -45,47 +43,16 @@ class Job:
 
 
 def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine: bool, as_json: bool) -> Job:
-    """A verb's job on a cluster. On this machine's, paths mean what they mean here. Raises InputError."""
+    """A verb's job on a cluster, perhaps on this machine's. Raises InputError."""
     flags = " --json" if as_json else ""
     if verb == "resume":
-        if on_this_machine:
-            run = Run.open(target).folder.url
-        else:
-            _check_place("the run's folder", run := target.rstrip("/"), on_this_machine)
+        run = Run.open(target).folder.url if on_this_machine else found_there("the run's folder", target.rstrip("/"), False)
         metadata = {"run": run, "verb": verb}
-        return Job(Path(run).name, f"resume {shlex.quote(run)}{_sets(overrides)}{flags}", metadata)
-    spec = load_spec(target, overrides)
-    places = check_places(spec, on_this_machine)
-    absolute = {name: Store.at(place).url for name, place in places.items() if "://" not in place}  # of local ones
-    run = f"{absolute.get('storage', spec.storage).rstrip('/')}/{spec.name}"
-    metadata = {"run": run, "verb": verb, "fingerprint": spec.fingerprint()}
+        return Job(Path(run).name, f"resume {shlex.quote(run)}{flags_of(overrides)}{flags}", metadata)
+    spec, sets = travelling(target, overrides, on_this_machine)
+    metadata = {"run": f"{spec.storage.rstrip('/')}/{spec.name}", "verb": verb, "fingerprint": spec.fingerprint()}
     name = spec.name if verb == "train" else f"{spec.name}-{verb}"
-    files = {"spec.yaml": read_yaml(target, "the spec")}
-    return Job(name, f"{verb} spec.yaml{_sets({**overrides, **absolute})}{flags}", metadata, files)
-
-
-def _sets(overrides: Mapping[str, Any]) -> str:
-    return "".join(f" --set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in overrides.items())
-
-
-def check_places(spec: Spec, on_this_machine: bool) -> dict[str, str]:
-    """Whatever the spec names that lies somewhere, by the field's name. Raises InputError where the cluster cannot find it."""
-    sources = {f"data.sources.{index}.path": source.path for index, source in enumerate(spec.data.sources)}
-    tokenizer = {"data.tokenizer.path": spec.data.tokenizer.path} if spec.data.tokenizer.path else {}
-    places = {"storage": spec.storage, **sources, **tokenizer}
-    for name, place in places.items():
-        _check_place(name, place, on_this_machine)
-    return places
-
-
-def _check_place(name: str, place: str, on_this_machine: bool) -> None:
-    """Raises InputError for what only this machine could make sense of, and for a secret, which must not travel."""
-    check_no_secret(place)
-    if "://" not in place and not on_this_machine and not Path(place).is_absolute():
-        raise InputError(
-            f"{name} is {place}, which the cluster's nodes do not know: give a URL such as s3://bucket/{Path(place).name}, or "
-            "the absolute path of a folder that all nodes share"
-        )
+    return Job(name, f"{verb} spec.yaml{sets}{flags}", metadata, {"spec.yaml": read_yaml(target, "the spec")})
 
 
 @dataclass

@@ -1,0 +1,44 @@
+"""A spec on its way to a cluster: where things lie as they are found there, and what the command line has to say of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from foundray.errors import InputError
+from foundray.loading import load_spec
+from foundray.spec import Spec
+from foundray.storage import Store, check_no_secret
+
+
+def travelling(target: str, overrides: Mapping[str, Any], on_this_machine: bool) -> tuple[Spec, str]:
+    """A spec as the cluster has it, and the flags that make it so of its file. Raises InputError."""
+    spec = load_spec(target, overrides)
+    sources = {f"data.sources.{index}.path": source.path for index, source in enumerate(spec.data.sources)}
+    tokenizer = {"data.tokenizer.path": spec.data.tokenizer.path} if spec.data.tokenizer.path else {}
+    places = {"storage": spec.storage, **sources, **tokenizer}
+    there = {**overrides, **{name: found_there(name, place, on_this_machine) for name, place in places.items()}}
+    return load_spec(target, there), flags_of(there)
+
+
+def flags_of(overrides: Mapping[str, Any]) -> str:
+    return "".join(f" --set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in overrides.items())
+
+
+def found_there(name: str, place: str, on_this_machine: bool) -> str:
+    """How the cluster's nodes find a place. On this machine's, paths mean what they mean here.
+
+    Raises InputError for what only this machine could make sense of, and for a secret, which must not travel.
+    """
+    check_no_secret(place)
+    if "://" in place or Path(place).is_absolute():
+        return place
+    if not on_this_machine:
+        raise InputError(
+            f"{name} is {place}, which the cluster's nodes do not know: give a URL such as s3://bucket/{Path(place).name}, or "
+            "the absolute path of a folder that all nodes share"
+        )
+    return Store.at(place).url
