@@ -100,6 +100,7 @@ def test_a_node_with_another_foundray_and_storage_of_its_own(site: Site, tmp_pat
     node = f"node {site.cluster.nodes[name].ip}"
     try:
         found = site.look("all")
+        refused = refusal(site.environment(), site.spec) if apart else ""
     finally:
         site.cluster.kill(name)
     stopping = [finding["sentence"] for finding in found["check"]["findings"] if finding["stops"]]
@@ -108,6 +109,7 @@ def test_a_node_with_another_foundray_and_storage_of_its_own(site: Site, tmp_pat
     if not apart:
         pytest.skip("storage of a node's own takes a mount namespace, for which this user has no rights")
     assert found["unreachable"] == stopping[1:]
+    assert found["unreachable"][0] in refused, "a run is not begun there either"
     assert [f"{node} (" in said and "a folder of its own" in said for said in found["unreachable"]] == [True]
 
 
