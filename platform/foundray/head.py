@@ -37,7 +37,7 @@ def ask_head(address: str, node_ip: str | None = None) -> None:
             _check_versions(channel, cluster)
             _check_node_here(channel, cluster, gcs, node_ip)
     except AuthenticationError:
-        raise InputError(f"RAY_AUTH_MODE=token, and {_token_source()} holds no token for {cluster}: {HOW_TO_GIVE}") from None
+        raise InputError(f"RAY_AUTH_MODE=token, and {token_source()} holds no token for {cluster}: {HOW_TO_GIVE}") from None
     except grpc.RpcError as error:
         raise InputError(_refusal(error.code(), cluster)) from None
 
@@ -139,7 +139,7 @@ def _refusal(code: Any, cluster: str) -> str:
     # gRPC itself refuses, as INTERNAL, to send a token with letters that no header may have.
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INTERNAL):
         if is_token_auth_enabled():
-            return f"{cluster} does not accept the token of {_token_source()}: give the one that its head was started with"
+            return f"{cluster} does not accept the token of {token_source()}: give the one that its head was started with"
         return f"{cluster} asks for a token, and this command gives none: {HOW_TO_GIVE}"
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{cluster} accepts connections but does not answer within {ANSWER_SECONDS:.0f} s: look after its head"
@@ -149,7 +149,7 @@ def _refusal(code: Any, cluster: str) -> str:
     )
 
 
-def _token_source() -> str:
+def token_source() -> str:
     """The place from which Ray takes the token, by its order."""
     if "RAY_AUTH_TOKEN" in os.environ:
         return "RAY_AUTH_TOKEN"

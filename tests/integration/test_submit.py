@@ -116,11 +116,14 @@ def test_bad_input(cluster: LocalCluster, spec: Path, calm: str, tmp_path: Path,
     assert "knows no run nobody; there are:" in foundray("status", "nobody", "--cluster", cluster.url).refusal
     assert "knows no run nobody" in foundray("stop", "nobody", "--cluster", cluster.url).refusal
     monkeypatch.setenv("FOUNDRAY_LOCAL_CLUSTER", str(tmp_path / "elsewhere"))  # from where the token is not known
+    for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(variable, raising=False)
     assert "asks for a token: set RAY_AUTH_MODE=token" in foundray("submit", spec, "--cluster", cluster.url).refusal
     (tmp_path / "token").write_text("x" * 64)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    assert "did not take the token" in foundray("submit", spec, "--cluster", cluster.url).refusal
+    wrong = foundray("submit", spec, "--cluster", cluster.url).refusal
+    assert f"does not accept the token of RAY_AUTH_TOKEN_PATH={tmp_path}" in wrong and "xxx" not in wrong
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
     assert "RAY_AUTH_TOKEN_PATH" in foundray("submit", spec, "--cluster", cluster.url).refusal
     relative = write_spec(tmp_path, small_spec(Path("data.txt"), Path("runs")))

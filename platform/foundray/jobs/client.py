@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from foundray.cluster import enter_cluster
 from foundray.errors import InputError, RunFailed
-from foundray.head import HOW_TO_GIVE
+from foundray.head import HOW_TO_GIVE, token_source
 from foundray.local_cluster import LocalCluster
 from foundray.storage import redacted
 
@@ -73,6 +73,7 @@ class Client:
         enter_cluster(url)
         os.environ[URL] = url  # goes before RAY_ADDRESS, which Ray would prefer to what it is told
         import ray
+        from ray._private.authentication.authentication_utils import is_token_auth_enabled
         from ray.exceptions import AuthenticationError
 
         for talkative in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
@@ -80,9 +81,9 @@ class Client:
         try:
             self.ray = _job_client(url)
             there = self.ray._do_request("GET", "/api/version").json()["ray_version"]
-        except AuthenticationError as error:
-            what = "did not take the token" if "403" in str(error) or "invalid" in str(error).lower() else "asks for a token"
-            raise InputError(f"the cluster at {url} {what}: {HOW_TO_GIVE}") from None
+        except AuthenticationError:
+            given = f"does not accept the token of {token_source()}" if is_token_auth_enabled() else "asks for a token"
+            raise InputError(f"the cluster at {url} {given}: {HOW_TO_GIVE}") from None
         except Exception as error:  # what is no cluster answers in many ways
             raise InputError(f"{url} does not answer as a Ray cluster does: {_first_line(error)}") from None
         if there != ray.__version__:
