@@ -10,8 +10,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from tests.chaos.faults import STEPS
 from tests.integration.conftest import FOUNDRAY, foundray
+
+pytestmark = pytest.mark.alone
 
 
 class Running:

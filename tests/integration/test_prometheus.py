@@ -22,6 +22,8 @@ from tests.conftest import REPOSITORY, small_spec, write_spec
 
 from foundray.local_cluster import LocalCluster
 
+pytestmark = pytest.mark.alone
+
 DASHBOARDS = REPOSITORY / "dashboards"
 NEED_GPUS = {"GPU", "GPU memory"}
 """Panels of what only GPUs have."""

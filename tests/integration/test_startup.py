@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tests.integration.conftest import FOUNDRAY
+
+pytestmark = pytest.mark.alone
 
 HELP_SECONDS = 0.3
 TURNS = 5

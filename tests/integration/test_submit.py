@@ -16,6 +16,8 @@ from tests.integration.conftest import foundray
 
 from foundray.local_cluster import LocalCluster
 
+pytestmark = pytest.mark.alone
+
 STEPS = 120
 
 
