@@ -76,8 +76,6 @@ class Client:
         from ray._private.authentication.authentication_utils import is_token_auth_enabled
         from ray.exceptions import AuthenticationError
 
-        for talkative in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-            logging.getLogger(f"ray.{talkative}").setLevel(logging.WARNING)
         try:
             self.ray = _job_client(url)
             there = self.ray._do_request("GET", "/api/version").json()["ray_version"]
@@ -181,6 +179,9 @@ def _job_client(url: str) -> Any:
     """Ray's, which neither waits without end nor lets through what its HTTP library raises."""
     import requests
     from ray.job_submission import JobSubmissionClient
+
+    for talkative in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{talkative}").setLevel(logging.WARNING)
 
     class Patient(JobSubmissionClient):
         def _do_request(self, *arguments: Any, **options: Any) -> Any:
