@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.holder import HOLDER, PATIENCE_SECONDS
-from foundray.processes import living
+from foundray.holder import HOLDER, PATIENCE_SECONDS, lives_here
 from foundray.run import Run
 from foundray.storage import Store, reading
 
@@ -92,10 +90,10 @@ class Pulse:
             return time.monotonic() - self.changed < PATIENCE_SECONDS
         if holder is None:
             return False
-        if holder["host"] == platform.node():
-            if alive := living(holder["pid"], holder.get("process", "")) is not None:
+        if (here := lives_here(holder)) is not None:
+            if here:
                 self.changed = time.monotonic()
-            return alive
+            return here
         if (beat := (holder["token"], holder["beats"])) != self.beat:
             self.beat, self.changed = beat, time.monotonic()
         return time.monotonic() - self.changed < PATIENCE_SECONDS

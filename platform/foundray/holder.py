@@ -66,8 +66,8 @@ class Holder:
             return
         who = f"process {other['pid']} of {other['user']} on {other['host']}"
         refused = InputError(f"the run {self.file.parent} is running: {who} holds it; stop that one first, or wait for its end")
-        if other["host"] == platform.node():
-            if living(other["pid"], other.get("process", "")):
+        if (here := lives_here(other)) is not None:
+            if here:
                 raise refused
             return
         self.report(f"{who} held the run; waiting {PATIENCE_SECONDS:.0f} s to see whether it is gone")
@@ -93,6 +93,13 @@ class Holder:
         self.file.write_text(json.dumps({**fields, "process": identity(me), "user": _user()}))
 
 
+def lives_here(holder: dict[str, Any]) -> bool | None:
+    """Whether a holder's process lives on this machine; None where it is of another one."""
+    if holder["host"] != platform.node():
+        return None
+    return living(holder["pid"], holder.get("process", "")) is not None
+
+
 def is_held(folder: Store) -> bool:
     """Whether a command holds the folder and lives. It takes some seconds to tell where that runs on another machine.
 
@@ -100,8 +107,8 @@ def is_held(folder: Store) -> bool:
     """
     if (holder := _read(folder / HOLDER)) is None:
         return False
-    if holder["host"] == platform.node():
-        return living(holder["pid"], holder.get("process", "")) is not None
+    if (here := lives_here(holder)) is not None:
+        return here
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         time.sleep(0.5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from tests.chaos.faults import Run
 from tests.conftest import REPOSITORY, small_spec, write_spec
 
 from foundray.local_cluster import LocalCluster
+from foundray.local_node import free_ports
 
 pytestmark = pytest.mark.alone
 
@@ -40,9 +40,7 @@ class Prometheus:
         (found,) = settings["scrape_configs"][0]["file_sd_configs"]
         found |= {"files": [str(discovery)], "refresh_interval": "1s"}
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(settings))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_ports('127.0.0.1', 1)[0]}"
         options = {"config.file": folder / "prometheus.yaml", "storage.tsdb.path": folder, "web.listen-address": self.address}
         self.log = (folder / "log").open("wb")
         command = ["prometheus", *(f"--{name}={value}" for name, value in options.items()), "--log.level=warn"]

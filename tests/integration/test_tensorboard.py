@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.browser import ARTEFACTS, chromium
 
+from foundray.local_node import free_ports
 from foundray.run import Run, event
 from foundray.storage import Store
 from foundray.training.curves import LAYOUT, Curves
@@ -44,9 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tensorboard(runs: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports("127.0.0.1", 1)
     command = [sys.executable, "-m", "tensorboard.main", f"--logdir={runs}", "--host=127.0.0.1", f"--port={port}"]
     process = subprocess.Popen([*command, "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
@@ -70,19 +68,12 @@ def _answer(url: str) -> bytes:
 @pytest.fixture
 def page() -> Iterator[Any]:
     """A page of a browser; what its console says of errors is in `page.errors`."""
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("chromium is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+    with chromium() as browser:
         made = browser.new_page(viewport={"width": 1400, "height": 1400})
         made.errors = []
         made.on("console", lambda message: made.errors.append(message.text) if message.type == "error" else None)
         made.on("pageerror", lambda error: made.errors.append(str(error)))
         yield made
-        browser.close()
 
 
 def test_the_layout_is_shown_with_its_runs_and_curves(tensorboard: str, page: Any, tmp_path: Path) -> None:
@@ -99,7 +90,7 @@ def test_the_layout_is_shown_with_its_runs_and_curves(tensorboard: str, page: An
         cards.nth(card).get_by_text(f"Matches ({curves})").wait_for(timeout=30_000)
     for tag in LAYOUT["Run"]["Loss: training and validation"]:
         cards.first.get_by_text(tag).first.wait_for(state="attached", timeout=10_000)  # in a list that can be unfolded
-    folder = Path(os.environ.get("FOUNDRAY_ARTEFACTS") or tmp_path)
+    folder = Path(os.environ.get(ARTEFACTS) or tmp_path)
     page.screenshot(path=str(folder / "tensorboard-custom-scalars.png"))
     assert not page.errors
     assert all(url.startswith((tensorboard, "data:", "blob:")) for url in asked), "nothing is fetched from elsewhere"

@@ -77,8 +77,8 @@ class Client:
         from ray.exceptions import AuthenticationError
 
         try:
-            self.ray = _job_client(url)
-            there = self.ray._do_request("GET", "/api/version").json()["ray_version"]
+            self.ray = _job_client(url)  # which asks for the version
+            there = self.ray._server_ray_version
         except AuthenticationError:
             given = f"does not accept the token of {token_source()}" if is_token_auth_enabled() else "asks for a token"
             raise InputError(f"the cluster at {url} {given}: {HOW_TO_GIVE}") from None
