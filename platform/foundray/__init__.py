@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "fetch", "forecast", "prepare", "probe", "report",
-    "resume", "sample", "samples", "search", "status", "stop", "train", "transfer", "tune",
+    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "fetch", "forecast", "prepare", "probe",
+    "report", "resume", "sample", "samples", "search", "status", "stop", "train", "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]

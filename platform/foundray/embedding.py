@@ -23,19 +23,8 @@ from foundray.spec import Spec
 from foundray.training.checkpoint import load_weights
 
 __all__ = [
-    "POOLS",
-    "Encoder",
-    "Layer",
-    "Pool",
-    "Reader",
-    "Row",
-    "batches",
-    "counts",
-    "features",
-    "pooled",
-    "raw",
-    "trained_weights",
-]
+    "POOLS", "Encoder", "Layer", "Pool", "Reader", "Row", "batches", "counts", "features", "pooled", "raw", "trained_weights",
+]  # fmt: skip
 
 Pool = Literal["mean", "last", "mean_std", "flatten"]
 Layer = Literal["last", "all"] | int

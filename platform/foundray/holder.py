@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 12.0
 
 
 class Holder:
-    """Holds a run's folder, or another of a command's, while the block runs. Raises InputError where another command holds it."""
+    """Holds a run's folder, or another, while the block runs. Raises InputError where another command holds it."""
 
     def __init__(self, folder: Store, report: Callable[[str], None], what: str = "the run"):
         """`what` the folder is of, for people."""

@@ -77,8 +77,8 @@ def asked(options: Any) -> dict[str, Any]:
 def _embed(options: Any) -> None:
     made = foundray.embed(options.target, options.data, options.out, overrides_of(options), **asked(options), report=say)
     bad = f", {made.bad_rows:,} rows not usable (listed in {made.out}/bad_rows.jsonl)" if made.bad_rows else ""
-    if made.new_rows:
-        print(f"made {made.new_rows:,} rows in {made.seconds:.1f} s, {made.rows_per_s:,.0f} rows/s on {made.workers} worker(s)")
+    if made.rows_per_s:
+        print(f"{made.new_rows:,} rows now, at {made.rows_per_s:,.0f} rows/s on {made.workers} worker(s)")
     print(f"{made.rows:,} vectors of {made.width} in {made.blocks:,} blocks{bad}, by step {made.step:,} of {made.run}")
     print(f"next: foundray search {made.out} QUERY")
     if options.json:

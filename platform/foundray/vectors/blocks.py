@@ -26,8 +26,8 @@ from foundray.storage import Store
 PART_BYTES, PART_FILES = 16 * 2**20, 4096
 BLOCK_ROWS, BLOCK_VALUES = 512, 2**23
 """Rows of a block: fewer where they are large."""
-BATCH_UNITS = 2**12
-"""Units of a batch, with padding, at most, unless one row has more."""
+BATCH_UNITS = {"cpu": 2**12, "cuda": 2**16}
+"""Units of a batch, with padding, at most, unless one row has more: what stays in a core's cache, and what fills a GPU."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def rows_per_block(reader: Reader) -> int:
 
 
 def read_blocks(
-    part: Part, reader: Reader, source: Source, done: Collection[str], limit: int, folder: str
+    part: Part, reader: Reader, source: Source, done: Collection[str], limit: int, folder: str, device: str
 ) -> Iterator[dict[str, Any]]:
     """The part's blocks, but for those that are done, as rows for Ray Data; at its end the part's record is written.
 
@@ -59,7 +59,7 @@ def read_blocks(
     for rows in _blocks(part, reader, source, limit, record):
         name = block_name(part, record.blocks)
         if name not in done:
-            yield {"block": name, **_packed(rows, reader)}
+            yield {"block": name, **_packed(rows, reader, BATCH_UNITS[device])}
         record.blocks += 1
         record.rows += len(rows)
     record.write(Store.at(folder), part)
@@ -107,7 +107,7 @@ def _blocks(part: Part, reader: Reader, source: Source, limit: int, record: Reco
         yield block
 
 
-def _packed(rows: list[Row], reader: Reader) -> dict[str, Any]:
+def _packed(rows: list[Row], reader: Reader, batch_units: int) -> dict[str, Any]:
     """`batches`, each as bytes; `order`: which row each of the batches' samples is; and `table`: what is told of the rows."""
     units = [_units(row, reader) for row in rows]
     order = np.argsort([-len(one) for one in units], kind="stable")
@@ -117,7 +117,7 @@ def _packed(rows: list[Row], reader: Reader) -> dict[str, Any]:
     table = pa.table(columns)
     with (sink := pa.BufferOutputStream()), pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    batches = [packed([Plan(one, ()) for one in some]) for some in cut([units[index] for index in order])]
+    batches = [packed([Plan(one, ()) for one in some]) for some in cut([units[index] for index in order], batch_units)]
     return {"batches": batches, "order": order.tolist(), "table": sink.getvalue().to_pybytes()}
 
 
@@ -129,11 +129,11 @@ def _units(row: Row, reader: Reader) -> Units:
         raise InputError(f"{row.file}, {row.position}: {error}") from None
 
 
-def cut(units: list[Units]) -> Iterator[list[Units]]:
+def cut(units: list[Units], batch_units: int) -> Iterator[list[Units]]:
     """Batches of samples that are sorted, the longest first."""
     rest = iter(units)
     while first := next(rest, None):
-        yield [first, *islice(rest, max(1, BATCH_UNITS // len(first)) - 1)]
+        yield [first, *islice(rest, max(1, batch_units // len(first)) - 1)]
 
 
 def too_many(limit: int, evidence: str) -> str:

@@ -1,8 +1,8 @@
 """Nearest vectors, by FAISS (Douze et al. 2024), from an index that is a safetensors file.
 
-FAISS's own files are not read: nothing in them is checked against a file that is not what it says it is. An index here is plain
-arrays: the vectors, sorted into cells, and the cells' centres. Up to EXACT_ROWS there is one cell, and a search is exact; beyond,
-the cells are found by k-means, and a search looks into the nearest ones (the inverted file of Jégou et al. 2011).
+An index is plain arrays: the vectors, sorted into cells, and the cells' centres. FAISS's own format is not used: its reader
+trusts what a file says of itself, and a folder of vectors may come from anywhere. Up to EXACT_ROWS there is one cell, and a
+search is exact; beyond, k-means finds the cells, and a search looks into the nearest (an inverted file: Jégou et al. 2011).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Index:
         means.train(vectors)
         cell = means.assign(vectors)[1]
         rows = np.argsort(cell, kind="stable")
-        return Index(vectors[rows], rows, np.searchsorted(cell[rows], np.arange(cells + 1)), means.centroids)
+        starts = np.searchsorted(cell[rows], np.arange(cells + 1))
+        return Index(vectors[rows], rows, starts, np.asarray(means.centroids))
 
     @property
     def cells(self) -> int:
@@ -76,7 +77,7 @@ class Index:
         """(row, cosine or Euclidean distance) of those nearest to a vector [D], the nearest first."""
         kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
         query = np.ascontiguousarray(query[None], np.float32)
-        where = slice(None)
+        where: np.ndarray | slice = slice(None)
         if self.cells > 1:
             near = faiss.knn(query, self.centres, self.probed, metric=kind)[1][0]
             where = np.concatenate([np.arange(self.starts[cell], self.starts[cell + 1]) for cell in near])

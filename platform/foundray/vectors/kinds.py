@@ -41,8 +41,8 @@ def _format(data: str, spec: Spec) -> str:
         if fit or "webdataset" in found:
             return "files" if fit else "webdataset"
         raise InputError(
-            f"{data}: {spec.name} was trained on {spec.data.modality.kind}, which is read from {', '.join(modality.endings)} or "
-            f"tar archives, and there is {posixpath.basename(names[0])}; where it is one of those, say --set format=files"
+            f"{data}: {spec.name} was trained on {spec.data.modality.kind}, read from {', '.join(modality.endings)} or tar "
+            f"archives, and here is {posixpath.basename(names[0])}; if it is one of those, say so by --set format=files"
         )
     structured = sorted(set(found) & set(STRUCTURED))
     if not structured:

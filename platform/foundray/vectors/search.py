@@ -15,10 +15,10 @@ from foundray.errors import InputError
 from foundray.run import Run
 from foundray.storage import Store
 from foundray.vectors.blocks import parts
-from foundray.vectors.embed import table_of, vectors_of
 from foundray.vectors.index import Index, Metric
 from foundray.vectors.kinds import source_of
 from foundray.vectors.recipe import INDEX, Complete, Recipe
+from foundray.vectors.shards import table_of, vectors_of
 
 
 @dataclass(frozen=True)

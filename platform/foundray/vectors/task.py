@@ -72,16 +72,16 @@ def weights_for(run: Run, began: Recipe | None) -> tuple[int, dict[str, Tensor],
         if began.step not in (steps := completed_steps(run.checkpoints)):
             there = ", ".join(f"{there:,}" for there in steps) or "none"
             raise InputError(
-                f"the vectors were made by step {began.step:,}, of which {run.folder} has no complete checkpoint any more (it has "
-                f"{there}): embed anew, into another folder"
+                f"the vectors were made by step {began.step:,}, of which {run.folder} has no complete checkpoint any more "
+                f"(it has {there}): embed anew, into another folder"
             )
         step = began.step
     step, weights = trained_weights(run, step)
     sha = weights_sha256(iter(sorted(weights.items())))
     if began is not None and sha != began.weights_sha256:
         raise InputError(
-            f"the vectors were made by other weights ({began.weights_sha256[:16]}…) than those of {run.folder} at step {step:,} "
-            f"({sha[:16]}…): give the run that made them, or embed anew, into another folder"
+            f"the vectors were made by other weights ({began.weights_sha256[:16]}…) than those of {run.folder} at step "
+            f"{step:,} ({sha[:16]}…): give the run that made them, or embed anew, into another folder"
         )
     return step, weights, sha
 
