@@ -14,9 +14,8 @@ from foundray.holder import Holder
 from foundray.run import Run
 from foundray.sentences import plain
 from foundray.storage import Store
-from foundray.training.checkpoint import completed_steps
 from foundray.vectors.blocks import parts
-from foundray.vectors.job import Job, quiet_ray
+from foundray.vectors.job import Job
 from foundray.vectors.kinds import source_of
 from foundray.vectors.recipe import INDEX, RECIPE, Complete, Recipe
 
@@ -81,7 +80,7 @@ def embed(
     source = source_of(data, spec, overrides)
     reader = Reader(run)
     files = reader.files(source)
-    if not completed_steps(run.checkpoints):
+    if not run.has_checkpoint():
         raise InputError(f"{run.folder} holds no complete checkpoint yet: there are no weights to embed with")
     resources = dict(options.resources or next(iter(spec.scale.all_pools.values())).resources)
     from foundray.vectors.task import prepared  # imports torch: only once what is asked for makes sense
@@ -95,7 +94,7 @@ def embed(
     folder.check_writable()
     limit = spec.data.max_bad_rows if options.max_bad_rows is None else options.max_bad_rows
     job = Job(folder, parts(files), reader, source, limit, report)
-    with quiet_ray(), connected() as ray, Holder(folder, report, "the embedding in"):
+    with connected() as ray, Holder(folder, report, "the embedding in"):
         admit_places(ray, folder.url, {data: files}, report)
         workers = _workers(room(resources, node_resources(ray)), options.workers, resources, report)
         if not began:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundray.data.reader import Reader
@@ -98,7 +99,12 @@ class Job:
                 compute=ActorPoolStrategy(size=workers),
                 **reserved,
             )
-            yield from made.iter_rows()
+            rows = iter(made.iter_rows())
+            with _hushed():  # until the actors have started
+                first = next(rows, None)
+            if first:
+                yield first
+            yield from rows
 
     def _read(self, todo: list[Part], device: str) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
         """What a task does with a part's number: its blocks, or the one row that says what is wrong."""
@@ -148,12 +154,15 @@ def _row_by_row() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_ray() -> Iterator[None]:
-    """A Ray that is started in the block keeps to itself that actors get arguments from its object store: Ray Data's do."""
-    before = os.environ.get("RAY_BACKEND_LOG_LEVEL")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+def _hushed() -> Iterator[None]:
+    """Nothing is written to the standard error while the block runs: Ray's core has a line there for every actor that Ray Data
+    starts, about arguments in its object store, and no switch for it. What is raised is told all the same.
+    """
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["RAY_BACKEND_LOG_LEVEL"]
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -10,11 +10,10 @@ complete.json      counts, and the SHA-256 of the index; written last
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from foundray.embedding import Layer, Pool
 from foundray.errors import InputError
 from foundray.spec import Source, differences, flatten
 from foundray.storage import Store
@@ -32,8 +31,10 @@ class Recipe(BaseModel):
     """Optimizer steps that its weights have behind them."""
     weights_sha256: str
     """Of the weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
-    layer: Layer
-    pool: Pool
+    layer: Literal["last", "all"] | int
+    """Layers deep; `last`, after the final norm, or `all` of them side by side."""
+    pool: str
+    """How hidden states became a vector."""
     normalise: bool
     """Whether vectors are of length one."""
     width: int

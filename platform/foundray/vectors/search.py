@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from foundray.errors import InputError
 from foundray.run import Run
 from foundray.storage import Store
 from foundray.vectors.blocks import parts
-from foundray.vectors.index import Index, Metric
 from foundray.vectors.kinds import source_of
 from foundray.vectors.recipe import INDEX, Complete, Recipe
 from foundray.vectors.shards import table_of, vectors_of
+
+if TYPE_CHECKING:
+    from foundray.vectors.index import Index, Metric
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Searcher:
     @property
     def index(self) -> Index:
         if self._index is None:
+            from foundray.vectors.index import Index
+
             self._index = Index.load(self.folder / INDEX, self.complete.index_sha256)
         return self._index
 

@@ -90,7 +90,8 @@ def maker(run: Run, recipe: Recipe) -> tuple[Maker, Reader]:
     """On this machine, what made a recipe's vectors. Raises InputError where the run has its weights no more."""
     _, weights, _ = weights_for(run, recipe)
     vocabulary = run.manifest()["vocabulary"]
-    task = Task(run.spec(), vocabulary, recipe.layer, recipe.pool, recipe.normalise, "cpu", recipe.threads)
+    pool: Any = recipe.pool
+    task = Task(run.spec(), vocabulary, recipe.layer, pool, recipe.normalise, "cpu", recipe.threads)
     return Maker(task, weights), Reader(run)
 
 
