@@ -66,7 +66,7 @@ def test_a_format_is_told_by_endings_and_by_the_run(tmp_path: Path) -> None:
     for name, form in {"b.csv": "csv", "c.md": "text", "d.py": "code", "e.tar": "webdataset", "g.fna": "fasta"}.items():
         (tmp_path / name).touch()
         assert source_of(str(tmp_path / name), run.spec(), {}).format == form
-    with pytest.raises(InputError, match="several formats .*say which by --set format="):
+    with pytest.raises(InputError, match=r"several formats .*say which by --set format="):
         source_of(str(tmp_path / "*.*"), run.spec(), {})
     assert source_of(str(tmp_path / "*.*"), run.spec(), {"format": "csv"}).format == "csv"
     with pytest.raises(InputError, match="fromat is not a field; did you mean 'format'"):
