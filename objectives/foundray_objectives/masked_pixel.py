@@ -3,7 +3,7 @@
 Three quarters of the patches are dropped; the encoder sees the rest, the light predictor all places. The answer is the
 patch's pixels, normalised by its own mean and (unbiased) variance.
 
-Differs: no class token.
+Differs: a class token only where `model.class_unit` says so.
 """
 
 from __future__ import annotations

@@ -21,11 +21,13 @@ from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.model.model import Batch, Model, initialise, mean_over
 from foundray.run import Run
-from foundray.spec import Source
+from foundray.spec import Source, Spec
 from foundray.storage import Store
 from foundray.training.checkpoint import load_weights
 
-Pool = Literal["mean", "last", "mean_std", "flatten"]
+UnitsPool = Literal["mean", "last", "mean_std", "flatten"]
+Pool = Literal[UnitsPool, "class"]
+"""How the hidden states of a sample become its features: `class` is the class unit's, or a document's opening token's."""
 Layer = Literal["last", "all"] | int
 
 UNITS_AT_ONCE = 2**14
@@ -93,7 +95,10 @@ class Reader:
 
 
 class Encoder:
-    """A run's network, frozen: a batch's units [B, T] or [B, T, K] to hidden states [B, T, D]; of `all` layers side by side."""
+    """A run's network, frozen: a batch's units [B, T] or [B, T, K] to hidden states [B, T, D]; of `all` layers side by side.
+
+    With a class unit they are [B, 1 + T, D], its own before the units'.
+    """
 
     def __init__(self, model: Model, layer: Layer = "last"):
         """`layer` is how many layers deep to look; `last` is after the final norm. Raises InputError for one too deep."""
@@ -138,10 +143,19 @@ def raw(batch: Batch) -> Tensor:
 
 def features(encode: Callable[[Batch], Tensor], samples: Iterable[Units], pool: Pool) -> np.ndarray:
     """[N, F] float32: one row a sample. Raises InputError where samples of different lengths are to be flattened."""
-    parts = [POOLS[pool](encode(batch), batch.valid).numpy() for batch in batches(samples)]
+    parts = [_pooled(encode(batch), batch.valid, pool).numpy() for batch in batches(samples)]
     if len({part.shape[1] for part in parts}) > 1:
         raise InputError(_UNEVEN)
     return np.concatenate(parts)
+
+
+def check_pool(spec: Spec, pool: Pool) -> None:
+    """Raises InputError for `class` where the run's model has no unit whose state tells of a whole sample."""
+    objective, gives = spec.objective.build(), spec.data.modality.build().gives
+    if pool == "class" and not spec.model.class_unit and (objective.causal or gives != "tokens"):
+        why = "looks back only, so that no first unit knows what follows" if objective.causal else "has no class unit"
+        instead = "last or mean" if objective.causal else "mean, or a run with model.class_unit: true,"
+        raise InputError(f"pool: class: the run's model {why}; {instead} would do")
 
 
 def counts(samples: Iterable[Units]) -> np.ndarray:
@@ -162,6 +176,13 @@ def _model(run: Run) -> Model:
     return Model(spec.model, spec.objective.build(), spec.unit_shape(run.manifest()["vocabulary"]))
 
 
+def _pooled(states: Tensor, valid: Tensor, pool: Pool) -> Tensor:
+    """`states` may begin with a class unit's, which is in the pool `class` alone."""
+    if pool == "class":
+        return states[:, 0]
+    return POOLS[pool](states[:, states.shape[1] - valid.shape[1] :], valid)
+
+
 def _mean_std(states: Tensor, valid: Tensor) -> Tensor:
     mean = mean_over(states, valid)
     return torch.cat([mean, mean_over((states - mean[:, None]) ** 2, valid).sqrt()], 1)
@@ -179,7 +200,7 @@ def _flatten(states: Tensor, valid: Tensor) -> Tensor:
 
 _UNEVEN = "pool: flatten needs samples of one length, and these have several; mean, last or mean_std would do"
 
-POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+POOLS: dict[UnitsPool, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": mean_over, "last": _last, "mean_std": _mean_std, "flatten": _flatten,
 }  # fmt: skip
 """Hidden states [B, T, D] and where there are units [B, T] to features [B, F]. Padding is in none of them."""
