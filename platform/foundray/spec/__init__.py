@@ -124,7 +124,7 @@ class Spec(Section):
 
 _FREE = re.compile(
     r"(name|scale|fault|tune|storage|guard\.(max_skipped|recheck_every)|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
-    r"|data\.(max_bad_rows|sources\.\d+\.path|tokenizer\.path))\b"
+    r"|data\.(max_bad_rows|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )
 
 
