@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -47,10 +47,22 @@ class Row:
     """A modality's row, or [T] token ids."""
 
 
+class Origin(Protocol):
+    """A run, or what was exported of one."""
+
+    folder: Store
+    """Holds the tokenizer.json, of tokens."""
+
+    def spec(self) -> Spec: ...
+
+    def manifest(self) -> dict[str, Any]:
+        """Of its data: `context`, `vocabulary` and `document_id` at least."""
+
+
 class Reader:
     """Reads other data as a run's own was read: the same modality, tokenizer and length."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Origin):
         """Raises InputError for a run whose record cannot be read."""
         manifest, spec = run.manifest(), run.spec()
         self.modality: Modality = spec.data.modality.build()
@@ -115,7 +127,7 @@ class Encoder:
 
         Raises InputError where there is none.
         """
-        model = _model(run)
+        model = model_of(run)
         whose = "teacher" if run.spec().objective.build().teaches else "master"
         model.load_state_dict(load_weights(run.checkpoints, whose)[1])
         return Encoder(model, layer)
@@ -123,7 +135,7 @@ class Encoder:
     @staticmethod
     def untrained(run: Run, seed: int, layer: Layer = "last") -> Encoder:
         """Of the same shape, as it would be before training."""
-        model = _model(run)
+        model = model_of(run)
         initialise(model, seed)
         return Encoder(model, layer)
 
@@ -171,7 +183,8 @@ def batches(samples: Iterable[Units]) -> Iterator[Batch]:
         yield Batch.load(packed([Plan(units, ()) for units in some]), torch.device("cpu"))
 
 
-def _model(run: Run) -> Model:
+def model_of(run: Origin) -> Model:
+    """Of the run's shape, with weights that mean nothing."""
     spec = run.spec()
     return Model(spec.model, spec.objective.build(), spec.unit_shape(run.manifest()["vocabulary"]))
 

@@ -89,7 +89,7 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
 
 
 def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
-    """All that decides the shards' content. Weights and holdout only decide the order, so they are not in it."""
+    """All that decides the shards' content. Weights and holdout decide the order alone, and licences nothing."""
     tokenizer = spec.data.tokenizer
     trained: dict[str, Any] = {"seed": spec.seed} if tokenizer.kind == "bpe" else {}
     if tokenizer.kind == "file":
@@ -101,7 +101,8 @@ def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
         "tokenizer": tokenizer.model_dump(mode="json", exclude={"path"}) | trained,
         **cut,
         "sources": [
-            source.model_dump(mode="json", exclude={"weight"}) | {"files": {f.url: [f.size, f.modified_ns] for f in found}}
+            source.model_dump(mode="json", exclude={"weight", "licence"})
+            | {"files": {f.url: [f.size, f.modified_ns] for f in found}}
             for source, found in zip(spec.data.sources, files, strict=True)
         ],
     }

@@ -138,7 +138,7 @@ _LATER = {"model.class_unit": False}
 """Fields that came later, and the value that says what was done before: so runs from before are the same runs still."""
 _FREE = re.compile(
     r"(name|scale|fault|tune|storage|guard\.(max_skipped|recheck_every)|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
-    r"|data\.(max_bad_rows|sources\.\d+\.path|tokenizer\.path))\b"
+    r"|data\.(max_bad_rows|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )
 
 

@@ -29,6 +29,8 @@ class Source(Section):
     """The field (JSON Lines) or column (CSV, Parquet) that holds the text."""
     documents: Literal["file", "line", "paragraph"] = "file"
     """What one document is in a text file: the file, each non-empty line, or each block between empty lines."""
+    licence: str | None = None
+    """Under what terms the data may be used, as an SPDX identifier where there is one (`CC-BY-SA-4.0`); exports tell it."""
 
 
 class Tokenizer(Section):
