@@ -23,6 +23,7 @@ class MaskedPixel(Objective):
     takes: ClassVar[tuple[str, ...]] = ("patches",)
     causal: ClassVar[bool] = False
     predicts: ClassVar[bool] = True
+    becomes: ClassVar[str] = "mae"
 
     ratio: float = Field(default=0.75, gt=0, lt=1)
     """Part of the patches that is dropped."""

@@ -171,8 +171,8 @@ class Objective(BaseModel, ABC):
     together, and heads answer once a row, from the mean over its units. The loss then depends on who shares a micro-batch."""
 
     becomes: ClassVar[str | None] = None
-    """What `foundray export` makes of a model that learned by it: `causal_lm` or `masked_lm` (a stock class of Hugging Face's,
-    see `foundray.exporting.forms`); None where no stock class computes the same."""
+    """What `foundray export` makes of a model that learned by it: `causal_lm`, `masked_lm`, `mae` or `decision_transformer` (a
+    stock class of Hugging Face's, see `foundray.exporting.forms`); None where no stock class computes the same."""
 
     @property
     def extra_tokens(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from safetensors import torch as safetensors
 
 from foundray.contract import Units, Values
 from foundray.data.sources import BadRow
-from foundray.embedding import Encoder, Layer, Pool, Reader, Row, features, model_of
+from foundray.embedding import Encoder, Layer, Pool, Reader, Row, check_pool, features, model_of
 from foundray.errors import InputError
 from foundray.exporting import IDENTITY
 from foundray.loading import checked
@@ -58,6 +58,7 @@ class Loaded:
     def __init__(self, folder: Folder, layer: Layer):
         self.identity = folder.identity
         """What it is: run, step, objective, modality, SHA-256s."""
+        self.spec = folder.spec()
         self.reader, self.encoder = Reader(folder), folder.encoder(layer)
 
     def encode(self, source: str | Source, pool: Pool = "mean") -> np.ndarray:
@@ -65,12 +66,14 @@ class Loaded:
 
         A source given by its path is of `files`, or of plain text.
         """
+        check_pool(self.spec, pool)
         return features(self.encoder, [units for _, units in self.samples(source)], pool)
 
     def encode_texts(self, texts: Sequence[str], pool: Pool = "mean") -> np.ndarray:
         """[N, F] float32, one row a text; of a longer one than the model's context, what comes first. Raises InputError."""
         if isinstance(self.reader.modality, Values):
             raise InputError(f"the run learned from {self.identity['modality']}, not from text: encode takes files")
+        check_pool(self.spec, pool)
         tokenizer = self.reader.tokenizer
         opened = [np.concatenate([[tokenizer.document_id], ids]) for ids in tokenizer.encode(texts)]
         rows = [Units(ids[: self.reader.length].astype(np.int64), None, self.reader.shape) for ids in opened]

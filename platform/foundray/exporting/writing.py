@@ -91,6 +91,8 @@ def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None
             bos_token_id=document, eos_token_id=document, pad_token_id=document, max_length=trained.spec.model.context,
             suppress_tokens=never or None, **SAMPLING,
         )  # fmt: skip
+    if processor := form.processor(trained.spec):
+        processor.save_pretrained(folder)
     stock.save_pretrained(folder)
 
 
