@@ -45,26 +45,17 @@ def derived(spec: Spec) -> dict[str, object]:
 def known_vocabulary(spec: Spec) -> tuple[int, bool]:
     """Ids of the spec's data, 0 for values, and whether that is known for certain. Raises InputError."""
     from foundray.contract import Values
-    from foundray.data import tokenizer as tokenizers
     from foundray.data.manifest import Prepared
+    from foundray.data.prepare import known_tokenizer
 
     folder, _, _ = prepared_folder(spec)
-    modality = spec.data.modality.build()
-    if isinstance(modality, Values):
+    if isinstance(spec.data.modality.build(), Values):
         return 0, True
-    if modality.alphabet is not None:
-        return tokenizers.make_char(modality.alphabet).vocabulary, True
     if (folder / "manifest.json").exists():
         return Prepared.open(folder).manifest.vocabulary, True
-    match spec.data.tokenizer.kind:
-        case "file":
-            return tokenizers.load_file(spec.data.tokenizer).vocabulary, True
-        case "bytes":
-            return 257, True
-        case "bpe":
-            return int(spec.data.tokenizer.vocab_size or 0), False
-        case _:
-            return 100, False
+    if (tokenizer := known_tokenizer(spec)) is not None:
+        return tokenizer.vocabulary, True
+    return int(spec.data.tokenizer.vocab_size or 100), False
 
 
 def size(count: float) -> str:
