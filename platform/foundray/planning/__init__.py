@@ -72,4 +72,4 @@ def plan(
     covered = coverage(spec, found, named)
     amount = budget(spec, found)
     at = estimates(spec, found.vocabulary, amount.flops, machines, given)
-    return Plan(spec, found, amount, tuple(at), measured(spec), given, covered, advice(found, amount, covered, because))
+    return Plan(spec, found, amount, tuple(at), measured(spec), given, covered, advice(spec, found, amount, covered, because))

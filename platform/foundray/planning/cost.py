@@ -1,6 +1,7 @@
 """What a run takes on machines that it is planned for: memory, time, money, and which checkpoints pay.
 
-    seconds   FLOPs / (accelerators x peak x MFU), FLOPs = steps x tokens a step x (6 N + 12 L D T)  (Chowdhery et al. 2022)
+    seconds   steps x (rounds x FLOPs of a micro-batch / (peak x MFU)), rounds = ceil(micro-batches / accelerators);
+              FLOPs = tokens x (6 N + 12 L D T)  (Chowdhery et al. 2022); a step takes no less than its kernels' starts do
     cost      hours x accelerators x price
     memory    see `training/footprint.py`
     interval  sqrt(2 x cost of a checkpoint x time between failures)  (Young 1974, Daly 2006)
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.planning.gpus import CPU, IN_A_MACHINE, Fleet
+from foundray.planning.gpus import IN_A_MACHINE, Fleet
 from foundray.run import Run
 from foundray.spec import Spec
 from foundray.training.footprint import Footprint, footprint
@@ -33,6 +34,9 @@ SECONDS_A_GIGABYTE = 1.0
 """Of writing a checkpoint, assumed: a disk, or a connection of 8 Gbit/s, a machine."""
 RESTART_SECONDS = 120.0
 """From a failure of everything to the next step: processes start, import and read the checkpoint. Assumed."""
+LAYER_SECONDS, STEP_SECONDS = 1e-3, 20e-3
+"""What a GPU takes at least for a layer of a micro-batch, forward and back (about a hundred kernels of 10 us each), and for a
+step's sum, update and exchange. Assumed; it decides for small models only."""
 FULL = 0.95
 """Of a GPU's memory that may be planned for."""
 
@@ -45,6 +49,12 @@ class Assumptions:
     machines: int | None = None
     """(default: as many as hold the GPUs, eight in each)."""
     seconds_a_gigabyte: float = SECONDS_A_GIGABYTE
+
+    @property
+    def assumed(self) -> str:
+        """What of the two that decide on checkpoints was not given, as the end of a sentence."""
+        mtbf, writing = self.mtbf_hours == MTBF_HOURS, self.seconds_a_gigabyte == SECONDS_A_GIGABYTE
+        return ": both assumed" if mtbf and writing else ", the first assumed" if mtbf else ", the second assumed" * writing
 
 
 def assume(mfu: float | None, mtbf_hours: float | None, machines: int | None, seconds_a_gigabyte: float | None) -> Assumptions:
@@ -86,14 +96,16 @@ class Estimate:
     """With activations computed again in the backward pass."""
     seconds: float
     step_seconds: float
+    starting: bool
+    """Whether starting kernels takes longer than computing."""
+    idle: int
+    """Accelerators for which there is no micro-batch."""
     cost: float | None
     checkpoints: Checkpoints
 
     @property
     def fits(self) -> str:
-        """`fits`, `recomputing`, `too large`, or `` where the memory is not known."""
-        if self.fleet.memory is None:
-            return ""
+        """`fits`, `recomputing` or `too large`."""
         room = FULL * self.fleet.memory
         return "fits" if self.memory.total <= room else "recomputing" if self.recomputed.total <= room else "too large"
 
@@ -105,6 +117,8 @@ class Estimate:
             "memory_recomputing": self.recomputed.to_dict(),
             "seconds": self.seconds,
             "step_seconds": self.step_seconds,
+            "starting": self.starting,
+            "idle": self.idle,
             "cost": self.cost,
             "checkpoints": asdict(self.checkpoints),
         }
@@ -126,14 +140,19 @@ def estimates(spec: Spec, classes: int, flops: float, machines: Sequence[Fleet],
 
 
 def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assumptions) -> Estimate:
-    on_gpu = fleet.name != CPU
-    plain, recomputed = (footprint(spec, classes, fleet.count, on_gpu, recompute) for recompute in (False, True))
-    seconds = flops / (fleet.count * fleet.peak * given.mfu)
-    step = seconds / spec.train.steps
+    plain, recomputed = (footprint(spec, classes, fleet.count, fleet.on_gpu, recompute) for recompute in (False, True))
+    micro_batches = spec.train.micro_batches
+    rounds = -(-micro_batches // fleet.count)
+    computing = rounds * flops / spec.train.steps / micro_batches / (fleet.peak * given.mfu)
+    starts = rounds * spec.model.depth * LAYER_SECONDS + STEP_SECONDS if fleet.on_gpu else 0.0
+    step = max(computing, starts)
+    seconds = step * spec.train.steps
     cost = None if fleet.price is None else seconds / 3600 * fleet.count * fleet.price
     state = plain.weights + fleet.count * plain.optimizer
-    machines = given.machines or (-(-fleet.count // IN_A_MACHINE) if on_gpu else fleet.count)
-    return Estimate(fleet, plain, recomputed, seconds, step, cost, checkpoints(state, machines, step, given))
+    machines = given.machines or (-(-fleet.count // IN_A_MACHINE) if fleet.on_gpu else 1)
+    idle = max(0, fleet.count - micro_batches)
+    kept = checkpoints(state, machines, step, given)
+    return Estimate(fleet, plain, recomputed, seconds, step, starts > computing, idle, cost, kept)
 
 
 def checkpoints(state: int, machines: int, step_seconds: float, given: Assumptions) -> Checkpoints:

@@ -1,4 +1,4 @@
-"""Kinds of GPUs by name, their memory, and how many of which a plan is for."""
+"""Kinds of GPUs by name, their memory, and how many of which a plan is for; or this machine's CPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import psutil
+
+from foundray.checkup.product import product
+from foundray.cluster import cores
 from foundray.errors import InputError
 from foundray.model.flops import known_peak
 from foundray.spec import Spec, nearest
@@ -42,9 +46,9 @@ class Fleet:
     name: str
     count: int
     peak: float
-    """FLOP/s of one: bf16 matrix products, dense."""
-    memory: float | None
-    """Bytes of one; None for a CPU, whose main memory is not known here."""
+    """FLOP/s of one: dense matrix products in bf16; of a CPU, in fp32, measured where they are not given."""
+    memory: float
+    """Bytes of one; of a CPU, its part of this machine's main memory."""
     price: float | None
     """Of one, an hour."""
 
@@ -52,19 +56,48 @@ class Fleet:
     def label(self) -> str:
         return f"{self.count} x {self.name}"
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.name != CPU
+
 
 def fleets(spec: Spec, asked: Sequence[str], prices: Sequence[str], peak_flops: float | None) -> list[Fleet]:
-    """From `H100:8`, and prices such as `H100=2.5`; those shown by default, where none is asked for. Raises InputError."""
-    own_peak = peak_flops or spec.scale.peak_flops
-    wanted = dict(_named(text) for text in asked) or dict.fromkeys(((CPU,) if own_peak else ()) + SHOWN, 1)
+    """From `H100:8`, and prices such as `H100=2.5`; where none is asked for, what the spec's workers are, and some more.
+
+    Raises InputError.
+    """
+    wanted = dict(_named(text) for text in asked) or _usual(spec)
     priced = dict(_price(text, wanted) for text in prices)
     found = []
     for name, count in wanted.items():
-        peak = own_peak if name == CPU else known_peak(f"NVIDIA {name}")
-        if peak is None:
-            raise InputError("--gpus CPU: what a CPU can do is not known by its name; give it as --peak-flops, such as 5e11")
-        found.append(Fleet(name, count, peak, MEMORY.get(name), priced.get(name)))
+        if name == CPU:
+            peak = peak_flops or spec.scale.peak_flops or _measured(spec.scale.worker_threads)
+            memory = psutil.virtual_memory().total / count
+        else:
+            peak, memory = known_peak(f"NVIDIA {name}") or 0.0, MEMORY[name]
+        found.append(Fleet(name, count, peak, memory, priced.get(name)))
     return found
+
+
+def _usual(spec: Spec) -> dict[str, int]:
+    most, pools = spec.scale.workers[1], spec.scale.all_pools.values()
+    if any("GPU" in pool.resources for pool in pools):
+        own = [_plain(pool.accelerator) for pool in pools if pool.accelerator]
+        return dict.fromkeys([name for name in MEMORY if _plain(name) in own] or SHOWN, most)
+    here = max(1, min(most, cores() // spec.scale.worker_threads))
+    return {CPU: here, **dict.fromkeys(SHOWN, 1)}
+
+
+def _measured(threads: int) -> float:
+    """FLOP/s of a matrix product on this machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return float(product(torch, torch.device("cpu"))["tflops"]) * 1e12
+    finally:
+        torch.set_num_threads(before)
 
 
 def _named(text: str) -> tuple[str, int]:
