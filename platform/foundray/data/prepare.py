@@ -139,18 +139,23 @@ def _ensure_tokenizer(spec: Spec, folder: Store, units: list[Unit]) -> Tokenizer
 
 def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
     field = spec.data.tokenizer
-    if (alphabet := spec.data.modality.build().alphabet) is not None:
-        return tokenizers.make_char(alphabet)
-    if field.kind == "bytes":
-        return tokenizers.make_bytes()
-    if field.kind == "file":
-        return tokenizers.load_file(field)
+    if (known := known_tokenizer(spec)) is not None:
+        return known
     if field.kind == "char":
-        parts = _over_units(units, lambda unit: {"characters": _characters(unit, spec.data.sources[unit.source])})
+        parts = over_units(units, lambda unit: {"characters": _characters(unit, spec.data.sources[unit.source])})
         return tokenizers.make_char(set("".join(part["characters"] for part in parts)))
     import ray
 
     return Tokenizer.from_json(ray.get(ray.remote(_train_bpe).remote(spec, units)), 0)
+
+
+def known_tokenizer(spec: Spec) -> Tokenizer | None:
+    """That of the spec, where it does not depend on the data. Raises InputError."""
+    if (alphabet := spec.data.modality.build().alphabet) is not None:
+        return tokenizers.make_char(alphabet)
+    if spec.data.tokenizer.kind == "bytes":
+        return tokenizers.make_bytes()
+    return tokenizers.load_file(spec.data.tokenizer) if spec.data.tokenizer.kind == "file" else None
 
 
 def _characters(unit: Unit, source: Source) -> str:
@@ -196,7 +201,7 @@ def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenize
         return {"name": unit.name, "shard": made.model_dump_json()}
 
     bad = sum(shard.quarantined for shard in done.values())
-    for row in _over_units(todo, work):
+    for row in over_units(todo, work):
         done[row["name"]] = shard = Shard.model_validate_json(row["shard"])
         bad += shard.quarantined
         report(f"data: {len(done)} of {len(units)} shards, {sum(s.tokens for s in done.values()):,} tokens")
@@ -205,7 +210,7 @@ def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenize
     return [done[unit.name] for unit in units]
 
 
-def _over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]]) -> Iterable[dict[str, Any]]:
+def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]]) -> Iterable[dict[str, Any]]:
     """`work` on every unit, as a Ray Data pipeline; results come as they are ready.
 
     An input error inside a task comes back as a row: raised there, it would be retried and wrapped.
