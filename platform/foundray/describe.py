@@ -16,6 +16,10 @@ def derived(spec: Spec) -> dict[str, object]:
     from foundray.training.optimizer import state_bytes_per_block
 
     vocabulary, certain = _vocabulary(spec)
+    told: dict[str, object] = {}
+    if spec.init_from:
+        spec, classes, told["init_from"] = _start(spec)
+        vocabulary, certain = (vocabulary, certain) if certain else (classes, True)
     with torch.device("meta"):
         model = Model(spec.model, objective := spec.objective.build(), spec.unit_shape(vocabulary))
     layout = Layout.of(model)
@@ -28,6 +32,7 @@ def derived(spec: Spec) -> dict[str, object]:
         "tokens per step": f"{spec.tokens_per_step:,}",
         "total tokens": f"{spec.tokens_per_step * spec.train.steps:,}",
         "fingerprint": spec.fingerprint(),
+        **told,
     }
     if base := spec.model.base:
         by = f"rates of matrices between two widths / {spec.model.wider:g}, branches / {spec.model.deeper:g}"
@@ -46,6 +51,19 @@ def derived(spec: Spec) -> dict[str, object]:
             copies = 2 * STATES_KEPT * (weights // world + optimizer)
             facts[f"main memory per worker for copies of the state, of {world}"] = _size(copies)
     return facts
+
+
+def _start(spec: Spec) -> tuple[Spec, int, str]:
+    """Of a run that would start, or did, from another's weights: the spec with their hash, the vocabulary, and words."""
+    from foundray.run import Run
+    from foundray.training.parent import find_start
+
+    run = Run.named(spec)
+    if run.exists() and (begun := run.as_begun(spec).init_from) and begun.weights_sha256:
+        told = f"the weights of {begun}, SHA-256 {begun.weights_sha256}, as the run began"
+        return spec.model_copy(update={"init_from": begun}), int(run.manifest()["vocabulary"]), told
+    start = find_start(spec)
+    return start.spec, start.classes, f"{start.told()}; SHA-256 {start.place.weights_sha256}"
 
 
 def _vocabulary(spec: Spec) -> tuple[int, bool]:

@@ -142,14 +142,20 @@ def _ensure_tokenizer(spec: Spec, folder: Store, units: list[Unit]) -> Tokenizer
     return tokenizer
 
 
-def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
+def known_tokenizer(spec: Spec) -> Tokenizer | None:
+    """The tokenizer of a spec that needs no data to make it. Raises InputError for a file that is none."""
     field = spec.data.tokenizer
     if (alphabet := spec.data.modality.build().alphabet) is not None:
         return tokenizers.make_char(alphabet)
     if field.kind == "bytes":
         return tokenizers.make_bytes()
-    if field.kind == "file":
-        return tokenizers.load_file(field)
+    return tokenizers.load_file(field) if field.kind == "file" else None
+
+
+def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
+    if known := known_tokenizer(spec):
+        return known
+    field = spec.data.tokenizer
     if field.kind == "char":
         parts = _over_units(units, lambda unit: {"characters": _characters(unit, spec.data.sources[unit.source])})
         return tokenizers.make_char(set("".join(part["characters"] for part in parts)))
