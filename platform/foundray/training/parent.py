@@ -152,6 +152,8 @@ def _check_fit(spec: Spec, theirs: Spec, weights: Weights, classes: int) -> Fit:
     changed = {name: others[name] for name, value in _function(spec).items() if others.get(name) != value}
     if not (fit.misfits or changed):
         return fit
+    if theirs.model.hidden == spec.model.hidden:  # it follows from the width
+        changed.pop("hidden", None)
     which = f"{_phrase(fit.misfits[0])}" if fit.misfits else "the same weights would compute something else"
     if changed:
         right = "set " + ", ".join(f"model.{name}: {json.dumps(value)}" for name, value in changed.items()) + " as there"

@@ -72,13 +72,13 @@ def fit_of(model: Model, there: Mapping[str, Sequence[int]], classes: int) -> Fi
     new: dict[str, None] = {}
     for part in dict.fromkeys(map(_part, here)):
         rows = {name: _rows(model, name, known.get(name), here[name], classes) for name in here if _part(name) == part}
-        if all(rows.values()):
-            taken |= rows
-            new |= {f"{n} (rows from {rows[n]})": None for n in rows if rows[n] < here[n][0]}
-        elif part:
+        if part and not all(rows.values()):
             new[part] = None
+            continue
+        taken |= {name: count for name, count in rows.items() if count}
+        new |= {f"{n} (rows from {count})": None for n, count in rows.items() if 0 < count < here[n][0]}
     names = dict.fromkeys([*here, *known])
-    misfits = [Misfit(n, known.get(n), here.get(n)) for n in names if not _part(n) and not taken.get(n)]
+    misfits = [Misfit(n, known.get(n), here.get(n)) for n in names if not _part(n) and n not in taken]
     return Fit(taken, len(here), tuple(new), tuple(misfits))
 
 
