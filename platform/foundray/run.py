@@ -211,7 +211,9 @@ def _same_start(here: InitFrom, there: InitFrom) -> bool:
     """Whether a spec's start is that of a run which has begun: by its hash, or where it has none by its place."""
     if here.weights_sha256:
         return here.weights_sha256 == there.weights_sha256 and here.teacher_sha256 in (None, there.teacher_sha256)
-    return there.run in (Store.at(here.run).url, Store.at(f"runs/{here.run}").url) and here.step in (None, there.step)
+    place = here.run.rstrip("/")
+    places = [place] if "://" in place else [Store.at(place).url, Store.at(f"runs/{place}").url]
+    return there.run in places and here.step in (None, there.step)
 
 
 def _whole_lines(path: Path) -> int:

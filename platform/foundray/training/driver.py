@@ -49,6 +49,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
             start.check_tokens(prepared)
         with Holder(run.folder, report) as holder:
             _make(run, spec, prepared, start)
+            start = None  # it holds the weights
             with on_sigterm(lambda: holder.stop(BY_SIGNAL)):
                 return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 

@@ -176,8 +176,14 @@ def _function(spec: Spec) -> dict[str, Any]:
 
 
 def _remarks(theirs: Spec, spec: Spec) -> Iterator[str]:
-    if theirs.model.rope_theta != spec.model.rope_theta:
-        yield f"model.rope_theta was {theirs.model.rope_theta} there and is {spec.model.rope_theta}"
+    """What differs and may."""
+    for name, there, here in (
+        ("objective", theirs.objective.kind, spec.objective.kind),
+        ("data.modality", theirs.data.modality.kind, spec.data.modality.kind),
+        ("model.rope_theta", theirs.model.rope_theta, spec.model.rope_theta),
+    ):
+        if there != here:
+            yield f"{name} was {there} there and is {here}"
 
 
 def _phrase(misfit: Misfit) -> str:
