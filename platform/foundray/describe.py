@@ -14,6 +14,10 @@ def derived(spec: Spec) -> dict[str, object]:
     from foundray.training.footprint import footprint
 
     vocabulary, certain = known_vocabulary(spec)
+    told: dict[str, object] = {}
+    if spec.init_from:
+        spec, classes, told["init_from"] = _start(spec)
+        vocabulary, certain = (vocabulary, certain) if certain else (classes, True)
     with torch.device("meta"):
         model = Model(spec.model, spec.objective.build(), spec.unit_shape(vocabulary))
     assumed = "" if certain else " (assumed: known after `foundray prepare`)"
@@ -25,6 +29,7 @@ def derived(spec: Spec) -> dict[str, object]:
         "tokens per step": f"{spec.tokens_per_step:,}",
         "total tokens": f"{spec.tokens_per_step * spec.train.steps:,}",
         "fingerprint": spec.fingerprint(),
+        **told,
     }
     if base := spec.model.base:
         by = f"rates of matrices between two widths / {spec.model.wider:g}, branches / {spec.model.deeper:g}"
@@ -40,6 +45,19 @@ def derived(spec: Spec) -> dict[str, object]:
         if world > 1:
             facts[f"main memory per worker for copies of the state, of {world}"] = size(held.copies)
     return facts
+
+
+def _start(spec: Spec) -> tuple[Spec, int, str]:
+    """Of a run that would start, or did, from another's weights: the spec with their hash, the vocabulary, and words."""
+    from foundray.run import Run
+    from foundray.training.parent import find_start
+
+    run = Run.named(spec)
+    if run.exists() and (begun := run.as_begun(spec).init_from) and begun.weights_sha256:
+        told = f"the weights of {begun}, SHA-256 {begun.weights_sha256}, as the run began"
+        return spec.model_copy(update={"init_from": begun}), int(run.manifest()["vocabulary"]), told
+    start = find_start(spec)
+    return start.spec, start.classes, f"{start.told()}; SHA-256 {start.place.weights_sha256}"
 
 
 def known_vocabulary(spec: Spec) -> tuple[int, bool]:

@@ -98,7 +98,8 @@ def load_file(field: spec.Tokenizer) -> Tokenizer:
         opener = field.document_token
     else:
         opener = next((token for token in OPENERS if engine.token_to_id(token) is not None), DOCUMENT)
-        engine.add_special_tokens([opener])
+        if engine.token_to_id(opener) is None:  # one that is there stays as it is, or a run's own file would become another
+            engine.add_special_tokens([opener])
     return Tokenizer(engine, int(engine.token_to_id(opener) or 0))
 
 
