@@ -23,17 +23,23 @@ from foundray.spec import Spec
 from foundray.training.checkpoint import load_weights
 
 __all__ = [
-    "POOLS", "Encoder", "Layer", "Pool", "Reader", "Row", "batches", "counts", "features", "pooled", "raw", "trained_weights",
+    "POOLS", "Encoder", "Layer", "Pool", "Reader", "Row", "batches", "check_pool", "counts", "features", "model_of", "pooled",
+    "raw", "trained_weights",
 ]  # fmt: skip
 
-Pool = Literal["mean", "last", "mean_std", "flatten"]
+UnitsPool = Literal["mean", "last", "mean_std", "flatten"]
+Pool = Literal[UnitsPool, "class"]
+"""How the hidden states of a sample become its features: `class` is the class unit's, or a document's opening token's."""
 Layer = Literal["last", "all"] | int
 
 UNITS_AT_ONCE = 2**14
 
 
 class Encoder:
-    """A run's network, frozen: a batch's units [B, T] or [B, T, K] to hidden states [B, T, D]; of `all` layers side by side."""
+    """A run's network, frozen: a batch's units [B, T] or [B, T, K] to hidden states [B, T, D]; of `all` layers side by side.
+
+    With a class unit they are [B, 1 + T, D], its own before the units'.
+    """
 
     def __init__(self, model: Model, layer: Layer = "last"):
         """`layer` is how many layers deep to look; `last` is after the final norm. Raises InputError for one too deep."""
@@ -55,14 +61,14 @@ class Encoder:
     @staticmethod
     def of(spec: Spec, vocabulary: int, weights: dict[str, Tensor], layer: Layer = "last") -> Encoder:
         """Of a spec's shape, for ids below `vocabulary`. Raises InputError for a layer too deep."""
-        model = _model(spec, vocabulary)
+        model = model_of(spec, vocabulary)
         model.load_state_dict(weights)
         return Encoder(model, layer)
 
     @staticmethod
     def untrained(run: Run, seed: int, layer: Layer = "last") -> Encoder:
         """Of the same shape, as it would be before training."""
-        model = _model(run.spec(), run.manifest()["vocabulary"])
+        model = model_of(run.spec(), run.manifest()["vocabulary"])
         initialise(model, seed)
         return Encoder(model, layer)
 
@@ -88,9 +94,21 @@ def features(encode: Callable[[Batch], Tensor], samples: Iterable[Units], pool: 
     return np.concatenate(parts)
 
 
+def check_pool(spec: Spec, pool: Pool) -> None:
+    """Raises InputError for `class` where the run's model has no unit whose state tells of a whole sample."""
+    objective, gives = spec.objective.build(), spec.data.modality.build().gives
+    if pool == "class" and not spec.model.class_unit and (objective.causal or gives != "tokens"):
+        why = "looks back only, so that no first unit knows what follows" if objective.causal else "has no class unit"
+        instead = "last or mean" if objective.causal else "mean, or a run with model.class_unit: true,"
+        raise InputError(f"pool: class: the run's model {why}; {instead} would do")
+
+
 def pooled(encode: Callable[[Batch], Tensor], batch: Batch, pool: Pool) -> Tensor:
-    """[B, F]: one row a sample of the batch."""
-    return POOLS[pool](encode(batch), batch.valid)
+    """[B, F]: one row a sample of the batch. A class unit's state is in the pool `class` alone."""
+    states = encode(batch)
+    if pool == "class":
+        return states[:, 0]
+    return POOLS[pool](states[:, states.shape[1] - batch.valid.shape[1] :], batch.valid)
 
 
 def counts(samples: Iterable[Units]) -> np.ndarray:
@@ -115,7 +133,8 @@ def trained_weights(run: Run, step: int | None = None) -> tuple[int, dict[str, T
     return load_weights(run.checkpoints, whose, step)[:2]
 
 
-def _model(spec: Spec, vocabulary: int) -> Model:
+def model_of(spec: Spec, vocabulary: int) -> Model:
+    """Of a spec's shape, for ids below `vocabulary`, with weights that mean nothing."""
     return Model(spec.model, spec.objective.build(), spec.unit_shape(vocabulary))
 
 
@@ -136,7 +155,7 @@ def _flatten(states: Tensor, valid: Tensor) -> Tensor:
 
 _UNEVEN = "pool: flatten needs samples of one length, and these have several; mean, last or mean_std would do"
 
-POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+POOLS: dict[UnitsPool, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": mean_over, "last": _last, "mean_std": _mean_std, "flatten": _flatten,
 }  # fmt: skip
 """Hidden states [B, T, D] and where there are units [B, T] to features [B, F]. Padding is in none of them."""

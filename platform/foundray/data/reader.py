@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from foundray.contract import Modality, Units, Values
 from foundray.data.sources import BadRow, Document, RawFile, find_files, read_documents, read_located_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
-from foundray.run import Run
-from foundray.spec import Source
+from foundray.spec import Source, Spec
 from foundray.storage import Store
 
 TEXTS_AT_ONCE = 256
@@ -53,10 +52,22 @@ class Row:
         return ", ".join(part for part in (member, self.position, piece) if part)
 
 
+class Origin(Protocol):
+    """A run, or what was exported of one."""
+
+    folder: Store
+    """Holds the tokenizer.json, of tokens."""
+
+    def spec(self) -> Spec: ...
+
+    def manifest(self) -> dict[str, Any]:
+        """Of its data: `context`, `vocabulary` and `document_id` at least."""
+
+
 class Reader:
     """Reads other data as a run's own was read: the same modality, tokenizer and length."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Origin):
         """Raises InputError for a run whose record cannot be read."""
         manifest, spec = run.manifest(), run.spec()
         self.modality: Modality = spec.data.modality.build()

@@ -13,7 +13,7 @@ from foundray.batch import packed
 from foundray.contract import Plan, Units
 from foundray.data.reader import Reader
 from foundray.data.sources import RawFile
-from foundray.embedding import POOLS, trained_weights
+from foundray.embedding import POOLS, check_pool, trained_weights
 from foundray.errors import InputError
 from foundray.run import Run
 from foundray.spec import Source
@@ -39,9 +39,10 @@ def prepared(
 
     Raises InputError for a pool or layer that the network has not, and for a run without a usable checkpoint.
     """
-    pools = [name for name in POOLS if name != "flatten"]
+    pools = [*(name for name in POOLS if name != "flatten"), "class"]
     if options.pool not in pools:
         raise InputError(f"--pool {options.pool}: it is one of {', '.join(pools)}")
+    check_pool(run.spec(), options.pool)
     step, weights, sha = weights_for(run, began)
     threads = max(1, int(resources.get("CPU", 1)))
     device = "cuda" if resources.get("GPU", 0) else "cpu"
