@@ -201,8 +201,9 @@ def test_what_is_refused_before_anything_starts(run: Run, tmp_path: Path) -> Non
         with pytest.raises(InputError, match=match):
             foundray.embed(run.folder.url, text, place, **options)
 
-    refused("--pool max: it is one of mean, last, mean_std", pool="max")
+    refused("--pool max: it is one of mean, last, mean_std, class", pool="max")
     refused("--pool flatten: it is one of", pool="flatten")
+    refused("pool: class: the run.s model looks back only", pool="class")
     refused("layer: the model has 2 layers", layer=3)
     refused(r"holds something else \(a\.txt\): vectors go into a folder of their own", place=tmp_path)
     with pytest.raises(InputError, match="holds no vectors: make them by `foundray embed RUN DATA"):
