@@ -27,9 +27,8 @@ def write_texts(path: Path) -> None:
     import sysconfig
 
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]
-    words = sorted(
-        {word for file in files for word in file.read_text(encoding="utf-8", errors="ignore").split() if word.isalpha()}
-    )
+    found = " ".join(file.read_text(encoding="utf-8", errors="ignore") for file in files).split()
+    words = sorted({word for word in found if word.isalpha()})
     chance = np.random.default_rng(0)
     lengths = chance.integers(4, 13, TEXTS)
     path.write_text("\n".join(" ".join(words[at] for at in chance.integers(0, len(words), length)) for length in lengths))
@@ -105,9 +104,7 @@ def main() -> None:
         searcher = Searcher(str(here / "out-0"))
         asked = [_search(searcher, text) for text in texts.read_text().splitlines()[:20]]
         theirs, own = np.load(here / "transformers.npy"), np.load(here / "encoder.npy")
-    print(
-        f"\n{TEXTS:,} texts of 4 to 12 words, {WORKERS} workers of one thread; loops over {SAMPLE:,}, with all cores; medians"
-    )
+    print(f"\n{TEXTS:,} texts of 4 to 12 words, {WORKERS} workers of one thread; loops over {SAMPLE:,}, all cores; medians")
     for name, values in speeds.items():
         ratio = statistics.median(ours / value for ours, value in zip(speeds["ours"], values, strict=True))
         print(f"{name:24}{statistics.median(values):10,.0f} texts/s   ours is {ratio:.2f} times that")
