@@ -132,9 +132,12 @@ def test_vectors_of_another_model_are_not_searched(run: Run, texts: Path, calm: 
     ):
         flags = ("--set", "documents=line", *change)
         assert what in foundray("embed", run.folder, texts, calm, *flags).refusal
-    (calm / "index.safetensors").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="is damaged: its SHA-256"):
+    (index := calm / "index.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="is damaged: its SHA-256 .* delete it, and `foundray embed` again"):
         api.search(calm, like=f"{texts}#1")
+    index.unlink()
+    assert api.embed(run.folder.url, texts, calm, {"documents": "line"}).workers == 0, "only the index is made again"
+    assert api.search(calm, like=f"{texts}#1", top=1)[0].id == f"{texts}#1"
 
 
 def pictures(folder: Path) -> Path:

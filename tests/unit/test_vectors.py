@@ -227,6 +227,8 @@ def test_vectors_are_of_one_state_of_one_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="pool was mean and is last; give another folder"):
         began.check_same(run.folder, began.model_copy(update={"pool": "last"}))
     began.check_same(run.folder, began.model_copy(update={"run": "elsewhere"}))
+    with pytest.raises(InputError, match=r"files\./a\.txt was not set and is 1,200 bytes of 1\.500; give"):
+        began.check_same(run.folder, began.model_copy(update={"files": {"/a.txt": (1200, 1_500_000_000)}}))
     other = saved_run(tmp_path / "other", seed=5)
     with pytest.raises(InputError, match=f"made by other weights \\({sha[:16]}…\\) than those of {other.folder} at step 3"):
         weights_for(other, began)
