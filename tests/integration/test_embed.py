@@ -133,7 +133,7 @@ def test_vectors_of_another_model_are_not_searched(run: Run, texts: Path, calm: 
         flags = ("--set", "documents=line", *change)
         assert what in foundray("embed", run.folder, texts, calm, *flags).refusal
     (index := calm / "index.safetensors").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="is damaged: its SHA-256 .* delete it, and `foundray embed` again"):
+    with pytest.raises(InputError, match=r"is damaged: its SHA-256 .* delete it, and `foundray embed` again"):
         api.search(calm, like=f"{texts}#1")
     index.unlink()
     assert api.embed(run.folder.url, texts, calm, {"documents": "line"}).workers == 0, "only the index is made again"
@@ -178,7 +178,7 @@ def test_too_many_bad_rows_and_no_room(run: Run, tmp_path: Path) -> None:
     (bad := tmp_path / "bad.txt").write_bytes(b"good\n\xff\n\xff\n")
     flags = {"overrides": {"documents": "line"}, "workers": 1}
     with pytest.raises(InputError, match=r"more than 1 bad rows .*line 3.*raise --max-bad-rows"):
-        api.embed(run.folder.url, bad, tmp_path / "out", **flags, max_bad_rows=1)
+        api.embed(run.folder.url, bad, tmp_path / "out", **flags, pool="last", max_bad_rows=1)
     made = api.embed(run.folder.url, bad, tmp_path / "out", **flags, max_bad_rows=2)
     assert (made.rows, made.bad_rows) == (1, 2)
     with pytest.raises(InputError, match="no node has 3 CPU for a worker"):

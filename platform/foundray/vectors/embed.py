@@ -78,6 +78,8 @@ def embed(
     """
     spec, folder = run.spec(), Store.at(out)
     began = Recipe.of(folder)
+    if began and not (folder / "shards").children():  # it broke off before anything was made
+        began = None
     source = source_of(data, spec, overrides)
     reader = Reader(run)
     files = reader.files(source)
@@ -98,13 +100,14 @@ def embed(
     workers = 0
     with Holder(folder, report, "the embedding in"):
         if not began:
-            (folder / RECIPE).write_text(recipe.model_dump_json(indent=1))
+            (folder / "parts").delete_folder()
         if todo := job.todo():
             with connected() as ray:
                 admit_places(ray, folder.url, {data: files}, report)
                 workers = _workers(room(resources, node_resources(ray)), options.workers, resources, report)
                 of = f"{len(files):,} files ({source.format})" if len(files) > 1 else f"{plain(files[0].url)} ({source.format})"
                 report(f"embed: {of} by step {recipe.step:,} of {plain(recipe.run)}, on {workers} worker(s)")
+                (folder / RECIPE).write_text(recipe.model_dump_json(indent=1))
                 job.run(ray, todo, task, weights, workers, resources)
         complete = finish(folder, job.parts, recipe, limit, report)
     return _embedded(folder, recipe, complete, job, workers)
