@@ -81,6 +81,7 @@ def embed(
     if began and not (folder / "shards").children():  # it broke off before anything was made
         began = None
     source = source_of(data, spec, overrides)
+    source = source.model_copy(update={"path": Store.at(source.path).url})  # the same, wherever the command stands
     reader = Reader(run)
     files = reader.files(source)
     if not run.has_checkpoint():
