@@ -76,7 +76,7 @@ def loop(kind: str, of: str, texts: Path, vectors: Path) -> float:
 
 
 def main() -> None:
-    from tests.unit.test_probing import saved_run
+    from tests.conftest import small_spec, write_spec
 
     import foundray
     from foundray.cluster import connected
@@ -85,17 +85,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         write_texts(texts := here / "texts.txt")
-        shape = {"width": 128, "depth": 4, "heads": 4, "context": 128}
-        run = saved_run(here / "runs", model=shape)
-        foundray.export(run.folder.url, here / "exported")
         speeds: dict[str, list[float]] = {"transformers": [], "encoder": [], "ours": [], "ours, with its start": []}
         with connected():
+            spec = small_spec(texts, here / "runs", model={"width": 128, "depth": 4, "heads": 4, "context": 128})
+            run = foundray.train(write_spec(here, spec), {"train.steps": 4}).run
+            foundray.export(run, here / "exported")
             for turn in range(TURNS):
-                for kind, of in (("transformers", str(here / "exported")), ("encoder", run.folder.url)):
+                for kind, of in (("transformers", str(here / "exported")), ("encoder", run)):
                     speeds[kind].append(loop(kind, of, texts, here / f"{kind}.npy"))
                 began = time.perf_counter()
                 made = foundray.embed(
-                    run.folder.url, texts, here / f"out-{turn}", {"documents": "line"}, workers=WORKERS, resources={"CPU": 1}
+                    run, texts, here / f"out-{turn}", {"documents": "line"}, workers=WORKERS, resources={"CPU": 1}
                 )
                 speeds["ours, with its start"].append(made.rows / (time.perf_counter() - began))
                 speeds["ours"].append(made.rows_per_s or 0.0)
