@@ -41,8 +41,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def texts(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short texts of real words, a line each, no two alike."""
-    words = np.array(sorted({word for word in prose.read_text().split() if word.isalpha() and len(word) > 2}))
+    """Short texts of real words, a line each, no two alike, and none longer than a sample."""
+    words = np.array(sorted({word for word in prose.read_text().split() if word.isalpha() and 2 < len(word) < 13}))
     drawn = np.random.default_rng(0).integers(0, len(words), (ROWS, 4))
     path = tmp_path_factory.mktemp("texts") / "texts.txt"
     path.write_text("\n".join(f"{number} {' '.join(words[row])}" for number, row in enumerate(drawn)))
