@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests import without_foundray
@@ -22,10 +23,12 @@ import foundray as api
 from foundray.batch import packed
 from foundray.contract import Ask, Plan, Units
 from foundray.data.prepare import prepared_folder
-from foundray.embedding import Encoder, Reader
+from foundray.embedding import Encoder, Reader, features
 from foundray.loading import load_spec
 from foundray.model.model import Batch
 from foundray.run import Run
+from foundray.spec import Source
+from foundray.training.checkpoint import load_weights
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", {"data__tokenizer": {"kind": "char"}}),
@@ -39,6 +42,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "middle": ("LlamaForCausalLM", {"objective": {"kind": "fill_in_middle"}}),
     "masked": ("EuroBertForMaskedLM", {"objective": {"kind": "masked_token"}, "model__base_depth": 1}),
 }
+OWN = {"objective": {"kind": "joint_embedding"}, "model__norm": "ln", "model__act": "gelu", "model__rope_theta": None}
 SENTENCE = "import os\n\n\ndef main() -> None:"
 
 
@@ -54,11 +58,12 @@ class Made:
 def runs(storage: Path, prose: Path) -> Path:
     """Of every kind, some steps on real text; with what our own models answer beside them."""
     ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    for name, (_, changes) in RUNS.items():
+    for name, changes in {**{name: changes for name, (_, changes) in RUNS.items()}, "own": OWN}.items():
         spec = small_spec(prose, storage / "runs", name=name, train__steps=20, train__checkpoint_every=10, **changes)
         spec["data"]["sources"][0]["licence"] = "PSF-2.0"
         api.train(write_spec(storage, spec))
-        save_file(answers(Run.open(str(storage / "runs" / name))), storage / f"{name}.safetensors")
+        if name in RUNS:
+            save_file(answers(Run.open(str(storage / "runs" / name))), storage / f"{name}.safetensors")
     ray.shutdown()
     return storage / "runs"
 
@@ -79,7 +84,8 @@ def answers(run: Run) -> dict[str, torch.Tensor]:
 def made(request: pytest.FixtureRequest, runs: Path) -> Made:
     name = request.param
     out = runs.parent / "out" / name
-    return Made(name, runs / name, out, foundray("export", runs / name, out, "--json").facts)
+    facts = foundray("export", runs / name, out, "--json").facts if name == "llama" else api.export(runs / name, out).to_dict()
+    return Made(name, runs / name, out, facts)
 
 
 SAME = """
@@ -144,8 +150,11 @@ assert not torch.equal(again.model.embed_tokens.weight[tokenizer.bos_token_id], 
 
 
 def test_the_same_answers_without_us(made: Made, runs: Path) -> None:
+    """And what the card says to do can be done."""
     assert made.facts["stock_class"] == RUNS[made.name][0]
-    without_foundray.run(SAME, RUNS[made.name][0], made.out, runs.parent / f"{made.name}.safetensors", SENTENCE)
+    (lines,) = re.findall(r"```python\n(.*?)```", (made.out / "README.md").read_text(), re.DOTALL)
+    answers, cwd = runs.parent / f"{made.name}.safetensors", made.out.parent
+    without_foundray.run(SAME + lines, RUNS[made.name][0], made.out, answers, SENTENCE, cwd=cwd)
 
 
 def test_the_files_say_what_they_are(made: Made, prose: Path) -> None:
@@ -162,18 +171,15 @@ def test_the_files_say_what_they_are(made: Made, prose: Path) -> None:
     assert size == facts["parameters"] + (32 if made.name == "masked" else 0)  # the mask token's row of the head
     assert file.stat().st_mode & 0o044, "others may read it"
     card = (made.out / "README.md").read_text()
-    assert re.match(r"---\nlibrary_name: transformers\npipeline_tag: (text-generation|fill-mask)\nlicense: other\n", card)
+    data = ModelCard(card).data
+    task = "fill-mask" if made.name == "masked" else "text-generation"
+    assert (data.library_name, data.pipeline_tag, data.license, data.license_name) == ("transformers", task, "other", "psf-2.0")
+    assert {"foundray", "text"} < set(data.tags)
     assert re.search(rf"\| text \| PSF-2.0 \| 1 \| [\d,]+ \| {prose.stat().st_size:,} \|", card)
     evaluated = api.status(made.run).val_loss
     assert f"nats an answer | {evaluated:.4f} |" in card
     assert ("bits per byte" in card) == (made.name in ("llama", "granite"))
     assert {facts["weights_sha256"], facts["file_sha256"]} <= set(re.findall(r"`([0-9a-f]{64})`", card))
-
-
-def test_the_cards_lines_run(made: Made) -> None:
-    card = (made.out / "README.md").read_text()
-    (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    without_foundray.run(lines, cwd=made.out.parent)
 
 
 @pytest.mark.parametrize("name", ["llama", "middle"])
@@ -195,6 +201,31 @@ def test_foundray_reads_its_exports(runs: Path, tmp_path: Path) -> None:
     api.export(runs / "masked", tmp_path / "masked")
     with pytest.raises(api.InputError, match="transformers' EuroBertForMaskedLM, which loads it"):
         api.load(tmp_path / "masked")
+
+
+def test_what_no_stock_class_computes_foundray_loads(runs: Path, prose: Path, tmp_path: Path) -> None:
+    """A teacher's weights, too: they are what such an objective is for."""
+    exported = api.export(runs / "own", tmp_path / "own")
+    assert (exported.stock_class, exported.reason) == (None, "no stock class learns by joint_embedding")
+    assert exported.weights_sha256 == api.status(runs / "own").weights_sha256
+    run, loaded = Run.open(str(runs / "own")), api.load(tmp_path / "own")
+    reader, teacher = Reader(run), Encoder.trained(run)
+    own = load_weights(run.checkpoints)[1]
+    assert not torch.equal(own["model.norm.weight"], loaded.encoder.model.state_dict()["model.norm.weight"])
+    (tmp_path / "text.txt").write_text(prose.read_text()[:300])
+    expected = features(teacher, [reader.units(row) for row in reader.read(Source(path=str(tmp_path / "text.txt")))], "mean")
+    assert np.array_equal(loaded.encode(str(tmp_path / "text.txt")), expected)
+    assert expected.shape == (10, 32)
+    assert [str(row.name) for row, _ in loaded.samples(str(tmp_path / "text.txt"))] == [str(tmp_path / "text.txt")] * 10
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    assert (config["model_type"], config["units"]["classes"]) == ("foundray", reader.shape.classes)
+    card = ModelCard.load(tmp_path / "own" / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("foundray", "feature-extraction")
+    assert "It is in that form since no stock class learns by joint_embedding." in card.content
+    assert 'foundray.load("own")' in card.content
+    (tmp_path / "own" / "config.json").unlink()
+    with pytest.raises(api.InputError, match="not a whole one"):
+        api.load(tmp_path / "own")
 
 
 def test_an_earlier_step(runs: Path, tmp_path: Path) -> None:
@@ -221,7 +252,7 @@ def test_bad_input_is_refused(runs: Path, tmp_path: Path) -> None:
         (runs / "llama", "out", ["--set", "model.width=64"], "was made by another spec"),
     ):
         assert said in foundray("export", run, tmp_path / out, *flags).refusal, said
-    with pytest.raises(api.InputError, match="is not an export of a run"):
+    with pytest.raises(api.InputError, match="is not an export of a run, or not a whole one"):
         api.load(bare)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "full"]
     assert (tmp_path / "full" / "file").read_text() == "mine"

@@ -130,6 +130,8 @@ def word_pieces(folder: Path) -> Tokenizer:
     engine.normalizer, engine.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     engine.train_from_iterator(TEXTS * 9, trainers.WordPieceTrainer(vocab_size=90, special_tokens=["[UNK]", "[CLS]", "[SEP]"]))
     engine.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    engine.enable_truncation(6)
+    engine.enable_padding(length=40)
     engine.save(str(folder / "file.json"))
     return load_file(TokenizerField(kind="file", path=str(folder / "file.json")))
 
@@ -157,6 +159,9 @@ def test_tokenizers_give_our_ids_and_texts_back(kind: str, tmp_path: Path) -> No
         assert ids == [made.document_id, *made.encode([text])[0].tolist()]
         back = stock.decode(ids, skip_special_tokens=True)
         assert back == made.decode(ids) if kind == "file" else back == text
+    if kind == "file":
+        assert len(made.encode([TEXTS[0]])[0]) > 6, "a file's own cut is not taken over"
+        assert len(made.encode([TEXTS[3]])[0]) == 0, "nor its padding"
     if kind != "dna":
         assert vocabulary + 1 in stock(TEXTS[2])["input_ids"], "what is spelled is taken as the token"
     batch = stock(["A", "A C G"], padding=True)

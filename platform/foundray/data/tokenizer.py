@@ -84,6 +84,8 @@ def load_file(field: spec.Tokenizer) -> Tokenizer:
         raise InputError(f"data.tokenizer.path: {path} cannot be read: {error.strerror}") from None
     except Exception as error:  # the library raises bare Exception
         raise InputError(f"data.tokenizer.path: {path} is not a tokenizer.json: {str(error)[:200]}") from None
+    engine.no_truncation()  # texts are cut by us, and nothing of them is dropped
+    engine.no_padding()
     if field.document_token is not None:
         if engine.token_to_id(field.document_token) is None:
             raise InputError(f"data.tokenizer.document_token: {path} has no token {field.document_token!r}")

@@ -27,9 +27,6 @@ MODEL, CONFIG = "model.safetensors", "config.json"
 
 def write(trained: Trained, folder: Path, out: Store) -> Exported:
     """Write all files into a local folder, which is to become `out`. Raises InputError."""
-    import transformers
-
-    transformers.logging.disable_progress_bar()
     stock, form, reason = None, None, None
     try:
         form = form_of(trained.spec)
@@ -98,7 +95,13 @@ def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None
             bos_token_id=document, eos_token_id=document, pad_token_id=document, max_length=trained.spec.model.context,
             suppress_tokens=never or None, **SAMPLING,
         )  # fmt: skip
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     stock.save_pretrained(folder)
+    if shown:
+        logging.enable_progress_bar()
 
 
 def _write_own(trained: Trained, folder: Path) -> None:
