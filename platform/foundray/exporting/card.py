@@ -63,7 +63,7 @@ def front_matter(trained: Trained, form: Form | None) -> dict[str, Any]:
         "library_name": "transformers" if form else "foundray",
         "pipeline_tag": form.PIPELINE if form else "feature-extraction",
     }
-    licences = {source.licence for source in spec.data.sources}
+    licences = {source.licence for source in spec.data.sources} | ({None} if spec.init_from else set())
     if len(licences) == 1 and (licence := licences.pop()):
         word = re.sub(r"[\s_]+", "-", licence.strip().lower())
         matter |= {"license": word} if word in KNOWN else {"license": "other", "license_name": word}
@@ -74,10 +74,14 @@ def _about(trained: Trained, exported: Exported) -> str:
     spec = trained.spec
     what = f"`{exported.stock_class}`" if exported.stock_class else "a model of Foundray's own form"
     told = (
-        f"A base model, pre-trained from scratch with Foundray: `{spec.objective.kind}` on `{spec.data.modality.kind}`, "
+        f"A base model, pre-trained with Foundray: `{spec.objective.kind}` on `{spec.data.modality.kind}`, "
         f"{what} of {trained.parameters:,} parameters, after step {trained.step:,} of {spec.train.steps:,} "
         f"({trained.step * spec.tokens_per_step:,} positions of at most {spec.model.context} in a row)."
     )
+    if start := spec.init_from:
+        told += (
+            f" It began with the weights of another run, `{start}` (SHA-256 `{start.weights_sha256}`), whose data counts, too."
+        )
     if spec.objective.build().teaches:
         told += " The weights are those of the objective's teacher, the moving average of the model's."
     return told + (f" It is in that form since {exported.reason}." if exported.reason else "")

@@ -43,3 +43,7 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
         stock = transformers.GraniteForCausalLM(transformers.GraniteConfig(**fields, **multipliers))
     stock.load_state_dict(model.state_dict())
     return stock.eval()
+
+
+def processor(spec: Spec) -> None:
+    """A tokenizer does it."""

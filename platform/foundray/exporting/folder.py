@@ -12,7 +12,7 @@ from safetensors import torch as safetensors
 
 from foundray.contract import Units, Values
 from foundray.data.sources import BadRow
-from foundray.embedding import Encoder, Layer, Pool, Reader, Row, features, model_of
+from foundray.embedding import Encoder, Layer, Pool, Reader, Row, check_pool, features, model_of
 from foundray.errors import InputError
 from foundray.exporting import IDENTITY
 from foundray.exporting.place import LAST
@@ -44,7 +44,7 @@ class Folder:
 
     def encoder(self, layer: Layer) -> Encoder:
         """Raises InputError where a stock class holds other weights than Foundray's."""
-        model, file = model_of(self), self.folder / "model.safetensors"
+        model, file = model_of(self.spec(), self.identity["data"]["vocabulary"]), self.folder / "model.safetensors"
         try:
             state = safetensors.load(file.read_bytes())
         except SafetensorError as error:
@@ -61,6 +61,7 @@ class Loaded:
     def __init__(self, folder: Folder, layer: Layer):
         self.identity = folder.identity
         """What it is: run, step, objective, modality, SHA-256s."""
+        self.spec = folder.spec()
         self.reader, self.encoder = Reader(folder), folder.encoder(layer)
 
     def encode(self, source: str | Source, pool: Pool = "mean") -> np.ndarray:
@@ -68,16 +69,15 @@ class Loaded:
 
         A source given by its path is of `files`, or of plain text.
         """
+        check_pool(self.spec, pool)
         return features(self.encoder, [units for _, units in self.samples(source)], pool)
 
     def encode_texts(self, texts: Sequence[str], pool: Pool = "mean") -> np.ndarray:
         """[N, F] float32, one row a text; of a longer one than the model's context, what comes first. Raises InputError."""
         if isinstance(self.reader.modality, Values):
             raise InputError(f"the run learned from {self.identity['modality']}, not from text: encode takes files")
-        tokenizer = self.reader.tokenizer
-        opened = [np.concatenate([[tokenizer.document_id], ids]) for ids in tokenizer.encode(texts)]
-        rows = [Units(ids[: self.reader.length].astype(np.int64), None, self.reader.shape) for ids in opened]
-        return features(self.encoder, rows, pool)
+        check_pool(self.spec, pool)
+        return features(self.encoder, [self.reader.text_units(text) for text in texts], pool)
 
     def samples(self, source: str | Source) -> Iterator[tuple[Row, Units]]:
         """The source's samples in order, and where each comes from. Raises InputError."""

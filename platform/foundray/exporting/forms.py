@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 from foundray.model.model import Model
 from foundray.spec import Spec
 
-WORDS = ("causal_lm", "masked_lm")
+WORDS = ("causal_lm", "decision_transformer", "mae", "masked_lm")
 """There is a module for each."""
 
 
@@ -33,6 +33,10 @@ class Form(Protocol):
 
     def build(self, model: Model, spec: Spec) -> Any:
         """A `transformers.PreTrainedModel` that answers as ours does. Raises NoStockClass."""
+
+    def processor(self, spec: Spec) -> Any:
+        """What brings raw values into the form that it takes, with a `save_pretrained`; None where there is no such thing, or
+        a tokenizer does it."""
 
 
 def form_of(spec: Spec) -> Form:

@@ -47,3 +47,7 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
         state["lm_head.bias"] = torch.zeros(mask + 1)
     stock.load_state_dict(state)
     return stock.eval()
+
+
+def processor(spec: Spec) -> None:
+    """A tokenizer does it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -95,11 +97,20 @@ def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None
             bos_token_id=document, eos_token_id=document, pad_token_id=document, max_length=trained.spec.model.context,
             suppress_tokens=never or None, **SAMPLING,
         )  # fmt: skip
+    if processor := form.processor(trained.spec):
+        processor.save_pretrained(folder)
+    with _quiet():
+        stock.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bar of Hugging Face's writing, which would show beside what we report."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    stock.save_pretrained(folder)
+    yield
     if shown:
         logging.enable_progress_bar()
 
