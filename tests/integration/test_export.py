@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tests import without_foundray
 from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import foundray
+from tests.integration.conftest import FOUNDRAY, foundray
 
 import foundray as api
 from foundray.batch import packed
@@ -234,6 +236,17 @@ def test_an_earlier_step(runs: Path, tmp_path: Path) -> None:
     assert earlier.weights_sha256 != last.weights_sha256
     assert "after step 10 of 20" in (tmp_path / "10" / "README.md").read_text()
     assert "nats an answer" not in (tmp_path / "10" / "README.md").read_text(), "it was evaluated after step 20 only"
+
+
+def test_a_killed_export_leaves_nothing_that_looks_whole(runs: Path, tmp_path: Path) -> None:
+    command = subprocess.Popen([FOUNDRAY, "export", runs / "llama", tmp_path / "out"], stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob(".out.*/*")):
+        assert command.poll() is None, "it ended before it could be killed"
+        time.sleep(0.001)
+    command.kill()
+    command.wait()
+    assert not (tmp_path / "out").exists()
+    assert api.export(runs / "llama", tmp_path / "out").step == 20
 
 
 def test_bad_input_is_refused(runs: Path, tmp_path: Path) -> None:
