@@ -155,10 +155,18 @@ def raw(batch: Batch) -> Tensor:
 
 def features(encode: Callable[[Batch], Tensor], samples: Iterable[Units], pool: Pool) -> np.ndarray:
     """[N, F] float32: one row a sample. Raises InputError where samples of different lengths are to be flattened."""
-    parts = [_pooled(encode(batch), batch.valid, pool).numpy() for batch in batches(samples)]
+    parts = [pooled(encode, batch, pool).numpy() for batch in batches(samples)]
     if len({part.shape[1] for part in parts}) > 1:
         raise InputError(_UNEVEN)
     return np.concatenate(parts)
+
+
+def pooled(encode: Callable[[Batch], Tensor], batch: Batch, pool: Pool) -> Tensor:
+    """[B, F]: one row a sample of the batch."""
+    states = encode(batch)
+    if pool != "class":  # they begin with the class unit's, where there is one
+        states = states[:, states.shape[1] - batch.x.shape[1] :]
+    return POOLS[pool](states, batch.valid)
 
 
 def check_pool(spec: Spec, pool: Pool) -> None:
@@ -189,11 +197,8 @@ def model_of(run: Origin) -> Model:
     return Model(spec.model, spec.objective.build(), spec.unit_shape(run.manifest()["vocabulary"]))
 
 
-def _pooled(states: Tensor, valid: Tensor, pool: Pool) -> Tensor:
-    """`states` may begin with a class unit's, which is in the pool `class` alone."""
-    if pool == "class":
-        return states[:, 0]
-    return POOLS[pool](states[:, states.shape[1] - valid.shape[1] :], valid)
+def _first(states: Tensor, valid: Tensor) -> Tensor:
+    return states[:, 0]
 
 
 def _mean_std(states: Tensor, valid: Tensor) -> Tensor:
@@ -213,7 +218,8 @@ def _flatten(states: Tensor, valid: Tensor) -> Tensor:
 
 _UNEVEN = "pool: flatten needs samples of one length, and these have several; mean, last or mean_std would do"
 
-POOLS: dict[UnitsPool, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": mean_over, "last": _last, "mean_std": _mean_std, "flatten": _flatten,
+POOLS: dict[Pool, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": mean_over, "last": _last, "mean_std": _mean_std, "flatten": _flatten, "class": _first,
 }  # fmt: skip
-"""Hidden states [B, T, D] and where there are units [B, T] to features [B, F]. Padding is in none of them."""
+"""Hidden states [B, T, D] and where there are units [B, T] to features [B, F]. Padding is in none of them. Where there is a
+class unit, `class` is given its state before those, and the others are not."""
