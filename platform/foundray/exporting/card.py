@@ -50,8 +50,8 @@ def card(trained: Trained, exported: Exported, form: Form | None, name: str) -> 
         f"## Results\n\n{_table(['what', 'figure'], _results(trained))}",
         f"## Spec\n\nFields that are not here have their defaults.\n\n```yaml\n{_yaml(trained.told(defaults=False))}```",
         f"## Identity\n\n{_table(['what', 'SHA-256'], _identity(trained, exported))}",
-        f"The spec's fingerprint is `{spec.fingerprint()}`. The same spec, seed and data give the same weights, bit for bit, on any "
-        "number of machines. `foundray.json` tells programs all of this.",
+        f"The spec's fingerprint is `{spec.fingerprint()}`. The same spec, seed and data give the same weights, bit for bit, "
+        "on any number of machines. `foundray.json` tells programs all of this.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -89,8 +89,8 @@ def _tokens(trained: Trained, form: Form | None) -> str:
     names = [*trained.spec.objective.build().extra_tokens, *(form.SPECIAL_TOKENS.values() if form else ())]
     also = f" The objective's own tokens are `{'`, `'.join(names[:4])}`{' …' if len(names) > 4 else ''}." if names else ""
     return (
-        "One token opens every document, and the tokenizer puts it first; where the model predicts it, the text has ended. So it "
-        "is `bos`, `eos` and `pad` at once: give an attention mask with padded batches, and mind that collators which leave "
+        "One token opens every document, and the tokenizer puts it first; where the model predicts it, the text has ended. So "
+        "it is `bos`, `eos` and `pad` at once: give an attention mask with padded batches, and mind that collators which leave "
         "padding out of the loss leave out the end of texts, too. Special tokens that are spelled in a text are taken as such; "
         f"`tokenizer(text, split_special_tokens=True)` takes them as text, as in training.{also}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from importlib import import_module
@@ -17,7 +18,7 @@ from foundray.exporting.card import card
 from foundray.exporting.forms import Form, NoStockClass, form_of
 from foundray.exporting.tokens import wrapped
 from foundray.exporting.trained import Trained
-from foundray.storage import Store, sha256
+from foundray.storage import Store
 
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50}
 """As `foundray sample` draws."""
@@ -50,11 +51,17 @@ def write(trained: Trained, folder: Path, out: Store) -> Exported:
         reason=reason,
         parameters=trained.parameters,
         weights_sha256=trained.weights_sha256,
-        file_sha256=sha256((folder / MODEL).read_bytes()),
+        file_sha256=_sha256(folder / MODEL),
     )
     (folder / "README.md").write_text(card(trained, exported, form, out.name), encoding="utf-8")
+    (folder / MODEL).chmod((folder / "README.md").stat().st_mode)  # safetensors lets nobody else read it
     (folder / IDENTITY).write_text(json.dumps(_identity(trained, exported), indent=1) + "\n", encoding="utf-8")
     return exported
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _identity(trained: Trained, exported: Exported) -> dict[str, Any]:
