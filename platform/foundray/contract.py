@@ -259,6 +259,12 @@ def pairs() -> dict[str, list[str]]:
     return {name: [objective for objective, taken in takes.items() if given in taken] for name, given in gives.items()}
 
 
+def endings() -> dict[str, tuple[str, ...]]:
+    """Of each installed modality that has files of its own, the endings of their names."""
+    found = {name: entry_points(group=MODALITIES)[name].load() for name in installed(MODALITIES)}
+    return {name: modality.endings for name, modality in found.items() if issubclass(modality, Values)}
+
+
 def _load(group: str, section: str, kind: str, options: dict[str, object]) -> Any:
     found: type[BaseModel] = entry_points(group=group)[kind].load()
     try:

@@ -20,7 +20,7 @@ from foundray.contract import Values
 from foundray.data import tokenizer as tokenizers
 from foundray.data.manifest import Manifest, Prepared, Shard, rows_per_group
 from foundray.data.shard import Unit, make_shard, too_many
-from foundray.data.sources import Document, RawFile, find_files, read_documents
+from foundray.data.sources import Document, RawFile, find_files, grouped, read_documents
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import FoundrayError, InputError
 from foundray.spec import Source, Spec, differences, digest, flatten
@@ -109,14 +109,8 @@ def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
 
 
 def _units(source: int, files: list[RawFile]) -> Iterator[Unit]:
-    group: list[RawFile] = []
-    number = 0
-    for file in files:
-        if group and sum(f.size for f in group) + file.size > UNIT_BYTES:
-            yield Unit(f"{source}-{number:05d}", source, tuple(group))
-            group, number = [], number + 1
-        group.append(file)
-    yield Unit(f"{source}-{number:05d}", source, tuple(group))
+    for number, group in enumerate(grouped(files, UNIT_BYTES)):
+        yield Unit(f"{source}-{number:05d}", source, group)
 
 
 def _explain(spec: Spec, recipe: dict[str, Any], folder: Store, report: Report) -> None:

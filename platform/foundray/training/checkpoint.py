@@ -134,7 +134,8 @@ def load_weights(folder: Store, whose: str = "master", step: int | None = None) 
             continue
         entries = [Entry(name, tuple(shape), first, 0, Scaling()) for name, shape, first in manifest.parameters]
         return manifest.step, {e.name: weights[e.elements].view(e.shape) for e in entries}, skipped
-    raise InputError(f"{folder} holds no usable checkpoint" + (f": {'; '.join(skipped)}" if skipped else " yet"))
+    which = "no usable checkpoint" if step is None else f"no usable checkpoint of step {step:,}"
+    raise InputError(f"{folder} holds {which}" + (f": {'; '.join(skipped)}" if skipped else " yet" if step is None else ""))
 
 
 def _read_manifest(place: Store, fingerprint: str | None) -> CheckpointManifest:
