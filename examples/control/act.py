@@ -25,7 +25,6 @@ def episode(model: Any, game: Any, asked: float, seed: int) -> float:
     mean_state, std = np.array(config.state_mean), np.array(config.state_std)
     steps, got, over = config.n_positions // 3, 0.0, False
     states, actions, returns = [], [], []
-    chance = np.random.default_rng(seed)
     state, _ = game.reset(seed=seed)
     while not over:
         states.append((state - mean_state) / std)
@@ -36,7 +35,7 @@ def episode(model: Any, game: Any, asked: float, seed: int) -> float:
         given = dict(zip(("states", "actions", "returns_to_go"), recent, strict=True))
         answer = model(**given, timesteps=torch.from_numpy(times[-steps:])[None]).action_preds[0, -1].numpy()
         if config.discrete_actions:
-            action = int((answer + chance.gumbel(size=answer.shape)).argmax())  # by the model's odds
+            action = int(answer.argmax())
             actions[-1][action] = 1.0
         else:
             action = actions[-1] = answer.clip(game.action_space.low, game.action_space.high)
