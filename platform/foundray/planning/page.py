@@ -93,7 +93,8 @@ def _data(plan: Plan) -> list[str]:
     if survey.sampled:
         read, every = (sum(getattr(s, name) for s in survey.sources) for name in ("files_read", "files"))
         lines += _fact(
-            "sample", f"{read:,} of {every:,} files, chosen by the seed; the numbers are extrapolated by their bytes"
+            "sample",
+            f"{read:,} of {every:,} files, chosen by the seed: numbers are extrapolated by bytes, copies are those inside it",
         )
     if survey.prepared:
         lines += _fact("prepared", f"tokens, documents and bytes are exact, from {plain(survey.prepared)}")
