@@ -208,6 +208,9 @@ def test_recomputing_makes_a_model_fit() -> None:
     found = estimate(spec, "H100")
     assert found.fits == "recomputing" and found.recomputed.total < found.memory.total
     assert estimate(spec, "L4").fits == "too large" and estimate(spec, "B200").fits == "fits"
+    assert not found.remedy and estimate(spec, "L4").remedy.startswith("nothing")
+    finer = "train.micro_batch_size=8 with train.micro_batches=16"
+    assert estimate(spec, "A100 40GB").remedy == f"{finer} and train.exact=false"
     four = estimate(spec, "H100:4")
     assert four.memory.optimizer == pytest.approx(found.memory.optimizer / 4, rel=1e-3)
 
