@@ -115,13 +115,13 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
     return Restored(0, [])
 
 
-def load_weights(folder: Store, whose: str = MASTER) -> tuple[int, dict[str, Tensor], list[str]]:
+def load_weights(folder: Store, whose: str = MASTER, step: int | None = None) -> tuple[int, dict[str, Tensor], list[str]]:
     """The newest whole checkpoint's step and weights by name, and why newer ones were passed over. Raises InputError.
 
-    `whose` are the model's own, or those of its `teacher`.
+    `whose` are the model's own, or those of its `teacher`; with `step`, that checkpoint's.
     """
-    step, found, skipped = load_states(folder, (whose,))
-    return step, found[whose], skipped
+    found_at, found, skipped = load_states(folder, (whose,), step)
+    return found_at, found[whose], skipped
 
 
 def load_states(
@@ -129,7 +129,11 @@ def load_states(
 ) -> tuple[int, dict[str, dict[str, Tensor]], list[str]]:
     """The same of several at once, or of the checkpoint of one step."""
     skipped: list[str] = []
-    places = [place for place in completed(folder) if step in (None, step_of(place))]
+    there = completed(folder)
+    places = [place for place in there if step in (None, step_of(place))]
+    if there and not places:
+        steps = ", ".join(str(step_of(place)) for place in reversed(there))
+        raise InputError(f"{folder} holds no complete checkpoint of step {step}; there are those of the steps {steps}")
     for place in places:
         try:
             manifest = _read_manifest(place, None)
@@ -140,10 +144,8 @@ def load_states(
             continue
         entries = [Entry(name, tuple(shape), first, 0, Scaling()) for name, shape, first in manifest.parameters]
         return manifest.step, {w: {e.name: weights[w][e.elements].view(e.shape) for e in entries} for w in whose}, skipped
-    there = ", ".join(map(str, sorted(completed_steps(folder))))
-    if step and there and not skipped:
-        raise InputError(f"{folder} holds no complete checkpoint of step {step}; there are: {there}")
-    raise InputError(f"{folder} holds no usable checkpoint" + (f": {'; '.join(skipped)}" if skipped else " yet"))
+    which = "no usable checkpoint" if step is None else f"no usable checkpoint of step {step:,}"
+    raise InputError(f"{folder} holds {which}" + (f": {'; '.join(skipped)}" if skipped else " yet" if step is None else ""))
 
 
 def _read_manifest(place: Store, fingerprint: str | None) -> CheckpointManifest:
