@@ -137,25 +137,26 @@ def _ensure_tokenizer(spec: Spec, folder: Store, units: list[Unit]) -> Tokenizer
     return tokenizer
 
 
-def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
+def known_tokenizer(spec: Spec) -> Tokenizer | None:
+    """The tokenizer of a spec that needs no data to make it. Raises InputError for a file that is none."""
     field = spec.data.tokenizer
+    if (alphabet := spec.data.modality.build().alphabet) is not None:
+        return tokenizers.make_char(alphabet)
+    if field.kind == "bytes":
+        return tokenizers.make_bytes()
+    return tokenizers.load_file(field) if field.kind == "file" else None
+
+
+def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
     if (known := known_tokenizer(spec)) is not None:
         return known
+    field = spec.data.tokenizer
     if field.kind == "char":
         parts = over_units(units, lambda unit: {"characters": _characters(unit, spec.data.sources[unit.source])})
         return tokenizers.make_char(set("".join(part["characters"] for part in parts)))
     import ray
 
     return Tokenizer.from_json(ray.get(ray.remote(_train_bpe).remote(spec, units)), 0)
-
-
-def known_tokenizer(spec: Spec) -> Tokenizer | None:
-    """That of the spec, where it does not depend on the data. Raises InputError."""
-    if (alphabet := spec.data.modality.build().alphabet) is not None:
-        return tokenizers.make_char(alphabet)
-    if spec.data.tokenizer.kind == "bytes":
-        return tokenizers.make_bytes()
-    return tokenizers.load_file(spec.data.tokenizer) if spec.data.tokenizer.kind == "file" else None
 
 
 def _characters(unit: Unit, source: Source) -> str:

@@ -120,14 +120,14 @@ def load_weights(folder: Store, whose: str = MASTER, step: int | None = None) ->
 
     `whose` are the model's own, or those of its `teacher`; with `step`, that checkpoint's.
     """
-    found_at, found, skipped = load_states(folder, (whose,), step)
-    return found_at, found[whose], skipped
+    done, found, skipped = load_states(folder, (whose,), step)
+    return done, found[whose], skipped
 
 
 def load_states(
     folder: Store, whose: Sequence[str], step: int | None = None
 ) -> tuple[int, dict[str, dict[str, Tensor]], list[str]]:
-    """The same of several at once, or of the checkpoint of one step."""
+    """The same of several at once."""
     skipped: list[str] = []
     there = completed(folder)
     places = [place for place in there if step in (None, step_of(place))]
