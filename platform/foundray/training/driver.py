@@ -19,7 +19,7 @@ from foundray.holder import Holder
 from foundray.run import Facts, Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.parent import Start, find_start
+from foundray.training.parent import Start, check_not_itself, find_start
 from foundray.training.record import Recorder
 
 Report = Callable[[str], None]
@@ -29,6 +29,7 @@ BY_SIGNAL = "SIGTERM"
 
 def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
     """Run the spec to its end, going on where an earlier command stopped. Raises InputError or RunFailed."""
+    check_not_itself(spec)
     run = Run.named(spec)
     if run.exists():
         spec = run.as_begun(spec)
