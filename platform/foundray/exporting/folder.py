@@ -41,7 +41,7 @@ class Folder:
 
     def encoder(self, layer: Layer) -> Encoder:
         """Raises InputError where a stock class holds other weights than Foundray's."""
-        model, file = model_of(self), self.folder / "model.safetensors"
+        model, file = model_of(self.spec(), self.identity["data"]["vocabulary"]), self.folder / "model.safetensors"
         try:
             state = safetensors.load(file.read_bytes())
         except SafetensorError as error:
@@ -74,10 +74,7 @@ class Loaded:
         if isinstance(self.reader.modality, Values):
             raise InputError(f"the run learned from {self.identity['modality']}, not from text: encode takes files")
         check_pool(self.spec, pool)
-        tokenizer = self.reader.tokenizer
-        opened = [np.concatenate([[tokenizer.document_id], ids]) for ids in tokenizer.encode(texts)]
-        rows = [Units(ids[: self.reader.length].astype(np.int64), None, self.reader.shape) for ids in opened]
-        return features(self.encoder, rows, pool)
+        return features(self.encoder, [self.reader.text_units(text) for text in texts], pool)
 
     def samples(self, source: str | Source) -> Iterator[tuple[Row, Units]]:
         """The source's samples in order, and where each comes from. Raises InputError."""

@@ -29,7 +29,7 @@ class Trained:
     @staticmethod
     def of(run: Run, spec: Spec, step: int | None) -> Trained:
         """After the newest step whose checkpoint is whole, or after `step`. Raises InputError where there is none."""
-        model = model_of(run)
+        model = model_of(run.spec(), run.manifest()["vocabulary"])
         found, weights, _ = load_weights(run.checkpoints, "master", step)
         sha = weights_sha256(iter(sorted(weights.items())))
         if spec.objective.build().teaches:
