@@ -20,10 +20,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # all that is read lies on this machine
 
 import torch
 import transformers
-from foundray.vectors.search import Searcher
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from foundray import InputError
+from foundray.vectors.search import Searcher
 
 DATA = Path(sysconfig.get_paths()["stdlib"]) / "asyncio"
 CANDIDATES = 5
