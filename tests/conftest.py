@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,24 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
+BESIDE = 10
+"""How nice tests are that run beside those of clusters, whose nodes are taken for dead when they get no time to answer."""
 TABLES = pytest.StashKey[list[tuple[str, list[str]]]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two lanes for `pytest -n 2 --dist loadgroup`: all tests of clusters, and beside them the other files, one by one."""
+    for item in items:
+        lane = "cluster" if item.get_closest_marker("cluster") else str(item.path.relative_to(REPOSITORY))
+        item.add_marker(pytest.mark.xdist_group(lane))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    beside = "PYTEST_XDIST_WORKER" in os.environ and not item.get_closest_marker("cluster")
+    if beside and os.getpriority(os.PRIO_PROCESS, 0) < BESIDE:
+        os.setpriority(os.PRIO_PROCESS, 0, BESIDE)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.integration.conftest import foundray
 
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.cluster
 
 STEPS = 120
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from foundray.cluster import node_resources
+from foundray.cluster import free_resources, node_resources
 from foundray.errors import InputError, RunFailed
 from foundray.holder import Holder
 from foundray.run import Run, event
@@ -29,7 +29,7 @@ from foundray.training.orders import Order, Status, Work
 from foundray.training.places import Places
 from foundray.training.record import Recorder
 from foundray.training.recovery import Piece, buddies, newest_whole
-from foundray.training.rollback import roll_back
+from foundray.training.rollback import next_turn, passed_over, roll_back
 
 BOARD_SECONDS = 0.2
 TELL_SECONDS = 40.0
@@ -75,6 +75,8 @@ class Conductor:
 
     def run(self) -> None:
         """Until the run is finished, or has stopped because somebody asked. Raises InputError or RunFailed."""
+        self.crew.foresee(free_resources())
+        self._foresee_data()
         while not self._finished():
             if self._stopped():
                 self._read_board(now=True)
@@ -164,8 +166,8 @@ class Conductor:
         if len(ready) < self.spec.scale.workers[0]:
             self._wait_or_give_up(len(ready))
             return False
-        expected = max(len(able), min(len(self.places), self.spec.scale.workers[1]))
-        return len(ready) == expected or time.monotonic() - min(k.started for k in ready) > GATHER_SECONDS
+        expected = max(len(able) + self.crew.awaited(), min(len(self.places), self.spec.scale.workers[1]))
+        return len(ready) == expected or time.monotonic() - min(k.placed or 0.0 for k in ready) > GATHER_SECONDS
 
     def _ready(self) -> list[Known]:
         return [k for k in self.crew.members.values() if self.crew.may_stay(k) and k.status.phase != "warming"]
@@ -343,6 +345,13 @@ class Conductor:
             known.handle.take_part.remote(order)
             known.status = Status("running", -1, self.generation, facts=known.status.facts)
         self.group, self.trusted = chosen, sys.maxsize
+
+    def _foresee_data(self) -> None:
+        """Let the data be read that the first group will ask for, unless its checkpoint turns out to be damaged."""
+        done, turns, per_step = max(self.committer.steps, default=0), self.recorder.roll_backs, self.spec.train.micro_batches
+        ahead, until = passed_over(turns, done), next_turn(turns, done) or self.spec.train.steps
+        if done < until:
+            self.work.feeder.foresee.remote(self.work.plan, per_step, done + ahead, (until + ahead) * per_step)
 
     def _begin_feeder(self, world: int) -> int:
         """A new generation of leases; the feeder may be starting anew itself."""
