@@ -224,8 +224,8 @@ class _Feeder:
 
     async def standing(self) -> dict[str, int]:
         """How far the data are ahead of the workers: parcels, leases given in all, and leases asked for and not given yet."""
-        ready = self.streams[TRAINING].ready if TRAINING in self.streams else ()
-        return {"parcels_ready": len(ready), "leases": self.leases, "leases_waiting": self.waiting}
+        stream = self.streams.get(TRAINING) or self.foreseen
+        return {"parcels_ready": len(stream.ready) if stream else 0, "leases": self.leases, "leases_waiting": self.waiting}
 
     async def close(self, generation: int, name: str) -> None:
         """Drop a stream; asked by every worker, done once."""

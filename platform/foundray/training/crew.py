@@ -66,23 +66,9 @@ class Crew:
         """When the first place was held."""
 
     def foresee(self, free: Mapping[str, Mapping[str, float]]) -> None:
-        """Start members where Ray Train will find places, so that they warm up while it does. `free` is each node's room.
-
-        Only where it is as good as certain: on one node, or where all that there is room for are wanted; not with GPUs, of
-        which nobody knows yet who gets which.
-        """
-        left = {node: dict(resources) for node, resources in free.items()}
-        for name, pool in self.pools.items():
-            fewest, most = pool.workers
-            room = {node: count for node, resources in left.items() if (count := _fits(pool, resources))}
-            certain = len(room) == 1 or sum(room.values()) <= most
-            if pool.resources.get("GPU") or pool.labels or pool.accelerator or not certain or sum(room.values()) < fewest:
-                continue
-            for node, count in room.items():
-                for _ in range(min(count, most)):
-                    self._start_member(Place(node, (), name))
-                    for kind, amount in pool.resources.items():
-                        left[node][kind] -= amount
+        """Start members where Ray Train will find places, so that they warm up while it does. `free` is each node's room."""
+        for place in certain_places(self.pools, free):
+            self._start_member(place)
 
     def listen(self) -> None:
         """Take in what members have to tell, waiting a little for it. Raises InputError or RunFailed where one says so."""
@@ -202,6 +188,25 @@ class Crew:
         for known in self.members.values():
             with suppress(RayError):
                 ray.kill(known.handle)
+
+
+def certain_places(pools: Mapping[str, Pool], free: Mapping[str, Mapping[str, float]]) -> list[Place]:
+    """Places that Ray Train will find where each node has so much free, of those pools for which that is certain.
+
+    That is so where all that there is room for are wanted, or on one node; not with GPUs, of which nobody knows yet who gets
+    which, and not where labels decide.
+    """
+    found, left = [], {node: dict(resources) for node, resources in free.items()}
+    for name, pool in pools.items():
+        fewest, most = pool.workers
+        room = {node: count for node, resources in left.items() if (count := _fits(pool, resources))}
+        certain = fewest <= sum(room.values()) and (len(room) == 1 or sum(room.values()) <= most)
+        if certain and not (pool.resources.get("GPU") or pool.labels or pool.accelerator):
+            found += [Place(node, (), name) for node, count in room.items() for _ in range(min(count, most))]
+        for node, count in room.items():  # whoever it is that takes them, they are not for the next pool
+            for kind, amount in pool.resources.items():
+                left[node][kind] -= min(count, most) * amount
+    return found
 
 
 def _fits(pool: Pool, resources: Mapping[str, float]) -> int:
