@@ -24,8 +24,9 @@ from foundray.training.orders import Status, Work
 LISTEN_SECONDS = 0.1
 SHUN_SECONDS = 10.0
 """For so long no member is started on a node where one could not start."""
-CLAIM_SECONDS = 5.0
-"""A member that was started before its place was held is let go so long after the first place is, if its own is not."""
+CLAIM_SECONDS, FORESEEN_SECONDS = 5.0, 180.0
+"""A member that was started before its place was held is let go so long after the first place is, if its own is not; and
+after the longer time where none is held, for somebody else may have taken them all."""
 FORSAKEN_SECONDS = 90.0
 """A member whose place Ray Train holds no more for so long is let go."""
 
@@ -62,8 +63,8 @@ class Crew:
         self.shunned: dict[str, float] = {}
         """Nodes, and until when no member is started there."""
         self.numbers = 0
-        self.first_place: float | None = None
-        """When the first place was held."""
+        self.claimed_by = time.monotonic() + FORESEEN_SECONDS
+        """Until when a place that is foreseen has to be held."""
 
     def foresee(self, free: Mapping[str, Mapping[str, float]]) -> None:
         """Start members where Ray Train will find places, so that they warm up while it does. `free` is each node's room."""
@@ -113,9 +114,9 @@ class Crew:
 
     def tend(self, places: list[Place], group: list[int]) -> None:
         """One member for each place; one outside the group, without a place for long or on a draining node, is let go."""
+        if places and not self.places:
+            self.claimed_by = min(self.claimed_by, time.monotonic() + CLAIM_SECONDS)
         self.places, self.draining = places, draining_nodes()
-        if places and self.first_place is None:
-            self.first_place = time.monotonic()
         held = Counter(places)
         for known in list(self.members.values()):
             held[known.place] -= 1
@@ -164,7 +165,7 @@ class Crew:
         return 0 if self._claims_are_over() else sum(known.placed is None for known in self.members.values())
 
     def _claims_are_over(self) -> bool:
-        return self.first_place is not None and time.monotonic() - self.first_place > CLAIM_SECONDS
+        return time.monotonic() > self.claimed_by
 
     def room(self, members: list[Known]) -> list[float]:
         """Bytes that each has for its shard: free on its GPU once the model is there, or its part of its node's memory."""
