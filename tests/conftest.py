@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
-BESIDE = 10
-"""How nice tests are that run beside those of clusters, whose nodes are taken for dead when they get no time to answer."""
 TABLES = pytest.StashKey[list[tuple[str, list[str]]]]()
 
 
@@ -22,13 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         lane = "cluster" if item.get_closest_marker("cluster") else str(item.path.relative_to(REPOSITORY))
         item.add_marker(pytest.mark.xdist_group(lane))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    beside = "PYTEST_XDIST_WORKER" in os.environ and not item.get_closest_marker("cluster")
-    if beside and os.getpriority(os.PRIO_PROCESS, 0) < BESIDE:
-        os.setpriority(os.PRIO_PROCESS, 0, BESIDE)
 
 
 @pytest.fixture
