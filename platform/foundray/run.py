@@ -102,6 +102,10 @@ class Run:
     def exists(self) -> bool:
         return (self.folder / "spec.yaml").exists() and (self.folder / "data.json").exists()
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is a complete one."""
+        return any((place / "manifest.json").exists() for place in self.checkpoints.children())
+
     def spec(self, overrides: dict[str, Any] | None = None) -> Spec:
         """The run's spec, stored beside it wherever the folder lies now. Raises InputError where overrides change the run."""
         where = self.folder / "spec.yaml"

@@ -20,7 +20,7 @@ from foundray.contract import Values
 from foundray.data import tokenizer as tokenizers
 from foundray.data.manifest import Manifest, Prepared, Shard, rows_per_group
 from foundray.data.shard import Unit, make_shard, too_many
-from foundray.data.sources import Document, RawFile, find_files, read_documents
+from foundray.data.sources import Document, RawFile, find_files, grouped, read_documents
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import FoundrayError, InputError
 from foundray.spec import Source, Spec, differences, digest, flatten
@@ -89,7 +89,7 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
 
 
 def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
-    """All that decides the shards' content. Weights and holdout only decide the order, so they are not in it."""
+    """All that decides the shards' content. Weights and holdout decide the order alone, and licences nothing."""
     tokenizer = spec.data.tokenizer
     trained: dict[str, Any] = {"seed": spec.seed} if tokenizer.kind == "bpe" else {}
     if tokenizer.kind == "file":
@@ -101,21 +101,16 @@ def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
         "tokenizer": tokenizer.model_dump(mode="json", exclude={"path"}) | trained,
         **cut,
         "sources": [
-            source.model_dump(mode="json", exclude={"weight"}) | {"files": {f.url: [f.size, f.modified_ns] for f in found}}
+            source.model_dump(mode="json", exclude={"weight", "licence"})
+            | {"files": {f.url: [f.size, f.modified_ns] for f in found}}
             for source, found in zip(spec.data.sources, files, strict=True)
         ],
     }
 
 
 def _units(source: int, files: list[RawFile]) -> Iterator[Unit]:
-    group: list[RawFile] = []
-    number = 0
-    for file in files:
-        if group and sum(f.size for f in group) + file.size > UNIT_BYTES:
-            yield Unit(f"{source}-{number:05d}", source, tuple(group))
-            group, number = [], number + 1
-        group.append(file)
-    yield Unit(f"{source}-{number:05d}", source, tuple(group))
+    for number, group in enumerate(grouped(files, UNIT_BYTES)):
+        yield Unit(f"{source}-{number:05d}", source, group)
 
 
 def _explain(spec: Spec, recipe: dict[str, Any], folder: Store, report: Report) -> None:

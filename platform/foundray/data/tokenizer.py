@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -36,11 +37,19 @@ class Tokenizer:
         """Token ids (int32) of each text, without the opening token."""
         return [np.array(e.ids, np.int32) for e in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def starts(self, text: str) -> list[int]:
+        """At which character of the text each token of `encode` begins."""
+        return [start for start, _ in self.engine.encode(text, add_special_tokens=False).offsets]
+
     def decode(self, ids: Iterable[int]) -> str:
         return self.engine.decode([i for i in ids if i != self.document_id], skip_special_tokens=False)
 
     def to_json(self) -> str:
         return self.engine.to_str(pretty=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it travels: the engine's own way forgets that special tokens are encoded as text."""
+        return Tokenizer.from_json, (self.to_json(), self.document_id)
 
     @staticmethod
     def from_json(text: str, document_id: int) -> Tokenizer:

@@ -71,6 +71,16 @@ class Spec(Section):
                     f"data.sources.{index}.format: the modality {self.data.modality.kind} is read from {right}, or webdataset, "
                     f"not from {source.format}"
                 )
+        if self.model.class_unit and objective.causal:
+            raise ValueError(
+                f"model.class_unit: it sees all units and all see it, so {self.objective.kind}, which looks back only, would "
+                "be told what is to come; it goes with objectives that look both ways"
+            )
+        if self.model.class_unit and tokens:
+            raise ValueError(
+                f"model.class_unit: a sample of {self.data.modality.kind} holds several documents, which would see each other "
+                "through it; each has an opening token of its own for that"
+            )
         shape = self.unit_shape(0)
         objective.heads(shape)
         if objective.couples and self.train.micro_batch_size < 2:
@@ -107,7 +117,9 @@ class Spec(Section):
         Where the data lies is not among them, and no field that is not set.
         """
         fields = flatten(self.model_dump(mode="json"))
-        return {name: value for name, value in fields.items() if value is not None and not _FREE.match(name)}
+        return {
+            name: value for name, value in fields.items() if value not in (None, _LATER.get(name)) and not _FREE.match(name)
+        }
 
     @staticmethod
     def decides(field: str) -> bool:
@@ -122,9 +134,11 @@ class Spec(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)
 
 
+_LATER = {"model.class_unit": False}
+"""Fields that came later, and the value that says what was done before: so runs from before are the same runs still."""
 _FREE = re.compile(
     r"(name|scale|fault|tune|storage|guard\.(max_skipped|recheck_every)|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
-    r"|data\.(max_bad_rows|sources\.\d+\.path|tokenizer\.path))\b"
+    r"|data\.(max_bad_rows|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )
 
 

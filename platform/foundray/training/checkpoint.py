@@ -113,13 +113,18 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
     return Restored(0, [])
 
 
-def load_weights(folder: Store, whose: str = "master") -> tuple[int, dict[str, Tensor], list[str]]:
+def load_weights(folder: Store, whose: str = "master", step: int | None = None) -> tuple[int, dict[str, Tensor], list[str]]:
     """The newest whole checkpoint's step and weights by name, and why newer ones were passed over. Raises InputError.
 
-    `whose` are the model's own, or those of its `teacher`.
+    `whose` are the model's own, or those of its `teacher`; with `step`, that checkpoint's.
     """
     skipped: list[str] = []
-    for place in completed(folder):
+    there = completed(folder)
+    places = [place for place in there if step in (None, step_of(place))]
+    if there and not places:
+        steps = ", ".join(str(step_of(place)) for place in reversed(there))
+        raise InputError(f"{folder} holds no complete checkpoint of step {step}; there are those of the steps {steps}")
+    for place in places:
         try:
             manifest = _read_manifest(place, None)
             blocks = max(s.first_block + s.blocks for s in manifest.shards)
@@ -129,7 +134,8 @@ def load_weights(folder: Store, whose: str = "master") -> tuple[int, dict[str, T
             continue
         entries = [Entry(name, tuple(shape), first, 0, Scaling()) for name, shape, first in manifest.parameters]
         return manifest.step, {e.name: weights[e.elements].view(e.shape) for e in entries}, skipped
-    raise InputError(f"{folder} holds no usable checkpoint" + (f": {'; '.join(skipped)}" if skipped else " yet"))
+    which = "no usable checkpoint" if step is None else f"no usable checkpoint of step {step:,}"
+    raise InputError(f"{folder} holds {which}" + (f": {'; '.join(skipped)}" if skipped else " yet" if step is None else ""))
 
 
 def _read_manifest(place: Store, fingerprint: str | None) -> CheckpointManifest:
