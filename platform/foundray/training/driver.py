@@ -140,7 +140,7 @@ def _run(
         board=board,
     )
     scores = spec.objective.build().scores
-    told = RunMetrics(spec, plan, work.feeder, flops(spec, manifest.vocabulary, 1))
+    told = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
     recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, told)
     recorder.write([event("command", workers=list(spec.scale.workers), environment=environment())])
     conductor = Conductor(spec, run, work, recorder, places, holder)
