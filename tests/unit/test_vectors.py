@@ -221,7 +221,7 @@ def test_vectors_are_of_one_state_of_one_run(tmp_path: Path) -> None:
     sha = weights_for(run, None)[2]
     began = Recipe(
         run=run.folder.url, step=3, weights_sha256=sha, layer="last", pool="mean", normalise=False, width=32, modality="text",
-        source=LINES, files={}, block_rows=512, device="cpu", threads=1,
+        source=LINES, files={}, block_rows=512, batch_units=2048, device="cpu", threads=1,
     )  # fmt: skip
     assert weights_for(run, began)[0] == 3
     with pytest.raises(InputError, match="pool was mean and is last; give another folder"):

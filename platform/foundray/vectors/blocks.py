@@ -26,7 +26,7 @@ from foundray.storage import Store
 PART_BYTES, PART_FILES = 16 * 2**20, 4096
 BLOCK_ROWS, BLOCK_VALUES = 512, 2**23
 """Rows of a block: fewer where they are large."""
-BATCH_UNITS = {"cpu": 2**12, "cuda": 2**16}
+BATCH_UNITS = {"cpu": 2**11, "cuda": 2**16}
 """Units of a batch, with padding, at most, unless one row has more: what stays in a core's cache, and what fills a GPU."""
 
 

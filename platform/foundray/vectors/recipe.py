@@ -46,6 +46,8 @@ class Recipe(BaseModel):
     """Size and time of change (ns) of each file, by its URL."""
     block_rows: int
     """Rows of a block."""
+    batch_units: int
+    """Units that are computed at once."""
     device: str
     """`cpu` or `cuda`: their kernels round differently."""
     threads: int

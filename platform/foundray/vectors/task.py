@@ -18,7 +18,7 @@ from foundray.errors import InputError
 from foundray.run import Run
 from foundray.spec import Source
 from foundray.training.checkpoint import completed_steps, weights_sha256
-from foundray.vectors.blocks import rows_per_block
+from foundray.vectors.blocks import BATCH_UNITS, rows_per_block
 from foundray.vectors.recipe import Recipe
 from foundray.vectors.worker import Maker, Task
 
@@ -60,6 +60,7 @@ def prepared(
         source=source,
         files={file.url: (file.size, file.modified_ns) for file in files},
         block_rows=rows_per_block(reader),
+        batch_units=BATCH_UNITS[device],
         device=device,
         threads=threads,
     )
