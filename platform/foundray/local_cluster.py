@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from foundray.errors import InputError
-from foundray.local_node import HEAD_IP, START_SECONDS, Node, Redis, free_ports, wait_for_port
+from foundray.local_node import HEAD_IP, START_SECONDS, Node, Redis, free_ports, kill, wait_for_port
 from foundray.processes import identity
 
 NODE_IP = "FOUNDRAY_NODE_IP"
@@ -80,8 +80,7 @@ class LocalCluster:
             if redis:
                 cluster.redis = Redis.start(folder)
             cluster._start_head()
-            for _ in range(nodes):
-                cluster.add(resources)
+            cluster.add_some(nodes, resources)
         except BaseException:
             cluster.down()
             raise
@@ -112,12 +111,30 @@ class LocalCluster:
 
         `wrapper` is a command that runs the node's, such as one that gives it a file system of its own. Raises InputError.
         """
+        name = self._launch_node(resources, name, environment, wrapper)
+        self._wait_for(name)
+        return name
+
+    def add_some(self, count: int, resources: Mapping[str, float], environment: Mapping[str, str] | None = None) -> list[str]:
+        """Add nodes side by side; gives their names. Raises InputError."""
+        names = [self._launch_node(resources, environment=environment) for _ in range(count)]
+        for name in names:
+            self._wait_for(name)
+        return names
+
+    def _launch_node(
+        self,
+        resources: Mapping[str, float],
+        name: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> str:
         self.added += 1
         name = name or f"node-{self.added}"
         if name in self.nodes:
             raise InputError(f"there is a node {name} already")
         arguments = [f"--address={self.address}", "--include-log-monitor=false"]
-        self._start(name, self.added, resources, arguments, environment or {}, wrapper)
+        self._launch(name, self.added, resources, arguments, environment or {}, wrapper)
         return name
 
     def _start_head(self) -> None:
@@ -127,7 +144,8 @@ class LocalCluster:
         if self.redis:
             arguments += [f"--redis-password={self.redis.password}"]
             environment = {"RAY_REDIS_ADDRESS": self.redis.address}
-        self._start("head", 0, {"CPU": 0}, arguments, environment)
+        self._launch("head", 0, {"CPU": 0}, arguments, environment)
+        self._wait_for("head")
         wait_for_port(HEAD_IP, self.dashboard_port, START_SECONDS)
 
     def restart_head(self) -> None:
@@ -141,7 +159,7 @@ class LocalCluster:
         (self.folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)  # Ray would take the old head for a living one
         self._start_head()
 
-    def _start(
+    def _launch(
         self,
         name: str,
         number: int,
@@ -167,12 +185,11 @@ class LocalCluster:
             *([f"--memory={resources['memory']:.0f}"] if "memory" in resources else []),
             *arguments,
         ]
-        log = self.folder / f"{name}.log"
         inherited = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         # Jobs run this Python, and their drivers join the node that they are on.
         path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
         own = {NODE_IP: ip, "PATH": path, **HEALTH_CHECKS, **token_environment(self.folder)}
-        with log.open("wb") as output:
+        with self._log(name).open("wb") as output:
             process = subprocess.Popen(
                 command,
                 env={**inherited, **own, **environment},
@@ -183,17 +200,24 @@ class LocalCluster:
             )
         self.nodes[name] = Node(ip, process.pid, identity(psutil.Process(process.pid)))
         self._save()
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def _wait_for(self, name: str) -> None:
+        """Until the node has started. Raises InputError."""
         deadline = time.monotonic() + START_SECONDS
-        while "Ray runtime started" not in (said := log.read_text(errors="replace")):
-            if process.poll() is not None or time.monotonic() > deadline:
+        while "Ray runtime started" not in (said := self._log(name).read_text(errors="replace")):
+            if not self.nodes[name].processes() or time.monotonic() > deadline:
                 self.kill(name)
                 raise InputError(f"the node {name} did not start: {(said.strip().splitlines() or ['it said nothing'])[-1]}")
             time.sleep(0.1)
 
-    def kill(self, name: str) -> None:
-        """End a node at once with all its processes (SIGKILL), as when a machine is lost. Raises InputError."""
-        self._node(name).kill()
-        del self.nodes[name]
+    def kill(self, *names: str) -> None:
+        """End nodes at once with all their processes (SIGKILL), as when machines are lost. Raises InputError."""
+        kill([self._node(name) for name in names])
+        for name in names:
+            del self.nodes[name]
         self._save()
 
     def drain(self, name: str, seconds: float) -> None:
@@ -224,10 +248,7 @@ class LocalCluster:
 
     def down(self) -> None:
         """End all nodes, and forget the cluster."""
-        for name in reversed(list(self.nodes)):
-            self.kill(name)
-        if self.redis:
-            self.redis.node.kill()
+        kill([*self.nodes.values(), *([self.redis.node] if self.redis else [])])
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _node(self, name: str) -> Node:

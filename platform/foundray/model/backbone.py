@@ -192,6 +192,8 @@ class Backbone(Layers):
         self.reads_ids = bool(units.classes)
 
     def embed(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        """[B, T, D], or [B, 1 + T, D] with a class unit, from units [B, T] or [B, T, K] and where they are hidden [B, T]."""
+
         def shown(h: Tensor) -> Tensor:
             return h if hidden is None else torch.where(hidden[..., None], self.mask.to(h.dtype), h)
 
