@@ -175,7 +175,8 @@ class Backbone(Layers):
         self.reads_ids = bool(units.classes)
 
     def embed(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        h = self.embed_tokens(x) if self.reads_ids else self.embed_values(x)
+        # What layers add to stays in fp32, also where matrix products are in bf16.
+        h = self.embed_tokens(x) if self.reads_ids else self.embed_values(x).float()
         return h if hidden is None else torch.where(hidden[..., None], self.mask.to(h.dtype), h)
 
 
@@ -190,6 +191,6 @@ class Predictor(Layers):
 
     def spread(self, hidden: Tensor, keep: Tensor, length: int) -> Tensor:
         """[B, T, D]: what was kept in its places, the mask vector in the others."""
-        seen = self.into(hidden)
+        seen = self.into(hidden).float()
         whole = self.mask.to(seen.dtype).expand(len(keep), length, -1)
         return whole.scatter(1, keep[..., None].expand(-1, -1, seen.shape[-1]), seen)
