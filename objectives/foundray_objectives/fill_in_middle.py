@@ -31,8 +31,8 @@ class FillInMiddle(NextToken):
     """Part of the samples in which a document is rearranged."""
 
     @property
-    def extra_ids(self) -> int:
-        return 3
+    def extra_tokens(self) -> tuple[str, ...]:
+        return "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 
     def reads(self, context: int) -> int:
         return context - 3

@@ -5,8 +5,8 @@ predictor answers; smooth L1 to the teacher's layer-normed features. Of any sequ
 2022). Spans are hidden; the answer is the mean of the teacher's last layers, each normalised.
 
 Differs: the predictor answers for all four blocks at once; a context has a fixed number of units, so that a micro-batch is
-of one shape; layers are normalised over their features (data2vec for speech: over time); no class token. The teacher's
-momentum rises linearly to 1 for both.
+of one shape; layers are normalised over their features (data2vec for speech: over time); a class token only where
+`model.class_unit` says so. The teacher's momentum rises linearly to 1 for both.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Three quarters of the patches are dropped; the encoder sees the rest, the light predictor all places. The answer is the
 patch's pixels, normalised by its own mean and (unbiased) variance.
 
-Differs: no class token.
+Differs: a class token only where `model.class_unit` says so.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class MaskedPixel(Objective):
     takes: ClassVar[tuple[str, ...]] = ("patches",)
     causal: ClassVar[bool] = False
     predicts: ClassVar[bool] = True
+    becomes: ClassVar[str] = "mae"
 
     ratio: float = Field(default=0.75, gt=0, lt=1)
     """Part of the patches that is dropped."""

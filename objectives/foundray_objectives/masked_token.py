@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class MaskedToken(Objective):
     causal: ClassVar[bool] = False
     hides: ClassVar[bool] = True
+    becomes: ClassVar[str] = "masked_lm"
 
     ratio: float = Field(default=0.3, gt=0, lt=1)
     """Part of a sample's tokens that is asked for."""

@@ -23,6 +23,7 @@ RETURN, STATE, ACTION = range(3)
 
 class NextAction(Objective):
     takes: ClassVar[tuple[str, ...]] = ("steps",)
+    becomes: ClassVar[str] = "decision_transformer"
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"action": shape.kinds[ACTION].width}

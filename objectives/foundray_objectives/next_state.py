@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class NextState(Objective):
     takes: ClassVar[tuple[str, ...]] = ("steps",)
     hides: ClassVar[bool] = True
+    becomes: ClassVar[str] = "decision_transformer"
 
     scale: float = Field(default=1.0, gt=0)
     """What differences are multiplied by: the inverse of their usual size brings the loss near one."""

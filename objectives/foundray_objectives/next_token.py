@@ -17,6 +17,7 @@ class NextToken(Objective):
 
     continues: ClassVar[bool] = True
     scores: ClassVar[bool] = True
+    becomes: ClassVar[str] = "causal_lm"
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"lm_head": shape.classes}

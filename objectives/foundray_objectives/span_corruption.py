@@ -9,7 +9,7 @@ loss on the second part only (as in UL2's decoder variant, Tay et al. 2022). A s
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 class SpanCorruption(Objective):
+    becomes: ClassVar[str] = "causal_lm"
+
     ratio: float = Field(default=0.15, gt=0, lt=1)
     """Part of the tokens that is missing."""
     span: float = Field(default=3.0, ge=1)
@@ -29,8 +31,8 @@ class SpanCorruption(Objective):
     """Sentinel ids; one fewer is the most spans of a sample."""
 
     @property
-    def extra_ids(self) -> int:
-        return self.sentinels
+    def extra_tokens(self) -> tuple[str, ...]:
+        return tuple(f"<|span_{index}|>" for index in range(self.sentinels))
 
     def spans(self, length: int) -> tuple[int, int]:
         """Missing tokens, and the spans that they come in, of a text of so many tokens."""

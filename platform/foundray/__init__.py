@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from foundray.errors import FoundrayError, InputError, RunFailed
 
@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 
     from foundray.auditing import Audit
     from foundray.data.manifest import Prepared
+    from foundray.exporting import Exported
+    from foundray.exporting.folder import Loaded
+    from foundray.planning import Plan
     from foundray.probing.task import Judgement
     from foundray.run import Facts
     from foundray.tuning.coordcheck import CoordinateCheck
     from foundray.tuning.forecast import Forecast
     from foundray.tuning.outcome import Tuned
     from foundray.tuning.transfer import Transfer
+    from foundray.vectors.embed import Embedded
+    from foundray.vectors.search import Hit
 
 __version__ = "0.1.0"
 __all__ = [
-    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "fetch", "forecast", "prepare", "probe", "report",
-    "resume", "sample", "samples", "status", "stop", "train", "transfer", "tune",
+    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "export", "fetch", "forecast", "load", "plan",
+    "prepare", "probe", "report", "resume", "sample", "samples", "search", "status", "stop", "train", "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -35,6 +40,35 @@ Report = Callable[[str], None]
 
 def _silent(line: str) -> None:
     pass
+
+
+def plan(
+    spec: SpecPath,
+    overrides: Mapping[str, Any] | None = None,
+    tokenizers: Sequence[SpecPath] = (),
+    gpus: Sequence[str] = (),
+    prices: Sequence[str] = (),
+    because: Sequence[str] = (),
+    peak_flops: float | None = None,
+    sample_bytes: int | None = None,
+    mfu: float | None = None,
+    mtbf_hours: float | None = None,
+    machines: int | None = None,
+    seconds_a_gigabyte: float | None = None,
+    report: Report = _silent,
+) -> Plan:
+    """Should one pre-train on the spec's data, and what will it take? Nothing is started. Raises InputError.
+
+    `tokenizers` are tokenizer.json files of models to start from, `gpus` such as `H100:8`, `prices` such as `H100=2.5`,
+    `because` of `architecture`, `control` and `research`; what is None is assumed, and said so.
+    """
+    from foundray.loading import load_spec
+    from foundray.planning import plan as make
+    from foundray.planning.cost import assume
+
+    assumptions = assume(mfu, mtbf_hours, machines, seconds_a_gigabyte)
+    files = [_path(file) for file in tokenizers]
+    return make(load_spec(_path(spec), overrides), files, gpus, prices, because, peak_flops, sample_bytes, assumptions, report)
 
 
 def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent) -> Prepared:
@@ -143,6 +177,71 @@ def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = N
 
     checked = load_task(_path(task), overrides)
     return judge(Run.open(_path(run)), checked)
+
+
+def export(
+    run: SpecPath,
+    out: SpecPath,
+    step: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    report: Report = _silent,
+) -> Exported:
+    """Write a run's model, after its newest checkpoint or after `step`, as a folder that Hugging Face's classes load.
+
+    Where none computes the same, in Foundray's own form, for `load`. `overrides` are fields that do not change the result, such
+    as a source's licence. Raises InputError.
+    """
+    from foundray.exporting import export as write
+    from foundray.run import Run
+    from foundray.storage import Store
+
+    return write(Run.open(_path(run)), Store.at(_path(out)), step, dict(overrides or {}), report)
+
+
+def load(folder: SpecPath, layer: int | Literal["last", "all"] = "last") -> Loaded:
+    """What `export` wrote, as an encoder: data in, features out. `layer` is how many layers deep to look. Raises InputError."""
+    from foundray.exporting.folder import load as read
+
+    return read(_path(folder), layer)
+
+
+def embed(
+    run: SpecPath,
+    data: SpecPath,
+    out: SpecPath,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    layer: int | str = "last",
+    pool: str = "mean",
+    normalise: bool = False,
+    workers: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    max_bad_rows: int | None = None,
+    report: Report = _silent,
+) -> Embedded:
+    """The run's vectors of data (a file, folder, glob or URL), as Parquet in `out`; goes on where it was cut off.
+
+    `overrides` are fields of the source that the data is. Raises InputError.
+    """
+    from foundray.run import Run
+    from foundray.vectors.embed import Options
+    from foundray.vectors.embed import embed as embed_data
+
+    options = Options(layer, pool, normalise, workers, resources, max_bad_rows)
+    return embed_data(Run.open(_path(run)), _path(data), _path(out), dict(overrides or {}), options, report)
+
+
+def search(
+    out: SpecPath, query: str | None = None, *, like: str | None = None, top: int = 10, run: SpecPath | None = None
+) -> list[Hit]:
+    """The rows in a folder of vectors nearest to a text, to the first row of a file, or to the row with the id `like`.
+
+    `run` is where the run lies that made them, if it is elsewhere now. Raises InputError. For many queries, keep a
+    `foundray.vectors.search.Searcher`.
+    """
+    from foundray.vectors.search import Searcher
+
+    return Searcher(_path(out), None if run is None else _path(run)).search(query, like, top)
 
 
 def tune(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from foundray.checkup import source_files, unreachable
 from foundray.checkup.probe import code
@@ -11,6 +12,9 @@ from foundray.cluster import node_resources
 from foundray.errors import InputError
 from foundray.sentences import plain
 from foundray.spec import Spec
+
+if TYPE_CHECKING:
+    from foundray.data.sources import RawFile
 
 ADMITTED = "admitted: "
 """How the line begins that says so: whoever submitted the run waits for it."""
@@ -23,6 +27,12 @@ def admit(ray: object, spec: Spec, report: Callable[[str], None], raw: bool = Tr
 
     `raw`: whether the raw sources are still needed.
     """
+    if os.environ.get("RAY_ADDRESS"):
+        admit_places(ray, spec.storage, source_files(spec) if raw else {}, report)
+
+
+def admit_places(ray: object, storage: str, sources: Mapping[str, Sequence[RawFile]], report: Callable[[str], None]) -> None:
+    """The same where its work is in `storage`, and needs the files of these sources. Raises InputError."""
     if not os.environ.get("RAY_ADDRESS"):
         return
     if (expected := os.environ.get(EXPECTED)) and expected != code():
@@ -30,7 +40,7 @@ def admit(ray: object, spec: Spec, report: Callable[[str], None], raw: bool = Tr
             f"the cluster has foundray {code()}, and the run was submitted with {expected}: install that there, or "
             "submit without --installed"
         )
-    if problems := unreachable(spec.storage, source_files(spec) if raw else {}):
+    if problems := unreachable(storage, sources):
         raise InputError(problems[0])
     nodes = f"{len(node_resources(ray))} node(s), of which all that answer and can work"
-    report(f"{ADMITTED}{nodes} reach {plain(spec.storage)}{' and the data' if raw else ''}")
+    report(f"{ADMITTED}{nodes} reach {plain(storage)}{' and the data' if sources else ''}")

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from foundray.errors import InputError, Terminated
@@ -145,7 +145,7 @@ def _fit(
 ) -> tuple[int, int]:
     fewest, most = pool.workers
     where = f"scale.pools.{name}" if name else "scale"
-    fits = sum(int(min((node.get(kind, 0.0) + 1e-9) // amount for kind, amount in pool.resources.items())) for node in nodes)
+    fits = room(pool.resources, nodes)
     each = ", ".join(f"{amount:g} {kind}" for kind, amount in pool.resources.items())
     have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in pool.resources)
     if fits < fewest and can_grow:  # the cluster may have more soon; the run waits for that
@@ -161,6 +161,11 @@ def _fit(
     if now < most:
         report(f"workers: {now} of at most {most} ({have}, {each} a worker)")
     return fewest, most if can_grow else now
+
+
+def room(resources: Mapping[str, float], nodes: list[dict[str, float]]) -> int:
+    """How many workers with so much each the nodes have room for."""
+    return sum(int(min((node.get(kind, 0.0) + 1e-9) // amount for kind, amount in resources.items())) for node in nodes)
 
 
 def _share(nodes: list[dict[str, float]], workers: int) -> float:

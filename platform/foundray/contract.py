@@ -118,6 +118,9 @@ class Modality(BaseModel, ABC):
     """What its units are: `tokens`, or a word that objectives `take`."""
     alphabet: ClassVar[str | None] = None
     """Of tokens: the letters that there are, where that is no matter of the data."""
+    public: ClassVar[tuple[str, ...]] = ()
+    """Models of such data that anyone can have: `foundray plan` names them to who might start from one. Of text none are
+    needed, since there a tokenizer tells what a model covers."""
 
     def augment(self, units: Units, chance: np.random.Generator) -> Units:
         """Tokens as they are read for training."""
@@ -170,10 +173,19 @@ class Objective(BaseModel, ABC):
     """Whether a sample is two rows of a micro-batch, augmented apart and next to each other, of which the loss is taken
     together, and heads answer once a row, from the mean over its units. The loss then depends on who shares a micro-batch."""
 
+    becomes: ClassVar[str | None] = None
+    """What `foundray export` makes of a model that learned by it: `causal_lm`, `masked_lm`, `mae` or `decision_transformer` (a
+    stock class of Hugging Face's, see `foundray.exporting.forms`); None where no stock class computes the same."""
+
+    @property
+    def extra_tokens(self) -> tuple[str, ...]:
+        """Names of the ids beyond the data's own that plans use, in order, such as those of sentinels."""
+        return ()
+
     @property
     def extra_ids(self) -> int:
-        """Ids beyond the data's own that plans use, such as sentinels."""
-        return 0
+        """How many of these there are."""
+        return len(self.extra_tokens)
 
     def reads(self, context: int) -> int:
         """Units of data in a sample (and one more, the next one's first), for plans of at most `context` units."""
@@ -248,6 +260,12 @@ def pairs() -> dict[str, list[str]]:
     takes = {name: entry_points(group=OBJECTIVES)[name].load().takes for name in installed(OBJECTIVES)}
     gives = {name: entry_points(group=MODALITIES)[name].load().gives for name in installed(MODALITIES)}
     return {name: [objective for objective, taken in takes.items() if given in taken] for name, given in gives.items()}
+
+
+def endings() -> dict[str, tuple[str, ...]]:
+    """Of each installed modality that has files of its own, the endings of their names."""
+    found = {name: entry_points(group=MODALITIES)[name].load() for name in installed(MODALITIES)}
+    return {name: modality.endings for name, modality in found.items() if issubclass(modality, Values)}
 
 
 def _load(group: str, section: str, kind: str, options: dict[str, object]) -> Any:

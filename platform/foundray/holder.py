@@ -32,10 +32,11 @@ PATIENCE_SECONDS = 12.0
 
 
 class Holder:
-    """Holds a run's folder while the block runs. Raises InputError where another command holds it."""
+    """Holds a run's folder, or another, while the block runs. Raises InputError where another command holds it."""
 
-    def __init__(self, folder: Store, report: Callable[[str], None]):
-        self.file, self.report = folder / HOLDER, report
+    def __init__(self, folder: Store, report: Callable[[str], None], what: str = "the run"):
+        """`what` the folder is of, for people."""
+        self.file, self.report, self.what = folder / HOLDER, report, what
         self.token, self.beats = uuid.uuid4().hex, 0
         self.taken = False
         """Whether another command has taken the run meanwhile."""
@@ -65,12 +66,14 @@ class Holder:
         if (other := _read(self.file)) is None:
             return
         who = f"process {other['pid']} of {other['user']} on {other['host']}"
-        refused = InputError(f"the run {self.file.parent} is running: {who} holds it; stop that one first, or wait for its end")
+        refused = InputError(
+            f"{self.what} {self.file.parent} is running: {who} holds it; stop that one first, or wait for its end"
+        )
         if (here := lives_here(other)) is not None:
             if here:
                 raise refused
             return
-        self.report(f"{who} held the run; waiting {PATIENCE_SECONDS:.0f} s to see whether it is gone")
+        self.report(f"{who} held {self.what}; waiting {PATIENCE_SECONDS:.0f} s to see whether it is gone")
         time.sleep(PATIENCE_SECONDS)
         if (now := _read(self.file)) is not None and (now["token"], now["beats"]) != (other["token"], other["beats"]):
             raise refused

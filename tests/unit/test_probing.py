@@ -185,7 +185,7 @@ def test_classes_of_images_from_end_to_end(tmp_path: Path) -> None:
         ({"labels": {"kind": "idx", "column": "y"}}, "column goes with kind 'column', and the kind is 'idx'"),
         ({"labels_per_class": None}, "nothing to test on"),
         ({"leave_one_group_out": True, "labels_per_class": None}, "leave_one_group_out needs labels of kind 'name'"),
-        ({"pool": "max"}, "pool: input should be 'mean', 'last', 'mean_std' or 'flatten' \\(it is 'max'\\)"),
+        ({"pool": "max"}, "pool: input should be 'mean', 'last', 'mean_std', 'flatten' or 'class' \\(it is 'max'\\)"),
     ],
 )
 def test_a_wrong_task_is_told_in_a_sentence(changes: dict[str, Any], told: str, tmp_path: Path) -> None:

@@ -123,6 +123,23 @@ def test_next_state_by_hand() -> None:
     assert np.flatnonzero(plan.hidden).tolist() == [0, 3, 6], "the return would tell of the future"
 
 
+def test_what_is_hidden_is_still_told_when() -> None:
+    """The mask vector takes the place of the values alone: what a unit's time adds, and the norm, come after."""
+    modality, objective = trajectory(longest=50), load_objective("next_state", {})
+    shape = Shape(width=32, depth=1, heads=4, context=9, rope_theta=None)
+    model = Model(shape, objective, modality.shape)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    batch = Batch.load(packed([objective.plan(units(modality), np.random.default_rng(0))]), torch.device("cpu"))
+    stem, h = model.model.embed_values, model.model.embed(batch.x, batch.hidden)
+    for step, unit in enumerate((0, 3, 6)):
+        assert torch.allclose(h[0, unit], stem.norm(model.model.mask + stem.time.weight[step]), atol=1e-5)  # type: ignore
+    shown = model.model.embed(batch.x, None)
+    assert torch.equal(h[0, 1], shown[0, 1])
+    assert not torch.allclose(h[0, 0], shown[0, 0])
+
+
 def test_a_context_is_whole_steps() -> None:
     files = [{"path": "x", "format": "files"}]
     with pytest.raises(InputError, match=r"take turns \(return, state, action\), so context is a multiple of 3"):

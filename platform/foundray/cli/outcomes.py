@@ -20,6 +20,10 @@ def add_to(verbs: Verbs) -> None:
     about = "judge what a run has learned, beside a floor and the same network untrained"
     added = verbs.add("probe", _probe, about, "RUN", overrides="task")
     added.add_argument("--task", required=True, metavar="FILE", help="a YAML file: what the run is judged by")
+    about = "write a run's model as a folder that Hugging Face's classes load"
+    added = verbs.add("export", _export, about, "RUN", overrides="spec that does not change the result")
+    added.add_argument("out", metavar="OUT", help="a folder, or a URL, where nothing is yet")
+    added.add_argument("--step", type=int, help="the checkpoint after this step (default: the newest)")
     about = "get an example's data, from where it was published or from a folder"
     added = verbs.add("fetch", _fetch, about, "NAME", as_json=False)
     added.add_argument(
@@ -45,6 +49,12 @@ def _probe(options: Any) -> None:
     print(judgement.table())
     if options.json:
         print(json.dumps(judgement.to_dict()))
+
+
+def _export(options: Any) -> None:
+    exported = foundray.export(options.target, options.out, options.step, overrides_of(options), say)
+    if options.json:
+        print(json.dumps(exported.to_dict()))
 
 
 def _fetch(options: Any) -> None:

@@ -7,16 +7,23 @@ import sys
 from typing import Any
 
 from foundray.cli.parsing import Verbs, overrides_of, say
+from foundray.cli.vectors import add_flags, asked, flags_given
 from foundray.errors import InputError
 
-VERBS = ("train", "tune", "prepare", "resume")
+VERBS = ("train", "tune", "prepare", "resume", "embed")
 
 
 def add_to(verbs: Verbs) -> None:
     added = verbs.add("submit", _submit, "send a run to a cluster, as a Ray job of its name", "SPEC", overrides="spec")
     added.add_argument(
-        "--verb", dest="sent", choices=VERBS, default="train", help="what is done there (default: train; resume takes a RUN)"
+        "places",
+        metavar="DATA OUT",
+        nargs="*",
+        help="with --verb embed, what a run embeds and where its vectors go: RUN DATA OUT",
     )
+    about = "what is done there (default: train; resume takes a RUN, and embed RUN DATA OUT: write it before them)"
+    added.add_argument("--verb", dest="sent", choices=VERBS, default="train", help=about)
+    add_flags(added.add_argument_group("with --verb embed"))
     added.add_argument(
         "--cluster", metavar="URL", help="its dashboard's (default: RAY_API_SERVER_ADDRESS, or the cluster on this machine)"
     )
@@ -36,18 +43,25 @@ def _submit(options: Any) -> None:
     from foundray.local_cluster import local_cluster_at
 
     url = cluster_url(options.cluster)
-    job = jobs.job_of(options.sent, options.target, overrides_of(options), bool(local_cluster_at(url)), options.json)
+    here = bool(local_cluster_at(url))
+    if options.sent == "embed":
+        job = _embedding(options, here)
+    elif options.places or flags_given(options):
+        stray = (options.places or flags_given(options).split())[0]
+        raise InputError(f"{stray} goes with --verb embed, and the verb is {options.sent}")
+    else:
+        job = jobs.job_of(options.sent, options.target, overrides_of(options), here, options.json)
     more = _runtime_env(options.runtime_env) if options.runtime_env else {}
     client = Client(url)
     submission = jobs.submit(client, job, more, not options.installed, options.driver, say)
-    here = f"--cluster {url}"
+    where = f"--cluster {url}"
     if not options.follow:
         try:
             submission.admitted(say)
         except KeyboardInterrupt:
-            print(f"foundray: {job.name} goes on; foundray stop {job.name} {here} ends it", file=sys.stderr)
+            print(f"foundray: {job.name} goes on; foundray stop {job.name} {where} ends it", file=sys.stderr)
             sys.exit(130)
-        print(f"next: foundray logs {job.name} --follow {here}, or status, or stop")
+        print(f"next: foundray logs {job.name} --follow {where}, or status, or stop")
         if options.json:
             print(json.dumps({"job": job.name, "cluster": url, "run": job.metadata["run"], "new": submission.is_new}))
         return
@@ -56,9 +70,20 @@ def _submit(options: Any) -> None:
             if line is not None:
                 say(line)
     except KeyboardInterrupt:
-        print(f"foundray: {job.name} goes on; foundray stop {job.name} {here} ends it", file=sys.stderr)
+        print(f"foundray: {job.name} goes on; foundray stop {job.name} {where} ends it", file=sys.stderr)
         sys.exit(130)
     sys.exit(exit_status(client, job.name))
+
+
+def _embedding(options: Any, on_this_machine: bool) -> Any:
+    """What `embed` is there. Raises InputError for flags that it would refuse."""
+    from foundray.jobs.submit import embedding_of
+
+    asked(options)
+    if len(options.places) != 2:
+        raise InputError("--verb embed takes three places: foundray submit --verb embed RUN DATA OUT")
+    data, out = options.places
+    return embedding_of(options.target, data, out, overrides_of(options), flags_given(options), on_this_machine, options.json)
 
 
 def _runtime_env(file: str) -> dict[str, Any]:

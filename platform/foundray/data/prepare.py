@@ -20,7 +20,7 @@ from foundray.contract import Values
 from foundray.data import tokenizer as tokenizers
 from foundray.data.manifest import Manifest, Prepared, Shard, rows_per_group
 from foundray.data.shard import Unit, make_shard, too_many
-from foundray.data.sources import Document, RawFile, find_files, read_documents
+from foundray.data.sources import Document, RawFile, find_files, grouped, read_documents
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import FoundrayError, InputError
 from foundray.spec import Source, Spec, differences, digest, flatten
@@ -89,7 +89,7 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
 
 
 def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
-    """All that decides the shards' content. Weights and holdout only decide the order, so they are not in it."""
+    """All that decides the shards' content. Weights and holdout decide the order alone, and licences nothing."""
     tokenizer = spec.data.tokenizer
     trained: dict[str, Any] = {"seed": spec.seed} if tokenizer.kind == "bpe" else {}
     if tokenizer.kind == "file":
@@ -101,21 +101,16 @@ def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
         "tokenizer": tokenizer.model_dump(mode="json", exclude={"path"}) | trained,
         **cut,
         "sources": [
-            source.model_dump(mode="json", exclude={"weight"}) | {"files": {f.url: [f.size, f.modified_ns] for f in found}}
+            source.model_dump(mode="json", exclude={"weight", "licence"})
+            | {"files": {f.url: [f.size, f.modified_ns] for f in found}}
             for source, found in zip(spec.data.sources, files, strict=True)
         ],
     }
 
 
 def _units(source: int, files: list[RawFile]) -> Iterator[Unit]:
-    group: list[RawFile] = []
-    number = 0
-    for file in files:
-        if group and sum(f.size for f in group) + file.size > UNIT_BYTES:
-            yield Unit(f"{source}-{number:05d}", source, tuple(group))
-            group, number = [], number + 1
-        group.append(file)
-    yield Unit(f"{source}-{number:05d}", source, tuple(group))
+    for number, group in enumerate(grouped(files, UNIT_BYTES)):
+        yield Unit(f"{source}-{number:05d}", source, group)
 
 
 def _explain(spec: Spec, recipe: dict[str, Any], folder: Store, report: Report) -> None:
@@ -142,16 +137,22 @@ def _ensure_tokenizer(spec: Spec, folder: Store, units: list[Unit]) -> Tokenizer
     return tokenizer
 
 
-def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
+def known_tokenizer(spec: Spec) -> Tokenizer | None:
+    """The tokenizer of a spec that needs no data to make it. Raises InputError for a file that is none."""
     field = spec.data.tokenizer
     if (alphabet := spec.data.modality.build().alphabet) is not None:
         return tokenizers.make_char(alphabet)
     if field.kind == "bytes":
         return tokenizers.make_bytes()
-    if field.kind == "file":
-        return tokenizers.load_file(field)
+    return tokenizers.load_file(field) if field.kind == "file" else None
+
+
+def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
+    if (known := known_tokenizer(spec)) is not None:
+        return known
+    field = spec.data.tokenizer
     if field.kind == "char":
-        parts = _over_units(units, lambda unit: {"characters": _characters(unit, spec.data.sources[unit.source])})
+        parts = over_units(units, lambda unit: {"characters": _characters(unit, spec.data.sources[unit.source])})
         return tokenizers.make_char(set("".join(part["characters"] for part in parts)))
     import ray
 
@@ -201,7 +202,7 @@ def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenize
         return {"name": unit.name, "shard": made.model_dump_json()}
 
     bad = sum(shard.quarantined for shard in done.values())
-    for row in _over_units(todo, work):
+    for row in over_units(todo, work):
         done[row["name"]] = shard = Shard.model_validate_json(row["shard"])
         bad += shard.quarantined
         report(f"data: {len(done)} of {len(units)} shards, {sum(s.tokens for s in done.values()):,} tokens")
@@ -210,7 +211,7 @@ def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenize
     return [done[unit.name] for unit in units]
 
 
-def _over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]]) -> Iterable[dict[str, Any]]:
+def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]]) -> Iterable[dict[str, Any]]:
     """`work` on every unit, as a Ray Data pipeline; results come as they are ready.
 
     An input error inside a task comes back as a row: raised there, it would be retried and wrapped.

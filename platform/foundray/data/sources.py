@@ -7,7 +7,7 @@ import io
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,18 @@ def find_files(source: Source, endings: tuple[str, ...] = ()) -> list[RawFile]:
         looked = f"no file matches {pattern!r}" if pattern else f"it holds no {source.format} file"
         raise InputError(f"the source {source.path} is empty: {looked}")
     return files
+
+
+def grouped(files: Iterable[RawFile], most_bytes: int, most_files: int | None = None) -> Iterator[tuple[RawFile, ...]]:
+    """Neighbouring files together, up to so many bytes, or one larger file."""
+    group: list[RawFile] = []
+    for file in files:
+        if group and (sum(f.size for f in group) + file.size > most_bytes or len(group) == most_files):
+            yield tuple(group)
+            group = []
+        group.append(file)
+    if group:
+        yield tuple(group)
 
 
 def _wanted(name: str, pattern: str, endings: tuple[str, ...]) -> bool:

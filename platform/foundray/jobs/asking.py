@@ -16,6 +16,8 @@ from foundray.jobs.package import packed
 from foundray.storage import Store
 
 BEAT_SECONDS = 0.5
+OF_NO_RUN = ("tune", "prepare", "embed")
+"""Verbs whose jobs have no run's folder to tell of."""
 TAIL = 5
 """Lines that are shown of a job that is no run's."""
 
@@ -48,7 +50,7 @@ def status(client: Client, run: str) -> tuple[dict[str, Any], list[str]]:
     state = str(info.status.value) if info else None
     told = f"{state.lower()} on {client.url}" if state else f"not known to {client.url}"
     job, line = {"job": name, "cluster": client.url, "status": state}, f"{'job':9} {name}, {told}"
-    if verb in ("tune", "prepare"):
+    if verb in OF_NO_RUN:
         return job, [line, *client.ray.get_job_logs(name).splitlines()[-TAIL:]]
     *shown, facts = ask(client, f"status {shlex.quote(folder)} --text --json")[1]
     return {**json.loads(facts), **job}, [line, *shown]
@@ -59,7 +61,7 @@ def stop(client: Client, run: str, report: Callable[[str], None]) -> tuple[dict[
     name, _, verb = job_named(client, run)
     if not client.known(name).status.is_terminal():
         client.ray.stop_job(name)
-        report("asked" if verb in ("tune", "prepare") else "asked; it ends after the step under way, with a checkpoint")
+        report("asked" if verb in OF_NO_RUN else "asked; it ends after the step under way, with a checkpoint")
     while not client.known(name).status.is_terminal():
         time.sleep(BEAT_SECONDS)
     return status(client, run)

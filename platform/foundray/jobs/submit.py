@@ -20,6 +20,8 @@ from foundray.jobs.travel import flags_of, found_there, travelling
 from foundray.loading import read_yaml
 from foundray.local_cluster import parse_resources
 from foundray.run import Run
+from foundray.spec import digest
+from foundray.tuning.anew import check_begins_anew
 
 STOP_SECONDS = 300
 """Longest that a run may take to come to a step boundary and write its checkpoint."""
@@ -50,9 +52,26 @@ def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine
         metadata = {"run": run, "verb": verb}
         return Job(Path(run).name, f"resume {shlex.quote(run)}{flags_of(overrides)}{flags}", metadata)
     spec, sets = travelling(target, overrides, on_this_machine)
+    if verb == "tune":
+        check_begins_anew(spec, verb)
     metadata = {"run": f"{spec.storage.rstrip('/')}/{spec.name}", "verb": verb, "fingerprint": spec.fingerprint()}
     name = spec.name if verb == "train" else f"{spec.name}-{verb}"
     return Job(name, f"{verb} spec.yaml{sets}{flags}", metadata, {"spec.yaml": read_yaml(target, "the spec")})
+
+
+def embedding_of(
+    run: str, data: str, out: str, overrides: Mapping[str, Any], flags: str, on_this_machine: bool, as_json: bool
+) -> Job:
+    """The job of `foundray embed` on a cluster, perhaps on this machine's; `flags` are the verb's own. Raises InputError."""
+    if on_this_machine:
+        run = Run.open(run).folder.url
+    places = {"the run's folder": run, "the data": data, "the folder of vectors": out}
+    there = [found_there(name, place.rstrip("/"), on_this_machine) for name, place in places.items()]
+    quoted = " ".join(map(shlex.quote, there))
+    entrypoint = f"embed {quoted}{flags_of(overrides)}{flags}{' --json' if as_json else ''}"
+    return Job(
+        f"{Path(there[2]).name}-embed", entrypoint, {"run": there[2], "verb": "embed", "fingerprint": digest(entrypoint)}
+    )
 
 
 @dataclass

@@ -5,6 +5,8 @@ By default it is Llama's: RMSNorm, SwiGLU, rotary positions, no biases. The flag
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -95,7 +97,7 @@ def places_in_plane(grid: tuple[int, int], width: int) -> Tensor:
     rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
     angles = [torch.outer(where.flatten(), frequencies) for where in (columns, rows)]
     waves = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1)
-    return nn.functional.pad(waves, (0, width - waves.shape[1])).float()
+    return F.pad(waves, (0, width - waves.shape[1])).float()
 
 
 class Layers(nn.Module):
@@ -111,15 +113,19 @@ class Layers(nn.Module):
         self.norm = normalisation(shape)
         self.recompute = False
         """Whether layers forget their activations and compute them again in the backward pass (Chen et al. 2016)."""
-        tables = rotary(shape.context, shape.width // shape.heads, shape.rope_theta or 1.0)
+        self.ahead = int(shape.class_unit)
+        """Units that stand before a sample's: then T and S below are one more, and the class unit is the first."""
+        tables = rotary(shape.context + self.ahead, shape.width // shape.heads, shape.rope_theta or 1.0)
         for name, table in zip(("cos", "sin"), tables, strict=True):
             self.register_buffer(name, table, persistent=False)
-        self.register_buffer("places", places_in_plane(grid, shape.width) if grid else None, persistent=False)
+        places = F.pad(places_in_plane(grid, shape.width), (0, 0, self.ahead, 0)) if grid else None  # it has none itself
+        self.register_buffer("places", places, persistent=False)
 
     def forward(
         self, h: Tensor, mask: Tensor | None, causal: bool, keep: Tensor | None = None, states: list[Tensor] | None = None
     ) -> Tensor:
-        """`keep` [B, S] are the only units that are looked at: then h and the hidden states are [B, S, D].
+        """`keep` [B, S] are the only units that are looked at: then h and the hidden states are [B, S, D]. The class unit
+        always is, and it is no part of `keep`.
 
         What each layer gives, the last one after the final norm, is added to `states`.
         """
@@ -127,6 +133,8 @@ class Layers(nn.Module):
         if self.places is not None:
             h = h + self.places.to(h.dtype)
         if keep is not None:
+            if self.ahead:
+                keep = F.pad(keep + 1, (1, 0))
             h = h.gather(1, keep[..., None].expand(-1, -1, h.shape[-1]))
             cos, sin = cos[keep][:, None], sin[keep][:, None]
         for layer in self.layers:
@@ -151,16 +159,22 @@ class Turns(nn.Module):
         self.time = nn.Embedding(units.times, width) if units.times else None
         self.norm = nn.LayerNorm(width, NORM_EPS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, K], T a multiple of the number of kinds, to [B, T, D]."""
+    def forward(self, x: Tensor, shown: Callable[[Tensor], Tensor]) -> Tensor:
+        """[B, T, K], T a multiple of the number of kinds, to [B, T, D]. `shown` puts the mask vector in the place of what is
+        hidden, whose time is told all the same.
+        """
         of = list(self.of.values())
         embedded = torch.stack([stem(x[:, turn :: len(of), : stem.in_features]) for turn, stem in enumerate(of)], 2)
-        h = embedded.flatten(1, 2)
+        h = shown(embedded.flatten(1, 2))
         return self.norm(h if self.time is None else h + self.time(x[..., -1].long()))
 
 
 class Backbone(Layers):
-    """Stem and layers: units [B, T], or [B, T, K], to hidden states [B, T, D]."""
+    """Stem and layers: units [B, T], or [B, T, K], to hidden states [B, T, D]; [B, 1 + T, D] with a class unit before them.
+
+    With rotary positions the class unit is at 0, where nothing is rotated, and the units are from 1 on, so that no unit is
+    where it is, and how far units are from each other is the same with it and without.
+    """
 
     def __init__(self, shape: Shape, units: UnitShape, hides: bool):
         super().__init__(shape, units.grid)
@@ -172,12 +186,22 @@ class Backbone(Layers):
         if hides:
             self.mask = nn.Parameter(torch.zeros(shape.width))
             """[D]: stands in the place of hidden units."""
+        if shape.class_unit:
+            self.class_unit = nn.Parameter(torch.zeros(shape.width))
+            """[D]: stands before a sample's units (Devlin et al. 2019; Dosovitskiy et al. 2021)."""
         self.reads_ids = bool(units.classes)
 
     def embed(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        # What layers add to stays in fp32, also where matrix products are in bf16.
-        h = self.embed_tokens(x) if self.reads_ids else self.embed_values(x).float()
-        return h if hidden is None else torch.where(hidden[..., None], self.mask.to(h.dtype), h)
+        def shown(h: Tensor) -> Tensor:
+            return h if hidden is None else torch.where(hidden[..., None], self.mask.to(h.dtype), h)
+
+        if self.reads_ids:
+            h = shown(self.embed_tokens(x))
+        elif isinstance(self.embed_values, Turns):
+            h = self.embed_values(x, shown)
+        else:
+            h = shown(self.embed_values(x).float())  # what layers add to stays in fp32, also where products are in bf16
+        return torch.cat([self.class_unit.to(h.dtype).expand(len(h), 1, -1), h], 1) if self.ahead else h
 
 
 class Predictor(Layers):
@@ -190,7 +214,7 @@ class Predictor(Layers):
         """[D]: stands in the place of units that were not kept."""
 
     def spread(self, hidden: Tensor, keep: Tensor, length: int) -> Tensor:
-        """[B, T, D]: what was kept in its places, the mask vector in the others."""
-        seen = self.into(hidden).float()
+        """[B, T, D]: what was kept in its places, the mask vector in the others; the class unit's state stays the first."""
+        ahead, seen = self.into(hidden).float().tensor_split([self.ahead], 1)
         whole = self.mask.to(seen.dtype).expand(len(keep), length, -1)
-        return whole.scatter(1, keep[..., None].expand(-1, -1, seen.shape[-1]), seen)
+        return torch.cat([ahead, whole.scatter(1, keep[..., None].expand(-1, -1, seen.shape[-1]), seen)], 1)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from safetensors import torch as safetensors
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from foundray.contract import WIDTH, Objective, UnitShape
 from foundray.model.backbone import Backbone, Predictor
@@ -82,14 +83,21 @@ class Model(nn.Module):
         """The heads' answers, given the encoder's hidden states."""
         if self.predictor is not None and batch.keep is not None:
             hidden = self.predictor(self.predictor.spread(hidden, batch.keep, batch.x.shape[1]), None, False)
+        hidden = self.of_units(hidden)
         if self.couples:
             hidden = pooled(batch, hidden)[:, None]
         return {head: self.get_submodule(head)(hidden) for head in batch.asks}
 
     def encode(self, batch: Batch, states: list[Tensor] | None = None) -> Tensor:
-        """[B, T, D] hidden states; [B, S, D] where only some units are kept. Those of every layer are added to `states`."""
-        mask = attention_mask(batch, self.causal)
+        """[B, T, D] hidden states; [B, S, D] where only some units are kept; with a class unit, its own before them. Those of
+        every layer are added to `states`.
+        """
+        mask = attention_mask(batch, self.causal, self.shape.class_unit)
         return self.model(self.model.embed(batch.x, batch.hidden), mask, self.causal, batch.keep, states)
+
+    def of_units(self, hidden: Tensor) -> Tensor:
+        """Hidden states without the class unit's, where there is one."""
+        return hidden[:, 1:] if self.shape.class_unit else hidden
 
 
 def _head(width: int, outputs: tuple[int, ...], shape: Shape) -> nn.Module:
@@ -113,27 +121,31 @@ def mean_over(states: Tensor, valid: Tensor) -> Tensor:
     return (states * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
 
 
-def attention_mask(batch: Batch, causal: bool) -> Tensor | None:
+def attention_mask(batch: Batch, causal: bool, class_unit: bool = False) -> Tensor | None:
     """[B, 1, T, T] bool: which positions (last axis) a position may attend to; None for all, or all before a causal one.
 
-    Those are its own document's. Padding comes last, so that only a model that looks ahead could see it.
+    Those are its own document's. Padding comes last, so that only a model that looks ahead could see it. A class unit makes
+    both axes one longer, at their start: it sees all units, and all see it.
     """
     if batch.document is None and (causal or not batch.padded):
         return None
     document = batch.document if batch.document is not None else torch.zeros_like(batch.valid)
     mask = (document[:, None, :, None] == document[:, None, None, :]) & batch.valid[:, None, None, :]
     mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)  # padding sees itself, or softmax fails
+    if class_unit:
+        mask = F.pad(torch.cat([batch.valid[:, None, None, :], mask], 2), (1, 0), value=True)
     return mask.tril() if causal else mask
 
 
 def initialise(model: Model, seed: int) -> None:
     """Draw the weights, from one generator in name order, on the CPU.
 
-    Embeddings and the mask vector have unit variance and matrices 1/fan-in, so that every layer sees and gives values of
-    order one; those that write to the residual stream are smaller by the root of their number (Radford et al. 2019); heads
-    of one matrix and biases start at zero. That number, and the fan-in of a read-out, are the base's where the model has one:
-    a branch's share makes up for depth, and a read-out's division for width. But the biases of a stem of several kinds have
-    unit variance: they tell kinds apart, and without them the norm that follows would take away how large a single value is.
+    Embeddings, the mask vector and the class unit have unit variance and matrices 1/fan-in, so that every layer sees and gives
+    values of order one; those that write to the residual stream are smaller by the root of their number (Radford et al. 2019);
+    heads of one matrix and biases start at zero. That number, and the fan-in of a read-out, are the base's where the model has
+    one: a branch's share makes up for depth, and a read-out's division for width. But the biases of a stem of several kinds
+    have unit variance: they tell kinds apart, and without them the norm that follows would take away how large a single value
+    is.
     """
     generator = torch.Generator().manual_seed(seed)
     zero = {f"{head}.weight" for head in model.heads}
@@ -147,7 +159,7 @@ def initialise(model: Model, seed: int) -> None:
             elif name in zero or (name.endswith(".bias") and ".of." not in name):
                 parameter.zero_()
             else:
-                whole = name.endswith(("embed_tokens.weight", ".mask", ".bias"))
+                whole = name.endswith(("embed_tokens.weight", ".mask", ".class_unit", ".bias"))
                 scale = 1.0 if whole else parameter.shape[1] ** -0.5
                 if name in first:
                     scale *= model.shape.wider**0.5

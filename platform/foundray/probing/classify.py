@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from foundray.contract import Units
 from foundray.data.sources import BadRow
-from foundray.embedding import Encoder, Pool, Reader, Row, counts, features, raw
+from foundray.embedding import Encoder, Pool, Reader, Row, check_pool, counts, features, raw
 from foundray.errors import InputError
 from foundray.model.model import Batch
 from foundray.probing.labels import Label, Labels
@@ -88,6 +88,7 @@ class Classify(FeatureTask):
         return self
 
     def judge(self, run: Run) -> Judgement:
+        check_pool(run.spec(), self.pool)
         reader, examples = Reader(run), Examples()
         bad = examples.add(self.train, self.labels, reader)
         fitted = len(examples.rows)
@@ -157,7 +158,7 @@ class Classify(FeatureTask):
         return float(model.fit(inputs[fit], labels[fit]).score(inputs[held], labels[held]))
 
     def _floor(self, units: list[Units], rows: list[list[Row]]) -> np.ndarray:
-        return per_example(counts(units) if units[0].classes else features(raw, units, self.floor or self.pool), rows)
+        return per_example(counts(units) if units[0].classes else features(raw, units, self.floor_pool), rows)
 
 
 def per_example(of_rows: np.ndarray, examples: list[list[Row]]) -> np.ndarray:

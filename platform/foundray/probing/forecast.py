@@ -19,7 +19,7 @@ from torch import Tensor
 
 from foundray.contract import Values
 from foundray.data.sources import BadRow, find_files, read_located_rows
-from foundray.embedding import Encoder, Pool, Reader, features, raw
+from foundray.embedding import Encoder, Pool, Reader, check_pool, features, raw
 from foundray.errors import InputError
 from foundray.model.model import Batch
 from foundray.probing.task import FeatureTask, Judgement
@@ -43,11 +43,13 @@ class Forecast(FeatureTask):
     split: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Steps of the training, validation and test part, from the start; a window may reach back over a border."""
     pool: Pool = "flatten"
-    """How the hidden states of a window become its features: `mean`, `mean_std`, `last` or `flatten`."""
+    """How the hidden states of a window become its features: `mean`, `mean_std`, `last`, `flatten`, or `class`: the class
+    unit's."""
     penalties: tuple[float, ...] = tuple(10.0 ** (power / 2) for power in range(-2, 13))
     """The ridge penalties that are tried; the validation part chooses."""
 
     def judge(self, run: Run) -> Judgement:
+        check_pool(run.spec(), self.pool)
         reader = Reader(run)
         if not isinstance(reader.modality, Values) or reader.modality.gives != "series":
             raise InputError("forecast: the run must have learned from series")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from foundray.embedding import Layer, Pool
+from foundray.embedding import Layer, Pool, UnitsPool
 from foundray.run import Run
 from foundray.spec.section import Section
 
@@ -69,8 +69,14 @@ class FeatureTask(Task):
     """Base of those that judge by frozen features."""
 
     pool: Pool = "mean"
-    """How the hidden states of a sample become its features: `mean`, `mean_std`, `last` or `flatten`."""
+    """How the hidden states of a sample become its features: `mean`, `mean_std`, `last`, `flatten`, or `class`: the class
+    unit's, or where there is none and the objective looks both ways, the opening token's of a document."""
     layer: Layer = "last"
     """How many layers deep to look: 0 (embedded units) to the depth; `last`, after the final norm; or `all` of them."""
-    floor: Pool | None = None
-    """How raw values become the floor's features (default: as `pool`); of ids, their counts are taken."""
+    floor: UnitsPool | None = None
+    """How raw values become the floor's features (default: as `pool`, or `mean` for `class`); of ids, their counts are
+    taken."""
+
+    @property
+    def floor_pool(self) -> UnitsPool:
+        return self.floor or ("mean" if self.pool == "class" else self.pool)

@@ -29,6 +29,8 @@ class Source(Section):
     """The field (JSON Lines) or column (CSV, Parquet) that holds the text."""
     documents: Literal["file", "line", "paragraph"] = "file"
     """What one document is in a text file: the file, each non-empty line, or each block between empty lines."""
+    licence: str | None = None
+    """Under what terms the data may be used, as an SPDX identifier where there is one (`CC-BY-SA-4.0`); exports tell it."""
 
 
 class Tokenizer(Section):
@@ -127,6 +129,9 @@ class Model(Section):
     """SwiGLU, or a plain feed-forward layer with GELU or ReLU."""
     bias: bool = False
     """Whether the layers' matrices have biases."""
+    class_unit: bool = False
+    """Whether a learned vector stands before a sample's units, always shown and never asked: the class token of ViT and MAE.
+    Its state tells of the whole sample (of values, and where the objective looks both ways)."""
     predictor: Predictor = Predictor()
     """The light network that answers for units which are not shown, where the objective drops some."""
     base_width: PositiveInt | None = None

@@ -232,7 +232,7 @@ class Trainer:
             finite = torch.isfinite(loss)
             facts += torch.stack([_fixed(loss.where(finite, 0.0)), tokens.to(torch.int64), (~finite).to(torch.int64)])
             if position * len(hidden) < FEATURES:
-                looked_at[position] = pooled(batch, hidden).float().cpu().numpy()
+                looked_at[position] = pooled(batch, self.model.of_units(hidden)).float().cpu().numpy()
         loss_sum, tokens_sum, lost = self.group.sum(facts).tolist()
         found = {position: some for one in self.group.share(looked_at) for position, some in one.items()}
         rows = np.concatenate([found[position] for position in sorted(found)])[:FEATURES]

@@ -24,6 +24,7 @@ FIXED = {
     "train.exact": "it is no hyperparameter",
     "train.compile": "it is no hyperparameter",
     "data.holdout": "all trials are judged alike",
+    "init_from": "a proxy has another size than those weights",
     "objective": "losses of different objectives do not compare",
     "seed": "it is chance, not quality",
 }

@@ -1,0 +1,151 @@
+"""Reads other data as a run's own was read: raw files to rows, rows to units. It needs no torch, so it is quick to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from foundray.contract import Modality, Units, Values
+from foundray.data.sources import BadRow, Document, RawFile, find_files, read_documents, read_located_rows
+from foundray.data.tokenizer import Tokenizer
+from foundray.errors import InputError
+from foundray.spec import Source, Spec
+from foundray.storage import Store
+
+TEXTS_AT_ONCE = 256
+CHARACTERS_AT_ONCE = 2**20
+"""Documents tokenized in one call, and about how long they are together."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample's worth of raw data, and where it comes from."""
+
+    file: str
+    """URL of the file."""
+    name: str
+    """Path of the file, or its name in the archive."""
+    position: str
+    """Where in it: `image 3`, `line 7, step 0, channel 2`, `document 4`."""
+    content: dict[str, Any] | np.ndarray
+    """A modality's row, or [T] token ids."""
+    number: int = 0
+    """Counted from 0 in the file, with the rows that cannot be used: of a row, or of the document that it is a piece of."""
+    piece: int | None = None
+    """Which piece of a document that is longer than a sample."""
+    text: str | None = None
+    """Of tokens: what they say."""
+
+    @property
+    def id(self) -> str:
+        """A name that no other row has, and that follows from the files alone: `/data/a.txt#12`, or of a piece `#12.0`."""
+        return f"{self.file}#{self.number}" + ("" if self.piece is None else f".{self.piece}")
+
+    @property
+    def place(self) -> str:
+        """The position, for people: with the file's name in an archive, and which piece it is."""
+        member = "" if self.file.endswith(self.name) else self.name
+        piece = "" if self.piece is None else f"piece {self.piece}"
+        return ", ".join(part for part in (member, self.position, piece) if part)
+
+
+class Origin(Protocol):
+    """A run, or what was exported of one."""
+
+    folder: Store
+    """Holds the tokenizer.json, of tokens."""
+
+    def spec(self) -> Spec: ...
+
+    def manifest(self) -> dict[str, Any]:
+        """Of its data: `context`, `vocabulary` and `document_id` at least."""
+
+
+class Reader:
+    """Reads other data as a run's own was read: the same modality, tokenizer and length."""
+
+    def __init__(self, run: Origin):
+        """Raises InputError for a run whose record cannot be read."""
+        manifest, spec = run.manifest(), run.spec()
+        self.modality: Modality = spec.data.modality.build()
+        self.length, self.shape = manifest["context"], spec.unit_shape(manifest["vocabulary"])
+        if not isinstance(self.modality, Values):
+            text = (run.folder / "tokenizer.json").read_text()
+            self.tokenizer = Tokenizer.from_json(text, manifest["document_id"])
+
+    def read(self, source: Source) -> Iterator[Row | BadRow]:
+        """The source's rows, in order. Raises InputError for a source that cannot be read."""
+        for file in self.files(source):
+            yield from self.rows(file, source)
+
+    def files(self, source: Source) -> list[RawFile]:
+        """The source's files. Raises InputError where there are none, and for a format that the run's data is not in."""
+        values = self.modality if isinstance(self.modality, Values) else None
+        if source.format != "webdataset" and (source.format == "files") != (values is not None):
+            right = "files, or webdataset" if values else "text, code, jsonl, csv, parquet, fasta, conllu or webdataset"
+            raise InputError(f"{source.path}: the run's data is read from {right}, not from {source.format}")
+        return find_files(source, values.endings if values else ())
+
+    def rows(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
+        """Of one of the source's files, in order."""
+        if not isinstance(self.modality, Values):
+            yield from self._documents(file, source)
+            return
+        for number, (name, position, row) in enumerate(read_located_rows(file, source, self.modality, self.length)):
+            yield row if isinstance(row, BadRow) else Row(file.url, name, position, row, number)
+
+    def _documents(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
+        """Documents, in pieces of at most the run's context, each opened as in training."""
+        name, number = Store.at(file.url).path, 0
+        for some in _batches(read_documents(file, source)):
+            ids = iter(self.tokenizer.encode([document.text for document in some if isinstance(document, Document)]))
+            for document in some:
+                if isinstance(document, BadRow):
+                    yield document
+                else:
+                    for piece, x, text in self._pieces(document.text, next(ids)):
+                        yield Row(file.url, name, f"document {number}", x, number, piece, text)
+                number += 1
+
+    def _pieces(self, text: str, ids: np.ndarray) -> Iterator[tuple[int | None, np.ndarray, str]]:
+        """(number, [T] ids, text) of each; a text that fits is one piece without a number."""
+        room = self.length - 1
+        if len(ids) <= room:
+            yield None, self._opened(ids), text
+            return
+        starts = [*self.tokenizer.starts(text)[::room], len(text)]
+        starts[0] = 0
+        for piece, start in enumerate(range(0, len(ids), room)):
+            yield piece, self._opened(ids[start : start + room]), text[starts[piece] : starts[piece + 1]]
+
+    def _opened(self, ids: np.ndarray) -> np.ndarray:
+        return np.concatenate([[self.tokenizer.document_id], ids]).astype(np.int64)
+
+    def text_units(self, text: str) -> Units:
+        """Of a text that is a document of its own: of as much of its start as fits."""
+        return Units(self._opened(self.tokenizer.encode([text])[0][: self.length - 1]), None, self.shape)
+
+    def units(self, row: Row) -> Units:
+        if isinstance(row.content, dict):
+            return self.row_units(row.content)
+        return Units(row.content, None, self.shape)
+
+    def row_units(self, content: dict[str, Any]) -> Units:
+        """Of a row of a modality that has rows of its own, as it is read without augmentation."""
+        assert isinstance(self.modality, Values)
+        return replace(self.modality.units(content, self.length, None), shape=self.shape)
+
+
+def _batches(documents: Iterator[Document | BadRow]) -> Iterator[list[Document | BadRow]]:
+    some: list[Document | BadRow] = []
+    characters = 0
+    for document in documents:
+        some.append(document)
+        characters += len(document.text) if isinstance(document, Document) else 0
+        if len(some) == TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield some
+            some, characters = [], 0
+    yield some

@@ -1,0 +1,33 @@
+"""Weights that need no multipliers: CompleteP's are folded into the matrices that they follow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foundray.model.backbone import Layer
+from foundray.model.model import Model
+from foundray.model.parametrisation import Readout
+
+
+@torch.no_grad()
+def folded(model: Model) -> dict[str, Tensor]:
+    """The state dict of the same function in the standard parametrisation.
+
+    What a branch gives is multiplied by its share, what a head gives divided by how much wider its input is; both are linear
+    in the last matrix (Dey et al. 2025, table 1). The model itself stays as it is.
+    """
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, module in model.named_modules():
+        if isinstance(module, Layer):
+            for writer in ("self_attn.o_proj", "mlp.down_proj"):
+                _multiply(state, f"{name}.{writer}", module.share)
+        elif isinstance(module, Readout):
+            _multiply(state, name, 1 / module.wider)
+    return state
+
+
+def _multiply(state: dict[str, Tensor], name: str, factor: float) -> None:
+    for part in ("weight", "bias"):
+        if f"{name}.{part}" in state:
+            state[f"{name}.{part}"] *= factor

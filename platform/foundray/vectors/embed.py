@@ -1,0 +1,134 @@
+"""`embed`: a run's vectors of raw data, as one resumable Ray Data job on any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from foundray.admission import admit_places
+from foundray.cluster import connected, node_resources, room
+from foundray.data.reader import Reader
+from foundray.errors import InputError
+from foundray.holder import Holder
+from foundray.run import Run
+from foundray.sentences import plain
+from foundray.storage import Store
+from foundray.vectors.blocks import parts
+from foundray.vectors.job import Job
+from foundray.vectors.kinds import source_of
+from foundray.vectors.recipe import INDEX, RECIPE, Complete, Recipe
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is made of the data, and on what."""
+
+    layer: Any = "last"
+    """`last` (after the final norm), `all` of them side by side, or so many layers deep."""
+    pool: Any = "mean"
+    """How a row's hidden states become its vector."""
+    normalise: bool = False
+    """Whether vectors are scaled to length one: a search then compares by cosine."""
+    workers: int | None = None
+    """At most so many (default: what fits)."""
+    resources: Mapping[str, float] | None = None
+    """What Ray reserves for each worker, such as `{"GPU": 1}` (default: what the run's workers had)."""
+    max_bad_rows: int | None = None
+    """Rows that cannot be used before the command stops (default: the run's `data.max_bad_rows`)."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What was made, for programs."""
+
+    out: str
+    run: str
+    step: int
+    weights_sha256: str
+    rows: int
+    bad_rows: int
+    blocks: int
+    width: int
+    """Numbers of a vector."""
+    metric: str
+    """What a search compares by: `cosine` or `distance`."""
+    exact: bool
+    """Whether a search looks at every vector."""
+    new_rows: int
+    """Made by this command; the others were there."""
+    rows_per_s: float | None
+    """At which it made them, once its workers had started; None for fewer than two blocks."""
+    workers: int
+    """That it had; 0 where there was nothing to do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def embed(
+    run: Run, data: str, out: str, overrides: Mapping[str, Any], options: Options, report: Report = lambda line: None
+) -> Embedded:
+    """The vectors of `data` in the folder `out`: found complete, gone on with, or made. Connects to Ray unless complete.
+
+    `overrides` are fields of the source that `data` is. Raises InputError or RunFailed.
+    """
+    spec, folder = run.spec(), Store.at(out)
+    began = Recipe.of(folder)
+    source = source_of(data, spec, overrides)
+    reader = Reader(run)
+    files = reader.files(source)
+    if not run.has_checkpoint():
+        raise InputError(f"{run.folder} holds no complete checkpoint yet: there are no weights to embed with")
+    resources = dict(options.resources or next(iter(spec.scale.all_pools.values())).resources)
+    from foundray.vectors.task import prepared  # imports torch: only once what is asked for makes sense
+
+    task, weights, recipe = prepared(run, reader, source, files, options, resources, began)
+    if began:
+        began.check_same(folder, recipe)
+        if (complete := Complete.of(folder)) and (folder / INDEX).exists():
+            report(f"embed: {complete.rows:,} rows, embedded before in {plain(folder.url)}")
+            return _embedded(folder, recipe, complete)
+    folder.check_writable()
+    limit = spec.data.max_bad_rows if options.max_bad_rows is None else options.max_bad_rows
+    job = Job(folder, parts(files), reader, source, limit, report)
+    with connected() as ray, Holder(folder, report, "the embedding in"):
+        admit_places(ray, folder.url, {data: files}, report)
+        workers = _workers(room(resources, node_resources(ray)), options.workers, resources, report)
+        if not began:
+            (folder / RECIPE).write_text(recipe.model_dump_json(indent=1))
+        of = f"{len(files):,} files ({source.format})" if len(files) > 1 else f"{plain(files[0].url)} ({source.format})"
+        report(f"embed: {of} by step {recipe.step:,} of {plain(recipe.run)}, on {workers} worker(s)")
+        job.run(ray, task, weights, workers, resources)
+    from foundray.vectors.shards import finish
+
+    return _embedded(folder, recipe, finish(folder, job.parts, recipe, limit, report), job, workers)
+
+
+def _workers(fits: int, asked: int | None, resources: Mapping[str, float], report: Report) -> int:
+    each = ", ".join(f"{amount:g} {kind}" for kind, amount in resources.items())
+    if not fits:
+        raise InputError(f"no node has {each} for a worker: ask for less, such as --resources CPU=1")
+    if asked and asked > fits:
+        report(f"workers: {fits} of {asked} (that is what fits, {each} a worker)")
+    return min(asked or fits, fits)
+
+
+def _embedded(folder: Store, recipe: Recipe, complete: Complete, job: Job | None = None, workers: int = 0) -> Embedded:
+    return Embedded(
+        out=folder.url,
+        run=recipe.run,
+        step=recipe.step,
+        weights_sha256=recipe.weights_sha256,
+        rows=complete.rows,
+        bad_rows=complete.bad_rows,
+        blocks=len(complete.shards),
+        width=recipe.width,
+        metric=complete.metric,
+        exact=complete.cells == 1,
+        new_rows=job.rows if job else 0,
+        rows_per_s=round(job.rows_per_s, 1) if job and job.rows_per_s else None,
+        workers=workers,
+    )

@@ -1,0 +1,168 @@
+"""The blocks of a folder of vectors, made by Ray Data: tasks read, actors that hold the network compute and write."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundray.data.reader import Reader
+from foundray.errors import FoundrayError, InputError, RunFailed
+from foundray.spec import Source
+from foundray.storage import Store
+from foundray.vectors.blocks import Part, Record, read_blocks, too_many
+
+if TYPE_CHECKING:
+    from foundray.vectors.worker import Task
+
+READERS = 4
+"""Parts that are read at once, at most: reading is quick beside computing, and reserves no CPU."""
+READ_TASKS = 1000
+"""Into which parts are divided, at most: planning a task costs milliseconds."""
+REPORT_SECONDS = 2.0
+
+Report = Callable[[str], None]
+
+
+@dataclass
+class Job:
+    """Which blocks are done, and the others' making."""
+
+    folder: Store
+    parts: list[Part]
+    reader: Reader
+    source: Source
+    limit: int
+    """Bad rows from which on it stops."""
+    report: Report
+    rows: int = 0
+    """Made by this job."""
+    rows_per_s: float = 0.0
+    """At which they were made, once workers had started: from the first block to the last."""
+    done: set[str] = field(default_factory=set)
+    known: dict[str, Record] = field(default_factory=dict)
+    """Of parts that have been read to their end, by name."""
+
+    def run(self, ray: Any, task: Task, weights: bytes, workers: int, resources: Mapping[str, float]) -> None:
+        """Make what is not there, by `weights` (safetensors). Raises InputError or RunFailed."""
+        names = [place.name for place in (self.folder / "shards").children()]
+        self.done = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        if self.done:
+            self.report(f"embed: going on in {self.folder}, where {len(self.done):,} blocks are done")
+        if not (todo := [part for part in self.parts if not self._is_done(part)]):
+            return
+        first, began, told = 0, 0.0, time.monotonic()
+        seen: set[str] = set()
+        try:
+            for result in self._results(ray, todo, task, weights, workers, resources):
+                if result["error"]:
+                    raise InputError(result["error"])
+                now = time.monotonic()
+                self.done.add(result["block"])
+                self.rows += result["rows"]
+                if began:
+                    self.rows_per_s = (self.rows - first) / (now - began)
+                else:
+                    first, began = self.rows, now
+                seen.add(result["worker"])
+                if len(seen) > workers:
+                    self.report("embed: a worker was lost; what it was at is done again by another")
+                    seen = {result["worker"]}
+                if now - told > REPORT_SECONDS and self.rows_per_s:
+                    told = now
+                    self._tell()
+        except ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise RunFailed(f"embedding broke off ({lines[-1][:300]}); the same `foundray embed` goes on") from error
+
+    def _results(
+        self, ray: Any, todo: list[Part], task: Task, weights: bytes, workers: int, resources: Mapping[str, float]
+    ) -> Iterator[dict[str, Any]]:
+        """Of each block that is not done, as it is made; an error inside a task comes as a row."""
+        from ray.data import ActorPoolStrategy, from_items
+
+        from foundray.vectors.worker import Worker
+
+        others = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
+        reserved = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0), "resources": others or None}
+        with _row_by_row():
+            numbers = from_items(list(range(len(todo))), override_num_blocks=min(len(todo), READ_TASKS))
+            blocks = numbers.flat_map(self._read(todo, task.device), num_cpus=0, concurrency=min(READERS, len(todo)))
+            made = blocks.map(
+                Worker,
+                fn_constructor_args=[task, [ray.put(weights)], self.folder.url],
+                compute=ActorPoolStrategy(size=workers),
+                **reserved,
+            )
+            rows = iter(made.iter_rows())
+            with _hushed():  # until the actors have started
+                first = next(rows, None)
+            if first:
+                yield first
+            yield from rows
+
+    def _read(self, todo: list[Part], device: str) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
+        """What a task does with a part's number: its blocks, or the one row that says what is wrong."""
+        reader, source, done, limit, folder = self.reader, self.source, frozenset(self.done), self.limit, self.folder.url
+
+        def read(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            try:
+                for block in read_blocks(todo[row["item"]], reader, source, done, limit, folder, device):
+                    yield {**block, "error": ""}
+            except FoundrayError as error:
+                yield {"block": "", "batches": [b""], "order": [0], "table": b"", "error": str(error)}
+
+        return read
+
+    def _is_done(self, part: Part) -> bool:
+        record = self._record(part)
+        return record is not None and self.done.issuperset(record.names(part))
+
+    def _record(self, part: Part) -> Record | None:
+        if part.name not in self.known and (record := Record.read(self.folder, part)):
+            self.known[part.name] = record
+        return self.known.get(part.name)
+
+    def _tell(self) -> None:
+        """How far it is. Raises InputError where too many rows cannot be used."""
+        records = [record for part in self.parts if (record := self._record(part))]
+        if (bad := sum(len(record.bad) for record in records)) > self.limit:
+            raise InputError(too_many(self.limit, f"{self.folder / 'parts'} lists them"))
+        whole = f" of {sum(record.blocks for record in records):,}" if len(records) == len(self.parts) else ""
+        unusable = f", {bad:,} rows not usable" if bad else ""
+        self.report(f"embed: {len(self.done):,}{whole} blocks, {self.rows:,} rows, {self.rows_per_s:,.0f} rows/s{unusable}")
+
+
+@contextmanager
+def _row_by_row() -> Iterator[None]:
+    """Ray Data hands on every row as it comes, and says nothing but errors, while the block runs."""
+    from ray.data import DataContext
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    before = context.enable_progress_bars, context.target_max_block_size, context.execution_no_progress_timeout_s
+    context.enable_progress_bars, context.target_max_block_size, context.execution_no_progress_timeout_s = False, 1, -1
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.target_max_block_size, context.execution_no_progress_timeout_s = before
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing is written to the standard error while the block runs: Ray's core has a line there for every actor that Ray Data
+    starts, about arguments in its object store, and no switch for it. What is raised is told all the same.
+    """
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,104 @@
+"""Which weights embed, and what of: the network found, and tried on one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from foundray.batch import packed
+from foundray.contract import Plan, Units
+from foundray.data.reader import Reader
+from foundray.data.sources import RawFile
+from foundray.embedding import POOLS, check_pool, trained_weights
+from foundray.errors import InputError
+from foundray.run import Run
+from foundray.spec import Source
+from foundray.training.checkpoint import completed_steps, weights_sha256
+from foundray.vectors.blocks import rows_per_block
+from foundray.vectors.recipe import Recipe
+from foundray.vectors.worker import Maker, Task
+
+if TYPE_CHECKING:
+    from foundray.vectors.embed import Options
+
+
+def prepared(
+    run: Run,
+    reader: Reader,
+    source: Source,
+    files: list[RawFile],
+    options: Options,
+    resources: Mapping[str, float],
+    began: Recipe | None,
+) -> tuple[Task, bytes, Recipe]:
+    """What workers do, by which weights (safetensors), and the record of it: with those of `began`, where they are still there.
+
+    Raises InputError for a pool or layer that the network has not, and for a run without a usable checkpoint.
+    """
+    pools = [*(name for name in POOLS if name != "flatten"), "class"]
+    if options.pool not in pools:
+        raise InputError(f"--pool {options.pool}: it is one of {', '.join(pools)}")
+    check_pool(run.spec(), options.pool)
+    step, weights, sha = weights_for(run, began)
+    threads = max(1, int(resources.get("CPU", 1)))
+    device = "cuda" if resources.get("GPU", 0) else "cpu"
+    spec, vocabulary = run.spec(), run.manifest()["vocabulary"]
+    task = Task(spec, vocabulary, options.layer, options.pool, options.normalise, device, threads)
+    recipe = Recipe(
+        run=run.folder.url,
+        step=step,
+        weights_sha256=sha,
+        layer=options.layer,
+        pool=options.pool,
+        normalise=options.normalise,
+        width=_width(task, weights, reader),
+        modality=spec.data.modality.kind,
+        source=source,
+        files={file.url: (file.size, file.modified_ns) for file in files},
+        block_rows=rows_per_block(reader),
+        device=device,
+        threads=threads,
+    )
+    return task, safetensors.save(weights), recipe
+
+
+def weights_for(run: Run, began: Recipe | None) -> tuple[int, dict[str, Tensor], str]:
+    """The step, weights and their SHA-256: the newest, or those that `began` was made by. Raises InputError."""
+    step = None
+    if began is not None:
+        if began.step not in (steps := completed_steps(run.checkpoints)):
+            there = ", ".join(f"{there:,}" for there in steps) or "none"
+            raise InputError(
+                f"the vectors were made by step {began.step:,}, of which {run.folder} has no complete checkpoint any more "
+                f"(it has {there}): embed anew, into another folder"
+            )
+        step = began.step
+    step, weights = trained_weights(run, step)
+    sha = weights_sha256(iter(sorted(weights.items())))
+    if began is not None and sha != began.weights_sha256:
+        raise InputError(
+            f"the vectors were made by other weights ({began.weights_sha256[:16]}…) than those of {run.folder} at step "
+            f"{step:,} ({sha[:16]}…): give the run that made them, or embed anew, into another folder"
+        )
+    return step, weights, sha
+
+
+def maker(run: Run, recipe: Recipe) -> tuple[Maker, Reader]:
+    """On this machine, what made a recipe's vectors. Raises InputError where the run has its weights no more."""
+    _, weights, _ = weights_for(run, recipe)
+    vocabulary = run.manifest()["vocabulary"]
+    pool: Any = recipe.pool
+    task = Task(run.spec(), vocabulary, recipe.layer, pool, recipe.normalise, "cpu", recipe.threads)
+    return Maker(task, weights), Reader(run)
+
+
+def _width(task: Task, weights: dict[str, Tensor], reader: Reader) -> int:
+    """Numbers of a vector, as an empty sample has."""
+    shape, length = reader.shape, reader.length
+    x: Any = np.zeros(length, np.int64) if shape.classes else np.zeros((length, shape.width), np.float32)
+    on_cpu = Task(task.spec, task.vocabulary, task.layer, task.pool, task.normalise, "cpu", task.threads)
+    return Maker(on_cpu, weights)(packed([Plan(Units(x, None, shape), ())])).shape[1]

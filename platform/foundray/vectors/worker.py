@@ -1,0 +1,94 @@
+"""What a worker does: a block's batches through the frozen network, and its vectors into one file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import torch as safetensors
+from torch.nn import functional as F
+
+from foundray.embedding import Encoder, Layer, Pool, pooled
+from foundray.errors import FoundrayError, InputError
+from foundray.model.model import Batch
+from foundray.spec import Spec
+from foundray.storage import Store
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is made of every block."""
+
+    spec: Spec
+    vocabulary: int
+    layer: Layer
+    pool: Pool
+    normalise: bool
+    device: str
+    threads: int
+
+
+class Maker:
+    """A frozen network, and what it makes of batches."""
+
+    def __init__(self, task: Task, weights: dict[str, torch.Tensor]):
+        """Raises InputError for a layer too deep."""
+        self.task, self.device = task, torch.device(task.device)
+        self.encoder = Encoder.of(task.spec, task.vocabulary, weights, task.layer)
+        self.encoder.model.to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, batch: bytes) -> np.ndarray:
+        """[B, width] float32: the vectors of a batch's samples."""
+        with self._precision():
+            vectors = pooled(self.encoder, Batch.load(batch, self.device), self.task.pool).float()
+        return (F.normalize(vectors) if self.task.normalise else vectors).cpu().numpy()
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        """As in training: bf16 matrix products on GPUs that have them; fp32 otherwise."""
+        if self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.autocast("cuda", torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+class Worker:
+    """One of the actors: holds the network, and turns blocks into files."""
+
+    def __init__(self, task: Task, weights: list[Any], folder: str):
+        """`weights` holds a reference of the weights as safetensors bytes."""
+        import ray  # not above: the driver imports this module before it knows the cluster's token
+
+        torch.set_num_threads(task.threads)
+        self.make = Maker(task, safetensors.load(ray.get(weights[0])))
+        self.folder = Store.at(folder)
+        self.name = f"{platform.node()}:{os.getpid()}"
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A block's name and number of rows; or an error, which raised here would be retried and wrapped."""
+        if row["error"]:
+            return {"block": "", "rows": 0, "worker": self.name, "error": row["error"]}
+        try:
+            rows = self._write(row)
+        except FoundrayError as error:
+            return {"block": "", "rows": 0, "worker": self.name, "error": str(error)}
+        return {"block": row["block"], "rows": rows, "worker": self.name, "error": ""}
+
+    def _write(self, row: dict[str, Any]) -> int:
+        sorted_vectors = np.concatenate([self.make(batch) for batch in row["batches"]])
+        vectors = np.empty_like(sorted_vectors)
+        vectors[np.asarray(row["order"])] = sorted_vectors
+        table = pa.ipc.open_stream(row["table"]).read_all()
+        if not np.isfinite(vectors).all():
+            first = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
+            raise InputError(f"the vector of {table['id'][first]} is not finite: the run's network gives no numbers there")
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+        with (self.folder / f"shards/{row['block']}.parquet").replacing() as stream:
+            pq.write_table(table.add_column(1, "vector", column), stream, compression="zstd", write_page_checksum=True)
+        return len(vectors)
