@@ -19,6 +19,7 @@ from foundray_modalities.log_mel import filters, log_mel
 
 class Audio(Values):
     gives: ClassVar[str] = "frames"
+    public: ClassVar[tuple[str, ...]] = ("HuBERT", "wav2vec 2.0", "Whisper")
     endings: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
     rate: int = Field(default=16_000, ge=1_000, le=48_000)

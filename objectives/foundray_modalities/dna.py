@@ -15,6 +15,7 @@ COMPLEMENT = {"A": "T", "C": "G", "G": "C", "N": "N", "T": "A"}
 
 class Dna(Modality):
     gives: ClassVar[str] = "tokens"
+    public: ClassVar[tuple[str, ...]] = ("Nucleotide Transformer", "HyenaDNA", "Evo 2")
     alphabet: ClassVar[str | None] = "".join(COMPLEMENT)
 
     reverse_complement: float = Field(default=0.5, ge=0, le=1)

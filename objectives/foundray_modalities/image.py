@@ -21,6 +21,7 @@ IDX_BYTES = 8
 
 class Image(Values):
     gives: ClassVar[str] = "patches"
+    public: ClassVar[tuple[str, ...]] = ("DINOv2", "MAE", "I-JEPA")
     endings: ClassVar[tuple[str, ...]] = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "idx3-ubyte")
 
     size: PositiveInt

@@ -17,6 +17,7 @@ from foundray.contract import Units, UnitShape, Unreadable, Values
 
 class Series(Values):
     gives: ClassVar[str] = "series"
+    public: ClassVar[tuple[str, ...]] = ("Chronos", "TimesFM", "Moirai")
     endings: ClassVar[tuple[str, ...]] = (".csv", ".parquet", ".ts")
 
     patch: PositiveInt

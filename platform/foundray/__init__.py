@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from foundray.data.manifest import Prepared
     from foundray.exporting import Exported
     from foundray.exporting.folder import Loaded
+    from foundray.planning import Plan
     from foundray.probing.task import Judgement
     from foundray.run import Facts
     from foundray.tuning.coordcheck import CoordinateCheck
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "export", "fetch", "forecast", "load",
+    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "export", "fetch", "forecast", "load", "plan",
     "prepare", "probe", "report", "resume", "sample", "samples", "search", "status", "stop", "train", "transfer", "tune",
 ]  # fmt: skip
 
@@ -39,6 +40,35 @@ Report = Callable[[str], None]
 
 def _silent(line: str) -> None:
     pass
+
+
+def plan(
+    spec: SpecPath,
+    overrides: Mapping[str, Any] | None = None,
+    tokenizers: Sequence[SpecPath] = (),
+    gpus: Sequence[str] = (),
+    prices: Sequence[str] = (),
+    because: Sequence[str] = (),
+    peak_flops: float | None = None,
+    sample_bytes: int | None = None,
+    mfu: float | None = None,
+    mtbf_hours: float | None = None,
+    machines: int | None = None,
+    seconds_a_gigabyte: float | None = None,
+    report: Report = _silent,
+) -> Plan:
+    """Should one pre-train on the spec's data, and what will it take? Nothing is started. Raises InputError.
+
+    `tokenizers` are tokenizer.json files of models to start from, `gpus` such as `H100:8`, `prices` such as `H100=2.5`,
+    `because` of `architecture`, `control` and `research`; what is None is assumed, and said so.
+    """
+    from foundray.loading import load_spec
+    from foundray.planning import plan as make
+    from foundray.planning.cost import assume
+
+    assumptions = assume(mfu, mtbf_hours, machines, seconds_a_gigabyte)
+    files = [_path(file) for file in tokenizers]
+    return make(load_spec(_path(spec), overrides), files, gpus, prices, because, peak_flops, sample_bytes, assumptions, report)
 
 
 def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent) -> Prepared:

@@ -118,6 +118,9 @@ class Modality(BaseModel, ABC):
     """What its units are: `tokens`, or a word that objectives `take`."""
     alphabet: ClassVar[str | None] = None
     """Of tokens: the letters that there are, where that is no matter of the data."""
+    public: ClassVar[tuple[str, ...]] = ()
+    """Models of such data that anyone can have: `foundray plan` names them to who might start from one. Of text none are
+    needed, since there a tokenizer tells what a model covers."""
 
     def augment(self, units: Units, chance: np.random.Generator) -> Units:
         """Tokens as they are read for training."""

@@ -111,6 +111,28 @@ class MemberLeft(Line):
     """Ray's id of its node."""
 
 
+class Initialised(Line):
+    """The run's first weights were taken from another run."""
+
+    event: Literal["initialised"]
+    step: int
+    """Steps done: 0."""
+    run: str
+    """The other run's folder."""
+    run_step: int
+    """Steps done in its checkpoint."""
+    weights_sha256: str
+    """Of the weights in it."""
+    teacher_sha256: str | None
+    """Of its teacher's, where both runs have a teacher."""
+    taken: int
+    """Parameters that were taken, as a whole or their first rows."""
+    parameters: int
+    """That there are."""
+    new: list[str]
+    """Parts that were initialised as usual."""
+
+
 class WorkersStarted(Line):
     """A group began to train."""
 
@@ -305,6 +327,7 @@ EVENTS: dict[str, type[Line]] = {
     "member_ready": MemberReady,
     "member_lost": MemberLost,
     "member_left": MemberLeft,
+    "initialised": Initialised,
     "workers_started": WorkersStarted,
     "evaluated": Evaluated,
     "checkpoint": Checkpoint,

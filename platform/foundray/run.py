@@ -3,6 +3,7 @@
 spec.yaml         the resolved spec
 data.json         where its prepared data lies, and that data's manifest
 tokenizer.json
+start.safetensors another run's weights, where it started from these
 checkpoints/      step-00001000/ ...
 events.jsonl      what happened: starts, restarts, evaluations, checkpoints, the end
 metrics.jsonl     one line a step
@@ -27,7 +28,7 @@ from foundray.account import account
 from foundray.errors import InputError
 from foundray.holder import is_held
 from foundray.loading import parse_spec
-from foundray.spec import Spec, differences
+from foundray.spec import InitFrom, Spec, differences
 from foundray.storage import Store, writing
 
 FORECAST = "forecast.json"
@@ -51,6 +52,8 @@ class Facts:
     """Last loss over the whole validation split, in nats a token."""
     weights_sha256: str | None
     """Of the finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
+    init_from: dict[str, Any] | None
+    """Where its first weights came from: `run`, `step`, `weights_sha256`, `teacher_sha256`."""
     stopped_by: str | None
     """Who asked a stopped run to: a person, or `SIGTERM`."""
     checkpoint: int | None
@@ -120,11 +123,18 @@ class Run:
         manifest: dict[str, Any] = json.loads((self.folder / "data.json").read_text())["manifest"]
         return manifest
 
+    def as_begun(self, spec: Spec) -> Spec:
+        """The spec, with the hash of the weights that this run started from, where it starts from the same place."""
+        here, there = spec.init_from, self._stored().init_from
+        return spec.model_copy(update={"init_from": there}) if here and there and _same_start(here, there) else spec
+
+    def _stored(self) -> Spec:
+        where = self.folder / "spec.yaml"
+        return parse_spec(where.read_text(), str(where))
+
     def check_same(self, spec: Spec) -> None:
         """Raises InputError where the folder was made by a spec that gives another result."""
-        where = self.folder / "spec.yaml"
-        there = parse_spec(where.read_text(), str(where))
-        if changed := differences(_told_apart_by(there), _told_apart_by(spec)):
+        if changed := differences(_told_apart_by(self._stored()), _told_apart_by(self.as_begun(spec))):
             raise InputError(
                 f"the run folder {self.folder} was made by another spec: {'; '.join(changed[:3])}"
                 + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
@@ -181,6 +191,7 @@ class Run:
             loss=last.get("loss"),
             val_loss=evaluations[-1]["val_loss"] if evaluations else None,
             weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
+            init_from=spec.init_from.model_dump() if spec.init_from else None,
             stopped_by=end["by"] if end and state == "stopped" else None,
             checkpoint=end["checkpoint"] if end and state == "stopped" else None,
             workers=groups[-1]["workers"] if groups else None,
@@ -198,6 +209,19 @@ def _told_apart_by(spec: Spec) -> dict[str, Any]:
     """What decides the result, and where the data lies, however the path is written."""
     paths = {f"data.sources.{i}.path": Store.at(source.path).url for i, source in enumerate(spec.data.sources)}
     return spec.identity() | paths
+
+
+def _same_start(here: InitFrom, there: InitFrom) -> bool:
+    """Whether a spec's start is that of a run which has begun: by its hash, or where it has none by its place."""
+    if here.weights_sha256:
+        return here.weights_sha256 == there.weights_sha256 and here.teacher_sha256 in (None, there.teacher_sha256)
+    return there.run in urls_of(here.run) and here.step in (None, there.step)
+
+
+def urls_of(location: str) -> list[str]:
+    """Where a run may lie that is named by its folder, or by its name in `runs/`."""
+    place = location.rstrip("/")
+    return [place] if "://" in place else [Store.at(place).url, Store.at(f"runs/{place}").url]
 
 
 def _whole_lines(path: Path) -> int:

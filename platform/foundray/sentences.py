@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from foundray.storage import redacted
@@ -30,6 +31,8 @@ def sentence(event: Record) -> str:
             return f"member {event['member']} on node {_node(event)} is lost: {event['reason']}"
         case "member_left":
             return f"member {event['member']} leaves node {_node(event)}, and hands its state over"
+        case "initialised":
+            return taken_over(event["taken"], event["parameters"], f"{event['run']} at step {event['run_step']}", event["new"])
         case "workers_started":
             going_on = f" at step {event['step']}" if event["step"] else ""
             return f"training on {event['workers']} worker(s), {event['device']}{going_on}"
@@ -68,6 +71,12 @@ def sentence(event: Record) -> str:
         case kind:
             fields = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("time", "event"))
             return f"{kind}: {fields}" if fields else str(kind)
+
+
+def taken_over(taken: int, parameters: int, place: str, new: Sequence[str]) -> str:
+    """What a run starts from, where that is another run's weights."""
+    others = f"; {', '.join(new)} new" if new else ""
+    return f"{taken} of {parameters} parameters from {place}{others}"
 
 
 def remarks(step: Record) -> list[str]:

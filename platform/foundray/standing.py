@@ -10,7 +10,7 @@ from foundray.sentences import QUIET, clock, dated, sentence
 
 EVENTS = 12
 """The last events that are shown; events.jsonl has them all."""
-TOLD_OTHERWISE = QUIET | {"command", "member_ready", "workers_started", "evaluated", "checkpoint"}
+TOLD_OTHERWISE = QUIET | {"command", "initialised", "member_ready", "workers_started", "evaluated", "checkpoint"}
 """Kinds of events that are not shown: other lines say what they do."""
 
 
@@ -27,6 +27,8 @@ def standing(run: Run) -> str:
     facts, spec, events = run.facts(), run.spec(), run.records("events.jsonl")
     done = f"step {facts.step:,} of {spec.train.steps:,}, {facts.tokens:,} tokens"
     lines = [("run", facts.run), ("state", f"{facts.state}, {done}")]
+    if start := spec.init_from:
+        lines.append(("start", f"the weights of {start}, SHA-256 {start.weights_sha256}"))
     if facts.loss is not None:
         validation = "" if facts.val_loss is None else f", validation {facts.val_loss:.4f}"
         lines.append(("loss", f"{facts.loss:.4f}{validation} (nats a token)"))

@@ -53,6 +53,7 @@ def test_the_facts(alone, storage: Path) -> None:
         "loss",
         "val_loss",
         "weights_sha256",
+        "init_from",
         "stopped_by",
         "checkpoint",
         "workers",

@@ -155,6 +155,22 @@ def test_file_tokenizer(tmp_path: Path) -> None:
         tokenizers.load_file(spec.Tokenizer(kind="file", path=str(tmp_path / "none")))
 
 
+@pytest.mark.parametrize("kind", ["bytes", "char", "bpe"])
+def test_a_runs_own_tokenizer_as_a_file_is_the_same(kind: str, tmp_path: Path) -> None:
+    texts = [ODD, "<|document|><|unknown|>", "hello hello world", ""]
+    made = {
+        "bytes": tokenizers.make_bytes,
+        "char": lambda: tokenizers.make_char(set("".join(texts)) - {"日"}),
+        "bpe": lambda: tokenizers.train_bpe(texts * 5, 290),
+    }[kind]()
+    (tmp_path / "tokenizer.json").write_text(made.to_json())
+    loaded = tokenizers.load_file(spec.Tokenizer(kind="file", path=str(tmp_path / "tokenizer.json")))
+    assert [ids.tolist() for ids in loaded.encode(texts)] == [ids.tolist() for ids in made.encode(texts)]
+    assert (loaded.document_id, loaded.vocabulary, loaded.to_json()) == (made.document_id, made.vocabulary, made.to_json())
+    assert made.document_id not in loaded.encode(["<|document|>"])[0]
+    assert loaded.decode(loaded.encode(["hello"])[0]) == "hello"
+
+
 @pytest.mark.parametrize("take_early", [False, True])
 def test_packing_predicts_every_token_once(take_early: bool) -> None:
     documents = [np.arange(10, 10 + n, dtype=np.int32) for n in (1, 7, 30, 2, 100)]

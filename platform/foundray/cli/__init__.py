@@ -7,7 +7,7 @@ import io
 import sys
 
 import foundray
-from foundray.cli import clusters, outcomes, runs, searching, submitting, vectors, watching
+from foundray.cli import clusters, outcomes, planning, runs, searching, submitting, vectors, watching
 from foundray.cli.parsing import Verbs
 from foundray.errors import FoundrayError, Terminated
 
@@ -37,6 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"foundray {foundray.__version__}")
     verbs = Verbs(parser)
-    for part in (runs, submitting, watching, searching, outcomes, vectors, clusters):
+    for part in (planning, runs, submitting, watching, searching, outcomes, vectors, clusters):
         part.add_to(verbs)
     return parser

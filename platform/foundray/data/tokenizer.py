@@ -71,11 +71,15 @@ def make_char(characters: Iterable[str]) -> Tokenizer:
     return Tokenizer(engine, 0)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level byte-pair encoding, as in GPT-2 (Radford et al. 2019): no text is unknown to it."""
+def train_bpe(texts: Iterable[str], vocab_size: int, least_seen: int = 0) -> Tokenizer:
+    """Byte-level byte-pair encoding, as in GPT-2 (Radford et al. 2019): no text is unknown to it.
+
+    A pair that is seen less often than `least_seen` is not merged; the vocabulary is then smaller than `vocab_size`.
+    """
     engine = _byte_level(models.BPE(), split_words=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
+        min_frequency=least_seen,
         special_tokens=[DOCUMENT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -87,20 +91,29 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def load_file(field: spec.Tokenizer) -> Tokenizer:
     """A Hugging Face tokenizer.json. Raises InputError."""
     path = str(field.path)
-    try:
-        engine = Engine.from_str(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"data.tokenizer.path: {path} cannot be read: {error.strerror}") from None
-    except Exception as error:  # the library raises bare Exception
-        raise InputError(f"data.tokenizer.path: {path} is not a tokenizer.json: {str(error)[:200]}") from None
+    engine = read_engine(path, "data.tokenizer.path")
     if field.document_token is not None:
         if engine.token_to_id(field.document_token) is None:
             raise InputError(f"data.tokenizer.document_token: {path} has no token {field.document_token!r}")
         opener = field.document_token
     else:
         opener = next((token for token in OPENERS if engine.token_to_id(token) is not None), DOCUMENT)
-        engine.add_special_tokens([opener])
+        if engine.token_to_id(opener) is None:  # one that is there stays as it is, or a run's own file would become another
+            engine.add_special_tokens([opener])
     return Tokenizer(engine, int(engine.token_to_id(opener) or 0))
+
+
+def read_engine(path: str, given_as: str) -> Engine:
+    """The engine in a tokenizer.json, which gets whole texts. Raises InputError, which names what the path was `given_as`."""
+    try:
+        engine = Engine.from_str(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{given_as}: {path} cannot be read: {error.strerror}") from None
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{given_as}: {path} is not a tokenizer.json: {str(error)[:200]}") from None
+    engine.no_truncation()  # some files are saved with it, and would cut documents short
+    engine.no_padding()
+    return engine
 
 
 def _byte_level(model: models.Model, split_words: bool) -> Engine:

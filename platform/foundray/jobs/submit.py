@@ -21,6 +21,7 @@ from foundray.loading import read_yaml
 from foundray.local_cluster import parse_resources
 from foundray.run import Run
 from foundray.spec import digest
+from foundray.tuning.anew import check_begins_anew
 
 STOP_SECONDS = 300
 """Longest that a run may take to come to a step boundary and write its checkpoint."""
@@ -51,6 +52,8 @@ def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine
         metadata = {"run": run, "verb": verb}
         return Job(Path(run).name, f"resume {shlex.quote(run)}{flags_of(overrides)}{flags}", metadata)
     spec, sets = travelling(target, overrides, on_this_machine)
+    if verb == "tune":
+        check_begins_anew(spec, verb)
     metadata = {"run": f"{spec.storage.rstrip('/')}/{spec.name}", "verb": verb, "fingerprint": spec.fingerprint()}
     name = spec.name if verb == "train" else f"{spec.name}-{verb}"
     return Job(name, f"{verb} spec.yaml{sets}{flags}", metadata, {"spec.yaml": read_yaml(target, "the spec")})

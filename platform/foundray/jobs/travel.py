@@ -21,6 +21,10 @@ def travelling(target: str, overrides: Mapping[str, Any], on_this_machine: bool)
     tokenizer = {"data.tokenizer.path": spec.data.tokenizer.path} if spec.data.tokenizer.path else {}
     places = {"storage": spec.storage, **sources, **tokenizer}
     there = {**overrides, **{name: found_there(name, place, on_this_machine) for name, place in places.items()}}
+    if start := spec.init_from:  # as a whole: the file may say the folder alone
+        run = found_there("init_from.run", start.run, on_this_machine)
+        there = {name: value for name, value in there.items() if not name.startswith("init_from.")}
+        there["init_from"] = start.model_dump(exclude_none=True) | {"run": run}
     return load_spec(target, there), flags_of(there)
 
 

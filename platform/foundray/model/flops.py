@@ -10,6 +10,8 @@ from foundray.spec import Spec
 PEAKS = {
     "A100": 312e12,
     "A10G": 70e12,
+    "A40": 150e12,
+    "B200": 2250e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
     "H100": 989e12,
@@ -18,6 +20,8 @@ PEAKS = {
     "L4": 121e12,
     "RTX 3090": 71e12,
     "RTX 4090": 165e12,
+    "RTX 5090": 209e12,
+    "RTX A6000": 155e12,
 }
 """FLOP/s of dense bf16 matrix products with sums in fp32, by a part of the device's name; the first that fits counts.
 

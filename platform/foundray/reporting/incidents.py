@@ -183,7 +183,7 @@ class _Gatherer:
             self._joined(record, "numbers", lambda last: 0 <= record["step"] - last.records[-1].get("step", 0) <= NEAR_STEPS)
 
 
-_QUIET = {"places", "member_ready", "evaluated", "checkpoint"}
+_QUIET = {"places", "initialised", "member_ready", "evaluated", "checkpoint"}
 
 
 def _kind(record: Record) -> str:

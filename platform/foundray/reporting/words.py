@@ -72,10 +72,12 @@ def described(spec: Spec, parameters: int | None) -> str:
     sources = plural(len(data.sources), "source")
     cut = f", cut by {data.tokenizer.kind}" if data.modality.kind == "text" else ""
     whole = f"{count(parameters)} parameters: " if parameters else ""
+    start = f"Starts from the weights of {spec.init_from}. " if spec.init_from else ""
     sums = "summed exactly" if train.exact else "summed in fp32"
     return (
         f"Learns {objective} on {data.modality.kind} from {sources}{cut}, with {whole}width {model.width}, "
-        f"depth {model.depth}, {plural(model.heads, 'head')}, context {model.context:,}. Trains {plural(train.steps, 'step')} "
-        f"of {spec.tokens_per_step:,} tokens by {OPTIMIZERS[spec.optimizer.kind]} at a peak rate of {spec.optimizer.lr:g} "
-        f"({SCHEDULES[spec.schedule.kind]}), seed {spec.seed}, gradients {sums}, on {workers(spec.scale.workers)}."
+        f"depth {model.depth}, {plural(model.heads, 'head')}, context {model.context:,}. {start}Trains "
+        f"{plural(train.steps, 'step')} of {spec.tokens_per_step:,} tokens by {OPTIMIZERS[spec.optimizer.kind]} at a peak "
+        f"rate of {spec.optimizer.lr:g} ({SCHEDULES[spec.schedule.kind]}), seed {spec.seed}, gradients {sums}, "
+        f"on {workers(spec.scale.workers)}."
     )

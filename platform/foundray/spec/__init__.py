@@ -12,17 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from foundray import contract
 from foundray.spec.learning import Data, Modality, Model, Objective, Optimizer, Schedule, Source, Tokenizer, Train
 from foundray.spec.running import Fault, Guard, Pool, Scale
 from foundray.spec.section import Section, nearest
+from foundray.spec.starting import InitFrom
 from foundray.spec.tuning import Range, Tune
 
 __all__ = [
-    "Data", "Fault", "Guard", "Modality", "Model", "Objective", "Optimizer", "Pool", "Range", "Scale", "Schedule", "Source",
-    "Spec", "Tokenizer", "Train", "Tune", "differences", "digest", "flatten", "nearest",
+    "Data", "Fault", "Guard", "InitFrom", "Modality", "Model", "Objective", "Optimizer", "Pool", "Range", "Scale", "Schedule",
+    "Source", "Spec", "Tokenizer", "Train", "Tune", "differences", "digest", "flatten", "nearest",
 ]  # fmt: skip
 
 
@@ -37,6 +38,8 @@ class Spec(Section):
     """What is hidden and predicted."""
     model: Model
     """The network's shape."""
+    init_from: InitFrom | None = None
+    """Another run whose weights this one starts from; its folder alone may be written, for its newest checkpoint."""
     optimizer: Optimizer
     """How the weights move."""
     schedule: Schedule = Schedule()
@@ -53,6 +56,11 @@ class Spec(Section):
     """How hyperparameters are searched for; never changes the result of a run."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs and prepared data: a local path, or any URL that pyarrow's filesystems take."""
+
+    @field_validator("init_from", mode="before")
+    @classmethod
+    def _of_folder(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _paired(self) -> Spec:
@@ -114,9 +122,12 @@ class Spec(Section):
     def identity(self) -> dict[str, Any]:
         """Every field that decides the result, flattened to dotted names: two runs are one where these are equal.
 
-        Where the data lies is not among them, and no field that is not set.
+        Where the data lies is not among them, and no field that is not set. Weights of another run count by their hash, once
+        that is known.
         """
         fields = flatten(self.model_dump(mode="json"))
+        if self.init_from and not self.init_from.weights_sha256:
+            fields["init_from.weights_sha256"] = f"that of {self.init_from}"
         return {
             name: value for name, value in fields.items() if value not in (None, _LATER.get(name)) and not _FREE.match(name)
         }
@@ -137,7 +148,8 @@ class Spec(Section):
 _LATER = {"model.class_unit": False}
 """Fields that came later, and the value that says what was done before: so runs from before are the same runs still."""
 _FREE = re.compile(
-    r"(name|scale|fault|tune|storage|guard\.(max_skipped|recheck_every)|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
+    r"(name|init_from\.(run|step)|scale|fault|tune|storage|guard\.(max_skipped|recheck_every)"
+    r"|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
     r"|data\.(max_bad_rows|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )
 

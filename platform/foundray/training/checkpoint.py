@@ -8,7 +8,7 @@ folder without one is not a checkpoint. Any number of workers loads any checkpoi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,8 @@ from foundray.training.flat import Entry
 from foundray.training.step import Trainer
 
 MANIFEST = "manifest.json"
+MASTER = "master"
+"""The model's own weights, among the tensors of a state."""
 
 
 class ShardFile(BaseModel):
@@ -113,11 +115,19 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
     return Restored(0, [])
 
 
-def load_weights(folder: Store, whose: str = "master", step: int | None = None) -> tuple[int, dict[str, Tensor], list[str]]:
+def load_weights(folder: Store, whose: str = MASTER, step: int | None = None) -> tuple[int, dict[str, Tensor], list[str]]:
     """The newest whole checkpoint's step and weights by name, and why newer ones were passed over. Raises InputError.
 
     `whose` are the model's own, or those of its `teacher`; with `step`, that checkpoint's.
     """
+    done, found, skipped = load_states(folder, (whose,), step)
+    return done, found[whose], skipped
+
+
+def load_states(
+    folder: Store, whose: Sequence[str], step: int | None = None
+) -> tuple[int, dict[str, dict[str, Tensor]], list[str]]:
+    """The same of several at once."""
     skipped: list[str] = []
     there = completed(folder)
     places = [place for place in there if step in (None, step_of(place))]
@@ -128,12 +138,12 @@ def load_weights(folder: Store, whose: str = "master", step: int | None = None) 
         try:
             manifest = _read_manifest(place, None)
             blocks = max(s.first_block + s.blocks for s in manifest.shards)
-            weights = _read_blocks(place, manifest, range(blocks))[whose]
+            weights = _read_blocks(place, manifest, range(blocks), whose)
         except Damaged as error:
             skipped.append(str(error))
             continue
         entries = [Entry(name, tuple(shape), first, 0, Scaling()) for name, shape, first in manifest.parameters]
-        return manifest.step, {e.name: weights[e.elements].view(e.shape) for e in entries}, skipped
+        return manifest.step, {w: {e.name: weights[w][e.elements].view(e.shape) for e in entries} for w in whose}, skipped
     which = "no usable checkpoint" if step is None else f"no usable checkpoint of step {step:,}"
     raise InputError(f"{folder} holds {which}" + (f": {'; '.join(skipped)}" if skipped else " yet" if step is None else ""))
 
@@ -148,15 +158,15 @@ def _read_manifest(place: Store, fingerprint: str | None) -> CheckpointManifest:
     return manifest
 
 
-def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range) -> dict[str, Tensor]:
-    """The state of some blocks: each tensor [blocks * elements a block]."""
+def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range, only: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The state of some blocks: each tensor [blocks * elements a block], or `only` those of these names."""
     parts: dict[str, list[Tensor]] = {}
     for shard in sorted(manifest.shards, key=lambda s: s.first_block):
         start, stop = max(blocks.start, shard.first_block), min(blocks.stop, shard.first_block + shard.blocks)
         if start >= stop:
             continue
         tensors = _read_shard(place, shard)
-        for name, tensor in tensors.items():
+        for name, tensor in ((n, t) for n, t in tensors.items() if n in only or not only):
             width = tensor.numel() // shard.blocks
             parts.setdefault(name, []).append(tensor[(start - shard.first_block) * width : (stop - shard.first_block) * width])
     return {name: torch.cat(tensors) for name, tensors in parts.items()}

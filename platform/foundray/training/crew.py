@@ -177,9 +177,13 @@ class Crew:
         ]
 
     def peak_flops(self, members: list[Known]) -> float | None:
-        """FLOP/s of their hardware together, where every one's is known."""
-        peaks = [self.pools[known.place.pool].peak_flops or known_peak(known.status.facts["hardware"]) for known in members]
-        return sum(peak for peak in peaks if peak) if all(peaks) else None
+        """FLOP/s of their hardware together, where every one's is known; of a GPU that several share, each has its part."""
+        peaks = []
+        for known in members:
+            pool = self.pools[known.place.pool]
+            part = min(1.0, pool.resources.get("GPU", 1.0))
+            peaks.append(pool.peak_flops or part * (known_peak(known.status.facts["hardware"]) or 0.0))
+        return sum(peaks) if all(peaks) else None
 
     def shun(self, node: str) -> None:
         """Never use the node again."""

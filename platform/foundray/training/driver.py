@@ -19,6 +19,7 @@ from foundray.holder import Holder
 from foundray.run import Facts, Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.training.parent import Start, check_not_itself, find_start
 from foundray.training.record import Recorder, asked_for
 
 Report = Callable[[str], None]
@@ -28,24 +29,35 @@ BY_SIGNAL = "SIGTERM"
 
 def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
     """Run the spec to its end, going on where an earlier command stopped. Raises InputError or RunFailed."""
+    check_not_itself(spec)
     run = Run.named(spec)
     if run.exists():
+        spec = run.as_begun(spec)
         run.check_same(spec)
         return resume(run, spec, report, show_progress)
     Store.at(spec.storage).check_writable()
     prepared_folder(spec)  # finds missing sources before anything is started
+    start = find_start(spec) if spec.init_from else None
+    if start:
+        spec = start.spec
+        report(f"init_from: {start.told()}")
     with connected() as ray:
         admit(ray, spec, report)
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
+        if start:
+            start.check_tokens(prepared)
         with Holder(run.folder, report) as holder:
-            _make(run, spec, prepared)
+            _make(run, spec, prepared, start)
+            start = None  # it holds the weights
             with on_sigterm(lambda: holder.stop(BY_SIGNAL)):
                 return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 
 
-def _make(run: Run, spec: Spec, prepared: Prepared) -> None:
+def _make(run: Run, spec: Spec, prepared: Prepared, start: Start | None) -> None:
+    if start:
+        start.keep(run)
     if prepared.manifest.vocabulary:
         (run.folder / "tokenizer.json").write_text(prepared.tokenizer().to_json())
     data = {"folder": prepared.folder.url, "manifest": prepared.manifest.model_dump()}

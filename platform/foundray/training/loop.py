@@ -28,6 +28,7 @@ from foundray.training.orders import Order, Work
 from foundray.training.outcome import Overflow, StepResult
 from foundray.training.recovery import Piece
 from foundray.training.rollback import next_turn, passed_over
+from foundray.training.starting import begin
 from foundray.training.step import Trainer, named_weights
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Loop:
         self.member.memory.drop_after(order.trusted)
         group = self.member.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
         self.trainer.take_part(group, order.bounds)
+        taken: dict[str, Any] = {}
         if order.source is not None:
             self.done = restore(self.trainer, group, order.source, self.member.memory)
             skipped = []
@@ -92,6 +94,8 @@ class Loop:
             self.trainer.initialise()
             restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint())
             self.done, skipped = restored.step, restored.skipped
+            if not self.done and (wanted := self.spec.init_from):
+                taken = begin(self.trainer, Store.at(self.work.run), wanted, self.work.classes).facts(wanted)
         self.trainer.updates = self.done
         self.generation = order.generation
         self.passed_over = passed_over(order.roll_backs, self.done)
@@ -99,6 +103,8 @@ class Loop:
         self.saving, self.saved = False, None if order.source else self.done
         self.interval.begin(self.done)
         self.journal.begin(order.rank == 0, order.recorded, order.evaluated, self.done)
+        if taken:
+            self.journal.event("initialised", step=0, **taken)
         for reason in skipped:
             self.journal.event("checkpoint_skipped", step=self.done, reason=reason, going_on_from=self.done)
         self.journal.event(

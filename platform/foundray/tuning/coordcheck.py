@@ -14,6 +14,7 @@ from foundray.spec import Model, Schedule, Spec
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import pictures
+from foundray.tuning.anew import check_begins_anew
 from foundray.tuning.coordinates import Coordinates, check
 from foundray.tuning.proxy import at_size, proxy_of
 from foundray.tuning.table import aligned
@@ -63,6 +64,7 @@ def coordcheck(
     spec: Spec, widths: Sequence[int], depths: Sequence[int], steps: int, report: Callable[[str], None]
 ) -> CoordinateCheck:
     """Over widths, or over `depths` where there are any. Raises InputError."""
+    check_begins_anew(spec, "coordcheck")
     over = "depth" if depths else "width"
     proxy = proxy_of(spec)
     models = _models(proxy.model, widths, depths)

@@ -19,6 +19,7 @@ from foundray.spec import Model, Spec, differences, flatten
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import outcome
+from foundray.tuning.anew import check_begins_anew
 from foundray.tuning.budget import Purse
 from foundray.tuning.carry import carried
 from foundray.tuning.proposals import Proposals
@@ -41,6 +42,7 @@ def tune(spec: Spec, text: str, overrides: Mapping[str, Any], report: Report, sh
 
     `text` is the spec's file. Raises InputError or RunFailed.
     """
+    check_begins_anew(spec, "tune")
     Store.at(spec.storage).check_writable()
     prepared_folder(spec)
     proxy, space = proxy_of(spec), space_of(spec)

@@ -13,6 +13,7 @@ from foundray.run import Run
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.tuning import pictures
+from foundray.tuning.anew import check_begins_anew
 from foundray.tuning.forecast import Forecast, Point, Target, forecast, points_from_csv
 from foundray.tuning.outcome import state_forecast, target_of
 
@@ -25,6 +26,8 @@ def foretell(
         raise InputError("name the runs of a ladder, or --points FILE: a CSV with the columns N, D and loss")
     if spec is not None and size is not None:
         raise InputError("--for names the run to be told of, and so do --parameters and --tokens: one of them would do")
+    if spec is not None:
+        check_begins_anew(spec, "a ladder")
     classes = 0
     if points:
         ladder = points_from_csv(points)

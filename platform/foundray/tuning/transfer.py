@@ -15,6 +15,7 @@ from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import pictures
+from foundray.tuning.anew import check_begins_anew
 from foundray.tuning.coordcheck import COMPLETEP, STANDARD
 from foundray.tuning.proxy import at_size, with_values
 from foundray.tuning.table import aligned
@@ -69,6 +70,7 @@ def transfer(
     spec: Spec, widths: Sequence[int], rates: Sequence[float], seeds: int, steps: int, report: Callable[[str], None]
 ) -> Transfer:
     """Train at every width with every rate, from `seeds` seeds; the narrowest is the base. Raises InputError."""
+    check_begins_anew(spec, "transfer")
     widths, rates = sorted(set(widths)), sorted(set(rates))
     if len(widths) < 2 or len(rates) < 3 or rates[0] <= 0 or seeds < 1 or steps < 1:
         raise InputError(

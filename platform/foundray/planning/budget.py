@@ -1,0 +1,138 @@
+"""How much data there is for how large a model, and what reading it again is worth.
+
+Epochs: a source's part of the budget, train.steps times tokens a step, divided by its tokens. Repeating (Muennighoff et al.
+2023, arXiv:2305.16264, equation 5, constant from section 6): U unique tokens, seen 1 + R times, are worth
+
+    D' = U + U R* (1 - exp(-R / R*)),    R* = 15.4
+
+new ones: at 4 epochs nearly as much as new data, from some 16 on hardly anything more. Size (Hoffmann et al. 2022,
+arXiv:2203.15556, table 3 and equation 4): 20 tokens a parameter, so N = D / 20 for the data, and with C = 6 N D,
+N = sqrt(C / 120) for the compute. Both were fitted to text; for other data they are a rough guide.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from foundray.model.flops import flops, parameters_of
+from foundray.planning.survey import Survey
+from foundray.run import FORECAST, Run
+from foundray.spec import Spec
+
+REPEATING = 15.387756
+"""R*: Muennighoff et al. 2023."""
+FEW_EPOCHS, MANY_EPOCHS = 4.0, 16.0
+"""Up to the first repeating is nearly as good as new data, from the second on nearly worth nothing: the same paper."""
+TOKENS_A_PARAMETER = 20.0
+"""Hoffmann et al. 2022, table 3, rounded."""
+
+
+@dataclass(frozen=True)
+class SourceBudget:
+    path: str
+    training: float
+    """Tokens of the training split."""
+    unique: float
+    """Those that are no copy of a document before."""
+    seen: float
+    """Of the budget."""
+
+    @property
+    def epochs(self) -> float:
+        return self.seen / max(1.0, self.training)
+
+    @property
+    def worth(self) -> float:
+        """New tokens that the budget is worth."""
+        return worth(self.unique, self.seen)
+
+
+@dataclass(frozen=True)
+class Budget:
+    sources: tuple[SourceBudget, ...]
+    parameters: int
+    """N of scaling laws: matrices, without the table of embeddings."""
+    tokens: float
+    """Seen in the run."""
+    flops: float
+    law: str
+    """Whose the optimum for the compute is."""
+    optimum: float
+    """Parameters that are best for the compute, had it as much new data as it wanted."""
+
+    @property
+    def unique(self) -> float:
+        return sum(source.unique for source in self.sources)
+
+    @property
+    def epochs(self) -> float:
+        """Of the source that is repeated most."""
+        return max(source.epochs for source in self.sources)
+
+    @property
+    def worth(self) -> float:
+        return sum(source.worth for source in self.sources)
+
+    @property
+    def a_parameter(self) -> float:
+        """New tokens that the run is worth, for each parameter."""
+        return self.worth / self.parameters
+
+    def size_for_data(self, epochs: float) -> float:
+        """Parameters that the data is enough for, read so often."""
+        return worth(self.unique, self.unique * epochs) / TOKENS_A_PARAMETER
+
+    def to_dict(self) -> dict[str, Any]:
+        of_sources = [{**asdict(source), "epochs": source.epochs, "worth": source.worth} for source in self.sources]
+        return {
+            **asdict(self),
+            "sources": of_sources,
+            "unique": self.unique,
+            "epochs": self.epochs,
+            "worth": self.worth,
+            "tokens_a_parameter": self.a_parameter,
+            "tokens_a_parameter_wanted": TOKENS_A_PARAMETER,
+            "repeating": REPEATING,
+            "size_for_data_one_epoch": self.size_for_data(1),
+            "size_for_data_four_epochs": self.size_for_data(FEW_EPOCHS),
+        }
+
+
+def worth(unique: float, seen: float) -> float:
+    """New tokens that `seen` ones are worth, of which so many are `unique`."""
+    if seen <= unique or not unique:
+        return min(seen, unique)
+    repeated = seen / unique - 1
+    return unique + unique * REPEATING * (1 - math.exp(-repeated / REPEATING))
+
+
+def best_size(compute: float) -> float:
+    """Parameters that are best for so many FLOPs."""
+    return math.sqrt(compute / 6 / TOKENS_A_PARAMETER)
+
+
+def budget(spec: Spec, survey: Survey) -> Budget:
+    """Of the spec, given what there is in its data."""
+    total = spec.train.steps * spec.tokens_per_step
+    weights = sum(source.weight for source in survey.sources)
+    sources = []
+    for source in survey.sources:
+        training = source.counts.tokens * (1 - spec.data.holdout)
+        unique = training * (1 - source.documents.bytes)
+        sources.append(SourceBudget(source.path, training, unique, total * source.weight / weights))
+    compute = flops(spec, survey.vocabulary, spec.train.steps)
+    law, optimum = _optimum(spec, compute)
+    return Budget(tuple(sources), parameters_of(spec, survey.vocabulary), total, compute, law, optimum)
+
+
+def _optimum(spec: Spec, compute: float) -> tuple[str, float]:
+    """By the law that was fitted for this run, where there is one; else Hoffmann's."""
+    from foundray.tuning.scaling_law import Law
+
+    file = Run.named(spec).folder / FORECAST
+    if file.exists() and (stated := json.loads(file.read_text())).get("fingerprint") == spec.fingerprint():
+        return "this run's forecast", Law(**stated["law"]).optimum(compute)[0]
+    return "Hoffmann et al. 2022", best_size(compute)

@@ -1,0 +1,192 @@
+"""What a run takes on machines that it is planned for: memory, time, money, and which checkpoints pay.
+
+    seconds   steps x (rounds x FLOPs of a micro-batch / (peak x MFU)), rounds = ceil(micro-batches / accelerators);
+              FLOPs = tokens x (6 N + 12 L D T)  (Chowdhery et al. 2022); a step takes no less than its kernels' starts do
+    cost      hours x accelerators x price
+    memory    see `training/footprint.py`
+    interval  sqrt(2 x cost of a checkpoint x time between failures)  (Young 1974, Daly 2006)
+    goodput   1 - cost / interval - (interval / 2 + restart) / time between failures  (Daly 2006, to first order)
+
+Time between failures is that of one machine divided by the machines. A checkpoint costs its bytes (weights and optimizer
+state) divided by the machines, which write at once, times seconds a gigabyte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from foundray.errors import InputError
+from foundray.planning.gpus import IN_A_MACHINE, Fleet
+from foundray.run import Run
+from foundray.spec import Spec
+from foundray.training.footprint import Footprint, footprint
+from foundray.training.interval import young_daly
+
+MFU = 0.4
+"""Model FLOPs utilisation that is assumed: published runs of dense transformers have 0.3 to 0.55 (Chowdhery et al. 2022,
+table 3; Dubey et al. 2024, table 4); small models, short contexts and CPUs have less."""
+MTBF_HOURS = 6300.0
+"""Between failures of one machine of 8 GPUs: Llama 3's 419 unexpected interruptions in 54 days on 2,048 (Dubey et al. 2024,
+arXiv:2407.21783, section 3.3.4). Spot machines are taken away far more often."""
+SECONDS_A_GIGABYTE = 1.0
+"""Of writing a checkpoint, assumed: a disk, or a connection of 8 Gbit/s, a machine."""
+RESTART_SECONDS = 120.0
+"""From a failure of everything to the next step: processes start, import and read the checkpoint. Assumed."""
+LAYER_SECONDS, STEP_SECONDS = 1e-3, 20e-3
+"""What a GPU takes at least for a layer of a micro-batch, forward and back (about a hundred kernels of 10 us each), and for a
+step's sum, update and exchange. Assumed; it decides for small models only."""
+FULL = 0.95
+"""Of a GPU's memory that may be planned for."""
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    mfu: float = MFU
+    mtbf_hours: float = MTBF_HOURS
+    """Of one machine."""
+    machines: int | None = None
+    """(default: as many as hold the GPUs, eight in each)."""
+    seconds_a_gigabyte: float = SECONDS_A_GIGABYTE
+
+    @property
+    def assumed(self) -> str:
+        """What of the two that decide on checkpoints was not given, as the end of a sentence."""
+        mtbf, writing = self.mtbf_hours == MTBF_HOURS, self.seconds_a_gigabyte == SECONDS_A_GIGABYTE
+        return ": both assumed" if mtbf and writing else ", the first assumed" if mtbf else ", the second assumed" * writing
+
+
+def assume(mfu: float | None, mtbf_hours: float | None, machines: int | None, seconds_a_gigabyte: float | None) -> Assumptions:
+    """What is given, and for the rest what is assumed. Raises InputError."""
+    given = {"mfu": mfu, "mtbf_hours": mtbf_hours, "machines": machines, "seconds_a_gigabyte": seconds_a_gigabyte}
+    flags = {"mtbf_hours": "mtbf", "seconds_a_gigabyte": "seconds-per-gb"}
+    known = {name: value for name, value in given.items() if value is not None}
+    for name, value in known.items():
+        if not 0 < value < float("inf"):
+            raise InputError(f"--{flags.get(name, name)} {value:g}: it is a number above 0")
+    if mfu is not None and mfu > 1:
+        raise InputError(f"--mfu {mfu:g}: it is a part of the peak, so at most 1; 0.4 is usual")
+    return Assumptions(**known)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    machines: int
+    bytes: int
+    """Of one checkpoint."""
+    seconds: float
+    """That one costs."""
+    between_failures: float
+    """Seconds, of all machines together."""
+    interval: float
+    """Seconds between checkpoints that lose least."""
+    steps: int
+    goodput: float
+    """If every failure went back to a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of the run on one fleet."""
+
+    fleet: Fleet
+    memory: Footprint
+    recomputed: Footprint
+    """With activations computed again in the backward pass."""
+    remedy: str
+    """Of what is too large: the settings with which it fits."""
+    seconds: float
+    step_seconds: float
+    starting: bool
+    """Whether starting kernels takes longer than computing."""
+    idle: int
+    """Accelerators for which there is no micro-batch."""
+    cost: float | None
+    checkpoints: Checkpoints
+
+    @property
+    def fits(self) -> str:
+        """`fits`, `recomputing` or `too large`."""
+        room = FULL * self.fleet.memory
+        return "fits" if self.memory.total <= room else "recomputing" if self.recomputed.total <= room else "too large"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self.fleet),
+            "fits": self.fits,
+            "remedy": self.remedy,
+            "memory": self.memory.to_dict() | {"of": self.fleet.memory},
+            "memory_recomputing": self.recomputed.to_dict(),
+            "seconds": self.seconds,
+            "step_seconds": self.step_seconds,
+            "starting": self.starting,
+            "idle": self.idle,
+            "cost": self.cost,
+            "checkpoints": asdict(self.checkpoints),
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The run's own speed, where it has begun."""
+
+    tokens_per_s: float
+    seconds: float
+    """Of the whole run at that speed."""
+    workers: int | None
+
+
+def estimates(spec: Spec, classes: int, flops: float, machines: Sequence[Fleet], given: Assumptions) -> list[Estimate]:
+    """The run on each fleet."""
+    return [_estimate(spec, classes, flops, fleet, given) for fleet in machines]
+
+
+def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assumptions) -> Estimate:
+    plain, recomputed = (footprint(spec, classes, fleet.count, fleet.on_gpu, recompute) for recompute in (False, True))
+    micro_batches = spec.train.micro_batches
+    rounds = -(-micro_batches // fleet.count)
+    computing = rounds * flops / spec.train.steps / micro_batches / (fleet.peak * given.mfu)
+    starts = rounds * spec.model.depth * LAYER_SECONDS + STEP_SECONDS if fleet.on_gpu else 0.0
+    step = max(computing, starts)
+    seconds = step * spec.train.steps
+    cost = None if fleet.price is None else seconds / 3600 * fleet.count * fleet.price
+    state = plain.weights + fleet.count * plain.optimizer
+    machines = given.machines or (-(-fleet.count // IN_A_MACHINE) if fleet.on_gpu else 1)
+    idle = max(0, fleet.count - micro_batches)
+    kept = checkpoints(state, machines, step, given)
+    remedy = _remedy(spec, classes, fleet) if recomputed.total > FULL * fleet.memory else ""
+    return Estimate(fleet, plain, recomputed, remedy, seconds, step, starts > computing, idle, cost, kept)
+
+
+def _remedy(spec: Spec, classes: int, fleet: Fleet) -> str:
+    """The least that makes a worker of it fit: the same step cut finer, the sum rounded, or both."""
+    size = spec.train.micro_batch_size
+    least = 2 if spec.objective.build().couples else 1
+    sizes = [size // 2**power for power in range(size.bit_length()) if size % 2**power == 0 and size // 2**power >= least]
+    for exact, each in product([True, False] if spec.train.exact else [False], sizes):
+        cut = {"exact": exact, "micro_batch_size": each, "micro_batches": spec.train.micro_batches * size // each}
+        changed = spec.model_copy(update={"train": spec.train.model_copy(update=cut)})
+        if footprint(changed, classes, fleet.count, fleet.on_gpu, recompute=True).total <= FULL * fleet.memory:
+            finer = f"train.micro_batch_size={each} with train.micro_batches={cut['micro_batches']}" if each < size else ""
+            rounded = "train.exact=false" if exact != spec.train.exact else ""
+            return " and ".join(filter(None, (finer, rounded)))
+    return "nothing: every worker holds all weights, their gradient and its sum"
+
+
+def checkpoints(state: int, machines: int, step_seconds: float, given: Assumptions) -> Checkpoints:
+    """Which checkpoints pay for a state of so many bytes, that as many machines write together."""
+    seconds = state / 1e9 * given.seconds_a_gigabyte / machines
+    between = given.mtbf_hours * 3600 / machines
+    interval = young_daly(seconds, between)
+    lost = seconds / interval + (interval / 2 + RESTART_SECONDS) / between
+    return Checkpoints(machines, state, seconds, between, interval, max(1, round(interval / step_seconds)), max(0.0, 1 - lost))
+
+
+def measured(spec: Spec) -> Measured | None:
+    """From the record of the spec's run, where it has taken steps."""
+    run = Run.named(spec)
+    if not run.exists() or not (speed := (facts := run.facts()).tokens_per_s):
+        return None
+    return Measured(speed, spec.train.steps * spec.tokens_per_step / speed, facts.workers)

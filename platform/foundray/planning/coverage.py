@@ -1,0 +1,204 @@
+"""Does a tokenizer cover this data? Measured: its fertility (tokens a word; Rust et al. 2021, arXiv:2012.15613) on held-out
+text, beside that of a byte-pair tokenizer trained on the rest.
+
+The gap between the two is what another language costs: so many times the steps for the same text, so much less text in a
+context (Petrov et al. 2023, arXiv:2305.15425; Ahia et al. 2023, arXiv:2305.13707).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tokenizers import Tokenizer as Engine
+
+from foundray.data.tokenizer import Tokenizer, make_bytes, make_char, read_engine, train_bpe
+from foundray.errors import InputError
+from foundray.planning.reading import WORD
+from foundray.planning.survey import Survey
+from foundray.spec import Spec
+
+MEASURED_CHARACTERS = 2**20
+"""Of held-out text, at most: more would not change the third digit."""
+LEAST_SEEN = 10
+"""A pair of the data's own tokenizer was seen so often in the training part: its vocabulary is as large as the data supports.
+Judgement."""
+COVERED, UNCOVERED = 1.2, 1.5
+"""Gaps up to the first are no matter; from the second on, every text costs half as much again, in training and ever after.
+Judgement: papers give ratios between languages (1 to 15), and no threshold."""
+UNKNOWN = 0.01
+"""From this part of the characters on that a tokenizer has no tokens for, it does not cover. Judgement."""
+
+
+@dataclass(frozen=True)
+class Fertility:
+    """Of one tokenizer on the held-out text."""
+
+    name: str
+    vocabulary: int
+    tokens: int
+    words: int
+    bytes: int
+    characters: int
+    unknown: float
+    """Part of the characters, white space apart, that it has no token for."""
+
+    @property
+    def a_word(self) -> float:
+        return self.tokens / max(1, self.words)
+
+    @property
+    def a_byte(self) -> float:
+        return self.tokens / max(1, self.bytes)
+
+    @property
+    def a_character(self) -> float:
+        return self.tokens / max(1, self.characters)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A tokenizer that was named, and one trained on this data with as many ids, or as many as the data supports."""
+
+    named: Fertility
+    own: Fertility
+
+    @property
+    def gap(self) -> float:
+        """Tokens that it needs for one of the data's own."""
+        return self.named.tokens / max(1, self.own.tokens)
+
+    @property
+    def covers(self) -> str:
+        """`covered`, `partly` or `uncovered`."""
+        if self.gap >= UNCOVERED or self.named.unknown >= UNKNOWN:
+            return "uncovered"
+        return "covered" if self.gap <= COVERED else "partly"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    spec: Fertility
+    """Of the spec's own tokenizer."""
+    named: tuple[Compared, ...]
+    trained_on: int
+    """Bytes that the data's own tokenizers were trained on."""
+    spaced: bool
+    """Whether words stand between spaces."""
+
+    @property
+    def best(self) -> Compared | None:
+        """Of those named: one that covers, before one that needs fewer tokens."""
+        order = {"covered": 0, "partly": 1, "uncovered": 2}
+        return min(self.named, key=lambda one: (order[one.covers], one.gap)) if self.named else None
+
+    def to_dict(self) -> dict[str, Any]:
+        def told(one: Fertility) -> dict[str, Any]:
+            ratios = {"tokens_a_word": one.a_word, "tokens_a_byte": one.a_byte, "tokens_a_character": one.a_character}
+            return {**asdict(one), **ratios}
+
+        return {
+            "spec": told(self.spec),
+            "named": [{**told(one.named), "own": told(one.own), "gap": one.gap, "verdict": one.covers} for one in self.named],
+            "trained_on_bytes": self.trained_on,
+            "words_between_spaces": self.spaced,
+        }
+
+
+def load_named(paths: Sequence[str]) -> dict[str, Tokenizer]:
+    """The tokenizers in some tokenizer.json files, or in folders that hold one, by a name for each. Raises InputError."""
+    found: dict[str, Tokenizer] = {}
+    for path in paths:
+        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+        name = file.parent.name or str(file) if file.name == "tokenizer.json" else file.name
+        found[name if name not in found else str(file)] = Tokenizer(read_engine(str(file), "--tokenizer"), -1)
+    return found
+
+
+def coverage(spec: Spec, survey: Survey, named: dict[str, Tokenizer]) -> Coverage | None:
+    """Of the tokenizers named, and of the spec's own; None for data that no tokenizer cuts. Raises InputError."""
+    if not survey.of_text:
+        if named:
+            raise InputError(f"--tokenizer: a tokenizer cuts text, and the data is {survey.kind}; leave it out")
+        return None
+    training, held_out = _split(survey, spec.data.holdout)
+    own: dict[int, Fertility] = {}
+    size = sum(len(text.encode()) for text in training)
+    compared = []
+    # The largest vocabulary first: where the data does not support it, it is the answer for smaller ones, too.
+    for name, tokenizer in sorted(named.items(), key=lambda item: -item[1].vocabulary):
+        least = tokenizer.vocabulary
+        if not own or min(one.vocabulary for one in own.values()) > least:
+            trained = train_bpe(training, max(257, least), LEAST_SEEN)
+            own[least] = fertility("trained on this data", trained, held_out)
+        compared.append(Compared(fertility(name, tokenizer, held_out), min(own.values(), key=lambda one: one.vocabulary)))
+    order = list(named)
+    compared.sort(key=lambda one: order.index(one.named.name))
+    spec_tokenizer = _of_spec(spec, survey, training)
+    kind = f"of this spec ({spec.data.tokenizer.kind})"
+    return Coverage(fertility(kind, spec_tokenizer, held_out), tuple(compared), size, survey.spaced)
+
+
+def _split(survey: Survey, holdout: float) -> tuple[list[str], list[str]]:
+    """The sample of text before and after where each source's validation split begins, by characters."""
+    training, held_out = list[str](), list[str]()
+    for source in survey.sources:
+        left = (1 - holdout) * sum(map(len, source.pieces))
+        for piece in source.pieces:
+            cut = max(0, min(len(piece), int(left)))
+            training += [piece[:cut]] if cut else []
+            held_out += [piece[cut:]] if cut < len(piece) else []
+            left -= len(piece)
+    return training, _first(held_out, MEASURED_CHARACTERS)
+
+
+def _first(texts: list[str], most: int) -> list[str]:
+    """Every so many-th text, so that they hold about `most` characters."""
+    every = max(1, -(-sum(map(len, texts)) // most))
+    return texts[::every]
+
+
+def _of_spec(spec: Spec, survey: Survey, training: list[str]) -> Tokenizer:
+    match spec.data.tokenizer.kind:
+        case "bytes":
+            return make_bytes()
+        case "char":
+            return make_char({letter for source in survey.sources for piece in source.pieces for letter in piece})
+        case "bpe":
+            return train_bpe(training, int(spec.data.tokenizer.vocab_size or 0))
+        case _:
+            return Tokenizer(read_engine(str(spec.data.tokenizer.path), "data.tokenizer.path"), -1)
+
+
+def fertility(name: str, tokenizer: Tokenizer, texts: Sequence[str]) -> Fertility:
+    """What a tokenizer makes of some texts."""
+    unknown_id = _unknown_id(tokenizer.engine)
+    tokens = missed = letters = 0
+    for text in texts:
+        encoding = tokenizer.engine.encode(text, add_special_tokens=False)
+        tokens += len(encoding.ids)
+        told = np.zeros(len(text), bool)
+        for number, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+            if number != unknown_id:
+                told[start:stop] = True
+        solid = np.array([not letter.isspace() for letter in text], bool)
+        missed += int((solid & ~told).sum())
+        letters += int(solid.sum())
+    words = pc.sum(pc.count_substring_regex(pa.array(texts, pa.large_string()), WORD)).as_py() or 0
+    size = sum(len(text.encode()) for text in texts)
+    return Fertility(name, tokenizer.vocabulary, tokens, words, size, sum(map(len, texts)), missed / max(1, letters))
+
+
+def _unknown_id(engine: Engine) -> int | None:
+    """Of the token that stands for what has none, if there is one."""
+    model = json.loads(engine.to_str())["model"]
+    if (number := model.get("unk_id")) is not None:
+        return int(number)
+    token = model.get("unk_token")
+    return None if token is None else engine.token_to_id(token)

@@ -1,0 +1,134 @@
+"""Kinds of GPUs by name, their memory, and how many of which a plan is for; or this machine's CPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from foundray.checkup.product import product
+from foundray.cluster import cores
+from foundray.errors import InputError
+from foundray.model.flops import known_peak
+from foundray.spec import Spec, nearest
+
+MEMORY = {
+    "A100": 80e9,
+    "A100 40GB": 40e9,
+    "A10G": 24e9,
+    "A40": 48e9,
+    "B200": 180e9,
+    "H100": 80e9,
+    "H100 NVL": 94e9,
+    "H100 PCIe": 80e9,
+    "H200": 141e9,
+    "L4": 24e9,
+    "L40S": 48e9,
+    "RTX 3090": 24e9,
+    "RTX 4090": 24e9,
+    "RTX 5090": 32e9,
+    "RTX A6000": 48e9,
+}
+"""Bytes, from NVIDIA's data sheets; bf16 peaks are in `model/flops.py`."""
+CPU = "CPU"
+SHOWN = ("RTX 4090", "A100", "H100")
+"""Where none is named: a card at home, and two that are rented."""
+IN_A_MACHINE = 8
+"""GPUs of a machine, where there are more: what servers and clouds have."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """So many accelerators of a kind."""
+
+    name: str
+    count: int
+    peak: float
+    """FLOP/s of one: dense matrix products in bf16; of a CPU, in fp32, measured where they are not given."""
+    memory: float
+    """Bytes of one; of a CPU, its part of this machine's main memory."""
+    price: float | None
+    """Of one, an hour."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.count} x {self.name}"
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.name != CPU
+
+
+def fleets(spec: Spec, asked: Sequence[str], prices: Sequence[str], peak_flops: float | None) -> list[Fleet]:
+    """From `H100:8`, and prices such as `H100=2.5`; where none is asked for, what the spec's workers are, and some more.
+
+    Raises InputError.
+    """
+    wanted = dict(_named(text) for text in asked) or _usual(spec)
+    priced = dict(_price(text, wanted) for text in prices)
+    found = []
+    for name, count in wanted.items():
+        if name == CPU:
+            peak = peak_flops or spec.scale.peak_flops or _measured(spec.scale.worker_threads)
+            memory = psutil.virtual_memory().total / count
+        else:
+            peak, memory = known_peak(f"NVIDIA {name}") or 0.0, MEMORY[name]
+        found.append(Fleet(name, count, peak, memory, priced.get(name)))
+    return found
+
+
+def _usual(spec: Spec) -> dict[str, int]:
+    most, pools = spec.scale.workers[1], spec.scale.all_pools.values()
+    if any("GPU" in pool.resources for pool in pools):
+        own = [_plain(pool.accelerator) for pool in pools if pool.accelerator]
+        return dict.fromkeys([name for name in MEMORY if _plain(name) in own] or SHOWN, most)
+    here = max(1, min(most, cores() // spec.scale.worker_threads))
+    return {CPU: here, **dict.fromkeys(SHOWN, 1)}
+
+
+def _measured(threads: int) -> float:
+    """FLOP/s of a matrix product on this machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return float(product(torch, torch.device("cpu"))["tflops"]) * 1e12
+    finally:
+        torch.set_num_threads(before)
+
+
+def _named(text: str) -> tuple[str, int]:
+    name, _, count = text.partition(":")
+    if count and not (count.isdecimal() and int(count)):
+        raise InputError(f"--gpus {text}: the number after the colon is how many there are, such as H100:8")
+    return _known("--gpus", name), int(count or 1)
+
+
+def _known(flag: str, name: str) -> str:
+    """The name as the table has it, whatever its case and dashes. Raises InputError."""
+    plain = {_plain(known): known for known in (*MEMORY, CPU)}
+    if (found := plain.get(_plain(name))) is None:
+        near = nearest(_plain(name), list(plain))
+        told = next((f"; did you mean {known}?" for key, known in plain.items() if f"'{key}'" in near), "")
+        raise InputError(f"{flag}: no GPU of the name {name!r} is known{told}; known are: {', '.join(plain.values())}")
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().removeprefix("nvidia"))
+
+
+def _price(text: str, wanted: Mapping[str, int]) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    try:
+        price = float(amount)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < float("inf"):
+        raise InputError(f"--price {text}: a price is that of one GPU an hour, such as H100=2.5")
+    if (known := _known("--price", name)) not in wanted:
+        raise InputError(f"--price {text}: the plan is not for {known}, but for {', '.join(wanted)}; name it in --gpus, too")
+    return known, price

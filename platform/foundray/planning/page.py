@@ -1,0 +1,249 @@
+"""A plan as a page: the verdict first, then what it rests on, each number beside its formula."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from foundray.planning.advice import MEANING
+from foundray.planning.budget import FEW_EPOCHS, TOKENS_A_PARAMETER
+from foundray.planning.coverage import Compared, Fertility
+from foundray.planning.words import count, duration, flops, ratio, size, three
+from foundray.sentences import plain
+from foundray.tuning.table import aligned
+
+if TYPE_CHECKING:
+    from foundray.planning import Plan
+    from foundray.planning.cost import Estimate
+
+WIDTH = 100
+"""Columns of a page."""
+NAMES = 17
+"""Of which facts' names take so many."""
+REPEATED_LINES = 0.01
+"""Part of the bytes of long lines from which on it is said."""
+SHORT_TOKENS = 2.5
+"""Bytes of a token below which rules that were fitted to tokens of about four say too much: judgement."""
+
+
+def page(plan: Plan) -> str:
+    """The whole page."""
+    sections = [
+        ("", _verdict(plan)),
+        ("data", _data(plan)),
+        ("coverage", _coverage(plan)),
+        ("budget", _budget(plan)),
+        ("time, memory and cost", _machines(plan)),
+        ("checkpoints", _checkpoints(plan)),
+    ]
+    return "\n\n".join("\n".join([title.upper()] * bool(title) + lines) for title, lines in sections if lines)
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Every number of the page, and what goes into its formulas."""
+    return {
+        "verdict": plan.advice.verdict,
+        "advice": asdict(plan.advice),
+        "data": plan.survey.to_dict(),
+        "coverage": plan.coverage.to_dict() if plan.coverage else None,
+        "budget": plan.budget.to_dict(),
+        "machines": [estimate.to_dict() for estimate in plan.estimates],
+        "measured": asdict(plan.measured) if plan.measured else None,
+        "assumptions": asdict(plan.assumptions),
+    }
+
+
+def _verdict(plan: Plan) -> list[str]:
+    said = plan.advice
+    lines = _wrapped(f"{said.verdict}: {MEANING[said.verdict]}", said.why)
+    for name, texts in (("for pre-training", said.reasons), ("against", said.objections), ("better", said.changes)):
+        for text in texts:
+            lines += _fact(name, text)
+            name = ""
+    return lines
+
+
+def _data(plan: Plan) -> list[str]:
+    survey, unit = plan.survey, plan.survey.unit
+    text = survey.of_text
+    head = [
+        "",
+        "documents" if survey.vocabulary else "samples",
+        "bytes",
+        *(["words"] if text else []),
+        unit,
+        "copies",
+        "bad rows",
+    ]
+    rows = [head]
+    whole = [("all", survey.counts, survey.documents)] if len(survey.sources) > 1 else []
+    for name, counts, documents in [*((_short(s.path), s.counts, s.documents) for s in survey.sources), *whole]:
+        words = [count(counts.words)] if text else []
+        row = [name, f"{counts.documents:,.0f}", size(counts.bytes), *words, count(counts.tokens), f"{documents.bytes:.1%}"]
+        rows.append([*row, f"{counts.bad_rows:,.0f}"])
+    lines = _left(rows)
+    if survey.lines.bytes >= REPEATED_LINES:
+        lines += _fact(
+            "repeated lines", f"{survey.lines.bytes:.1%} of the bytes of long lines are in ones that were there before"
+        )
+    if text and not survey.spaced:
+        lines += _fact("words", "this script puts no spaces between them: tokens are told by the character below")
+    if survey.sampled:
+        read, every = (sum(getattr(s, name) for s in survey.sources) for name in ("files_read", "files"))
+        lines += _fact(
+            "sample",
+            f"{read:,} of {every:,} files, chosen by the seed: numbers are extrapolated by bytes, copies are those inside it",
+        )
+    if survey.prepared:
+        lines += _fact("prepared", f"tokens, documents and bytes are exact, from {plain(survey.prepared)}")
+    elif any(source.tokens_from == "sample" for source in survey.sources):
+        lines += _fact("tokens", "estimated: bytes, times the tokens a byte of a tokenizer that was trained on a sample")
+    if worst := next((source.bad for source in survey.sources if source.bad), ""):
+        over = survey.counts.bad_rows > plan.spec.data.max_bad_rows
+        much = f"more than data.max_bad_rows of {plan.spec.data.max_bad_rows}: prepare would stop; " if over else ""
+        lines += _fact("bad rows", f"{much}the first: {plain(worst)}")
+    return lines + (_fact("kept", f"in {plain(survey.kept)}, for the next plan") if survey.kept else [])
+
+
+def _coverage(plan: Plan) -> list[str]:
+    if not (found := plan.coverage):
+        return []
+    spaced = found.spaced
+    rows = [["", "ids", "tokens a word" if spaced else "tokens a character", "tokens a byte", "unknown", "of its own"]]
+
+    def row(one: Fertility, against: Compared | None = None) -> list[str]:
+        first = one.a_word if spaced else one.a_character
+        gap = f"{against.gap:.2f} times" if against else ""
+        return [one.name, f"{one.vocabulary:,}", f"{first:.2f}", f"{one.a_byte:.3f}", f"{one.unknown:.2%}", gap]
+
+    rows.append(row(found.spec))
+    owns = list(dict.fromkeys(one.own for one in found.named))
+    rows += [row(one.named, one) for one in found.named] + [row(own) for own in owns]
+    if not found.named:
+        return [*_left([cells[:-1] for cells in rows]), *_fact("", "measured on held-out text; no other tokenizer was named")]
+    told = f"all on held-out text; this data's own is trained on {size(found.trained_on)} of the rest, with as many ids"
+    return [*_left(rows), *_fact("measured", f"{told}, or as many as it supports")]
+
+
+def _budget(plan: Plan) -> list[str]:
+    found, spec, unit = plan.budget, plan.spec, plan.survey.unit
+    lines = _fact("seen", f"{spec.train.steps:,} steps x {spec.tokens_per_step:,} = {count(found.tokens)} {unit}")
+    if len(found.sources) > 1:
+        rows = [["", unit, "seen", "epochs", "worth"]]
+        for one in found.sources:
+            rows.append([_short(one.path), count(one.training), count(one.seen), ratio(one.epochs), count(one.worth)])
+        lines += _left(rows)
+    else:
+        lines += _fact("epochs", f"{ratio(found.epochs)}, of {count(found.unique)} different {unit} to train on")
+    compute = flops(found.flops)
+    if not plan.survey.vocabulary:
+        lines += _fact("size", f"{count(found.parameters)} parameters; {compute}")
+        told = (
+            "the rules for tokens (20 a parameter, 4 epochs) say nothing here: values are augmented, and read hundreds of times"
+        )
+        return lines + _fact("", told)
+    formula = "U + 15.4 U (1 - exp(-R / 15.4)), U different tokens, repeated R times (Muennighoff et al. 2023)"
+    lines += _fact("worth", f"{count(found.worth)} new tokens: {formula}")
+    n = f"{count(found.parameters)} parameters (N: matrices, without the table of embeddings)"
+    lines += _fact(
+        "size", f"{n}, so {ratio(found.a_parameter)} new tokens a parameter; about {TOKENS_A_PARAMETER:.0f} are best"
+    )
+    once, often = (count(found.size_for_data(epochs)) for epochs in (1, FEW_EPOCHS))
+    lines += _fact("best for the data", f"{once} parameters, {often} at {FEW_EPOCHS:.0f} epochs: D / 20 (Hoffmann et al. 2022)")
+    formula = "sqrt(C / 120)" if found.law.startswith("Hoffmann") else found.law
+    lines += _fact(
+        "for the compute", f"{count(found.optimum)} parameters, had it new data without end: {formula}, C = {compute}"
+    )
+    a_token = plan.survey.counts.bytes / max(1.0, plan.survey.counts.tokens)
+    if not plan.survey.of_text:
+        lines += _fact("", "the rules were fitted to text: a rough guide here")
+    elif a_token < SHORT_TOKENS:
+        lines += _fact("", f"bytes a token: {three(a_token)} here, about 4 in the papers, so that the rules flatter this data")
+    return lines
+
+
+def _machines(plan: Plan) -> list[str]:
+    given, estimates = plan.assumptions, plan.estimates
+    priced = any(estimate.cost is not None for estimate in estimates)
+    rows = [["", "time", "a step", *(["cost"] if priced else []), "memory", "of", ""]]
+    for one in estimates:
+        cost = [f"{one.cost:,.2f}" if one.cost is not None else ""] if priced else []
+        held = one.memory if one.fits == "fits" else one.recomputed
+        fits = {"recomputing": "fits, recomputing activations"}.get(one.fits, one.fits)
+        row = [one.fleet.label, duration(one.seconds), duration(one.step_seconds), *cost, size(held.total)]
+        rows.append([*row, size(one.fleet.memory), fits])
+    lines = _left(rows)
+    if own := plan.measured:
+        speed = f"{own.tokens_per_s:,.0f} {plan.survey.unit}/s"
+        lines += _fact("measured", f"this run did {speed}, so {duration(own.seconds)} for all of it")
+    peaks = ", ".join(f"{one.fleet.name} {three(one.fleet.peak / 1e12)}" for one in estimates)
+    told = f"{flops(plan.budget.flops)} / (count x peak x MFU), peak in TFLOP/s: {peaks}; MFU {given.mfu:g} is assumed"
+    if any(one.starting for one in estimates):
+        told += "; where starting kernels takes longer (about 1 ms a layer and micro-batch, 20 ms a step), that"
+    lines += _fact("time", told)
+    for one in estimates:
+        if one.remedy:
+            lines += _fact("too large", f"what would fit on {one.fleet.label}: {one.remedy}")
+    if idle := [one for one in estimates if one.idle]:
+        told = f"{idle[0].idle} of {idle[0].fleet.label} have nothing to do: a step has {plan.spec.train.micro_batches}"
+        lines += _fact("idle", f"{told} micro-batches (train.micro_batches)")
+    lines += _fact("memory", _memory(plan, estimates[-1]))
+    if priced:
+        lines += _fact("cost", "hours x count x price, in the price's money, without failures")
+    return lines
+
+
+def _memory(plan: Plan, one: Estimate) -> str:
+    held = one.memory if one.fits == "fits" else one.recomputed
+    parts = [
+        (held.weights, "weights"),
+        (held.gradients, "gradient"),
+        (held.summing, "sum"),
+        (held.optimizer, "optimizer"),
+        (held.cast + held.activations + held.outputs, "activations of a micro-batch (estimated)"),
+        (held.reserved, "reserved (assumed)"),
+    ]
+    told = " + ".join(f"{size(held)} {what}" for held, what in parts if held)
+    return f"of each {one.fleet.name}: {told}, for {plan.spec.train.micro_batch_size} samples at once"
+
+
+def _checkpoints(plan: Plan) -> list[str]:
+    given, steps = plan.assumptions, plan.spec.train.steps
+    rows = [["", "machines", "checkpoint", "costs", "best every", "", "goodput"]]
+    for one in plan.estimates:
+        kept = one.checkpoints
+        every = "longer than the run" if kept.steps >= steps else "1 step" if kept.steps == 1 else f"{kept.steps:,} steps"
+        told = [duration(kept.seconds), duration(kept.interval), every, f"{kept.goodput:.2%}"]
+        rows.append([one.fleet.label, str(kept.machines), size(kept.bytes), *told])
+    lines = _left(rows)
+    rule = f"sqrt(2 x cost x time between failures) (Young 1974, Daly 2006); {given.mtbf_hours:,.0f} h between failures of a"
+    lines += _fact("best", f"{rule} machine, {three(given.seconds_a_gigabyte)} s/GB{given.assumed}")
+    losses = "if every failure went back to a checkpoint. In Foundray every machine's state has a copy in another's memory:"
+    return lines + _fact("goodput", f"{losses} checkpoints are for the loss of all at once")
+
+
+def _short(path: str) -> str:
+    path = plain(path)
+    return path if len(path) <= 40 else f"...{path[-37:]}"
+
+
+def _left(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose first column begins at the left."""
+    wide = max(len(row[0]) for row in rows)
+    names = [row[0].ljust(wide) for row in rows]
+    body = aligned([row[1:] for row in rows]).splitlines()
+    return [f"  {name}  {line}".rstrip() for name, line in zip(names, body, strict=True)]
+
+
+def _fact(name: str, text: str) -> list[str]:
+    begin = f"  {name:{NAMES}}  "
+    return textwrap.wrap(text, WIDTH, initial_indent=begin, subsequent_indent=" " * len(begin), break_on_hyphens=False)
+
+
+def _wrapped(first: str, second: str) -> list[str]:
+    whole = f"{first} - {second}"
+    return (
+        [whole] if len(whole) <= WIDTH else [first, *textwrap.wrap(second, WIDTH, initial_indent="  ", subsequent_indent="  ")]
+    )

@@ -1,0 +1,171 @@
+"""One unit of raw files, read once: what there is in it, and a sample of its text."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel
+
+from foundray.contract import Values
+from foundray.data.shard import TEXTS_AT_ONCE, Unit
+from foundray.data.sources import BadRow, Document, read_documents, read_rows
+from foundray.data.tokenizer import Tokenizer
+from foundray.planning.seen import Seen
+from foundray.spec import Source
+
+WORD = r"[\pL\pM\pN_]+(?:['’][\pL\pM]+)*"
+"""A run of letters, marks, digits and apostrophes between letters: the words of Unicode's UAX 29, for scripts with spaces."""
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+"""Letters of scripts that put no space between words."""
+PIECE = 8192
+"""Characters of a document that are sampled together."""
+LONG_LINE = 32
+"""Bytes from which on a line that comes again is no accident."""
+
+
+class Counts(BaseModel):
+    """What there is in some raw files. Of values, a document is a sample."""
+
+    documents: float = 0
+    bytes: float = 0
+    """Of UTF-8 text, or of the samples' encoded values."""
+    characters: float = 0
+    words: float = 0
+    unspaced: float = 0
+    """Characters of scripts without spaces between words."""
+    tokens: float = 0
+    """By the spec's tokenizer, with the one that opens each document; of values, units."""
+    bad_rows: float = 0
+
+    def times(self, factor: float) -> Counts:
+        return Counts(**{name: value * factor for name, value in self})
+
+    @staticmethod
+    def together(parts: list[Counts]) -> Counts:
+        return Counts(**{name: sum(getattr(part, name) for part in parts) for name in Counts.model_fields})
+
+
+class Part(BaseModel):
+    """What was found in one unit."""
+
+    source: int
+    counts: Counts
+    documents: str
+    """The documents seen, as `Seen.to_text`."""
+    lines: str
+    """Long lines seen, likewise."""
+    pieces: list[str] = []
+    """A sample of its text, in order."""
+    letters: str = ""
+    """Every character that there is, once."""
+    bad: str = ""
+    """Where the first bad row is, and why."""
+
+
+def read_text_unit(unit: Unit, source: Source, tokenizer: Tokenizer | None, seed: int, sample_bytes: int) -> Part:
+    """Read, count, and keep up to `sample_bytes` of text, chosen by the seed; tokens are counted where there is a tokenizer."""
+    documents, lines, bad = Seen(), Seen(), _Bad()
+    sample, letters, counts = _Sample(f"{seed} {unit.name}", sample_bytes), set[str](), Counts()
+    for texts in _batches(bad.aside(row for file in unit.files for row in _located(file.url, read_documents(file, source)))):
+        for text in texts:
+            content = text.encode()
+            counts.bytes += len(content)
+            documents.add(" ".join(text.split()).encode(), len(content))
+            for line in content.split(b"\n"):
+                if len(line) >= LONG_LINE:
+                    lines.add(line.strip())
+            letters.update(text)
+            sample.add(text)
+        array = pa.array(texts, pa.large_string())
+        counts.documents += len(texts)
+        counts.characters += sum(map(len, texts))
+        counts.words += pc.sum(pc.count_substring_regex(array, WORD)).as_py() or 0
+        counts.unspaced += pc.sum(pc.count_substring_regex(array, UNSPACED)).as_py() or 0
+        if tokenizer:
+            counts.tokens += len(texts) + sum(len(ids) for ids in tokenizer.encode(texts))
+    counts.bad_rows = bad.count
+    return Part(
+        source=unit.source, counts=counts, documents=documents.to_text(), lines=lines.to_text(), pieces=sample.pieces(),
+        letters="".join(sorted(letters)), bad=bad.first,
+    )  # fmt: skip
+
+
+def read_values_unit(unit: Unit, source: Source, modality: Values, length: int) -> Part:
+    """Read and count the rows of a modality of values, each a sample of `length` units."""
+    seen, bad, counts = Seen(), _Bad(), Counts()
+    for row in bad.aside(row for file in unit.files for row in _located(file.url, read_rows(file, source, modality, length))):
+        content = b"\0".join(
+            value if isinstance(value, bytes) else np.asarray(value).tobytes() for _, value in sorted(row.items())
+        )
+        seen.add(content)
+        counts.documents += 1
+        counts.bytes += len(content)
+        counts.tokens += length
+    counts.bad_rows = bad.count
+    return Part(source=unit.source, counts=counts, documents=seen.to_text(), lines=Seen().to_text(), bad=bad.first)
+
+
+def _located(url: str, rows: Iterator) -> Iterator:
+    return ((url, row) for row in rows)
+
+
+class _Bad:
+    """Bad rows, put aside."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+
+    def aside(self, rows: Iterator) -> Iterator:
+        for url, row in rows:
+            if isinstance(row, BadRow):
+                self.count += 1
+                self.first = self.first or f"{url}, {row.position}: {row.reason}"
+            else:
+                yield row
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[str]]:
+    batch, characters = list[str](), 0
+    for document in documents:
+        batch.append(document.text)
+        characters += len(document.text)
+        if characters >= TEXTS_AT_ONCE:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+class _Sample:
+    """Pieces of text, each as likely as another: those of the least random numbers, of a generator of the unit's own."""
+
+    def __init__(self, seed: str, most: int):
+        self.chance, self.most = random.Random(seed), most
+        self.kept: list[tuple[float, int, str]] = []
+        self.characters = self.number = 0
+
+    def add(self, text: str) -> None:
+        for start in range(0, len(text), PIECE):
+            piece = text[start : start + PIECE]
+            self.kept.append((self.chance.random(), self.number, piece))
+            self.number += 1
+            self.characters += len(piece)
+        if self.characters > 2 * self.most:
+            self._cut()
+
+    def _cut(self) -> None:
+        kept, self.kept, self.characters = sorted(self.kept), [], 0
+        for entry in kept:
+            if self.characters >= self.most:
+                break
+            self.kept.append(entry)
+            self.characters += len(entry[2])
+
+    def pieces(self) -> list[str]:
+        if self.characters > self.most:
+            self._cut()
+        return [piece for _, _, piece in sorted(self.kept, key=lambda entry: entry[1])]

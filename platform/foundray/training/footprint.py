@@ -1,0 +1,146 @@
+"""What a worker's memory holds while it trains, in bytes: the state exactly, activations by a formula.
+
+State, a parameter (padded to blocks): 4 weights, 4 gradient, 8 exact sum or 4 rounded; 4 teacher, where there is one; and
+the optimizer's 2.03 (8-bit AdamW) or 8 divided by the workers. A GPU turns a whole gradient into integers at once, which
+takes 12 more for the exact sum; a CPU does so in pieces.
+
+Activations, a layer and unit, of width D, feed-forward width F and H heads, in bytes (after Korthikanti et al. 2022,
+arXiv:2205.05198, section 4.1, for flash attention, which keeps no matrix of units by units, and SwiGLU):
+
+    bf16    26 D + 8 F + 4 H     a residual stream in fp32 twice (8 D); inputs of q, k, v (6 D); q, k, v and what attention
+                                 gives (8 D); inputs of gate and up (4 D); gate, its SiLU, up, their product (8 F);
+                                 the softmax's logarithms (4 H)
+    fp32    32 D + 16 F + 4 H    the same, but that the three, and the two, share one input
+
+With recomputation a layer keeps its input alone, 4 D, and one layer at a time has the rest. Where a sample holds several
+documents, a layer keeps their mask, 2 T^2 (4 in fp32). A head keeps 12 bytes an output: logits, log-probabilities and a
+gradient. Where RMSNorm is no kernel of its own, as on a CPU, a layer keeps 8 D more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from foundray.contract import WIDTH, Units, Values
+from foundray.model.model import Model
+from foundray.spec import Model as Shape
+from foundray.spec import Spec
+from foundray.training.flat import BLOCK, Layout
+from foundray.training.memory import STATES_KEPT
+from foundray.training.optimizer import state_bytes_per_block
+
+BYTES_AN_OUTPUT = 12
+RESERVED = 2**30
+"""Of a GPU: CUDA's context, kernels' work space and what lies between the allocator's blocks. Assumed."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one of `world` workers."""
+
+    world: int
+    weights: int
+    """Those of the teacher, too."""
+    gradients: int
+    summing: int
+    """The sum of micro-batches' gradients, and what turning one into integers takes."""
+    optimizer: int
+    cast: int
+    """The matrices in bf16, while a micro-batch is computed."""
+    activations: int
+    """Of a micro-batch, that the layers keep for the backward pass. Estimated."""
+    outputs: int
+    """Of a micro-batch, at the heads. Estimated."""
+    update: int
+    """While the weights are moved, when there are no activations: the owner's gradient and its squares."""
+    reserved: int
+    copies: int
+    """In main memory: copies of the state, its own and another worker's. Not part of the total."""
+
+    @property
+    def state(self) -> int:
+        """What stays from step to step."""
+        return self.weights + self.gradients + self.summing + self.optimizer
+
+    @property
+    def total(self) -> int:
+        """The most that there is at once."""
+        return self.state + max(self.cast + self.activations + self.outputs, self.update) + self.reserved
+
+    def to_dict(self) -> dict[str, int]:
+        return {**asdict(self), "state": self.state, "total": self.total}
+
+
+def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, recompute: bool = False) -> Footprint:
+    """Of a worker of `world`, for data whose ids are below `classes` (0 for values).
+
+    `on_gpu` is one with bf16; a CPU computes in fp32. `recompute` is what a device too small for the activations goes on with.
+    """
+    objective = spec.objective.build()
+    with torch.device("meta"):
+        model = Model(spec.model, objective, spec.unit_shape(classes))
+    layout = Layout.of(model)
+    share = layout.share(world)
+    elements = (layout.blocks + max(spec.scale.workers[1], world) - 1) * BLOCK
+    sum_bytes = (8 if spec.train.exact else 4) + (12 if spec.train.exact and on_gpu else 0)
+    weights = elements * (8 if objective.teaches else 4)
+    optimizer = share * state_bytes_per_block(spec.optimizer.kind)
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.endswith("tokens.weight"))
+    activations, outputs = _of_micro_batch(spec, classes, model.heads, 2 if on_gpu else 4, recompute)
+    return Footprint(
+        world=world,
+        weights=weights,
+        gradients=elements * 4,
+        summing=elements * sum_bytes,
+        optimizer=optimizer,
+        cast=2 * matrices if on_gpu else 0,
+        activations=activations,
+        outputs=outputs,
+        update=share * BLOCK * 8,
+        reserved=RESERVED if on_gpu else 0,
+        copies=2 * STATES_KEPT * (weights // world + optimizer) if world > 1 else 0,
+    )
+
+
+def _of_micro_batch(
+    spec: Spec, classes: int, heads: Mapping[str, int | tuple[int, ...]], item: int, recompute: bool
+) -> tuple[int, int]:
+    """Bytes that layers keep, and that heads do, with values of `item` bytes in matrix products."""
+    objective, modality = spec.objective.build(), spec.data.modality.build()
+    plan = objective.plan(_sample(spec, classes), np.random.default_rng(0))
+    length = len(plan.units)
+    rows = spec.train.micro_batch_size * (2 if objective.couples else 1)
+    shown = (length if plan.keep is None else len(plan.keep)) + spec.model.class_unit
+    documents = not isinstance(modality, Values) and modality.alphabet is None
+    kept = of_layers(spec.model, rows, shown, item, recompute, documents)
+    if objective.predicts:
+        kept += of_layers(spec.model.of_predictor, rows, length, item, recompute, False)
+    answered = 1 if objective.couples else length
+    widths = [width for outputs in heads.values() for width in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    outputs = rows * answered * BYTES_AN_OUTPUT * sum(spec.model.width if width == WIDTH else width for width in widths)
+    return kept, outputs
+
+
+def of_layers(shape: Shape, rows: int, units: int, item: int, recompute: bool, documents: bool) -> int:
+    """Bytes that a stack of layers keeps of [rows, units]; see the top of this module."""
+    width, hidden = shape.width, shape.hidden_width
+    inputs = (3 + 2 if shape.act == "swiglu" else 3 + 1) if item == 2 else 2
+    inner = {"swiglu": 4, "gelu": 2, "relu": 1}[shape.act]
+    unit = 2 * 4 * width + item * (inputs * width + 4 * width + inner * hidden) + 4 * shape.heads
+    mask = item * units * units if documents else 0
+    layer, last = rows * (units * unit + mask), rows * units * (4 + item) * width
+    if recompute:
+        return shape.depth * rows * units * 4 * width + layer + last
+    return shape.depth * layer + last
+
+
+def _sample(spec: Spec, classes: int) -> Units:
+    """A sample as long as they get, of nothing."""
+    shape, context = spec.unit_shape(classes), spec.model.context
+    if shape.classes:
+        return Units(np.zeros(spec.objective.build().reads(context) + 1, np.int64), shape=shape)
+    return Units(np.zeros((context, shape.width), np.float32), shape=shape)

@@ -1,0 +1,104 @@
+"""`examples/after`: each script run as a user runs it, on one small run that was trained and exported."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from tests.conftest import REPOSITORY, small_spec, write_spec
+from tests.integration.conftest import Done, foundray
+
+SCRIPTS = REPOSITORY / "examples" / "after"
+MODULES = ("base_events.py", "events.py", "futures.py", "locks.py", "queues.py", "streams.py", "tasks.py")
+"""Of asyncio; the first and the sixth are held out."""
+
+
+def script(name: str, *arguments: object) -> Done:
+    done = subprocess.run([sys.executable, SCRIPTS / name, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def figures(done: Done, name: str) -> list[float]:
+    """Those at the end of the line that begins with the name."""
+    assert done.status == 0, done.err
+    line = next(line for line in done.out.splitlines() if line.startswith(name))
+    return [float(number) for number in re.findall(r"-?\d+\.\d+|nan", line)]
+
+
+@pytest.fixture(scope="module")
+def made(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `texts`; `runs/small`, which has learned a little of other texts; and it exported, as `base`."""
+    folder = tmp_path_factory.mktemp("after")
+    (folder / "texts").mkdir()
+    for name in MODULES:
+        text = (Path(sysconfig.get_paths()["stdlib"]) / "asyncio" / name).read_text()
+        (folder / "texts" / name).write_text(text[:12_000])
+    tokens = {"kind": "bpe", "vocab_size": 512}
+    shape = {"width": 48, "depth": 2, "heads": 2, "context": 128}
+    steps = {"steps": 80, "micro_batches": 2, "micro_batch_size": 4, "evaluate_every": 1000, "checkpoint_every": 1000}
+    spec = small_spec(prose, folder / "runs", data__tokenizer=tokens, model=shape, train=steps)
+    assert foundray("train", write_spec(folder, spec)).status == 0
+    assert foundray("export", folder / "runs" / "small", folder / "base").status == 0
+    return folder
+
+
+def test_an_adapter_lowers_the_loss_of_held_out_text(made: Path) -> None:
+    done = script("finetune.py", made / "base", made / "adapter", "--data", made / "texts", "--steps", 30, "--lr", 0.005)
+    before, after = figures(done, "held-out loss")
+    assert after < before - 0.2
+    assert (made / "adapter" / "adapter_model.safetensors").exists()
+    assert "--- with the adapter\nasync def " in done.out
+
+
+def test_fine_tuning_asks_for_the_end_of_texts_and_not_for_padding(made: Path) -> None:
+    from transformers import AutoTokenizer, DataCollatorForSeq2Seq
+
+    tokenizer = AutoTokenizer.from_pretrained(made / "base", padding_side="right")
+    pieces = runpy.run_path(str(SCRIPTS / "finetune.py"))["pieces"]
+    batch = DataCollatorForSeq2Seq(tokenizer)([*pieces(tokenizer, ["x = 1\n" * 3, "y"], 128)])
+    document = tokenizer.eos_token_id
+    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        length = int(mask.sum())
+        assert ids[0] == ids[length - 1] == labels[length - 1] == document
+        assert (labels[length:] == -100).all()
+    assert batch["attention_mask"].sum(1).unique().numel() == 2  # so that one of them is padded
+
+
+def test_preference_moves_towards_what_people_wrote(made: Path) -> None:
+    options = ("--data", made / "texts", "--pairs", 64, "--steps", 16, "--lr", 0.001)
+    done = script("prefer.py", made / "base", made / "preferring", *options)
+    assert figures(done, "reward margin")[1] > 0.2
+    assert figures(done, "reward higher for chosen")[1] > 0.7
+    before, after = figures(done, "chosen more probable than rejected")
+    assert after >= before
+    assert (made / "preferring" / "model.safetensors").exists()
+
+
+def test_what_a_search_finds_stands_in_the_prompt(made: Path) -> None:
+    searched = made / "texts" / "[a-q]*.py"
+    options = ("--set", "documents=paragraph", "--normalise", "--workers", 1)
+    assert foundray("embed", made / "runs" / "small", searched, made / "vectors", *options).status == 0
+    paragraphs = (made / "texts" / "queues.py").read_text().split("\n\n")
+    wanted = next(paragraph for paragraph in paragraphs if 30 < len(paragraph) < 60).rstrip()
+    done = script("retrieve.py", made / "base", made / "vectors", "--query", wanted)
+    assert done.status == 0, done.err
+    prompt = done.out.partition("--- what the model writes")[0]
+    assert prompt.count(wanted) == 2
+    measured = script("retrieve.py", made / "base", made / "vectors", "--data", made / "texts", "--files", "[s-z]*.py")
+    for name in ("nothing", "what was found for another one", "what was found  ", "the passage itself"):
+        assert 2 < figures(measured, name)[0] < 6.5
+
+
+@pytest.mark.parametrize("name", ["finetune.py", "prefer.py", "retrieve.py"])
+def test_a_folder_that_is_no_model_is_refused_in_one_sentence(name: str, made: Path) -> None:
+    assert "holds no model that continues texts" in script(name, made / "texts", made / "out").refusal
+
+
+def test_too_little_text_is_refused(made: Path) -> None:
+    refusal = script("finetune.py", made / "base", made / "out", "--data", made / "texts", "--files", "tasks.py").refusal
+    assert "holds 1 files like tasks.py: two are needed" in refusal

@@ -1,0 +1,167 @@
+"""A run that starts from another's weights, on real Ray: alone, with a worker killed, and when its parent has gone on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.chaos.test_kills import descendants, title
+from tests.integration.conftest import foundray
+from tests.integration.test_train import local_ray  # noqa: F401 - a fixture
+
+import foundray as api
+from foundray.data.feeder import validation_plan
+from foundray.data.stream import plan_for, read_micro_batches
+from foundray.errors import InputError
+from foundray.model.model import Model
+from foundray.run import Facts, Run
+from foundray.training.driver import prepared_data
+from foundray.training.parent import find_start
+from foundray.training.starting import START, take
+from foundray.training.step import Trainer
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def parent(shared_spec: Path) -> Facts:
+    return api.train(shared_spec, {"name": "parent", "train.steps": 40, "train.checkpoint_every": 20})
+
+
+def continued(spec: Path, name: str, workers: int = 1, **changes: Any) -> Facts:
+    """A run from the parent's weights; its one checkpoint is at the end."""
+    start = {"init_from": str(spec.parent / "runs" / "parent"), "train.steps": STEPS, "train.checkpoint_every": 1000}
+    return api.train(spec, {"name": name, "scale.resources.CPU": 0.5, "scale.workers": workers, **start, **changes})
+
+
+@pytest.fixture(scope="module")
+def alone(parent, shared_spec: Path) -> Facts:
+    return continued(shared_spec, "continued")
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_goes_on_from_where_the_parent_ended(alone, parent, shared_spec: Path, storage: Path) -> None:
+    runs = storage / "runs"
+    scratch = continued(shared_spec, "scratch", init_from=None)
+    assert scratch.weights_sha256 != alone.weights_sha256
+    assert scratch.val_loss > alone.val_loss
+    first, first_of_scratch = (metrics(runs / name)[0] for name in ("continued", "scratch"))
+    assert first["loss"] == pytest.approx(parent.loss, abs=0.5)
+    assert first["loss"] < first_of_scratch["loss"] - 1
+    assert first["data"] == first_of_scratch["data"], "its data begin anew"
+    assert first["lr"] == first_of_scratch["lr"], "and its schedule"
+    assert alone.init_from == {
+        "run": str(runs / "parent"), "step": 40, "weights_sha256": parent.weights_sha256, "teacher_sha256": None,
+    }  # fmt: skip
+    events = [json.loads(line) for line in (runs / "continued" / "events.jsonl").read_text().splitlines()]
+    (told,) = [event for event in events if event["event"] == "initialised"]
+    assert (told["run_step"], told["taken"], told["parameters"], told["new"]) == (40, 21, 21, [])
+    shown = foundray("status", runs / "continued").out
+    assert f"the weights of {runs / 'parent'} at step 40, SHA-256 {parent.weights_sha256}" in shown
+    assert f"Starts from the weights of {runs / 'parent'} at step 40." in Path(api.report([runs / "continued"])).read_text()
+
+
+def test_its_loss_before_the_first_step_is_the_parents_last(alone, parent, storage: Path) -> None:
+    run = Run.open(str(storage / "runs" / "continued"))
+    spec = run.spec()
+    start = find_start(spec.model_copy(update={"name": "judged"}))
+    model = Model(spec.model, spec.objective.build(), spec.unit_shape(start.classes))
+    trainer = Trainer(spec, model, spec.objective.build())
+    trainer.initialise()
+    take(trainer, start.weights, start.classes)
+    plan = plan_for(prepared_data(run), spec)
+    judging = validation_plan(plan, False)
+    count = -(-plan.order().validation_samples // judging.micro_batch_size)
+    assert trainer.evaluate((at, next(read_micro_batches(judging, at, 1))) for at in range(count)).loss == parent.val_loss
+
+
+def test_two_workers_of_which_one_is_killed_give_the_same_bits(alone, shared_spec: Path, storage: Path) -> None:
+    run = storage / "runs" / "killed"
+    with ThreadPoolExecutor(1) as thread:
+        training = thread.submit(continued, shared_spec, "killed", 2)
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() or not metrics(run):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(next(pid for pid in descendants(os.getpid()) if "ray::Member" in title(pid)), signal.SIGKILL)
+        facts = training.result()
+    assert facts.restarts >= 1
+    assert facts.weights_sha256 == alone.weights_sha256
+
+
+def test_after_a_crash_at_the_start_its_parent_is_not_needed(alone, parent, storage: Path) -> None:
+    """Nor the first checkpoint: the weights that it started from are its own."""
+    run, away = storage / "runs" / "again", storage / "away"
+    shutil.copytree(storage / "runs" / "continued", run)
+    shutil.rmtree(run / "checkpoints")
+    for file in ("events.jsonl", "metrics.jsonl"):
+        (run / file).unlink()
+    (storage / "runs" / "parent").rename(away)
+    try:
+        whole = (run / START).read_bytes()
+        (run / START).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(InputError, match=r"from which this run starts, are not in .*train the same spec anew"):
+            api.resume(run)
+        (run / START).write_bytes(whole)
+        assert api.resume(run).weights_sha256 == alone.weights_sha256
+    finally:
+        away.rename(storage / "runs" / "parent")
+
+
+def test_a_parent_that_has_gone_on(parent, shared_spec: Path, storage: Path) -> None:
+    """What has begun keeps its start; a new run takes the newest; a hash that is given is held to."""
+    moving = storage / "runs" / "moving"
+    shutil.copytree(storage / "runs" / "parent", moving)
+    later = moving / "checkpoints" / "step-00000040"
+    later.rename(storage / "later")
+    two = {"train.steps": 2, "init_from": str(moving)}
+    early = continued(shared_spec, "early", **two)
+    (storage / "later").rename(later)
+    assert early.init_from["step"] == 20
+    again = continued(shared_spec, "early", **two)
+    assert (again.init_from, again.weights_sha256) == (early.init_from, early.weights_sha256)
+    late = continued(shared_spec, "late", **two)
+    assert late.init_from["weights_sha256"] == parent.weights_sha256 != early.init_from["weights_sha256"]
+    assert late.weights_sha256 != early.weights_sha256
+    given = {"run": str(moving), "step": 20, "weights_sha256": early.init_from["weights_sha256"]}
+    assert continued(shared_spec, "given", **{**two, "init_from": given}).weights_sha256 == early.weights_sha256
+    with pytest.raises(InputError, match=r"was made by another spec: init_from.weights_sha256 was .* and is that of"):
+        continued(shared_spec, "early", **{**two, "init_from": {"run": str(moving), "step": 40}})
+
+
+def test_another_tokenizer_is_told_once_the_data_is_there(parent, shared_spec: Path, storage: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"trained on other tokens.*set data.tokenizer: \{kind: file, path: .*/parent/tokenizer"
+    ):
+        continued(shared_spec, "chars", **{"data.tokenizer": {"kind": "char"}})
+    assert not (storage / "runs" / "chars").exists()
+    own = {"kind": "file", "path": str(storage / "runs" / "parent" / "tokenizer.json")}
+    assert continued(shared_spec, "own", **{"data.tokenizer": own, "train.steps": 1}).init_from["step"] == 40
+
+
+def test_bad_input_is_one_sentence(parent, shared_spec: Path, storage: Path) -> None:
+    place = storage / "runs" / "parent"
+    for change, said in (
+        ("init_from=none", "init_from: none is not a run's folder"),
+        (f"init_from={{run: {place}, step: 3}}", "holds no complete checkpoint of step 3; there are those of the steps 20, 40"),
+        (f"init_from={{run: {place}, weights_sha256: {'a' * 64}}}", f"is {parent.weights_sha256}, not {'a' * 64}"),
+    ):
+        assert said in foundray("train", shared_spec, "--set", "name=bad", "--set", change).refusal, change
+    start = f"init_from={place}"
+    wide = foundray("train", shared_spec, "--set", "name=bad", "--set", start, "--set", "model.width=64")
+    assert "set model.width: 32 as there" in wide.refusal
+    assert "is this run itself" in foundray("train", shared_spec, "--set", "name=parent", "--set", start).refusal
+    assert "tune trains networks of other sizes" in foundray("tune", shared_spec, "--set", start).refusal
+    dry = foundray("train", shared_spec, "--dry-run", "--set", "name=bad", "--set", start)
+    assert f"# init_from: 21 of 21 parameters from {place} at step 40; SHA-256 {parent.weights_sha256}" in dry.out
+    assert not (storage / "runs" / "bad").exists()
