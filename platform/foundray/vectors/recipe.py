@@ -71,9 +71,9 @@ class Recipe(BaseModel):
             raise InputError(f"{folder} holds vectors of something else: {'; '.join(changed[:3])}{more}; give another folder")
 
     def _identity(self) -> dict[str, Any]:
-        """Wherever the run lies now, its weights are the same."""
+        """Wherever the run lies now, its weights are the same; and licences and weights of sources decide nothing here."""
         files = {url: f"{size:,} bytes of {modified / 1e9:.3f}" for url, (size, modified) in self.files.items()}
-        return flatten({**self.model_dump(mode="json", exclude={"run"}), "files": files})
+        return flatten({**self.model_dump(mode="json", exclude={"run": True, "source": {"licence", "weight"}}), "files": files})
 
 
 class Complete(BaseModel):
