@@ -29,7 +29,8 @@ from foundray.planning.gpus import fleets
 from foundray.planning.reading import UNSPACED, WORD
 from foundray.planning.seen import Seen
 from foundray.planning.survey import survey
-from foundray.planning.words import count, duration, ratio, size
+from foundray.planning.words import count, duration, ratio
+from foundray.reporting.words import size
 from foundray.spec import Spec
 from foundray.training.footprint import footprint, of_layers
 from foundray.training.step import Trainer
@@ -382,4 +383,4 @@ def test_numbers_read_well() -> None:
         "12 days",
         "3.17 years",
     ]
-    assert [size(b) for b in (0, 1234, 80e9)] == ["0 bytes", "1.23 kB", "80 GB"]
+    assert [size(b) for b in (0, 1234, 999_600, 80e9)] == ["0 B", "1.23 kB", "1 MB", "80 GB"]
