@@ -287,6 +287,13 @@ def test_what_is_complete_is_found_and_what_is_missing_or_of_nobody_is_made_anew
     assert (found.rows, found.blocks, found.new_rows, found.workers) == (3, 2, 0, 0)
     with pytest.raises(InputError, match="holds vectors of something else"):
         again(documents="paragraph")
+    told = json.loads((out / "complete.json").read_text())
+    for strange, said in ((("../../secret", 3), "complete.json is damaged"), (("00000-000000", 9), "is of other vectors")):
+        (out / "complete.json").write_text(json.dumps(told | {"shards": [strange]}))
+        with pytest.raises(InputError, match=said):
+            foundray.search(out, "one")
+    (out / "complete.json").write_text(json.dumps(told))
+    assert foundray.search(out, "two")[0].text == "two"
     (out / "parts/00000.json").write_text("{}")
     with pytest.raises(InputError, match=r"parts/00000\.json is damaged; delete it, and the same `foundray embed`"):
         again()

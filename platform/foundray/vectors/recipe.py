@@ -10,9 +10,9 @@ complete.json      counts, and the SHA-256 of the index; written last
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from foundray.errors import InputError
 from foundray.spec import Source, differences, flatten
@@ -81,7 +81,7 @@ class Complete(BaseModel):
 
     rows: int
     bad_rows: int
-    shards: list[tuple[str, int]]
+    shards: list[tuple[Annotated[str, Field(pattern=r"^\d+-\d+$")], int]]
     """Name and rows of each block, in the order of the data."""
     metric: str
     """What the index compares by: `cosine` (larger is nearer), or `distance`."""
