@@ -217,6 +217,11 @@ def test_what_is_refused_before_anything_starts(run: Run, tmp_path: Path) -> Non
     refused("--pool flatten: it is one of", pool="flatten")
     refused("pool: class: the run.s model looks back only", pool="class")
     refused("layer: the model has 2 layers", layer=3)
+    refused("--layer first: it is last, all, or a number of layers", layer="first")
+    refused("--layer -1: it is last", layer=-1)
+    refused("--workers 0: it is 1 or more", workers=0)
+    refused("--max-bad-rows -1: it is 0 or more", max_bad_rows=-1)
+    refused("--resources CPU=0: amounts are above 0", resources={"CPU": 0})
     refused(r"holds something else \(a\.txt\): vectors go into a folder of their own", place=tmp_path)
     with pytest.raises(InputError, match="holds no vectors: make them by `foundray embed RUN DATA"):
         foundray.search(out, "text")

@@ -40,6 +40,17 @@ class Options:
     max_bad_rows: int | None = None
     """Rows that cannot be used before the command stops (default: the run's `data.max_bad_rows`)."""
 
+    def __post_init__(self) -> None:
+        """Raises InputError for what cannot be of any run."""
+        if self.layer not in ("last", "all") and not (isinstance(self.layer, int) and self.layer >= 0):
+            raise InputError(f"--layer {self.layer}: it is last, all, or a number of layers")
+        for name, value, least in (("workers", self.workers, 1), ("max-bad-rows", self.max_bad_rows, 0)):
+            if value is not None and value < least:
+                raise InputError(f"--{name} {value}: it is {least} or more")
+        if self.resources and not min(self.resources.values()) > 0:
+            given = ",".join(f"{kind}={amount:g}" for kind, amount in self.resources.items())
+            raise InputError(f"--resources {given}: amounts are above 0")
+
 
 @dataclass(frozen=True)
 class Embedded:
