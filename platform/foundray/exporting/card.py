@@ -39,12 +39,13 @@ print(model.encode("PATH").shape)  # files, a folder or a glob: one row of featu
 def card(trained: Trained, exported: Exported, form: Form | None, name: str) -> str:
     """The README.md of an export whose folder is called `name`."""
     spec = trained.spec
+    by = "With transformers 5 or later:" if form else "With Foundray:"
     use = form.USE if form else USE_TEXT if trained.manifest.vocabulary else USE_FILES
     parts = [
         f"---\n{yaml.safe_dump(front_matter(trained, form), sort_keys=False)}---",
         f"# {exported.run}",
         _about(trained, exported),
-        f"## How to load it\n\n```python\n{use.replace('FOLDER', name)}```",
+        f"## How to load it\n\n{by}\n\n```python\n{use.replace('FOLDER', name)}```",
         _tokens(trained, form),
         f"## Data\n\n{_table(['source', 'format', 'licence', 'documents', 'tokens', 'bytes'], _sources(trained))}",
         f"## Results\n\n{_table(['what', 'figure'], _results(trained))}",
