@@ -10,7 +10,7 @@ from foundray.embedding import model_of
 from foundray.model.model import Model
 from foundray.run import Run
 from foundray.spec import Spec
-from foundray.training.checkpoint import load_weights, weights_sha256
+from foundray.training.checkpoint import load_weights, sha256_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Trained:
         """After the newest step whose checkpoint is whole, or after `step`. Raises InputError where there is none."""
         model = model_of(run.spec(), run.manifest()["vocabulary"])
         found, weights, _ = load_weights(run.checkpoints, "master", step)
-        sha = weights_sha256(iter(sorted(weights.items())))
+        sha = sha256_of(weights)
         if spec.objective.build().teaches:
             weights = load_weights(run.checkpoints, "teacher", found)[1]
         model.load_state_dict(weights)

@@ -110,9 +110,11 @@ def _quiet() -> Iterator[None]:
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    yield
-    if shown:
-        logging.enable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _write_own(trained: Trained, folder: Path) -> None:
