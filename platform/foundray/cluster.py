@@ -177,6 +177,14 @@ def node_resources(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def free_resources() -> dict[str, dict[str, float]]:
+    """What is not taken on each node that stays, by its id."""
+    from ray._private.state import available_resources_per_node  # there is no public call
+
+    going = draining_nodes()
+    return {node: free for node, free in available_resources_per_node().items() if node not in going}
+
+
 def node_memory() -> dict[str, float]:
     """Bytes of main memory that Ray counts on each node, by its id."""
     import ray

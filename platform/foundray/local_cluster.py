@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from foundray.errors import InputError
-from foundray.local_node import HEAD_IP, START_SECONDS, Node, Redis, free_ports, wait_for_port
+from foundray.local_node import HEAD_IP, START_SECONDS, Node, Redis, free_ports, kill, wait_for_port
 from foundray.processes import identity
 
 NODE_IP = "FOUNDRAY_NODE_IP"
@@ -190,10 +190,11 @@ class LocalCluster:
                 raise InputError(f"the node {name} did not start: {(said.strip().splitlines() or ['it said nothing'])[-1]}")
             time.sleep(0.1)
 
-    def kill(self, name: str) -> None:
-        """End a node at once with all its processes (SIGKILL), as when a machine is lost. Raises InputError."""
-        self._node(name).kill()
-        del self.nodes[name]
+    def kill(self, *names: str) -> None:
+        """End nodes at once with all their processes (SIGKILL), as when machines are lost. Raises InputError."""
+        kill([self._node(name) for name in names])
+        for name in names:
+            del self.nodes[name]
         self._save()
 
     def drain(self, name: str, seconds: float) -> None:
@@ -224,10 +225,7 @@ class LocalCluster:
 
     def down(self) -> None:
         """End all nodes, and forget the cluster."""
-        for name in reversed(list(self.nodes)):
-            self.kill(name)
-        if self.redis:
-            self.redis.node.kill()
+        kill([*self.nodes.values(), *([self.redis.node] if self.redis else [])])
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _node(self, name: str) -> Node:

@@ -215,9 +215,13 @@ def _same_start(here: InitFrom, there: InitFrom) -> bool:
     """Whether a spec's start is that of a run which has begun: by its hash, or where it has none by its place."""
     if here.weights_sha256:
         return here.weights_sha256 == there.weights_sha256 and here.teacher_sha256 in (None, there.teacher_sha256)
-    place = here.run.rstrip("/")
-    places = [place] if "://" in place else [Store.at(place).url, Store.at(f"runs/{place}").url]
-    return there.run in places and here.step in (None, there.step)
+    return there.run in urls_of(here.run) and here.step in (None, there.step)
+
+
+def urls_of(location: str) -> list[str]:
+    """Where a run may lie that is named by its folder, or by its name in `runs/`."""
+    place = location.rstrip("/")
+    return [place] if "://" in place else [Store.at(place).url, Store.at(f"runs/{place}").url]
 
 
 def _whole_lines(path: Path) -> int:

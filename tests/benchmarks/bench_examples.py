@@ -45,7 +45,9 @@ EXAMPLES = {
     "electricity-transformer": Example("electricity-transformer/spec.yaml", "<= 0.375", "mse", "task.yaml"),
     "spoken-digits": Example("spoken-digits/spec.yaml", "> 0.70", "accuracy", "task.yaml"),
     "handwritten-digits": Example("handwritten-digits/spec.yaml", "> 0.75", "accuracy", "task.yaml"),
+    "vit-mae": Example("handwritten-digits/vit-mae.yaml", "> 0.75", "accuracy", "task.yaml"),
     "cart-pole": Example("control/cart-pole.yaml", "> 450", "return", "cart-pole-task.yaml"),
+    "decision-transformer": Example("control/decision-transformer.yaml", "> 350", "return", "cart-pole-task.yaml"),
     "pendulum": Example("control/pendulum.yaml", "> -250", "return", "pendulum-task.yaml"),
 }
 

@@ -20,7 +20,7 @@ from foundray.data.stream import plan_for, read_samples
 from foundray.loading import load_spec
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.cluster
 
 MIRROR_EVERY = 5
 LINGER = 0.3
@@ -56,8 +56,7 @@ def start(cluster: LocalCluster) -> Iterator[Callable[..., Run]]:
     yield remembered
     for run in started:
         run.end()
-    for name in nodes_of(cluster):
-        cluster.kill(name)
+    cluster.kill(*nodes_of(cluster))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,3 +79,16 @@ def test_a_new_group_goes_on_with_what_is_at_hand_and_repeats_what_it_has_to(pla
     assert repeated == {position: seen[position] for position in range(PER_STEP, 2 * PER_STEP)}
     assert again.take_waited() < 1.0, "no pipeline had to be started for these"
     assert list(dict(again.step(2))) == list(range(2 * PER_STEP, 3 * PER_STEP)), "and it reads on from there"
+
+
+def test_data_that_were_foreseen_are_there_at_once_and_others_are_read_anew(plan: StreamPlan) -> None:
+    feeder = start_feeder()
+    expected = dict(zip(range(PER_STEP), read_micro_batches(plan, 0, PER_STEP), strict=True))
+    for foreseen in (0, 1):
+        feeder.foresee.remote(plan, PER_STEP, foreseen, 2 * PER_STEP)
+        while not (ready := ray.get(feeder.standing.remote())["parcels_ready"]):
+            time.sleep(0.05)
+        source = MicroBatchSource(feeder, ray.get(feeder.begin.remote(1)), "train", plan, PER_STEP, 0, 2 * PER_STEP)
+        if foreseen == 0:
+            assert ray.get(feeder.standing.remote())["parcels_ready"] >= ready
+        assert dict(source.step(0)) == expected

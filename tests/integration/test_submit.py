@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import foundray
+from tests.unit.test_probing import saved_run
 
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.cluster
 
 STEPS = 120
 
@@ -95,6 +96,22 @@ def test_a_run_outlives_its_head_twice_and_a_stop_and_is_the_run_on_a_laptop(
     commands = [line for line in (run / "events.jsonl").read_text().splitlines() if '"command"' in line]
     assert len(commands) == 3, "the one of the second lost head went on"
     assert "every one used exactly once" in foundray("audit", run).out
+
+
+def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
+    run = saved_run(tmp_path / "runs")
+    (texts := tmp_path / "texts.txt").write_text("\n".join(f"text number {number}" for number in range(2000)))
+    flags = ("--cluster", cluster.url, "--set", "documents=line", "--normalise", "--workers", "2")
+    command = ("submit", "--verb", "embed", run.folder, texts, tmp_path / "vectors")
+    done = foundray(*command, *flags, "--follow")
+    assert done.status == 0, done.err
+    assert "admitted: " in done.out and "on 2 worker(s)" in done.out and "2,000 vectors of 32 in 4 blocks" in done.out
+    hits = foundray("search", tmp_path / "vectors", "text number 7", "--top", "1", "--json").facts
+    assert (hits[0]["id"], hits[0]["text"]) == (f"{texts}#7", "text number 7")
+    status = foundray("status", "vectors-embed", "--cluster", cluster.url, "--json").facts
+    assert (status["job"], status["status"]) == ("vectors-embed", "SUCCEEDED")
+    assert "--verb embed takes three places" in foundray(*command[:-1], *flags).refusal
+    assert "--pool goes with --verb embed" in foundray("submit", "spec.yaml", "--pool", "last", *flags[:2]).refusal
 
 
 def lose_head(cluster: LocalCluster) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import small_spec, write_spec
+from tests.unit.test_probing import saved_run
 
 from foundray.errors import InputError
 from foundray.jobs.client import Client, cluster_url
 from foundray.jobs.follow import _Reader
 from foundray.jobs.package import packed
-from foundray.jobs.submit import job_of
+from foundray.jobs.submit import embedding_of, job_of
 from foundray.jobs.travel import travelling
 from foundray.loading import load_spec
 
@@ -90,6 +91,23 @@ def test_a_spec_is_the_same_there_wherever_its_places_are(tmp_path: Path, monkey
     with pytest.raises(InputError, match="holds a secret") as refused:
         job_of("train", str(spec), {"storage": "s3://key:sesame@bucket"}, on_this_machine=True, as_json=False)
     assert "sesame" not in str(refused.value)
+
+
+def test_an_embedding_knows_its_places_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = ("s3://bucket/runs/small", "s3://bucket/raw/*.txt", "s3://bucket/vectors/")
+    job = embedding_of(*there, {"documents": "line"}, " --pool last", on_this_machine=False, as_json=True)
+    assert (job.name, job.metadata["run"], job.files) == ("vectors-embed", "s3://bucket/vectors", {})
+    assert job.entrypoint == (
+        "embed s3://bucket/runs/small 's3://bucket/raw/*.txt' s3://bucket/vectors --set 'documents=\"line\"' --pool last --json"
+    )
+    other = embedding_of(*there, {}, " --pool last", on_this_machine=False, as_json=True)
+    assert other.metadata["fingerprint"] != job.metadata["fingerprint"], "the name is taken, where it is for other vectors"
+    with pytest.raises(InputError, match="the data is raw, which the cluster's nodes do not know"):
+        embedding_of("s3://bucket/runs/small", "raw", "s3://bucket/vectors", {}, "", on_this_machine=False, as_json=False)
+    run = saved_run(Path("runs"))
+    job = embedding_of("small", "raw/a b.txt", "vectors", {}, "", on_this_machine=True, as_json=False)
+    assert job.entrypoint == f"embed {run.folder.url} '{tmp_path}/raw/a b.txt' {tmp_path}/vectors"
 
 
 def test_a_log_that_is_told_anew_after_a_cut_is_told_once() -> None:

@@ -42,7 +42,7 @@ def started(time: float, at: int = 0, **fields: Any) -> dict[str, Any]:
 
 def metrics() -> RunMetrics:
     two = SPEC.data.model_copy(update={"sources": [SPEC.data.sources[0], SPEC.data.sources[0]]})
-    return RunMetrics(SPEC.model_copy(update={"data": two}), Plan(), None, STEP_FLOPS)  # type: ignore[arg-type]
+    return RunMetrics(SPEC.model_copy(update={"data": two}), Plan(), None, lambda: STEP_FLOPS)  # type: ignore[arg-type]
 
 
 def test_what_a_step_tells() -> None:
@@ -148,7 +148,7 @@ def test_a_record_that_is_not_understood_stops_nothing() -> None:
 def test_a_source_is_named_without_what_its_address_may_hide() -> None:
     source = SPEC.data.sources[0].model_copy(update={"path": "s3://key:secret@bucket/folder/part-*.jsonl?token=secret"})
     spec = SPEC.model_copy(update={"data": SPEC.data.model_copy(update={"sources": [source, source]})})
-    subject = RunMetrics(spec, Plan(), None, STEP_FLOPS)  # type: ignore[arg-type]
+    subject = RunMetrics(spec, Plan(), None, lambda: STEP_FLOPS)  # type: ignore[arg-type]
     assert subject.sources == ["0 part-*.jsonl", "1 part-*.jsonl"]
 
 

@@ -90,12 +90,15 @@ def test_the_newest_checkpoint_or_the_one_that_is_named(parent: Run) -> None:
 def test_a_damaged_checkpoint_is_passed_over_unless_it_is_named(parent: Run) -> None:
     next(Path(parent.folder.path).glob("checkpoints/step-00000008/*.safetensors")).write_bytes(b"none")
     assert find_start(child()).place.step == 4
-    assert "holds no usable checkpoint: step-00000008 is damaged" in refusal(init_from={"run": "runs/parent", "step": 8})
+    assert "holds no usable checkpoint of step 8: step-00000008 is damaged" in refusal(
+        init_from={"run": "runs/parent", "step": 8}
+    )
 
 
 def test_the_hash_decides_and_the_place_does_not(parent: Run) -> None:
     scratch, open_, settled = child(init_from=None), child(), find_start(child()).spec
-    moved = settled.model_copy(update={"init_from": settled.init_from.model_copy(update={"run": "elsewhere", "step": None})})
+    elsewhere = settled.init_from.model_copy(update={"run": "elsewhere", "step": None})
+    moved = settled.model_copy(update={"init_from": elsewhere})
     other = find_start(child(init_from={"run": "runs/parent", "step": 4})).spec
     assert moved.fingerprint() == settled.fingerprint()
     assert len({spec.fingerprint() for spec in (scratch, open_, settled, other)}) == 4
@@ -134,7 +137,7 @@ def test_a_run_from_scratch_is_another_one(parent: Run, tmp_path: Path) -> None:
 
 def test_what_is_no_parent_is_told(parent: Run, tmp_path: Path) -> None:
     assert "init_from: none is not a run's folder" in refusal(init_from="none")
-    assert "holds no complete checkpoint of step 5; there are: 4, 8" in refusal(init_from={"run": "parent", "step": 5})
+    assert "of step 5; there are those of the steps 4, 8" in refusal(init_from={"run": "parent", "step": 5})
     new = made_run(tmp_path / "runs", name="new")
     (new.folder / "tokenizer.json").write_text(make_bytes().to_json())
     assert "holds no usable checkpoint yet" in refusal(init_from="new")

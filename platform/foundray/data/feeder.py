@@ -58,6 +58,7 @@ class _Stream:
 
     def __init__(self, plan: StreamPlan, per_step: int, first_step: int, end: int, wake: Any, at_hand: list[Parcel]):
         """`at_hand` are parcels from the first step on."""
+        self.asked = plan, per_step, first_step, end
         self.plan, self.per_step, self.next = plan, per_step, first_step * per_step
         self.end, self.wake = end, wake
         self.ready: deque[Parcel] = deque(at_hand)
@@ -152,10 +153,16 @@ class _Feeder:
         self.pace: list[float] = []
         """Seconds a micro-batch of every worker of the generation, by rank; 0 where not known yet."""
         self.streams: dict[str, _Stream] = {}
+        self.foreseen: _Stream | None = None
+        """The training stream, begun before there is anybody to ask for it."""
         self.kept: tuple[StreamPlan, list[Parcel]] | None = None
         """Parcels that the training stream of a group before left behind, as far as they could be had."""
         self.leases = self.waiting = 0
         self.changed = asyncio.Condition()
+
+    async def foresee(self, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
+        """Start the training stream that the first group will most likely `open`, while its workers are yet to come."""
+        self.foreseen = self._stream(plan, per_step, first_step, end, [])
 
     async def begin(self, workers: int) -> int:
         """A new worker group: forget the old one's leases, and number the new one."""
@@ -173,12 +180,22 @@ class _Feeder:
     async def open(self, generation: int, name: str, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
         """Start a stream of micro-batches [first_step * per_step, end); asked by every worker, done once."""
         self._check(generation)
-        if name not in self.streams:
-            loop = asyncio.get_running_loop()
-            wake = lambda: asyncio.run_coroutine_threadsafe(self._wake(), loop)  # noqa: E731
-            of, kept = self.kept if self.kept and name == TRAINING else (None, [])
-            at_hand = onward(kept, first_step * per_step, end) if of == plan else []
-            self.streams[name] = _Stream(plan, per_step, first_step, end, wake, at_hand)
+        if name in self.streams:
+            return
+        if name == TRAINING and self.foreseen:
+            foreseen, self.foreseen = self.foreseen, None
+            if foreseen.asked == (plan, per_step, first_step, end):
+                self.streams[name] = foreseen
+                return
+            foreseen.close()
+        of, kept = self.kept if self.kept and name == TRAINING else (None, [])
+        at_hand = onward(kept, first_step * per_step, end) if of == plan else []
+        self.streams[name] = self._stream(plan, per_step, first_step, end, at_hand)
+
+    def _stream(self, plan: StreamPlan, per_step: int, first_step: int, end: int, at_hand: list[Parcel]) -> _Stream:
+        loop = asyncio.get_running_loop()
+        wake = lambda: asyncio.run_coroutine_threadsafe(self._wake(), loop)  # noqa: E731
+        return _Stream(plan, per_step, first_step, end, wake, at_hand)
 
     async def lease(self, generation: int, name: str, step: int, rank: int, seconds: float) -> Lease:
         """The caller's next micro-batches of the step, waiting for data if need be; empty when there are no more for it.
@@ -207,8 +224,8 @@ class _Feeder:
 
     async def standing(self) -> dict[str, int]:
         """How far the data are ahead of the workers: parcels, leases given in all, and leases asked for and not given yet."""
-        ready = self.streams[TRAINING].ready if TRAINING in self.streams else ()
-        return {"parcels_ready": len(ready), "leases": self.leases, "leases_waiting": self.waiting}
+        stream = self.streams.get(TRAINING) or self.foreseen
+        return {"parcels_ready": len(stream.ready) if stream else 0, "leases": self.leases, "leases_waiting": self.waiting}
 
     async def close(self, generation: int, name: str) -> None:
         """Drop a stream; asked by every worker, done once."""

@@ -39,19 +39,20 @@ print(model.encode("PATH").shape)  # files, a folder or a glob: one row of featu
 def card(trained: Trained, exported: Exported, form: Form | None, name: str) -> str:
     """The README.md of an export whose folder is called `name`."""
     spec = trained.spec
+    by = "With transformers 5 or later:" if form else "With Foundray:"
     use = form.USE if form else USE_TEXT if trained.manifest.vocabulary else USE_FILES
     parts = [
         f"---\n{yaml.safe_dump(front_matter(trained, form), sort_keys=False)}---",
         f"# {exported.run}",
         _about(trained, exported),
-        f"## How to load it\n\n```python\n{use.replace('FOLDER', name)}```",
+        f"## How to load it\n\n{by}\n\n```python\n{use.replace('FOLDER', name)}```",
         _tokens(trained, form),
         f"## Data\n\n{_table(['source', 'format', 'licence', 'documents', 'tokens', 'bytes'], _sources(trained))}",
         f"## Results\n\n{_table(['what', 'figure'], _results(trained))}",
         f"## Spec\n\nFields that are not here have their defaults.\n\n```yaml\n{_yaml(trained.told(defaults=False))}```",
         f"## Identity\n\n{_table(['what', 'SHA-256'], _identity(trained, exported))}",
-        f"The spec's fingerprint is `{spec.fingerprint()}`. The same spec, seed and data give the same weights, bit for bit, on any "
-        "number of machines. `foundray.json` tells programs all of this.",
+        f"The spec's fingerprint is `{spec.fingerprint()}`. The same spec, seed and data give the same weights, bit for bit, "
+        "on any number of machines. `foundray.json` tells programs all of this.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -63,7 +64,7 @@ def front_matter(trained: Trained, form: Form | None) -> dict[str, Any]:
         "library_name": "transformers" if form else "foundray",
         "pipeline_tag": form.PIPELINE if form else "feature-extraction",
     }
-    licences = {source.licence for source in spec.data.sources}
+    licences = {source.licence for source in spec.data.sources} | ({None} if spec.init_from else set())
     if len(licences) == 1 and (licence := licences.pop()):
         word = re.sub(r"[\s_]+", "-", licence.strip().lower())
         matter |= {"license": word} if word in KNOWN else {"license": "other", "license_name": word}
@@ -74,10 +75,14 @@ def _about(trained: Trained, exported: Exported) -> str:
     spec = trained.spec
     what = f"`{exported.stock_class}`" if exported.stock_class else "a model of Foundray's own form"
     told = (
-        f"A base model, pre-trained from scratch with Foundray: `{spec.objective.kind}` on `{spec.data.modality.kind}`, "
+        f"A base model, pre-trained with Foundray: `{spec.objective.kind}` on `{spec.data.modality.kind}`, "
         f"{what} of {trained.parameters:,} parameters, after step {trained.step:,} of {spec.train.steps:,} "
         f"({trained.step * spec.tokens_per_step:,} positions of at most {spec.model.context} in a row)."
     )
+    if start := spec.init_from:
+        told += (
+            f" It began with the weights of another run, `{start}` (SHA-256 `{start.weights_sha256}`), whose data counts, too."
+        )
     if spec.objective.build().teaches:
         told += " The weights are those of the objective's teacher, the moving average of the model's."
     return told + (f" It is in that form since {exported.reason}." if exported.reason else "")
@@ -89,8 +94,8 @@ def _tokens(trained: Trained, form: Form | None) -> str:
     names = [*trained.spec.objective.build().extra_tokens, *(form.SPECIAL_TOKENS.values() if form else ())]
     also = f" The objective's own tokens are `{'`, `'.join(names[:4])}`{' …' if len(names) > 4 else ''}." if names else ""
     return (
-        "One token opens every document, and the tokenizer puts it first; where the model predicts it, the text has ended. So it "
-        "is `bos`, `eos` and `pad` at once: give an attention mask with padded batches, and mind that collators which leave "
+        "One token opens every document, and the tokenizer puts it first; where the model predicts it, the text has ended. So "
+        "it is `bos`, `eos` and `pad` at once: give an attention mask with padded batches, and mind that collators which leave "
         "padding out of the loss leave out the end of texts, too. Special tokens that are spelled in a text are taken as such; "
         f"`tokenizer(text, split_special_tokens=True)` takes them as text, as in training.{also}"
     )

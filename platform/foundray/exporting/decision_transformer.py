@@ -30,7 +30,7 @@ import torch
 from transformers import AutoModel
 
 model = AutoModel.from_pretrained("FOLDER")
-config, steps = model.config, 3
+config, steps = model.config, 3  # the last ones, at most config.n_positions // 3
 states = torch.zeros(1, steps, config.state_dim)  # as the environment gives them
 answers = model(
     states=(states - torch.tensor(config.state_mean)) / torch.tensor(config.state_std),

@@ -15,6 +15,7 @@ from foundray.data.sources import BadRow
 from foundray.embedding import Encoder, Layer, Pool, Reader, Row, check_pool, features, model_of
 from foundray.errors import InputError
 from foundray.exporting import IDENTITY
+from foundray.exporting.place import LAST
 from foundray.loading import checked
 from foundray.spec import Source, Spec
 from foundray.storage import Store
@@ -26,6 +27,8 @@ class Folder:
     def __init__(self, folder: Store):
         """Raises InputError where it is no export."""
         self.folder = folder
+        if not (folder / LAST).exists():
+            raise InputError(f"{folder} is not an export of a run, or not a whole one: there is no {LAST} in it")
         try:
             self.identity: dict[str, Any] = json.loads((folder / IDENTITY).read_text())
         except (InputError, ValueError):

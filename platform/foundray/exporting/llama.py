@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from foundray.exporting.flags import check_flags
 from foundray.exporting.forms import NoStockClass
 from foundray.model.backbone import NORM_EPS
 from foundray.model.model import Model
@@ -16,17 +17,9 @@ def configuration(model: Model, spec: Spec, named: str) -> dict[str, Any]:
     No token is one of padding: its row of the embeddings would not learn any more.
     """
     shape = spec.model
-    lacks = [
-        f"{field}: {value}"
-        for field, value, there in (
-            ("norm", shape.norm, shape.norm == "rms"),
-            ("act", shape.act, shape.act == "swiglu"),
-            ("rope_theta", "null", shape.rope_theta is not None),
-        )
-        if not there
-    ]
-    if lacks:
-        raise NoStockClass(f"{named} has RMSNorm, SwiGLU and rotary positions, and the run has {', '.join(lacks)}")
+    check_flags(named, shape, norm="rms", act="swiglu")
+    if shape.rope_theta is None:
+        raise NoStockClass(f"{named} has rotary positions, and the run has rope_theta: null")
     if list(model.heads) != ["lm_head"] or not model.model.reads_ids:
         raise NoStockClass(f"{named} has one head, lm_head, over tokens, and the run has others")
     return {

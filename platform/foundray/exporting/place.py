@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from pyarrow import fs
 
@@ -36,12 +36,10 @@ def whole(out: Store) -> Iterator[Path]:
     with writing(out):
         parent = Path(out.path).parent if out.is_local else Path(tempfile.gettempdir())
         parent.mkdir(parents=True, exist_ok=True)
-        folder = parent / f".{out.name}.{os.getpid()}.tmp"
+        folder = parent / f".{out.name}.{uuid4().hex[:8]}.tmp"
         folder.mkdir()
         try:
             yield folder
-            for file in folder.iterdir():
-                file.chmod(0o644)  # safetensors writes files that nobody else may read
             if out.is_local:
                 folder.replace(out.path)
             else:

@@ -30,8 +30,8 @@ def wrapped(
     engine.add_special_tokens(names)
     if [engine.token_to_id(name) for name in names] != [*range(vocabulary, vocabulary + len(names))]:
         raise InputError(
-            f"the tokenizer's ids have gaps, or it has {names[0]} already, so the objective's {len(names)} tokens cannot be given "
-            f"the ids from {vocabulary} on"
+            f"the tokenizer's ids have gaps, or it has {names[0]} already, so the objective's {len(names)} tokens cannot be "
+            f"given the ids from {vocabulary} on"
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=engine,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +20,7 @@ from foundray.exporting.card import card
 from foundray.exporting.forms import Form, NoStockClass, form_of
 from foundray.exporting.tokens import wrapped
 from foundray.exporting.trained import Trained
-from foundray.storage import Store, sha256
+from foundray.storage import Store
 
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50}
 """As `foundray sample` draws."""
@@ -26,9 +29,6 @@ MODEL, CONFIG = "model.safetensors", "config.json"
 
 def write(trained: Trained, folder: Path, out: Store) -> Exported:
     """Write all files into a local folder, which is to become `out`. Raises InputError."""
-    import transformers
-
-    transformers.logging.disable_progress_bar()
     stock, form, reason = None, None, None
     try:
         form = form_of(trained.spec)
@@ -50,11 +50,17 @@ def write(trained: Trained, folder: Path, out: Store) -> Exported:
         reason=reason,
         parameters=trained.parameters,
         weights_sha256=trained.weights_sha256,
-        file_sha256=sha256((folder / MODEL).read_bytes()),
+        file_sha256=_sha256(folder / MODEL),
     )
     (folder / "README.md").write_text(card(trained, exported, form, out.name), encoding="utf-8")
+    (folder / MODEL).chmod((folder / "README.md").stat().st_mode)  # safetensors lets nobody else read it
     (folder / IDENTITY).write_text(json.dumps(_identity(trained, exported), indent=1) + "\n", encoding="utf-8")
     return exported
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _identity(trained: Trained, exported: Exported) -> dict[str, Any]:
@@ -93,7 +99,20 @@ def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None
         )  # fmt: skip
     if processor := form.processor(trained.spec):
         processor.save_pretrained(folder)
-    stock.save_pretrained(folder)
+    with _quiet():
+        stock.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bar of Hugging Face's writing, which would show beside what we report."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    yield
+    if shown:
+        logging.enable_progress_bar()
 
 
 def _write_own(trained: Trained, folder: Path) -> None:

@@ -16,6 +16,7 @@ from foundray.planning.budget import FEW_EPOCHS, MANY_EPOCHS, TOKENS_A_PARAMETER
 from foundray.planning.coverage import COVERED, UNKNOWN, Compared, Coverage
 from foundray.planning.survey import Survey
 from foundray.planning.words import count, ratio
+from foundray.sentences import plain
 from foundray.spec import Spec
 
 BECAUSE = {
@@ -70,7 +71,7 @@ def advice(spec: Spec, survey: Survey, budget: Budget, coverage: Coverage | None
         reasons.append(f"the data is {survey.kind}: of its kind no model is known that everybody could start from")
     amount = _amount(spec, survey, budget)
     objections += _of_amount(survey, budget, amount)
-    verdict, why = _verdict(survey, amount, because, covers, public)
+    verdict, why = _verdict(spec, survey, amount, because, covers, public)
     return Advice(verdict, why, tuple(reasons), tuple(objections), tuple(_changes(survey, budget, coverage, verdict)))
 
 
@@ -94,8 +95,12 @@ def _amount(spec: Spec, survey: Survey, budget: Budget) -> Amount:
     return Amount(words * (1 - spec.data.holdout) * (1 - survey.documents.bytes), "words")
 
 
-def _verdict(survey: Survey, amount: Amount, because: Sequence[str], covers: str, public: Sequence[str]) -> tuple[Verdict, str]:
+def _verdict(
+    spec: Spec, survey: Survey, amount: Amount, because: Sequence[str], covers: str, public: Sequence[str]
+) -> tuple[Verdict, str]:
     much = amount.number >= LITTLE
+    if spec.init_from:
+        return "continue", f"the spec begins from the weights of {plain(str(spec.init_from))} (init_from)"
     if because:
         return "pre-train", f"because of {', '.join(because)}"
     if covers == "uncovered":

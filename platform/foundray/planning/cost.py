@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from foundray.errors import InputError
@@ -94,6 +95,8 @@ class Estimate:
     memory: Footprint
     recomputed: Footprint
     """With activations computed again in the backward pass."""
+    remedy: str
+    """Of what is too large: the settings with which it fits."""
     seconds: float
     step_seconds: float
     starting: bool
@@ -113,6 +116,7 @@ class Estimate:
         return {
             **asdict(self.fleet),
             "fits": self.fits,
+            "remedy": self.remedy,
             "memory": self.memory.to_dict() | {"of": self.fleet.memory},
             "memory_recomputing": self.recomputed.to_dict(),
             "seconds": self.seconds,
@@ -152,7 +156,23 @@ def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assum
     machines = given.machines or (-(-fleet.count // IN_A_MACHINE) if fleet.on_gpu else 1)
     idle = max(0, fleet.count - micro_batches)
     kept = checkpoints(state, machines, step, given)
-    return Estimate(fleet, plain, recomputed, seconds, step, starts > computing, idle, cost, kept)
+    remedy = _remedy(spec, classes, fleet) if recomputed.total > FULL * fleet.memory else ""
+    return Estimate(fleet, plain, recomputed, remedy, seconds, step, starts > computing, idle, cost, kept)
+
+
+def _remedy(spec: Spec, classes: int, fleet: Fleet) -> str:
+    """The least that makes a worker of it fit: the same step cut finer, the sum rounded, or both."""
+    size = spec.train.micro_batch_size
+    least = 2 if spec.objective.build().couples else 1
+    sizes = [size // 2**power for power in range(size.bit_length()) if size % 2**power == 0 and size // 2**power >= least]
+    for exact, each in product([True, False] if spec.train.exact else [False], sizes):
+        cut = {"exact": exact, "micro_batch_size": each, "micro_batches": spec.train.micro_batches * size // each}
+        changed = spec.model_copy(update={"train": spec.train.model_copy(update=cut)})
+        if footprint(changed, classes, fleet.count, fleet.on_gpu, recompute=True).total <= FULL * fleet.memory:
+            finer = f"train.micro_batch_size={each} with train.micro_batches={cut['micro_batches']}" if each < size else ""
+            rounded = "train.exact=false" if exact != spec.train.exact else ""
+            return " and ".join(filter(None, (finer, rounded)))
+    return "nothing: every worker holds all weights, their gradient and its sum"
 
 
 def checkpoints(state: int, machines: int, step_seconds: float, given: Assumptions) -> Checkpoints:

@@ -93,7 +93,8 @@ def _data(plan: Plan) -> list[str]:
     if survey.sampled:
         read, every = (sum(getattr(s, name) for s in survey.sources) for name in ("files_read", "files"))
         lines += _fact(
-            "sample", f"{read:,} of {every:,} files, chosen by the seed; the numbers are extrapolated by their bytes"
+            "sample",
+            f"{read:,} of {every:,} files, chosen by the seed: numbers are extrapolated by bytes, copies are those inside it",
         )
     if survey.prepared:
         lines += _fact("prepared", f"tokens, documents and bytes are exact, from {plain(survey.prepared)}")
@@ -159,7 +160,7 @@ def _budget(plan: Plan) -> list[str]:
     if not plan.survey.of_text:
         lines += _fact("", "the rules were fitted to text: a rough guide here")
     elif a_token < SHORT_TOKENS:
-        lines += _fact("", f"a token is {three(a_token)} bytes here, and about 4 in the papers: the rules flatter this data")
+        lines += _fact("", f"bytes a token: {three(a_token)} here, about 4 in the papers, so that the rules flatter this data")
     return lines
 
 
@@ -177,11 +178,14 @@ def _machines(plan: Plan) -> list[str]:
     if own := plan.measured:
         speed = f"{own.tokens_per_s:,.0f} {plan.survey.unit}/s"
         lines += _fact("measured", f"this run did {speed}, so {duration(own.seconds)} for all of it")
-    peaks = ", ".join(f"{one.fleet.name} {one.fleet.peak / 1e12:.3g}" for one in estimates)
+    peaks = ", ".join(f"{one.fleet.name} {three(one.fleet.peak / 1e12)}" for one in estimates)
     told = f"{flops(plan.budget.flops)} / (count x peak x MFU), peak in TFLOP/s: {peaks}; MFU {given.mfu:g} is assumed"
     if any(one.starting for one in estimates):
         told += "; where starting kernels takes longer (about 1 ms a layer and micro-batch, 20 ms a step), that"
     lines += _fact("time", told)
+    for one in estimates:
+        if one.remedy:
+            lines += _fact("too large", f"what would fit on {one.fleet.label}: {one.remedy}")
     if idle := [one for one in estimates if one.idle]:
         told = f"{idle[0].idle} of {idle[0].fleet.label} have nothing to do: a step has {plan.spec.train.micro_batches}"
         lines += _fact("idle", f"{told} micro-batches (train.micro_batches)")

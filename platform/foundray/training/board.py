@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import ray.train
 
 from foundray.cluster import beside_caller
 from foundray.run import event
@@ -80,6 +79,8 @@ def hold_place(config: dict[str, Any]) -> None:
     The computing is done by a member in a process of its own on the same node, which outlives this one: when Ray Train
     tears a group down because one of it is lost, or to change its size, the members go on.
     """
+    import ray.train  # not above: it takes a second, and every worker and the driver import this module
+
     rank = ray.train.get_context().get_world_rank()
     place = Place(ray.get_runtime_context().get_node_id(), tuple(map(str, ray.get_gpu_ids())), config["pool"])
     while ray.get(config["board"].attend.remote(config["pool"], rank, place)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from foundray.cluster import draining_nodes, node_memory
 from foundray.errors import InputError, RunFailed
 from foundray.model.flops import known_peak
-from foundray.spec import Spec
+from foundray.spec import Pool, Spec
 from foundray.training.board import Place
 from foundray.training.member import Member
 from foundray.training.orders import Status, Work
@@ -24,6 +24,9 @@ from foundray.training.orders import Status, Work
 LISTEN_SECONDS = 0.1
 SHUN_SECONDS = 10.0
 """For so long no member is started on a node where one could not start."""
+CLAIM_SECONDS, FORESEEN_SECONDS = 5.0, 180.0
+"""A member that was started before its place was held is let go so long after the first place is, if its own is not; and
+after the longer time where none is held, for somebody else may have taken them all."""
 FORSAKEN_SECONDS = 90.0
 """A member whose place Ray Train holds no more for so long is let go."""
 
@@ -41,6 +44,8 @@ class Known:
     started: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
     """When it last answered."""
+    placed: float | None = None
+    """Since when its place has been held; None where that is only foreseen."""
     forsaken: float | None = None
     """Since when nobody holds its place."""
 
@@ -58,6 +63,13 @@ class Crew:
         self.shunned: dict[str, float] = {}
         """Nodes, and until when no member is started there."""
         self.numbers = 0
+        self.claimed_by = time.monotonic() + FORESEEN_SECONDS
+        """Until when a place that is foreseen has to be held."""
+
+    def foresee(self, free: Mapping[str, Mapping[str, float]]) -> None:
+        """Start members where Ray Train will find places, so that they warm up while it does. `free` is each node's room."""
+        for place in certain_places(self.pools, free):
+            self._start_member(place)
 
     def listen(self) -> None:
         """Take in what members have to tell, waiting a little for it. Raises InputError or RunFailed where one says so."""
@@ -93,16 +105,26 @@ class Crew:
         self.note("member_lost", member=known.number, node=known.place.node, reason=reason)
         if known.status.phase == "warming":  # Ray Train may not know yet that the node is gone
             self.shunned[known.place.node] = time.monotonic() + SHUN_SECONDS
+        self._dismiss(known)
+
+    def _dismiss(self, known: Known) -> None:
         self.members.pop(known.number, None)
         with suppress(RayError):
             ray.kill(known.handle)
 
     def tend(self, places: list[Place], group: list[int]) -> None:
         """One member for each place; one outside the group, without a place for long or on a draining node, is let go."""
+        if places and not self.places:
+            self.claimed_by = min(self.claimed_by, time.monotonic() + CLAIM_SECONDS)
         self.places, self.draining = places, draining_nodes()
         held = Counter(places)
         for known in list(self.members.values()):
             held[known.place] -= 1
+            if known.placed is None and held[known.place] >= 0:
+                known.placed = time.monotonic()
+            if known.placed is None and self._claims_are_over():
+                self._dismiss(known)
+                continue
             known.forsaken = None if held[known.place] >= 0 else (known.forsaken or time.monotonic())
             idle = known.number not in group
             if idle and (self._forsaken(known) or known.place.node in self.draining) and known.status.phase != "warming":
@@ -136,7 +158,14 @@ class Crew:
 
     def may_stay(self, known: Known) -> bool:
         """Whether the member's node is not going, and its place is held."""
-        return known.place.node not in self.draining and not self._forsaken(known)
+        return known.placed is not None and known.place.node not in self.draining and not self._forsaken(known)
+
+    def awaited(self) -> int:
+        """Members whose places are foreseen, and may be held any moment."""
+        return 0 if self._claims_are_over() else sum(known.placed is None for known in self.members.values())
+
+    def _claims_are_over(self) -> bool:
+        return time.monotonic() > self.claimed_by
 
     def room(self, members: list[Known]) -> list[float]:
         """Bytes that each has for its shard: free on its GPU once the model is there, or its part of its node's memory."""
@@ -148,9 +177,13 @@ class Crew:
         ]
 
     def peak_flops(self, members: list[Known]) -> float | None:
-        """FLOP/s of their hardware together, where every one's is known."""
-        peaks = [self.pools[known.place.pool].peak_flops or known_peak(known.status.facts["hardware"]) for known in members]
-        return sum(peak for peak in peaks if peak) if all(peaks) else None
+        """FLOP/s of their hardware together, where every one's is known; of a GPU that several share, each has its part."""
+        peaks = []
+        for known in members:
+            pool = self.pools[known.place.pool]
+            part = min(1.0, pool.resources.get("GPU", 1.0))
+            peaks.append(pool.peak_flops or part * (known_peak(known.status.facts["hardware"]) or 0.0))
+        return sum(peaks) if all(peaks) else None
 
     def shun(self, node: str) -> None:
         """Never use the node again."""
@@ -160,6 +193,30 @@ class Crew:
         for known in self.members.values():
             with suppress(RayError):
                 ray.kill(known.handle)
+
+
+def certain_places(pools: Mapping[str, Pool], free: Mapping[str, Mapping[str, float]]) -> list[Place]:
+    """Places that Ray Train will find where each node has so much free, of those pools for which that is certain.
+
+    That is so where all that there is room for are wanted, or on one node; not with GPUs, of which nobody knows yet who gets
+    which, and not where labels decide.
+    """
+    found, left = [], {node: dict(resources) for node, resources in free.items()}
+    for name, pool in pools.items():
+        fewest, most = pool.workers
+        room = {node: count for node, resources in left.items() if (count := _fits(pool, resources))}
+        certain = fewest <= sum(room.values()) and (len(room) == 1 or sum(room.values()) <= most)
+        if certain and not (pool.resources.get("GPU") or pool.labels or pool.accelerator):
+            found += [Place(node, (), name) for node, count in room.items() for _ in range(min(count, most))]
+        for node, count in room.items():  # whoever it is that takes them, they are not for the next pool
+            for kind, amount in pool.resources.items():
+                left[node][kind] -= min(count, most) * amount
+    return found
+
+
+def _fits(pool: Pool, resources: Mapping[str, float]) -> int:
+    """Workers of the pool for which there is room."""
+    return int(min((resources.get(kind, 0.0) + 1e-9) // amount for kind, amount in pool.resources.items()))
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:

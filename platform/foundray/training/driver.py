@@ -19,8 +19,8 @@ from foundray.holder import Holder
 from foundray.run import Facts, Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.parent import Start, find_start
-from foundray.training.record import Recorder
+from foundray.training.parent import Start, check_not_itself, find_start
+from foundray.training.record import Recorder, asked_for
 
 Report = Callable[[str], None]
 BY_SIGNAL = "SIGTERM"
@@ -29,6 +29,7 @@ BY_SIGNAL = "SIGTERM"
 
 def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
     """Run the spec to its end, going on where an earlier command stopped. Raises InputError or RunFailed."""
+    check_not_itself(spec)
     run = Run.named(spec)
     if run.exists():
         spec = run.as_begun(spec)
@@ -125,14 +126,19 @@ def _run(
     show_progress: bool,
 ) -> Facts:
     # Imported here: these import torch, and a bad spec should be told at once.
+    from foundray.training.board import start_board
+    from foundray.training.places import Places
+
+    # Ray Train takes longest to start: the rest is imported beside it.
+    board = start_board()
+    places = Places(run, spec, workers, board, asked_for(run.records("events.jsonl")))
+
     from foundray.data.feeder import start_feeder
     from foundray.data.stream import plan_for
     from foundray.model.flops import flops
-    from foundray.training.board import start_board
     from foundray.training.conductor import Conductor
     from foundray.training.metrics import RunMetrics
     from foundray.training.orders import Work
-    from foundray.training.places import Places
 
     manifest = prepared.manifest
     plan = plan_for(prepared, spec)
@@ -143,13 +149,12 @@ def _run(
         classes=manifest.vocabulary,
         validation_samples=plan.order().validation_samples,
         feeder=start_feeder(),
-        board=start_board(),
+        board=board,
     )
     scores = spec.objective.build().scores
-    told = RunMetrics(spec, plan, work.feeder, flops(spec, manifest.vocabulary, 1))
+    told = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
     recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, told)
     recorder.write([event("command", workers=list(spec.scale.workers), environment=environment())])
-    places = Places(run, spec, workers, work.board, recorder.requests)
     conductor = Conductor(spec, run, work, recorder, places, holder)
     go_on = f"`foundray resume {run.folder}` goes on from the last checkpoint"
 

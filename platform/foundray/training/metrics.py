@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,9 +102,9 @@ METRICS = {
 class RunMetrics:
     """Takes a run's records, and gives what there is to tell at any time."""
 
-    def __init__(self, spec: Spec, plan: StreamPlan, feeder: Any, step_flops: float):
-        """`step_flops` are the FLOPs of a step."""
-        self.spec, self.order, self.feeder, self.step_flops = spec, plan.order(), feeder, step_flops
+    def __init__(self, spec: Spec, plan: StreamPlan, feeder: Any, step_flops: Callable[[], float]):
+        """`step_flops` gives the FLOPs of a step; it is asked for them only where the hardware's are known."""
+        self.spec, self.order, self.feeder, self.step_flops = spec, plan.order(), feeder, cache(step_flops)
         self.lock = threading.Lock()
         self.values: dict[Key, float] = {}
         self.durations: list[float] = []
@@ -202,7 +203,7 @@ class RunMetrics:
         self.durations.append(seconds)
         self._set(step=record["step"], loss=record["loss"], gradient_norm=record["grad_norm"], learning_rate=record["lr"])
         self._set(tokens_per_second=record["tokens_per_s"], samples_per_second=self.spec.samples_per_step / seconds)
-        self._set(workers=record["workers"], mfu=self.step_flops / seconds / self.peak if self.peak else None)
+        self._set(workers=record["workers"], mfu=self.step_flops() / seconds / self.peak if self.peak else None)
         parts = {"computing": seconds - record["data_wait_s"], "data_wait": record["data_wait_s"], "copying": record["copy_s"]}
         self.values |= {("step_seconds", part): value for part, value in parts.items()}
         if (mirrored := record["mirrored"]) is not None:

@@ -6,7 +6,9 @@ AdamW (Loshchilov and Hutter 2019), Lion is that of Chen et al. 2023.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -82,6 +84,21 @@ class ShardOptimizer:
                 self.update.state[piece][name].copy_(tensors[name][start:stop])
 
 
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """bitsandbytes hands some functions to torch.compile as it is imported, none of which is used here: torch's compiler alone
+    takes longer to import than all else that a member needs. Where compiling fails, it takes them as they are."""
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("not compiled")
+
+    compiler, torch.compile = torch.compile, refuse
+    try:
+        yield
+    finally:
+        torch.compile = compiler
+
+
 def _make(spec: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if spec.kind == "adamw":
         update: Any = torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
@@ -92,7 +109,8 @@ def _make(spec: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimize
         return update
     # Without this, its look for an optional kernel package is told to every user as a failure.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    import bitsandbytes
+    with _without_compiler():
+        import bitsandbytes
 
     # Every piece is quantised, however small: a piece's size depends on the number of workers, its bits must not.
     if spec.kind == "adamw8bit":

@@ -12,7 +12,7 @@ from foundray.data.manifest import Prepared
 from foundray.data.prepare import known_tokenizer, prepared_folder
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
-from foundray.run import Run
+from foundray.run import Run, urls_of
 from foundray.sentences import taken_over
 from foundray.spec import InitFrom, Spec, flatten
 
@@ -85,13 +85,18 @@ def find_start(spec: Spec) -> Start:
 
 
 def _open(spec: Spec, wanted: InitFrom) -> Run:
+    check_not_itself(spec)
     try:
         parent = Run.open(wanted.run.rstrip("/"))
     except InputError as error:
         raise InputError(f"init_from: {error}") from None
-    if parent.folder.url == Run.named(spec).folder.url:
-        raise InputError(f"init_from: {wanted.run} is this run itself; give this one another name")
     return parent
+
+
+def check_not_itself(spec: Spec) -> None:
+    """Raises InputError for a run that is to start from its own weights."""
+    if spec.init_from and Run.named(spec).folder.url in urls_of(spec.init_from.run):
+        raise InputError(f"init_from: {spec.init_from.run} is this run itself; give this one another name")
 
 
 def _settled(wanted: InitFrom, parent: Run, step: int, weights: Weights) -> InitFrom:

@@ -24,10 +24,10 @@ class Places:
 
     def __init__(self, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: Any, stale: list[str]):
         """`stale` names the requests of commands before, which may have died: Ray would honour them for minutes."""
-        cancel_requests(stale)
         keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=beside_caller())
         folder = (run.folder / ".ray").url
         self.keepers = {name: keeper.remote() for name in workers}
+        cancel_requests(stale)
         self.held = [
             self.keepers[name].hold.remote(board, name, spec.scale.all_pools[name], fewest, most, folder)
             for name, (fewest, most) in workers.items()
@@ -57,9 +57,9 @@ def cancel_requests(names: list[str]) -> None:
     # There is no public call: Ray Train withdraws its request itself, unless it is killed.
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
-    if names:
-        with suppress(RayError, ValueError):
-            coordinator = get_or_create_autoscaling_coordinator()
+    with suppress(RayError, ValueError):
+        coordinator = get_or_create_autoscaling_coordinator()  # which Ray Train will need, and which takes a while to start
+        if names:
             ray.wait([coordinator.cancel_request.remote(name) for name in names], num_returns=len(names), timeout=10)
 
 
@@ -68,12 +68,20 @@ class _Keeper:
         # Ray Train counts a lost node for a while yet: it should not wait a minute for a place there.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        # Who is told to go is looked after by the crew: nobody asks Ray Train's watcher, which is one more process.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         from foundray.training.board import hold_place
 
-        trainer = DataParallelTrainer(
+        class Trainer(DataParallelTrainer):
+            def _create_default_callbacks(self) -> list[Any]:
+                # It is given no data sets: the process that would manage them is left out.
+                return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+
+        trainer = Trainer(
             hold_place,
             train_loop_config={"board": board, "pool": name},
             scaling_config=ScalingConfig(

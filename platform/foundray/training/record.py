@@ -49,8 +49,7 @@ class Recorder:
         self.step = 0
         """The last step recorded."""
         events = run.records("events.jsonl")
-        self.requests = [e["request"] for e in events if e["event"] == "places"]
-        """What the run's commands have asked Ray's autoscaling coordinator for, by name."""
+        self.requests = asked_for(events)
         self.evaluated = max((e["step"] for e in events if e["event"] == "evaluated"), default=0)
         """The last step whose evaluation is recorded."""
         self.roll_backs = recorded(events)
@@ -168,6 +167,11 @@ class Recorder:
             self.ledger.close(self.spec.fault.storage_wait_s)
         finally:
             self.curves.close()
+
+
+def asked_for(events: list[dict[str, Any]]) -> list[str]:
+    """What the run's commands have asked Ray's autoscaling coordinator for, by name."""
+    return [event["request"] for event in events if event["event"] == "places"]
 
 
 class Clock:

@@ -18,6 +18,7 @@ from foundray.vectors.blocks import parts
 from foundray.vectors.job import Job
 from foundray.vectors.kinds import source_of
 from foundray.vectors.recipe import INDEX, RECIPE, Complete, Recipe
+from foundray.vectors.shards import finish
 
 Report = Callable[[str], None]
 
@@ -77,7 +78,10 @@ def embed(
     """
     spec, folder = run.spec(), Store.at(out)
     began = Recipe.of(folder)
+    if began and not (folder / "shards").children():  # it broke off before anything was made
+        began = None
     source = source_of(data, spec, overrides)
+    source = source.model_copy(update={"path": Store.at(source.path).url})  # the same, wherever the command stands
     reader = Reader(run)
     files = reader.files(source)
     if not run.has_checkpoint():
@@ -94,17 +98,20 @@ def embed(
     folder.check_writable()
     limit = spec.data.max_bad_rows if options.max_bad_rows is None else options.max_bad_rows
     job = Job(folder, parts(files), reader, source, limit, report)
-    with connected() as ray, Holder(folder, report, "the embedding in"):
-        admit_places(ray, folder.url, {data: files}, report)
-        workers = _workers(room(resources, node_resources(ray)), options.workers, resources, report)
+    workers = 0
+    with Holder(folder, report, "the embedding in"):
         if not began:
-            (folder / RECIPE).write_text(recipe.model_dump_json(indent=1))
-        of = f"{len(files):,} files ({source.format})" if len(files) > 1 else f"{plain(files[0].url)} ({source.format})"
-        report(f"embed: {of} by step {recipe.step:,} of {plain(recipe.run)}, on {workers} worker(s)")
-        job.run(ray, task, weights, workers, resources)
-    from foundray.vectors.shards import finish
-
-    return _embedded(folder, recipe, finish(folder, job.parts, recipe, limit, report), job, workers)
+            (folder / "parts").delete_folder()
+        if todo := job.todo():
+            with connected() as ray:
+                admit_places(ray, folder.url, {data: files}, report)
+                workers = _workers(room(resources, node_resources(ray)), options.workers, resources, report)
+                of = f"{len(files):,} files ({source.format})" if len(files) > 1 else f"{plain(files[0].url)} ({source.format})"
+                report(f"embed: {of} by step {recipe.step:,} of {plain(recipe.run)}, on {workers} worker(s)")
+                (folder / RECIPE).write_text(recipe.model_dump_json(indent=1))
+                job.run(ray, todo, task, weights, workers, resources)
+        complete = finish(folder, job.parts, recipe, limit, report)
+    return _embedded(folder, recipe, complete, job, workers)
 
 
 def _workers(fits: int, asked: int | None, resources: Mapping[str, float], report: Report) -> int:

@@ -48,14 +48,16 @@ class Job:
     known: dict[str, Record] = field(default_factory=dict)
     """Of parts that have been read to their end, by name."""
 
-    def run(self, ray: Any, task: Task, weights: bytes, workers: int, resources: Mapping[str, float]) -> None:
-        """Make what is not there, by `weights` (safetensors). Raises InputError or RunFailed."""
+    def todo(self) -> list[Part]:
+        """The parts of which not all is done, as the folder tells."""
         names = [place.name for place in (self.folder / "shards").children()]
         self.done = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        return [part for part in self.parts if not self._is_done(part)]
+
+    def run(self, ray: Any, todo: list[Part], task: Task, weights: bytes, workers: int, resources: Mapping[str, float]) -> None:
+        """Make what is not there of these parts, by `weights` (safetensors). Raises InputError or RunFailed."""
         if self.done:
             self.report(f"embed: going on in {self.folder}, where {len(self.done):,} blocks are done")
-        if not (todo := [part for part in self.parts if not self._is_done(part)]):
-            return
         first, began, told = 0, 0.0, time.monotonic()
         seen: set[str] = set()
         try:

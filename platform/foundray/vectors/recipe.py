@@ -72,7 +72,8 @@ class Recipe(BaseModel):
 
     def _identity(self) -> dict[str, Any]:
         """Wherever the run lies now, its weights are the same."""
-        return flatten(self.model_dump(mode="json", exclude={"run"}))
+        files = {url: f"{size:,} bytes of {modified / 1e9:.3f}" for url, (size, modified) in self.files.items()}
+        return flatten({**self.model_dump(mode="json", exclude={"run"}), "files": files})
 
 
 class Complete(BaseModel):

@@ -1,0 +1,180 @@
+"""Runs on images and trajectories that were trained for real, in the hands of somebody who has nothing of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tests import without_foundray
+from tests.conftest import small_spec, write_spec
+from tests.integration.conftest import foundray
+from tests.integration.test_modalities import images
+
+import foundray as api
+from foundray.batch import packed
+from foundray.embedding import Encoder, Reader
+from foundray.model.model import Batch
+from foundray.run import Run
+from foundray.spec import Source
+
+FLAGS = {"width": 32, "depth": 2, "heads": 2, "norm": "ln", "act": "gelu", "bias": True, "rope_theta": None}
+PICTURE = {"kind": "image", "size": 16, "patch": 4, "channels": 1}
+STEPS = {"kind": "trajectory", "state_width": 3, "action_width": 2, "longest": 60, "return_scale": 5.0,
+         "state_mean": [0.5, 0.0, -0.5], "state_std": [1.0, 2.0, 0.5]}  # fmt: skip
+PREDICTOR = {"width": 16, "depth": 1, "heads": 2}
+RUNS: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "pixels": ("ViTMAEForPreTraining", {
+        "objective": {"kind": "masked_pixel"}, "data__modality": PICTURE,
+        "model": {**FLAGS, "context": 16, "class_unit": True, "predictor": PREDICTOR},
+    }),
+    "bare": (None, {"objective": {"kind": "masked_pixel"}, "data__modality": PICTURE,
+                    "model": {**FLAGS, "context": 16, "predictor": PREDICTOR}}),
+    "actions": ("DecisionTransformerModel", {
+        "objective": {"kind": "next_action"}, "data__modality": STEPS, "model": {**FLAGS, "context": 24},
+    }),
+    "states": ("DecisionTransformerModel", {
+        "objective": {"kind": "next_state"}, "data__modality": STEPS,
+        "model": {**FLAGS, "context": 24, "base_width": 16, "base_depth": 1},
+    }),
+}  # fmt: skip
+
+
+def episodes(folder: Path) -> Path:
+    """A point that is pushed about."""
+    chance = np.random.default_rng(0)
+    lengths = chance.integers(20, 60, 30)
+    actions = chance.normal(0, 1, (lengths.sum(), 2))
+    states = np.concatenate([actions.cumsum(0) * 0.1, chance.normal(0, 1, (len(actions), 1))], 1)
+    arrays = {"states": states, "actions": actions, "rewards": -np.abs(states[:, 0])}
+    (made := folder / "episodes").mkdir()
+    np.savez(made / "all.npz", lengths=lengths, **{name: values.astype(np.float32) for name, values in arrays.items()})
+    return made
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of every kind, some steps; with what our own models answer beside them."""
+    folder = tmp_path_factory.mktemp("values")
+    sources = {"image": images(folder), "trajectory": episodes(folder)}
+    (sources["image"] / "007.png").unlink()  # it is cut off
+    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    for name, (_, changes) in RUNS.items():
+        source = sources[changes["data__modality"]["kind"]]
+        given = [{"path": str(source), "format": "files"}]
+        spec = small_spec(Path("x"), folder / "runs", name=name, data__sources=given, train__steps=20, **changes)
+        spec["data"].pop("tokenizer")
+        api.train(write_spec(folder, spec))
+        save_file(answers(Run.open(str(folder / "runs" / name)), source), folder / f"{name}.safetensors")
+    ray.shutdown()
+    return folder
+
+
+@torch.no_grad()
+def answers(run: Run, source: Path) -> dict[str, torch.Tensor]:
+    """What our model makes of the first three samples, with everything that the stock class must be told to do the same."""
+    reader, model, objective = Reader(run), Encoder.trained(run).model, run.spec().objective.build()
+    some = [row for row, _ in zip(reader.read(Source(path=str(source), format="files")), range(3), strict=False)]
+    rows = [reader.units(row) for row in some]  # type: ignore[arg-type]
+    chance = np.random.default_rng(0)
+    batch = Batch.load(packed([objective.plan(units, chance) for units in rows]), torch.device("cpu"))
+    hidden = model.encode(batch)
+    found: dict[str, torch.Tensor] = {"hidden": hidden, "answers": next(iter(model.answer(batch, hidden).values()))}
+    if batch.keep is not None:
+        target, where = next(iter(batch.asks.values()))
+        assert target is not None
+        loss, count = objective.loss(found["answers"], target, where)
+        return {**found, "keep": batch.keep, "loss": loss / count}
+    raw = [row.content for row in some]  # type: ignore[union-attr]
+    steps = len(rows[0]) // 3
+    for key, width in (("returns", 1), ("states", 3), ("actions", 2)):
+        found[key] = torch.tensor([content[key][: steps * width] for content in raw]).reshape(3, steps, width)  # type: ignore
+    found["times"] = torch.tensor([[content["time"] + step for step in range(steps)] for content in raw])  # type: ignore
+    return found
+
+
+START = """
+import torch, transformers
+from safetensors.torch import load_file
+
+name, out, file = sys.argv[1:4]
+ours = load_file(file)
+auto = transformers.AutoModelForPreTraining if "MAE" in name else transformers.AutoModel
+model, loading = auto.from_pretrained(out, trust_remote_code=False, output_loading_info=True)
+assert type(model).__name__ == name and model.config.architectures == [name], type(model)
+assert not any(loading.values()), loading
+torch.set_grad_enabled(False)
+
+
+def close(theirs, ours):
+    assert theirs.shape == ours.shape, (theirs.shape, ours.shape)
+    return float((theirs - ours).abs().max() / ours.abs().max()) < 1e-5
+"""
+PIXELS = """
+from pathlib import Path
+from PIL import Image
+
+processor = transformers.AutoImageProcessor.from_pretrained(out, trust_remote_code=False)
+files = [file for file in sorted(Path(sys.argv[4]).iterdir())][:3]
+images = processor(images=[Image.open(file) for file in files], return_tensors="pt")["pixel_values"]
+kept = ours["keep"].shape[1]
+noise = torch.full((3, 16), 100.0).scatter(1, ours["keep"], torch.arange(float(kept)).expand(3, -1))
+output = model(images, noise=noise)
+assert close(model.vit(images, noise=noise).last_hidden_state, ours["hidden"])
+assert close(output.logits, ours["answers"])
+assert abs(output.loss - ours["loss"]) < 1e-5 * ours["loss"]
+assert not close(model(images.flip(0), noise=noise).logits, ours["answers"]), "the comparison can fail"
+"""
+STEPS_OF = """
+c = model.config
+given = {
+    "states": (ours["states"] - torch.tensor(c.state_mean)) / torch.tensor(c.state_std),
+    "actions": ours["actions"],
+    "returns_to_go": ours["returns"] / c.return_scale,
+    "timesteps": ours["times"],
+}
+output = model(**given)
+assert close(output.last_hidden_state, ours["hidden"])
+turn, answers = (1, output.action_preds) if c.predicts == "action" else (2, output.state_preds)
+assert close(answers, ours["answers"][:, turn::3])
+other = model(**{**given, "states": ours["states"]})
+assert not close(other.last_hidden_state, ours["hidden"]), "the comparison can fail"
+"""
+
+
+@pytest.mark.parametrize("name", [name for name, (stock, _) in RUNS.items() if stock])
+def test_the_same_answers_without_us(name: str, runs: Path, tmp_path: Path) -> None:
+    stock, changes = RUNS[name]
+    facts = foundray("export", runs / "runs" / name, tmp_path / "out", "--json").facts
+    assert facts["stock_class"] == stock
+    assert facts["weights_sha256"] == api.status(runs / "runs" / name).weights_sha256
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as opened:
+        assert opened.metadata() == {"format": "pt"}
+        assert all(torch.isfinite(opened.get_tensor(each)).all() for each in opened.keys())  # noqa: SIM118 - no mapping
+    pixels = "image" in changes["data__modality"]["kind"]
+    given = (stock, tmp_path / "out", runs / f"{name}.safetensors", *([runs / "images"] if pixels else []))
+    without_foundray.run(START + (PIXELS if pixels else STEPS_OF), *given)
+    card = (tmp_path / "out" / "README.md").read_text()
+    without_foundray.run(card.split("```python\n")[1].split("```")[0], cwd=tmp_path)
+
+
+def test_what_no_stock_class_computes_goes_out_in_our_own_form(runs: Path, tmp_path: Path) -> None:
+    facts = foundray("export", runs / "runs" / "bare", tmp_path / "out", "--json").facts
+    assert facts["stock_class"] is None
+    why = "ViTMAEForPreTraining needs model: {class_unit: true}, and the run has class_unit: false"
+    assert facts["reason"] == why
+    assert why in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "foundray"
+    loaded = api.load(tmp_path / "out")
+    assert loaded.encode(str(runs / "images"), "mean").shape == (149, 32)
+    with pytest.raises(api.InputError, match="pool: class: the run's model has no class unit"):
+        loaded.encode(str(runs / "images"), "class")
+    api.export(runs / "runs" / "pixels", tmp_path / "stock")
+    with pytest.raises(api.InputError, match="transformers' ViTMAEForPreTraining, which loads it"):
+        api.load(tmp_path / "stock")

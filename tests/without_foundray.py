@@ -1,0 +1,36 @@
+"""Python as somebody has it who never heard of Foundray: what we export must be of use there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BLOCK = """
+import sys
+
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0].startswith("foundray"):
+            raise ModuleNotFoundError(f"no {name} here")
+
+
+sys.meta_path.insert(0, Blocked())
+try:
+    import foundray
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("foundray can be imported")
+"""
+
+
+def run(code: str, *arguments: object, cwd: Path | None = None, timeout: float = 240) -> str:
+    """What a script prints that can import no module of ours; `arguments` are its sys.argv[1:]. It must end well."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-I", "-c", BLOCK + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
