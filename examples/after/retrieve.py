@@ -67,7 +67,7 @@ def main() -> None:
     opening, truth = halves[0]
     shown = prompt(tokenizer, found[0], opening, room)
     asked = tokenizer(shown, return_tensors="pt").to(model.device)
-    ids = model.generate(**asked, max_new_tokens=context - room, max_length=None)
+    ids = model.generate(**asked, max_new_tokens=context - room)
     written = tokenizer.decode(ids[0], skip_special_tokens=True)[len(shown) :]
     print(f"--- the prompt\n{shown}\n--- what the model writes\n{written}")
     if options.query:
