@@ -20,7 +20,7 @@ from foundray.data.stream import plan_for, read_samples
 from foundray.loading import load_spec
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.alone
 
 MIRROR_EVERY = 5
 LINGER = 0.3
