@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 
-.PHONY: demo test tools check bench bench-faults bench-examples bench-tuning chaos clean
+.PHONY: demo test tools check bench bench-faults bench-examples bench-tuning bench-embed bench-gpu chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -15,7 +15,7 @@ demo: $(VENV)/.ready  ## train on the standard library's source, about two minut
 	@echo; echo "Look at runs/demo-$(STEPS): spec.yaml, metrics.jsonl, checkpoints/; or: $(BIN)/tensorboard --logdir runs"
 
 test: check  ## all checks and tests
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not alone"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
 	$(BIN)/pytest -m alone
 
 tools:  ## Debian's programs that some tests run, and are skipped without: needs root
@@ -45,6 +45,12 @@ bench-examples: $(VENV)/.ready-dev  ## what the examples reach, with three seeds
 bench-tuning: $(VENV)/.ready-dev  ## do rates transfer, does a search pay, does a forecast come true: about an hour
 	$(BIN)/python -m tests.benchmarks.bench_transfer
 	$(BIN)/python -m tests.benchmarks.bench_tuning
+
+bench-embed: $(VENV)/.ready-dev  ## vectors of 50,000 texts, beside one text at a time
+	$(BIN)/python -m tests.benchmarks.bench_embedding
+
+bench-gpu: $(VENV)/.ready-dev  ## on a GPU: speed and memory beside a plain PyTorch loop
+	$(BIN)/python -m tests.benchmarks.bench_gpu --sizes 124M 1B --compiled
 
 clean:
 	rm -rf $(VENV) runs

@@ -13,14 +13,6 @@ REPOSITORY = Path(__file__).parents[1]
 TABLES = pytest.StashKey[list[tuple[str, list[str]]]]()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two lanes for `pytest -n 2 --dist loadgroup`: all tests of clusters, and beside them the other files, one by one."""
-    for item in items:
-        lane = "cluster" if item.get_closest_marker("cluster") else str(item.path.relative_to(REPOSITORY))
-        item.add_marker(pytest.mark.xdist_group(lane))
-
-
 @pytest.fixture
 def show(request: pytest.FixtureRequest) -> Callable[[str, list[str]], None]:
     """Show a table, by its title and lines, below the results of all tests."""

@@ -106,7 +106,7 @@ def pairs(model: Any, tokenizer: Any, texts: list[str], count: int, length: int)
     while places and len(rows) < count:
         some, places = places[:64], places[64:]
         batch = tokenizer([prompt for prompt, _ in some], return_tensors="pt", padding=True, padding_side="left")
-        ids = model.generate(**batch.to(model.device), max_new_tokens=length // 2, max_length=None)
+        ids = model.generate(**batch.to(model.device), max_new_tokens=length // 2)
         for (prompt, rest), text in zip(some, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
             opening, whole = tokenizer(prompt).input_ids, tokenizer(text).input_ids
             if whole[: len(opening)] == opening and len(whole) > LEARNED * length:

@@ -5,10 +5,12 @@
 `vectors` is what `foundray embed` made of a collection of texts, one vector a paragraph. Held-out paragraphs are cut in two:
 the first half is searched for, and the second half is judged by its loss after different contexts.
 """
+# ruff: noqa: E402 (what is said before imports is for the libraries)
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import re
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # all that is read lies on this machine
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which kernels it has not: none of them is needed
 
 import torch
 import transformers
@@ -64,7 +67,7 @@ def main() -> None:
     opening, truth = halves[0]
     shown = prompt(tokenizer, found[0], opening, room)
     asked = tokenizer(shown, return_tensors="pt").to(model.device)
-    ids = model.generate(**asked, max_new_tokens=context - room, max_length=None)
+    ids = model.generate(**asked, max_new_tokens=context - room)
     written = tokenizer.decode(ids[0], skip_special_tokens=True)[len(shown) :]
     print(f"--- the prompt\n{shown}\n--- what the model writes\n{written}")
     if options.query:
@@ -106,7 +109,7 @@ def prompt(tokenizer: Any, passages: list[str], opening: str, room: int) -> str:
 def loss(model: Any, tokenizer: Any, before: str, text: str, most: int) -> tuple[float, int]:
     """Nats of at most so many tokens of a text after another one, and how many they are."""
     opening = tokenizer(before).input_ids
-    ids = tokenizer(text, add_special_tokens=False).input_ids[:most]
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids[:most]
     logits = model(torch.tensor([opening + ids], device=model.device)).logits[0, len(opening) - 1 : -1]
     return float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids, device=model.device), reduction="sum")), len(ids)
 

@@ -63,12 +63,14 @@ def plan(
     `because` of `architecture`, `control` and `research`; what is None is assumed, and said so.
     """
     from foundray.loading import load_spec
-    from foundray.planning import plan as make
+
+    checked = load_spec(_path(spec), overrides)
+    from foundray.planning import plan as make  # imports torch: only once the spec makes sense
     from foundray.planning.cost import assume
 
     assumptions = assume(mfu, mtbf_hours, machines, seconds_a_gigabyte)
     files = [_path(file) for file in tokenizers]
-    return make(load_spec(_path(spec), overrides), files, gpus, prices, because, peak_flops, sample_bytes, assumptions, report)
+    return make(checked, files, gpus, prices, because, peak_flops, sample_bytes, assumptions, report)
 
 
 def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent) -> Prepared:

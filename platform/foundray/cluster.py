@@ -165,7 +165,12 @@ def _fit(
 
 def room(resources: Mapping[str, float], nodes: list[dict[str, float]]) -> int:
     """How many workers with so much each the nodes have room for."""
-    return sum(int(min((node.get(kind, 0.0) + 1e-9) // amount for kind, amount in resources.items())) for node in nodes)
+    return sum(fits_on(resources, node) for node in nodes)
+
+
+def fits_on(resources: Mapping[str, float], node: Mapping[str, float]) -> int:
+    """How many workers with so much each a node has room for that has so much."""
+    return int(min((node.get(kind, 0.0) + 1e-9) // amount for kind, amount in resources.items()))
 
 
 def _share(nodes: list[dict[str, float]], workers: int) -> float:

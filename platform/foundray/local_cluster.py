@@ -80,7 +80,8 @@ class LocalCluster:
             if redis:
                 cluster.redis = Redis.start(folder)
             cluster._start_head()
-            cluster.add_some(nodes, resources)
+            for _ in range(nodes):
+                cluster.add(resources)
         except BaseException:
             cluster.down()
             raise
@@ -111,30 +112,12 @@ class LocalCluster:
 
         `wrapper` is a command that runs the node's, such as one that gives it a file system of its own. Raises InputError.
         """
-        name = self._launch_node(resources, name, environment, wrapper)
-        self._wait_for(name)
-        return name
-
-    def add_some(self, count: int, resources: Mapping[str, float], environment: Mapping[str, str] | None = None) -> list[str]:
-        """Add nodes side by side; gives their names. Raises InputError."""
-        names = [self._launch_node(resources, environment=environment) for _ in range(count)]
-        for name in names:
-            self._wait_for(name)
-        return names
-
-    def _launch_node(
-        self,
-        resources: Mapping[str, float],
-        name: str | None = None,
-        environment: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
-    ) -> str:
         self.added += 1
         name = name or f"node-{self.added}"
         if name in self.nodes:
             raise InputError(f"there is a node {name} already")
         arguments = [f"--address={self.address}", "--include-log-monitor=false"]
-        self._launch(name, self.added, resources, arguments, environment or {}, wrapper)
+        self._start(name, self.added, resources, arguments, environment or {}, wrapper)
         return name
 
     def _start_head(self) -> None:
@@ -144,8 +127,7 @@ class LocalCluster:
         if self.redis:
             arguments += [f"--redis-password={self.redis.password}"]
             environment = {"RAY_REDIS_ADDRESS": self.redis.address}
-        self._launch("head", 0, {"CPU": 0}, arguments, environment)
-        self._wait_for("head")
+        self._start("head", 0, {"CPU": 0}, arguments, environment)
         wait_for_port(HEAD_IP, self.dashboard_port, START_SECONDS)
 
     def restart_head(self) -> None:
@@ -159,7 +141,7 @@ class LocalCluster:
         (self.folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)  # Ray would take the old head for a living one
         self._start_head()
 
-    def _launch(
+    def _start(
         self,
         name: str,
         number: int,
@@ -185,11 +167,12 @@ class LocalCluster:
             *([f"--memory={resources['memory']:.0f}"] if "memory" in resources else []),
             *arguments,
         ]
+        log = self.folder / f"{name}.log"
         inherited = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         # Jobs run this Python, and their drivers join the node that they are on.
         path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
         own = {NODE_IP: ip, "PATH": path, **HEALTH_CHECKS, **token_environment(self.folder)}
-        with self._log(name).open("wb") as output:
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
                 env={**inherited, **own, **environment},
@@ -200,15 +183,9 @@ class LocalCluster:
             )
         self.nodes[name] = Node(ip, process.pid, identity(psutil.Process(process.pid)))
         self._save()
-
-    def _log(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
-
-    def _wait_for(self, name: str) -> None:
-        """Until the node has started. Raises InputError."""
         deadline = time.monotonic() + START_SECONDS
-        while "Ray runtime started" not in (said := self._log(name).read_text(errors="replace")):
-            if not self.nodes[name].processes() or time.monotonic() > deadline:
+        while "Ray runtime started" not in (said := log.read_text(errors="replace")):
+            if process.poll() is not None or time.monotonic() > deadline:
                 self.kill(name)
                 raise InputError(f"the node {name} did not start: {(said.strip().splitlines() or ['it said nothing'])[-1]}")
             time.sleep(0.1)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 from tests import hooked
 from tests.chaos.disk import Disk
@@ -17,17 +15,6 @@ from tests.conftest import small_spec, write_spec
 
 import foundray as api
 from foundray.local_cluster import LocalCluster
-
-SHARED_MEMORY = Path("/dev/shm")
-
-
-def forgotten(files: set[Path]) -> set[Path]:
-    """Those that no living process uses: tests of other things run beside these."""
-    used = set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            used |= {Path(mapped.path) for mapped in process.memory_maps()} | {Path(file.path) for file in process.open_files()}
-    return {file for file in files - used if file.exists()}
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +53,8 @@ def undisturbed(spec: Path) -> str:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A head, to which tests add nodes; the hooked objective is installed there, and nothing is left behind afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="fr-"))  # short: Ray's sockets lie in it, and their paths are limited
-    before, path = set(SHARED_MEMORY.iterdir()), os.environ.get("PYTHONPATH")
+    before = set(Path("/dev/shm").iterdir())
+    path = os.environ.get("PYTHONPATH")
     site = str(hooked.install(tmp_path_factory.mktemp("hooked")))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [site, path]))
     made = LocalCluster.up(0, RESOURCES, folder)
@@ -74,4 +62,4 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     made.down()
     os.environ["PYTHONPATH"] = path or ""
     assert not leftovers(folder)
-    assert not forgotten(set(SHARED_MEMORY.iterdir()) - before)
+    assert set(Path("/dev/shm").iterdir()) <= before

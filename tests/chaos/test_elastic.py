@@ -20,7 +20,7 @@ from foundray.data.stream import plan_for, read_samples
 from foundray.loading import load_spec
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.alone
 
 MIRROR_EVERY = 5
 LINGER = 0.3
@@ -152,7 +152,8 @@ def test_planted_faults_are_found_whoever_has_them(
     assert "were not finite and are left out" in alone.out
     assert "is a spike; its update is not made" in alone.out
 
-    cluster.add_some(2, RESOURCES)
+    for _ in range(2):
+        cluster.add(RESOURCES)
     bad = cluster.add(RESOURCES, environment={"HOOKED_FLIP": "1"})
     left_out = f"the node {cluster.node_id(bad)} is left out: it computed other bits than the others"
     run = start(spec, "flipped", "--set", "scale.workers=[3,4]")
@@ -171,7 +172,8 @@ def test_a_spike_is_rolled_back_past_by_any_number_of_workers(
     prose: Path, tmp_path: Path, cluster: LocalCluster, start: Callable[..., Run]
 ) -> None:
     """To a state before it, and on with the data after it; a node lost meanwhile leaves no trace."""
-    cluster.add_some(NODES, RESOURCES)
+    for _ in range(NODES):
+        cluster.add(RESOURCES)
     spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)[0]
     objective = {"kind": "hooked", "spike_token": spike_token}
     spec = spec_of(tmp_path, prose, steps=60, objective=objective, guard={"spike": 12.0, "roll_back": 10})
@@ -218,7 +220,8 @@ def test_pools_of_unlike_machines_make_one_group_and_that_is_told_once(
 
 
 def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: LocalCluster, start: Callable[..., Run]) -> None:
-    cluster.add_some(NODES, RESOURCES)
+    for _ in range(NODES):
+        cluster.add(RESOURCES)
     run = start(spec, "waits", "--set", "scale.workers=[9,9]", "--set", "fault.wait_s=8")
     refused = run.wait()
     assert "0 of at least 9 workers are there; each takes 1 CPU, and the cluster has 4 CPU in all" in refused.refusal

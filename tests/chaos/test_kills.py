@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.faults import STEPS
 from tests.integration.conftest import FOUNDRAY, foundray
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.alone
 
 
 class Running:

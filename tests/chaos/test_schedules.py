@@ -18,7 +18,7 @@ from tests.integration.conftest import foundray
 
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.alone
 
 SEEDS = range(int(os.environ["CHAOS_RUNS"])) if "CHAOS_RUNS" in os.environ else (6, 17)
 
@@ -27,7 +27,8 @@ SEEDS = range(int(os.environ["CHAOS_RUNS"])) if "CHAOS_RUNS" in os.environ else 
 def test_a_disturbed_run_ends_with_the_same_weights(
     seed: int, spec: Path, undisturbed: str, cluster: LocalCluster, disk: Disk | None
 ) -> None:
-    cluster.add_some(NODES + 1 - len(cluster.nodes), RESOURCES)
+    while len(cluster.nodes) < NODES + 1:
+        cluster.add(RESOURCES)
     run = Run(cluster, spec, f"chaos-{seed}")
     faults = Faults(cluster, run, random.Random(seed), disk)
     try:

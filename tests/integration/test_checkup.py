@@ -21,7 +21,7 @@ from tests.integration.conftest import FOUNDRAY, Done
 
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.alone
 
 CHECK = """
 import json, sys, time

@@ -17,7 +17,7 @@ from tests.unit.test_probing import saved_run
 
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.alone
 
 STEPS = 120
 

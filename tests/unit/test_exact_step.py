@@ -25,10 +25,11 @@ from foundray.training.checkpoint import load_latest, weights_sha256
 from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
 from foundray.training.gradient_sum import SCALE, ExactSum, RoundedSum, overflows
 from foundray.training.group import Group
+from foundray.training.kernels import unfit
 from foundray.training.optimizer import STATE, ShardOptimizer, state_bytes_per_block
 from foundray.training.outcome import Overflow
 from foundray.training.schedule import lr_factor
-from foundray.training.step import Trainer, named_weights
+from foundray.training.step import Trainer, named_weights, row_sums
 
 VOCABULARY = 40
 
@@ -39,8 +40,8 @@ def make_spec(**changes: Any) -> Spec:
     return parse_spec(yaml.safe_dump(small_spec(Path("x"), Path("y"), **changes)), "test")
 
 
-def make_trainer(spec: Spec, group: Group) -> Trainer:
-    model = make_model(spec)
+def make_trainer(spec: Spec, group: Group, device: str = "cpu") -> Trainer:
+    model = make_model(spec).to(device)
     initialise(model, spec.seed)
     return Trainer(spec, model, spec.objective.build(), group)
 
@@ -65,9 +66,11 @@ def micro_batch(spec: Spec, position: int) -> bytes:
     return packed([spec.objective.build().plan(one, rng) for one in units])
 
 
-def steps(group: Group, spec: Spec, count: int, skew: int | None, storage: str | None = None) -> tuple[str, list[float]]:
+def steps(
+    group: Group, spec: Spec, count: int, skew: int | None, storage: str | None = None, device: str = "cpu"
+) -> tuple[str, list[float]]:
     """Do some steps, with micro-batches dealt in turn or at random; gives the weights' hash and the losses."""
-    trainer = make_trainer(spec, group)
+    trainer = make_trainer(spec, group, device)
     first = load_latest(Store.at(storage), trainer, "f").step if storage else 0
     losses = []
     for step in range(first, first + count):
@@ -157,6 +160,25 @@ def test_a_step_that_overflows_names_its_micro_batch() -> None:
         trainer.model.get_submodule("lm_head").weight.fill_(float("inf"))
     with pytest.raises(Overflow, match="no micro-batch of step 0"):
         trainer.step(0, [(i, micro_batch(spec, i)) for i in range(spec.train.micro_batches)])
+
+
+def test_squares_of_a_block_are_summed_alike_however_many_blocks_there_are() -> None:
+    values = torch.randn(1000, BLOCK)
+    sums = row_sums(values)
+    assert torch.allclose(sums, values.double().sum(1).float(), atol=1e-4)
+    assert torch.equal(torch.cat([row_sums(values[:1]), row_sums(values[1:7]), row_sums(values[7:])]), sums)
+
+
+def test_an_operation_that_has_no_deterministic_kernel_is_named() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))
+    except RuntimeError as error:
+        said = unfit(error)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert str(said).startswith("train.exact: put_ has no deterministic kernel on this GPU")
+    assert unfit(RuntimeError("CUDA error: an illegal memory access was encountered")) is None
 
 
 def test_layout_covers_everything_once_in_whole_blocks() -> None:

@@ -214,6 +214,21 @@ def test_a_folder_elsewhere_gets_its_config_last(monkeypatch: pytest.MonkeyPatch
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '"foundray"', "{}", '{"spec": 1, "data": {"vocabulary": 9}, "class": null}', '{"spec": {}, "class": null}'],
+)
+def test_a_folder_that_is_no_export_is_refused(content: str, tmp_path: Path) -> None:
+    import foundray
+
+    with pytest.raises(InputError, match=r"there is no config\.json in it"):
+        foundray.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "foundray.json").write_text(content)
+    with pytest.raises(InputError, match=r"there is no readable foundray\.json in it"):
+        foundray.load(tmp_path)
+
+
 def test_licences_decide_nothing(prose: Path, tmp_path: Path) -> None:
     """Neither which run it is, nor which prepared data."""
     from foundray.data.prepare import prepared_folder

@@ -29,7 +29,8 @@ from foundray.planning.gpus import fleets
 from foundray.planning.reading import UNSPACED, WORD
 from foundray.planning.seen import Seen
 from foundray.planning.survey import survey
-from foundray.planning.words import count, duration, ratio, size
+from foundray.planning.words import count, duration, ratio
+from foundray.reporting.words import size
 from foundray.spec import Spec
 from foundray.training.footprint import footprint, of_layers
 from foundray.training.step import Trainer
@@ -198,7 +199,7 @@ def test_the_state_is_what_a_trainer_holds(exact: bool) -> None:
     held = footprint(spec, 257, 1, on_gpu=False)
     assert held.weights == trainer.flat.buffer.nbytes
     assert held.gradients == trainer.flat.gradient.nbytes
-    assert held.summing == trainer.sum.total.nbytes
+    assert held.summing == sum(value.nbytes for value in vars(trainer.sum).values() if isinstance(value, torch.Tensor))
     trainer.optimizer.step(1, 1e-3, torch.ones(len(trainer.blocks) * 256))
     assert held.optimizer == sum(tensor.nbytes for tensor in trainer.optimizer.tensors().values())
 
@@ -360,6 +361,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, prose: Path) -> None:
 def test_names_are_taken_in_any_writing() -> None:
     found = fleets(make(), ["rtx-4090:2", "NVIDIA h100 nvl", "a100-40gb"], ["h100-nvl=3"], None)
     assert [fleet.label for fleet in found] == ["2 x RTX 4090", "1 x H100 NVL", "1 x A100 40GB"]
+    assert [fleet.label for fleet in fleets(make(), ["H100:8", "H100:16"], [], None)] == ["8 x H100", "16 x H100"]
     assert (found[1].price, found[1].peak, found[2].peak, found[2].memory) == (3, 835e12, 312e12, 40e9)
 
 
@@ -381,4 +383,4 @@ def test_numbers_read_well() -> None:
         "12 days",
         "3.17 years",
     ]
-    assert [size(b) for b in (0, 1234, 80e9)] == ["0 bytes", "1.23 kB", "80 GB"]
+    assert [size(b) for b in (0, 1234, 999_600, 80e9)] == ["0 B", "1.23 kB", "1 MB", "80 GB"]

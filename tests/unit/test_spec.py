@@ -89,7 +89,14 @@ def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
         ("fault.max_restarts", 0),
     ):
         assert load_spec(path, {field: value}).fingerprint() == spec.fingerprint()
-    for field, value in (("seed", 1), ("optimizer.lr", 1.0), ("train.steps", 9), ("train.exact", False)):
+    assert load_spec(path, {"train.compile": False}).fingerprint() == spec.fingerprint(), "as when it is not said"
+    for field, value in (
+        ("seed", 1),
+        ("optimizer.lr", 1.0),
+        ("train.steps", 9),
+        ("train.exact", False),
+        ("train.compile", True),
+    ):
         assert load_spec(path, {field: value}).fingerprint() != spec.fingerprint()
 
 
@@ -121,3 +128,16 @@ def test_pools_add_up() -> None:
     alone = parse_spec(yaml.safe_dump(small_spec(Path("x"), Path("y"))), "test")
     assert spec.fingerprint() == alone.fingerprint()
     assert list(alone.scale.all_pools) == [""]
+
+
+@pytest.mark.parametrize(
+    ("example", "fingerprint"),
+    [
+        ("control/pendulum.yaml", "4469ce3a5102e9b9"),
+        ("handwritten-digits/spec.yaml", "b625ba2c7776ba35"),
+        ("shakespeare/spec.yaml", "8eb78b87a65a8884"),
+    ],
+)
+def test_runs_from_before_are_the_same_runs(example: str, fingerprint: str) -> None:
+    """A new field must leave alone what a spec without it is; where results change on purpose, this may change, too."""
+    assert load_spec(Path(__file__).parents[2] / "examples" / example).fingerprint() == fingerprint

@@ -25,10 +25,10 @@ from foundray.model.model import Model, initialise
 from foundray.run import Run
 from foundray.spec import InitFrom, Spec
 from foundray.storage import Store
-from foundray.training.checkpoint import load_states, weights_sha256
+from foundray.training.checkpoint import load_states, sha256_of, weights_sha256
 from foundray.training.group import Group
 from foundray.training.parent import Start, find_start
-from foundray.training.starting import START, begin, fit_of, read_start, sha256_of, take, write_start
+from foundray.training.starting import START, begin, fit_of, read_start, take, write_start
 from foundray.training.step import Trainer, named_weights
 from foundray.tuning.coordcheck import coordcheck
 from foundray.tuning.driver import tune

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors import torch as safetensors
 from tests.unit.test_probing import IMAGE_RUN, SERIES_RUN, picture, saved_run
 
 import foundray
@@ -24,10 +26,12 @@ from foundray.spec import Source
 from foundray.storage import Store
 from foundray.vectors import blocks, index
 from foundray.vectors.blocks import Record, parts, read_blocks
+from foundray.vectors.embed import Options
 from foundray.vectors.index import Index
 from foundray.vectors.kinds import source_of
-from foundray.vectors.task import weights_for
-from foundray.vectors.worker import Maker, Task
+from foundray.vectors.shards import finish
+from foundray.vectors.task import prepared, weights_for
+from foundray.vectors.worker import Maker, Task, Worker
 
 LINES = Source(path="x", documents="line")
 
@@ -173,6 +177,14 @@ def test_an_exact_index_finds_what_brute_force_finds(metric: Any, tmp_path: Path
     (tmp_path / "i.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(InputError, match="is damaged: its SHA-256 is not the recorded one"):
         Index.load(file, "0" * 64)
+    for strange in (
+        replace(built, rows=built.rows + 1),
+        replace(built, starts=np.array([0, 900])),
+        replace(built, vectors=vectors[:, 0]),
+        replace(built, vectors=vectors.astype(np.float64)),
+    ):
+        with pytest.raises(InputError, match="is no index: its arrays do not fit each other"):
+            Index.load(file, strange.save(file))
 
 
 def test_a_large_index_looks_into_the_nearest_cells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +217,11 @@ def test_what_is_refused_before_anything_starts(run: Run, tmp_path: Path) -> Non
     refused("--pool flatten: it is one of", pool="flatten")
     refused("pool: class: the run.s model looks back only", pool="class")
     refused("layer: the model has 2 layers", layer=3)
+    refused("--layer first: it is last, all, or a number of layers", layer="first")
+    refused("--layer -1: it is last", layer=-1)
+    refused("--workers 0: it is 1 or more", workers=0)
+    refused("--max-bad-rows -1: it is 0 or more", max_bad_rows=-1)
+    refused("--resources CPU=0: amounts are above 0", resources={"CPU": 0})
     refused(r"holds something else \(a\.txt\): vectors go into a folder of their own", place=tmp_path)
     with pytest.raises(InputError, match="holds no vectors: make them by `foundray embed RUN DATA"):
         foundray.search(out, "text")
@@ -235,3 +252,64 @@ def test_vectors_are_of_one_state_of_one_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"made by step 2, of which .* has no complete checkpoint any more \(it has 3\)"):
         weights_for(run, began.model_copy(update={"step": 2}))
     assert torch.equal(*(weights["model.norm.weight"] for weights in (weights_for(run, began)[1], weights_for(run, None)[1])))
+
+
+# What is found in a folder
+
+
+def finished(run: Run, path: Path, out: Path) -> None:
+    """The vectors of a file's lines in a folder, made here."""
+    reader, folder = Reader(run), Store.at(out)
+    source = LINES.model_copy(update={"path": str(path)})
+    files = reader.files(source)
+    task, weights, recipe = prepared(run, reader, source, files, Options(), {"CPU": 1}, None)
+    (folder / "embedding.json").write_text(recipe.model_dump_json())
+    worker = object.__new__(Worker)  # its own way asks Ray for the weights
+    worker.make, worker.folder = Maker(task, safetensors.load(weights)), folder
+    for block in read(path, reader, out):
+        worker._write(block)
+    finish(folder, parts(files), recipe, 0, lambda line: None)
+
+
+def test_what_is_complete_is_found_and_what_is_missing_or_of_nobody_is_made_anew(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AsksForRay(Exception):
+        pass
+
+    def connected() -> Any:
+        raise AsksForRay
+
+    monkeypatch.setattr("foundray.vectors.embed.connected", connected)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 2)
+    path, out = lines(tmp_path, "one", "two", "three"), tmp_path / "out"
+    finished(run, path, out)
+
+    def again(**overrides: Any) -> Any:
+        return foundray.embed(run.folder.url, path, out, {"documents": "line", **overrides})
+
+    found = again(licence="CC0-1.0")
+    assert (found.rows, found.blocks, found.new_rows, found.workers) == (3, 2, 0, 0)
+    with pytest.raises(InputError, match="holds vectors of something else"):
+        again(documents="paragraph")
+    told = json.loads((out / "complete.json").read_text())
+    for strange, said in ((("../../secret", 3), "complete.json is damaged"), (("00000-000000", 9), "is of other vectors")):
+        (out / "complete.json").write_text(json.dumps(told | {"shards": [strange]}))
+        with pytest.raises(InputError, match=said):
+            foundray.search(out, "one")
+    (out / "complete.json").write_text(json.dumps(told))
+    assert foundray.search(out, "two")[0].text == "two"
+    (out / "parts/00000.json").write_text("{}")
+    with pytest.raises(InputError, match=r"parts/00000\.json is damaged; delete it, and the same `foundray embed`"):
+        again()
+    (out / "parts/00000.json").unlink()
+    with pytest.raises(AsksForRay):
+        again()
+    finished(run, path, out)
+    (out / "shards/00000-000001.parquet").unlink()
+    with pytest.raises(AsksForRay):
+        again()
+    (out / "embedding.json").unlink()
+    with pytest.raises(AsksForRay):
+        again()
+    assert not (out / "shards").exists(), "nobody knows which weights made what is there"

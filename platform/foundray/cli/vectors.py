@@ -8,7 +8,6 @@ from typing import Any
 
 import foundray
 from foundray.cli.parsing import Verbs, overrides_of, say
-from foundray.errors import InputError
 
 FLAGS = ("layer", "pool", "normalise", "workers", "resources", "max_bad_rows")
 
@@ -52,26 +51,20 @@ def flags_given(options: Any) -> str:
 
 
 def asked(options: Any) -> dict[str, Any]:
-    """What the flags say, for `foundray.embed`. Raises InputError."""
+    """What the flags say, for `foundray.embed`. Raises InputError for what that would refuse of any run."""
     from foundray.local_cluster import parse_resources
+    from foundray.vectors.embed import Options
 
     layer = options.layer or "last"
-    if layer not in ("last", "all") and not layer.isdigit():
-        raise InputError(f"--layer {layer}: it is last, all, or a number of layers")
-    for name in ("workers", "max_bad_rows"):
-        if (value := getattr(options, name)) is not None and value < (name == "workers"):
-            raise InputError(f"--{name.replace('_', '-')} {value}: it is {'1' if name == 'workers' else '0'} or more")
-    resources = parse_resources(options.resources) if options.resources else None
-    if resources and min(resources.values()) <= 0:
-        raise InputError(f"--resources {options.resources}: amounts are above 0")
-    return {
-        "layer": int(layer) if layer.isdigit() else layer,
-        "pool": options.pool or "mean",
-        "normalise": options.normalise,
-        "workers": options.workers,
-        "resources": resources,
-        "max_bad_rows": options.max_bad_rows,
-    }
+    said = Options(
+        layer=int(layer) if layer.isdecimal() else layer,
+        pool=options.pool or "mean",
+        normalise=options.normalise,
+        workers=options.workers,
+        resources=parse_resources(options.resources) if options.resources else None,
+        max_bad_rows=options.max_bad_rows,
+    )
+    return vars(said)
 
 
 def _embed(options: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from foundray.exporting.place import in_public
 from foundray.run import PROBES
 
 if TYPE_CHECKING:
@@ -39,12 +40,13 @@ print(model.encode("PATH").shape)  # files, a folder or a glob: one row of featu
 def card(trained: Trained, exported: Exported, form: Form | None, name: str) -> str:
     """The README.md of an export whose folder is called `name`."""
     spec = trained.spec
+    by = "With transformers 5 or later:" if form else "With Foundray:"
     use = form.USE if form else USE_TEXT if trained.manifest.vocabulary else USE_FILES
     parts = [
         f"---\n{yaml.safe_dump(front_matter(trained, form), sort_keys=False)}---",
         f"# {exported.run}",
         _about(trained, exported),
-        f"## How to load it\n\n```python\n{use.replace('FOLDER', name)}```",
+        f"## How to load it\n\n{by}\n\n```python\n{use.replace('FOLDER', name)}```",
         _tokens(trained, form),
         f"## Data\n\n{_table(['source', 'format', 'licence', 'documents', 'tokens', 'bytes'], _sources(trained))}",
         f"## Results\n\n{_table(['what', 'figure'], _results(trained))}",
@@ -92,11 +94,16 @@ def _tokens(trained: Trained, form: Form | None) -> str:
         return ""
     names = [*trained.spec.objective.build().extra_tokens, *(form.SPECIAL_TOKENS.values() if form else ())]
     also = f" The objective's own tokens are `{'`, `'.join(names[:4])}`{' …' if len(names) > 4 else ''}." if names else ""
+    side = (
+        ' It pads on the left, for generation: train with `padding_side="right"`.'
+        if form and form.PIPELINE == "text-generation"
+        else ""
+    )
     return (
         "One token opens every document, and the tokenizer puts it first; where the model predicts it, the text has ended. So "
         "it is `bos`, `eos` and `pad` at once: give an attention mask with padded batches, and mind that collators which leave "
         "padding out of the loss leave out the end of texts, too. Special tokens that are spelled in a text are taken as such; "
-        f"`tokenizer(text, split_special_tokens=True)` takes them as text, as in training.{also}"
+        f"`tokenizer(text, split_special_tokens=True)` takes them as text, as in training.{side}{also}"
     )
 
 
@@ -106,7 +113,9 @@ def _sources(trained: Trained) -> list[list[str]]:
         shards = trained.manifest.of_source(index)
         counts = [sum(getattr(shard, name) for shard in shards) for name in ("documents", "tokens", "text_bytes")]
         size = counts[2] or sum(shard.bytes for shard in shards)
-        rows.append([f"`{source.path}`", source.format, source.licence or "not told", *map(_number, [*counts[:2], size])])
+        rows.append(
+            [f"`{in_public(source.path)}`", source.format, source.licence or "not told", *map(_number, [*counts[:2], size])]
+        )
     return rows
 
 

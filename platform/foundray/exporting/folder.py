@@ -31,7 +31,8 @@ class Folder:
             raise InputError(f"{folder} is not an export of a run, or not a whole one: there is no {LAST} in it")
         try:
             self.identity: dict[str, Any] = json.loads((folder / IDENTITY).read_text())
-        except (InputError, ValueError):
+            dict(self.identity["spec"]), int(self.identity["data"]["vocabulary"]), self.identity["class"]
+        except (InputError, ValueError, TypeError, LookupError):
             raise InputError(f"{folder} is not an export of a run: there is no readable {IDENTITY} in it") from None
 
     def spec(self) -> Spec:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from uuid import uuid4
 
 from pyarrow import fs
@@ -49,3 +49,8 @@ def whole(out: Store) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 shutil.rmtree(folder)
+
+
+def in_public(place: str) -> str:
+    """A URL, or of a local path the last two parts: an export is made to be given away, and where things lay here is not."""
+    return place if "://" in place else "/".join(PurePath(place).parts[-2:])

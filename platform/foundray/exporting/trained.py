@@ -7,10 +7,11 @@ from typing import Any
 
 from foundray.data.manifest import Manifest
 from foundray.embedding import model_of
+from foundray.exporting.place import in_public
 from foundray.model.model import Model
 from foundray.run import Run
 from foundray.spec import Spec
-from foundray.training.checkpoint import load_weights, weights_sha256
+from foundray.training.checkpoint import load_weights, sha256_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Trained:
         """After the newest step whose checkpoint is whole, or after `step`. Raises InputError where there is none."""
         model = model_of(run.spec(), run.manifest()["vocabulary"])
         found, weights, _ = load_weights(run.checkpoints, "master", step)
-        sha = weights_sha256(iter(sorted(weights.items())))
+        sha = sha256_of(weights)
         if spec.objective.build().teaches:
             weights = load_weights(run.checkpoints, "teacher", found)[1]
         model.load_state_dict(weights)
@@ -50,4 +51,13 @@ class Trained:
     def told(self, defaults: bool = True) -> dict[str, Any]:
         """The spec without what depends on machines and never changes the result; fields with their `defaults`, or without."""
         elsewhere = {"scale", "fault", "tune", "storage"}
-        return self.spec.model_dump(mode="json", exclude=elsewhere, exclude_defaults=not defaults)
+        fields = self.spec.model_dump(mode="json", exclude=elsewhere, exclude_defaults=not defaults)
+        data, start = fields["data"], fields.get("init_from")
+        places = [(source, "path") for source in data["sources"]] + [
+            (data.get("tokenizer") or {}, "path"),
+            (start or {}, "run"),
+        ]
+        for holder, name in places:
+            if holder.get(name):
+                holder[name] = in_public(holder[name])
+        return fields

@@ -94,7 +94,7 @@ def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None
         # A model that continues texts has learned where the objective's own tokens go, which is in no text.
         never = list(range(first, first + objective.extra_ids)) if objective.continues else []
         stock.generation_config = GenerationConfig(
-            bos_token_id=document, eos_token_id=document, pad_token_id=document, max_length=trained.spec.model.context,
+            bos_token_id=document, eos_token_id=document, pad_token_id=document,
             suppress_tokens=never or None, **SAMPLING,
         )  # fmt: skip
     if processor := form.processor(trained.spec):
@@ -110,9 +110,11 @@ def _quiet() -> Iterator[None]:
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    yield
-    if shown:
-        logging.enable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _write_own(trained: Trained, folder: Path) -> None:

@@ -202,7 +202,7 @@ class Backbone(Layers):
         elif isinstance(self.embed_values, Turns):
             h = self.embed_values(x, shown)
         else:
-            h = shown(self.embed_values(x))
+            h = shown(self.embed_values(x).float())  # what layers add to stays in fp32, also where products are in bf16
         return torch.cat([self.class_unit.to(h.dtype).expand(len(h), 1, -1), h], 1) if self.ahead else h
 
 
@@ -217,6 +217,6 @@ class Predictor(Layers):
 
     def spread(self, hidden: Tensor, keep: Tensor, length: int) -> Tensor:
         """[B, T, D]: what was kept in its places, the mask vector in the others; the class unit's state stays the first."""
-        ahead, seen = self.into(hidden).tensor_split([self.ahead], 1)
+        ahead, seen = self.into(hidden).float().tensor_split([self.ahead], 1)
         whole = self.mask.to(seen.dtype).expand(len(keep), length, -1)
         return torch.cat([ahead, whole.scatter(1, keep[..., None].expand(-1, -1, seen.shape[-1]), seen)], 1)

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer as Engine
 
-from foundray.data.tokenizer import Tokenizer, make_bytes, make_char, read_engine, train_bpe
+from foundray.data.prepare import known_tokenizer
+from foundray.data.tokenizer import Tokenizer, make_char, read_engine, train_bpe
 from foundray.errors import InputError
 from foundray.planning.reading import WORD
 from foundray.planning.survey import Survey
@@ -165,15 +166,11 @@ def _first(texts: list[str], most: int) -> list[str]:
 
 
 def _of_spec(spec: Spec, survey: Survey, training: list[str]) -> Tokenizer:
-    match spec.data.tokenizer.kind:
-        case "bytes":
-            return make_bytes()
-        case "char":
-            return make_char({letter for source in survey.sources for piece in source.pieces for letter in piece})
-        case "bpe":
-            return train_bpe(training, int(spec.data.tokenizer.vocab_size or 0))
-        case _:
-            return Tokenizer(read_engine(str(spec.data.tokenizer.path), "data.tokenizer.path"), -1)
+    if (known := known_tokenizer(spec)) is not None:
+        return known
+    if spec.data.tokenizer.kind == "char":
+        return make_char({letter for source in survey.sources for piece in source.pieces for letter in piece})
+    return train_bpe(training, int(spec.data.tokenizer.vocab_size or 0))
 
 
 def fertility(name: str, tokenizer: Tokenizer, texts: Sequence[str]) -> Fertility:

@@ -66,10 +66,10 @@ def fleets(spec: Spec, asked: Sequence[str], prices: Sequence[str], peak_flops: 
 
     Raises InputError.
     """
-    wanted = dict(_named(text) for text in asked) or _usual(spec)
-    priced = dict(_price(text, wanted) for text in prices)
+    wanted = list(dict.fromkeys(_named(text) for text in asked)) or list(_usual(spec).items())
+    priced = dict(_price(text, dict(wanted)) for text in prices)
     found = []
-    for name, count in wanted.items():
+    for name, count in wanted:
         if name == CPU:
             peak = peak_flops or spec.scale.peak_flops or _measured(spec.scale.worker_threads)
             memory = psutil.virtual_memory().total / count

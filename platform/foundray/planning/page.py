@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from foundray.planning.advice import MEANING
 from foundray.planning.budget import FEW_EPOCHS, TOKENS_A_PARAMETER
+from foundray.planning.cost import MFU
 from foundray.planning.coverage import Compared, Fertility
-from foundray.planning.words import count, duration, flops, ratio, size, three
+from foundray.planning.words import count, duration, flops, ratio, three
+from foundray.reporting.words import size
 from foundray.sentences import plain
 from foundray.tuning.table import aligned
 
@@ -179,7 +181,8 @@ def _machines(plan: Plan) -> list[str]:
         speed = f"{own.tokens_per_s:,.0f} {plan.survey.unit}/s"
         lines += _fact("measured", f"this run did {speed}, so {duration(own.seconds)} for all of it")
     peaks = ", ".join(f"{one.fleet.name} {three(one.fleet.peak / 1e12)}" for one in estimates)
-    told = f"{flops(plan.budget.flops)} / (count x peak x MFU), peak in TFLOP/s: {peaks}; MFU {given.mfu:g} is assumed"
+    mfu = f"MFU {given.mfu:g}" + (" is assumed" if given.mfu == MFU else "")
+    told = f"{flops(plan.budget.flops)} / (count x peak x MFU), peak in TFLOP/s: {peaks}; {mfu}"
     if any(one.starting for one in estimates):
         told += "; where starting kernels takes longer (about 1 ms a layer and micro-batch, 20 ms a step), that"
     lines += _fact("time", told)

@@ -22,17 +22,7 @@ def three(number: float) -> str:
         return "0"
     if abs(number) < 1e-4:
         return f"{number:.2g}"
-    text = f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
-    return text
-
-
-def size(number: float) -> str:
-    """Bytes: `1.1 MB`, `80 GB`."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if number < 999.5 or unit == "TB":
-            return f"{three(number)} {unit}"
-        number /= 1000
-    return ""
+    return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
 
 
 def flops(number: float) -> str:

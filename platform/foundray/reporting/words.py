@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 def count(number: float) -> str:
     """`950`, `12.6k`, `1.86M`: three digits and a unit."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
+        if number >= 0.9995 * unit:
             return f"{number / unit:.3g}{name}"
     return f"{number:.3g}"
 
@@ -35,7 +35,7 @@ def count(number: float) -> str:
 def size(number: float) -> str:
     """Of bytes: `1.86 MB`."""
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= unit:
+        if number >= 0.9995 * unit:
             return f"{number / unit:.3g} {name}"
     return f"{number:.0f} B"
 

@@ -145,7 +145,7 @@ class Spec(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)
 
 
-_LATER = {"model.class_unit": False}
+_LATER = {"model.class_unit": False, "train.compile": False}
 """Fields that came later, and the value that says what was done before: so runs from before are the same runs still."""
 _FREE = re.compile(
     r"(name|init_from\.(run|step)|scale|fault|tune|storage|guard\.(max_skipped|recheck_every)"

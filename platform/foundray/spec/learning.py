@@ -234,7 +234,10 @@ class Train(Section):
     micro_batch_size: PositiveInt = 8
     """Samples in a micro-batch: what a worker computes at once."""
     exact: bool = True
-    """Sum gradients in fixed point, so that the result is the same bits for any number of workers."""
+    """Sum gradients in fixed point, and on GPUs use deterministic kernels only, so that any number of workers gives the same
+    bits."""
+    compile: bool | None = None
+    """On GPUs, fuse a layer's operations by torch.compile: faster, after a minute; other bits, the same for all workers."""
     evaluate_every: PositiveInt = 500
     """Steps between passes over the validation split (there is one at the end, too)."""
     checkpoint_every: PositiveInt | Literal["auto"] = 250

@@ -8,7 +8,7 @@ folder without one is not a checkpoint. Any number of workers loads any checkpoi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -183,6 +183,11 @@ def _read_shard(place: Store, shard: ShardFile) -> dict[str, Tensor]:
         return safetensors.load(content)
     except SafetensorError as error:
         raise Damaged(f"{place.name} is damaged ({shard.file}: {error})") from None
+
+
+def sha256_of(weights: Mapping[str, Tensor]) -> str:
+    """`weights_sha256` of parameters by name, in name order."""
+    return weights_sha256(iter(sorted(weights.items())))
 
 
 def weights_sha256(weights: Iterator[tuple[str, Tensor]]) -> str:

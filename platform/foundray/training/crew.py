@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from foundray.cluster import draining_nodes, node_memory
+from foundray.cluster import draining_nodes, fits_on, node_memory
 from foundray.errors import InputError, RunFailed
 from foundray.model.flops import known_peak
 from foundray.spec import Pool, Spec
@@ -177,9 +177,13 @@ class Crew:
         ]
 
     def peak_flops(self, members: list[Known]) -> float | None:
-        """FLOP/s of their hardware together, where every one's is known."""
-        peaks = [self.pools[known.place.pool].peak_flops or known_peak(known.status.facts["hardware"]) for known in members]
-        return sum(peak for peak in peaks if peak) if all(peaks) else None
+        """FLOP/s of their hardware together, where every one's is known; of a GPU that several share, each has its part."""
+        peaks = []
+        for known in members:
+            pool = self.pools[known.place.pool]
+            part = min(1.0, pool.resources.get("GPU", 1.0))
+            peaks.append(pool.peak_flops or part * (known_peak(known.status.facts["hardware"]) or 0.0))
+        return sum(peaks) if all(peaks) else None
 
     def shun(self, node: str) -> None:
         """Never use the node again."""
@@ -200,7 +204,7 @@ def certain_places(pools: Mapping[str, Pool], free: Mapping[str, Mapping[str, fl
     found, left = [], {node: dict(resources) for node, resources in free.items()}
     for name, pool in pools.items():
         fewest, most = pool.workers
-        room = {node: count for node, resources in left.items() if (count := _fits(pool, resources))}
+        room = {node: count for node, resources in left.items() if (count := fits_on(pool.resources, resources))}
         certain = fewest <= sum(room.values()) and (len(room) == 1 or sum(room.values()) <= most)
         if certain and not (pool.resources.get("GPU") or pool.labels or pool.accelerator):
             found += [Place(node, (), name) for node, count in room.items() for _ in range(min(count, most))]
@@ -208,11 +212,6 @@ def certain_places(pools: Mapping[str, Pool], free: Mapping[str, Mapping[str, fl
             for kind, amount in pool.resources.items():
                 left[node][kind] -= min(count, most) * amount
     return found
-
-
-def _fits(pool: Pool, resources: Mapping[str, float]) -> int:
-    """Workers of the pool for which there is room."""
-    return int(min((resources.get(kind, 0.0) + 1e-9) // amount for kind, amount in pool.resources.items()))
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:

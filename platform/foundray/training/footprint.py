@@ -1,8 +1,8 @@
 """What a worker's memory holds while it trains, in bytes: the state exactly, activations by a formula.
 
 State, a parameter (padded to blocks): 4 weights, 4 gradient, 8 exact sum or 4 rounded; 4 teacher, where there is one; and
-the optimizer's 2.03 (8-bit AdamW) or 8 divided by the workers. A GPU turns a whole gradient into integers at once, which
-takes 12 more for the exact sum; a CPU does so in pieces.
+the optimizer's 2.03 (8-bit AdamW) or 8 divided by the workers. The exact sum turns a gradient into integers in pieces, each
+of 12 bytes an element.
 
 Activations, a layer and unit, of width D, feed-forward width F and H heads, in bytes (after Korthikanti et al. 2022,
 arXiv:2205.05198, section 4.1, for flash attention, which keeps no matrix of units by units, and SwiGLU):
@@ -30,6 +30,7 @@ from foundray.model.model import Model
 from foundray.spec import Model as Shape
 from foundray.spec import Spec
 from foundray.training.flat import BLOCK, Layout
+from foundray.training.gradient_sum import CHUNKS
 from foundray.training.memory import STATES_KEPT
 from foundray.training.optimizer import state_bytes_per_block
 
@@ -47,7 +48,7 @@ class Footprint:
     """Those of the teacher, too."""
     gradients: int
     summing: int
-    """The sum of micro-batches' gradients, and what turning one into integers takes."""
+    """The sum of micro-batches' gradients."""
     optimizer: int
     cast: int
     """The matrices in bf16, while a micro-batch is computed."""
@@ -86,7 +87,8 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     layout = Layout.of(model)
     share = layout.share(world)
     elements = (layout.blocks + max(spec.scale.workers[1], world) - 1) * BLOCK
-    sum_bytes = (8 if spec.train.exact else 4) + (12 if spec.train.exact and on_gpu else 0)
+    piece = min(CHUNKS["cuda" if on_gpu else "cpu"], elements)
+    summing = elements * 8 + piece * 12 if spec.train.exact else elements * 4
     weights = elements * (8 if objective.teaches else 4)
     optimizer = share * state_bytes_per_block(spec.optimizer.kind)
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.endswith("tokens.weight"))
@@ -95,7 +97,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
         world=world,
         weights=weights,
         gradients=elements * 4,
-        summing=elements * sum_bytes,
+        summing=summing,
         optimizer=optimizer,
         cast=2 * matrices if on_gpu else 0,
         activations=activations,

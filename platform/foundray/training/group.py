@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +32,7 @@ class Group:
             host, port = rendezvous
             others = _sockets()
             store = dist.TCPStore(host, port, world, is_master=rank == 0, timeout=GATHERING)
-            backend = "nccl" if device.type == "cuda" else "gloo"
+            backend = _backend(store, rank, world, device)
             dist.distributed_c10d._world.group_count = 0  # torch counts failed attempts into the name members must share
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GATHERING)
             group = Group(rank, world)
@@ -75,12 +75,13 @@ class Group:
         parts = _parts(total, bounds)
         if self.world == 1:
             return parts[0]
-        if not total.is_cuda:
-            dist.all_reduce(total[: bounds[-1]])  # gloo's reduce-scatter takes five times as long as its all-reduce
+        if dist.get_backend() == "gloo":
+            self.sum(total[: bounds[-1]])  # gloo's reduce-scatter takes five times as long as its all-reduce
         elif _equal(parts):
             dist.reduce_scatter_tensor(parts[self.rank], total[: bounds[-1]])
         else:
             dist.reduce_scatter(parts[self.rank], parts)
+        self._check_whole()
         return parts[self.rank]
 
     def gather(self, whole: Tensor, bounds: Sequence[int]) -> None:
@@ -89,7 +90,9 @@ class Group:
         if self.world == 1:
             return
         if _equal(parts):
-            dist.all_gather_into_tensor(whole[: bounds[-1]], parts[self.rank])
+            with _in_reach(whole[: bounds[-1]]) as there:
+                dist.all_gather_into_tensor(there, _parts(there, bounds)[self.rank])
+            self._check_whole()
         else:
             for owner, part in enumerate(parts):
                 if part.numel():
@@ -97,12 +100,16 @@ class Group:
 
     def broadcast(self, values: Tensor, holder: int) -> Tensor:
         if self.world > 1:
-            dist.broadcast(values, holder)
+            with _in_reach(values) as there:
+                dist.broadcast(there, holder)
+            self._check_whole()
         return values
 
     def sum(self, values: Tensor) -> Tensor:
         if self.world > 1:
-            dist.all_reduce(values)
+            with _in_reach(values) as there:
+                dist.all_reduce(there)
+            self._check_whole()
         return values
 
     def share(self, value: Any) -> list[Any]:
@@ -112,6 +119,33 @@ class Group:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+    def _check_whole(self) -> None:
+        """Raises RuntimeError where the collective before was broken off: NCCL's ends then as if it had been done."""
+        if self.aborted:
+            raise RuntimeError("the group was broken off")
+
+
+def _backend(store: dist.Store, rank: int, world: int, device: torch.device) -> str:
+    """NCCL where each worker has a GPU of its own; otherwise gloo, since NCCL refuses two workers on one GPU."""
+    if device.type != "cuda":
+        return "gloo"
+    # A collective that cannot be done raises in the thread that waits for it; by default NCCL's watchdog ends the process.
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+    store.set(f"gpu {rank}", str(torch.cuda.get_device_properties(device).uuid))
+    gpus = [store.get(f"gpu {other}") for other in range(world)]
+    return "nccl" if len(set(gpus)) == world else "gloo"
+
+
+@contextlib.contextmanager
+def _in_reach(values: Tensor) -> Iterator[Tensor]:
+    """The values where the group's collectives reach them: for gloo in main memory, from where they are copied back."""
+    if not values.is_cuda or dist.get_backend() != "gloo":
+        yield values
+        return
+    there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values)
+    yield there
+    values.copy_(there)
 
 
 def _sockets() -> set[tuple[int, int]]:

@@ -101,7 +101,8 @@ def check_not_itself(spec: Spec) -> None:
 
 def _settled(wanted: InitFrom, parent: Run, step: int, weights: Weights) -> InitFrom:
     """With the hashes of the weights that were found. Raises InputError where others are wanted."""
-    from foundray.training.starting import MASTER, TEACHER, sha256_of
+    from foundray.training.checkpoint import sha256_of
+    from foundray.training.starting import MASTER, TEACHER
 
     found = InitFrom(
         run=parent.folder.url,

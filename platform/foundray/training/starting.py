@@ -19,7 +19,7 @@ from foundray.errors import InputError
 from foundray.model.model import Model
 from foundray.spec import InitFrom
 from foundray.storage import Store
-from foundray.training.checkpoint import MASTER, weights_sha256
+from foundray.training.checkpoint import MASTER, sha256_of
 from foundray.training.step import Trainer
 from foundray.training.teacher import NAME as TEACHER
 
@@ -127,11 +127,6 @@ def _lost(file: Store, wanted: InitFrom) -> str:
 
 def _anew(folder: Store) -> str:
     return f"delete {folder}, and train the same spec anew"
-
-
-def sha256_of(weights: Mapping[str, Tensor]) -> str:
-    """`weights_sha256` of parameters by name."""
-    return weights_sha256(iter(sorted(weights.items())))
 
 
 def begin(trainer: Trainer, folder: Store, wanted: InitFrom, classes: int) -> Fit:

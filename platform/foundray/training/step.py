@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +27,7 @@ from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
 from foundray.training.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
+from foundray.training.kernels import choose_kernels, compile_layers, low_precision, unfit
 from foundray.training.optimizer import ShardOptimizer
 from foundray.training.outcome import Evaluation, NotOnce, Overflow, StepResult
 from foundray.training.schedule import lr_factor
@@ -55,6 +55,9 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.layout = Layout.of(model)
         self.flat = FlatParameters(model, self.layout, max(spec.scale.workers[1], group.world if group else 1))
+        choose_kernels(self.device, spec.train.exact)
+        if spec.train.compile and self.device.type == "cuda":
+            compile_layers(model)
         summing = ExactSum if spec.train.exact else RoundedSum
         self.sum: GradientSum = summing(self.flat.buffer.numel(), spec.train.micro_batches, self.device)
         self.teacher = Teacher(model, objective, self.flat) if objective.teaches else None
@@ -96,7 +99,7 @@ class Trainer:
         """A copy of this worker's shard of the state, on the CPU: master weights, teacher and optimizer state."""
         tensors = {name: self.flat.part(buffer, self.blocks) for name, buffer in self.whole.items()}
         tensors |= self.optimizer.tensors()
-        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        return {name: copied(tensor.detach()) for name, tensor in tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take over this worker's shard of a state."""
@@ -178,6 +181,8 @@ class Trainer:
             if self.model.model.recompute:
                 raise
             self.model.model.recompute = True
+        except RuntimeError as error:
+            raise (unfit(error) or error) from None
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -242,11 +247,11 @@ class Trainer:
         """The micro-batch, and the encoder's hidden states."""
         torch.manual_seed(int(mix(self.spec.seed, step, index)))  # for dropout and the like, inside the model
         batch = Batch.load(payload, self.device)
-        with self._precision():
+        with low_precision(self.device):
             return batch, self.model.encode(batch)
 
     def _loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        with self._precision():
+        with low_precision(self.device):
             answers = self.model.answer(batch, hidden)
             lesson = self.teacher.targets(batch) if self.teacher else None
         losses = []
@@ -260,19 +265,26 @@ class Trainer:
         loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
         return loss, count
 
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
-        """bf16 matrix products on GPUs that have them; fp32 otherwise."""
-        if self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.autocast("cuda", torch.bfloat16)
-        return contextlib.nullcontext()
-
     def _norm(self, gradient: Tensor) -> float:
         """Of the whole gradient, from this worker's shard: squares are summed in each block, and blocks in block order."""
         squares = torch.zeros(self.bounds[-1], dtype=torch.float64, device=self.device)
         mine = gradient.view(-1, BLOCK)
-        squares[self.blocks.start : self.blocks.stop] = (mine * mine).sum(1)
+        squares[self.blocks.start : self.blocks.stop] = row_sums(mine * mine)
         self.group.gather(squares, self.bounds)
         return float(squares[: self.layout.blocks].cpu().cumsum(0)[-1].sqrt())
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy in main memory: from a GPU into pinned memory, which torch keeps for the next one, and which is filled faster."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda).copy_(tensor)
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Of values [rows, a power of two], by halves: a GPU's own sum may add in another order where there are fewer rows."""
+    while values.shape[1] > 1:
+        first, second = values.chunk(2, 1)
+        values = first + second
+    return values[:, 0]
 
 
 def _fixed(loss: Tensor) -> Tensor:

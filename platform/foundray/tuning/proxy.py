@@ -22,6 +22,7 @@ FIXED = {
     "model.context": "all trials share the prepared data",
     "train.steps": "the horizon does not transfer, and tokens are the budget",
     "train.exact": "it is no hyperparameter",
+    "train.compile": "it is no hyperparameter",
     "data.holdout": "all trials are judged alike",
     "init_from": "a proxy has another size than those weights",
     "objective": "losses of different objectives do not compare",

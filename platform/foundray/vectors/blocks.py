@@ -6,7 +6,6 @@ vectors as padded batches, the longest rows first, so that there is little paddi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ValidationError
 
 from foundray.batch import packed
 from foundray.contract import Plan, Units, Unreadable
@@ -65,8 +65,7 @@ def read_blocks(
     record.write(Store.at(folder), part)
 
 
-@dataclass
-class Record:
+class Record(BaseModel):
     """What a part was found to hold, once it has been read to its end."""
 
     blocks: int
@@ -76,11 +75,17 @@ class Record:
 
     @staticmethod
     def read(folder: Store, part: Part) -> Record | None:
+        """None where the part has not been read. Raises InputError where the record is damaged."""
         file = folder / f"parts/{part.name}.json"
-        return Record(**json.loads(file.read_text())) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            return Record.model_validate_json(file.read_bytes())
+        except ValidationError:
+            raise InputError(f"{file} is damaged; delete it, and the same `foundray embed` makes it anew") from None
 
     def write(self, folder: Store, part: Part) -> None:
-        (folder / f"parts/{part.name}.json").write_text(json.dumps(vars(self)))
+        (folder / f"parts/{part.name}.json").write_text(self.model_dump_json())
 
     def names(self, part: Part) -> list[str]:
         return [block_name(part, number) for number in range(self.blocks)]

@@ -40,6 +40,17 @@ class Options:
     max_bad_rows: int | None = None
     """Rows that cannot be used before the command stops (default: the run's `data.max_bad_rows`)."""
 
+    def __post_init__(self) -> None:
+        """Raises InputError for what cannot be of any run."""
+        if self.layer not in ("last", "all") and not (isinstance(self.layer, int) and self.layer >= 0):
+            raise InputError(f"--layer {self.layer}: it is last, all, or a number of layers")
+        for name, value, least in (("workers", self.workers, 1), ("max-bad-rows", self.max_bad_rows, 0)):
+            if value is not None and value < least:
+                raise InputError(f"--{name} {value}: it is {least} or more")
+        if self.resources and not min(self.resources.values()) > 0:
+            given = ",".join(f"{kind}={amount:g}" for kind, amount in self.resources.items())
+            raise InputError(f"--resources {given}: amounts are above 0")
+
 
 @dataclass(frozen=True)
 class Embedded:
@@ -77,9 +88,7 @@ def embed(
     `overrides` are fields of the source that `data` is. Raises InputError or RunFailed.
     """
     spec, folder = run.spec(), Store.at(out)
-    began = Recipe.of(folder)
-    if began and not (folder / "shards").children():  # it broke off before anything was made
-        began = None
+    began = _begun(folder)
     source = source_of(data, spec, overrides)
     source = source.model_copy(update={"path": Store.at(source.path).url})  # the same, wherever the command stands
     reader = Reader(run)
@@ -90,18 +99,21 @@ def embed(
     from foundray.vectors.task import prepared  # imports torch: only once what is asked for makes sense
 
     task, weights, recipe = prepared(run, reader, source, files, options, resources, began)
+    limit = spec.data.max_bad_rows if options.max_bad_rows is None else options.max_bad_rows
+    job = Job(folder, parts(files), reader, source, limit, report)
     if began:
         began.check_same(folder, recipe)
-        if (complete := Complete.of(folder)) and (folder / INDEX).exists():
+        if (complete := Complete.of(folder)) and (folder / INDEX).exists() and not job.todo():
             report(f"embed: {complete.rows:,} rows, embedded before in {plain(folder.url)}")
             return _embedded(folder, recipe, complete)
     folder.check_writable()
-    limit = spec.data.max_bad_rows if options.max_bad_rows is None else options.max_bad_rows
-    job = Job(folder, parts(files), reader, source, limit, report)
     workers = 0
     with Holder(folder, report, "the embedding in"):
-        if not began:
+        if now := _begun(folder):  # perhaps by another command meanwhile
+            now.check_same(folder, recipe)
+        else:
             (folder / "parts").delete_folder()
+            (folder / "shards").delete_folder()
         if todo := job.todo():
             with connected() as ray:
                 admit_places(ray, folder.url, {data: files}, report)
@@ -112,6 +124,12 @@ def embed(
                 job.run(ray, todo, task, weights, workers, resources)
         complete = finish(folder, job.parts, recipe, limit, report)
     return _embedded(folder, recipe, complete, job, workers)
+
+
+def _begun(folder: Store) -> Recipe | None:
+    """What the folder's vectors are, where there are any. Raises InputError where it holds something else."""
+    recipe = Recipe.of(folder)
+    return recipe if (folder / "shards").children() else None  # else it broke off before anything was made
 
 
 def _workers(fits: int, asked: int | None, resources: Mapping[str, float], report: Report) -> int:

@@ -99,6 +99,20 @@ class Index:
         if sha256(content) != expected_sha256:
             raise InputError(f"{file} is damaged: its SHA-256 is not the recorded one; delete it, and `foundray embed` again")
         try:
-            return Index(**safetensors.load(content))
+            index = Index(**safetensors.load(content))
         except (SafetensorError, TypeError) as error:
             raise InputError(f"{file} is no index: {error}") from None
+        if not index._is_sound():
+            raise InputError(f"{file} is no index: its arrays do not fit each other; delete it, and `foundray embed` again")
+        return index
+
+    def _is_sound(self) -> bool:
+        """Whether the arrays are of the shapes and kinds that they should be, and every row is one of N."""
+        count, width = self.vectors.shape if self.vectors.ndim == 2 else (-1, -1)
+        shapes = [(count, width), (count,), (self.cells + 1,), (self.cells if self.cells > 1 else 0, width)]
+        kinds = [np.dtype(kind) for kind in (np.float32, np.int64, np.int64, np.float32)]
+        arrays = [getattr(self, field.name) for field in fields(self)]
+        if any(a.shape != shape or a.dtype != kind for a, shape, kind in zip(arrays, shapes, kinds, strict=True)):
+            return False
+        ends = self.starts[0] == 0 and self.starts[-1] == count and (np.diff(self.starts) >= 0).all()
+        return bool(self.cells > 0 and ends and np.array_equal(np.sort(self.rows), np.arange(count)))

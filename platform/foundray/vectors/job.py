@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundray.data.reader import Reader
@@ -27,6 +27,10 @@ READ_TASKS = 1000
 REPORT_SECONDS = 2.0
 
 Report = Callable[[str], None]
+
+
+ACTOR_LINE = b" has constructor arguments in the object store and max_restarts > 0"
+"""Ray's core says so on the standard error of every actor that Ray Data starts, and has no switch for it."""
 
 
 @dataclass
@@ -102,7 +106,7 @@ class Job:
                 **reserved,
             )
             rows = iter(made.iter_rows())
-            with _hushed():  # until the actors have started
+            with _without(ACTOR_LINE):  # until the actors have started
                 first = next(rows, None)
             if first:
                 yield first
@@ -156,15 +160,23 @@ def _row_by_row() -> Iterator[None]:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Nothing is written to the standard error while the block runs: Ray's core has a line there for every actor that Ray Data
-    starts, about arguments in its object store, and no switch for it. What is raised is told all the same.
-    """
-    kept = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+def _without(words: bytes) -> Iterator[None]:
+    """The standard error without the lines that have these words, while the block runs."""
+    kept, (readable, writable) = os.dup(2), os.pipe()
+    os.dup2(writable, 2)
+    os.close(writable)
+
+    def pass_on() -> None:
+        with os.fdopen(readable, "rb") as lines:
+            for line in lines:
+                if words not in line:
+                    os.write(kept, line)
+        os.close(kept)
+
+    passing = threading.Thread(target=pass_on, daemon=True)
+    passing.start()
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(kept, 2)  # what was written to is closed by that, and the thread reads to its end
+        passing.join(1)

@@ -10,9 +10,9 @@ complete.json      counts, and the SHA-256 of the index; written last
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from foundray.errors import InputError
 from foundray.spec import Source, differences, flatten
@@ -73,9 +73,9 @@ class Recipe(BaseModel):
             raise InputError(f"{folder} holds vectors of something else: {'; '.join(changed[:3])}{more}; give another folder")
 
     def _identity(self) -> dict[str, Any]:
-        """Wherever the run lies now, its weights are the same."""
+        """Wherever the run lies now, its weights are the same; and licences and weights of sources decide nothing here."""
         files = {url: f"{size:,} bytes of {modified / 1e9:.3f}" for url, (size, modified) in self.files.items()}
-        return flatten({**self.model_dump(mode="json", exclude={"run"}), "files": files})
+        return flatten({**self.model_dump(mode="json", exclude={"run": True, "source": {"licence", "weight"}}), "files": files})
 
 
 class Complete(BaseModel):
@@ -83,7 +83,7 @@ class Complete(BaseModel):
 
     rows: int
     bad_rows: int
-    shards: list[tuple[str, int]]
+    shards: list[tuple[Annotated[str, Field(pattern=r"^\d+-\d+$")], int]]
     """Name and rows of each block, in the order of the data."""
     metric: str
     """What the index compares by: `cosine` (larger is nearer), or `distance`."""

@@ -65,7 +65,12 @@ class Searcher:
         if self._index is None:
             from foundray.vectors.index import Index
 
-            self._index = Index.load(self.folder / INDEX, self.complete.index_sha256)
+            index = Index.load(self.folder / INDEX, self.complete.index_sha256)
+            if index.vectors.shape != (sum(rows for _, rows in self.complete.shards), self.recipe.width):
+                raise InputError(
+                    f"{self.folder / INDEX} is of other vectors; delete it, and the same `foundray embed` makes it anew"
+                )
+            self._index = index
         return self._index
 
     def search(self, query: str | None = None, like: str | None = None, top: int = 10) -> list[Hit]:

@@ -17,7 +17,7 @@ from foundray.embedding import POOLS, check_pool, trained_weights
 from foundray.errors import InputError
 from foundray.run import Run
 from foundray.spec import Source
-from foundray.training.checkpoint import completed_steps, weights_sha256
+from foundray.training.checkpoint import completed_steps, sha256_of
 from foundray.vectors.blocks import BATCH_UNITS, rows_per_block
 from foundray.vectors.recipe import Recipe
 from foundray.vectors.worker import Maker, Task
@@ -79,7 +79,7 @@ def weights_for(run: Run, began: Recipe | None) -> tuple[int, dict[str, Tensor],
             )
         step = began.step
     step, weights = trained_weights(run, step)
-    sha = weights_sha256(iter(sorted(weights.items())))
+    sha = sha256_of(weights)
     if began is not None and sha != began.weights_sha256:
         raise InputError(
             f"the vectors were made by other weights ({began.weights_sha256[:16]}…) than those of {run.folder} at step "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from foundray.errors import FoundrayError, InputError
 from foundray.model.model import Batch
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.training.kernels import low_precision
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,9 @@ class Maker:
     @torch.no_grad()
     def __call__(self, batch: bytes) -> np.ndarray:
         """[B, width] float32: the vectors of a batch's samples."""
-        with self._precision():
+        with low_precision(self.device):  # as in training
             vectors = pooled(self.encoder, Batch.load(batch, self.device), self.task.pool).float()
         return (F.normalize(vectors) if self.task.normalise else vectors).cpu().numpy()
-
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
-        """As in training: bf16 matrix products on GPUs that have them; fp32 otherwise."""
-        if self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.autocast("cuda", torch.bfloat16)
-        return contextlib.nullcontext()
 
 
 class Worker:
