@@ -58,6 +58,7 @@ def table_of(folder: Store, name: str, columns: Sequence[str] | None = None) -> 
     """A block's rows. Raises InputError where its file cannot be read."""
     file = folder / f"shards/{name}.parquet"
     try:
-        return pq.read_table(pa.BufferReader(file.read_bytes()), columns=columns)
+        # Without Arrow's threads: one that still holds Python's bytes when the program ends may take it down with it.
+        return pq.read_table(pa.BufferReader(file.read_bytes()), columns=columns, use_threads=False, pre_buffer=False)
     except pa.ArrowException as error:
         raise InputError(f"{file} is damaged: {error}; delete it, and the same `foundray embed` makes it anew") from None
