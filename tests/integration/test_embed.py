@@ -111,7 +111,7 @@ def test_search_finds_what_is_near(run: Run, texts: Path, calm: Path) -> None:
     assert (found[0]["id"], found[0]["score"], found[0]["text"]) == (f"{texts}#4321", 0.0, lines[4321])
     assert (found[0]["source"], found[0]["position"], len(found)) == (str(texts), "document 4321", 3)
     (first, *others) = api.search(calm, lines[77], top=5)
-    assert (first.id, first.text) == (f"{texts}#77", lines[77]) and first.score < 1e-4 < others[0].score
+    assert (first.id, first.text) == (f"{texts}#77", lines[77]) and first.score < 0.1 * others[0].score
     assert [hit.score for hit in others] == sorted(hit.score for hit in others)
     nearly = api.search(calm, lines[77] + "s", top=1)[0]
     assert nearly.id == f"{texts}#77"
