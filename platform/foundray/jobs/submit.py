@@ -27,6 +27,8 @@ STOP_SECONDS = 300
 """Longest that a run may take to come to a step boundary and write its checkpoint."""
 ADMIT_SECONDS = 120.0
 """Longest that submitting waits to hear that the run has been let in."""
+AGENT_SECONDS = 60.0
+"""Longest that a cluster that has just come up may take until one of its nodes takes jobs."""
 SETTLE_SECONDS = 2.0
 """In which Ray lets go of a job that is over, before its name is used again."""
 
@@ -119,14 +121,15 @@ def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool,
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)} | ({} if ship else {EXPECTED: code() or ""})
     with packed(client.url, job.files, ship, lasting=True) as folder:
         environment = {**runtime_env, "env_vars": {**(runtime_env.get("env_vars") or {}), **variables}, "working_dir": folder}
+        fields = {
+            "entrypoint": f": {mark}; exec python -m foundray {job.entrypoint}",
+            "submission_id": job.name,
+            "runtime_env": environment,
+            "metadata": {**job.metadata, "mark": mark},
+            **where,
+        }
         try:
-            client.ray.submit_job(
-                entrypoint=f": {mark}; exec python -m foundray {job.entrypoint}",
-                submission_id=job.name,
-                runtime_env=environment,
-                metadata={**job.metadata, "mark": mark},
-                **where,
-            )
+            _send(client, fields)
         except Refused as error:
             if "already exists" in str(error):  # another command was quicker
                 return _already(client, job, client.known(job.name), report)
@@ -135,6 +138,19 @@ def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool,
             raise InputError(f"the cluster did not take {job.name}: {str(error).strip().splitlines()[-1][:300]}") from None
     report(f"submitted {job.name} to {client.url}")
     return Submission(client, job, mark, is_new=True)
+
+
+def _send(client: Client, fields: dict[str, Any]) -> None:
+    """A cluster that has just come up says for a while that no agent is there to take a job."""
+    give_up = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            client.ray.submit_job(**fields)
+            return
+        except Refused as error:
+            if "No available agent" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(1)
 
 
 def _where(client: Client, driver: str) -> dict[str, Any]:
