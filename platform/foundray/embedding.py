@@ -20,7 +20,8 @@ from foundray.errors import InputError
 from foundray.model.model import Batch, Model, initialise, mean_over
 from foundray.run import Run
 from foundray.spec import Spec
-from foundray.training.checkpoint import load_weights
+from foundray.training.checkpoint import MASTER, load_weights
+from foundray.training.teacher import NAME as TEACHER
 
 __all__ = [
     "POOLS", "Encoder", "Layer", "Pool", "Reader", "Row", "batches", "check_pool", "counts", "features", "model_of", "pooled",
@@ -129,7 +130,7 @@ def trained_weights(run: Run, step: int | None = None) -> tuple[int, dict[str, T
 
     Raises InputError where there is none.
     """
-    whose = "teacher" if run.spec().objective.build().teaches else "master"
+    whose = TEACHER if run.spec().objective.build().teaches else MASTER
     return load_weights(run.checkpoints, whose, step)[:2]
 
 

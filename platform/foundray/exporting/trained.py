@@ -11,7 +11,8 @@ from foundray.exporting.place import in_public
 from foundray.model.model import Model
 from foundray.run import Run
 from foundray.spec import Spec
-from foundray.training.checkpoint import load_weights, sha256_of
+from foundray.training.checkpoint import MASTER, load_states, sha256_of
+from foundray.training.teacher import NAME as TEACHER
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,10 @@ class Trained:
     def of(run: Run, spec: Spec, step: int | None) -> Trained:
         """After the newest step whose checkpoint is whole, or after `step`. Raises InputError where there is none."""
         model = model_of(run.spec(), run.manifest()["vocabulary"])
-        found, weights, _ = load_weights(run.checkpoints, "master", step)
-        sha = sha256_of(weights)
-        if spec.objective.build().teaches:
-            weights = load_weights(run.checkpoints, "teacher", found)[1]
-        model.load_state_dict(weights)
+        shown = TEACHER if spec.objective.build().teaches else MASTER
+        found, weights, _ = load_states(run.checkpoints, (MASTER, shown), step)
+        sha = sha256_of(weights[MASTER])
+        model.load_state_dict(weights[shown])
         return Trained(run, spec, Manifest.model_validate(run.manifest()), found, model.eval(), sha)
 
     @property
