@@ -14,7 +14,7 @@ from foundray.sentences import plain
 from foundray.spec import Spec
 
 if TYPE_CHECKING:
-    from foundray.data.sources import RawFile
+    from foundray.data.files import RawFile
 
 ADMITTED = "admitted: "
 """How the line begins that says so: whoever submitted the run waits for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from foundray.data.prepare import prepared_folder
 from foundray.spec import Spec
+from foundray.words import size
 
 
 def derived(spec: Spec) -> dict[str, object]:
@@ -74,12 +75,3 @@ def known_vocabulary(spec: Spec) -> tuple[int, bool]:
     if (tokenizer := known_tokenizer(spec)) is not None:
         return tokenizer.vocabulary, True
     return int(spec.data.tokenizer.vocab_size or 100), False
-
-
-def size(count: float) -> str:
-    """`1.5 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.4g} {unit}"

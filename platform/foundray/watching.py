@@ -25,6 +25,7 @@ from foundray.run import Run
 from foundray.sentences import plain
 from foundray.spec import Spec
 from foundray.standing import forecast, goodput, spent_on, told
+from foundray.words import duration
 
 WIDE = 120
 """Columns from which on plots and facts stand side by side."""
@@ -138,9 +139,9 @@ class View:
         if (speed := progress.tokens_per_s) is not None:
             said.append(f"{speed:,.0f} tokens/s")
         if (left := progress.seconds_left(steps)) is not None and state == "training":
-            said.append(f"about {duration(left)} left")
+            said.append(f"about {duration(round(left))} left")
         if self.alive and self.quiet_s > QUIET_SECONDS:
-            said.append(f"nothing new for {duration(self.quiet_s)}")
+            said.append(f"nothing new for {duration(round(self.quiet_s))}")
         return [title, bar, _line(", ".join(said))]
 
     def _loss(self, width: int, rows: int, ascii_only: bool) -> list[Text]:
@@ -190,7 +191,7 @@ class View:
     def _age(self, checkpoint: dict[str, Any]) -> str:
         if self._state() in (*ENDS, "interrupted"):
             return ""
-        return f", {duration(self.progress.account.seen - checkpoint['time'] + self.quiet_s)} ago"
+        return f", {duration(round(self.progress.account.seen - checkpoint['time'] + self.quiet_s))} ago"
 
     def _foot(self) -> str:
         match self._state():
@@ -202,15 +203,6 @@ class View:
                 return f"next: foundray resume {plain(self.name)}"
             case _:
                 return "Ctrl-C ends watching; the run goes on"
-
-
-def duration(seconds: float) -> str:
-    """`48 s`, `3 min 20 s`, `5 h 12 min`, `2 d 3 h`."""
-    whole = max(0, round(seconds))
-    for large, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {large} {whole % size // part} {small}"
-    return f"{whole} s"
 
 
 def _worlds(worlds: list[tuple[int, int]]) -> str:

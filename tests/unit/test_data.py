@@ -16,8 +16,9 @@ import zstandard
 
 from foundray import spec
 from foundray.data import tokenizer as tokenizers
+from foundray.data.files import find_files
 from foundray.data.pack import Packer, to_table
-from foundray.data.sources import BadRow, Document, find_files, read_documents
+from foundray.data.sources import BadRow, Document, read_documents
 from foundray.errors import InputError
 from foundray.spec import Source
 

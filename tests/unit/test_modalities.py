@@ -17,7 +17,8 @@ from PIL import Image as Pillow
 from tests.unit.test_exact_step import make_spec
 
 from foundray.contract import MODALITIES, Units, UnitShape, Unreadable, Values, installed, load_modality
-from foundray.data.sources import BadRow, Document, find_files, read_documents, read_rows
+from foundray.data.files import find_files
+from foundray.data.sources import BadRow, Document, read_documents, read_rows
 from foundray.errors import InputError
 from foundray.spec import Source
 

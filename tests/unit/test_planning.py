@@ -29,11 +29,11 @@ from foundray.planning.gpus import fleets
 from foundray.planning.reading import UNSPACED, WORD
 from foundray.planning.seen import Seen
 from foundray.planning.survey import survey
-from foundray.planning.words import count, duration, ratio
-from foundray.reporting.words import size
+from foundray.planning.words import about, count, ratio
 from foundray.spec import Spec
 from foundray.training.footprint import footprint, of_layers
 from foundray.training.step import Trainer
+from foundray.words import size
 
 LLAMA_7B = {"width": 4096, "depth": 32, "heads": 32, "hidden": 11008, "context": 2048}
 
@@ -375,7 +375,7 @@ def test_bad_assumptions() -> None:
 def test_numbers_read_well() -> None:
     assert [count(n) for n in (0.5, 950, 999_600, 1.1e6, 2e10)] == ["0.5", "950", "1 million", "1.1 million", "20 billion"]
     assert [ratio(n) for n in (0.00105, 2.5, 1230)] == ["0.00105", "2.5", "1,230"]
-    assert [duration(s) for s in (0.2, 48, 200, 20_000, 1e6, 1e8)] == [
+    assert [about(s) for s in (0.2, 48, 200, 20_000, 1e6, 1e8)] == [
         "0.2 s",
         "48 s",
         "3.3 min",

@@ -18,9 +18,9 @@ from foundray.reporting.incidents import incidents
 from foundray.reporting.series import Clock, parted, smoothed, thinned, throughput
 from foundray.reporting.story import Story
 from foundray.reporting.timeline import numbered
-from foundray.reporting.words import duration
 from foundray.run import Run
 from foundray.storage import Store, redacted
+from foundray.words import duration
 
 
 class Page(HTMLParser):
@@ -150,8 +150,8 @@ def test_thinning_keeps_extremes_and_smoothing_leaves_out_what_is_no_number() ->
 
 
 def test_durations() -> None:
-    assert [duration(s) for s in (0.04, 9.97, 59.6, 200, 7500, 280_000)] == [
-        "0.0 s", "10 s", "1 min 00 s", "3 min 20 s", "2 h 05 min", "3 d 5 h",
+    assert [duration(s) for s in (-1, 0.04, 9.97, 59.6, 200, 7500, 280_000)] == [
+        "0 s", "0.04 s", "10 s", "1 min 00 s", "3 min 20 s", "2 h 05 min", "3 d 5 h",
     ]  # fmt: skip
 
 

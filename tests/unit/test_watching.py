@@ -25,7 +25,7 @@ from foundray.run import Run
 from foundray.sentences import plain, sentence
 from foundray.standing import standing
 from foundray.storage import Store
-from foundray.watching import View, duration, watch
+from foundray.watching import View, watch
 
 STEPS = 12
 
@@ -306,10 +306,6 @@ def test_a_plot_names_its_ends_and_leaves_gaps() -> None:
     assert plot([1.0], 9, 2) == ["     1   ", "     1 ▁▁"]
     assert plot([3.0, float("nan"), 1.0], 10, 2) == ["     3 █  ", "     1 █ ▁"]
     assert plot([3.0, 1.0], 9, 1, ascii_only=True) == ["     3 |."]
-
-
-def test_durations() -> None:
-    assert [duration(s) for s in (0.4, 59.4, 60, 3725, 90000)] == ["0 s", "59 s", "1 min 0 s", "1 h 2 min", "1 d 1 h"]
 
 
 # Telling

@@ -13,7 +13,7 @@ from foundray.storage import Store
 
 if TYPE_CHECKING:
     from foundray.checkup.report import Checkup
-    from foundray.data.sources import RawFile
+    from foundray.data.files import RawFile
     from foundray.spec import Spec
 
 START_SECONDS = 30.0
@@ -75,7 +75,7 @@ def unreachable(
 def source_files(spec: Spec) -> dict[str, list[RawFile]]:
     """The files of each of the spec's sources, by its path. Raises InputError for a source that is not there."""
     from foundray.contract import Values
-    from foundray.data.sources import find_files
+    from foundray.data.files import find_files
 
     modality = spec.data.modality.build()
     endings = modality.endings if isinstance(modality, Values) else ()

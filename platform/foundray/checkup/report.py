@@ -11,6 +11,7 @@ from typing import Any
 from foundray.checkup.judgement import at_work
 from foundray.checkup.nodes import Finding, Link, Node
 from foundray.checkup.probe import shown
+from foundray.words import size
 
 LINKS_SHOWN = 12
 """The slowest so many are in the table; programs get all."""
@@ -91,14 +92,14 @@ class Checkup:
 
 
 def _cells(node: Node) -> list[str]:
-    head = [str(node), f"{node.cpus:g}", _gpus(node), _size(node.memory)]
+    head = [str(node), f"{node.cpus:g}", _gpus(node), size(node.memory)]
     if node.facts is None:
         return [*head, *[""] * 7, "no answer"]
     facts, devices = node.facts, node.products.get("devices", [])
     return [
         *head,
-        _size(facts["shm_total"] or 0),
-        _size(facts["disk_free"]),
+        size(facts["shm_total"] or 0),
+        size(facts["disk_free"]),
         facts["foundray"] or "none",
         facts["packages"]["torch"] or "none",
         _clock(node.skew),
@@ -115,7 +116,3 @@ def _gpus(node: Node) -> str:
 def _clock(skew: tuple[float, float] | None) -> str:
     """Nothing where it is the driver's, as far as can be seen."""
     return f"{skew[0]:+.3f} s" if skew and abs(skew[0]) > skew[1] else ""
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"

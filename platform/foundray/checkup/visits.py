@@ -10,7 +10,7 @@ from pathlib import Path
 from foundray.checkup import product
 from foundray.checkup.nodes import Link, Node
 from foundray.checkup.probes import Probes, disjoint
-from foundray.data.sources import RawFile
+from foundray.data.files import RawFile
 from foundray.errors import InputError
 from foundray.storage import Store
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from foundray.contract import Values
 from foundray.data import tokenizer as tokenizers
+from foundray.data.files import RawFile, find_files, grouped
 from foundray.data.manifest import Manifest, Prepared, Shard, rows_per_group
 from foundray.data.shard import Unit, make_shard, too_many
-from foundray.data.sources import Document, RawFile, find_files, grouped, read_documents
+from foundray.data.sources import Document, read_documents
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import FoundrayError, InputError
 from foundray.spec import Source, Spec, differences, digest, flatten

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from foundray.contract import Modality, Units, Values
-from foundray.data.sources import BadRow, Document, RawFile, find_files, read_documents, read_located_rows
+from foundray.data.files import RawFile, find_files
+from foundray.data.sources import BadRow, Document, in_batches, read_documents, read_located_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.spec import Source, Spec
 from foundray.storage import Store
 
 TEXTS_AT_ONCE = 256
-CHARACTERS_AT_ONCE = 2**20
-"""Documents tokenized in one call, and about how long they are together."""
+"""Documents tokenized in one call, at most: the first rows are asked for before the last are read."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Reader:
     def _documents(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
         """Documents, in pieces of at most the run's context, each opened as in training."""
         name, number = Store.at(file.url).path, 0
-        for some in _batches(read_documents(file, source)):
+        for some in in_batches(read_documents(file, source), TEXTS_AT_ONCE):
             ids = iter(self.tokenizer.encode([document.text for document in some if isinstance(document, Document)]))
             for document in some:
                 if isinstance(document, BadRow):
@@ -137,15 +137,3 @@ class Reader:
         """Of a row of a modality that has rows of its own, as it is read without augmentation."""
         assert isinstance(self.modality, Values)
         return replace(self.modality.units(content, self.length, None), shape=self.shape)
-
-
-def _batches(documents: Iterator[Document | BadRow]) -> Iterator[list[Document | BadRow]]:
-    some: list[Document | BadRow] = []
-    characters = 0
-    for document in documents:
-        some.append(document)
-        characters += len(document.text) if isinstance(document, Document) else 0
-        if len(some) == TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
-            yield some
-            some, characters = [], 0
-    yield some

@@ -15,18 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foundray.contract import Values
+from foundray.data.files import RawFile
 from foundray.data.manifest import Shard, rows_per_group
 from foundray.data.pack import Packer, to_table
-from foundray.data.sources import BadRow, Document, RawFile, read_documents, read_rows
+from foundray.data.sources import BadRow, Document, in_batches, read_documents, read_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.spec import Source
 from foundray.storage import Store
 
 _Read = TypeVar("_Read", Document, dict[str, Any])
-
-TEXTS_AT_ONCE = 2**20
-"""Characters tokenized in one call."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,8 @@ def _tokens(documents: Iterator[Document], tokenizer: Tokenizer, length: int) ->
     def table(samples: list[np.ndarray]) -> tuple[pa.Table, int]:
         return to_table(samples), sum(len(sample) - 1 for sample in samples)
 
-    for batch in _batches(documents):
-        for ids in tokenizer.encode(batch):
+    for batch in in_batches(documents):
+        for ids in tokenizer.encode([document.text for document in batch]):
             packer.add(ids)
         while packer.ready >= group:
             yield table(packer.take(group))
@@ -106,16 +104,6 @@ def _values(rows: Iterator[dict[str, Any]], length: int) -> Iterator[tuple[pa.Ta
     """Row groups, and the units in each."""
     while group := list(islice(rows, rows_per_group(length, tokens=False))):
         yield pa.Table.from_pylist(group), len(group) * length
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for document in documents:
-        batch.append(document.text)
-        if sum(map(len, batch)) >= TEXTS_AT_ONCE or len(batch) >= 4096:
-            yield batch
-            batch = []
-    yield batch
 
 
 def _write(sink: _HashingSink, tables: Iterator[tuple[pa.Table, int]]) -> tuple[int, int]:

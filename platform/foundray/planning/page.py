@@ -11,10 +11,10 @@ from foundray.planning.advice import MEANING
 from foundray.planning.budget import FEW_EPOCHS, TOKENS_A_PARAMETER
 from foundray.planning.cost import MFU
 from foundray.planning.coverage import Compared, Fertility
-from foundray.planning.words import count, duration, flops, ratio, three
-from foundray.reporting.words import size
+from foundray.planning.words import about, count, flops, ratio, three
 from foundray.sentences import plain
 from foundray.tuning.table import aligned
+from foundray.words import size
 
 if TYPE_CHECKING:
     from foundray.planning import Plan
@@ -174,12 +174,12 @@ def _machines(plan: Plan) -> list[str]:
         cost = [f"{one.cost:,.2f}" if one.cost is not None else ""] if priced else []
         held = one.memory if one.fits == "fits" else one.recomputed
         fits = {"recomputing": "fits, recomputing activations"}.get(one.fits, one.fits)
-        row = [one.fleet.label, duration(one.seconds), duration(one.step_seconds), *cost, size(held.total)]
+        row = [one.fleet.label, about(one.seconds), about(one.step_seconds), *cost, size(held.total)]
         rows.append([*row, size(one.fleet.memory), fits])
     lines = _left(rows)
     if own := plan.measured:
         speed = f"{own.tokens_per_s:,.0f} {plan.survey.unit}/s"
-        lines += _fact("measured", f"this run did {speed}, so {duration(own.seconds)} for all of it")
+        lines += _fact("measured", f"this run did {speed}, so {about(own.seconds)} for all of it")
     peaks = ", ".join(f"{one.fleet.name} {three(one.fleet.peak / 1e12)}" for one in estimates)
     mfu = f"MFU {given.mfu:g}" + (" is assumed" if given.mfu == MFU else "")
     told = f"{flops(plan.budget.flops)} / (count x peak x MFU), peak in TFLOP/s: {peaks}; {mfu}"
@@ -218,7 +218,7 @@ def _checkpoints(plan: Plan) -> list[str]:
     for one in plan.estimates:
         kept = one.checkpoints
         every = "longer than the run" if kept.steps >= steps else "1 step" if kept.steps == 1 else f"{kept.steps:,} steps"
-        told = [duration(kept.seconds), duration(kept.interval), every, f"{kept.goodput:.2%}"]
+        told = [about(kept.seconds), about(kept.interval), every, f"{kept.goodput:.2%}"]
         rows.append([one.fleet.label, str(kept.machines), size(kept.bytes), *told])
     lines = _left(rows)
     rule = f"sqrt(2 x cost x time between failures) (Young 1974, Daly 2006); {given.mtbf_hours:,.0f} h between failures of a"

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from foundray.contract import Values
-from foundray.data.shard import TEXTS_AT_ONCE, Unit
-from foundray.data.sources import BadRow, Document, read_documents, read_rows
+from foundray.data.shard import Unit
+from foundray.data.sources import BadRow, in_batches, read_documents, read_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.planning.seen import Seen
 from foundray.spec import Source
@@ -70,7 +70,9 @@ def read_text_unit(unit: Unit, source: Source, tokenizer: Tokenizer | None, seed
     """Read, count, and keep up to `sample_bytes` of text, chosen by the seed; tokens are counted where there is a tokenizer."""
     documents, lines, bad = Seen(), Seen(), _Bad()
     sample, letters, counts = _Sample(f"{seed} {unit.name}", sample_bytes), set[str](), Counts()
-    for texts in _batches(bad.aside(row for file in unit.files for row in _located(file.url, read_documents(file, source)))):
+    rows = (row for file in unit.files for row in _located(file.url, read_documents(file, source)))
+    for documents_read in in_batches(bad.aside(rows)):
+        texts = [document.text for document in documents_read]
         for text in texts:
             content = text.encode()
             counts.bytes += len(content)
@@ -126,18 +128,6 @@ class _Bad:
                 self.first = self.first or f"{url}, {row.position}: {row.reason}"
             else:
                 yield row
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[str]]:
-    batch, characters = list[str](), 0
-    for document in documents:
-        batch.append(document.text)
-        characters += len(document.text)
-        if characters >= TEXTS_AT_ONCE:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 class _Sample:

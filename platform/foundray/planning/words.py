@@ -29,7 +29,7 @@ def flops(number: float) -> str:
     return f"{number:.2e}".replace("e+", "e") + " FLOPs"
 
 
-def duration(seconds: float) -> str:
+def about(seconds: float) -> str:
     """`0.2 s`, `48 s`, `3 min`, `5.2 h`, `12 days`, `3 years`."""
     for most, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"), (63e6, 86400, "days")):
         if seconds < most:

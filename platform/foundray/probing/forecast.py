@@ -18,7 +18,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from foundray.contract import Values
-from foundray.data.sources import BadRow, find_files, read_located_rows
+from foundray.data.files import find_files
+from foundray.data.sources import BadRow, read_located_rows
 from foundray.embedding import Encoder, Pool, Reader, check_pool, features, raw
 from foundray.errors import InputError
 from foundray.model.model import Batch

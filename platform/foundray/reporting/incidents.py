@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from foundray.reporting.words import duration, plural
+from foundray.words import duration, plural
 
 Record = Mapping[str, Any]
 

@@ -11,8 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from foundray import words
 from foundray.environment import environment as versions
-from foundray.reporting import charts, words
+from foundray.reporting import charts
+from foundray.reporting.essentials import described
 from foundray.reporting.series import POINTS, window
 from foundray.reporting.story import Story
 from foundray.reporting.timeline import timeline
@@ -62,7 +64,7 @@ def _one(story: Story) -> dict[str, Any]:
         "title": f"{story.name}: Foundray run report",
         "story": story,
         "facts": facts,
-        "described": words.described(story.spec, story.parameters),
+        "described": described(story.spec, story.parameters),
         "worlds": _worlds(story),
         "faults": sum(one.alarming for one in story.incidents),
         "incidents": story.incidents,
@@ -93,7 +95,7 @@ def _several(stories: Sequence[Story]) -> dict[str, Any]:
             "facts": story.facts,
             "worlds": _worlds(story),
             "faults": sum(one.alarming for one in story.incidents),
-            "described": words.described(story.spec, story.parameters),
+            "described": described(story.spec, story.parameters),
             "fingerprint": story.spec.fingerprint(),
             "yaml": story.spec.to_yaml(),
         }

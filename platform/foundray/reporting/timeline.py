@@ -30,7 +30,7 @@ from foundray.reporting.panels import (
 from foundray.reporting.series import throughput, worlds
 from foundray.reporting.story import Story
 from foundray.reporting.svg import part
-from foundray.reporting.words import count, duration
+from foundray.words import count, duration
 
 MARKS = {"start": ">", "fault": "v", "change": "D", "storage": "s", "numbers": "X", "stop": "P", "end": "o"}
 """Marker of each sort of incident: known by its shape alone."""

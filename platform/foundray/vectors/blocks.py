@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from foundray.batch import packed
 from foundray.contract import Plan, Units, Unreadable
+from foundray.data.files import RawFile, grouped
 from foundray.data.reader import Reader, Row
-from foundray.data.sources import BadRow, RawFile, grouped
+from foundray.data.sources import BadRow
 from foundray.errors import InputError
 from foundray.spec import Source
 from foundray.storage import Store

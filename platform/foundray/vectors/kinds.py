@@ -8,7 +8,7 @@ from typing import Any
 
 from foundray.contract import Values, endings
 from foundray.data.compression import COMPRESSION
-from foundray.data.sources import ENDINGS, find_files
+from foundray.data.files import ENDINGS, find_files
 from foundray.errors import InputError
 from foundray.loading import checked, set_field
 from foundray.spec import Source, Spec

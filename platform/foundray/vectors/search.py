@@ -10,7 +10,8 @@ import numpy as np
 
 from foundray.batch import packed
 from foundray.contract import Plan, Units
-from foundray.data.sources import BadRow, RawFile
+from foundray.data.files import RawFile
+from foundray.data.sources import BadRow
 from foundray.errors import InputError
 from foundray.run import Run
 from foundray.storage import Store

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from foundray.batch import packed
 from foundray.contract import Plan, Units
+from foundray.data.files import RawFile
 from foundray.data.reader import Reader
-from foundray.data.sources import RawFile
 from foundray.embedding import POOLS, check_pool, trained_weights
 from foundray.errors import InputError
 from foundray.run import Run

@@ -1,19 +1,15 @@
-"""Numbers, durations and specs in words."""
+"""Numbers, sizes and durations as people read them."""
 
 from __future__ import annotations
 
 import time
 
-from foundray.spec import Spec
-
-OPTIMIZERS = {"adamw8bit": "8-bit AdamW", "adamw": "AdamW", "lion8bit": "8-bit Lion"}
-SCHEDULES = {"wsd": "warm-up, stable, decay", "cosine": "cosine", "constant": "constant"}
-
 
 def duration(seconds: float) -> str:
     """`0.8 s`, `42 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
+    seconds = max(0.0, seconds)
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.2g} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -58,26 +54,3 @@ def moment(seconds: float) -> str:
 
 def plural(number: int, one: str, several: str = "") -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
-
-
-def workers(scale: tuple[int, int]) -> str:
-    fewest, most = scale
-    return plural(fewest, "worker") if fewest == most else f"{fewest} to {most} workers"
-
-
-def described(spec: Spec, parameters: int | None) -> str:
-    """The spec's essentials in two sentences."""
-    model, data, train = spec.model, spec.data, spec.train
-    objective = spec.objective.kind.replace("_", " ")
-    sources = plural(len(data.sources), "source")
-    cut = f", cut by {data.tokenizer.kind}" if data.modality.kind == "text" else ""
-    whole = f"{count(parameters)} parameters: " if parameters else ""
-    start = f"Starts from the weights of {spec.init_from}. " if spec.init_from else ""
-    sums = "summed exactly" if train.exact else "summed in fp32"
-    return (
-        f"Learns {objective} on {data.modality.kind} from {sources}{cut}, with {whole}width {model.width}, "
-        f"depth {model.depth}, {plural(model.heads, 'head')}, context {model.context:,}. {start}Trains "
-        f"{plural(train.steps, 'step')} of {spec.tokens_per_step:,} tokens by {OPTIMIZERS[spec.optimizer.kind]} at a peak "
-        f"rate of {spec.optimizer.lr:g} ({SCHEDULES[spec.schedule.kind]}), seed {spec.seed}, gradients {sums}, "
-        f"on {workers(spec.scale.workers)}."
-    )
