@@ -15,7 +15,7 @@ demo: $(VENV)/.ready  ## train on the standard library's source, about two minut
 	@echo; echo "Look at runs/demo-$(STEPS): spec.yaml, metrics.jsonl, checkpoints/; or: $(BIN)/tensorboard --logdir runs"
 
 test: check  ## all checks and tests
-	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
 
 tools:  ## Debian's programs that some tests run, and are skipped without: needs root

@@ -15,7 +15,6 @@ from typing import Any
 from foundray.errors import InputError, Terminated
 from foundray.head import ask_head
 from foundray.local_cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
-from foundray.local_node import HEAD_IP
 from foundray.spec import Pool, Scale
 
 LOCAL_OBJECT_STORE = 2**30
@@ -55,7 +54,7 @@ def connected() -> Iterator[Any]:
     try:
         if address:
             # A job's driver joins the node that it is on; others join the head.
-            ip = os.environ.get(NODE_IP, HEAD_IP) if here else None
+            ip = os.environ.get(NODE_IP, here.head_ip) if here else None
             ask_head(address, ip)
             ray.init(address=address, _node_ip_address=ip, **quiet)
         else:

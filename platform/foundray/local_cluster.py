@@ -1,6 +1,6 @@
 """A real Ray cluster of several nodes on this machine, for trying out and testing what happens when nodes come and go.
 
-Every node is a `ray start` of its own, with an address of its own (127.0.0.x), and dies like a machine: all its processes
+Every node is a `ray start` of its own, with an address of its own (127.N.0.x), and dies like a machine: all its processes
 at once. Nodes and their token are remembered in a folder, so that each command finds them.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from foundray.errors import InputError
-from foundray.local_node import HEAD_IP, START_SECONDS, Node, Redis, free_ports, kill, wait_for_port
+from foundray.local_node import START_SECONDS, Node, Redis, agent_port, free_network, free_ports, kill, node_ip, wait_for_port
 from foundray.processes import identity
 
 NODE_IP = "FOUNDRAY_NODE_IP"
@@ -50,6 +50,7 @@ class LocalCluster:
             state = json.loads((self.folder / "cluster.json").read_text())
         except FileNotFoundError:
             raise InputError("no local cluster is up; start one with `foundray cluster up --local`") from None
+        self.network: int = state.get("network", 0)  # one of before was there
         self.port: int = state["port"]
         self.dashboard_port: int = state["dashboard_port"]
         self.added: int = state["added"]
@@ -72,13 +73,14 @@ class LocalCluster:
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        port, dashboard_port = free_ports(HEAD_IP, 2)
-        fresh = {"port": port, "dashboard_port": dashboard_port, "added": 0, "nodes": {}, "redis": None}
+        network = free_network()
+        port, dashboard_port = free_ports(node_ip(network, 0), 2)
+        fresh = {"network": network, "port": port, "dashboard_port": dashboard_port, "added": 0, "nodes": {}, "redis": None}
         (folder / "cluster.json").write_text(json.dumps(fresh))
         cluster = LocalCluster(folder)
         try:
             if redis:
-                cluster.redis = Redis.start(folder)
+                cluster.redis = Redis.start(folder, cluster.head_ip)
             cluster._start_head()
             for _ in range(nodes):
                 cluster.add(resources)
@@ -88,13 +90,17 @@ class LocalCluster:
         return cluster
 
     @property
+    def head_ip(self) -> str:
+        return node_ip(self.network, 0)
+
+    @property
     def address(self) -> str:
-        return f"{HEAD_IP}:{self.port}"
+        return f"{self.head_ip}:{self.port}"
 
     @property
     def url(self) -> str:
         """Where jobs are submitted, and the dashboard is."""
-        return f"http://{HEAD_IP}:{self.dashboard_port}"
+        return f"http://{self.head_ip}:{self.dashboard_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -121,14 +127,14 @@ class LocalCluster:
         return name
 
     def _start_head(self) -> None:
-        dashboard = ["--include-dashboard=true", f"--dashboard-host={HEAD_IP}", f"--dashboard-port={self.dashboard_port}"]
+        dashboard = ["--include-dashboard=true", f"--dashboard-host={self.head_ip}", f"--dashboard-port={self.dashboard_port}"]
         arguments = ["--head", f"--port={self.port}", f"--temp-dir={self.folder / 'ray'}", *dashboard]
         environment = {}
         if self.redis:
             arguments += [f"--redis-password={self.redis.password}"]
             environment = {"RAY_REDIS_ADDRESS": self.redis.address}
         self._start("head", 0, {"CPU": 0}, arguments, environment)
-        wait_for_port(HEAD_IP, self.dashboard_port, START_SECONDS)
+        wait_for_port(self.head_ip, self.dashboard_port, START_SECONDS)
 
     def restart_head(self) -> None:
         """Start the head again, where it was, with the state that Redis kept. Raises InputError."""
@@ -151,7 +157,7 @@ class LocalCluster:
         wrapper: Sequence[str] = (),
     ) -> None:
         others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU", "memory")}
-        ip = f"127.0.0.{10 + number}"
+        ip = node_ip(self.network, number)
         command = [
             *wrapper,
             str(Path(sys.executable).with_name("ray")),
@@ -159,7 +165,7 @@ class LocalCluster:
             "--block",
             "--disable-usage-stats",
             f"--node-ip-address={ip}",
-            f"--dashboard-agent-listen-port={52400 + number}",
+            f"--dashboard-agent-listen-port={agent_port(self.network, number)}",
             f"--num-cpus={resources.get('CPU', 0):g}",
             f"--num-gpus={resources.get('GPU', 0):g}",
             f"--resources={json.dumps(others)}",
@@ -235,6 +241,7 @@ class LocalCluster:
 
     def _save(self) -> None:
         state = {
+            "network": self.network,
             "port": self.port,
             "dashboard_port": self.dashboard_port,
             "added": self.added,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import secrets
 import shutil
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from foundray.processes import identity, living
 
 START_SECONDS = 90.0
 REDIS_SECONDS = 10.0
-HEAD_IP = "127.0.0.10"
-"""The nodes' come after it."""
+NETWORKS = range(1, 200)
+"""N of the loopback addresses 127.N.0.0/16 that a cluster may have for its own, so that several can be up at once."""
 
 
 @dataclass
@@ -57,21 +59,21 @@ class Redis:
     node: Node
 
     @staticmethod
-    def start(folder: Path) -> Redis:
-        """Raises InputError where Redis is not installed or does not start."""
+    def start(folder: Path, ip: str) -> Redis:
+        """Listening at the address given. Raises InputError where Redis is not installed or does not start."""
         if not (program := shutil.which("redis-server")):
             raise InputError("redis-server is not installed; Debian's package redis-server has it")
-        port, password = free_ports(HEAD_IP, 1)[0], secrets.token_hex(32)
+        port, password = free_ports(ip, 1)[0], secrets.token_hex(32)
         settings = folder / "redis.conf"
         settings.touch(mode=0o600)
         settings.write_text(
-            f"bind {HEAD_IP}\nport {port}\nrequirepass {password}\ndir {folder}\nappendonly yes\nlogfile {folder}/redis.log\n"
+            f"bind {ip}\nport {port}\nrequirepass {password}\ndir {folder}\nappendonly yes\nlogfile {folder}/redis.log\n"
         )
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
         process = subprocess.Popen([program, str(settings)], start_new_session=True, **quiet)
         try:
-            if wait_for_port(HEAD_IP, port, REDIS_SECONDS):
-                return Redis(folder, Node(HEAD_IP, process.pid, identity(psutil.Process(process.pid))))
+            if wait_for_port(ip, port, REDIS_SECONDS):
+                return Redis(folder, Node(ip, process.pid, identity(psutil.Process(process.pid))))
         except BaseException:
             process.kill()
             raise
@@ -80,7 +82,7 @@ class Redis:
 
     @property
     def address(self) -> str:
-        return f"{HEAD_IP}:{self._setting('port')}"
+        return f"{self.node.ip}:{self._setting('port')}"
 
     @property
     def password(self) -> str:
@@ -89,6 +91,23 @@ class Redis:
     def _setting(self, name: str) -> str:
         settings = dict(line.split(" ", 1) for line in (self.folder / "redis.conf").read_text().splitlines())
         return settings[name]
+
+
+def free_network() -> int:
+    """N of a network 127.N.0.0/16 where nobody listens: a random one, for clusters that start at once see no other yet."""
+    taken = {connection.laddr.ip for connection in psutil.net_connections("tcp") if connection.laddr}
+    free = [network for network in NETWORKS if not any(ip.startswith(f"127.{network}.") for ip in taken)]
+    return random.SystemRandom().choice(free or NETWORKS)
+
+
+def node_ip(network: int, number: int) -> str:
+    """Of a cluster's node; the head is number 0."""
+    return str(ip_address(f"127.{network}.0.10") + number)
+
+
+def agent_port(network: int, number: int) -> int:
+    """Where Ray's agent on a node listens, at every address of the machine: below the ports that programs are given."""
+    return 20_000 + 64 * network + number % 64
 
 
 def free_ports(ip: str, count: int) -> list[int]:

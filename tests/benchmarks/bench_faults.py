@@ -136,7 +136,7 @@ def loop(config):
                 ray.train.report({"step": step}, checkpoint=kept)
 
 address, log, storage = sys.argv[1:]
-ray.init(address=address, _node_ip_address="127.0.0.10", log_to_driver=False)
+ray.init(address=address, _node_ip_address=address.rpartition(":")[0], log_to_driver=False)
 TorchTrainer(
     loop, train_loop_config={"log": log},
     scaling_config=ScalingConfig(num_workers=(1, 3), resources_per_worker={"CPU": 1}),

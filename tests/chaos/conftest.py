@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests import hooked
 from tests.chaos.disk import Disk
-from tests.chaos.faults import EVALUATE_EVERY, RESOURCES, STEPS, leftovers
+from tests.chaos.faults import EVALUATE_EVERY, RESOURCES, STEPS, leftovers, shared_memory
 from tests.conftest import small_spec, write_spec
 
 import foundray as api
@@ -53,7 +53,7 @@ def undisturbed(spec: Path) -> str:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A head, to which tests add nodes; the hooked objective is installed there, and nothing is left behind afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="fr-"))  # short: Ray's sockets lie in it, and their paths are limited
-    before = set(Path("/dev/shm").iterdir())
+    before = shared_memory()
     path = os.environ.get("PYTHONPATH")
     site = str(hooked.install(tmp_path_factory.mktemp("hooked")))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [site, path]))
@@ -62,4 +62,4 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     made.down()
     os.environ["PYTHONPATH"] = path or ""
     assert not leftovers(folder)
-    assert set(Path("/dev/shm").iterdir()) <= before
+    assert not shared_memory() - before

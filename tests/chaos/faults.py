@@ -270,5 +270,14 @@ def leftovers(cluster_folder: Path) -> list[str]:
     return found
 
 
+def shared_memory() -> set[str]:
+    """Files of shared memory that no process has open: those of tests beside this one are not what a cluster left behind."""
+    held = set[str]()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            held |= {file.path for file in process.open_files()} | {area.path for area in process.memory_maps()}
+    return {str(file) for file in Path("/dev/shm").iterdir()} - held
+
+
 def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)

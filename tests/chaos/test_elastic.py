@@ -20,8 +20,6 @@ from foundray.data.stream import plan_for, read_samples
 from foundray.loading import load_spec
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.alone
-
 MIRROR_EVERY = 5
 LINGER = 0.3
 """Seconds a micro-batch, at which a run does not end before a node has come, however slow the machine."""

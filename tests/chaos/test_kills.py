@@ -10,11 +10,18 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from tests.chaos.faults import STEPS
+from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY, foundray
 
-pytestmark = pytest.mark.alone
+STEPS = 80
+
+
+@pytest.fixture
+def spec(prose: Path, tmp_path: Path) -> Path:
+    train = {"steps": STEPS, "micro_batches": 12, "micro_batch_size": 4, "evaluate_every": 1000, "checkpoint_every": 20}
+    return write_spec(tmp_path, small_spec(prose, tmp_path / "runs", model__width=64, train=train))
 
 
 class Running:
@@ -45,11 +52,7 @@ def title(pid: int) -> str:
 
 
 def descendants(pid: int) -> list[int]:
-    children = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            children += list(map(int, task.read_text().split()))
-    return children + [d for child in children for d in descendants(child)]
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def alive(pid: int) -> bool:
@@ -58,7 +61,7 @@ def alive(pid: int) -> bool:
     return False
 
 
-def test_a_killed_driver_is_resumed_on_another_number_of_workers(spec: Path, undisturbed: str) -> None:
+def test_a_killed_driver_is_resumed_on_another_number_of_workers(spec: Path) -> None:
     running = Running(spec, "driver", workers=2)
     running.wait_for_step(25)
     family = descendants(running.process.pid)
@@ -77,5 +80,6 @@ def test_a_killed_driver_is_resumed_on_another_number_of_workers(spec: Path, und
     assert 25 <= interrupted["step"] < STEPS
     assert interrupted["weights_sha256"] is None
     facts = foundray("resume", running.run, "--set", "scale.workers=3", "--json").facts
-    assert facts["weights_sha256"] == undisturbed
+    undisturbed = foundray("train", spec, "--set", "name=undisturbed", "--json").facts
+    assert facts["weights_sha256"] == undisturbed["weights_sha256"]
     assert (facts["workers"], facts["restarts"], facts["state"]) == (3, 1, "finished")

@@ -18,8 +18,6 @@ from tests.integration.conftest import foundray
 
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.alone
-
 SEEDS = range(int(os.environ["CHAOS_RUNS"])) if "CHAOS_RUNS" in os.environ else (6, 17)
 
 

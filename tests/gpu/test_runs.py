@@ -97,7 +97,14 @@ def test_what_was_learned_is_sampled_and_judged(alone: dict[str, Any], storage: 
 
 
 def test_a_search_has_trials_on_the_gpu(gpu_spec: Path) -> None:
-    sets = ["tune.trials=2", "tune.ladder=0", "tune.proxy={width: 32, depth: 2}", "tune.budget=20", "name=searched"]
+    sets = [
+        "tune.trials=2",
+        "tune.ladder=0",
+        "tune.rungs=1",
+        "tune.proxy={width: 32, depth: 2}",
+        "tune.budget=20",
+        "name=searched",
+    ]
     found = foundray("tune", gpu_spec, *(part for one in sets for part in ("--set", one)), "--json")
     assert found.status == 0, found.out + found.err
 

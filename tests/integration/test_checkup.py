@@ -21,8 +21,6 @@ from tests.integration.conftest import FOUNDRAY, Done
 
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.alone
-
 CHECK = """
 import json, sys, time
 from foundray.checkup import check, source_files, unreachable

@@ -15,8 +15,6 @@ import yaml
 from tests.conftest import REPOSITORY
 from tests.integration.hosts import HOME, Hosts, why_not
 
-pytestmark = pytest.mark.alone
-
 DEFINITION = "clusters/on-prem/cluster.yaml"
 CONNECT = "import json, time, ray; ray.init(address='192.0.2.1:6379', logging_level='ERROR', log_to_driver=False)\n"
 NODES = (

@@ -22,8 +22,6 @@ from tests.conftest import REPOSITORY, small_spec, write_spec
 from foundray.local_cluster import LocalCluster
 from foundray.local_node import free_ports
 
-pytestmark = pytest.mark.alone
-
 DASHBOARDS = REPOSITORY / "dashboards"
 NEED_GPUS = {"GPU", "GPU memory"}
 """Panels of what only GPUs have."""

@@ -11,8 +11,6 @@ import yaml
 from tests.conftest import REPOSITORY
 from tests.integration.hosts import NAMESPACES, why_not
 
-pytestmark = pytest.mark.alone
-
 
 def test_redis_asks_for_the_password_of_the_secret_and_shows_it_to_nobody(tmp_path: Path) -> None:
     if not shutil.which("redis-server"):

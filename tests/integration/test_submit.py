@@ -17,8 +17,6 @@ from tests.unit.test_probing import saved_run
 
 from foundray.local_cluster import LocalCluster
 
-pytestmark = pytest.mark.alone
-
 STEPS = 120
 
 

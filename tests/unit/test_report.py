@@ -73,7 +73,7 @@ def test_every_fault_is_an_incident_with_what_came_of_it() -> None:
     ]
     lost, left_out = found[1], found[5]
     assert lost.kinds == ["member_lost", "group_broken", "workers_started"]
-    assert lost.consequence == "2 workers went on from memory, step 18; 2 steps repeated; 2.0 s until the next step"
+    assert lost.consequence == "2 workers went on from memory, step 18; 2 steps repeated; 2 s until the next step"
     assert lost.reasons == ["ActorDiedError", "Connection closed by peer"]
     assert left_out.kinds == ["left_out", "too_few", "waiting", "workers_started"]
     assert "55 s until the next step" in left_out.consequence
