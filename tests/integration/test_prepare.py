@@ -164,7 +164,8 @@ def test_the_stream_is_the_order(tmp_path: Path, prose: Path) -> None:
     import ray
     import torch
 
-    from foundray.data.feeder import MicroBatchSource, StaleGeneration, start_feeder, validation_plan
+    from foundray.data.feeder import StaleGeneration, start_feeder
+    from foundray.data.source import MicroBatchSource, validation_plan
     from foundray.data.stream import plan_for
     from foundray.model.model import Batch
 

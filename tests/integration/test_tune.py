@@ -69,8 +69,8 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
 def findings(folder: Path) -> dict[int, tuple[Any, dict[int, float]]]:
     """Of each trial: its values, and its validation loss by step."""
     found = {}
-    for trial in (folder / "trials").glob("*"):
-        facts, results = json.loads((trial / "trial.json").read_text()), trial / "results.jsonl"
+    for told in (folder / "trials").glob("*/trial.json"):
+        facts, results = json.loads(told.read_text()), told.with_name("results.jsonl")
         rungs = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
         assert facts["number"] not in found
         found[facts["number"]] = (facts["values"], {rung["step"]: rung["val_loss"] for rung in rungs})

@@ -7,7 +7,8 @@ from collections import deque
 
 import pytest
 
-from foundray.data.feeder import SMOOTHING, Lease, _Stream, onward
+from foundray.data.feeder import _Stream, onward
+from foundray.data.source import SMOOTHING, Lease
 
 PER_STEP = 64
 

@@ -58,7 +58,8 @@ def table_of(folder: Store, name: str, columns: Sequence[str] | None = None) -> 
     """A block's rows. Raises InputError where its file cannot be read."""
     file = folder / f"shards/{name}.parquet"
     try:
-        # Without Arrow's threads: one that still holds Python's bytes when the program ends may take it down with it.
-        return pq.read_table(pa.BufferReader(file.read_bytes()), columns=columns, use_threads=False, pre_buffer=False)
+        # Not by `read_table`, which reads in Arrow's threads whatever it is told: one that still holds Python's bytes when the
+        # program ends takes it down with it.
+        return pq.ParquetFile(pa.BufferReader(file.read_bytes()), pre_buffer=False).read(columns, use_threads=False)
     except pa.ArrowException as error:
         raise InputError(f"{file} is damaged: {error}; delete it, and the same `foundray embed` makes it anew") from None
