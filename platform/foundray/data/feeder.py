@@ -19,7 +19,6 @@ from typing import Any
 import ray
 
 from foundray.cluster import beside_caller
-from foundray.data.parcels import configure_ray_data, parcels
 from foundray.data.source import TRAINING, Lease
 from foundray.data.stream import Parcel, StreamPlan
 
@@ -60,6 +59,8 @@ class _Stream:
         threading.Thread(target=self._fill, daemon=True).start()
 
     def _fill(self) -> None:
+        from foundray.data.parcels import parcels
+
         try:
             for parcel in parcels(self.plan, self.unread, self.end):
                 self.room.acquire()
@@ -132,6 +133,9 @@ class _Feeder:
     """The actor. Every method is a coroutine of one event loop, so none needs a lock."""
 
     def __init__(self) -> None:
+        # Not at the top: a worker that is given the feeder's handle imports this module, and has no use for Ray Data.
+        from foundray.data.parcels import configure_ray_data
+
         configure_ray_data(STORE_BYTES)
         self.generation = 0
         self.pace: list[float] = []
