@@ -72,17 +72,14 @@ class _Keeper:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-        from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         from foundray.training.board import hold_place
 
         class Trainer(DataParallelTrainer):
             def _create_default_callbacks(self) -> list[Any]:
-                # Two processes less: one manages data sets, and none is given; the other frees what a dead controller held,
-                # which Ray does itself, for the placement group belongs to the controller's actor.
-                spared = (DatasetsCallback, PlacementGroupCleanerCallback)
-                return [one for one in super()._create_default_callbacks() if not isinstance(one, spared)]
+                # It is given no data sets: the process that would manage them is left out.
+                return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
 
         trainer = Trainer(
             hold_place,
