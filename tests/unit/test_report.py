@@ -150,8 +150,9 @@ def test_thinning_keeps_extremes_and_smoothing_leaves_out_what_is_no_number() ->
 
 
 def test_durations() -> None:
-    assert [duration(s) for s in (-1, 0.04, 9.97, 59.6, 200, 7500, 280_000)] == [
-        "0 s", "0.04 s", "10 s", "1 min 00 s", "3 min 20 s", "2 h 05 min", "3 d 5 h",
+    assert [duration(s) for s in (-1, 0.04, 9.97, 59.4, 59.6, 60, 200, 3725, 7500, 90_000, 280_000)] == [
+        "0 s", "0.04 s", "10 s", "59 s", "1 min 00 s", "1 min 00 s", "3 min 20 s", "1 h 02 min",
+        "2 h 05 min", "1 d 1 h", "3 d 5 h",
     ]  # fmt: skip
 
 

@@ -207,6 +207,8 @@ def test_a_search_is_as_large_as_its_budget_allows() -> None:
     with pytest.raises(InputError, match=r"train.steps: 60\) make a first one of 7 step.*set fewer tune.rungs"):
         affordable(tuning, 24, 60, costs, 1e9)
     assert affordable(Tune(rungs=1), 24, 60, costs, 1e9).lengths == (60,)
+    with pytest.raises(InputError, match="one rung of one trial takes"):  # as long as the run, and too dear
+        affordable(Tune(proxy={"steps": 60}), 24, 60, costs, 10)
 
 
 def test_ladders_span_the_sizes_in_between(prose: Path, tmp_path: Path) -> None:

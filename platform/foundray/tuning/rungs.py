@@ -45,7 +45,7 @@ def affordable(tuning: Tune, trials: int, longest: int, costs: Costs, allowed: f
         rungs = _rungs(tuning, count, longest, costs, allowed)
         if count * costs.first_rung(rungs) <= allowed and (tuning.proxy.steps or rungs.lengths[0] >= FEWEST_STEPS):
             return rungs
-    if rungs.lengths[-1] >= longest:  # it is not for want of FLOPs
+    if not tuning.proxy.steps and rungs.lengths[-1] >= longest:  # it is not for want of FLOPs
         raise InputError(
             f"tune.rungs: {tuning.rungs} rungs of trials as long as the run (train.steps: {longest:,}) make a first one of "
             f"{rungs.lengths[0]} step(s), and {FEWEST_STEPS} are needed: set fewer tune.rungs, or tune.proxy.steps"
