@@ -12,7 +12,7 @@ from tests.conftest import small_spec, write_spec
 
 import foundray
 from foundray.data.feeder import BUFFERED_PARCELS, start_feeder
-from foundray.data.source import MicroBatchSource
+from foundray.data.leases import MicroBatchSource
 from foundray.data.stream import StreamPlan, plan_for, read_micro_batches
 from foundray.loading import load_spec
 

@@ -165,7 +165,7 @@ def test_the_stream_is_the_order(tmp_path: Path, prose: Path) -> None:
     import torch
 
     from foundray.data.feeder import StaleGeneration, start_feeder
-    from foundray.data.source import MicroBatchSource, validation_plan
+    from foundray.data.leases import MicroBatchSource, validation_plan
     from foundray.data.stream import plan_for
     from foundray.model.model import Batch
 

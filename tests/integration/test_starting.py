@@ -17,7 +17,7 @@ from tests.integration.conftest import foundray
 from tests.integration.test_train import local_ray  # noqa: F401 - a fixture
 
 import foundray as api
-from foundray.data.source import validation_plan
+from foundray.data.leases import validation_plan
 from foundray.data.stream import plan_for, read_micro_batches
 from foundray.errors import InputError
 from foundray.model.model import Model

@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 
 from foundray.data.feeder import _Stream, onward
-from foundray.data.source import SMOOTHING, Lease
+from foundray.data.leases import SMOOTHING, Lease
 
 PER_STEP = 64
 

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from foundray.cluster import beside_caller
-from foundray.data.source import TRAINING, Lease
+from foundray.data.leases import TRAINING, Lease
 from foundray.data.stream import Parcel, StreamPlan
 
 BUFFERED_PARCELS = 8

@@ -11,7 +11,7 @@ import ray
 import torch
 from torch import Tensor
 
-from foundray.data.source import TRAINING, MicroBatchSource, validation_plan
+from foundray.data.leases import TRAINING, MicroBatchSource, validation_plan
 from foundray.data.stream import read_micro_batches
 from foundray.errors import InputError, RunFailed
 from foundray.model.model import Model

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from safetensors import torch as safetensors
 
+from foundray.data.leases import validation_plan
 from foundray.data.manifest import Prepared
-from foundray.data.source import validation_plan
 from foundray.data.stream import StreamPlan, plan_for, read_micro_batches
 from foundray.model.model import Model
 from foundray.spec import Spec
