@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from foundray.data.archive import members
+from foundray.data.formats.archive import members
 from foundray.errors import InputError
 from foundray.loading import checked, parse_fields, read_yaml
 from foundray.spec import nearest

@@ -191,7 +191,7 @@ def test_packing_predicts_every_token_once(take_early: bool) -> None:
 
 def test_reading_does_not_hold_whole_files() -> None:
     """Lines come from a buffered stream, not from a list of all of them."""
-    from foundray.data.sources import _lines
+    from foundray.data.formats.lines import numbered_lines as _lines
 
     class Endless(io.RawIOBase):
         def readable(self) -> bool:

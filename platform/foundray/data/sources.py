@@ -2,58 +2,48 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from foundray.contract import Unreadable, Values
-from foundray.data.archive import members
 from foundray.data.compression import decompressed
 from foundray.data.files import RawFile
+from foundray.data.formats import archive, conllu, csv, fasta, jsonl, parquet, text
+from foundray.data.formats.archive import members
+from foundray.data.formats.row import BadRow, Document
+from foundray.errors import FoundrayError
 from foundray.spec import Source
 from foundray.storage import Store, reading
 
-_Row = TypeVar("_Row", "Document", "Document | BadRow")
+__all__ = ["BadRow", "Document", "in_batches", "read_documents", "read_located_rows", "read_rows", "read_whole"]
 
-AMBIGUOUS = str.maketrans("RYSWKMBDHVU", "NNNNNNNNNNT")
-"""IUPAC's letters for a base that is not known for sure, and RNA's U."""
+_Read = TypeVar("_Read")
 
-
-@dataclass(frozen=True)
-class Document:
-    text: str
-
-
-@dataclass(frozen=True)
-class BadRow:
-    position: str
-    """Where in the file: `line 3`, `row 7`, `byte 120`."""
-    reason: str
+READERS: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | BadRow]]] = {
+    "text": text.read,
+    "code": text.read,
+    "jsonl": jsonl.read,
+    "csv": csv.read,
+    "parquet": parquet.read,
+    "fasta": fasta.read,
+    "conllu": conllu.read,
+    "webdataset": archive.read,
+}
+"""Of each format of documents, what reads an open file: its handle, its path, and the source that it is of."""
 
 
 def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]:
-    """The file's documents in order, with a BadRow in place of each that cannot be used."""
-    readers: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | BadRow]]] = {
-        "text": _read_text, "code": _read_text, "jsonl": _read_json_lines, "csv": _read_csv, "parquet": _read_parquet,
-        "fasta": _read_fasta, "conllu": _read_conllu, "webdataset": _read_archive,
-    }  # fmt: skip
-    reader = readers[source.format]
-    store = Store.at(file.url)
-    with reading(file.url):
-        handle = store.filesystem.open_input_file(store.path)
-    with handle:
-        yield from reader(handle, store.path, source)
+    """The file's documents in order, with a BadRow in place of each part that cannot be used."""
+    with _opened(file) as (handle, path):
+        yield from _guarded(READERS[source.format](handle, path, source), lambda at, bad: bad)
 
 
-def in_batches(documents: Iterable[_Row], most: int = 4096, characters: int = 2**20) -> Iterator[list[_Row]]:
+def in_batches(documents: Iterable[_Read], most: int = 4096, characters: int = 2**20) -> Iterator[list[_Read]]:
     """Neighbours together, as many as are tokenized in one call: so many, or of about so many characters; never none."""
-    batch, length = list[_Row](), 0
+    batch, length = list[_Read](), 0
     for document in documents:
         batch.append(document)
         length += len(document.text) if isinstance(document, Document) else 0
@@ -74,35 +64,75 @@ def read_located_rows(
     file: RawFile, source: Source, modality: Values, length: int
 ) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
     """(path of the file, or name in the archive; position in it; row), as `read_rows` gives them."""
-    store = Store.at(file.url)
-    with reading(file.url):
-        handle = store.filesystem.open_input_file(store.path)
-    with handle:
-        stream = decompressed(handle, store.path)
+    with _opened(file) as (handle, path):
+        stream = decompressed(handle, path)
         if source.format == "webdataset":
-            for name, content in members(stream):
-                if isinstance(content, Unreadable):
-                    yield name, "", BadRow(name or "end", str(content))
-                elif name.lower().endswith(modality.endings):
-                    yield from _rows(modality, name, content, length, name)
-        else:
-            try:
-                content = stream.read()
-            except OSError as error:
-                yield store.path, "", BadRow("byte 0", f"the compressed stream is broken: {error}")
-                return
-            yield from _rows(modality, store.path, content, length, "")
+            yield from _guarded(_archived_rows(stream, modality, length), lambda at, bad: ("", at, bad))
+            return
+        try:
+            content = stream.read()
+        except OSError as error:
+            yield path, "", BadRow("byte 0", f"the compressed stream is broken: {error}", unit="file")
+            return
+        yield from _rows(modality, path, content, length, "")
+
+
+def _archived_rows(stream: Any, modality: Values, length: int) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
+    for name, content in members(stream):
+        if isinstance(content, Unreadable):
+            yield name, "", BadRow.of(content, name or "end")
+        elif name.lower().endswith(modality.endings):
+            yield from _rows(modality, name, content, length, name)
 
 
 def _rows(
     modality: Values, name: str, content: bytes, length: int, label: str
 ) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
-    try:
+    """The rows of one file or member, each tried as training will read it; `label` says which member it is."""
+
+    def where(position: str) -> str:
+        return f"{label}, {position}" if label else position
+
+    def tried() -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
         for position, row in modality.rows(name, content, length):
-            where = f"{label}, {position}" if label else position
-            yield name, position, BadRow(where, str(row)) if isinstance(row, Unreadable) else row
+            if not isinstance(row, Unreadable):
+                try:
+                    modality.units(row, length, None)
+                except Unreadable as error:
+                    row = error
+            yield name, position, BadRow.of(row, where(position)) if isinstance(row, Unreadable) else row
+
+    yield from _guarded(tried(), lambda at, bad: (name, at, bad), label or "byte 0")
+
+
+def _guarded(rows: Iterator[_Read], instead: Callable[[str, BadRow], _Read], whole: str = "byte 0") -> Iterator[_Read]:
+    """The rows; where a reader breaks off, whatever by, one that says so stands in place of the rest of the file."""
+    count = 0
+    try:
+        for row in rows:
+            count += 1
+            yield row
+    except FoundrayError:
+        raise
     except Unreadable as error:
-        yield name, "", BadRow(label or "byte 0", str(error))
+        yield instead("", BadRow.of(error, whole))
+    except BaseException as error:
+        # A panic in a library written in Rust is no Exception, and says so by its name alone.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        at = f"behind row {count - 1}" if count else whole
+        reason = f"the rest of the file cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        yield instead(at, BadRow(at, reason, unit="file"))
+
+
+@contextmanager
+def _opened(file: RawFile) -> Iterator[tuple[pa.NativeFile, str]]:
+    """(handle, path) of a raw file."""
+    store = Store.at(file.url)
+    with reading(file.url):
+        handle = store.filesystem.open_input_file(store.path)
+    with handle:
+        yield handle, store.path
 
 
 def read_whole(url: str) -> bytes:
@@ -110,172 +140,3 @@ def read_whole(url: str) -> bytes:
     store = Store.at(url)
     with reading(url), store.filesystem.open_input_file(store.path) as handle:
         return decompressed(handle, store.path).read()
-
-
-def _read_archive(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    """Its .txt files, and the field of its .json files."""
-    for name, content in members(decompressed(handle, path)):
-        if isinstance(content, Unreadable):
-            yield BadRow(name or "end", str(content))
-        elif name.endswith(".txt"):
-            yield _decode(content, name)
-        elif name.endswith(".json"):
-            yield _json(content, name, source.field)
-
-
-def _read_csv(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    lines = io.TextIOWrapper(decompressed(handle, path), encoding="utf-8", errors="surrogateescape", newline="")
-    rows = csv.reader(lines)
-    try:
-        names = next(rows, [])
-        if source.field not in names:
-            yield BadRow("line 1", f"no column {source.field!r}; there are: {', '.join(names)}")
-            return
-        at = names.index(source.field)
-        for row in rows:
-            where = f"line {rows.line_num}"
-            if len(row) == len(names):
-                yield _text(row[at], where, source.field)
-            elif row:
-                yield BadRow(where, f"{len(row)} fields under a header of {len(names)}")
-    except (csv.Error, OSError) as error:
-        yield BadRow(f"line {rows.line_num}", f"not readable as CSV: {error}")
-
-
-def _read_fasta(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    """Each sequence is a document, in capitals; letters for uncertain bases become N."""
-    name, bad = "", None
-    parts: list[str] = []
-    for number, line in _lines(handle, path):
-        if isinstance(line, BadRow):
-            yield line
-            return
-        if line.startswith(b">"):
-            yield from _sequence(name, parts, bad)
-            name, parts, bad = line[1:].split(b" ")[0].decode("ascii", "replace"), [], None
-        elif line.strip():
-            letters = line.strip().decode("ascii", "replace").upper().translate(AMBIGUOUS)
-            if (strange := set(letters) - set("ACGTN")) and bad is None:
-                bad = BadRow(f"line {number}", f"{min(strange)!r} is no nucleotide (sequence {name or 'without a name'})")
-            parts.append(letters)
-    yield from _sequence(name, parts, bad)
-
-
-def _sequence(name: str, parts: list[str], bad: BadRow | None) -> Iterator[Document | BadRow]:
-    if bad:
-        yield bad
-    elif parts:
-        yield Document("".join(parts))
-    elif name:
-        yield BadRow(f"sequence {name}", "empty")
-
-
-def _read_conllu(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    """The texts of a treebank of Universal Dependencies, a sentence a line; where it tells documents, each is one."""
-    start, sentences = 1, list[bytes]()
-    for number, line in _lines(handle, path):
-        if isinstance(line, BadRow):
-            yield line
-            break
-        if line.startswith(b"# newdoc"):
-            if sentences:
-                yield _decode(b"\n".join(sentences), f"line {start}")
-            start, sentences = number, []
-        elif line.startswith(b"# text = "):
-            sentences.append(line.removeprefix(b"# text = "))
-    if sentences:
-        yield _decode(b"\n".join(sentences), f"line {start}")
-
-
-def _lines(handle: pa.NativeFile, path: str) -> Iterator[tuple[int, bytes | BadRow]]:
-    """Numbered lines without their ends; a compressed stream that breaks off ends in a BadRow."""
-    number = 0
-    try:
-        for number, line in enumerate(decompressed(handle, path), 1):
-            yield number, line.rstrip(b"\r\n")
-    except OSError as error:
-        yield number + 1, BadRow(f"line {number + 1}", f"the compressed stream is broken: {error}")
-
-
-def _read_text(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    if source.documents == "file":
-        try:
-            yield _decode(decompressed(handle, path).read(), "byte 0", lambda at: f"byte {at}")
-        except OSError as error:
-            yield BadRow("byte 0", f"the compressed stream is broken: {error}")
-        return
-    block: list[bytes] = []
-    start = 1
-    for number, line in _lines(handle, path):
-        if isinstance(line, BadRow):
-            yield line
-            break
-        if line.strip():
-            start = start if block else number
-            block.append(line)
-        if block and (source.documents == "line" or not line.strip()):
-            yield _decode(b"\n".join(block), f"line {start}")
-            block = []
-    if block:
-        yield _decode(b"\n".join(block), f"line {start}")
-
-
-def _read_json_lines(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    for number, line in _lines(handle, path):
-        if isinstance(line, BadRow):
-            yield line
-            break
-        yield _json(line, f"line {number}", source.field)
-
-
-def _json(content: bytes, where: str, field: str) -> Document | BadRow:
-    try:
-        row = json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return BadRow(where, f"not UTF-8 (byte {error.start} of the line)")
-    except (json.JSONDecodeError, RecursionError) as error:
-        return BadRow(where, f"not JSON: {error}" if content.strip() else "empty")
-    return _field(row, where, field)
-
-
-def _field(row: Any, where: str, field: str) -> Document | BadRow:
-    if not isinstance(row, dict):
-        return BadRow(where, "not a JSON object")
-    if field not in row:
-        return BadRow(where, f"no field {field!r}")
-    return _text(row[field], where, field)
-
-
-def _read_parquet(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    try:
-        table = pq.ParquetFile(handle)
-        if source.field not in table.schema_arrow.names:
-            yield BadRow("row 0", f"no column {source.field!r}; there are: {', '.join(table.schema_arrow.names)}")
-            return
-        number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=[source.field]):
-            for value in batch.column(0).to_pylist():
-                yield _text(value, f"row {number}", source.field)
-                number += 1
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        yield BadRow("row 0", f"not readable as Parquet: {error}")
-
-
-def _text(value: Any, where: str, field: str) -> Document | BadRow:
-    if isinstance(value, bytes):
-        return _decode(value, where)
-    if not isinstance(value, str):
-        return BadRow(where, f"{field!r} is {'missing' if value is None else 'not text'}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return BadRow(where, "holds half a surrogate pair, which is not Unicode text")
-    return Document(value) if value.strip() else BadRow(where, "empty")
-
-
-def _decode(content: bytes, where: str, at: Any = None) -> Document | BadRow:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return BadRow(at(error.start) if at else where, f"not UTF-8 (byte 0x{content[error.start]:02x})")
-    return Document(text) if text.strip() else BadRow(where, "empty")

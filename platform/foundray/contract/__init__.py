@@ -106,7 +106,14 @@ class Plan:
 
 
 class Unreadable(Exception):
-    """A file, or a part of one, that cannot be used, and why: it is put into quarantine."""
+    """A file, or a part of one, that cannot be used, and why: it is put into quarantine.
+
+    `lost` counts what is missing, in `unit`s: the noun, in the singular, for what was lost (`row`, `case`, `member`).
+    """
+
+    def __init__(self, reason: str, lost: int = 1, unit: str = "row"):
+        super().__init__(reason)
+        self.lost, self.unit = lost, unit
 
 
 class Modality(BaseModel, ABC):
@@ -114,6 +121,8 @@ class Modality(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    arithmetic: ClassVar[int] = 1
+    """Version of what it computes: raised whenever the same files give other units, so that no run mixes the two."""
     gives: ClassVar[str]
     """What its units are: `tokens`, or a word that objectives `take`."""
     alphabet: ClassVar[str | None] = None
@@ -155,6 +164,8 @@ class Objective(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    arithmetic: ClassVar[int] = 1
+    """Version of what it computes: raised whenever the same units give another plan or loss, so that no run mixes the two."""
     takes: ClassVar[tuple[str, ...]] = ("tokens",)
     """What modalities give that this objective can learn from."""
     causal: ClassVar[bool] = True

@@ -7,7 +7,24 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO
 
+import pyarrow as pa
+
 from foundray.contract import Unreadable
+from foundray.data.compression import decompressed
+from foundray.data.formats import jsonl
+from foundray.data.formats.row import BadRow, Document, decode
+from foundray.spec import Source
+
+
+def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+    """Its .txt files, and the field of its .json files."""
+    for name, content in members(decompressed(handle, path)):
+        if isinstance(content, Unreadable):
+            yield BadRow.of(content, name or "end")
+        elif name.endswith(".txt"):
+            yield decode(content, name)
+        elif name.endswith(".json"):
+            yield jsonl.row(content, name, source.field)
 
 
 def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes | Unreadable]]:
