@@ -78,7 +78,7 @@ def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: 
     from foundray.admission import admit
     from foundray.cluster import connected
     from foundray.data.prepare import prepare as prepare_data
-    from foundray.data.prepare import prepared_folder
+    from foundray.data.recipe import prepared_folder
     from foundray.loading import load_spec
     from foundray.storage import Store
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foundray.data.prepare import prepared_folder
+from foundray.data.recipe import prepared_folder
 from foundray.spec import Spec
 from foundray.words import size
 
@@ -65,7 +65,7 @@ def known_vocabulary(spec: Spec) -> tuple[int, bool]:
     """Ids of the spec's data, 0 for values, and whether that is known for certain. Raises InputError."""
     from foundray.contract import Values
     from foundray.data.manifest import Prepared
-    from foundray.data.prepare import known_tokenizer
+    from foundray.data.vocabulary import known_tokenizer
 
     folder, _, _ = prepared_folder(spec)
     if isinstance(spec.data.modality.build(), Values):

@@ -25,7 +25,7 @@ from tests.conftest import write_spec
 from torch.nn import functional as F
 
 from foundray.data.manifest import Prepared
-from foundray.data.prepare import prepared_folder
+from foundray.data.recipe import prepared_folder
 from foundray.data.stream import plan_for, read_micro_batches
 from foundray.loading import load_spec
 from foundray.model.flops import flops, known_peak

@@ -79,7 +79,7 @@ def plain_loop(path: Path) -> float:
 
     from foundray.contract import UnitShape, load_objective
     from foundray.data.manifest import Prepared
-    from foundray.data.prepare import prepared_folder
+    from foundray.data.recipe import prepared_folder
     from foundray.data.stream import plan_for, read_samples
     from foundray.loading import load_spec
     from foundray.model.model import Batch, Model, initialise

@@ -24,7 +24,7 @@ from tests.integration.conftest import FOUNDRAY, foundray
 import foundray as api
 from foundray.batch import packed
 from foundray.contract import Ask, Plan, Units
-from foundray.data.prepare import prepared_folder
+from foundray.data.recipe import prepared_folder
 from foundray.embedding import Encoder, Reader, features
 from foundray.loading import load_spec
 from foundray.model.model import Batch

@@ -231,7 +231,7 @@ def test_a_folder_that_is_no_export_is_refused(content: str, tmp_path: Path) -> 
 
 def test_licences_decide_nothing(prose: Path, tmp_path: Path) -> None:
     """Neither which run it is, nor which prepared data."""
-    from foundray.data.prepare import prepared_folder
+    from foundray.data.recipe import prepared_folder
 
     spec = Spec.model_validate(small_spec(prose, tmp_path))
     source = spec.data.sources[0].model_copy(update={"licence": "CC-BY-SA-4.0"})

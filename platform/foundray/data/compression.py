@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import lzma
-import posixpath
 from typing import Any
 
 import pyarrow as pa
 
-COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
+from foundray.data.names import compression
 
 
 def decompressed(handle: pa.NativeFile, path: str) -> io.BufferedReader:
     """The content of a file, by the ending of its name."""
-    match COMPRESSION.get(posixpath.splitext(path)[1]):
+    match compression(path):
         case None:
             stream: Any = handle
         case "xz":  # pyarrow has it not

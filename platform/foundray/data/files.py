@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyarrow import fs
 
-from foundray.data.compression import COMPRESSION
+from foundray.data.names import ENDINGS, ends_in, is_hidden
 from foundray.errors import InputError
 from foundray.spec import Source
 from foundray.storage import Store, reading
-
-ENDINGS: dict[str, tuple[str, ...]] = {
-    "text": ("",),
-    "code": (
-        ".c", ".cc", ".cpp", ".cs", ".cu", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".jsx", ".kt", ".lua", ".ml", ".php",
-        ".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx", ".zig",
-    ),
-    "jsonl": (".jsonl", ".json", ".ndjson"),
-    "csv": (".csv",),
-    "parquet": (".parquet", ".pq"),
-    "fasta": (".fasta", ".fa", ".fna", ".ffn"),
-    "conllu": (".conllu",),
-    "webdataset": (".tar", ".tgz"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,12 +60,11 @@ def grouped(files: Iterable[RawFile], most_bytes: int, most_files: int | None = 
 
 
 def _wanted(name: str, pattern: str, endings: tuple[str, ...]) -> bool:
-    if any(part.startswith(".") for part in name.split("/")):
+    if is_hidden(name):
         return False
     if pattern:
         return re.fullmatch(_glob_to_regex(pattern), name) is not None
-    stem, ending = posixpath.splitext(name)
-    return (stem if ending in COMPRESSION else name).lower().endswith(endings)
+    return ends_in(name, endings)
 
 
 def _split_glob(path: str) -> tuple[str, str]:

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer as Engine
 
-from foundray.data.prepare import known_tokenizer
 from foundray.data.tokenizer import Tokenizer, make_char, read_engine, train_bpe
+from foundray.data.vocabulary import known_tokenizer
 from foundray.errors import InputError
 from foundray.planning.reading import WORD
 from foundray.planning.survey import Survey

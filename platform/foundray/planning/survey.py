@@ -13,9 +13,11 @@ from pydantic import BaseModel, ValidationError
 from foundray.contract import Values
 from foundray.data.files import RawFile
 from foundray.data.manifest import Manifest, Prepared
-from foundray.data.prepare import known_tokenizer, over_units, prepared_folder, units_read
+from foundray.data.pipeline import over_units
+from foundray.data.recipe import prepared_folder, units_read
 from foundray.data.shard import Unit
 from foundray.data.tokenizer import Tokenizer, train_bpe
+from foundray.data.vocabulary import known_tokenizer
 from foundray.errors import InputError
 from foundray.planning.reading import Counts, Part, read_text_unit, read_values_unit
 from foundray.planning.seen import Repeats, Seen

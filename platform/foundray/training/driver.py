@@ -12,7 +12,8 @@ from typing import Any
 from foundray.admission import admit
 from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources, on_sigterm
 from foundray.data.manifest import Prepared
-from foundray.data.prepare import prepare, prepared_folder
+from foundray.data.prepare import prepare
+from foundray.data.recipe import prepared_folder
 from foundray.environment import environment
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.holder import Holder

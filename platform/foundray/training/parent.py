@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from foundray.contract import Values
 from foundray.data.manifest import Prepared
-from foundray.data.prepare import known_tokenizer, prepared_folder
+from foundray.data.recipe import prepared_folder
 from foundray.data.tokenizer import Tokenizer
+from foundray.data.vocabulary import known_tokenizer
 from foundray.errors import InputError
 from foundray.run import Run, urls_of
 from foundray.sentences import taken_over

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundray.cluster import connected
-from foundray.data.prepare import prepare, prepared_folder
+from foundray.data.prepare import prepare
+from foundray.data.recipe import prepared_folder
 from foundray.data.stream import plan_for, read_micro_batches
 from foundray.errors import InputError
 from foundray.spec import Model, Schedule, Spec

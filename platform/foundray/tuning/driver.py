@@ -11,7 +11,8 @@ from typing import Any
 from foundray.admission import admit
 from foundray.cluster import connected, fit, node_resources
 from foundray.data.manifest import Prepared
-from foundray.data.prepare import prepare, prepared_folder
+from foundray.data.prepare import prepare
+from foundray.data.recipe import prepared_folder
 from foundray.errors import InputError, RunFailed
 from foundray.holder import Holder
 from foundray.model.flops import flops

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from foundray.data.prepare import prepared_folder
+from foundray.data.recipe import prepared_folder
 from foundray.errors import InputError
 from foundray.loading import checked, set_field
 from foundray.model.flops import parameters_of

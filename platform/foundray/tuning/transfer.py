@@ -9,7 +9,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from foundray.cluster import connected
-from foundray.data.prepare import prepare, prepared_folder
+from foundray.data.prepare import prepare
+from foundray.data.recipe import prepared_folder
 from foundray.errors import InputError
 from foundray.spec import Spec
 from foundray.storage import Store

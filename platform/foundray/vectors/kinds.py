@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from foundray.contract import Values, endings
-from foundray.data.compression import COMPRESSION
-from foundray.data.files import ENDINGS, find_files
+from foundray.data.files import find_files
+from foundray.data.names import ENDINGS, bare
 from foundray.errors import InputError
 from foundray.loading import checked, set_field
 from foundray.spec import Source, Spec
@@ -34,7 +34,7 @@ def source_of(data: str, spec: Spec, overrides: Mapping[str, Any]) -> Source:
 
 def _format(data: str, spec: Spec) -> str:
     modality = spec.data.modality.build()
-    names = [_name(file.url) for file in find_files(Source(path=data, format="text"))]
+    names = [bare(file.url) for file in find_files(Source(path=data, format="text"))]
     found = {_kind(name): name for name in reversed(names)}
     if isinstance(modality, Values):
         fit = [name for name in names if name.endswith(modality.endings)]
@@ -58,12 +58,6 @@ def _format(data: str, spec: Spec) -> str:
         some = " and ".join(posixpath.basename(name) for name in [*(found[form] for form in structured), *plain[:1]])
         raise InputError(f"{data}: it holds files of several formats ({some}); say which by --set format={structured[0]}")
     return structured[0]
-
-
-def _name(url: str) -> str:
-    """In lower case, without the ending of a compression."""
-    stem, ending = posixpath.splitext(url.lower())
-    return stem if ending in COMPRESSION else url.lower()
 
 
 def _kind(name: str) -> str:
