@@ -19,6 +19,7 @@ from foundray.data import tokenizer as tokenizers
 from foundray.data.files import find_files
 from foundray.data.pack import Packer, to_table
 from foundray.data.sources import BadRow, Document, read_documents
+from foundray.data.tokenizer_file import load_file
 from foundray.errors import InputError
 from foundray.spec import Source
 
@@ -145,15 +146,15 @@ def test_char_tokenizer() -> None:
 def test_file_tokenizer(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizers.train_bpe(["some text"], 260).to_json())
-    loaded = tokenizers.load_file(spec.Tokenizer(kind="file", path=str(path)))
+    loaded = load_file(spec.Tokenizer(kind="file", path=str(path)))
     assert loaded.document_id == 0
     with pytest.raises(InputError, match="has no token '<none>'"):
-        tokenizers.load_file(spec.Tokenizer(kind="file", path=str(path), document_token="<none>"))
+        load_file(spec.Tokenizer(kind="file", path=str(path), document_token="<none>"))
     path.write_text("{}")
     with pytest.raises(InputError, match=r"is not a tokenizer\.json"):
-        tokenizers.load_file(spec.Tokenizer(kind="file", path=str(path)))
+        load_file(spec.Tokenizer(kind="file", path=str(path)))
     with pytest.raises(InputError, match="cannot be read"):
-        tokenizers.load_file(spec.Tokenizer(kind="file", path=str(tmp_path / "none")))
+        load_file(spec.Tokenizer(kind="file", path=str(tmp_path / "none")))
 
 
 @pytest.mark.parametrize("kind", ["bytes", "char", "bpe"])
@@ -165,7 +166,7 @@ def test_a_runs_own_tokenizer_as_a_file_is_the_same(kind: str, tmp_path: Path) -
         "bpe": lambda: tokenizers.train_bpe(texts * 5, 290),
     }[kind]()
     (tmp_path / "tokenizer.json").write_text(made.to_json())
-    loaded = tokenizers.load_file(spec.Tokenizer(kind="file", path=str(tmp_path / "tokenizer.json")))
+    loaded = load_file(spec.Tokenizer(kind="file", path=str(tmp_path / "tokenizer.json")))
     assert [ids.tolist() for ids in loaded.encode(texts)] == [ids.tolist() for ids in made.encode(texts)]
     assert (loaded.document_id, loaded.vocabulary, loaded.to_json()) == (made.document_id, made.vocabulary, made.to_json())
     assert made.document_id not in loaded.encode(["<|document|>"])[0]

@@ -16,7 +16,8 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
 from foundray.contract import UnitShape, load_objective
-from foundray.data.tokenizer import Tokenizer, load_file, make_bytes, make_char, train_bpe
+from foundray.data.tokenizer import Tokenizer, make_bytes, make_char, train_bpe
+from foundray.data.tokenizer_file import load_file
 from foundray.errors import InputError
 from foundray.exporting import causal_lm, masked_lm
 from foundray.exporting.fold import folded

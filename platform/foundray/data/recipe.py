@@ -11,7 +11,7 @@ from typing import Any
 from foundray.contract import Values
 from foundray.data.files import RawFile, find_files, grouped
 from foundray.data.shard import Unit
-from foundray.data.tokenizer import load_file
+from foundray.data.tokenizer_file import load_file
 from foundray.errors import InputError
 from foundray.spec import Spec, digest
 from foundray.storage import Store, sha256

@@ -11,6 +11,7 @@ from foundray.data.pipeline import over_units
 from foundray.data.shard import Unit
 from foundray.data.sources import Document, read_documents
 from foundray.data.tokenizer import Tokenizer
+from foundray.data.tokenizer_file import load_file
 from foundray.spec import Source, Spec
 from foundray.storage import Store
 
@@ -33,7 +34,7 @@ def known_tokenizer(spec: Spec) -> Tokenizer | None:
         return tokenizers.make_char(alphabet)
     if field.kind == "bytes":
         return tokenizers.make_bytes()
-    return tokenizers.load_file(field) if field.kind == "file" else None
+    return load_file(field) if field.kind == "file" else None
 
 
 def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer as Engine
 
-from foundray.data.tokenizer import Tokenizer, make_char, read_engine, train_bpe
+from foundray.data.tokenizer import Tokenizer, make_char, train_bpe
+from foundray.data.tokenizer_file import read_engine
 from foundray.data.vocabulary import known_tokenizer
 from foundray.errors import InputError
 from foundray.planning.reading import WORD
