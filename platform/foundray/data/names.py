@@ -5,9 +5,14 @@ One rule serves folders and archives alike.
 
 from __future__ import annotations
 
+import functools
 import posixpath
 
-COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
+from foundray import contract
+
+COMPRESSION = {
+    ".gz": "gzip", ".bgz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2", ".lz4": "lz4",
+}  # fmt: skip
 
 ENDINGS: dict[str, tuple[str, ...]] = {
     "text": ("",),
@@ -15,13 +20,36 @@ ENDINGS: dict[str, tuple[str, ...]] = {
         ".c", ".cc", ".cpp", ".cs", ".cu", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".jsx", ".kt", ".lua", ".ml", ".php",
         ".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx", ".zig",
     ),
-    "jsonl": (".jsonl", ".json", ".ndjson"),
-    "csv": (".csv",),
+    "jsonl": (".jsonl", ".json", ".ndjson", ".jsonlines"),
+    "csv": (".csv", ".tsv"),
     "parquet": (".parquet", ".pq"),
     "fasta": (".fasta", ".fa", ".fna", ".ffn"),
     "conllu": (".conllu",),
-    "webdataset": (".tar", ".tgz"),
+    "webdataset": (".tar",),
 }  # fmt: skip
+"""Of each format of documents, what the names of its files end in once `bare`."""
+
+_TAR = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
+"""Endings that stand for two."""
+_NO_TEXT = (
+    # archives, and compressions that are not read
+    ".zip", ".7z", ".rar", ".z", ".lzma", ".lz", ".lzo", ".br", ".cab", ".iso", ".dmg", ".deb", ".rpm", ".apk", ".jar", ".war",
+    ".whl", ".egg", ".cpio", *COMPRESSION,
+    # programs, and what compilers leave
+    ".exe", ".dll", ".so", ".o", ".a", ".obj", ".lib", ".dylib", ".pyc", ".pyo", ".pyd", ".class", ".wasm", ".bin", ".mo",
+    # office and print
+    ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".odt", ".ods", ".odp", ".epub", ".mobi", ".djvu",
+    # pictures, sound, film and fonts that no installed modality reads
+    ".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ico", ".icns", ".heic", ".avif", ".psd", ".wav",
+    ".mp3", ".ogg", ".flac", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".mid", ".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm",
+    ".mpg", ".mpeg", ".wmv", ".flv", ".ttf", ".otf", ".woff", ".woff2", ".eot",
+    # arrays, tables, models and databases
+    ".npy", ".npz", ".mat", ".h5", ".hdf5", ".nc", ".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".safetensors",
+    ".onnx", ".pb", ".tflite", ".gguf", ".msgpack", ".arrow", ".feather", ".orc", ".avro", ".tfrecord", ".lmdb", ".mdb", ".rds",
+    ".rdata", ".db", ".sqlite", ".sqlite3", "-ubyte", ".bam", ".bai", ".cram", ".2bit",
+)  # fmt: skip
+_NO_DATA = ("_success", "_metadata", "_common_metadata")
+"""Names of what Spark and Hadoop leave beside tables."""
 
 
 def is_hidden(name: str) -> bool:
@@ -31,14 +59,43 @@ def is_hidden(name: str) -> bool:
 
 def compression(name: str) -> str | None:
     """How the file is compressed, by its ending."""
-    return COMPRESSION.get(posixpath.splitext(name)[1].lower())
+    return COMPRESSION.get(posixpath.splitext(_written_out(name))[1])
 
 
 def bare(name: str) -> str:
-    """The name in lower case, without the ending of a compression."""
-    return (posixpath.splitext(name)[0] if compression(name) else name).lower()
+    """The name in lower case, without the ending of a compression: `A.TXT.gz` as `a.txt`, `a.tgz` as `a.tar`."""
+    name = _written_out(name)
+    return posixpath.splitext(name)[0] if compression(name) else name
 
 
 def ends_in(name: str, endings: tuple[str, ...]) -> bool:
     """Whether the name, without a compression's ending, has one of these endings (in lower case)."""
     return bare(name).endswith(endings)
+
+
+def format_of(name: str, endings: tuple[str, ...] = ()) -> str | None:
+    """The format that the name tells, as `data.sources` say it; None for what is known not to be read.
+
+    Of documents, where no `endings` are given: what has another ending, or none, is text. Of a modality whose files have
+    `endings`: `files` or `webdataset`.
+    """
+    name = bare(name)
+    if endings:
+        return "files" if name.endswith(endings) else "webdataset" if name.endswith(ENDINGS["webdataset"]) else None
+    if (form := next((form for form, those in ENDINGS.items() if form != "text" and name.endswith(those)), None)) is not None:
+        return form
+    if name.endswith(_NO_TEXT) or name.endswith(_of_values()) or posixpath.basename(name) in _NO_DATA:
+        return None
+    return "text"
+
+
+def _written_out(name: str) -> str:
+    """In lower case, with `.tgz` and its like as the two endings that they stand for."""
+    stem, ending = posixpath.splitext(name.lower())
+    return stem + _TAR.get(ending, ending)
+
+
+@functools.cache
+def _of_values() -> tuple[str, ...]:
+    """Endings of the files of installed modalities of values."""
+    return tuple(ending for endings in contract.endings().values() for ending in endings)
