@@ -1,0 +1,135 @@
+"""Rows of Parquet files, read row group by row group; damage costs what it damages, and reading continues behind it.
+
+Page checksums are verified where a file has them. All is read in the calling thread: one of Arrow's own that still holds
+Python's bytes when the program ends may take it down with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foundray.contract import Unreadable
+
+ROWS_AT_ONCE = 1024
+BYTES_AT_ONCE = 2**25
+"""Rows that are decoded together, at most, and about how many bytes (judgement: a batch of long documents stays small)."""
+READ_AGAIN = 50_000
+"""Batches of the second try at a damaged row group, about (judgement: a second of time)."""
+BUFFER = 2**20
+"""Bytes of a column that are read from the file at a time."""
+
+
+class ParquetRows:
+    """The rows of one file. Nothing of them is read before they are asked for."""
+
+    def __init__(self, file: Any):
+        """`file`: an open handle that can seek, or what the file holds, as bytes. Raises Unreadable for a damaged footer."""
+        source = pa.BufferReader(file) if isinstance(file, bytes | memoryview) else file
+        try:
+            self._file = pq.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER, page_checksum_verification=True)
+            self.schema: pa.Schema = self._file.schema_arrow
+            """The columns' types, in order."""
+            self.names: list[str] = list(self.schema.names)
+            """The columns, in order; a name may be there twice."""
+            groups = [self._file.metadata.row_group(group) for group in range(self._file.metadata.num_row_groups)]
+            self._sizes = [(max(0, group.num_rows), max(1, group.total_byte_size)) for group in groups]
+        except UnicodeDecodeError:
+            raise Unreadable("not readable as Parquet: its schema holds text that is not UTF-8", unit="file") from None
+        except Exception as error:  # Arrow raises every kind there is
+            raise Unreadable(f"not readable as Parquet: {_sentence(error)}", unit="file") from None
+
+    def __len__(self) -> int:
+        """Rows that the footer promises."""
+        return sum(rows for rows, _ in self._sizes)
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Raises Unreadable for a column that is not there, or is there twice."""
+        for column in columns:
+            if (count := self.names.count(column)) != 1:
+                there = ", ".join(self.names) or "none"
+                reason = f"{count} columns are named {column!r}" if count else f"no column {column!r}; there are: {there}"
+                raise Unreadable(reason, unit="file")
+
+    def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
+        """(number, values by column) of each row, or why the rows from there on are lost. Raises Unreadable as `check` does."""
+        for number, batch in self.batches(columns):
+            if isinstance(batch, Unreadable):
+                yield number, batch
+                continue
+            values = [_values(batch.column(index)) for index in range(len(columns))]
+            for offset, row in enumerate(zip(*values, strict=True)):
+                bad = next((value for value in zip(columns, row, strict=True) if isinstance(value[1], Unreadable)), None)
+                if bad is None:
+                    yield number + offset, dict(zip(columns, row, strict=True))
+                else:
+                    yield number + offset, Unreadable(f"{bad[0]!r} is {bad[1]}")
+
+    def batches(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch | Unreadable]]:
+        """(number of the first row, some rows as Arrow has them), or why the rows from there on are lost.
+
+        A batch has just these columns, in this order. Raises Unreadable as `check` does.
+        """
+        self.check(columns)
+        start = 0
+        for group, (rows, size) in enumerate(self._sizes):
+            at_once = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE * rows // size))
+            read = 0
+            try:
+                for batch in self._group(group, columns, at_once):
+                    yield start + read, batch
+                    read += len(batch)
+                reason = f"it holds {read} rows, and the footer promises {rows}"
+            except Exception as error:
+                reason = _sentence(error)
+                # The rows before the damage in smaller batches, since a batch is lost as a whole.
+                for batch in _up_to_damage(self._group(group, columns, max(1, read // READ_AGAIN)), read):
+                    yield start + read, batch
+                    read += len(batch)
+            if read < rows:
+                lost = f"row group {group} cannot be read from row {start + read} on ({rows - read} of {rows} rows): {reason}"
+                yield start + read, Unreadable(lost, rows - read)
+            start += max(rows, read)
+
+    def _group(self, group: int, columns: Sequence[str], at_once: int) -> Iterator[pa.RecordBatch]:
+        for batch in self._file.iter_batches(at_once, [group], list(columns), use_threads=False):
+            # A name with a dot is, to Arrow, also the path into a column of that prefix: so others may be there, too.
+            yield batch if batch.schema.names == list(columns) else batch.select(list(columns))
+
+
+def _up_to_damage(batches: Iterator[pa.RecordBatch], passed: int) -> Iterator[pa.RecordBatch]:
+    """The rows behind the first `passed`, up to the batch that cannot be read."""
+    at = 0
+    try:
+        for batch in batches:
+            if at + len(batch) > passed:
+                yield batch.slice(max(0, passed - at))
+            at += len(batch)
+    except Exception:
+        return  # the caller knows the reason
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """A column's values as Python has them, with an Unreadable in place of each that it cannot have."""
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except Exception:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return Unreadable(f"not UTF-8 (byte 0x{error.object[error.start]:02x})")
+    except Exception as error:
+        return Unreadable(f"not a value that can be read: {_sentence(error)}")
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line of what an error says, of a bounded length."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
