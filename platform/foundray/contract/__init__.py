@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -123,6 +124,8 @@ class Modality(BaseModel, ABC):
 
     arithmetic: ClassVar[int] = 1
     """Version of what it computes: raised whenever the same files give other units, so that no run mixes the two."""
+    arithmetic_history: ClassVar[Mapping[int, str]] = {}
+    """By version above 1, what it changed, as a clause: `values are standardised in float64`."""
     gives: ClassVar[str]
     """What its units are: `tokens`, or a word that objectives `take`."""
     alphabet: ClassVar[str | None] = None
@@ -166,6 +169,8 @@ class Objective(BaseModel, ABC):
 
     arithmetic: ClassVar[int] = 1
     """Version of what it computes: raised whenever the same units give another plan or loss, so that no run mixes the two."""
+    arithmetic_history: ClassVar[Mapping[int, str]] = {}
+    """By version above 1, what it changed, as a clause."""
     takes: ClassVar[tuple[str, ...]] = ("tokens",)
     """What modalities give that this objective can learn from."""
     causal: ClassVar[bool] = True
@@ -279,8 +284,15 @@ def endings() -> dict[str, tuple[str, ...]]:
     return {name: modality.endings for name, modality in found.items() if issubclass(modality, Values)}
 
 
-def _load(group: str, section: str, kind: str, options: dict[str, object]) -> Any:
+@cache
+def _class(group: str, kind: str) -> type[BaseModel]:
+    """What is installed by a name; looking through all packages takes milliseconds."""
     found: type[BaseModel] = entry_points(group=group)[kind].load()
+    return found
+
+
+def _load(group: str, section: str, kind: str, options: dict[str, object]) -> Any:
+    found = _class(group, kind)
     try:
         return found.model_validate(options)
     except ValidationError as error:

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from foundray import contract
+from foundray.spec.arithmetic import Numbers, installed, raised
 from foundray.spec.learning import Data, Modality, Model, Objective, Optimizer, Schedule, Source, Tokenizer, Train
 from foundray.spec.running import Fault, Guard, Pool, Scale
 from foundray.spec.section import Section, nearest
@@ -56,6 +57,8 @@ class Spec(Section):
     """How hyperparameters are searched for; never changes the result of a run."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs and prepared data: a local path, or any URL that pyarrow's filesystems take."""
+    _begun_with: Numbers | None = PrivateAttr(None)
+    """Of a run's spec: the versions of the arithmetic that the run was begun with, where they are not those installed."""
 
     @field_validator("init_from", mode="before")
     @classmethod
@@ -119,15 +122,28 @@ class Spec(Section):
         """Predicted positions in a step of full samples."""
         return self.samples_per_step * self.model.context
 
+    @property
+    def arithmetic(self) -> dict[str, int]:
+        """By part, the version of what it computes: those installed, or those that the run was begun with."""
+        return installed(self) | dict(self._begun_with or {})
+
+    def begun_with(self, numbers: Numbers) -> Spec:
+        """The spec of a run that was begun with these versions of the arithmetic; a part that is not named was at 1."""
+        begun = {name: numbers.get(name, 1) for name in (*installed(self), *numbers)}
+        copy = self.model_copy()
+        copy._begun_with = begun if begun != installed(self) else None
+        return copy
+
     def identity(self) -> dict[str, Any]:
         """Every field that decides the result, flattened to dotted names: two runs are one where these are equal.
 
         Where the data lies is not among them, and no field that is not set. Weights of another run count by their hash, once
-        that is known.
+        that is known, and versions of the arithmetic once they have been raised.
         """
         fields = flatten(self.model_dump(mode="json"))
         if self.init_from and not self.init_from.weights_sha256:
             fields["init_from.weights_sha256"] = f"that of {self.init_from}"
+        fields |= {f"arithmetic.{part}": number for part, number in raised(self.arithmetic).items()}
         return {
             name: value for name, value in fields.items() if value not in (None, _LATER.get(name)) and not _FREE.match(name)
         }
@@ -173,7 +189,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """One phrase for each field that differs: `optimizer.lr was 0.004 and is 0.003`."""
     names = [*there, *(name for name in here if name not in there)]
     return [
-        f"{name} was {there.get(name, 'not set')} and is {here.get(name, 'not set')}"
-        for name in names
-        if there.get(name) != here.get(name)
+        f"{name} was {_value(there, name)} and is {_value(here, name)}" for name in names if there.get(name) != here.get(name)
     ]
+
+
+def _value(fields: Mapping[str, Any], name: str) -> Any:
+    """For people. A version of the arithmetic that was never raised is 1."""
+    return fields.get(name, 1 if name.startswith("arithmetic.") else "not set")
