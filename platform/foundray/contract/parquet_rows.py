@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foundray.contract import Unreadable
+from foundray.contract.columns import check
 
 ROWS_AT_ONCE = 1024
 BYTES_AT_ONCE = 2**25
@@ -46,16 +47,11 @@ class ParquetRows:
         """Rows that the footer promises."""
         return sum(rows for rows, _ in self._sizes)
 
-    def check(self, columns: Sequence[str]) -> None:
-        """Raises Unreadable for a column that is not there, or is there twice."""
-        for column in columns:
-            if (count := self.names.count(column)) != 1:
-                there = ", ".join(self.names) or "none"
-                reason = f"{count} columns are named {column!r}" if count else f"no column {column!r}; there are: {there}"
-                raise Unreadable(reason, unit="file")
-
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
-        """(number, values by column) of each row, or why the rows from there on are lost. Raises Unreadable as `check` does."""
+        """(number, values by column) of each row, or why rows from there on are lost.
+
+        Raises Unreadable for a column that is not there, or is there twice.
+        """
         for number, batch in self.batches(columns):
             if isinstance(batch, Unreadable):
                 yield number, batch
@@ -71,9 +67,9 @@ class ParquetRows:
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch | Unreadable]]:
         """(number of the first row, some rows as Arrow has them), or why the rows from there on are lost.
 
-        A batch has just these columns, in this order. Raises Unreadable as `check` does.
+        A batch has just these columns, in this order. Raises Unreadable as `rows` does.
         """
-        self.check(columns)
+        check(self.names, columns)
         start = 0
         for group, (rows, size) in enumerate(self._sizes):
             at_once = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE * rows // size))

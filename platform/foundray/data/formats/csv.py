@@ -1,32 +1,32 @@
-"""CSV: a document is a column of a row."""
+"""CSV and its relatives (tabs, semicolons, bars): a document is a column of a row."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 
 import pyarrow as pa
 
+from foundray.contract import Unreadable
+from foundray.contract.csv_rows import DELIMITERS, CsvRows, raw
 from foundray.data.compression import decompressed
-from foundray.data.formats.row import BadRow, Document, text_of
+from foundray.data.formats.row import BadRow, Document, decode, text_of
+from foundray.data.names import bare
 from foundray.spec import Source
 
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    lines = io.TextIOWrapper(decompressed(handle, path), encoding="utf-8", errors="surrogateescape", newline="")
-    rows = csv.reader(lines)
     try:
-        names = next(rows, [])
-        if source.field not in names:
-            yield BadRow("line 1", f"no column {source.field!r}; there are: {', '.join(names)}")
-            return
-        at = names.index(source.field)
-        for row in rows:
-            where = f"line {rows.line_num}"
-            if len(row) == len(names):
-                yield text_of(row[at], where, source.field)
-            elif row:
-                yield BadRow(where, f"{len(row)} fields under a header of {len(names)}")
-    except (csv.Error, OSError) as error:
-        yield BadRow(f"line {rows.line_num}", f"not readable as CSV: {error}")
+        for line, value in opened(handle, path, source.field).column(source.field):
+            where = f"line {line}"
+            if isinstance(value, Unreadable):
+                yield BadRow.of(value, where)
+            else:
+                yield decode(content, where) if (content := raw(value)) else text_of(value, where, source.field)
+    except Unreadable as error:
+        yield BadRow.of(error, "line 1")
+
+
+def opened(handle: pa.NativeFile, path: str, *wanted: str) -> CsvRows:
+    """The rows of a file, by the delimiter that its name tells or its header needs. Raises Unreadable."""
+    tabs_first = "".join(sorted(DELIMITERS, key=lambda delimiter: delimiter != "\t"))
+    return CsvRows(decompressed(handle, path), wanted, tabs_first if bare(path).endswith((".tsv", ".tab")) else DELIMITERS)

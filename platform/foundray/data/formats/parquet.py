@@ -5,22 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from foundray.contract import Unreadable
+from foundray.contract.parquet_rows import ParquetRows
+from foundray.data.compression import decompressed
 from foundray.data.formats.row import BadRow, Document, text_of
+from foundray.data.names import compression
 from foundray.spec import Source
 
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
     try:
-        table = pq.ParquetFile(handle)
-        if source.field not in table.schema_arrow.names:
-            yield BadRow("row 0", f"no column {source.field!r}; there are: {', '.join(table.schema_arrow.names)}")
-            return
-        number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=[source.field]):
-            for value in batch.column(0).to_pylist():
-                yield text_of(value, f"row {number}", source.field)
-                number += 1
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        yield BadRow("row 0", f"not readable as Parquet: {error}")
+        for number, row in opened(handle, path).rows([source.field]):
+            where = f"row {number}"
+            if isinstance(row, Unreadable):
+                yield BadRow.of(row, where)
+            else:
+                yield text_of(row[source.field], where, source.field)
+    except Unreadable as error:
+        yield BadRow.of(error, "row 0")
+
+
+def opened(handle: pa.NativeFile, path: str) -> ParquetRows:
+    """The rows of a file. Raises Unreadable."""
+    if compression(path) is None:
+        return ParquetRows(handle)
+    try:
+        return ParquetRows(decompressed(handle, path).read())  # its end, which is needed first, cannot be reached otherwise
+    except OSError as error:
+        raise Unreadable(f"the compressed stream is broken: {error}", unit="file") from None
