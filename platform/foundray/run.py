@@ -1,7 +1,7 @@
 """A run's folder: its spec, its record, and where it stands.
 
 spec.yaml         the resolved spec
-data.json         where its prepared data lies, and that data's manifest
+data.json         where its prepared data lies, that data's manifest, and the versions of the arithmetic it was begun with
 tokenizer.json
 start.safetensors another run's weights, where it started from these
 checkpoints/      step-00001000/ ...
@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from foundray.errors import InputError
 from foundray.holder import is_held
 from foundray.loading import parse_spec
 from foundray.spec import InitFrom, Spec, differences
+from foundray.spec.arithmetic import differing
 from foundray.storage import Store, writing
 
 FORECAST = "forecast.json"
@@ -110,18 +112,43 @@ class Run:
         return any((place / "manifest.json").exists() for place in self.checkpoints.children())
 
     def spec(self, overrides: dict[str, Any] | None = None) -> Spec:
-        """The run's spec, stored beside it wherever the folder lies now. Raises InputError where overrides change the run."""
+        """The run's spec, stored beside it wherever the folder lies now. Raises InputError where overrides change the run.
+
+        It has the versions of the arithmetic that the run was begun with, and so the fingerprint that it had then.
+        """
         where = self.folder / "spec.yaml"
         text = where.read_text()
         here = {"storage": self.folder.parent.url, "name": self.folder.name}
         spec = parse_spec(text, str(where), {**here, **(overrides or {})})
         self.check_same(spec)
-        return spec
+        return spec.begun_with(self.arithmetic)
+
+    @cached_property
+    def arithmetic(self) -> dict[str, int]:
+        """By part, the version of what it computed when the run began; a part that is not named was at 1."""
+        return dict(self._data().get("arithmetic", {}))
+
+    def check_arithmetic(self) -> None:
+        """Raises InputError where this Foundray computes by other rules than the one that began the run."""
+        if begun := differing(self.arithmetic, self._stored()):
+            raise InputError(
+                f"the run {self.folder} was begun with {begun}, so the rest of it would be computed by other rules: finish it "
+                "with the Foundray that began it, or give this run another name"
+            )
 
     def manifest(self) -> dict[str, Any]:
         """Of its prepared data, as it was when the run began."""
-        manifest: dict[str, Any] = json.loads((self.folder / "data.json").read_text())["manifest"]
+        manifest: dict[str, Any] = self._data()["manifest"]
         return manifest
+
+    def _data(self) -> dict[str, Any]:
+        file = self.folder / "data.json"
+        try:
+            return dict(json.loads(file.read_text()))
+        except ValueError:
+            raise InputError(
+                f"{file} is damaged: it is no JSON object; it says where the run's data lies, so restore it"
+            ) from None
 
     def as_begun(self, spec: Spec) -> Spec:
         """The spec, with the hash of the weights that this run started from, where it starts from the same place."""

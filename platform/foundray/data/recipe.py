@@ -14,6 +14,7 @@ from foundray.data.shard import Unit
 from foundray.data.tokenizer_file import load_file
 from foundray.errors import InputError
 from foundray.spec import Spec, digest
+from foundray.spec.arithmetic import of_data, raised
 from foundray.storage import Store, sha256
 
 UNIT_BYTES = 64 * 2**20
@@ -43,12 +44,13 @@ def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
     trained: dict[str, Any] = {"seed": spec.seed} if tokenizer.kind == "bpe" else {}
     if tokenizer.kind == "file":
         trained = {"sha256": sha256(load_file(tokenizer).to_json().encode())}
-    modality = spec.data.modality
+    modality, numbers = spec.data.modality, raised(of_data(spec.arithmetic))
     cut = {"modality": modality.model_dump(mode="json")} if modality.kind != "text" else {}
     return {
         "context": units_read(spec),
         "tokenizer": tokenizer.model_dump(mode="json", exclude={"path"}) | trained,
         **cut,
+        **({"arithmetic": numbers} if numbers else {}),
         "sources": [
             source.model_dump(mode="json", exclude={"weight", "licence"})
             | {"files": {f.url: [f.size, f.modified_ns] for f in found}}

@@ -181,7 +181,8 @@ class Story:
         if not (tuned.exists() and ranking.exists()):
             return None
         try:
-            same = parse_spec(tuned.read_text(), str(tuned)).fingerprint() == self.spec.fingerprint()
+            searched = parse_spec(tuned.read_text(), str(tuned)).begun_with(self.run.arithmetic)
+            same = searched.fingerprint() == self.spec.fingerprint()
         except InputError:  # it was edited since, and is not this run's anyhow
             same = False
         if not same:

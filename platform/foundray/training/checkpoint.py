@@ -19,6 +19,8 @@ from torch import Tensor
 
 from foundray.errors import InputError
 from foundray.model.parametrisation import Scaling
+from foundray.spec import Spec
+from foundray.spec.arithmetic import differing
 from foundray.storage import Store, sha256
 from foundray.training.flat import Entry
 from foundray.training.step import Trainer
@@ -41,6 +43,8 @@ class CheckpointManifest(BaseModel):
     """Optimizer steps done."""
     fingerprint: str
     """Of the spec that made it."""
+    arithmetic: dict[str, int] = {}
+    """By part, the version of what it computed; a part that is not named was at 1."""
     optimizer: str
     parameters: list[tuple[str, list[int], int]]
     """Name, shape and first block of each, in flat order."""
@@ -99,7 +103,8 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
     for place in completed(folder):
         problem = None
         try:
-            manifest = _read_manifest(place, fingerprint)
+            manifest = _read_manifest(place)
+            _check_made_by(place, manifest, fingerprint, trainer.spec)
             tensors = _read_blocks(place, manifest, trainer.blocks)
         except Damaged as error:
             problem = str(error)
@@ -136,7 +141,7 @@ def load_states(
         raise InputError(f"{folder} holds no complete checkpoint of step {step}; there are those of the steps {steps}")
     for place in places:
         try:
-            manifest = _read_manifest(place, None)
+            manifest = _read_manifest(place)
             blocks = max(s.first_block + s.blocks for s in manifest.shards)
             weights = _read_blocks(place, manifest, range(blocks), whose)
         except Damaged as error:
@@ -148,14 +153,20 @@ def load_states(
     raise InputError(f"{folder} holds {which}" + (f": {'; '.join(skipped)}" if skipped else " yet" if step is None else ""))
 
 
-def _read_manifest(place: Store, fingerprint: str | None) -> CheckpointManifest:
+def _read_manifest(place: Store) -> CheckpointManifest:
     try:
-        manifest = CheckpointManifest.model_validate_json((place / MANIFEST).read_bytes())
+        return CheckpointManifest.model_validate_json((place / MANIFEST).read_bytes())
     except (ValidationError, InputError):
         raise Damaged(f"{place.name} is damaged ({MANIFEST} is not readable)") from None
-    if fingerprint is not None and manifest.fingerprint != fingerprint:
-        raise Damaged(f"{place.name} was made by another spec")
-    return manifest
+
+
+def _check_made_by(place: Store, manifest: CheckpointManifest, fingerprint: str, spec: Spec) -> None:
+    """Raises Damaged for a checkpoint of another spec, or of other rules of computing than those installed."""
+    if manifest.fingerprint == fingerprint:
+        return
+    if begun := differing(manifest.arithmetic, spec):
+        raise Damaged(f"{place.name} was made with {begun}")
+    raise Damaged(f"{place.name} was made by another spec")
 
 
 def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range, only: Sequence[str] = ()) -> dict[str, Tensor]:

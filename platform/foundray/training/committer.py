@@ -55,6 +55,7 @@ class Committer:
         manifest = CheckpointManifest(
             step=step,
             fingerprint=self.spec.fingerprint(),
+            arithmetic=self.spec.arithmetic,
             optimizer=self.spec.optimizer.kind,
             parameters=parameters,
             shards=sorted((shard for shard, _ in shards), key=lambda shard: shard.first_block),

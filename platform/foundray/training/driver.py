@@ -61,7 +61,7 @@ def _make(run: Run, spec: Spec, prepared: Prepared, start: Start | None) -> None
         start.keep(run)
     if prepared.manifest.vocabulary:
         (run.folder / "tokenizer.json").write_text(prepared.tokenizer().to_json())
-    data = {"folder": prepared.folder.url, "manifest": prepared.manifest.model_dump()}
+    data = {"folder": prepared.folder.url, "manifest": prepared.manifest.model_dump(), "arithmetic": spec.arithmetic}
     (run.folder / "data.json").write_text(json.dumps(data))
     (run.folder / "spec.yaml").write_text(_with_absolute_paths(spec).to_yaml())
 
@@ -71,6 +71,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
     if (facts := run.facts()).state == "finished":
         report(f"{spec.name} is finished: step {facts.step}")
         return facts
+    run.check_arithmetic()
     run.folder.check_writable()
     prepared = prepared_data(run)
     prepared.check_files()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from foundray.errors import InputError
 from foundray.spec import Source, differences, flatten
+from foundray.spec.arithmetic import raised
 from foundray.storage import Store
 
 RECIPE, COMPLETE, INDEX, BAD_ROWS = "embedding.json", "complete.json", "index.safetensors", "bad_rows.jsonl"
@@ -40,6 +41,8 @@ class Recipe(BaseModel):
     width: int
     """Numbers of a vector."""
     modality: str
+    arithmetic: dict[str, int] = {}
+    """By part, the version of what it computed; a part that is not named was at 1."""
     source: Source
     """What is embedded."""
     files: dict[str, tuple[int, int]]
@@ -75,7 +78,8 @@ class Recipe(BaseModel):
     def _identity(self) -> dict[str, Any]:
         """Wherever the run lies now, its weights are the same; and licences and weights of sources decide nothing here."""
         files = {url: f"{size:,} bytes of {modified / 1e9:.3f}" for url, (size, modified) in self.files.items()}
-        return flatten({**self.model_dump(mode="json", exclude={"run": True, "source": {"licence", "weight"}}), "files": files})
+        fields = self.model_dump(mode="json", exclude={"run": True, "source": {"licence", "weight"}})
+        return flatten({**fields, "files": files, "arithmetic": raised(self.arithmetic)})
 
 
 class Complete(BaseModel):

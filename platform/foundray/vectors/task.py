@@ -17,6 +17,7 @@ from foundray.embedding import POOLS, check_pool, trained_weights
 from foundray.errors import InputError
 from foundray.run import Run
 from foundray.spec import Source
+from foundray.spec.arithmetic import installed, of_data
 from foundray.training.checkpoint import completed_steps, sha256_of
 from foundray.vectors.blocks import BATCH_UNITS, rows_per_block
 from foundray.vectors.recipe import Recipe
@@ -57,6 +58,7 @@ def prepared(
         normalise=options.normalise,
         width=_width(task, weights, reader),
         modality=spec.data.modality.kind,
+        arithmetic=of_data(installed(spec)),
         source=source,
         files={file.url: (file.size, file.modified_ns) for file in files},
         block_rows=rows_per_block(reader),
