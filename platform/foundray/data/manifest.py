@@ -7,6 +7,7 @@ import math
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from foundray.data.quarantine import Balance
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.storage import Store
@@ -33,7 +34,18 @@ class Shard(BaseModel):
     bytes: int
     sha256: str
     quarantined: int
-    """Bad rows met in its raw files; `quarantine.jsonl` lists them."""
+    """Units of its raw files that could not be used; `quarantine.jsonl` lists them."""
+    lost: dict[str, int] = {}
+    """The same by their noun, such as `row`; nothing in manifests of before, which counted rows."""
+    empty: int = 0
+    """Rows, documents and files without content; they are not listed."""
+    notes: int = 0
+    """Lines of the quarantine that say what was left out on purpose."""
+
+    @property
+    def balance(self) -> Balance:
+        lost = self.lost or ({"row": self.quarantined} if self.quarantined else {})
+        return Balance(documents=self.documents, lost=lost, empty=self.empty, notes=self.notes)
 
 
 class Manifest(BaseModel):
@@ -52,6 +64,15 @@ class Manifest(BaseModel):
     quarantined: int
     rows_per_group: int
     shards: list[Shard]
+    """Those that hold samples."""
+    balances: list[Balance] = []
+    """Of each source; nothing in manifests of before."""
+
+    def balance(self, source: int | None = None) -> Balance:
+        """What became of a source's raw data, or of all."""
+        if self.balances:
+            return Balance.together(self.balances if source is None else [self.balances[source]])
+        return Balance.together(shard.balance for shard in self.shards if source in (None, shard.source))
 
     def of_source(self, source: int) -> list[Shard]:
         return [shard for shard in self.shards if shard.source == source]
@@ -94,7 +115,9 @@ class Prepared:
             info = (self.folder / shard.file).info()
             if info.size != shard.bytes:
                 have = "is missing" if info.size is None else f"has {info.size} bytes instead of {shard.bytes}"
-                raise InputError(f"the prepared shard {self.folder / shard.file} {have}; delete {self.folder} and prepare anew")
+                raise InputError(
+                    f"the prepared shard {self.folder / shard.file} {have}; delete {self.folder} and prepare again"
+                )
 
 
 def group_sizes(shards: list[Shard], per_group: int) -> np.ndarray:

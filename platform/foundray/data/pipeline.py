@@ -8,35 +8,59 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
+from foundray.causes import cause_of, described
 from foundray.data.files import RawFile
 from foundray.data.shard import Unit
-from foundray.errors import FoundrayError, InputError
+from foundray.errors import FoundrayError, InputError, RunFailed
+
+NAMED = 3
+"""Files that an error names."""
 
 
-def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]]) -> Iterable[dict[str, Any]]:
-    """`work` on every unit, as a Ray Data pipeline; results come as they are ready.
+def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing: str = "reading") -> Iterable[dict[str, Any]]:
+    """`work` on every unit, as a Ray Data pipeline; results come as they are ready. `doing` says in an error what it does.
 
-    An input error inside a task comes back as a row: raised there, it would be retried and wrapped.
+    An error inside a task comes back as a row: raised there, it would be retried and wrapped. Raises InputError as `work`
+    does, and RunFailed for any other error, in it or of Ray.
     """
     if not units:
         return
     import ray.data
 
-    # Its progress bars and plans would interleave with what `report` says; errors still come through.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Its progress bars, plans and tracebacks would interleave with what `report` says; an error's cause is in ours.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
     def guarded(row: dict[str, Any]) -> dict[str, Any]:
-        unit = json.loads(row["unit"])
+        fields = json.loads(row["unit"])
+        unit = Unit(fields["name"], fields["source"], tuple(RawFile(**f) for f in fields["files"]))
         try:
-            return work(Unit(unit["name"], unit["source"], tuple(RawFile(**f) for f in unit["files"])))
+            return {"index": row["index"], **work(unit)}
         except FoundrayError as error:
             return {"error": str(error)}
+        except Exception as error:
+            return {"error": "", "failure": f"{doing} {_files([unit])} failed: {described(error)}"}
 
     rows = ray.data.from_items(
-        [{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=min(len(units), 1000)
+        [{"index": index, "unit": json.dumps(asdict(unit))} for index, unit in enumerate(units)],
+        override_num_blocks=min(len(units), 1000),
     )
-    for result in rows.map(guarded).iter_rows():
-        if result.get("error"):
-            raise InputError(result["error"])
-        yield result
+    left = dict(enumerate(units))
+    try:
+        for result in rows.map(guarded).iter_rows():
+            if result.get("failure"):
+                raise RunFailed(result["failure"])
+            if result.get("error"):
+                raise InputError(result["error"])
+            del left[result.pop("index")]
+            yield result
+    except ray.exceptions.RayError as error:
+        raise RunFailed(
+            f"{doing} broke off: {cause_of(error)}; {_files(list(left.values()))} had not been read to the end; "
+            "the same command goes on"
+        ) from error
+
+
+def _files(units: list[Unit]) -> str:
+    files = [file.url for unit in units for file in unit.files]
+    return ", ".join(files[:NAMED]) + (f" and {len(files) - NAMED:,} more" if len(files) > NAMED else "")

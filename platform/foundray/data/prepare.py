@@ -6,16 +6,15 @@ written last, so a killed job continues with the units that have none.
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from foundray.contract import Values
 from foundray.data.manifest import Manifest, Prepared, Shard, rows_per_group
 from foundray.data.pipeline import over_units
+from foundray.data.quarantine import LIST, Balance, Limits, Tally, read_lines, summary
 from foundray.data.recipe import prepared_folder, units_read
-from foundray.data.shard import Unit, make_shard, too_many
+from foundray.data.shard import Unit, make_shard
 from foundray.data.tokenizer import Tokenizer
 from foundray.data.vocabulary import ensure_tokenizer
 from foundray.errors import InputError
@@ -34,17 +33,14 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
     if (folder / "manifest.json").exists():
         prepared = Prepared.open(folder)
         prepared.check_files()
-        report(f"data: {_summary(prepared.manifest)}, prepared before in {folder}")
+        report(f"data: {_summary(prepared)}, prepared before in {folder}")
         return prepared
     _explain(spec, recipe, folder, report)
     modality = spec.data.modality.build()
     tokenizer = None if isinstance(modality, Values) else ensure_tokenizer(spec, folder, units)
     shards = _run_units(spec, folder, units, tokenizer, report)
-    for index, source in enumerate(spec.data.sources):
-        if not any(shard.rows for shard in shards if shard.source == index):
-            raise InputError(f"the source {source.path} is empty: {_why_empty(folder, shards, index)}")
     quarantine = b"".join((folder / f"quarantine/{unit.name}.jsonl").read_bytes() for unit in units)
-    (folder / "quarantine.jsonl").write_bytes(quarantine)
+    (folder / LIST).write_bytes(quarantine)
     manifest = Manifest(
         name=spec.name,
         recipe=recipe,
@@ -58,10 +54,15 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
         quarantined=sum(shard.quarantined for shard in shards),
         rows_per_group=rows_per_group(units_read(spec), tokens=tokenizer is not None),
         shards=[shard for shard in shards if shard.rows],
+        balances=[
+            Balance.together(shard.balance for shard in shards if shard.source == index)
+            for index in range(len(spec.data.sources))
+        ],
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1))
-    report(f"data: {_summary(manifest)}, prepared in {folder}")
-    return Prepared(folder, manifest)
+    prepared = Prepared(folder, manifest)
+    report(f"data: {_summary(prepared)}, prepared in {folder}")
+    return prepared
 
 
 def _explain(spec: Spec, recipe: dict[str, Any], folder: Store, report: Report) -> None:
@@ -81,22 +82,54 @@ def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenize
     """Every unit's shard, in unit order; those of an earlier, killed job are taken as they are."""
     done = {unit.name: shard for unit in units if (shard := _finished(folder, unit)) is not None}
     todo = [unit for unit in units if unit.name not in done]
-    limit, sources, length, modality = spec.data.max_bad_rows, spec.data.sources, units_read(spec), spec.data.modality
+    sources, length, modality = spec.data.sources, units_read(spec), spec.data.modality
+    limits = Limits(spec.data.max_bad_rows, spec.data.max_bad_share)
     text, opener = (tokenizer.to_json(), tokenizer.document_id) if tokenizer else ("", 0)
 
     def work(unit: Unit) -> dict[str, str]:
         cutter = Tokenizer.from_json(text, opener) if text else cast(Values, modality.build())
-        made = make_shard(folder.url, unit, sources[unit.source], cutter, length, limit)
+        made = make_shard(folder.url, unit, sources[unit.source], cutter, length, limits)
         return {"name": unit.name, "shard": made.model_dump_json()}
 
-    bad = sum(shard.quarantined for shard in done.values())
-    for row in over_units(todo, work):
+    def check(sources_read: Iterable[int]) -> None:
+        bad = sum(shard.quarantined for shard in done.values())
+        if bad > limits.rows:
+            worst = max(range(len(sources)), key=lambda index: sum(s.quarantined for s in done.values() if s.source == index))
+            limits.check_rows(bad, f"data.sources.{worst}", _tally(folder, done, worst), sources[worst].path, folder.url)
+        for index in sources_read:
+            if all(unit.name in done for unit in units if unit.source == index):
+                _check_source(limits, folder, done, index, sources[index].path)
+
+    check(range(len(sources)))  # by an earlier job, and with its limits
+    for row in over_units(todo, work, "preparing"):
         done[row["name"]] = shard = Shard.model_validate_json(row["shard"])
-        bad += shard.quarantined
         report(f"data: {len(done)} of {len(units)} shards, {sum(s.tokens for s in done.values()):,} tokens")
-        if bad > limit:
-            raise InputError(too_many(limit, f"{folder / 'quarantine'} lists them"))
+        check([shard.source])
     return [done[unit.name] for unit in units]
+
+
+def _check_source(limits: Limits, folder: Store, done: Mapping[str, Shard], index: int, path: str) -> None:
+    """Raises InputError where a source, all units of which are done, holds nothing of use, or mostly what is bad."""
+    shards = [shard for shard in done.values() if shard.source == index]
+    balance = Balance.together(shard.balance for shard in shards)
+    if not balance.documents or limits.exceeded(balance):
+        limits.check_share(f"data.sources.{index}", _tally(folder, done, index), path, folder.url)
+    if not any(shard.rows for shard in shards):
+        raise InputError(
+            f"data.sources.{index}: the documents of {path} hold too little for one sample ({balance.documents:,})"
+        )
+
+
+def _tally(folder: Store, done: Mapping[str, Shard], index: int) -> Tally:
+    """A source's balance, with its reasons: from the lists of its units that are done."""
+    tally = Tally()
+    for name, shard in sorted(done.items()):
+        if shard.source == index:
+            for line in read_lines(folder / f"quarantine/{name}.jsonl"):
+                tally.add_line(line)
+            tally.balance.documents += shard.documents
+            tally.balance.empty += shard.empty
+    return tally
 
 
 def _finished(folder: Store, unit: Unit) -> Shard | None:
@@ -107,16 +140,8 @@ def _finished(folder: Store, unit: Unit) -> Shard | None:
     return shard if not shard.rows or (folder / shard.file).info().size == shard.bytes else None
 
 
-def _why_empty(folder: Store, shards: list[Shard], source: int) -> str:
-    names = [shard.file.removeprefix("shards/").removesuffix(".parquet") for shard in shards if shard.source == source]
-    for name in names:
-        with contextlib.suppress(ValueError):
-            first = json.loads((folder / f"quarantine/{name}.jsonl").read_text().partition("\n")[0])
-            return f"no usable document ({first['source']}, {first['position']}: {first['reason']})"
-    return "no document"
-
-
-def _summary(manifest: Manifest) -> str:
-    documents = sum(shard.documents for shard in manifest.shards)
-    quarantined = f", {manifest.quarantined} rows quarantined" if manifest.quarantined else ""
-    return f"{documents:,} documents, {manifest.tokens:,} tokens, {manifest.rows:,} samples{quarantined}"
+def _summary(prepared: Prepared) -> str:
+    manifest, folder = prepared.manifest, prepared.folder
+    balance = manifest.balance()
+    counts = f"{balance.documents:,} documents, {manifest.tokens:,} tokens, {manifest.rows:,} samples"
+    return counts + summary(balance, folder / LIST, folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -18,9 +17,9 @@ from foundray.contract import Values
 from foundray.data.files import RawFile
 from foundray.data.manifest import Shard, rows_per_group
 from foundray.data.pack import Packer, to_table
+from foundray.data.quarantine import Limits, Tally
 from foundray.data.sources import BadRow, Document, in_batches, read_documents, read_rows
 from foundray.data.tokenizer import Tokenizer
-from foundray.errors import InputError
 from foundray.spec import Source
 from foundray.storage import Store
 
@@ -36,53 +35,71 @@ class Unit:
     files: tuple[RawFile, ...]
 
 
-def make_shard(folder_url: str, unit: Unit, source: Source, cutter: Tokenizer | Values, length: int, limit: int) -> Shard:
+def make_shard(folder_url: str, unit: Unit, source: Source, cutter: Tokenizer | Values, length: int, limits: Limits) -> Shard:
     """Read, cut into samples of `length` units and write one unit: its shard, its quarantine file, and last its record.
 
-    A tokenizer cuts documents, which are packed; a modality of values has rows of its own.
+    A tokenizer cuts documents, which are packed; a modality of values has rows of its own. Raises InputError where more is
+    bad than `limits` allow; the quarantine file is there then, too.
     """
     folder = Store.at(folder_url)
-    quarantine, counts = io.StringIO(), {"documents": 0, "text_bytes": 0, "bad": 0}
-
-    def usable(read: Callable[[RawFile], Iterator[_Read | BadRow]]) -> Iterator[_Read]:
-        for file in unit.files:
-            for row in read(file):
-                if isinstance(row, BadRow):
-                    counts["bad"] += 1
-                    quarantine.write(json.dumps({"source": file.url, "position": row.position, "reason": row.reason}) + "\n")
-                    if counts["bad"] > limit:
-                        raise InputError(too_many(limit, f"the last: {file.url}, {row.position}: {row.reason}"))
-                else:
-                    counts["documents"] += 1
-                    counts["text_bytes"] += len(row.text.encode()) if isinstance(row, Document) else 0
-                    yield row
-
+    intake = _Intake(unit, source, limits, folder)
     target = folder / f"shards/{unit.name}.parquet"
-    with target.replacing() as stream:
-        sink = _HashingSink(stream)
-        if isinstance(cutter, Values):
-            modality = cutter
-            tables = _values(usable(lambda file: read_rows(file, source, modality, length)), length)
-        else:
-            tables = _tokens(usable(lambda file: read_documents(file, source)), cutter, length)
-        rows, tokens = _write(sink, tables)
+    try:
+        with target.replacing() as stream:
+            sink = _HashingSink(stream)
+            if isinstance(cutter, Values):
+                modality = cutter
+                tables = _values(intake.usable(lambda file: read_rows(file, source, modality, length)), length)
+            else:
+                tables = _tokens(intake.usable(lambda file: read_documents(file, source)), cutter, length)
+            rows, tokens = _write(sink, tables)
+    finally:
+        (folder / f"quarantine/{unit.name}.jsonl").write_text(intake.listed.getvalue())
     if not rows:
         target.filesystem.delete_file(target.path)
+    balance = intake.tally.balance
     shard = Shard(
         file=f"shards/{unit.name}.parquet",
         source=unit.source,
         inputs=[file.url for file in unit.files],
-        documents=counts["documents"],
+        documents=balance.documents,
         rows=rows,
         tokens=tokens,
-        text_bytes=counts["text_bytes"],
+        text_bytes=intake.text_bytes,
         bytes=sink.size,
         sha256=sink.sha.hexdigest(),
-        quarantined=counts["bad"],
+        quarantined=balance.bad,
+        lost=balance.lost,
+        empty=balance.empty,
+        notes=balance.notes,
     )
-    (folder / f"quarantine/{unit.name}.jsonl").write_text(quarantine.getvalue())
     (folder / f"units/{unit.name}.json").write_text(shard.model_dump_json())
     return shard
+
+
+class _Intake:
+    """What is read of a unit: what can be used is passed on, and the rest is counted and listed."""
+
+    def __init__(self, unit: Unit, source: Source, limits: Limits, folder: Store):
+        self.unit, self.source, self.limits, self.folder = unit, source, limits, folder
+        self.tally, self.listed, self.text_bytes = Tally(), io.StringIO(), 0
+
+    def usable(self, read: Callable[[RawFile], Iterator[_Read | BadRow]]) -> Iterator[_Read]:
+        """Raises InputError where too much is bad."""
+        for file in self.unit.files:
+            for row in read(file):
+                if isinstance(row, BadRow):
+                    self._set_aside(file.url, row)
+                else:
+                    self.tally.balance.documents += 1
+                    self.text_bytes += row.size if isinstance(row, Document) else 0
+                    yield row
+
+    def _set_aside(self, url: str, row: BadRow) -> None:
+        if line := self.tally.add(url, row):
+            self.listed.write(line.to_json())
+            name = f"data.sources.{self.unit.source}"
+            self.limits.check_rows(self.tally.balance.bad, name, self.tally, self.source.path, self.folder.url)
 
 
 def _tokens(documents: Iterator[Document], tokenizer: Tokenizer, length: int) -> Iterator[tuple[pa.Table, int]]:
@@ -137,7 +154,3 @@ class _HashingSink(io.RawIOBase):
         self.sha.update(content)
         self.size += len(content)
         return len(content)
-
-
-def too_many(limit: int, evidence: str) -> str:
-    return f"more than {limit} bad rows ({evidence}); mend the data or raise data.max_bad_rows"

@@ -166,7 +166,7 @@ _LATER = {"model.class_unit": False, "train.compile": False}
 _FREE = re.compile(
     r"(name|init_from\.(run|step)|scale|fault|tune|storage|guard\.(max_skipped|recheck_every)"
     r"|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
-    r"|data\.(max_bad_rows|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
+    r"|data\.(max_bad_rows|max_bad_share|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )
 
 

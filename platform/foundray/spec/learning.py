@@ -82,7 +82,10 @@ class Data(Section):
     tokenizer: Tokenizer = Tokenizer()
     """How text becomes tokens."""
     max_bad_rows: NonNegativeInt = 100
-    """Rows that may be quarantined (not UTF-8, broken, empty) before `prepare` stops."""
+    """Rows, or other units, that may be lost (not UTF-8, broken, without the field) before `prepare` stops; empty ones are not
+    counted."""
+    max_bad_share: float = Field(default=0.5, ge=0, le=1)
+    """The part of a source that may be lost before `prepare` stops: if most of it is bad, the spec is most likely wrong."""
 
 
 class Objective(Section):
