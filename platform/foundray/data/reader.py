@@ -15,6 +15,7 @@ from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.spec import Source, Spec
 from foundray.storage import Store
+from foundray.threads import one_blas_thread
 
 TEXTS_AT_ONCE = 256
 """Documents tokenized in one call, at most: the first rows are asked for before the last are read."""
@@ -136,4 +137,5 @@ class Reader:
     def row_units(self, content: dict[str, Any]) -> Units:
         """Of a row of a modality that has rows of its own, as it is read without augmentation."""
         assert isinstance(self.modality, Values)
-        return replace(self.modality.units(content, self.length, None), shape=self.shape)
+        with one_blas_thread():  # as in training
+            return replace(self.modality.units(content, self.length, None), shape=self.shape)

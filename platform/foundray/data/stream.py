@@ -22,6 +22,7 @@ from foundray.data.manifest import Manifest, Prepared
 from foundray.data.order import WINDOW, Address, SampleOrder, mix
 from foundray.spec import Spec
 from foundray.storage import Store, reading
+from foundray.threads import one_blas_thread
 
 PARCEL_BYTES = 2**18
 PACKED_BYTES = 8
@@ -114,12 +115,13 @@ class _Planner:
     def micro_batch(self, plan: StreamPlan, position: int, samples: pa.Table) -> bytes:
         """The payload of samples that lie in the order from `position` on. A sample's chance follows from its place."""
         plans = []
-        for ahead, row in enumerate(_rows(samples)):
-            key = mix(plan.seed, position + ahead, int(plan.validation))
-            chance = np.random.Generator(np.random.Philox(key=int(key)))
-            for _ in range(self.views):
-                units = self._units(row, None if plan.validation and self.views == 1 else chance)
-                plans.append(self.objective.plan(units, chance))
+        with one_blas_thread():
+            for ahead, row in enumerate(_rows(samples)):
+                key = mix(plan.seed, position + ahead, int(plan.validation))
+                chance = np.random.Generator(np.random.Philox(key=int(key)))
+                for _ in range(self.views):
+                    units = self._units(row, None if plan.validation and self.views == 1 else chance)
+                    plans.append(self.objective.plan(units, chance))
         return packed(plans)
 
     def _units(self, row: dict[str, Any], chance: np.random.Generator | None) -> Units:

@@ -13,6 +13,7 @@ from foundray.cluster import cores
 from foundray.errors import InputError
 from foundray.model.flops import known_peak
 from foundray.spec import Spec, nearest
+from foundray.threads import torch_threads
 
 MEMORY = {
     "A100": 80e9,
@@ -92,12 +93,8 @@ def _measured(threads: int) -> float:
     """FLOP/s of a matrix product on this machine."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         return float(product(torch, torch.device("cpu"))["tflops"]) * 1e12
-    finally:
-        torch.set_num_threads(before)
 
 
 def _named(text: str) -> tuple[str, int]:

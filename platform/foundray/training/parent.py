@@ -16,6 +16,7 @@ from foundray.errors import InputError
 from foundray.run import Run, urls_of
 from foundray.sentences import taken_over
 from foundray.spec import InitFrom, Spec, flatten
+from foundray.spec.arithmetic import differing
 
 if TYPE_CHECKING:
     from foundray.training.starting import Fit, Misfit, Weights
@@ -191,6 +192,8 @@ def _remarks(theirs: Spec, spec: Spec) -> Iterator[str]:
     ):
         if there != here:
             yield f"{name} was {there} there and is {here}"
+    if begun := differing(theirs.arithmetic, theirs):
+        yield f"it was begun with {begun}"
 
 
 def _phrase(misfit: Misfit) -> str:

@@ -17,6 +17,7 @@ from foundray.errors import InputError, RunFailed
 from foundray.holder import Holder
 from foundray.model.flops import flops
 from foundray.spec import Model, Spec, differences, flatten
+from foundray.spec.arithmetic import differing
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import outcome
@@ -189,10 +190,17 @@ class Workshop:
 
 
 def _check_same(folder: Store, spec: Spec) -> None:
-    """Raises InputError where the folder holds another search."""
+    """Raises InputError where the folder holds another search, or one by other rules of computing."""
     if not (folder / "search.json").exists():
         return
     there = json.loads((folder / "search.json").read_text())
+    prefix = "arithmetic."
+    numbers = {name.removeprefix(prefix): number for name, number in there.items() if name.startswith(prefix)}
+    if begun := differing(numbers, spec):
+        raise InputError(
+            f"the search in {folder} was begun with {begun}, so its trials would not compare: finish it with the Foundray that "
+            "began it, or give the run another name"
+        )
     if changed := differences(there, _identity(spec)):
         raise InputError(
             f"the folder {folder} holds the search of another spec: {'; '.join(changed[:3])}; give the run another name, or "

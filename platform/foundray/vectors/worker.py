@@ -19,6 +19,7 @@ from foundray.errors import FoundrayError, InputError
 from foundray.model.model import Batch
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.threads import torch_threads
 from foundray.training.kernels import low_precision
 
 
@@ -47,7 +48,7 @@ class Maker:
     @torch.no_grad()
     def __call__(self, batch: bytes) -> np.ndarray:
         """[B, width] float32: the vectors of a batch's samples."""
-        with low_precision(self.device):  # as in training
+        with torch_threads(self.task.threads), low_precision(self.device):  # as in training
             vectors = pooled(self.encoder, Batch.load(batch, self.device), self.task.pool).float()
         return (F.normalize(vectors) if self.task.normalise else vectors).cpu().numpy()
 
@@ -59,7 +60,6 @@ class Worker:
         """`weights` holds a reference of the weights as safetensors bytes."""
         import ray  # not above: the driver imports this module before it knows the cluster's token
 
-        torch.set_num_threads(task.threads)
         self.make = Maker(task, safetensors.load(ray.get(weights[0])))
         self.folder = Store.at(folder)
         self.name = f"{platform.node()}:{os.getpid()}"
