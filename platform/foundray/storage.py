@@ -16,6 +16,7 @@ from typing import Any
 from pyarrow import fs
 
 from foundray.errors import InputError
+from foundray.urls import WILD, encoded, inside, is_url, local_path, outside
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,26 @@ class Store:
     filesystem: fs.FileSystem
     path: str
     url: str
-    """How a person, or another process, names this place."""
+    """How a person, or another process, names this place: `Store.at` of it is the same. A local path is itself."""
 
     @staticmethod
     def at(location: str | os.PathLike[str]) -> Store:
-        """Raises InputError where the URL's kind of filesystem is unknown, and for a secret in it."""
+        """Raises InputError for a URL whose filesystem is unknown or that holds a secret, and for a name that is not UTF-8."""
         url = os.fspath(location)
-        if "://" not in url:
-            path = Path(url).expanduser().absolute().as_posix()
+        _check_name(url)
+        if not is_url(url):
+            path = local_path(url)
+            _check_name(path)
             return Store(fs.LocalFileSystem(), path, path)
         check_no_secret(url)
         try:
-            filesystem, path = fs.FileSystem.from_uri(url)
+            filesystem, path = fs.FileSystem.from_uri(encoded(url))
         except Exception as error:  # pyarrow raises many kinds here, by scheme
             raise InputError(f"{url} cannot be opened as storage: {_reason(error)}") from None
-        return Store(filesystem, path, url)
+        return Store(filesystem, path, encoded(url, keep=WILD))
 
     def __truediv__(self, name: str) -> Store:
-        return Store(self.filesystem, posixpath.join(self.path, name), posixpath.join(self.url, name))
+        return Store(self.filesystem, posixpath.join(self.path, name), inside(self.url, name))
 
     def __str__(self) -> str:
         return self.url
@@ -53,7 +56,7 @@ class Store:
 
     @property
     def parent(self) -> Store:
-        return Store(self.filesystem, posixpath.dirname(self.path.rstrip("/")), posixpath.dirname(self.url.rstrip("/")))
+        return Store(self.filesystem, posixpath.dirname(self.path.rstrip("/")), outside(self.url))
 
     @property
     def is_local(self) -> bool:
@@ -67,10 +70,15 @@ class Store:
         return self.info().type != fs.FileType.NotFound
 
     def children(self) -> list[Store]:
-        """What lies directly in this folder, by name; nothing where there is no folder."""
+        """What lies directly in this folder, by name; nothing if there is no folder. Names that are not UTF-8 are not ours."""
         with reading(self):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return [self / name for name in sorted(info.base_name for info in found)]
+            if self.is_local:
+                folder = Path(self.path)
+                names = [child.name for child in folder.iterdir() if _is_utf8(child.name)] if folder.exists() else []
+            else:
+                found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+                names = [info.base_name for info in found]
+        return [self / name for name in sorted(names)]
 
     def read_bytes(self) -> bytes:
         """Raises InputError where the file cannot be read."""
@@ -156,6 +164,23 @@ def redacted(text: str) -> str:
 
 def sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _check_name(location: str) -> None:
+    """Raises InputError for a name that no filesystem of pyarrow's takes."""
+    if "\0" in location:
+        raise InputError(f"{location!a} is no path: it holds a zero byte")
+    if not _is_utf8(location):
+        raise InputError(f"{location!a} is not UTF-8, as the names of files must be here: give it another name")
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether the system's own bytes of the name are."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sync(path: str) -> None:

@@ -33,7 +33,7 @@ from foundray.vectors.shards import finish
 from foundray.vectors.task import prepared, weights_for
 from foundray.vectors.worker import Maker, Task, Worker
 
-LINES = Source(path="x", documents="line")
+LINES = Source(path="x", format="text", documents="line")
 
 
 @pytest.fixture
@@ -70,8 +70,7 @@ def test_a_format_is_told_by_endings_and_by_the_run(tmp_path: Path) -> None:
     for name, form in {"b.csv": "csv", "c.md": "text", "d.py": "code", "e.tar": "webdataset", "g.fna": "fasta"}.items():
         (tmp_path / name).touch()
         assert source_of(str(tmp_path / name), run.spec(), {}).format == form
-    with pytest.raises(InputError, match=r"several formats .*say which by --set format="):
-        source_of(str(tmp_path / "*.*"), run.spec(), {})
+    assert source_of(str(tmp_path / "*.*"), run.spec(), {}).format == "auto", "each file by its own ending"
     assert source_of(str(tmp_path / "*.*"), run.spec(), {"format": "csv"}).format == "csv"
     with pytest.raises(InputError, match="fromat is not a field; did you mean 'format'"):
         source_of(str(tmp_path / "b.csv"), run.spec(), {"fromat": "csv"})

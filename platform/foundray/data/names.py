@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import posixpath
+import re
 
 from foundray import contract
 
@@ -66,6 +67,13 @@ def bare(name: str) -> str:
     """The name in lower case, without the ending of a compression: `A.TXT.gz` as `a.txt`, `a.tgz` as `a.tar`."""
     name = _written_out(name)
     return posixpath.splitext(name)[0] if compression(name) else name
+
+
+def ending(name: str) -> str:
+    """How the name ends, in lower case and with a compression's ending: `.csv.gz`; nothing if it has no ending."""
+    stem, last = posixpath.splitext(_written_out(posixpath.basename(name)))
+    found = posixpath.splitext(stem)[1] + last if last in COMPRESSION else last
+    return found if re.fullmatch(r"(\.[\w+-]{1,16}){1,2}", found) else ""
 
 
 def ends_in(name: str, endings: tuple[str, ...]) -> bool:

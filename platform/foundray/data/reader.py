@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import numpy as np
 
 from foundray.contract import Modality, Units, Values
-from foundray.data.files import RawFile, find_files
+from foundray.data.files import Found, RawFile, look
 from foundray.data.sources import BadRow, Document, in_batches, read_documents, read_located_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.spec import Source, Spec
 from foundray.storage import Store
-from foundray.threads import one_blas_thread
+from foundray.urls import split_query
 
 TEXTS_AT_ONCE = 256
 """Documents tokenized in one call, at most: the first rows are asked for before the last are read."""
@@ -48,7 +49,8 @@ class Row:
     @property
     def place(self) -> str:
         """The position, for people: with the file's name in an archive, and which piece it is."""
-        member = "" if self.file.endswith(self.name) else self.name
+        place = split_query(self.file)[0]
+        member = "" if place.endswith(self.name) or unquote(place).endswith(self.name) else self.name
         piece = "" if self.piece is None else f"piece {self.piece}"
         return ", ".join(part for part in (member, self.position, piece) if part)
 
@@ -84,11 +86,15 @@ class Reader:
 
     def files(self, source: Source) -> list[RawFile]:
         """The source's files. Raises InputError where there are none, and for a format that the run's data is not in."""
+        return self.look(source).files
+
+    def look(self, source: Source) -> Found:
+        """The same, with what was left out."""
         values = self.modality if isinstance(self.modality, Values) else None
-        if source.format != "webdataset" and (source.format == "files") != (values is not None):
+        if source.format not in ("auto", "webdataset") and (source.format == "files") != (values is not None):
             right = "files, or webdataset" if values else "text, code, jsonl, csv, parquet, fasta, conllu or webdataset"
             raise InputError(f"{source.path}: the run's data is read from {right}, not from {source.format}")
-        return find_files(source, values.endings if values else ())
+        return look(source, values.endings if values else ())
 
     def rows(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
         """Of one of the source's files, in order."""
@@ -137,5 +143,4 @@ class Reader:
     def row_units(self, content: dict[str, Any]) -> Units:
         """Of a row of a modality that has rows of its own, as it is read without augmentation."""
         assert isinstance(self.modality, Values)
-        with one_blas_thread():  # as in training
-            return replace(self.modality.units(content, self.length, None), shape=self.shape)
+        return replace(self.modality.units(content, self.length, None), shape=self.shape)

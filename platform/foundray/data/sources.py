@@ -38,7 +38,7 @@ READERS: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | Ba
 def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]:
     """The file's documents in order, with a BadRow in place of each part that cannot be used."""
     with _opened(file) as (handle, path):
-        yield from _guarded(READERS[source.format](handle, path, source), lambda at, bad: bad)
+        yield from _guarded(READERS[file.format](handle, path, source), lambda at, bad: bad)
 
 
 def in_batches(documents: Iterable[_Read], most: int = 4096, characters: int = 2**20) -> Iterator[list[_Read]]:
@@ -66,7 +66,7 @@ def read_located_rows(
     """(path of the file, or name in the archive; position in it; row), as `read_rows` gives them."""
     with _opened(file) as (handle, path):
         stream = decompressed(handle, path)
-        if source.format == "webdataset":
+        if file.format == "webdataset":
             yield from _guarded(_archived_rows(stream, modality, length), lambda at, bad: ("", at, bad))
             return
         try:

@@ -76,11 +76,11 @@ class Spec(Section):
             )
         tokens = modality.gives == "tokens"
         for index, source in enumerate(self.data.sources):
-            if source.format != "webdataset" and (source.format == "files") == tokens:
+            if source.format not in ("auto", "webdataset") and (source.format == "files") == tokens:
                 right = "text, code, jsonl, csv, parquet, fasta or conllu" if tokens else "files"
                 raise ValueError(
                     f"data.sources.{index}.format: the modality {self.data.modality.kind} is read from {right}, or webdataset, "
-                    f"not from {source.format}"
+                    f"not from {source.format}; leave it out, and it follows from the names of the files"
                 )
         if self.model.class_unit and objective.causal:
             raise ValueError(
@@ -141,6 +141,11 @@ class Spec(Section):
         that is known, and versions of the arithmetic once they have been raised.
         """
         fields = flatten(self.model_dump(mode="json"))
+        # A format that follows from the names of the files counts as what stood there before it could: paths are free, too.
+        found_by_name = "text" if self.data.modality.build().gives == "tokens" else "files"
+        fields = {
+            name: found_by_name if value == "auto" and name.endswith(".format") else value for name, value in fields.items()
+        }
         if self.init_from and not self.init_from.weights_sha256:
             fields["init_from.weights_sha256"] = f"that of {self.init_from}"
         fields |= {f"arithmetic.{part}": number for part, number in raised(self.arithmetic).items()}
