@@ -16,6 +16,7 @@ from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.spec import Source, Spec
 from foundray.storage import Store
+from foundray.threads import one_blas_thread
 from foundray.urls import split_query
 
 TEXTS_AT_ONCE = 256
@@ -143,4 +144,5 @@ class Reader:
     def row_units(self, content: dict[str, Any]) -> Units:
         """Of a row of a modality that has rows of its own, as it is read without augmentation."""
         assert isinstance(self.modality, Values)
-        return replace(self.modality.units(content, self.length, None), shape=self.shape)
+        with one_blas_thread():  # as in training
+            return replace(self.modality.units(content, self.length, None), shape=self.shape)
