@@ -54,6 +54,8 @@ class Manifest(BaseModel):
     recipe: dict[str, object]
     """The part of the spec, and the raw files, that made the shards."""
     recipe_sha256: str
+    arithmetic: dict[str, int] = {}
+    """By part, `engine` and `modality`, the version of what it computed; a part that is not named was at 1."""
     context: int
     """Units of data in a sample, besides the next one's first."""
     vocabulary: int

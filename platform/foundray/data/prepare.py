@@ -19,6 +19,7 @@ from foundray.data.tokenizer import Tokenizer
 from foundray.data.vocabulary import ensure_tokenizer
 from foundray.errors import InputError
 from foundray.spec import Spec, differences, digest, flatten
+from foundray.spec.arithmetic import of_data
 from foundray.storage import Store, sha256
 
 Report = Callable[[str], None]
@@ -45,6 +46,7 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
         name=spec.name,
         recipe=recipe,
         recipe_sha256=digest(recipe),
+        arithmetic=of_data(spec.arithmetic),
         context=units_read(spec),
         vocabulary=tokenizer.vocabulary if tokenizer else 0,
         document_id=tokenizer.document_id if tokenizer else -1,
