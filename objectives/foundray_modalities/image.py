@@ -1,28 +1,33 @@
-"""Images, cut into square patches. Files of any kind that Pillow reads, or idx files (the format of MNIST)."""
+"""Images, cut into square patches. Files of any kind that Pillow reads, or idx files (the format of MNIST).
+
+Of several frames (animations, pages) the first is taken, and a line of the quarantine says how many there are.
+"""
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 from pydantic import Field, PositiveInt, model_validator
 
 from foundray.contract import Units, UnitShape, Unreadable, Values
+from foundray_modalities import idx, picture
 
-IDX_BYTES = 8
-"""The idx type of unsigned bytes."""
+MOST_PIXELS = 2**22
+"""Pixels that a picture which is enlarged as a whole may come to (judgement: 16 MiB)."""
+MOST_TO_ONE = 16
+"""Ratio of the sides up to which it is enlarged as a whole in any case (judgement: wider than any panorama)."""
 
 
 class Image(Values):
     gives: ClassVar[str] = "patches"
     public: ClassVar[tuple[str, ...]] = ("DINOv2", "MAE", "I-JEPA")
-    endings: ClassVar[tuple[str, ...]] = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "idx3-ubyte")
+    endings: ClassVar[tuple[str, ...]] = (
+        ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff",
+        ".pbm", ".pgm", ".ppm", ".pnm", "idx3-ubyte",
+    )  # fmt: skip
 
     size: PositiveInt
     """Height and width, in pixels, that every image is brought to: scaled by its shorter side, and cut in the middle."""
@@ -51,20 +56,25 @@ class Image(Values):
         return UnitShape(width=self.patch**2 * self.channels, grid=(side, side))
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        if name.lower().removesuffix(".gz").endswith("idx3-ubyte"):
-            for index, pixels in enumerate(_idx_images(content)):
-                file = io.BytesIO()
-                Pillow.fromarray(pixels).save(file, "png")
-                yield f"image {index}", {"image": file.getvalue()}
-        else:
-            _opened(content)
-            yield "byte 0", {"image": content}
+        """A picture as it is; what is unusual about one (see `picture`) is mended, and a PNG of its pixels takes its place."""
+        if idx.is_idx(content) or "idx3-ubyte" in name.lower():
+            for position, pixels in idx.images(content):
+                found = pixels if isinstance(pixels, Unreadable) else {"image": picture.png(Pillow.fromarray(pixels))}
+                yield position, found
+            return
+        opened = picture.opened(content)
+        plain, note = picture.plain(opened)
+        yield "byte 0", {"image": content if plain is None else picture.png(plain)}
+        if note:
+            yield "byte 0", Unreadable(note, 0, "image")
+        if (frames := picture.frames(opened)) != 1:
+            yield "frame 2", Unreadable(f"of {frames or 'its'} frames the first is taken", 0, "frame")
 
     def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
-        picture = _opened(row["image"]).convert("L" if self.channels == 1 else "RGB")
+        image = picture.in_mode(picture.opened(row["image"]), "L" if self.channels == 1 else "RGB")
         if chance is not None and self.crop < 1:
-            picture = _cut(picture, self.crop, chance)
-        pixels = np.asarray(_squared(picture, self.size), np.float32).reshape(self.size, self.size, self.channels) / 127.5 - 1
+            image = _cut(image, self.crop, chance)
+        pixels = np.asarray(_squared(image, self.size), np.float32).reshape(self.size, self.size, self.channels) / 127.5 - 1
         if chance is not None:
             pixels = self._moved(pixels, chance)
         side, patch = self.size // self.patch, self.patch
@@ -85,20 +95,6 @@ class Image(Values):
         return pixels
 
 
-def _opened(content: bytes) -> Pillow.Image:
-    """Raises Unreadable."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Pillow.DecompressionBombWarning)
-            picture = Pillow.open(io.BytesIO(content))
-            picture.load()
-    except UnidentifiedImageError:
-        raise Unreadable("not an image of a known kind") from None
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
-        raise Unreadable(f"not a whole image: {error}") from None
-    return picture
-
-
 def _cut(picture: Pillow.Image, least: float, chance: np.random.Generator) -> Pillow.Image:
     """A random square of an image's middle square, of at least a part of its area (Szegedy et al. 2015, of one aspect)."""
     whole = _squared(picture, min(picture.size))
@@ -108,21 +104,22 @@ def _cut(picture: Pillow.Image, least: float, chance: np.random.Generator) -> Pi
 
 
 def _squared(picture: Pillow.Image, size: int) -> Pillow.Image:
+    """The middle square, scaled to the size."""
     if picture.size == (size, size):
         return picture
+    if min(picture.size) < size:
+        picture = _shortened(picture, size)
     scale = size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)
     left, top = (width - size) // 2, (height - size) // 2
     return picture.resize((width, height), Pillow.Resampling.BICUBIC).crop((left, top, left + size, top + size))
 
 
-def _idx_images(content: bytes) -> np.ndarray:
-    """[N, height, width] uint8. Raises Unreadable."""
-    if len(content) < 16:
-        raise Unreadable("not an idx file of images: it is shorter than its header")
-    zero, kind, axes, count, height, width = struct.unpack(">HBBIII", content[:16])
-    if (zero, kind, axes) != (0, IDX_BYTES, 3):
-        raise Unreadable("not an idx file of images: its header says so")
-    if len(content) != 16 + count * height * width:
-        raise Unreadable(f"its header promises {count} images of {height}x{width}, and it holds {len(content) - 16} bytes")
-    return np.frombuffer(content, np.uint8, offset=16).reshape(count, height, width)
+def _shortened(picture: Pillow.Image, size: int) -> Pillow.Image:
+    """The middle of a picture that is too long to be enlarged: 1 x 65,000 pixels would need 9 GiB for a size of 224."""
+    most = min(picture.size) * max(MOST_TO_ONE, MOST_PIXELS // size**2)
+    width, height = (min(side, most) for side in picture.size)
+    if (width, height) == picture.size:
+        return picture
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
