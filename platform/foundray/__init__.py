@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from foundray.exporting.folder import Loaded
     from foundray.planning import Plan
     from foundray.probing.task import Judgement
+    from foundray.quarantined import Quarantine
     from foundray.run import Facts
     from foundray.tuning.coordcheck import CoordinateCheck
     from foundray.tuning.forecast import Forecast
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "export", "fetch", "forecast", "load", "plan",
-    "prepare", "probe", "report", "resume", "sample", "samples", "search", "status", "stop", "train", "transfer", "tune",
+    "prepare", "probe", "quarantine", "report", "resume", "sample", "samples", "search", "status", "stop", "train", "transfer",
+    "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -88,6 +90,16 @@ def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: 
     with connected() as ray:
         admit(ray, checked, report)
         return prepare_data(checked, report)
+
+
+def quarantine(what: SpecPath, overrides: Mapping[str, Any] | None = None, source: int | None = None) -> Quarantine:
+    """What could not be used of the data of a run, a spec, or a folder of prepared data or vectors; of one source, if given.
+
+    `overrides` are fields of the spec. Raises InputError.
+    """
+    from foundray.quarantined import quarantine as look
+
+    return look(_path(what), dict(overrides or {}), source)
 
 
 def train(

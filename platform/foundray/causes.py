@@ -20,7 +20,7 @@ _HEADINGS = ("Traceback (", "ray::", '  File "')
 """Lines before that one."""
 _ADVICE = ("UDF failed to process a data block", "Failed to apply UDF transform after", "To change retry attempts")
 """What Ray Data adds to the message of every exception begins with one of these."""
-_OURS = {kind.__name__ for kind in (FoundrayError, *FoundrayError.__subclasses__())}
+_OURS = {FoundrayError.__name__, *(kind.__name__ for kind in FoundrayError.__subclasses__())}
 _RAYS = ("ray.", "RayTaskError", "UserCodeException", "SystemException")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 TAKES = {
     "SPEC": "a YAML file",
     "RUN": "a run's folder, or its name in runs/",
+    "WHAT": "a run (its folder, or its name in runs/), the file of a spec, or a folder of prepared data or of vectors",
     "NAME": "an example's name, or its folder",
 }
 

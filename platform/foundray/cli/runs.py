@@ -17,6 +17,10 @@ def add_to(verbs: Verbs) -> None:
     ):
         added = verbs.add(name, run, about, "SPEC", overrides="spec", after_interrupt=f"; the same `foundray {name}` goes on")
         added.add_argument("--dry-run", action="store_true", help="print the resolved spec and what follows from it, and stop")
+    about = "show what of the raw data could not be used, and why"
+    added = verbs.add("quarantine", _quarantine, about, "WHAT", overrides="spec")
+    added.add_argument("--limit", type=int, default=20, metavar="N", help="lines that are shown (default: 20)")
+    added.add_argument("--source", type=int, metavar="I", help="only of this source, counted from 0")
     about = "go on with a run from its last complete checkpoint"
     verbs.add("resume", _resume, about, "RUN", overrides="spec", after_interrupt="; the same `foundray resume` goes on")
     verbs.add("audit", _audit, "prove that every sample of every step was used exactly once", "RUN")
@@ -31,7 +35,17 @@ def _prepare(options: Any) -> None:
     manifest = prepared.manifest
     if options.json:
         facts = manifest.model_dump(include={"rows", "tokens", "quarantined", "vocabulary", "recipe_sha256"})
-        print(json.dumps({"folder": prepared.folder.url, **facts, "shards": len(manifest.shards)}))
+        counts = manifest.balance().model_dump()
+        print(json.dumps({"folder": prepared.folder.url, **facts, **counts, "shards": len(manifest.shards)}))
+
+
+def _quarantine(options: Any) -> None:
+    if options.limit < 0:
+        raise foundray.InputError(f"--limit {options.limit}: it is 0 or more")
+    found = foundray.quarantine(options.target, overrides_of(options), options.source)
+    print(found.table(options.limit))
+    if options.json:
+        print(json.dumps(found.to_dict(options.limit)))
 
 
 def _dry_run(options: Any) -> None:
