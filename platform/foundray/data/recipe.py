@@ -1,23 +1,29 @@
 """What decides prepared data: its recipe, whose hash names the folder, and the units that its raw files are cut into.
 
-The cut depends on the files alone, never on the machine, so the same input gives the same shards.
+The cut depends on the files alone, never on the machine, so the same input gives the same shards. Files count by their real
+names, so however a spec writes where they lie, they are prepared once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from foundray.contract import Values
-from foundray.data.files import RawFile, find_files, grouped
+from foundray.data.files import Found, RawFile, grouped, look
 from foundray.data.shard import Unit
 from foundray.data.tokenizer_file import load_file
 from foundray.errors import InputError
-from foundray.spec import Spec, digest
+from foundray.spec import Source, Spec, digest
 from foundray.spec.arithmetic import of_data, raised
 from foundray.storage import Store, sha256
+from foundray.urls import canonical, path_of
 
 UNIT_BYTES = 64 * 2**20
+READING = 2
+"""What the readers make of the same bytes: raised whenever they make something else of files that are whole."""
 
 
 def units_read(spec: Spec) -> int:
@@ -28,35 +34,111 @@ def units_read(spec: Spec) -> int:
     return read
 
 
-def prepared_folder(spec: Spec) -> tuple[Store, dict[str, Any], list[Unit]]:
-    """Where the spec's prepared data belongs, the recipe that names it, and its units. Raises InputError."""
+def prepared_folder(spec: Spec, report: Callable[[str], None] = lambda line: None) -> tuple[Store, dict[str, Any], list[Unit]]:
+    """Where the spec's prepared data belongs, the recipe that names it, and its units; `report` gets what is left out.
+
+    Raises InputError.
+    """
+    found = source_files(spec)
+    for source, one in zip(spec.data.sources, found, strict=True):
+        if line := one.line(source):
+            report(f"data: {line}")
+    files = [one.files for one in found]
+    units = [unit for index, some in enumerate(files) for unit in _units(index, some)]
+    place = Store.at(spec.storage) / "prepared"
+    folder, recipe = _folder(place, new := _recipe(spec, files)), new
+    if not folder.exists():
+        for earlier in _recipes_before(spec, files):
+            if (there := _folder(place, earlier)).exists():
+                folder, recipe = there, earlier
+                break
+    return folder, recipe, units
+
+
+def source_files(spec: Spec) -> list[Found]:
+    """The files of each source. Raises InputError for a source without any."""
     modality = spec.data.modality.build()
     endings = modality.endings if isinstance(modality, Values) else ()
-    files = [find_files(source, endings) for source in spec.data.sources]
-    recipe = _recipe(spec, files)
-    units = [unit for index, found in enumerate(files) for unit in _units(index, found)]
-    return Store.at(spec.storage) / "prepared" / digest(recipe)[:16], recipe, units
+    return [look(source, endings) for source in spec.data.sources]
+
+
+def _folder(place: Store, recipe: dict[str, Any]) -> Store:
+    return place / digest(recipe)[:16]
 
 
 def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
     """All that decides the shards' content. Weights and holdout decide the order alone, and licences nothing."""
-    tokenizer = spec.data.tokenizer
-    trained: dict[str, Any] = {"seed": spec.seed} if tokenizer.kind == "bpe" else {}
-    if tokenizer.kind == "file":
-        trained = {"sha256": sha256(load_file(tokenizer).to_json().encode())}
-    modality, numbers = spec.data.modality, raised(of_data(spec.arithmetic))
-    cut = {"modality": modality.model_dump(mode="json")} if modality.kind != "text" else {}
+    numbers = raised(of_data(spec.arithmetic))
     return {
-        "context": units_read(spec),
-        "tokenizer": tokenizer.model_dump(mode="json", exclude={"path"}) | trained,
-        **cut,
+        **_cut(spec),
+        "reading": READING,
         **({"arithmetic": numbers} if numbers else {}),
         "sources": [
-            source.model_dump(mode="json", exclude={"weight", "licence"})
-            | {"files": {f.url: [f.size, f.modified_ns] for f in found}}
+            source.model_dump(mode="json", exclude={"path", "format", "weight", "licence"}) | _named(found)
             for source, found in zip(spec.data.sources, files, strict=True)
         ],
     }
+
+
+def _cut(spec: Spec) -> dict[str, Any]:
+    """What rows are made of the sources' documents."""
+    tokenizer, modality = spec.data.tokenizer, spec.data.modality
+    fields = tokenizer.model_dump(mode="json", include={"kind", "vocab_size", "document_token", "sample_bytes"})
+    if tokenizer.kind == "bpe":
+        fields["seed"] = spec.seed
+    if tokenizer.kind == "file":
+        fields["sha256"] = sha256(load_file(tokenizer).to_json().encode())
+    of_modality = {"modality": modality.model_dump(mode="json")} if modality.kind != "text" else {}
+    return {"context": units_read(spec), "tokenizer": fields, **of_modality}
+
+
+def _named(files: Sequence[RawFile]) -> dict[str, Any]:
+    """By the one name of each file: its size, its time of change, its format, and what it was called if that is another name.
+
+    The order counts if it is not that of the names, since shards follow it.
+    """
+    names = [canonical(file.url) for file in files]
+    facts = [
+        [file.size, file.modified_ns, "text" if file.format == "code" else file.format]  # they are read alike
+        + ([called] if (called := posixpath.basename(path_of(file.url))) != posixpath.basename(path_of(name)) else [])
+        for name, file in zip(names, files, strict=True)
+    ]
+    plain = all(before < name for before, name in itertools.pairwise(names))
+    return {"files": dict(zip(names, facts, strict=True)), **({} if plain else {"order": digest([names, facts])})}
+
+
+def _recipes_before(spec: Spec, files: list[list[RawFile]]) -> Iterator[dict[str, Any]]:
+    """The recipes that the same data had when paths counted as they were written: in the spec, or in that of a run.
+
+    None if the arithmetic was raised, or if a source has files of several formats, since then the same spec gave other rows.
+    """
+    if raised(of_data(spec.arithmetic)):
+        return
+    cut = _cut(spec)
+    formats = [_formats_before(source, found) for source, found in zip(spec.data.sources, files, strict=True)]
+    for absolute in (False, True):
+        for chosen in itertools.product(*formats):
+            yield {
+                **cut,
+                "sources": [
+                    {
+                        "path": Store.at(source.path).url if absolute else source.path,
+                        "format": form,
+                        "field": source.field,
+                        "documents": source.documents,
+                        "files": {file.url: [file.size, file.modified_ns] for file in found},
+                    }
+                    for source, form, found in zip(spec.data.sources, chosen, files, strict=True)
+                ],
+            }
+
+
+def _formats_before(source: Source, files: Sequence[RawFile]) -> list[str]:
+    """The formats that a source of these files could have had to be read as it is now."""
+    if source.format != "auto":
+        return [source.format]
+    found = {file.format for file in files}
+    return ["text", "code"] if found == {"code"} else ["text"] if found == {"text", "code"} else list(found)[: len(found) == 1]
 
 
 def _units(source: int, files: list[RawFile]) -> Iterator[Unit]:
