@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foundray.data.recipe import prepared_folder
+from foundray.data.recipe import prepared_folder, source_files
 from foundray.spec import Spec
 from foundray.words import size
 
@@ -30,6 +30,7 @@ def derived(spec: Spec) -> dict[str, object]:
         "tokens per step": f"{spec.tokens_per_step:,}",
         "total tokens": f"{spec.tokens_per_step * spec.train.steps:,}",
         "fingerprint": spec.fingerprint(),
+        **{f"data.sources.{index}": line for index, line in enumerate(_sources(spec)) if line},
         **told,
     }
     if base := spec.model.base:
@@ -59,6 +60,11 @@ def _start(spec: Spec) -> tuple[Spec, int, str]:
         return spec.model_copy(update={"init_from": begun}), int(run.manifest()["vocabulary"]), told
     start = find_start(spec)
     return start.spec, start.classes, f"{start.told()}; SHA-256 {start.place.weights_sha256}"
+
+
+def _sources(spec: Spec) -> list[str]:
+    """Of each source, what there is to say of its files."""
+    return [found.line(source) for source, found in zip(spec.data.sources, source_files(spec), strict=True)]
 
 
 def known_vocabulary(spec: Spec) -> tuple[int, bool]:

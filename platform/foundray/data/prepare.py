@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from foundray.contract import Values
+from foundray.data.limits import Limits
 from foundray.data.manifest import Manifest, Prepared, Shard, rows_per_group
 from foundray.data.pipeline import over_units
-from foundray.data.quarantine import LIST, Balance, Limits, Tally, read_lines, summary
-from foundray.data.recipe import prepared_folder, units_read
+from foundray.data.quarantine import LIST, Balance, Tally, read_lines, summary
+from foundray.data.recipe import changes, prepared_folder, units_read
 from foundray.data.shard import Unit, make_shard
 from foundray.data.tokenizer import Tokenizer
 from foundray.data.vocabulary import ensure_tokenizer
 from foundray.errors import InputError
-from foundray.spec import Spec, differences, digest, flatten
+from foundray.spec import Spec, digest
 from foundray.spec.arithmetic import of_data
 from foundray.storage import Store, sha256
 
@@ -30,7 +31,7 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
 
     Raises InputError for sources that cannot be used and storage that cannot be written.
     """
-    folder, recipe, units = prepared_folder(spec)
+    folder, recipe, units = prepared_folder(spec, report)
     if (folder / "manifest.json").exists():
         prepared = Prepared.open(folder)
         prepared.check_files()
@@ -75,7 +76,7 @@ def _explain(spec: Spec, recipe: dict[str, Any], folder: Store, report: Report) 
     others = [other for other in folder.parent.children() if (other / "manifest.json").exists()]
     mine = [manifest for other in others if (manifest := Prepared.open(other).manifest).name == spec.name]
     if mine:
-        nearest = min((differences(flatten(m.recipe), flatten(recipe)) for m in mine), key=len)
+        nearest = min((changes(m.recipe, recipe) for m in mine), key=len)
         shown = "; ".join(nearest[:3]) + (f"; and {len(nearest) - 3} more" if len(nearest) > 3 else "")
         report(f"data: preparing anew, since {shown}")
 

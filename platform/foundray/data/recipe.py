@@ -14,11 +14,11 @@ from typing import Any
 from foundray.contract import Values
 from foundray.data.files import Found, RawFile, grouped, look
 from foundray.data.shard import Unit
-from foundray.data.tokenizer_file import load_file
+from foundray.data.tokenizer_file import recipe_of_file
 from foundray.errors import InputError
-from foundray.spec import Source, Spec, digest
+from foundray.spec import Source, Spec, differences, digest, flatten
 from foundray.spec.arithmetic import of_data, raised
-from foundray.storage import Store, sha256
+from foundray.storage import Store
 from foundray.urls import canonical, path_of
 
 UNIT_BYTES = 64 * 2**20
@@ -55,6 +55,21 @@ def prepared_folder(spec: Spec, report: Callable[[str], None] = lambda line: Non
     return folder, recipe, units
 
 
+def changes(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """One phrase for each thing in which two recipes differ for a person: how a path is written is none."""
+
+    def plain(recipe: dict[str, Any]) -> dict[str, Any]:
+        sources = [
+            {name: source[name] for name in ("field", "documents")}
+            | {"format": source.get("format") or " and ".join(sorted({facts[2] for facts in source["files"].values()}))}
+            | {"files": {url: facts[:2] for url, facts in source["files"].items()}}
+            for source in recipe["sources"]
+        ]
+        return flatten({name: value for name, value in recipe.items() if name != "reading"} | {"sources": sources})
+
+    return differences(plain(there), plain(here)) or ["the same files are read in another way"]
+
+
 def source_files(spec: Spec) -> list[Found]:
     """The files of each source. Raises InputError for a source without any."""
     modality = spec.data.modality.build()
@@ -87,7 +102,7 @@ def _cut(spec: Spec) -> dict[str, Any]:
     if tokenizer.kind == "bpe":
         fields["seed"] = spec.seed
     if tokenizer.kind == "file":
-        fields["sha256"] = sha256(load_file(tokenizer).to_json().encode())
+        fields |= recipe_of_file(tokenizer)
     of_modality = {"modality": modality.model_dump(mode="json")} if modality.kind != "text" else {}
     return {"context": units_read(spec), "tokenizer": fields, **of_modality}
 

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from foundray.contract import Values
 from foundray.data.files import RawFile
+from foundray.data.limits import nothing_in
 from foundray.data.manifest import Manifest, Prepared
 from foundray.data.pipeline import over_units
+from foundray.data.quarantine import Tally
 from foundray.data.recipe import prepared_folder, units_read
 from foundray.data.shard import Unit
 from foundray.data.tokenizer import Tokenizer, train_bpe
@@ -28,7 +30,7 @@ SAMPLE_BYTES = 8 * 2**20
 """Characters of text that are kept, from all sources together."""
 LEAST_SAMPLE = 4096
 """Characters that are kept of a unit, however small its part of the data is."""
-MADE = 1
+MADE = 2
 """Counts up when what is kept changes its meaning."""
 UNSPACED = 0.3
 """Part of the characters from which on words between spaces say little: judgement."""
@@ -100,7 +102,7 @@ def survey(spec: Spec, sample_bytes: int | None = None, report: Callable[[str], 
 
     Raises InputError for sources that are not there, and where nothing in them can be used.
     """
-    folder, recipe, units = prepared_folder(spec)
+    folder, recipe, units = prepared_folder(spec, report)
     modality = spec.data.modality.build()
     if not isinstance(modality, Values):
         recipe = {**recipe, "context": None}
@@ -212,7 +214,10 @@ def _source(spec: Spec, index: int, units: list[Unit], chosen: list[Unit], parts
     whole, size = sum(file.size for file in every), sum(file.size for file in read)
     counts, bad = Counts.together([part.counts for part in mine]), next((part.bad for part in mine if part.bad), "")
     if not counts.documents:
-        raise InputError(f"the source {source.path} is empty: no usable document" + (f" ({bad})" if bad else ""))
+        tally, name = Tally(), f"data.sources.{index}"
+        for part in mine:
+            tally.add_found(part.found)
+        raise InputError(nothing_in(name, tally, source.path, f"mend {name} or the data"))
     kind = spec.data.tokenizer.kind
     if not counts.tokens and kind == "char":
         counts.tokens = counts.characters + counts.documents

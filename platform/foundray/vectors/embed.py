@@ -92,7 +92,10 @@ def embed(
     source = source_of(data, spec, overrides)
     source = source.model_copy(update={"path": Store.at(source.path).url})  # the same, wherever the command stands
     reader = Reader(run)
-    files = reader.files(source)
+    found = reader.look(source)
+    files = found.files
+    if line := found.line(source):
+        report(f"embed: {line}")
     if not run.has_checkpoint():
         raise InputError(f"{run.folder} holds no complete checkpoint yet: there are no weights to embed with")
     resources = dict(options.resources or next(iter(spec.scale.all_pools.values())).resources)
