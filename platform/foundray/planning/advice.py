@@ -169,6 +169,8 @@ def _changes(survey: Survey, budget: Budget, coverage: Coverage | None, verdict:
         found.append(f"fewer steps: after {FEW_EPOCHS:.0f} epochs nearly all is learned that there is")
     if survey.documents.bytes > 0.05:
         found.append(f"leave out copies: {survey.documents.bytes:.0%} of the bytes are in documents that were there before")
+    if coverage and coverage.spec.unknown >= UNKNOWN:
+        found.append(f"another tokenizer: that of this spec has no token for {coverage.spec.unknown:.1%} of the characters")
     if coverage and not coverage.named:
         found.append("name the tokenizer.json of models that you might start from (--tokenizer): then coverage is measured")
     return found

@@ -7,7 +7,6 @@ context (Petrov et al. 2023, arXiv:2305.15425; Ahia et al. 2023, arXiv:2305.1370
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tokenizers import Tokenizer as Engine
 
+from foundray.data.encoding import EngineFailed, calling, encode_or_reason
 from foundray.data.tokenizer import Tokenizer, make_char, train_bpe
+from foundray.data.tokenizer_checks import Anatomy
 from foundray.data.tokenizer_file import read_engine
 from foundray.data.vocabulary import known_tokenizer
 from foundray.errors import InputError
@@ -27,7 +27,7 @@ from foundray.planning.survey import Survey
 from foundray.spec import Spec
 
 MEASURED_CHARACTERS = 2**20
-"""Of held-out text, at most: more would not change the third digit."""
+"""Of held-out text, and of all text, at most: more would not change the third digit."""
 LEAST_SEEN = 10
 """A pair of the data's own tokenizer was seen so often in the training part: its vocabulary is as large as the data supports.
 Judgement."""
@@ -49,7 +49,9 @@ class Fertility:
     bytes: int
     characters: int
     unknown: float
-    """Part of the characters, white space apart, that it has no token for."""
+    """Part of the characters, white space apart, without a token of their own: what it takes for unknown, or drops."""
+    remarks: tuple[str, ...] = ()
+    """What it does not keep of a text, on purpose."""
 
     @property
     def a_word(self) -> float:
@@ -130,6 +132,7 @@ def coverage(spec: Spec, survey: Survey, named: dict[str, Tokenizer]) -> Coverag
             raise InputError(f"--tokenizer: a tokenizer cuts text, and the data is {survey.kind}; leave it out")
         return None
     training, held_out = _split(survey, spec.data.holdout)
+    sample = _first([piece for source in survey.sources for piece in source.pieces], MEASURED_CHARACTERS)
     own: dict[int, Fertility] = {}
     size = sum(len(text.encode()) for text in training)
     compared = []
@@ -138,13 +141,15 @@ def coverage(spec: Spec, survey: Survey, named: dict[str, Tokenizer]) -> Coverag
         least = tokenizer.vocabulary
         if not own or min(one.vocabulary for one in own.values()) > least:
             trained = train_bpe(training, max(257, least), LEAST_SEEN)
-            own[least] = fertility("trained on this data", trained, held_out)
-        compared.append(Compared(fertility(name, tokenizer, held_out), min(own.values(), key=lambda one: one.vocabulary)))
+            own[least] = fertility("trained on this data", trained, held_out, sample)
+        compared.append(
+            Compared(fertility(name, tokenizer, held_out, sample), min(own.values(), key=lambda one: one.vocabulary))
+        )
     order = list(named)
     compared.sort(key=lambda one: order.index(one.named.name))
     spec_tokenizer = _of_spec(spec, survey, training)
     kind = f"of this spec ({spec.data.tokenizer.kind})"
-    return Coverage(fertility(kind, spec_tokenizer, held_out), tuple(compared), size, survey.spaced)
+    return Coverage(fertility(kind, spec_tokenizer, held_out, sample), tuple(compared), size, survey.spaced)
 
 
 def _split(survey: Survey, holdout: float) -> tuple[list[str], list[str]]:
@@ -174,29 +179,34 @@ def _of_spec(spec: Spec, survey: Survey, training: list[str]) -> Tokenizer:
     return train_bpe(training, int(spec.data.tokenizer.vocab_size or 0))
 
 
-def fertility(name: str, tokenizer: Tokenizer, texts: Sequence[str]) -> Fertility:
-    """What a tokenizer makes of some texts."""
-    unknown_id = _unknown_id(tokenizer.engine)
-    tokens = missed = letters = 0
-    for text in texts:
-        encoding = tokenizer.engine.encode(text, add_special_tokens=False)
-        tokens += len(encoding.ids)
-        told = np.zeros(len(text), bool)
-        for number, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            if number != unknown_id:
-                told[start:stop] = True
-        solid = np.array([not letter.isspace() for letter in text], bool)
-        missed += int((solid & ~told).sum())
-        letters += int(solid.sum())
+def fertility(name: str, tokenizer: Tokenizer, texts: Sequence[str], sample: Sequence[str] | None = None) -> Fertility:
+    """What a tokenizer makes of some texts; the part that is unknown is that of `sample`, where given."""
+    parts = Anatomy(tokenizer.engine)
+    tokens = sum(len(ids) for ids in encode_or_reason(tokenizer, texts) if not isinstance(ids, str))
     words = pc.sum(pc.count_substring_regex(pa.array(texts, pa.large_string()), WORD)).as_py() or 0
-    size = sum(len(text.encode()) for text in texts)
-    return Fertility(name, tokenizer.vocabulary, tokens, words, size, sum(map(len, texts)), missed / max(1, letters))
+    size, characters = sum(len(text.encode()) for text in texts), sum(map(len, texts))
+    unknown = without_token(tokenizer, parts, texts if sample is None else sample)
+    return Fertility(name, tokenizer.vocabulary, tokens, words, size, characters, unknown, tuple(parts.remarks()))
 
 
-def _unknown_id(engine: Engine) -> int | None:
-    """Of the token that stands for what has none, if there is one."""
-    model = json.loads(engine.to_str())["model"]
-    if (number := model.get("unk_id")) is not None:
-        return int(number)
-    token = model.get("unk_token")
-    return None if token is None else engine.token_to_id(token)
+def without_token(tokenizer: Tokenizer, parts: Anatomy, texts: Sequence[str]) -> float:
+    """Part of the characters that no token stands for, but the one for unknown text: of white space, what that stands for."""
+    if parts.complete and not parts.remarks():
+        return 0.0
+    missed = counted = 0
+    for text in texts:
+        known, unknown = np.zeros(len(text), bool), np.zeros(len(text), bool)
+        solid = np.array([not letter.isspace() for letter in text], bool)
+        try:
+            encoding = calling(tokenizer.engine.encode, text, None, False, False)
+        except EngineFailed:  # the whole text has no tokens
+            pass
+        else:
+            for number, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+                if number != parts.unknown_id:
+                    known[start:stop] = True
+                elif not solid[start:stop].any():
+                    unknown[start:stop] = True
+        missed += int(((solid | unknown) & ~known).sum())
+        counted += int((solid | unknown).sum())
+    return missed / max(1, counted)

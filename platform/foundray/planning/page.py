@@ -113,20 +113,38 @@ def _coverage(plan: Plan) -> list[str]:
     if not (found := plan.coverage):
         return []
     spaced = found.spaced
-    rows = [["", "ids", "tokens a word" if spaced else "tokens a character", "tokens a byte", "unknown", "of its own"]]
+    rows = [["", "ids", "tokens a word" if spaced else "tokens a character", "tokens a byte", "no token", "of its own"]]
 
     def row(one: Fertility, against: Compared | None = None) -> list[str]:
         first = one.a_word if spaced else one.a_character
         gap = f"{against.gap:.2f} times" if against else ""
-        return [one.name, f"{one.vocabulary:,}", f"{first:.2f}", f"{one.a_byte:.3f}", f"{one.unknown:.2%}", gap]
+        return [one.name, f"{one.vocabulary:,}", f"{first:.2f}", f"{one.a_byte:.3f}", _share(one.unknown), gap]
 
     rows.append(row(found.spec))
     owns = list(dict.fromkeys(one.own for one in found.named))
     rows += [row(one.named, one) for one in found.named] + [row(own) for own in owns]
+    lost = _lost([found.spec, *(one.named for one in found.named)])
     if not found.named:
-        return [*_left([cells[:-1] for cells in rows]), *_fact("", "measured on held-out text; no other tokenizer was named")]
+        lines = [*_left([cells[:-1] for cells in rows]), *lost]
+        return [*lines, *_fact("", "measured on held-out text; no other tokenizer was named")]
     told = f"all on held-out text; this data's own is trained on {size(found.trained_on)} of the rest, with as many ids"
-    return [*_left(rows), *_fact("measured", f"{told}, or as many as it supports")]
+    return [*_left(rows), *lost, *_fact("measured", f"{told}, or as many as it supports")]
+
+
+def _lost(tokenizers: Sequence[Fertility]) -> list[str]:
+    """What they have no tokens for, and what they do not keep on purpose."""
+    lines = []
+    for one in tokenizers:
+        if one.unknown:
+            lines += _fact("no token", f"{one.name}: {_share(one.unknown)} of the characters, white space apart, have no token")
+        if one.remarks:
+            lines += _fact("not kept", f"{one.name}: {'; '.join(one.remarks)}")
+    return lines
+
+
+def _share(part: float) -> str:
+    """`1.30%`, `0%`, `below 0.01%`."""
+    return "0%" if not part else f"{part:.2%}" if part >= 1e-4 else "below 0.01%"
 
 
 def _budget(plan: Plan) -> list[str]:
