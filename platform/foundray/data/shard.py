@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from foundray.contract import Values
 from foundray.data.files import RawFile
+from foundray.data.limits import Limits
 from foundray.data.manifest import Shard, rows_per_group
 from foundray.data.pack import Packer, to_table
-from foundray.data.quarantine import Limits, Tally
+from foundray.data.quarantine import Tally
 from foundray.data.sources import BadRow, Document, in_batches, read_documents, read_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.spec import Source

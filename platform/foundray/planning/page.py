@@ -103,10 +103,18 @@ def _data(plan: Plan) -> list[str]:
     elif any(source.tokens_from == "sample" for source in survey.sources):
         lines += _fact("tokens", "estimated: bytes, times the tokens a byte of a tokenizer that was trained on a sample")
     if worst := next((source.bad for source in survey.sources if source.bad), ""):
-        over = survey.counts.bad_rows > plan.spec.data.max_bad_rows
-        much = f"more than data.max_bad_rows of {plan.spec.data.max_bad_rows}: prepare would stop; " if over else ""
-        lines += _fact("bad rows", f"{much}the first: {plain(worst)}")
+        lines += _fact("bad rows", f"{_over(plan)}the first: {plain(worst)}")
     return lines + (_fact("kept", f"in {plain(survey.kept)}, for the next plan") if survey.kept else [])
+
+
+def _over(plan: Plan) -> str:
+    """Which limit of bad rows `prepare` would stop at, if any."""
+    data, counts = plan.spec.data, [source.counts for source in plan.survey.sources]
+    if sum(one.bad_rows for one in counts) > data.max_bad_rows:
+        return f"more than data.max_bad_rows of {data.max_bad_rows:,}: prepare would stop; "
+    if any(one.bad_rows > data.max_bad_share * (one.bad_rows + one.documents) for one in counts):
+        return f"a larger part of a source than data.max_bad_share of {data.max_bad_share:g}: prepare would stop; "
+    return ""
 
 
 def _coverage(plan: Plan) -> list[str]:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from foundray.contract import Values
+from foundray.data.quarantine import Found, Tally
 from foundray.data.shard import Unit
 from foundray.data.sources import BadRow, in_batches, read_documents, read_rows
 from foundray.data.tokenizer import Tokenizer
@@ -40,6 +41,7 @@ class Counts(BaseModel):
     tokens: float = 0
     """By the spec's tokenizer, with the one that opens each document; of values, units."""
     bad_rows: float = 0
+    """Units that cannot be used; what is empty is none."""
 
     def times(self, factor: float) -> Counts:
         return Counts(**{name: value * factor for name, value in self})
@@ -64,6 +66,8 @@ class Part(BaseModel):
     """Every character that there is, once."""
     bad: str = ""
     """Where the first bad row is, and why."""
+    found: Found = Found()
+    """What cannot be used, and why."""
 
 
 def read_text_unit(unit: Unit, source: Source, tokenizer: Tokenizer | None, seed: int, sample_bytes: int) -> Part:
@@ -92,7 +96,7 @@ def read_text_unit(unit: Unit, source: Source, tokenizer: Tokenizer | None, seed
     counts.bad_rows = bad.count
     return Part(
         source=unit.source, counts=counts, documents=documents.to_text(), lines=lines.to_text(), pieces=sample.pieces(),
-        letters="".join(sorted(letters)), bad=bad.first,
+        letters="".join(sorted(letters)), bad=bad.first, found=bad.found(),
     )  # fmt: skip
 
 
@@ -108,7 +112,8 @@ def read_values_unit(unit: Unit, source: Source, modality: Values, length: int) 
         counts.bytes += len(content)
         counts.tokens += length
     counts.bad_rows = bad.count
-    return Part(source=unit.source, counts=counts, documents=seen.to_text(), lines=Seen().to_text(), bad=bad.first)
+    found, nothing = bad.found(), Seen().to_text()
+    return Part(source=unit.source, counts=counts, documents=seen.to_text(), lines=nothing, bad=bad.first, found=found)
 
 
 def _located(url: str, rows: Iterator) -> Iterator:
@@ -119,15 +124,24 @@ class _Bad:
     """Bad rows, put aside."""
 
     def __init__(self) -> None:
-        self.count, self.first = 0, ""
+        self.tally, self.first = Tally(), ""
+
+    @property
+    def count(self) -> int:
+        return self.tally.balance.bad
 
     def aside(self, rows: Iterator) -> Iterator:
         for url, row in rows:
             if isinstance(row, BadRow):
-                self.count += 1
-                self.first = self.first or f"{url}, {row.position}: {row.reason}"
+                line = self.tally.add(url, row)
+                if line and line.lost:
+                    self.first = self.first or f"{line.source}, {line.position}: {line.reason}"
             else:
+                self.tally.balance.documents += 1
                 yield row
+
+    def found(self) -> Found:
+        return self.tally.found()
 
 
 class _Sample:

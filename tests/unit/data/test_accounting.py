@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import small_spec
+from tests.conftest import small_spec, write_spec
 
+import foundray
 from foundray.data.formats.row import BadRow, empty
+from foundray.data.limits import Limits, nothing_in
 from foundray.data.manifest import Manifest, Prepared, Shard
-from foundray.data.quarantine import Balance, Limits, Line, Tally, amount, kind_of, nothing_in, read_lines, summary
+from foundray.data.quarantine import Balance, Line, Tally, amount, kind_of, read_lines, summary
 from foundray.data.recipe import prepared_folder
 from foundray.data.shard import make_shard
 from foundray.data.tokenizer import make_bytes
 from foundray.errors import InputError
 from foundray.loading import parse_spec
+from foundray.planning.survey import survey
 from foundray.spec import Spec
 from foundray.storage import Store
 
@@ -271,3 +274,23 @@ def test_a_unit_of_several_files_names_the_file_of_each_line(tmp_path: Path) -> 
     assert shard.balance == Balance(documents=2, lost={"row": 2})
     listed = read_lines(folder / "quarantine/0-00000.jsonl")
     assert [Path(one.source).name for one in listed] == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_plan_counts_alike_and_says_at_which_limit_preparing_would_stop(tmp_path: Path) -> None:
+    rows = ['{"text": "a few words"}'] * 4 + ["", '{"text": " "}'] + ['{"body": "x"}'] * 6
+    source = json_lines(tmp_path / "a.jsonl", *rows)
+    found = survey(spec_of(tmp_path, source))
+    assert (found.counts.documents, found.counts.bad_rows) == (4, 6)
+    assert found.sources[0].bad.startswith(f"{tmp_path}/a.jsonl, line 7: no field 'text'")
+    for changes, said in (
+        ({"data__max_bad_rows": 5}, "more than data.max_bad_rows of 5: prepare would stop; the first: "),
+        ({}, "a larger part of a source than data.max_bad_share of 0.5: prepare would stop; the first: "),
+        ({"data__max_bad_share": 0.6}, "bad rows the first: "),
+    ):
+        page = foundray.plan(write_spec(tmp_path, small_spec(tmp_path, tmp_path / "runs", data__sources=[source], **changes)))
+        assert said in " ".join(page.table().split())
+    json_lines(tmp_path / "a.jsonl", *rows[4:])
+    with pytest.raises(
+        InputError, match="6 rows of .* cannot be used and none can: no field 'text'"
+    ):
+        survey(spec_of(tmp_path, source))

@@ -13,7 +13,7 @@ from tests.records import made_run
 
 import foundray
 from foundray.cli import main
-from foundray.data.quarantine import Limits
+from foundray.data.limits import Limits
 from foundray.data.recipe import prepared_folder
 from foundray.data.shard import make_shard
 from foundray.data.tokenizer import make_bytes
