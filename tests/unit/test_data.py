@@ -78,9 +78,8 @@ def test_gzip_of_several_members_and_a_torn_one(tmp_path: Path) -> None:
     assert bad(found)
 
 
-@pytest.mark.parametrize(("torn", "said"), [(slice(-90), "Compressed file ended"), (slice(50, None), "not supported")])
+@pytest.mark.parametrize(("torn", "said"), [(slice(-90), "it is cut off"), (slice(50, None), "no xz file")])
 def test_a_torn_xz_file(torn: slice, said: str, tmp_path: Path) -> None:
-    """Python's own reader raises other errors than those of a file."""
     content = lzma.compress(os.urandom(3000).hex().encode())
     (tmp_path / "a.txt.xz").write_bytes(content[torn])
     ((position, reason),) = bad(read(tmp_path / "a.txt.xz"))

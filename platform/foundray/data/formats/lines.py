@@ -1,4 +1,8 @@
-"""Numbered lines of a file, decompressed."""
+"""The content of a text file, decompressed: in pieces, or in numbered lines. Memory is bounded, whatever the file holds.
+
+A UTF-8 byte order mark at the start belongs to no line. Lines end in LF, CR LF, or, in a file whose first megabyte has CRs
+and not one LF, in CR, as on the first Macs.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,127 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from foundray.data.compression import decompressed
+from foundray.contract import Unreadable
+from foundray.data.compression import Broken, decompressed
 from foundray.data.formats.row import BadRow
 
+LONGEST_ROW = 2**28
+"""Bytes that a line, and what else is read whole, may have (judgement: a row takes several times its size while it is read)."""
+PIECE = 2**20
+BOM = b"\xef\xbb\xbf"
 
-def numbered_lines(handle: pa.NativeFile, path: str) -> Iterator[tuple[int, bytes | BadRow]]:
-    """Numbered lines without their ends; a compressed stream that breaks off ends in a BadRow."""
-    number = 0
-    try:
-        for number, line in enumerate(decompressed(handle, path), 1):
-            yield number, line.rstrip(b"\r\n")
-    except OSError as error:
-        yield number + 1, BadRow(f"line {number + 1}", f"the compressed stream is broken: {error}")
+
+def numbered_lines(handle: pa.NativeFile, path: str, longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | BadRow]]:
+    """Numbered lines without their ends, and in their places, at most 1 more than they are, a BadRow for what is missing.
+
+    A BadRow does not end the file: what follows are whole lines from behind the gap, which need not belong to what came
+    before it. There is one for a line longer than `longest`, which is never held in memory; for each break in a compressed
+    stream, which costs the lines that it cuts; and for a file that is no UTF-8 by its byte order mark, which has no lines.
+    A line of N bytes takes 2 N of memory until it is yielded, and then N: nothing here keeps it.
+    """
+    number, size, skipping = 1, 0, False
+    start: list[bytes] = []  # of the line that is being read, of `size` bytes so far; nothing of one that is too long
+    ends: bytes | None = None
+    for piece in _pieces(handle, path):
+        if isinstance(piece, Unreadable):
+            yield number, BadRow.of(piece, f"line {number}")
+            if not (isinstance(piece, Broken) and piece.whole):
+                skipping = skipping or not (isinstance(piece, Broken) and piece.line)
+                size = 0
+                start.clear()
+            continue
+        if ends is None:
+            ends = b"\n" if b"\n" in piece or b"\r" not in piece else b"\r"
+        lines = piece.split(ends) if ends == b"\n" else piece.replace(b"\n", b"\r").split(b"\r")
+        last = lines.pop()
+        for line in lines:
+            size += len(line)
+            if skipping:
+                skipping = False
+            elif size > longest:
+                yield number, _too_long(number, size, longest)
+            elif start:
+                yield number, _joined(start, line)
+            else:
+                yield number, line.rstrip(b"\r\n")
+            number, size = number + 1, 0
+            start.clear()
+        size += len(last)
+        if size > longest or skipping:
+            start.clear()
+        elif last:
+            start.append(last)
+    if size > longest and not skipping:
+        yield number, _too_long(number, size, longest)
+    elif start:
+        yield number, _joined(start, b"")
+
+
+def pieces(handle: pa.NativeFile, path: str) -> Iterator[bytes]:
+    """The content in pieces of about `PIECE` bytes, cut anywhere, for who reads a document that may be longer than memory.
+
+    Raises Unreadable for a file that is no UTF-8 by its byte order mark, and Broken, which is one, behind what could be
+    read: unless it says that the content is `whole`, the rest of it is missing.
+    """
+    for piece in _pieces(handle, path):
+        if isinstance(piece, Unreadable):
+            raise piece
+        yield piece
+
+
+def _pieces(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadable]:
+    """The first is of `PIECE` bytes, or all that is there."""
+    head: list[bytes] | None = []
+    for piece in _decompressed(handle, path):
+        if head is not None:
+            if isinstance(piece, bytes):
+                head.append(piece)
+            if sum(map(len, head)) < PIECE and isinstance(piece, bytes):
+                continue
+            first, head = b"".join(head), None
+            if wrong := _not_utf8(first):
+                yield wrong
+                return
+            yield first.removeprefix(BOM)
+            if isinstance(piece, bytes):
+                continue
+        yield piece
+    if head:
+        first = b"".join(head)
+        yield _not_utf8(first) or first.removeprefix(BOM)
+
+
+def _decompressed(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadable]:
+    stream = decompressed(handle, path)
+    while True:
+        try:
+            if not (piece := stream.read1(PIECE)):
+                return
+            yield piece
+        except Broken as broken:
+            yield Broken(f"the compressed stream is broken: {broken}", broken.whole, broken.line, broken.unit)
+        except OSError as error:
+            yield Unreadable(f"the rest of the file cannot be read ({error})", unit="file")
+            return
+
+
+def _not_utf8(start: bytes) -> Unreadable | None:
+    """Why a file that starts so is no UTF-8."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        return Unreadable("it is UTF-16 or UTF-32, by its byte order mark; save it as UTF-8", unit="file")
+    sample = start[:4096]
+    zeros = sample[::2].count(0), sample[1::2].count(0)
+    if min(zeros) == 0 and max(zeros) > max(1, 0.2 * len(sample)):
+        return Unreadable("it looks like UTF-16 (every other byte is 0); save it as UTF-8", unit="file")
+    return None
+
+
+def _joined(start: list[bytes], end: bytes) -> bytes:
+    start.append(end)
+    line = b"".join(start).rstrip(b"\r\n")
+    start.clear()
+    return line
+
+
+def _too_long(number: int, size: int, longest: int) -> BadRow:
+    return BadRow(f"line {number}", f"a line of {size:,} bytes; at most {longest:,} are read")

@@ -1,0 +1,122 @@
+"""Lines: byte order marks, line ends, encodings that are not read, and lines that are too long."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+
+from foundray.data.compression import Broken
+from foundray.data.formats.lines import PIECE, numbered_lines, pieces
+from foundray.data.formats.row import BadRow
+
+
+def lines(content: bytes, name: str = "a", **options: int) -> list[tuple[int, bytes | BadRow]]:
+    return list(numbered_lines(pa.BufferReader(content), name, **options))
+
+
+def bad(found: list[tuple[int, bytes | BadRow]]) -> list[BadRow]:
+    return [line for _, line in found if isinstance(line, BadRow)]
+
+
+def test_ends_of_lines() -> None:
+    assert lines(b"a\r\nb\n\nc") == [(1, b"a"), (2, b"b"), (3, b""), (4, b"c")]
+    assert lines(b"a\rb\r\rc\r") == [(1, b"a"), (2, b"b"), (3, b""), (4, b"c")]
+    assert lines(b"a\rstays\nb") == [(1, b"a\rstays"), (2, b"b")]
+    assert lines(b"") == []
+    assert lines(b"\n") == [(1, b"")]
+
+
+def test_lines_across_pieces() -> None:
+    written = [bytes([97 + n % 26]) * (n * 7919 % 300_000) for n in range(60)]
+    assert [line for _, line in lines(b"\n".join(written))] == written
+    assert [line for _, line in lines(b"\r".join(written))] == written
+    assert [number for number, _ in lines(b"\n".join(written))] == list(range(1, 61))
+
+
+def test_a_byte_order_mark_belongs_to_no_line() -> None:
+    assert lines(b"\xef\xbb\xbfa\nb") == [(1, b"a"), (2, b"b")]
+    assert lines(b"\xef\xbb\xbf") == []
+    assert b"".join(pieces(pa.BufferReader(gzip.compress(b"\xef\xbb\xbfabc")), "a.gz")) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-16", "it is UTF-16 or UTF-32, by its byte order mark; save it as UTF-8"),
+        ("utf-32", "it is UTF-16 or UTF-32, by its byte order mark; save it as UTF-8"),
+        ("utf-16-le", "it looks like UTF-16 (every other byte is 0); save it as UTF-8"),
+        ("utf-16-be", "it looks like UTF-16 (every other byte is 0); save it as UTF-8"),
+    ],
+)
+def test_utf_16_is_one_sentence(encoding: str, said: str) -> None:
+    content = ("a line of text\n" * 1000).encode(encoding)
+    assert lines(content) == [(1, BadRow("line 1", said, 1, "file"))]
+    with pytest.raises(Exception, match=said[:14]):
+        list(pieces(pa.BufferReader(content), "a"))
+
+
+def test_a_line_that_is_too_long_is_one_row() -> None:
+    found = lines(b"a\n" + b"b" * 5000 + b"\nc\n" + b"d" * 11, longest=10)
+    assert found == [
+        (1, b"a"),
+        (2, BadRow("line 2", "a line of 5,000 bytes; at most 10 are read")),
+        (3, b"c"),
+        (4, BadRow("line 4", "a line of 11 bytes; at most 10 are read")),
+    ]
+    assert lines(b"b" * 10 + b"\r\n" + b"c" * 10, longest=11) == [(1, b"b" * 10), (2, b"c" * 10)]
+
+
+def test_memory_does_not_grow_with_lines_that_are_too_long() -> None:
+    content = gzip.compress(b"x" * (48 * PIECE) + b"\nshort\n", 1)
+    tracemalloc.start()
+    found = lines(content, "a.gz", longest=4 * PIECE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[1:] == [(2, b"short")]
+    assert peak < 16 * PIECE
+
+
+def test_of_a_cut_stream_the_line_that_is_cut_is_not_used() -> None:
+    content = gzip.compress(b"one\ntwo\nthree", mtime=0)
+    found = lines(content[:-9], "a.gz")
+    assert found[:2] == [(1, b"one"), (2, b"two")]
+    assert [(row.position, row.unit) for row in bad(found)] == [("line 3", "part")]
+    assert len(found) == 3
+    # Garbage costs no line: the last one is whole.
+    found = lines(content + b"garbage", "a.gz")
+    assert [line for _, line in found if isinstance(line, bytes)] == [b"one", b"two", b"three"]
+    assert len(bad(found)) == 1
+
+
+def test_behind_a_damaged_member_lines_are_whole() -> None:
+    def packed(content: bytes) -> bytes:
+        return gzip.compress(content, mtime=0)
+
+    damaged = bytearray(packed(b"xx\nyy\n"))
+    damaged[-6] ^= 1  # the checksum
+    found = lines(packed(b"a\nb\n") + damaged + packed(b"c\nd\n"), "a.gz")
+    assert [line for _, line in found if isinstance(line, bytes)] == [b"a", b"b", b"xx", b"yy", b"c", b"d"]
+    # Members that end inside lines, as bgzip's: what is left of a line behind the gap is no line.
+    found = lines(packed(b"a\nb") + damaged + packed(b"c\nd\n"), "a.gz")
+    assert [line for _, line in found if isinstance(line, bytes)] == [b"a", b"bxx", b"yy", b"d"]
+
+
+def test_pieces_give_all_before_the_break() -> None:
+    content, found = gzip.compress(b"some text"), list[bytes]()
+
+    def read(packed: bytes) -> Iterator[bytes]:
+        for piece in pieces(pa.BufferReader(packed), "a.gz"):
+            found.append(piece)
+            yield piece
+
+    with pytest.raises(Broken, match=r"the compressed stream is broken: 7 bytes at byte") as raised:
+        list(read(content + b"garbage"))
+    assert raised.value.whole
+    assert b"".join(found) == b"some text"
+    with pytest.raises(Broken, match="it is cut off") as raised:
+        list(read(content[:-8]))
+    assert not raised.value.whole
