@@ -141,7 +141,7 @@ def test_a_survey_counts_what_there_is(tmp_path: Path) -> None:
     assert (counts.documents, counts.words, counts.bad_rows) == (4, 14, 1)
     assert counts.bytes == sum(map(len, lines)) and counts.tokens == counts.bytes + 4
     assert found.documents.items == pytest.approx(1 / 4)  # but for white space, the second line is the first
-    assert "byte 0" in found.sources[0].bad
+    assert "UTF-16" in found.sources[0].bad
     kept = Path(found.kept)
     kept.write_text(kept.read_text().replace('"documents":4.0', '"documents":7.0'))
     assert survey(spec).counts.documents == 7  # so it is not read again
