@@ -144,7 +144,7 @@ def _lost(tokenizers: Sequence[Fertility]) -> list[str]:
     lines = []
     for one in tokenizers:
         if one.unknown:
-            lines += _fact("no token", f"{one.name}: {_share(one.unknown)} of the characters, white space apart, have no token")
+            lines += _fact("no token", f"{one.name}: {_share(one.unknown)} of the characters have no token")
         if one.remarks:
             lines += _fact("not kept", f"{one.name}: {'; '.join(one.remarks)}")
     return lines
