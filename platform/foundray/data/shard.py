@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +25,9 @@ from foundray.data.tokenizer import Tokenizer
 from foundray.spec import Source
 from foundray.storage import Store
 
+IN_FLIGHT = 2**14
+"""Documents, at most, that are read ahead of those whose tokens are written."""
+
 _Read = TypeVar("_Read", Document, dict[str, Any])
 
 
@@ -43,7 +47,7 @@ def make_shard(folder_url: str, unit: Unit, source: Source, cutter: Tokenizer | 
     bad than `limits` allow; the quarantine file is there then, too.
     """
     folder = Store.at(folder_url)
-    intake = _Intake(unit, source, limits, folder)
+    intake = Intake(unit, source, limits, folder)
     target = folder / f"shards/{unit.name}.parquet"
     try:
         with target.replacing() as stream:
@@ -78,12 +82,14 @@ def make_shard(folder_url: str, unit: Unit, source: Source, cutter: Tokenizer | 
     return shard
 
 
-class _Intake:
+class Intake:
     """What is read of a unit: what can be used is passed on, and the rest is counted and listed."""
 
     def __init__(self, unit: Unit, source: Source, limits: Limits, folder: Store):
         self.unit, self.source, self.limits, self.folder = unit, source, limits, folder
         self.tally, self.listed, self.text_bytes = Tally(), io.StringIO(), 0
+        self.passed: deque[tuple[int, str]] = deque(maxlen=IN_FLIGHT)
+        """Identity of each of the last documents, and the file that it is from; documents themselves may be large."""
 
     def usable(self, read: Callable[[RawFile], Iterator[_Read | BadRow]]) -> Iterator[_Read]:
         """Raises InputError where too much is bad."""
@@ -91,10 +97,22 @@ class _Intake:
             for row in read(file):
                 if isinstance(row, BadRow):
                     self._set_aside(file.url, row)
-                else:
-                    self.tally.balance.documents += 1
-                    self.text_bytes += row.size if isinstance(row, Document) else 0
-                    yield row
+                    continue
+                self.tally.balance.documents += 1
+                if isinstance(row, Document):
+                    self.text_bytes += row.size
+                    self.passed.append((id(row), file.url))
+                yield row
+
+    def lose(self, document: Document, reason: str) -> None:
+        """Set aside a document that was passed on, one of the last `IN_FLIGHT`, and that turned out to be of no use.
+
+        Raises InputError where too much is bad.
+        """
+        url = next(url for passed, url in reversed(self.passed) if passed == id(document))
+        self.tally.balance.documents -= 1
+        self.text_bytes -= document.size
+        self._set_aside(url, BadRow(document.position, reason, 1, "document"))
 
     def _set_aside(self, url: str, row: BadRow) -> None:
         if line := self.tally.add(url, row):

@@ -16,7 +16,8 @@ from foundray.data.limits import Limits, nothing_in
 from foundray.data.manifest import Manifest, Prepared, Shard
 from foundray.data.quarantine import Balance, Line, Tally, amount, kind_of, read_lines, summary
 from foundray.data.recipe import prepared_folder
-from foundray.data.shard import make_shard
+from foundray.data.shard import Intake, make_shard
+from foundray.data.sources import read_documents
 from foundray.data.tokenizer import make_bytes
 from foundray.errors import InputError
 from foundray.loading import parse_spec
@@ -290,7 +291,19 @@ def test_a_plan_counts_alike_and_says_at_which_limit_preparing_would_stop(tmp_pa
         page = foundray.plan(write_spec(tmp_path, small_spec(tmp_path, tmp_path / "runs", data__sources=[source], **changes)))
         assert said in " ".join(page.table().split())
     json_lines(tmp_path / "a.jsonl", *rows[4:])
-    with pytest.raises(
-        InputError, match="6 rows of .* cannot be used and none can: no field 'text'"
-    ):
+    with pytest.raises(InputError, match=r"6 rows of .* cannot be used and none can: no field 'text'"):
         survey(spec_of(tmp_path, source))
+
+
+def test_a_document_that_turns_out_to_be_of_no_use_is_taken_back(tmp_path: Path) -> None:
+    sources = spec_of(tmp_path, {"path": str(tmp_path / "*.txt")})
+    for name, text in (("a", "good"), ("b", "b\u00e9d"), ("c", "fine")):
+        (tmp_path / f"{name}.txt").write_text(text, "utf-8")
+    folder, _, (unit,) = prepared_folder(sources)
+    intake = Intake(unit, sources.data.sources[0], NO_LIMIT, folder)
+    documents = list(intake.usable(lambda file: read_documents(file, sources.data.sources[0])))
+    intake.lose(documents[1], "the tokenizer fails on it")
+    assert intake.tally.balance == Balance(documents=2, lost={"document": 1})
+    assert intake.text_bytes == 8
+    (listed,) = [Line.model_validate_json(line) for line in intake.listed.getvalue().splitlines()]
+    assert (Path(listed.source).name, listed.position, listed.reason) == ("b.txt", "byte 0", "the tokenizer fails on it")
