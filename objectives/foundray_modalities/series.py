@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, PositiveInt
 
 from foundray.contract import Units, UnitShape, Unreadable, Values
+from foundray_modalities.series_files import Channels, series_of
+
+NOISE = 1e-12
+"""Deviations below this part of a window's largest magnitude count as none: sums and differences of float64 leave up to about
+1e-13 of it behind, and what is to be learned from lies far above, such as 2.5e-9 for a meter that shows 4e9 and grows by
+tens. It is relative, so that a signal looks the same in volts and in microvolts."""
+TOO_LARGE = float(np.finfo(np.float32).max)
+"""Magnitudes from which on a value is none that was measured."""
+VANISHING = 2.0**-24
+"""Parts of the largest deviation below which float32, in which units are, does not show the others beside it."""
 
 
 class Series(Values):
+    arithmetic: ClassVar[int] = 2
     gives: ClassVar[str] = "series"
     public: ClassVar[tuple[str, ...]] = ("Chronos", "TimesFM", "Moirai")
     endings: ClassVar[tuple[str, ...]] = (".csv", ".parquet", ".ts")
@@ -30,85 +37,68 @@ class Series(Values):
         return UnitShape(width=self.patch)
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        """Stretches of twice the length, one channel each, earlier ones first: a sample is cut out of one at random."""
+        """Stretches of twice the length, one channel each, earlier ones first: a sample is cut out of one at random.
+
+        A row holds `values` [up to 2 * length * patch] float64. Notes on what was left out come last.
+        """
         window = length * self.patch
-        for label, channels in self._tables(name.lower().removesuffix(".gz"), content):
-            steps = channels.shape[1]
+        tails = []
+        for position, series in series_of(name, content, self.columns):
+            if isinstance(series, Unreadable):
+                yield position, series
+                continue
+            steps = series.values.shape[1]
             if steps < window:
-                raise Unreadable(f"{label}a series of {steps} steps is shorter than a sample of {window}")
+                short = f"a series of {steps} steps is shorter than a sample of {window}"
+                yield position or "step 0", Unreadable(short, unit=series.unit)
+                continue
             for start in range(0, steps - window + 1, 2 * window):
-                stretch = channels[:, start : start + 2 * window]
-                where = f"{label}step {start}"
-                for channel, values in enumerate(stretch):
-                    if np.isfinite(values).all():
-                        yield f"{where}, channel {channel}", {"values": values.astype(np.float32)}
-                    else:
-                        gap = start + int(np.flatnonzero(~np.isfinite(values))[0])
-                        yield f"{where}, channel {channel}", Unreadable(f"a gap at step {gap}")
+                for channel, values in enumerate(series.values[:, start : start + 2 * window]):
+                    where = ", ".join(filter(None, [position, f"step {start}", f"channel {channel}"]))
+                    yield where, _trouble(values, start, series) or {"values": values}
+            if (tail := steps % (2 * window)) and tail < window:
+                tails.append(tail)
+        if tails:
+            of = "" if len(tails) == 1 else f" of each of {len(tails)} series"
+            amount = f"{min(tails)} to {max(tails)}" if len(set(tails)) > 1 else f"{tails[0]}"
+            yield (
+                "end",
+                Unreadable(f"the last {amount} steps{of} are left out: they are fewer than a sample of {window}", 0, "step"),
+            )
 
     def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
-        values, window = np.asarray(row["values"], np.float32), length * self.patch
+        values, window = np.asarray(row["values"], np.float64), length * self.patch
         start = 0 if chance is None else int(chance.integers(0, len(values) - window + 1))
-        cut = values[start : start + window]
-        cut = (cut - cut.mean()) / np.sqrt(cut.var() + 1e-5)
-        return Units(cut.reshape(length, self.patch))
-
-    def _tables(self, name: str, content: bytes) -> Iterator[tuple[str, np.ndarray]]:
-        """(label, [channels, steps]) of each series in a file; what is not a number is NaN. Raises Unreadable."""
-        if name.endswith(".ts"):
-            yield from _ts_cases(content)
-            return
-        columns = _parquet(content) if name.endswith(".parquet") else _csv(content)
-        numbers = {key: _numbers(values) for key, values in columns.items()}
-        wanted = self.columns or [key for key, values in numbers.items() if np.isfinite(values).mean() > 0.5]
-        if unknown := [key for key in wanted if key not in columns]:
-            raise Unreadable(f"it has no column {unknown[0]!r}; there are: {', '.join(columns)}")
-        if not wanted:
-            raise Unreadable("it has no column of numbers")
-        yield "", np.stack([numbers[key] for key in wanted])
+        return Units(standardised(values[start : start + window]).astype(np.float32).reshape(length, self.patch))
 
 
-def _csv(content: bytes) -> dict[str, list[Any]]:
-    """Columns by name. A row with too few or too many fields is a gap in all of them. Raises Unreadable."""
-    try:
-        lines = list(csv.reader(io.StringIO(content.decode("utf-8"))))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise Unreadable(f"not CSV: {error}") from None
-    if len(lines) < 2:
-        raise Unreadable("no rows under the header")
-    names = lines[0]
-    rows = [line if len(line) == len(names) else [""] * len(names) for line in lines[1:] if line]
-    return {name: [row[index] for row in rows] for index, name in enumerate(names)}
+def standardised(window: np.ndarray) -> np.ndarray:
+    """[T] float64 of mean 0 and variance 1; zeros if all values are the same."""
+    # The first value is taken off before the mean, which is then of small numbers: equal values leave exactly nothing.
+    centred = window - window[0]
+    centred -= centred.mean()
+    if (largest := np.abs(centred).max()) == 0:
+        return centred
+    # By the largest deviation first, so that squares neither overflow nor vanish.
+    centred /= largest
+    with np.errstate(over="ignore"):
+        noise = NOISE * (np.abs(window).max() / largest)
+        return np.asarray(centred / np.sqrt(np.mean(centred**2) + noise**2))
 
 
-def _parquet(content: bytes) -> dict[str, list[Any]]:
-    try:
-        return pq.read_table(pa.BufferReader(content)).to_pydict()
-    except (pa.ArrowException, OSError) as error:
-        raise Unreadable(f"not readable as Parquet: {error}") from None
-
-
-def _numbers(values: list[Any]) -> np.ndarray:
-    def number(value: Any) -> float:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            return float("nan")
-
-    return np.array([number(value) for value in values])
-
-
-def _ts_cases(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    """The cases of the UEA archive's format: dimensions between colons, a label last."""
-    lines = content.decode("utf-8", errors="replace").splitlines()
-    start = next((i for i, line in enumerate(lines) if line.strip().lower() == "@data"), None)
-    if start is None:
-        raise Unreadable("not a .ts file: it has no @data")
-    labelled = any(line.lower().startswith("@classlabel true") for line in lines[:start])
-    for number, line in enumerate(lines[start + 1 :], start + 2):
-        if line.strip():
-            dimensions = [_numbers(part.split(",")) for part in line.split(":")]
-            dimensions = dimensions[:-1] if labelled else dimensions
-            if len({len(values) for values in dimensions}) != 1:
-                raise Unreadable(f"line {number}: its dimensions have different lengths")
-            yield f"line {number}, ", np.stack(dimensions)
+def _trouble(values: np.ndarray, start: int, series: Channels) -> Unreadable | None:
+    """Why the values of a stretch, which begins at step `start`, cannot be used."""
+    if (gaps := np.flatnonzero(np.isnan(values))).size:
+        step = start + int(gaps[0])
+        return Unreadable(f"a gap at step {step}{series.cause(step)}")
+    if (large := np.flatnonzero(np.abs(values) > TOO_LARGE)).size:
+        return Unreadable(
+            f"{values[large[0]]:g} at step {start + int(large[0])} is no number of float32, so it was not measured"
+        )
+    # Beside one such value the others would all be equal.
+    away = np.abs(values - np.median(values))
+    others = away[away > NOISE * np.abs(np.median(values))]
+    if others.size and np.median(others) < VANISHING * away.max():
+        step = int(away.argmax())
+        return Unreadable(f"{values[step]:g} at step {start + step} is so large that the other values vanish beside it")
+    return None

@@ -195,10 +195,11 @@ def test_series_are_cut_in_time_and_by_channel(tmp_path: Path) -> None:
     lines = ["date,a,b"] + [f"2020-01-{i:02d},{i},{100 - i}" for i in range(40)]
     (path := tmp_path / "s.csv").write_text("\n".join(lines))
     series = modality("series", patch=3)
-    found = rows(series, path)  # 4 patches of 3 are 12 steps; stretches are 24 long
+    *found, note = rows(series, path)  # 4 patches of 3 are 12 steps; stretches are 24 long
+    assert (note.position, note.reason, note.lost) == ("header", "taken: a, b; left out: date (not numbers)", 0)
     assert [(row["values"][0], len(row["values"])) for row in found] == [(0, 24), (100, 24), (24, 16), (76, 16)]
     units = series.units(found[0], 4, None)
-    by_hand = (np.arange(12) - 5.5) / np.sqrt(np.arange(12).var() + 1e-5)
+    by_hand = (np.arange(12) - 5.5) / np.arange(12).std()
     assert np.allclose(units.x.flatten(), by_hand, atol=1e-6)
     table = {"a": np.arange(40.0), "b": 100 - np.arange(40.0)}
     pq.write_table(pa.table(table), tmp_path / "s.parquet")
@@ -228,7 +229,8 @@ def test_ts_cases(tmp_path: Path) -> None:
         [1, 2, 3, 4], [5, 6, 7, 8], [2, 3, 4, 5], [6, 7, 8, 9],
     ]  # fmt: skip
     path.write_text(head + "1,2:5,6,7,8:a\n")
-    assert "line 4: its dimensions have different lengths" in rows(modality("series", patch=1), path)[0].reason
+    (bad,) = rows(modality("series", patch=1), path)
+    assert (bad.position, bad.reason) == ("line 4", "its dimensions have different lengths, from 2 to 4")
 
 
 # All

@@ -9,7 +9,6 @@ never closes: the row up to the line that opens it is lost, and reading continue
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,12 +20,14 @@ from foundray.words import plural
 DELIMITERS = ",;\t|"
 """What may stand between fields, the usual one first."""
 LONGEST = 2**28
-"""Characters of a row, at most; csv's own limit for a field is 131,072. A row takes up to 6 bytes of memory per character."""
+"""Bytes of a line, and characters of a row, at most; csv's own limit for a field is 131,072 characters. Reading a row takes up
+to 6 bytes of memory per character."""
 SUSPECT = 100
 """Lines of a quoted field that all look like rows before its quote is taken for one that never closes (judgement: a table
 inside a field is shorter)."""
 JUDGED = 20
 """Lines that tell whether the lines inside a field are rows: the last ones, since the field's own text comes first."""
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _ENDS = re.compile(r"\r\n|\r|\n")
 LARGE = 2**20
 """Characters of a row after which csv's reader, which keeps 4 bytes of memory for each, is replaced."""
@@ -39,8 +40,10 @@ class CsvRows:
     """The rows of one file, under its header."""
 
     def __init__(self, stream: Any, wanted: Sequence[str] = (), delimiters: str = DELIMITERS):
-        """Reads the header. `stream` gives bytes; the delimiter is the one by which the header holds all that is `wanted`.
+        """Reads the header. The delimiter is the one by which it holds all that is `wanted`.
 
+        `stream` gives bytes; what it raises as Unreadable is a break, behind which it is read on: it may say that nothing is
+        missing there (`whole`), or that a line starts there (`line`).
         Raises Unreadable for a file without a header; nothing is lost if it is empty.
         """
         self._lines = _Lines(stream)
@@ -53,7 +56,7 @@ class CsvRows:
         """Whether the file ends inside it."""
         self._reader: Iterator[list[str]] = iter(())
         self._restart()
-        for _, header in self._records():
+        for _, header in self.records():
             if isinstance(header, Unreadable):
                 raise Unreadable(f"its header cannot be read: {header}", unit="file")
             self.names = header
@@ -75,19 +78,26 @@ class CsvRows:
 
         A byte that is not UTF-8 is half a surrogate pair in its field: see `raw`.
         """
-        for line, row in self._records():
+        for line, row in self.records():
             if isinstance(row, list) and len(row) != len(self.names):
                 yield line, Unreadable(f"{len(row)} fields under a header of {len(self.names)}")
             else:
                 yield line, row
 
-    def _records(self) -> Iterator[tuple[int, list[str] | Unreadable]]:
+    def records(self) -> Iterator[tuple[int, list[str] | Unreadable]]:
+        """As `rows`, but rows that have too few or too many fields are given, too."""
         while True:
             start = self._lines.number + 1
             try:
                 row: list[str] | Unreadable = self._checked(next(self._reader))
             except StopIteration:
-                break
+                if self._lines.broken:
+                    yield start, self._lines.broken
+                    self._lines.broken = None
+                if self._lines.ended:
+                    return
+                self._restart()
+                continue
             except (csv.Error, _Suspect) as error:
                 row = self._mended(start, self._cut or isinstance(error, csv.Error))
             if isinstance(row, Unreadable) or sum(map(len, self._taken)) > LARGE:
@@ -95,8 +105,6 @@ class CsvRows:
             self._taken.clear()
             if row:
                 yield start, row
-        if self._lines.broken:
-            yield self._lines.number + 1, Unreadable(f"the compressed stream is broken: {self._lines.broken}", unit="file")
 
     def _mended(self, start: int, broken: bool) -> list[str] | Unreadable:
         """In place of a suspect row that starts in line `start`, `broken` if csv says so: the row after all, or why not."""
@@ -113,8 +121,8 @@ class CsvRows:
                 self._restart()
                 self._taken = taken
                 return row
-        if len(self._taken[0]) > LONGEST:
-            return Unreadable(f"a line of more than {LONGEST:,} characters")
+        if isinstance(self._taken[0], _TooLong):
+            return Unreadable(f"a line of more than {LONGEST:,} bytes")
         opens = self._opens()
         never = f"the quote that opens in line {start + opens} never closes"
         if self._rows_inside(broken):
@@ -135,7 +143,11 @@ class CsvRows:
         for line in self._lines:
             size = len(line) if not self._taken else size + len(line)
             self._taken.append(line)
-            if size > LONGEST or (len(self._taken) % SUSPECT == 1 and len(self._taken) > 1 and self._too_many()):
+            if (
+                size > LONGEST
+                or isinstance(line, _TooLong)
+                or (len(self._taken) % SUSPECT == 1 and len(self._taken) > 1 and self._too_many())
+            ):
                 raise _Suspect
             yield line
         if self._taken:
@@ -194,7 +206,7 @@ class CsvRows:
         csv.field_size_limit(LONGEST)
         shares = {}
         for delimiter in delimiters:
-            rows = [row for row in csv.reader((line[:LONGEST] for line in ahead), delimiter=delimiter) if row] or [[]]
+            rows = [row for row in csv.reader(ahead, delimiter=delimiter) if row] or [[]]
             if wanted and set(wanted) <= set(rows[0]):
                 return delimiter
             shares[delimiter] = sum(len(row) == len(rows[0]) for row in rows) / len(rows) if len(rows[0]) > 1 else 0.0
@@ -207,28 +219,34 @@ class _Suspect(Exception):
     """A row that spans too much."""
 
 
+class _TooLong(str):
+    """In place of a line that is too long to be read."""
+
+
 class _Lines:
-    """The lines of a stream of bytes, with their ends, each of which can be put back."""
+    """The lines of a stream of bytes, with their ends, each of which can be put back. They end at each break of the stream."""
 
     def __init__(self, stream: Any):
-        # Bytes that are not UTF-8 cost their own rows alone.
-        self.text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self.stream = stream
         self.number = 0
         """Lines that were given."""
-        self.broken: OSError | None = None
-        """What ended a compressed stream."""
         self.waiting: list[str] = []
-        """Lines that were put back, the next one last."""
+        """Lines that were read but not given, or put back; the next one last."""
+        self.broken: Unreadable | None = None
+        """The break that the lines ended at; they continue once it is None again."""
+        self.ended = False
+        """Whether there is nothing behind the break."""
+        self.cut = False
+        """Whether what comes next is the end of a line that was lost."""
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self.waiting.pop() if self.waiting else self._read()
-        if not line:
+        if not self.waiting and not self._read():
             raise StopIteration
         self.number += 1
-        return line
+        return self.waiting.pop()
 
     def back(self, lines: Sequence[str]) -> None:
         """Give these again."""
@@ -236,27 +254,41 @@ class _Lines:
         self.number -= len(lines)
 
     def ahead(self) -> list[str]:
-        """The first lines. Raises Unreadable if they are not UTF-8 by their byte order mark."""
+        """The first lines, which stay to be given. Raises Unreadable if they are not UTF-8 by their byte order mark."""
         lines: list[str] = []
-        while len(lines) < SNIFFED and sum(map(len, lines)) < SNIFFED_CHARACTERS and (line := self._read()):
-            lines.append(line)
+        while len(lines) < SNIFFED and sum(map(len, lines)) < SNIFFED_CHARACTERS and self._read():
+            lines += reversed(self.waiting)
+            self.waiting.clear()
         if lines and lines[0].startswith(("\udcff\udcfe", "\udcfe\udcff", "\0\0\udcfe\udcff")):
-            raise Unreadable("it is UTF-16 or UTF-32, by its byte order mark; CSV is read as UTF-8", unit="file")
-        self.waiting = lines[::-1]
+            raise Unreadable("it is UTF-16 or UTF-32, by its byte order mark; save it as UTF-8", unit="file")
+        if lines:
+            lines[0] = lines[0].removeprefix("\ufeff")
+        self.waiting = [line for line in reversed(lines) if line]
         return lines
 
-    def _read(self) -> str:
-        """Of a line that is too long, the start; "" at the end."""
-        if self.broken:
-            return ""
-        try:
-            line = self.text.readline(LONGEST + 1)
-            part = line
-            while len(line) > LONGEST and part and not part.endswith(("\n", "\r")):
-                part = self.text.readline(LARGE)
-        except OSError as error:
-            self.broken, line = error, ""
-        return line
+    def _read(self) -> bool:
+        """Read on to the next \\n: a line, or several that end in \\r. Whether there was anything."""
+        while not self.ended and self.broken is None:
+            try:
+                line = self.stream.readline(LONGEST + 1)
+                part = line  # of one that is too long, the start
+                while (self.cut or len(line) > LONGEST) and part and not part.endswith(b"\n"):
+                    part = self.stream.readline(LARGE)
+            except Unreadable as error:  # the stream can be read on
+                self.broken = Unreadable(f"the compressed stream is broken: {error}", error.lost, error.unit)
+                self.cut = not (getattr(error, "whole", False) or getattr(error, "line", False))
+            except OSError as error:
+                self.broken = Unreadable(f"the rest of the file cannot be read ({error})", unit="file")
+                self.ended = True
+            else:
+                self.ended, cut, self.cut = not line, self.cut, False
+                if line and not cut:
+                    if len(line) > LONGEST:
+                        self.waiting = [_TooLong("\n")]
+                    else:  # a byte that is not UTF-8 costs its own row alone
+                        self.waiting = _LINE.findall(line.decode("utf-8", "surrogateescape"))[::-1]
+                    return True
+        return False
 
 
 def raw(field: str) -> bytes | None:

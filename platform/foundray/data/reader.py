@@ -41,6 +41,8 @@ class Row:
     """Which piece of a document that is longer than a sample."""
     text: str | None = None
     """Of tokens: what they say."""
+    location: str = ""
+    """Of tokens: where in the file the document is, by line or row: `line 7`. Unlike a count it does not depend on damage."""
 
     @property
     def id(self) -> str:
@@ -115,7 +117,7 @@ class Reader:
                     yield document
                 else:
                     for piece, x, text in self._pieces(document.text, next(ids)):
-                        yield Row(file.url, name, f"document {number}", x, number, piece, text)
+                        yield Row(file.url, name, f"document {number}", x, number, piece, text, document.position)
                 number += 1
 
     def _pieces(self, text: str, ids: np.ndarray) -> Iterator[tuple[int | None, np.ndarray, str]]:

@@ -41,7 +41,7 @@ class Examples:
         find, known, bad = labels.finder(source), dict[str, int](), 0
         for row in reader.read(source):
             if isinstance(row, BadRow):
-                bad += 1
+                bad += row.lost
                 continue
             label: Label = find(row)
             if label.example not in known:

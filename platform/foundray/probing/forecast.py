@@ -29,7 +29,7 @@ from foundray.spec import Source
 
 WINDOWS_AT_ONCE = 1024
 VARIANCE_FLOOR = 1e-5
-"""Added to a window's variance, as in the series modality."""
+"""Added to a window's variance, of values standardised by the training part: what follows a flat window stays finite."""
 
 
 class Forecast(FeatureTask):
@@ -112,17 +112,19 @@ class Forecast(FeatureTask):
 
 
 def whole_series(source: Source, modality: Values) -> np.ndarray:
-    """[channels, steps] of a file, put together from the rows that the modality cuts it into, but for less than a unit at
-    the end. Raises InputError.
+    """[channels, steps] float64 of a file, put together from the rows that the modality cuts it into, but for less than a unit
+    at the end. Raises InputError.
     """
     if len(files := find_files(source, modality.endings)) != 1:
         raise InputError(f"data: a forecast is about one file, and {source.path} has {len(files)}")
     parts: dict[str, list[np.ndarray]] = defaultdict(list)
     for _, position, row in read_located_rows(files[0], source, modality, 1):
+        if isinstance(row, BadRow) and not row.lost:
+            continue  # a note, such as which columns were taken
         if isinstance(row, BadRow):
             raise InputError(f"data: {source.path}, {row.position}: {row.reason}")
         channel = re.search(r"channel \d+$", position)
-        parts[channel[0] if channel else ""].append(np.asarray(row["values"], np.float32))
+        parts[channel[0] if channel else ""].append(np.asarray(row["values"], np.float64))
     return np.stack([np.concatenate(stretches) for stretches in parts.values()])
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import struct
@@ -11,15 +9,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import field_validator, model_validator
 
+from foundray.contract import Unreadable
+from foundray.contract.ts_cases import Case, cases
+from foundray.data.formats import csv, parquet
+from foundray.data.formats.lines import numbered_lines
+from foundray.data.names import format_of
 from foundray.data.sources import read_whole
 from foundray.embedding import Row
 from foundray.errors import InputError
 from foundray.spec import Source
 from foundray.spec.section import Section
+from foundray.storage import Store, reading
 
 FOLDER = r"(?P<label>[^/]+)/[^/]*$"
 """The name of the folder that a file is in."""
@@ -77,7 +79,7 @@ class Labels(Section):
             if row.file not in tables:
                 tables[row.file] = self._table(row.file, source)
             where = row.position.partition(",")[0]
-            if (label := tables[row.file].get(where)) is None:
+            if (label := tables[row.file].get(row.location or where)) is None:
                 raise InputError(f"labels: {row.file}, {where} has none")
             return Label(f"{row.file}, {where}", label)
 
@@ -97,7 +99,7 @@ class Labels(Section):
                 return _case_labels(file)
             case _:
                 values = _column(file, source, self.column)
-                return {f"document {index}": str(value) for index, value in enumerate(values) if value not in (None, "")}
+                return {where: str(value) for where, value in values.items() if value not in (None, "")}
 
 
 def _idx_labels(images: str) -> bytes:
@@ -112,43 +114,48 @@ def _idx_labels(images: str) -> bytes:
 
 
 def _case_labels(file: str) -> dict[str, str]:
-    """Of a .ts file: the last field of each case. Raises InputError."""
-    lines = read_whole(file).decode("utf-8", errors="replace").splitlines()
-    start = next((index for index, line in enumerate(lines) if line.strip().lower() == "@data"), None)
-    if start is None or not any(line.lower().startswith("@classlabel true") for line in lines[:start]):
-        raise InputError(f"labels: {file} has no @classLabel true, so its cases bear no class")
-    return {
-        f"line {number}": line.rpartition(":")[2].strip()
-        for number, line in enumerate(lines[start + 1 :], start + 2)
-        if line.strip()
-    }
+    """The class of each case of a .ts file that can be used. Raises InputError."""
+    labels = {}
+    try:
+        for line, header, case in cases(read_whole(file)):
+            if header.label == "target":
+                raise InputError(
+                    f"labels: {file} has @targetLabel: its cases bear numbers, not classes, and a probe needs classes"
+                )
+            if isinstance(case, Case):
+                if case.label is None:
+                    raise InputError(f"labels: {file} has no @classLabel true, so its cases bear no class")
+                labels[f"line {line}"] = case.label
+    except Unreadable as error:
+        raise InputError(f"labels: {file}: {error}") from None
+    return labels
 
 
-def _column(file: str, source: Source, name: str) -> list[Any]:
-    """A value a document, as `read_documents` counts them: broken rows have None. Raises InputError."""
-    content = read_whole(file)
-    match source.format:
-        case "jsonl":
-            return [_field(line, name) for line in content.splitlines()]
-        case "csv":
-            rows = list(csv.reader(io.StringIO(content.decode("utf-8", "replace"), newline="")))
-            names = rows[0] if rows else []
-            if name not in names:
-                raise InputError(f"labels.column: {file} has no column {name!r}; there are: {', '.join(names)}")
-            at = names.index(name)
-            return [row[at] if len(row) == len(names) else None for row in rows[1:] if row]
-        case "parquet":
-            table = pq.ParquetFile(pa.BufferReader(content)).read()  # in this thread, unlike `read_table`
-            if name not in table.column_names:
-                raise InputError(f"labels.column: {file} has no column {name!r}; there are: {', '.join(table.column_names)}")
-            return table.column(name).to_pylist()
-        case other:
-            raise InputError(f"labels.kind: there are columns in csv, jsonl and parquet, and the format is {other}")
+def _column(file: str, source: Source, name: str) -> dict[str, Any]:
+    """The values of a column, by where their documents are. Raises InputError."""
+    store = Store.at(file)
+    form = format_of(file) if source.format == "auto" else source.format
+    with reading(file), store.filesystem.open_input_file(store.path) as handle:
+        try:
+            match form:
+                case "jsonl":
+                    lines = numbered_lines(handle, store.path)
+                    return {f"line {number}": _field(line, name) for number, line in lines if isinstance(line, bytes)}
+                case "csv":
+                    # By the text's column, so that the delimiter is the one by which the documents are read.
+                    table = csv.table(handle, store.path, source.field)
+                    return {f"line {line}": value for line, value in table.column(name) if isinstance(value, str)}
+                case "parquet":
+                    rows = parquet.table(handle, store.path).rows([name])
+                    return {f"row {number}": row[name] for number, row in rows if isinstance(row, dict)}
+        except Unreadable as error:
+            raise InputError(f"labels.column: {file}: {error}") from None
+    raise InputError(f"labels.kind: there are columns in csv, jsonl and parquet, and the format of {file} is {form}")
 
 
 def _field(line: bytes, name: str) -> Any:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row.get(name) if isinstance(row, dict) else None

@@ -16,7 +16,7 @@ from foundray.spec import Source
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
     try:
-        for line, value in opened(handle, path, source.field).column(source.field):
+        for line, value in table(handle, path, source.field).column(source.field):
             where = f"line {line}"
             if isinstance(value, Unreadable):
                 yield BadRow.of(value, where)
@@ -26,7 +26,7 @@ def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document 
         yield BadRow.of(error, "line 1")
 
 
-def opened(handle: pa.NativeFile, path: str, *wanted: str) -> CsvRows:
-    """The rows of a file, by the delimiter that its name tells or its header needs. Raises Unreadable."""
+def table(handle: pa.NativeFile, path: str, field: str) -> CsvRows:
+    """A file's rows, by the delimiter that its name tells, or that makes the field one of its header's. Raises Unreadable."""
     tabs_first = "".join(sorted(DELIMITERS, key=lambda delimiter: delimiter != "\t"))
-    return CsvRows(decompressed(handle, path), wanted, tabs_first if bare(path).endswith((".tsv", ".tab")) else DELIMITERS)
+    return CsvRows(decompressed(handle, path), [field], tabs_first if bare(path).endswith((".tsv", ".tab")) else DELIMITERS)

@@ -16,7 +16,7 @@ from foundray.spec import Source
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
     try:
-        for number, row in opened(handle, path).rows([source.field]):
+        for number, row in table(handle, path).rows([source.field]):
             where = f"row {number}"
             if isinstance(row, Unreadable):
                 yield BadRow.of(row, where)
@@ -26,8 +26,8 @@ def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document 
         yield BadRow.of(error, "row 0")
 
 
-def opened(handle: pa.NativeFile, path: str) -> ParquetRows:
-    """The rows of a file. Raises Unreadable."""
+def table(handle: pa.NativeFile, path: str) -> ParquetRows:
+    """A file's rows. Raises Unreadable."""
     if compression(path) is None:
         return ParquetRows(handle)
     try:

@@ -1,0 +1,244 @@
+"""The series in a file: CSV, Parquet or .ts. Channels are columns of numbers; what is left out is named."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from foundray.contract import Unreadable
+from foundray.contract.columns import check, listed
+from foundray.contract.csv_rows import CsvRows
+from foundray.contract.parquet_rows import ParquetRows
+from foundray.contract.ts_cases import cases
+from foundray_modalities.written_numbers import PLAIN, Numbers, looks_numeric, read_columns
+
+HEADER = "header"
+"""The position of what is said about a file's columns."""
+NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+"""Of Arrow's types, those that are numbers, and those that may be numbers as they are written."""
+LONGEST_GAP = 10**7
+"""Steps that are filled in for damaged rows, at most: a damaged footer may promise any number."""
+_UNNAMED = re.compile(r"(Unnamed: [0-9.]+|__index_level_[0-9]+__)?")
+"""How a column is named that had no name, by pandas, too."""
+
+
+@dataclass
+class Channels:
+    """A series."""
+
+    values: np.ndarray
+    """[channels, steps] float64; NaN for a gap."""
+    unit: str = "series"
+    """The noun for it."""
+    causes: list[tuple[int, int, str]] = field(default_factory=list)
+    """(first step, end, why) of gaps whose reason is known."""
+
+    def cause(self, step: int) -> str:
+        """Why there is a gap, for the end of a sentence."""
+        return next((f": {why}" for start, end, why in self.causes if start <= step < end), "")
+
+
+@dataclass
+class _Column:
+    """A column of a table."""
+
+    name: str
+    numbers: Numbers
+    kind: str = "not numbers"
+    """What it is if it is not numbers."""
+
+    @property
+    def left_out(self) -> str:
+        """Why it is not taken unless it is asked for."""
+        values = self.numbers.values
+        if _UNNAMED.fullmatch(self.name) and len(values) > 1 and (np.diff(values) == 1).all():
+            return "it only counts rows"  # as pandas and R write an index beside the data
+        return "" if self.numbers.usable else self.numbers.refused or self.kind
+
+
+def series_of(name: str, content: bytes, wanted: Sequence[str]) -> Iterator[tuple[str, Channels | Unreadable]]:
+    """(position, a series or why there is none); last, what was left out. Raises Unreadable for a file without any."""
+    name = re.sub(r"\.(gz|zst|xz|bz2|lz4)$", "", name.lower())
+    if name.endswith(".ts"):
+        yield from _of_cases(content)
+    elif name.endswith(".parquet"):
+        columns, causes = _parquet(ParquetRows(content))
+        yield from _of_table(columns, wanted, causes)
+    else:
+        yield from _of_csv(CsvRows(io.BytesIO(content), wanted), wanted)
+
+
+def _of_table(
+    columns: list[_Column], wanted: Sequence[str], causes: list[tuple[int, int, str]], remark: str = ""
+) -> Iterator[tuple[str, Channels | Unreadable]]:
+    taken = _taken(columns, wanted)
+    yield "", Channels(np.stack([column.numbers.values for column in taken]), causes=causes)
+    if not wanted:
+        for column in columns:
+            if column.numbers.refused:
+                yield HEADER, Unreadable(f"the column {column.name!r} is refused: {column.numbers.refused}", unit="column")
+    if summary := _summary(columns, taken, bool(wanted), remark):
+        yield HEADER, Unreadable(summary, 0, "column")
+
+
+def _taken(columns: list[_Column], wanted: Sequence[str]) -> list[_Column]:
+    """Those that are wanted, or all of numbers. Raises Unreadable."""
+    names = [column.name for column in columns]
+    check(names, wanted)
+    if wanted:
+        taken = [columns[names.index(name)] for name in wanted]
+        for column in taken:
+            if why := column.numbers.refused or ("" if np.isfinite(column.numbers.values).any() else column.kind):
+                raise Unreadable(f"the column {column.name!r} cannot be read as numbers: {why}", unit="file")
+        return taken
+    if taken := [column for column in columns if not column.left_out]:
+        return taken
+    kinds = listed([_shown(columns, column, "refused" if column.numbers.refused else column.left_out) for column in columns])
+    refused = [f"; {column.name!r} is refused: {column.numbers.refused}" for column in columns if column.numbers.refused]
+    raise Unreadable(f"it has no column of numbers; there are: {kinds}{''.join(refused[:1])}", unit="file")
+
+
+def _summary(columns: list[_Column], taken: list[_Column], chosen: bool, remark: str) -> str:
+    """Which columns were taken and which left out; empty if that goes without saying."""
+    shown = [_shown(columns, column, column.numbers.rule) for column in taken]
+    left = (
+        []
+        if chosen
+        else [
+            _shown(columns, column, "refused" if column.numbers.refused else column.left_out)
+            for column in columns
+            if column.left_out
+        ]
+    )
+    if not left and not remark and shown == [column.name for column in taken]:
+        return ""
+    parts = [remark, f"taken: {listed(shown)}", f"left out: {listed(left)}" if left else ""]
+    return "; ".join(filter(None, parts))
+
+
+def _shown(columns: list[_Column], column: _Column, why: str) -> str:
+    """A column for a list: `x (column 3, decimal commas)`."""
+    doubled = [other.name for other in columns].count(column.name) > 1
+    place = f"column {[other is column for other in columns].index(True) + 1}" if doubled or not column.name else ""
+    brackets = ", ".join(filter(None, [place, why]))
+    return f"{column.name or 'without a name'} ({brackets})" if brackets else column.name
+
+
+def _of_csv(table: CsvRows, wanted: Sequence[str]) -> Iterator[tuple[str, Channels | Unreadable]]:
+    """A row with too few or too many fields is a gap in all columns."""
+    names, rows, ragged = table.names, list[list[str]](), 0
+    causes: list[tuple[int, int, str]] = []
+    for _, row in table.records():
+        if isinstance(row, Unreadable):
+            causes.append((len(rows), len(rows) + 1, str(row)))
+        elif len(row) != len(names):
+            ragged += 1
+        rows.append(row if isinstance(row, list) and len(row) == len(names) else [""] * len(names))
+    if not rows:
+        raise Unreadable("no rows under the header", unit="file")
+    if ragged > len(rows) / 2:
+        raise Unreadable(f"{ragged} of its {len(rows)} rows do not have the {len(names)} fields of its header", unit="file")
+    remark = ""
+    if _is_data(names, rows) and not (wanted and set(wanted) <= set(names)):
+        rows.insert(0, names)
+        causes = [(start + 1, end + 1, why) for start, end, why in causes]
+        names = [str(place) for place in range(len(names))]
+        remark = "its first row holds numbers, so it is data, and columns are named by their place"
+    texts = [list(column) for column in zip(*rows, strict=True)]
+    numbers = read_columns(texts, "," if table.delimiter == ";" else "")
+    columns = [
+        _Column(name, found, "not numbers" if any(column) else "empty")
+        for name, found, column in zip(names, numbers, texts, strict=True)
+    ]
+    yield from _of_table(columns, wanted, causes, remark)
+
+
+def _is_data(header: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first row is none of names: it has numbers in all columns of numbers, and they are not just counted."""
+    below = list(zip(*rows[:100], strict=True))
+    numeric = [place for place, column in enumerate(below) if sum(map(looks_numeric, column)) > len(column) / 2]
+    if not numeric or not all(looks_numeric(header[place]) for place in numeric):
+        return False
+    if not all(re.fullmatch("[0-9]{1,9}", header[place]) for place in numeric):
+        return True
+    # Sensors, years and pandas' own names count up. One column named 0 is pandas', unless its values are whole, too.
+    steps = set(np.diff([int(header[place]) for place in numeric]).tolist())
+    if len(numeric) == 1:
+        return header[numeric[0]] != "0" or all(text.strip().lstrip("+-").isdigit() for text in below[numeric[0]])
+    return len(steps) > 1 or steps == {0} or (len(numeric) == 2 and steps != {1})
+
+
+def _parquet(table: ParquetRows) -> tuple[list[_Column], list[tuple[int, int, str]]]:
+    """The columns, each read on its own, so that damage to one costs no other."""
+    if not len(table):
+        raise Unreadable("no rows under the header", unit="file")
+    columns, texts = list[_Column](), dict[int, list[str]]()
+    causes: list[tuple[int, int, str]] = []
+    for name, arrow in zip(table.names, table.schema.types, strict=True):
+        kind = arrow.value_type if pa.types.is_dictionary(arrow) else arrow
+        numbers, damage = Numbers(np.empty(0)), list[tuple[int, int, str]]()
+        if table.names.count(name) > 1:
+            numbers = Numbers(np.empty(0), refused="several columns have this name")
+        elif any(is_number(kind) for is_number in NUMBERS):
+            numbers = Numbers(_floats(table, name, damage))
+        elif any(is_text(kind) for is_text in TEXTS):
+            texts[len(columns)], kind = _texts(table, name, damage), "not numbers"
+        if 2 * sum(end - start for start, end, _ in damage if end - start > 1) > len(table):
+            numbers = Numbers(np.empty(0), refused=damage[0][2])
+            texts.pop(len(columns), None)
+        columns.append(_Column(name, numbers, str(kind)))
+        causes += damage
+    for place, numbers in zip(texts, read_columns(list(texts.values())), strict=True):
+        columns[place].numbers = numbers
+    return columns, causes
+
+
+def _floats(table: ParquetRows, name: str, damage: list[tuple[int, int, str]]) -> np.ndarray:
+    """[N]; what is damaged is NaN, and noted."""
+    parts = []
+    for row, batch in table.batches([name]):
+        if isinstance(batch, Unreadable):
+            parts.append(np.full(_gap(batch), np.nan))
+            damage.append((row, row + batch.lost, str(batch)))
+            continue
+        column = batch.column(0)
+        column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        parts.append(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+    return np.concatenate(parts or [np.empty(0)])
+
+
+def _texts(table: ParquetRows, name: str, damage: list[tuple[int, int, str]]) -> list[str]:
+    """Likewise; what is damaged or missing is empty."""
+    texts: list[str] = []
+    for number, row in table.rows([name]):
+        if isinstance(row, Unreadable):
+            texts += [""] * _gap(row)
+            damage.append((number, number + row.lost, str(row)))
+        else:
+            texts.append(row[name] or "")
+    return texts
+
+
+def _gap(lost: Unreadable) -> int:
+    """Its steps. Raises Unreadable for more than memory may hold."""
+    if lost.lost > LONGEST_GAP:
+        raise Unreadable(str(lost), lost.lost, lost.unit)
+    return lost.lost
+
+
+def _of_cases(content: bytes) -> Iterator[tuple[str, Channels | Unreadable]]:
+    stamped = 0
+    for line, _, case in cases(content):
+        if isinstance(case, Unreadable):
+            yield f"line {line}", case
+        else:
+            stamped += case.stamped
+            yield f"line {line}", Channels(np.stack([PLAIN.reads(values) for values in case.dimensions]), "case")
+    if stamped:
+        yield HEADER, Unreadable("time stamps are left out: steps are taken to be evenly spaced", 0, "column")

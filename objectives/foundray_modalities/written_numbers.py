@@ -1,0 +1,169 @@
+"""Numbers as people and programs write them: with decimal points or commas, parted thousands, percent signs.
+
+`1,234` alone may be either, so a column is read by one rule: the one by which most of its values are numbers. If several
+are, the other columns of the file decide; what stays open is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_EXPONENT = "(?:[eE][+-]?[0-9]+)?"
+_SPACES = " '\u00a0\u2009\u202f\u2019"
+"""Spaces and apostrophes, which part thousands in many countries."""
+_INFINITE = re.compile("[+-]?inf(?:inity)?", re.IGNORECASE)
+_LIKE = re.compile(f"[+-]?[0-9.,{_SPACES}]*[0-9][0-9.,{_SPACES}]*{_EXPONENT}")
+"""What may be a number, by some rule."""
+_AFFIXED = re.compile(r"([+-]?)([$€£¥₹]?)\s*([+-]?.*?)\s*([%‰$€£¥₹]?)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to write numbers."""
+
+    name: str
+    """For a sentence; empty for the plain way."""
+    decimal: str
+    """The decimal sign."""
+    parts: str = ""
+    """What may part thousands."""
+    shape: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        whole = f"(?:[1-9][0-9]{{0,2}}(?:[{self.parts}][0-9]{{3}})+|[0-9]*)" if self.parts else "[0-9]*"
+        fraction = f"(?:{re.escape(self.decimal)}[0-9]*)?"
+        object.__setattr__(self, "shape", re.compile(f"[+-]?(?=[{self.decimal}]?[0-9]){whole}{fraction}{_EXPONENT}"))
+
+    def reads(self, texts: Iterable[str]) -> np.ndarray:
+        """[N] float64: the numbers, NaN for what is none, and infinity where that is written."""
+        plainly = str.maketrans({**dict.fromkeys(self.parts), self.decimal: "."})
+        found = [text.translate(plainly) if self.shape.fullmatch(text) else _infinite(text) for text in texts]
+        return np.array(found, dtype=object).astype(np.float64)
+
+
+def _infinite(text: str) -> str:
+    return text if _INFINITE.fullmatch(text) else "nan"
+
+
+PLAIN = Rule("", ".")
+RULES = (
+    PLAIN,
+    Rule("decimal commas", ","),
+    Rule("commas between thousands", ".", ","),
+    Rule("points between thousands and decimal commas", ",", "."),
+    Rule("spaces between thousands", ".", _SPACES),
+    Rule("spaces between thousands and decimal commas", ",", _SPACES),
+)
+"""Of those that read the same, the first is named."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A column."""
+
+    values: np.ndarray
+    """[N] float64; NaN for what is no number."""
+    rule: str = ""
+    """How they are written, if not plainly."""
+    refused: str = ""
+    """Why they are not read, though they are numbers by some rule."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether most values are numbers."""
+        return not self.refused and bool(np.isfinite(self.values).mean() > 0.5) if len(self.values) else False
+
+
+def looks_numeric(text: str) -> bool:
+    """Whether a text may be a number, by some rule."""
+    return _LIKE.fullmatch(_bare(text.strip())[0]) is not None
+
+
+def read_columns(columns: Sequence[Sequence[str]], decimal: str = "") -> list[Numbers]:
+    """The columns of a file. `decimal` is its decimal sign, as far as can be guessed from the file's form."""
+    texts = [[text.strip() for text in column] for column in columns]
+    plain = [_truth(column) if _is_truth(column) else PLAIN.reads(column) for column in texts]
+    # By far the most files are written plainly; then nothing else can be meant.
+    if not any(map(_holds_more, texts, plain)):
+        return [Numbers(values) for values in plain]
+    written = [_Written(column) for column in texts]
+    sure = {sign for column in written if (sign := column.sign)}
+    sign = sure.pop() if len(sure) == 1 else decimal if not sure else ""
+    return [
+        Numbers(values) if _is_truth(column) else found.numbers(sign)
+        for column, values, found in zip(texts, plain, written, strict=True)
+    ]
+
+
+def _holds_more(texts: list[str], values: np.ndarray) -> bool:
+    return any(looks_numeric(texts[index]) for index in np.flatnonzero(np.isnan(values)))
+
+
+class _Written:
+    """A column of texts, read by each rule."""
+
+    def __init__(self, texts: list[str]):
+        self.count = len(texts)
+        bare = [_bare(text) for text in texts]
+        # A zero is one in any unit.
+        self.affixes = {affix for text, affix in bare if _LIKE.fullmatch(text) and text.strip("+-0.,")}
+        readings = [(rule, rule.reads(text for text, _ in bare)) for rule in RULES]
+        most = max(np.isfinite(values).sum() for _, values in readings)
+        self.plain = readings[0][1]
+        self.best = [(rule, values) for rule, values in readings if most and np.isfinite(values).sum() == most]
+        """The rules by which most are numbers."""
+
+    @property
+    def sign(self) -> str:
+        """The decimal sign, if it is sure."""
+        signs = {rule.decimal for rule, _ in self.best}
+        return signs.pop() if len(signs) == 1 else ""
+
+    def numbers(self, sign: str) -> Numbers:
+        """By one rule; `sign` is the file's decimal sign, if that is known."""
+        if not self.best:
+            return Numbers(np.full(self.count, np.nan))
+        rule, values = next((one for one in self.best if one[0].decimal == sign), self.best[0])
+        if len(self.affixes) > 1:
+            return Numbers(
+                values, refused=f"its numbers bear {' or '.join(affix or 'no sign' for affix in sorted(self.affixes))}"
+            )
+        if np.array_equal(values, self.plain, equal_nan=True):
+            rule = PLAIN
+        if rule is not PLAIN and rule.decimal != sign and (other := self._otherwise(values)) is not None:
+            return Numbers(values, refused=f"it has {rule.name}, or {other or 'decimal points'}")
+        named = [rule.name, *(f"in {affix}" for affix in self.affixes if affix)]
+        return Numbers(values, rule=", ".join(filter(None, named)))
+
+    def _otherwise(self, values: np.ndarray) -> str | None:
+        """A rule by which as many are numbers, but others: not all of them larger by a factor, which standardising undoes."""
+        for rule, others in self.best:
+            if not np.allclose(_scaled(values), _scaled(others), 1e-12, 0, equal_nan=True):
+                return rule.name
+        return None
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    finite = np.where(np.isfinite(values), values, np.nan)
+    return finite / (np.nanmax(np.abs(finite)) or 1)
+
+
+def _bare(text: str) -> tuple[str, str]:
+    """(number, percent or currency sign) of a text."""
+    found = _AFFIXED.fullmatch(text.replace("\u2212", "-"))
+    assert found is not None
+    sign, before, number, behind = found.groups()
+    return sign + number, before + behind
+
+
+def _is_truth(texts: list[str]) -> bool:
+    said = {text.lower() for text in texts if text}
+    return bool(said) and said <= {"true", "false"}
+
+
+def _truth(texts: list[str]) -> np.ndarray:
+    return np.array([{"true": 1.0, "false": 0.0}.get(text.lower(), np.nan) for text in texts])
