@@ -32,6 +32,7 @@ from foundray.loading import parse_spec
 from foundray.spec import InitFrom, Spec, differences
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store, writing
+from foundray.urls import canonical
 
 FORECAST = "forecast.json"
 PROBES = "probes"
@@ -234,7 +235,7 @@ class Run:
 
 def _told_apart_by(spec: Spec) -> dict[str, Any]:
     """What decides the result, and where the data lies, however the path is written."""
-    paths = {f"data.sources.{i}.path": Store.at(source.path).url for i, source in enumerate(spec.data.sources)}
+    paths = {f"data.sources.{i}.path": canonical(Store.at(source.path).url) for i, source in enumerate(spec.data.sources)}
     return spec.identity() | paths
 
 

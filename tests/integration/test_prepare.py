@@ -122,7 +122,7 @@ def test_a_killed_preparation_is_gone_on_with(tmp_path: Path, monkeypatch: pytes
     # The command runs in a process of its own, with smaller units, so that there is time to kill it between two.
     script = tmp_path / "prepare.py"
     script.write_text(
-        "import sys, foundray.data.prepare as p\np.UNIT_BYTES = 10**6\n"
+        "import sys, foundray.data.recipe as p\np.UNIT_BYTES = 10**6\n"
         "from foundray.cli import main\nmain(['prepare', sys.argv[1]])\n"
     )
     spec = spec_of(tmp_path, [{"path": str(raw)}])
@@ -137,7 +137,7 @@ def test_a_killed_preparation_is_gone_on_with(tmp_path: Path, monkeypatch: pytes
     assert done
     assert not list(units.glob("*/manifest.json"))
     stamps = {path: path.stat().st_mtime_ns for path in done}
-    monkeypatch.setattr("foundray.data.prepare.UNIT_BYTES", 10**6)
+    monkeypatch.setattr("foundray.data.recipe.UNIT_BYTES", 10**6)
     said: list[str] = []
     prepared = foundray.prepare(spec, report=said.append)
     assert said[0].startswith("data: going on with the preparation")
