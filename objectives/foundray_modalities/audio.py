@@ -1,4 +1,4 @@
-"""Recordings (WAV, FLAC, MP3, Ogg) as frames of a log-mel spectrogram.
+"""Recordings (WAV, FLAC, MP3, Ogg), all of those in a file, as frames of a log-mel spectrogram.
 
 Each bin is normalised to zero mean and unit variance over its recording, or over the piece of a long one.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from foundray.contract import Units, UnitShape, Unreadable, Values
-from foundray_modalities import recording
+from foundray_modalities import ogg, recording, recordings
 from foundray_modalities.log_mel import filters, log_mel
 
 
@@ -63,18 +63,40 @@ class Audio(Values):
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
         """A recording as it is; or, where it is longer than twice the length, pieces of that: resampled, mono, FLAC of 16 bits.
 
-        A sample is cut out of one at random. Of a long recording that breaks off, the pieces before that are used.
+        A sample is cut out of one at random. Of a long recording that breaks off, the pieces before that are used. Of
+        several recordings in one file, each is one.
         """
+        found = recordings.parts(content)
+        for number, part in enumerate(found):
+            which, start = (
+                (f"recording {number}, ", f"recording {number}, byte {part.at}") if len(found) > 1 else ("", "byte 0")
+            )
+            try:
+                for sample, row in self._rows(part.content, length):
+                    yield start if sample is None else f"{which}sample {sample}", row
+            except Unreadable as error:
+                if len(found) == 1:
+                    raise
+                yield start, error
+        yield from ((f"byte {part.at}", part.note) for part in found if part.note)
+
+    def _rows(self, content: bytes | Unreadable, length: int) -> Iterator[tuple[int | None, dict[str, Any]]]:
+        """(first sample, row) of the pieces of one recording, or (None, the one row). Raises Unreadable."""
+        if isinstance(content, Unreadable):
+            raise content
         with recording.opened(content) as sound:
             rate, least, most = sound.samplerate, self.samples(1, sound.samplerate), self.samples(2 * length, sound.samplerate)
+            if sound.format == "OGG" and (missing := ogg.missing(content, 48_000 if sound.subtype == "OPUS" else rate)):
+                raise Unreadable(missing, unit="recording")
             if sound.frames < least:
-                raise Unreadable(f"a recording of {sound.frames} samples is shorter than one unit of {least}")
+                reason = f"a recording of {sound.frames} samples is shorter than one unit of {least}"
+                raise Unreadable(reason, unit="recording")
             for start, samples in recording.pieces(sound, most):
                 if sound.frames > most and len(samples) >= least:
                     samples = recording.resampled(samples, rate, self.rate)
-                    yield f"sample {start}", {"audio": recording.flac(samples, self.rate)}
+                    yield start, {"audio": recording.flac(samples, self.rate)}
             if sound.frames <= most:
-                yield "byte 0", {"audio": content}
+                yield None, {"audio": content}
 
     def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
         """Up to `length` units: of a longer recording a random stretch, or the first one."""

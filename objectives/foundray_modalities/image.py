@@ -1,6 +1,6 @@
-"""Images, cut into square patches. Files of any kind that Pillow reads, or idx files (the format of MNIST).
+"""Images, cut into square patches. Files of any kind that Pillow reads, of several frames the first, or idx files (MNIST's).
 
-Of several frames (animations, pages) the first is taken, and a line of the quarantine says how many there are.
+Of an animation, or of pages, a line of the quarantine says how many frames there are.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Recordings: encoded bytes become samples, and what is not whole is told.
 
 libsndfile decodes WAV, FLAC, MP3, Ogg Vorbis and Opus. Where a file breaks off it may give what there is, so promises are
-checked here: a WAV's against its size, a FLAC's or MP3's against what was decoded, and that an Ogg stream has its last page.
-An MP3 of the oldest kind promises nothing: it has no Xing or Info header.
+checked here: a WAV's against its size, a FLAC's or MP3's against what was decoded. The pages of an Ogg are checked when data
+is prepared (see `ogg.missing`), as is the size of an MP3 that promises nothing (see `mpeg`).
 """
 
 from __future__ import annotations
@@ -25,28 +25,36 @@ UNKNOWN = 2**63 - 1
 """Samples of a FLAC that was written to a pipe, as libsndfile tells it."""
 
 
+MIXED = 2**24
+"""Samples, of all channels, that are mixed down together: a file of many silent channels may be tiny."""
+
+
 @contextmanager
 def opened(content: bytes) -> Iterator[soundfile.SoundFile]:
     """A recording, to be read inside the block. Raises Unreadable, there too."""
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as sound:
+        with _told():
+            sound = soundfile.SoundFile(io.BytesIO(content))
+        with sound:
             _check(sound, content)
             yield sound
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
-        raise Unreadable(f"not a whole recording of a known kind: {reason}") from None
+        behind = _read_until_damage(content)
+        raise Unreadable(f"not a whole recording of a known kind: {reason}{behind}", unit="recording") from None
 
 
 def pieces(sound: soundfile.SoundFile, most: int) -> Iterator[tuple[int, np.ndarray]]:
     """(first sample, [up to `most`] float64 samples in [-1, 1]), mixed down to one channel. Raises Unreadable."""
     at = 0
-    while len(samples := sound.read(most, dtype="float64", always_2d=True).mean(1)):
+    while len(samples := _mixed(sound, most)):
         if not np.isfinite(samples).all():
-            raise Unreadable(f"sample {at + int(np.flatnonzero(~np.isfinite(samples))[0])} is not a finite number")
+            first = at + int(np.flatnonzero(~np.isfinite(samples))[0])
+            raise Unreadable(f"sample {first} is not a finite number", unit="recording")
         yield at, samples / max(1.0, np.abs(samples).max())
         at += len(samples)
     if at != sound.frames:
-        raise Unreadable(f"its header promises {sound.frames} samples, and it holds {at}")
+        raise Unreadable(f"its header promises {sound.frames} samples, and it holds {at}", unit="recording")
 
 
 def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
@@ -67,18 +75,58 @@ def flac(samples: np.ndarray, rate: int) -> bytes:
     return file.getvalue()
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """What soundfile itself raises becomes Unreadable; errors of libsndfile's pass."""
+    try:
+        yield
+    except soundfile.LibsndfileError:
+        raise
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise Unreadable(f"not a whole recording of a known kind: {reason[:200]}", unit="recording") from None
+
+
+def _mixed(sound: soundfile.SoundFile, most: int) -> np.ndarray:
+    """The next samples, up to `most`, as the mean over the channels; none at the end."""
+    block = max(1, MIXED // sound.channels)
+    with _told(), np.errstate(over="ignore", invalid="ignore"):
+        if most <= block:
+            return sound.read(most, dtype="float64", always_2d=True).mean(1)
+        parts = list[np.ndarray]()
+        while most > 0 and len(part := sound.read(min(most, block), dtype="float64", always_2d=True).mean(1)):
+            parts.append(part)
+            most -= len(part)
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _read_until_damage(content: bytes) -> str:
+    """How far a recording can be read, as the end of a sentence; nothing if it cannot be opened."""
+    at = 0
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as sound:
+            frames = min(sound.frames, UNKNOWN)
+            try:
+                while count := len(sound.read(1024)):
+                    at += count
+            except soundfile.LibsndfileError:
+                pass
+            return f"; {at:,} of {frames:,} samples can be read"
+    except Exception:
+        return ""
+
+
 def _check(sound: soundfile.SoundFile, content: bytes) -> None:
     """Raises Unreadable."""
     if sound.format not in FORMATS:
-        raise Unreadable(f"a recording as {sound.format}; WAV, FLAC, MP3 and Ogg are read")
+        raise Unreadable(f"a recording as {sound.format}; WAV, FLAC, MP3 and Ogg are read", unit="recording")
     if sound.samplerate not in RATES:
-        raise Unreadable(f"its header says {sound.samplerate} samples a second")
+        raise Unreadable(f"its header says {sound.samplerate} samples a second", unit="recording")
     if sound.format.startswith("WAV"):
         _check_wav(content)
-    if sound.format == "OGG" and not _ends(content[content.rfind(b"OggS") :]):
-        raise Unreadable("its last page is missing, or not whole")
     if not 0 < sound.frames < UNKNOWN:
-        raise Unreadable("it holds no samples" if not sound.frames else "its header does not say how many samples there are")
+        reason = "its header does not say how many samples there are" if sound.frames else "it holds no samples"
+        raise Unreadable(reason, unit="recording")
 
 
 def _check_wav(content: bytes) -> None:
@@ -88,14 +136,6 @@ def _check_wav(content: bytes) -> None:
         name, (size,), left = content[at : at + 4], struct.unpack(number, content[at + 4 : at + 8]), len(content) - at - 8
         if name == b"data":
             if size > left:
-                raise Unreadable(f"its header promises {size} bytes of samples, and it holds {left}")
+                raise Unreadable(f"its header promises {size} bytes of samples, and it holds {left}", unit="recording")
             return
         at += 8 + size + size % 2
-
-
-def _ends(page: bytes) -> bool:
-    """Whether an Ogg page is the last one, and whole: 27 bytes of header, the sizes of its segments, and these."""
-    if len(page) < 27 or not page[5] & 4:
-        return False
-    sizes = page[27 : 27 + page[26]]
-    return len(page) >= 27 + page[26] + sum(sizes)
