@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +23,9 @@ VANISHING = 2.0**-24
 
 class Series(Values):
     arithmetic: ClassVar[int] = 2
+    arithmetic_history: ClassVar[Mapping[int, str]] = {
+        2: "a window is standardised in float64, with a relative epsilon instead of 1e-5"
+    }
     gives: ClassVar[str] = "series"
     public: ClassVar[tuple[str, ...]] = ("Chronos", "TimesFM", "Moirai")
     endings: ClassVar[tuple[str, ...]] = (".csv", ".parquet", ".ts")
