@@ -231,6 +231,7 @@ def embed(
     workers: int | None = None,
     resources: Mapping[str, float] | None = None,
     max_bad_rows: int | None = None,
+    max_bad_share: float | None = None,
     report: Report = _silent,
 ) -> Embedded:
     """The run's vectors of data (a file, folder, glob or URL), as Parquet in `out`; goes on where it was cut off.
@@ -241,7 +242,7 @@ def embed(
     from foundray.vectors.embed import Options
     from foundray.vectors.embed import embed as embed_data
 
-    options = Options(layer, pool, normalise, workers, resources, max_bad_rows)
+    options = Options(layer, pool, normalise, workers, resources, max_bad_rows, max_bad_share)
     return embed_data(Run.open(_path(run)), _path(data), _path(out), dict(overrides or {}), options, report)
 
 

@@ -177,12 +177,15 @@ def test_values_are_embedded_and_found(changes: dict[str, Any], make: Any, bad: 
 def test_too_many_bad_rows_and_no_room(run: Run, tmp_path: Path) -> None:
     (bad := tmp_path / "bad.txt").write_bytes(b"good\n\xff\n\xff\n")
     flags = {"overrides": {"documents": "line"}, "workers": 1}
-    with pytest.raises(InputError, match=r"more than 1 bad rows .*line 3.*raise --max-bad-rows"):
+    with pytest.raises(InputError, match=r"more than --max-bad-rows of 1: .*line 2.*raise --max-bad-rows"):
         api.embed(run.folder.url, bad, tmp_path / "out", **flags, pool="last", max_bad_rows=1)
-    made = api.embed(run.folder.url, bad, tmp_path / "out", **flags, max_bad_rows=2)
-    assert (made.rows, made.bad_rows) == (1, 2)
+    assert [line.position for line in api.quarantine(tmp_path / "out").lines] == ["line 2", "line 3"]
+    with pytest.raises(InputError, match=r"2 \w+ of .* and 1 can, a larger part than --max-bad-share of 0\.5"):
+        api.embed(run.folder.url, bad, tmp_path / "out", **flags, max_bad_rows=2)
+    made = api.embed(run.folder.url, bad, tmp_path / "out", **flags, max_bad_rows=2, max_bad_share=0.9)
+    assert (made.rows, made.bad_rows, sum(made.lost.values())) == (1, 2, 2)
     with pytest.raises(InputError, match="no node has 3 CPU for a worker"):
         api.embed(run.folder.url, bad, tmp_path / "other", {"documents": "line"}, resources={"CPU": 3})
     (bad := tmp_path / "none.txt").write_bytes(b"\xff\n")
-    with pytest.raises(InputError, match=r"is empty: no usable row .*not UTF-8"):
+    with pytest.raises(InputError, match=r"1 \w+ of .* cannot be used and none can: not UTF-8"):
         api.embed(run.folder.url, bad, tmp_path / "third", **flags)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,20 @@ from safetensors import torch as safetensors
 from tests.unit.test_probing import IMAGE_RUN, SERIES_RUN, picture, saved_run
 
 import foundray
-from foundray.data.reader import Reader
+from foundray.contract import Units
+from foundray.data.files import RawFile
+from foundray.data.limits import Limits
+from foundray.data.quarantine import Line
+from foundray.data.reader import Reader, Row
 from foundray.data.sources import BadRow
 from foundray.data.tokenizer import make_bytes
 from foundray.embedding import Encoder, features, trained_weights
-from foundray.errors import InputError
+from foundray.errors import InputError, RunFailed
 from foundray.run import Run
 from foundray.spec import Source
 from foundray.storage import Store
 from foundray.vectors import blocks, index
-from foundray.vectors.blocks import Record, parts, read_blocks
+from foundray.vectors.blocks import Record, check_all, parts, read_blocks
 from foundray.vectors.embed import Options
 from foundray.vectors.index import Index
 from foundray.vectors.kinds import source_of
@@ -51,7 +57,8 @@ def read(path: Path, reader: Reader, folder: Path, done: tuple[str, ...] = (), l
     """The blocks of a file's lines, as they travel."""
     source = LINES.model_copy(update={"path": str(path)})
     (part,) = parts(reader.files(source))
-    return list(read_blocks(part, reader, source, done, limit, str(folder), "cpu"))
+    limits = Limits(limit, 1.0, "--max-bad-rows", "--max-bad-share")
+    return list(read_blocks(part, reader, source, done, limits, str(folder), "cpu"))
 
 
 def table(block: dict[str, Any]) -> pa.Table:
@@ -143,8 +150,64 @@ def test_bad_rows_are_told_and_limited(run: Run, tmp_path: Path) -> None:
     assert table(block)["id"].to_pylist() == [f"{path}#0", f"{path}#2"], "a bad row has its number, too"
     kept = json.loads((tmp_path / "out/parts/00000.json").read_text())
     assert [row["position"] for row in kept["bad"]] == ["line 2", "line 4"]
-    with pytest.raises(InputError, match=r"more than 1 bad rows \(the last: .*a\.txt, line 4: not UTF-8.*raise --max-bad-rows"):
+    shutil.rmtree(tmp_path / "out")
+    said = r"2 \w+ of .* cannot be used and 2 can, more than --max-bad-rows of 1: .*a\.txt, line 2.*raise --max-bad-rows"
+    with pytest.raises(InputError, match=said):
         read(path, Reader(run), tmp_path / "out", limit=1)
+    assert not (tmp_path / "out/parts").exists()
+    listed = [json.loads(line) for line in (tmp_path / "out/quarantine/00000.jsonl").read_text().splitlines()]
+    assert [(row["position"], row["lost"]) for row in listed] == [("line 2", 1), ("line 4", 1)]
+
+
+def test_empty_rows_are_counted_and_never_bad_and_records_of_before_are_read(run: Run, tmp_path: Path) -> None:
+    (path := tmp_path / "a.jsonl").write_text('{"text": "good"}\n\n{"text": " "}\n{"text": "fine"}\n')
+    reader, source = Reader(run), Source(path=str(path), format="jsonl")
+    (part,) = parts(reader.files(source))
+    list(read_blocks(part, reader, source, (), Limits(0, 0.0), str(tmp_path / "out"), "cpu"))
+    assert Record.read(Store.at(tmp_path / "out"), part) == Record(blocks=1, rows=2, bad=[], empty=2)
+    before = {"blocks": 1, "rows": 3, "bad": [{"source": "/x", "position": "line 2", "reason": "empty"}]}
+    (tmp_path / "out/parts/00000.json").write_text(json.dumps(before))
+    record = Record.read(Store.at(tmp_path / "out"), part)
+    assert record is not None and (record.lost, record.empty) == (1, 0)
+
+
+def test_the_share_that_is_bad_is_judged_once_all_is_read(tmp_path: Path) -> None:
+    source, folder = Source(path="/x"), Store.at(tmp_path)
+    limits = Limits(100, 0.5, "--max-bad-rows", "--max-bad-share")
+    bad = [Line(source="/x/a", position=f"row {n}", reason="damaged", lost=20, unit="row") for n in range(2)]
+    records = [Record(blocks=1, rows=30, bad=bad), Record(blocks=1, rows=20, bad=[])]
+    check_all(records[:1], False, limits, source, folder)
+    check_all(records, True, limits, source, folder)
+    with pytest.raises(InputError, match=r"40 rows of /x .* and 30 can, a larger part than --max-bad-share of 0\.5: damaged"):
+        check_all(records[:1], True, limits, source, folder)
+    with pytest.raises(InputError, match=r"the source: 40 rows of /x .* more than --max-bad-rows of 39"):
+        check_all(records[:1], False, replace(limits, rows=39), source, folder)
+    with pytest.raises(InputError, match="no usable document in /x: nothing is in it"):
+        check_all([Record(blocks=0, rows=0, bad=[])], True, limits, source, folder)
+
+
+def test_what_breaks_while_rows_are_read_or_decoded_says_which(run: Run, tmp_path: Path) -> None:
+    """Whatever it is: the tokenizer's own errors, or a modality's."""
+    path, reader = lines(tmp_path, "good", "fine"), Reader(run)
+
+    class Breaking(Reader):
+        def __init__(self, when: str):
+            super().__init__(run)
+            self.when = when
+
+        def rows(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
+            for number, row in enumerate(reader.rows(file, source)):
+                if (self.when, number) == ("reading", 1):
+                    raise ValueError("no token for U+0041")
+                yield row
+
+        def units(self, row: Row) -> Units:
+            raise ValueError("no picture")
+
+    with pytest.raises(RunFailed, match=rf"{path}, behind 1 row: ValueError: no token for U\+0041"):
+        read(path, Breaking("reading"), tmp_path / "out")
+    with pytest.raises(RunFailed, match=rf"{path}, document 0: ValueError: no picture"):
+        read(path, Breaking("decoding"), tmp_path / "out")
 
 
 def test_large_rows_make_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +283,7 @@ def test_what_is_refused_before_anything_starts(run: Run, tmp_path: Path) -> Non
     refused("--layer -1: it is last", layer=-1)
     refused("--workers 0: it is 1 or more", workers=0)
     refused("--max-bad-rows -1: it is 0 or more", max_bad_rows=-1)
+    refused("--max-bad-share 1.5: it is from 0 to 1", max_bad_share=1.5)
     refused("--resources CPU=0: amounts are above 0", resources={"CPU": 0})
     refused(r"holds something else \(a\.txt\): vectors go into a folder of their own", place=tmp_path)
     with pytest.raises(InputError, match="holds no vectors: make them by `foundray embed RUN DATA"):
@@ -267,7 +331,7 @@ def finished(run: Run, path: Path, out: Path) -> None:
     worker.make, worker.folder = Maker(task, safetensors.load(weights)), folder
     for block in read(path, reader, out):
         worker._write(block)
-    finish(folder, parts(files), recipe, 0, lambda line: None)
+    finish(folder, parts(files), recipe, Limits(0, 0.0), lambda line: None)
 
 
 def test_what_is_complete_is_found_and_what_is_missing_or_of_nobody_is_made_anew(

@@ -9,7 +9,7 @@ from typing import Any
 import foundray
 from foundray.cli.parsing import Verbs, overrides_of, say
 
-FLAGS = ("layer", "pool", "normalise", "workers", "resources", "max_bad_rows")
+FLAGS = ("layer", "pool", "normalise", "workers", "resources", "max_bad_rows", "max_bad_share")
 
 
 def add_to(verbs: Verbs) -> None:
@@ -38,6 +38,8 @@ def add_flags(parser: Any) -> None:
         "--resources", metavar="R", help="what each worker gets, such as GPU=1,CPU=4 (default: as the run's had)"
     )
     parser.add_argument("--max-bad-rows", type=int, metavar="N", help="rows not usable before it stops (default: as the run's)")
+    about = "part of the rows that are not, before it stops (default: as the run's)"
+    parser.add_argument("--max-bad-share", type=float, metavar="S", help=about)
 
 
 def flags_given(options: Any) -> str:
@@ -63,13 +65,19 @@ def asked(options: Any) -> dict[str, Any]:
         workers=options.workers,
         resources=parse_resources(options.resources) if options.resources else None,
         max_bad_rows=options.max_bad_rows,
+        max_bad_share=options.max_bad_share,
     )
     return vars(said)
 
 
 def _embed(options: Any) -> None:
+    from foundray.data.quarantine import amount
+
     made = foundray.embed(options.target, options.data, options.out, overrides_of(options), **asked(options), report=say)
-    bad = f", {made.bad_rows:,} rows not usable (listed in {made.out}/bad_rows.jsonl)" if made.bad_rows else ""
+    bad = ""
+    if made.bad_rows:
+        bad = f", {amount(made.lost)} not usable (list: {made.out}/bad_rows.jsonl, `foundray quarantine {made.out}` shows it)"
+    bad += f", {made.empty:,} empty" if made.empty else ""
     if made.rows_per_s:
         print(f"{made.new_rows:,} rows now, at {made.rows_per_s:,.0f} rows/s on {made.workers} worker(s)")
     print(f"{made.rows:,} vectors of {made.width} in {made.blocks:,} blocks{bad}, by step {made.step:,} of {made.run}")

@@ -6,7 +6,7 @@ vectors as padded batches, the longest rows first, so that there is little paddi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,17 +16,25 @@ import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from foundray.batch import packed
+from foundray.causes import described
 from foundray.contract import Plan, Units, Unreadable
 from foundray.data.files import RawFile, grouped
+from foundray.data.limits import Limits
+from foundray.data.quarantine import Balance, Line, Tally
 from foundray.data.reader import Reader, Row
 from foundray.data.sources import BadRow
-from foundray.errors import InputError
+from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.spec import Source
 from foundray.storage import Store
+from foundray.words import plural
 
 PART_BYTES, PART_FILES = 16 * 2**20, 4096
 BLOCK_ROWS, BLOCK_VALUES = 512, 2**23
 """Rows of a block: fewer where they are large."""
+LISTS = "quarantine"
+"""In the folder of vectors: lists of what was bad in parts that were not read to their end."""
+SOURCE = "the source"
+"""What the data is called in sentences."""
 BATCH_UNITS = {"cpu": 2**11, "cuda": 2**16}
 """Units of a batch, with padding, at most, unless one row has more: what stays in a core's cache, and what fills a GPU."""
 
@@ -50,20 +58,25 @@ def rows_per_block(reader: Reader) -> int:
 
 
 def read_blocks(
-    part: Part, reader: Reader, source: Source, done: Collection[str], limit: int, folder: str, device: str
+    part: Part, reader: Reader, source: Source, done: Collection[str], limits: Limits, folder: str, device: str
 ) -> Iterator[dict[str, Any]]:
     """The part's blocks, but for those that are done, as rows for Ray Data; at its end the part's record is written.
 
-    Raises InputError for a file that cannot be read, and for more bad rows than `limit`.
+    Raises InputError for a file that cannot be read, and where more is bad than `limits` allow, with a list of it in the
+    folder; RunFailed, with file and row, for any other error.
     """
-    record = Record(blocks=0, rows=0, bad=[])
-    for rows in _blocks(part, reader, source, limit, record):
-        name = block_name(part, record.blocks)
-        if name not in done:
-            yield {"block": name, **_packed(rows, reader, BATCH_UNITS[device])}
-        record.blocks += 1
-        record.rows += len(rows)
-    record.write(Store.at(folder), part)
+    record, place = Record(blocks=0, rows=0, bad=[]), Store.at(folder)
+    try:
+        for rows in _blocks(part, reader, source, limits, record, place.url):
+            name = block_name(part, record.blocks)
+            if name not in done:
+                yield {"block": name, **_packed(rows, reader, BATCH_UNITS[device])}
+            record.blocks += 1
+            record.rows += len(rows)
+    except FoundrayError:
+        (place / f"{LISTS}/{part.name}.jsonl").write_text(record.listed())
+        raise
+    record.write(place, part)
 
 
 class Record(BaseModel):
@@ -71,8 +84,18 @@ class Record(BaseModel):
 
     blocks: int
     rows: int
-    bad: list[dict[str, str]]
-    """Rows that cannot be used: source, position and reason of each."""
+    bad: list[Line]
+    """What cannot be used: source, position and reason, and how much is missing there."""
+    empty: int = 0
+    """Rows without content."""
+
+    @property
+    def lost(self) -> int:
+        return sum(line.lost for line in self.bad)
+
+    def listed(self) -> str:
+        """The lines, as they are kept."""
+        return "".join(line.to_json() for line in self.bad)
 
     @staticmethod
     def read(folder: Store, part: Part) -> Record | None:
@@ -96,21 +119,57 @@ def block_name(part: Part, number: int) -> str:
     return f"{part.name}-{number:06d}"
 
 
-def _blocks(part: Part, reader: Reader, source: Source, limit: int, record: Record) -> Iterator[list[Row]]:
-    size, block = rows_per_block(reader), list[Row]()
-    for file in part.files:
-        for row in reader.rows(file, source):
-            if isinstance(row, BadRow):
-                record.bad.append({"source": file.url, "position": row.position, "reason": row.reason})
-                if len(record.bad) > limit:
-                    raise InputError(too_many(limit, f"the last: {file.url}, {row.position}: {row.reason}"))
-                continue
+def tally_of(records: Iterable[Record]) -> Tally:
+    """What some parts were found to hold, with the reasons."""
+    tally = Tally()
+    for record in records:
+        tally.balance.documents += record.rows
+        tally.balance.empty += record.empty
+        for line in record.bad:
+            tally.add_line(line)
+    return tally
+
+
+def check_all(records: Sequence[Record], all_read: bool, limits: Limits, source: Source, folder: Store) -> None:
+    """Raises InputError where more is bad in the parts that were read than may be; of the share, once all are read."""
+    bad, rows = (sum(getattr(record, name) for record in records) for name in ("lost", "rows"))
+    if limits.exceeded(Balance(documents=rows, lost={"row": bad})) or (all_read and not rows):
+        tally = tally_of(records)
+        limits.check_rows(bad, SOURCE, tally, source.path, folder.url)
+        if all_read:
+            limits.check_share(SOURCE, tally, source.path, folder.url)
+
+
+def _blocks(part: Part, reader: Reader, source: Source, limits: Limits, record: Record, folder: str) -> Iterator[list[Row]]:
+    size, block, tally = rows_per_block(reader), list[Row](), Tally()
+    for url, row in _rows(part, reader, source):
+        if not isinstance(row, BadRow):
+            tally.balance.documents += 1
             block.append(row)
-            if len(block) == size:
-                yield block
-                block = []
+        elif line := tally.add(url, row):
+            record.bad.append(line)
+            limits.check_rows(tally.balance.bad, SOURCE, tally, source.path, folder)
+        else:
+            record.empty += 1
+        if len(block) == size:
+            yield block
+            block = []
     if block:
         yield block
+
+
+def _rows(part: Part, reader: Reader, source: Source) -> Iterator[tuple[str, Row | BadRow]]:
+    """(URL, row). An error that is no sentence yet becomes one, with the file and how far it was read."""
+    for file in part.files:
+        count = 0
+        try:
+            for row in reader.rows(file, source):
+                yield file.url, row
+                count += 1
+        except FoundrayError:
+            raise
+        except Exception as error:
+            raise RunFailed(f"{file.url}, behind {plural(count, 'row')}: {described(error)}") from error
 
 
 def _packed(rows: list[Row], reader: Reader, batch_units: int) -> dict[str, Any]:
@@ -128,11 +187,13 @@ def _packed(rows: list[Row], reader: Reader, batch_units: int) -> dict[str, Any]
 
 
 def _units(row: Row, reader: Reader) -> Units:
-    """Raises InputError for what was readable when the file was opened, and is not when it is decoded."""
+    """Raises InputError for what was readable when the file was opened, and is not when it is decoded; else RunFailed."""
     try:
         return reader.units(row)
     except Unreadable as error:
-        raise InputError(f"{row.file}, {row.position}: {error}") from None
+        raise InputError(f"{row.file}, {row.place}: {error}") from None
+    except Exception as error:
+        raise RunFailed(f"{row.file}, {row.place}: {described(error)}") from error
 
 
 def cut(units: list[Units], batch_units: int) -> Iterator[list[Units]]:
@@ -140,7 +201,3 @@ def cut(units: list[Units], batch_units: int) -> Iterator[list[Units]]:
     rest = iter(units)
     while first := next(rest, None):
         yield [first, *islice(rest, max(1, batch_units // len(first)) - 1)]
-
-
-def too_many(limit: int, evidence: str) -> str:
-    return f"more than {limit} bad rows ({evidence}); mend the data or raise --max-bad-rows"

@@ -8,13 +8,14 @@ from typing import Any
 
 from foundray.admission import admit_places
 from foundray.cluster import connected, node_resources, room
+from foundray.data.limits import Limits
 from foundray.data.reader import Reader
 from foundray.errors import InputError
 from foundray.holder import Holder
 from foundray.run import Run
 from foundray.sentences import plain
 from foundray.storage import Store
-from foundray.vectors.blocks import parts
+from foundray.vectors.blocks import LISTS, parts
 from foundray.vectors.job import Job
 from foundray.vectors.kinds import source_of
 from foundray.vectors.recipe import INDEX, RECIPE, Complete, Recipe
@@ -39,6 +40,8 @@ class Options:
     """What Ray reserves for each worker, such as `{"GPU": 1}` (default: what the run's workers had)."""
     max_bad_rows: int | None = None
     """Rows that cannot be used before the command stops (default: the run's `data.max_bad_rows`)."""
+    max_bad_share: float | None = None
+    """Part of the rows that cannot be used before it stops (default: the run's `data.max_bad_share`)."""
 
     def __post_init__(self) -> None:
         """Raises InputError for what cannot be of any run."""
@@ -47,6 +50,8 @@ class Options:
         for name, value, least in (("workers", self.workers, 1), ("max-bad-rows", self.max_bad_rows, 0)):
             if value is not None and value < least:
                 raise InputError(f"--{name} {value}: it is {least} or more")
+        if self.max_bad_share is not None and not 0 <= self.max_bad_share <= 1:
+            raise InputError(f"--max-bad-share {self.max_bad_share:g}: it is from 0 to 1")
         if self.resources and not min(self.resources.values()) > 0:
             given = ",".join(f"{kind}={amount:g}" for kind, amount in self.resources.items())
             raise InputError(f"--resources {given}: amounts are above 0")
@@ -62,6 +67,11 @@ class Embedded:
     weights_sha256: str
     rows: int
     bad_rows: int
+    """Units that cannot be used."""
+    lost: dict[str, int]
+    """The same by their noun."""
+    empty: int
+    """Rows without content."""
     blocks: int
     width: int
     """Numbers of a vector."""
@@ -102,8 +112,13 @@ def embed(
     from foundray.vectors.task import prepared  # imports torch: only once what is asked for makes sense
 
     task, weights, recipe = prepared(run, reader, source, files, options, resources, began)
-    limit = spec.data.max_bad_rows if options.max_bad_rows is None else options.max_bad_rows
-    job = Job(folder, parts(files), reader, source, limit, report)
+    limits = Limits(
+        spec.data.max_bad_rows if options.max_bad_rows is None else options.max_bad_rows,
+        spec.data.max_bad_share if options.max_bad_share is None else options.max_bad_share,
+        "--max-bad-rows",
+        "--max-bad-share",
+    )
+    job = Job(folder, parts(files), reader, source, limits, report)
     if began:
         began.check_same(folder, recipe)
         if (complete := Complete.of(folder)) and (folder / INDEX).exists() and not job.todo():
@@ -117,6 +132,7 @@ def embed(
         else:
             (folder / "parts").delete_folder()
             (folder / "shards").delete_folder()
+            (folder / LISTS).delete_folder()
         if todo := job.todo():
             with connected() as ray:
                 admit_places(ray, folder.url, {data: files}, report)
@@ -125,7 +141,7 @@ def embed(
                 report(f"embed: {of} by step {recipe.step:,} of {plain(recipe.run)}, on {workers} worker(s)")
                 (folder / RECIPE).write_text(recipe.model_dump_json(indent=1))
                 job.run(ray, todo, task, weights, workers, resources)
-        complete = finish(folder, job.parts, recipe, limit, report)
+        complete = finish(folder, job.parts, recipe, limits, report)
     return _embedded(folder, recipe, complete, job, workers)
 
 
@@ -152,6 +168,8 @@ def _embedded(folder: Store, recipe: Recipe, complete: Complete, job: Job | None
         weights_sha256=recipe.weights_sha256,
         rows=complete.rows,
         bad_rows=complete.bad_rows,
+        lost=complete.lost or ({"row": complete.bad_rows} if complete.bad_rows else {}),
+        empty=complete.empty,
         blocks=len(complete.shards),
         width=recipe.width,
         metric=complete.metric,

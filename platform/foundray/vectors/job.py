@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from foundray.causes import cause_of
+from foundray.data.limits import Limits
+from foundray.data.quarantine import amount
 from foundray.data.reader import Reader
-from foundray.errors import FoundrayError, InputError, RunFailed
+from foundray.errors import InputError, RunFailed
 from foundray.spec import Source
 from foundray.storage import Store
-from foundray.vectors.blocks import Part, Record, read_blocks, too_many
+from foundray.vectors.blocks import Part, Record, check_all, read_blocks, tally_of
 
 if TYPE_CHECKING:
     from foundray.vectors.worker import Task
@@ -41,8 +44,8 @@ class Job:
     parts: list[Part]
     reader: Reader
     source: Source
-    limit: int
-    """Bad rows from which on it stops."""
+    limits: Limits
+    """How much may be bad before it stops."""
     report: Report
     rows: int = 0
     """Made by this job."""
@@ -83,8 +86,7 @@ class Job:
                     told = now
                     self._tell()
         except ray.exceptions.RayError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            raise RunFailed(f"embedding broke off ({lines[-1][:300]}); the same `foundray embed` goes on") from error
+            raise RunFailed(f"embedding broke off: {cause_of(error)}; the same `foundray embed` goes on") from error
 
     def _results(
         self, ray: Any, todo: list[Part], task: Task, weights: bytes, workers: int, resources: Mapping[str, float]
@@ -114,13 +116,13 @@ class Job:
 
     def _read(self, todo: list[Part], device: str) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
         """What a task does with a part's number: its blocks, or the one row that says what is wrong."""
-        reader, source, done, limit, folder = self.reader, self.source, frozenset(self.done), self.limit, self.folder.url
+        reader, source, done, limits, folder = self.reader, self.source, frozenset(self.done), self.limits, self.folder.url
 
         def read(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
             try:
-                for block in read_blocks(todo[row["item"]], reader, source, done, limit, folder, device):
+                for block in read_blocks(todo[row["item"]], reader, source, done, limits, folder, device):
                     yield {**block, "error": ""}
-            except FoundrayError as error:
+            except InputError as error:
                 yield {"block": "", "batches": [b""], "order": [0], "table": b"", "error": str(error)}
 
         return read
@@ -137,19 +139,20 @@ class Job:
     def _tell(self) -> None:
         """How far it is. Raises InputError where too many rows cannot be used."""
         records = [record for part in self.parts if (record := self._record(part))]
-        if (bad := sum(len(record.bad) for record in records)) > self.limit:
-            raise InputError(too_many(self.limit, f"{self.folder / 'parts'} lists them"))
-        whole = f" of {sum(record.blocks for record in records):,}" if len(records) == len(self.parts) else ""
-        unusable = f", {bad:,} rows not usable" if bad else ""
+        all_read = len(records) == len(self.parts)
+        check_all(records, all_read, self.limits, self.source, self.folder)
+        whole = f" of {sum(record.blocks for record in records):,}" if all_read else ""
+        bad = tally_of(records).balance.lost
+        unusable = f", {amount(bad)} not usable" if bad else ""
         self.report(f"embed: {len(self.done):,}{whole} blocks, {self.rows:,} rows, {self.rows_per_s:,.0f} rows/s{unusable}")
 
 
 @contextmanager
 def _row_by_row() -> Iterator[None]:
-    """Ray Data hands on every row as it comes, and says nothing but errors, while the block runs."""
+    """Ray Data hands on every row as it comes, and says nothing, while the block runs: an error's cause is in ours."""
     from ray.data import DataContext
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     before = context.enable_progress_bars, context.target_max_block_size, context.execution_no_progress_timeout_s
     context.enable_progress_bars, context.target_max_block_size, context.execution_no_progress_timeout_s = False, 1, -1

@@ -2,6 +2,7 @@
 
 embedding.json     this record, written first
 parts/             of each group of files, how many blocks and rows it holds, and which rows cannot be used
+quarantine/        the same rows of a group that was not read to its end
 shards/            a block's vectors: Parquet with id, vector, source, position and, of texts, text
 bad_rows.jsonl     source, position and reason of each row that cannot be used
 index.safetensors  what a search looks in
@@ -20,7 +21,7 @@ from foundray.spec.arithmetic import raised
 from foundray.storage import Store
 
 RECIPE, COMPLETE, INDEX, BAD_ROWS = "embedding.json", "complete.json", "index.safetensors", "bad_rows.jsonl"
-OURS = {RECIPE, COMPLETE, INDEX, BAD_ROWS, "parts", "shards", "holder.json", "stop.json"}
+OURS = {RECIPE, COMPLETE, INDEX, BAD_ROWS, "parts", "shards", "quarantine", "holder.json", "stop.json"}
 
 
 class Recipe(BaseModel):
@@ -87,6 +88,11 @@ class Complete(BaseModel):
 
     rows: int
     bad_rows: int
+    """Units that cannot be used."""
+    lost: dict[str, int] = {}
+    """The same by their noun; nothing in records of before, which counted rows."""
+    empty: int = 0
+    """Rows without content."""
     shards: list[tuple[Annotated[str, Field(pattern=r"^\d+-\d+$")], int]]
     """Name and rows of each block, in the order of the data."""
     metric: str

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foundray.data.limits import Limits
 from foundray.errors import InputError
 from foundray.storage import Store
-from foundray.vectors.blocks import Part, Record, too_many
+from foundray.vectors.blocks import Part, Record, check_all, tally_of
 from foundray.vectors.recipe import BAD_ROWS, COMPLETE, INDEX, Complete, Recipe
 
 
-def finish(folder: Store, parts: Sequence[Part], recipe: Recipe, limit: int, report: Callable[[str], None]) -> Complete:
+def finish(folder: Store, parts: Sequence[Part], recipe: Recipe, limits: Limits, report: Callable[[str], None]) -> Complete:
     """Build the index, and say that all is made. Raises InputError where there is nothing, or too much is bad."""
     from foundray.vectors.index import Index, Metric
 
     records = [(part, record) for part in parts if (record := Record.read(folder, part))]
     names = [name for part, record in records for name in record.names(part)]
-    bad = sum(len(record.bad) for _, record in records)
-    if not names:
-        first = next((record.bad[0] for _, record in records if record.bad), None)
-        why = f"no usable row ({first['source']}, {first['position']}: {first['reason']})" if first else "no row"
-        raise InputError(f"{recipe.source.path} is empty: {why}")
-    if bad > limit:
-        raise InputError(too_many(limit, f"{folder / 'parts'} lists them"))
-    lines = [json.dumps(row) + "\n" for _, record in records for row in record.bad]
-    (folder / BAD_ROWS).write_text("".join(lines))
+    found = [record for _, record in records]
+    check_all(found, True, limits, recipe.source, folder)
+    balance = tally_of(found).balance
+    (folder / BAD_ROWS).write_text("".join(record.listed() for record in found))
     vectors = [vectors_of(folder, name) for name in names]
     metric: Metric = "cosine" if recipe.normalise else "distance"
     index = Index.build(np.concatenate(vectors), metric)
     complete = Complete(
         rows=sum(map(len, vectors)),
-        bad_rows=bad,
+        bad_rows=balance.bad,
+        lost=balance.lost,
+        empty=balance.empty,
         shards=[(name, len(some)) for name, some in zip(names, vectors, strict=True)],
         metric=metric,
         cells=index.cells,

@@ -14,8 +14,9 @@ import torch
 from safetensors import torch as safetensors
 from torch.nn import functional as F
 
+from foundray.causes import described
 from foundray.embedding import Encoder, Layer, Pool, pooled
-from foundray.errors import FoundrayError, InputError
+from foundray.errors import InputError, RunFailed
 from foundray.model.model import Batch
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -70,8 +71,11 @@ class Worker:
             return {"block": "", "rows": 0, "worker": self.name, "error": row["error"]}
         try:
             rows = self._write(row)
-        except FoundrayError as error:
+        except InputError as error:
             return {"block": "", "rows": 0, "worker": self.name, "error": str(error)}
+        except Exception as error:
+            ids = pa.ipc.open_stream(row["table"]).read_all()["id"]
+            raise RunFailed(f"rows {ids[0]} to {ids[-1]}: {described(error)}") from error
         return {"block": row["block"], "rows": rows, "worker": self.name, "error": ""}
 
     def _write(self, row: dict[str, Any]) -> int:

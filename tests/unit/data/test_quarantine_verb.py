@@ -26,11 +26,8 @@ from foundray.storage import Store
 def spec(tmp_path: Path) -> Path:
     """A spec of two sources, with rows that are lost, empty, and good."""
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"body": 1}\n{"body": 2}\n\n{broken\n')
-    (tmp_path / "b.txt").write_text("fine\n\ncaf\u00e9\n", "latin-1")
-    sources = [
-        {"path": str(tmp_path / "a.jsonl"), "format": "jsonl"},
-        {"path": str(tmp_path / "b.txt"), "format": "text", "documents": "line"},
-    ]
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "fine"}\n\n{"text": "caf\xe9"}\n')
+    sources = [{"path": str(tmp_path / name), "format": "jsonl"} for name in ("a.jsonl", "b.jsonl")]
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(small_spec(tmp_path, tmp_path / "runs", data__sources=sources)))
     return path
@@ -60,13 +57,13 @@ def test_reasons_by_their_cost_and_then_the_lines(spec: Path, capsys: pytest.Cap
     status, out, _ = run_verb(capsys, spec)
     assert status == 0
     first, blank, *lines = out.splitlines()
-    assert first == f"{folder}: 4 rows quarantined so far, 1 empty" and blank == ""
+    assert first == f"{folder}: 4 rows quarantined so far, 2 empty" and blank == ""
     assert lines[0].startswith("2 rows  no field 'text'")
     assert lines[1].startswith(" 1 row  not JSON: ")
     assert lines[2].startswith(" 1 row  not UTF-8")
     where = spec.parent
     assert [line.partition(": ")[0] for line in lines[4:]] == [
-        f"{where}/a.jsonl, line 2", f"{where}/a.jsonl, line 3", f"{where}/a.jsonl, line 5", f"{where}/b.txt, line 3",
+        f"{where}/a.jsonl, line 2", f"{where}/a.jsonl, line 3", f"{where}/a.jsonl, line 5", f"{where}/b.jsonl, line 3",
     ]  # fmt: skip
     assert all(line.endswith(" (1 row)") for line in lines[4:])
 
@@ -81,7 +78,7 @@ def test_fewer_lines_one_source_and_json(spec: Path, capsys: pytest.CaptureFixtu
     _, out, _ = run_verb(capsys, folder, "--source", 1, "--json")
     told = json.loads(out.splitlines()[-1])
     assert (told["folder"], told["complete"]) == (folder.url, False)
-    assert (told["quarantined"], told["lost"], told["documents"], told["empty"], told["notes"]) == (1, {"row": 1}, 1, 0, 0)
+    assert (told["quarantined"], told["lost"], told["documents"], told["empty"], told["notes"]) == (1, {"row": 1}, 1, 1, 0)
     assert [(line["position"], line["lost"], line["unit"]) for line in told["lines"]] == [("line 3", 1, "row")]
     assert [reason["lost"] for reason in told["reasons"]] == [1]
     assert told["lines_in_all"] == 1
@@ -98,7 +95,7 @@ def test_where_a_preparation_stopped_at_its_limit_the_list_is_there(spec: Path) 
 
 def test_nothing_quarantined_is_one_line(tmp_path: Path, spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n\n')
-    (tmp_path / "b.txt").write_text("fine")
+    (tmp_path / "b.jsonl").write_text('{"text": "fine"}')
     folder = read_all(spec)
     assert run_verb(capsys, spec)[:2] == (0, f"{folder}: nothing is quarantined so far (1 empty)\n")
 
@@ -138,7 +135,7 @@ def test_what_is_none_of_these_is_refused_by_one_sentence(
     for arguments, said in (
         ([tmp_path / "nowhere"], "nowhere is neither a run (its folder, or its name in runs/), nor the file of a spec, nor"),
         ([tmp_path / "empty"], "empty is neither a run"),
-        ([tmp_path / "b.txt"], "is not UTF-8 text"),
+        ([tmp_path / "b.jsonl"], "is not UTF-8 text"),
         ([spec], "nothing of the data of"),
         ([spec, "--limit", "-1"], "--limit -1: it is 0 or more"),
         ([tmp_path / "empty", "--set", "seed=1"], "--set seed: it overrides a field of a spec"),
