@@ -20,18 +20,21 @@ BYTES_AT_ONCE = 2**25
 """Rows that are decoded together, at most, and about how many bytes (judgement: a batch of long documents stays small)."""
 READ_AGAIN = 50_000
 """Batches of the second try at a damaged row group, about (judgement: a second of time)."""
+SMALL = 2**26
+"""Bytes of a file whose columns are read whole, a row group at a time. From a larger one it is `BUFFER` bytes of a column at a
+time; then a damaged page, which may claim any size, costs memory."""
 BUFFER = 2**20
-"""Bytes of a column that are read from the file at a time."""
 
 
 class ParquetRows:
     """The rows of one file. Nothing of them is read before they are asked for."""
 
     def __init__(self, file: Any):
-        """`file`: an open handle that can seek, or what the file holds, as bytes. Raises Unreadable for a damaged footer."""
+        """`file`: an open file of Arrow's that can seek, or the bytes of one. Raises Unreadable for a damaged footer."""
         source = pa.BufferReader(file) if isinstance(file, bytes | memoryview) else file
         try:
-            self._file = pq.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER, page_checksum_verification=True)
+            buffer = BUFFER if source is file and source.size() > SMALL else 0
+            self._file = pq.ParquetFile(source, pre_buffer=False, buffer_size=buffer, page_checksum_verification=True)
             self.schema: pa.Schema = self._file.schema_arrow
             """The columns' types, in order."""
             self.names: list[str] = list(self.schema.names)
