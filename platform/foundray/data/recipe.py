@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from foundray.contract import Values
 from foundray.data.files import Found, RawFile, grouped, look
+from foundray.data.long_documents import recipe_of_cuts
 from foundray.data.shard import Unit
-from foundray.data.tokenizer_file import recipe_of_file
+from foundray.data.tokenizer_file import load_file, recipe_of_file
 from foundray.errors import InputError
 from foundray.spec import Source, Spec, differences, digest, flatten
 from foundray.spec.arithmetic import of_data, raised
@@ -61,13 +62,25 @@ def changes(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     def plain(recipe: dict[str, Any]) -> dict[str, Any]:
         sources = [
             {name: source[name] for name in ("field", "documents")}
-            | {"format": source.get("format") or " and ".join(sorted({facts[2] for facts in source["files"].values()}))}
+            | {"format": _formats(source)}
             | {"files": {url: facts[:2] for url, facts in source["files"].items()}}
             for source in recipe["sources"]
         ]
         return flatten({name: value for name, value in recipe.items() if name != "reading"} | {"sources": sources})
 
     return differences(plain(there), plain(here)) or ["the same files are read in another way"]
+
+
+def formats_of(recipe: Mapping[str, Any], index: int, source: Source) -> str:
+    """In words, the formats of the files of a source, as they were prepared."""
+    if source.format != "auto" or "sources" not in recipe:
+        return source.format
+    return _formats(recipe["sources"][index])
+
+
+def _formats(source: Mapping[str, Any]) -> str:
+    """Of a recipe's source, also of a recipe that had one for all files."""
+    return str(source.get("format") or " and ".join(sorted({facts[2] for facts in source["files"].values()})))
 
 
 def source_files(spec: Spec) -> list[Found]:
@@ -83,9 +96,11 @@ def _folder(place: Store, recipe: dict[str, Any]) -> Store:
 
 def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
     """All that decides the shards' content. Weights and holdout decide the order alone, and licences nothing."""
-    numbers = raised(of_data(spec.arithmetic))
+    numbers, cut = raised(of_data(spec.arithmetic)), _cut(spec)
+    if spec.data.tokenizer.kind == "file":
+        cut["tokenizer"] |= recipe_of_cuts(load_file(spec.data.tokenizer))
     return {
-        **_cut(spec),
+        **cut,
         "reading": READING,
         **({"arithmetic": numbers} if numbers else {}),
         "sources": [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from foundray.data.files import RawFile
 from foundray.data.formats import archive, conllu, csv, fasta, jsonl, parquet, text
 from foundray.data.formats.archive import members
 from foundray.data.formats.row import BadRow, Document
+from foundray.data.names import format_of
 from foundray.errors import FoundrayError
 from foundray.spec import Source
 from foundray.storage import Store, reading
@@ -38,7 +40,17 @@ READERS: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | Ba
 def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]:
     """The file's documents in order, with a BadRow in place of each part that cannot be used."""
     with _opened(file) as (handle, path):
-        yield from _guarded(READERS[file.format](handle, path, source), lambda at, bad: bad)
+        rows = _guarded(READERS[file.format](handle, path, source), lambda at, bad: bad)
+        for number, row in enumerate(rows):
+            yield _doubted(row, file) if number == 0 and isinstance(row, BadRow) else row
+
+
+def _doubted(row: BadRow, file: RawFile) -> BadRow:
+    """The first row of a file, which is bad: with what the file is by its name, if it is read as something else."""
+    named = format_of(file.url) or "of no format that is read"
+    if "code" in (named, file.format) or named in (file.format, "text") or not row.lost:
+        return row
+    return replace(row, reason=f"{row.reason} (by its name the file is {named}, and it is read as {file.format})")
 
 
 def in_batches(documents: Iterable[_Read], most: int = 4096, characters: int = 2**20) -> Iterator[list[_Read]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from foundray.data.recipe import formats_of
 from foundray.exporting.place import in_public
 from foundray.run import PROBES
 
@@ -114,7 +115,12 @@ def _sources(trained: Trained) -> list[list[str]]:
         counts = [sum(getattr(shard, name) for shard in shards) for name in ("documents", "tokens", "text_bytes")]
         size = counts[2] or sum(shard.bytes for shard in shards)
         rows.append(
-            [f"`{in_public(source.path)}`", source.format, source.licence or "not told", *map(_number, [*counts[:2], size])]
+            [
+                f"`{in_public(source.path)}`",
+                formats_of(trained.manifest.recipe, index, source),
+                source.licence or "not told",
+                *map(_number, [*counts[:2], size]),
+            ]
         )
     return rows
 

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from foundray.data.manifest import Manifest
+from foundray.data.recipe import formats_of
 from foundray.errors import InputError
 from foundray.fetching import load_data_set
 from foundray.loading import parse_spec
@@ -210,7 +211,7 @@ def _source(spec: Spec, manifest: Manifest, index: int, weights: float) -> Sourc
     kept, total = manifest.split(index, spec.data.holdout)
     return SourceFacts(
         path=source.path,
-        format=source.format,
+        format=formats_of(manifest.recipe, index, source),
         share=source.weight / weights,
         files=len({name for shard in shards for name in shard.inputs}),
         documents=sum(shard.documents for shard in shards),
