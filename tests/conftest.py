@@ -1,16 +1,35 @@
-"""What all tests share: real text, and small specs."""
+"""What all tests share: a number of threads, real text, and small specs."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from threadpoolctl import threadpool_limits
 
 REPOSITORY = Path(__file__).parents[1]
+THREADS = 1
+"""Of every process that computes in a test: as many as a run's worker has that asks for nothing. Sums that are cut for another
+number round differently, and whether that shows depends on the machine's cores and the kind of its processor."""
 TABLES = pytest.StashKey[list[tuple[str, list[str]]]]()
+
+
+def pytest_configure() -> None:
+    """Before torch and NumPy are imported, which read this once; and for the processes that tests start, Ray's among them."""
+    os.environ.update({f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")})
+    threadpool_limits(THREADS)  # if a plugin of pytest has imported them already
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A test that computes with another number of threads leaves it to no other."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

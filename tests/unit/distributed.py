@@ -14,6 +14,8 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from tests.conftest import THREADS
+
 SECONDS = 150
 _processes: list[tuple[Any, Connection]] = []
 
@@ -60,7 +62,7 @@ def _serve(connection: Connection) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)  # as in the tests' own process, with which these are compared
     while True:
         try:
             rank, world, store, function, arguments = connection.recv()

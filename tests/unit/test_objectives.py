@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -288,16 +287,6 @@ def several() -> list[dict[str, str]]:
     return distributed.run(3, each, 1)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As in the processes that are compared with: how a large product is rounded follows from the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", SPECS)
 def test_the_same_bits_for_one_and_three_workers(name: str, several: list[dict[str, str]]) -> None:
     alone = str(steps(Group(), SPECS[name], 3, None))
