@@ -1,24 +1,24 @@
 """Trajectories of agents, from npz or Parquet files: return-to-go, state and action of each step, in turn.
 
 An npz holds `states` [N, S], `actions` [N] or [N, A], `rewards` [N], and `lengths` [episodes] that add up to N, perhaps all
-under a prefix such as `Pendulum-v1/`. A Parquet file has a row an episode, with the first three as lists.
+under a prefix such as `Pendulum-v1/`. A Parquet file has a row per episode, with the first three as lists.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from foundray.contract import Kind, Units, UnitShape, Unreadable, Values
+from foundray_modalities.episodes import FIELDS, episodes
 
-FIELDS = ("states", "actions", "rewards")
+LARGEST = 1e15
+"""Beyond this a unit's value would overflow 32 bits in training: squared, and added up over a batch (judgement)."""
+ROUNDING = 1e-3
+"""Part of a standardised state, or of a standard deviation, that 32 bits may cost before standardising (judgement)."""
 
 
 class Trajectory(Values):
@@ -62,8 +62,10 @@ class Trajectory(Values):
         A row holds `returns` [T], `states` [T * S] and `actions` [T * A] as flat lists, and the time of the first step.
         """
         window = length // len(self.shape.kinds)
-        for label, episode in _parquet(content) if name.lower().endswith(".parquet") else _npz(content, self.prefix):
+        for label, episode in episodes(name, content, self.prefix):
             try:
+                if isinstance(episode, Unreadable):
+                    raise episode
                 steps = self._checked(episode)
             except Unreadable as error:
                 yield label, error
@@ -75,7 +77,7 @@ class Trajectory(Values):
 
     def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
         returns = np.asarray(row["returns"], np.float32)
-        states = np.asarray(row["states"], np.float32).reshape(len(returns), -1)
+        states = self._narrow(np.asarray(row["states"], np.float64).reshape(len(returns), -1))
         actions = np.asarray(row["actions"], np.float32).reshape(len(returns), -1)
         window = min(len(returns), length // len(self.shape.kinds))
         start = 0 if chance is None else int(chance.integers(0, len(returns) - window + 1))
@@ -84,10 +86,7 @@ class Trajectory(Values):
 
     def interleaved(self, returns: np.ndarray, states: np.ndarray, actions: np.ndarray, time: int) -> np.ndarray:
         """[3 T, K]: the units of T steps, of returns [T], states [T, S] and actions [T, 1], or [T, A] where not discrete."""
-        if self.state_mean:
-            states = states - np.array(self.state_mean, np.float32)
-        if self.state_std:
-            states = states / np.array(self.state_std, np.float32)
+        states = self._standardised(states)
         if self.discrete:
             actions = np.eye(self.action_width, dtype=np.float32)[actions[:, 0].astype(int)]
         units = np.zeros((len(returns), 3, self.shape.width), np.float32)
@@ -97,51 +96,56 @@ class Trajectory(Values):
             units[..., -1] = np.minimum(time + np.arange(len(units)), self.longest - 1)[:, None]
         return units.reshape(-1, self.shape.width)
 
+    def _standardised(self, states: np.ndarray) -> np.ndarray:
+        """In the precision of the states [T, S]."""
+        if self.state_mean:
+            states = states - np.array(self.state_mean, states.dtype)
+        if self.state_std:
+            states = states / np.array(self.state_std, states.dtype)
+        return states
+
+    def _narrow(self, states: np.ndarray) -> np.ndarray:
+        """States [T, S] of 64 bits in 32, but for those that would lose what standardising brings out."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = states.astype(np.float32)
+            if self.state_mean or self.state_std:
+                exact, rounded = self._standardised(states), self._standardised(narrow)
+                if (np.abs(exact - rounded) > ROUNDING * np.maximum(1, np.abs(exact))).any():
+                    return states
+        return narrow
+
     def _checked(self, episode: dict[str, Any]) -> dict[str, np.ndarray]:
         """An episode's states [T, S], actions [T, A] and returns-to-go [T]. Raises Unreadable."""
         try:
-            states, actions, rewards = (np.asarray(episode[field], np.float32) for field in FIELDS)
+            states, actions, rewards = (np.asarray(episode[field], np.float64) for field in FIELDS)
         except (TypeError, ValueError):
-            raise Unreadable("its states, actions and rewards are not arrays of numbers") from None
-        if not rewards.size or not len(states) == len(actions) == len(rewards):
-            raise Unreadable(f"{len(states)} states, {len(actions)} actions, {len(rewards)} rewards: each step has one of each")
-        actions = actions.reshape(len(actions), -1)
-        if self.longest is not None and len(rewards) > self.longest:
-            raise Unreadable(f"an episode of {len(rewards)} steps, and longest says {self.longest}")
-        if states.shape[1:] != (self.state_width,):
-            raise Unreadable(f"a state is of {states.shape[1:]} values, and state_width says {self.state_width}")
-        if actions.shape[1] != (1 if self.discrete else self.action_width):
-            raise Unreadable(f"an action is of {actions.shape[1]} values, and action_width says {self.action_width}")
+            raise Unreadable("its states, actions and rewards are not arrays of numbers", unit="episode") from None
+        if reason := self._misshapen(states, actions, rewards):
+            raise Unreadable(reason, unit="episode")
         if not all(np.isfinite(values).all() for values in (states, actions, rewards)):
-            raise Unreadable("a value is missing or not finite")
-        if self.discrete and not (np.isin(actions, np.arange(self.action_width))).all():
-            raise Unreadable(f"an action is not one of 0 to {self.action_width - 1}")
-        returns = rewards.astype(np.float64)[::-1].cumsum()[::-1].astype(np.float32)
-        return {"states": states, "actions": actions, "returns": returns}
+            raise Unreadable("a value is missing or not finite", unit="episode")
+        with np.errstate(over="ignore"):
+            returns = rewards.astype(np.float32).astype(np.float64).ravel()[::-1].cumsum()[::-1]
+            seen = {"state": self._standardised(states), "action": actions, "return": returns / self.return_scale}
+        for name, values in seen.items():
+            if not (most := np.abs(values).max()) <= LARGEST:
+                raise Unreadable(f"a {name} of {most:g} is too large to be trained on (over {LARGEST:g})", unit="episode")
+        done = actions.astype(np.float32).reshape(len(actions), -1)
+        if self.discrete and not (np.isin(done, np.arange(self.action_width))).all():
+            raise Unreadable(f"an action is not one of 0 to {self.action_width - 1}", unit="episode")
+        return {"states": self._narrow(states), "actions": done, "returns": returns.astype(np.float32)}
 
-
-def _npz(content: bytes, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Raises Unreadable; arrays of pickled objects are never loaded."""
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {field: file[prefix + field] for field in (*FIELDS, "lengths")}
-    except KeyError as error:
-        raise Unreadable(f"{error.args[0]}: it needs {', '.join(prefix + field for field in (*FIELDS, 'lengths'))}") from None
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise Unreadable(f"not an npz file of plain arrays: {error}") from None
-    lengths = arrays["lengths"]
-    if any(len(arrays[field]) != lengths.sum() for field in FIELDS):
-        raise Unreadable(f"its lengths add up to {lengths.sum()} steps, and it holds {len(arrays['rewards'])}")
-    ends = lengths.cumsum()
-    for number, (start, end) in enumerate(zip(ends - lengths, ends, strict=True)):
-        yield f"episode {number}", {field: arrays[field][start:end] for field in FIELDS}
-
-
-def _parquet(content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        table = pq.read_table(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as error:
-        raise Unreadable(f"not readable as Parquet: {error}") from None
-    if missing := [field for field in FIELDS if field not in table.column_names]:
-        raise Unreadable(f"it has no column {missing[0]!r}; there are: {', '.join(table.column_names)}")
-    yield from ((f"row {number}", row) for number, row in enumerate(table.select(FIELDS).to_pylist()))
+    def _misshapen(self, states: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> str:
+        """What of an episode is not of the shape that it should be; nothing for one that is."""
+        counts = [len(values) if values.ndim else 0 for values in (states, actions, rewards)]
+        if not counts[2] or len(set(counts)) > 1:
+            return f"{counts[0]} states, {counts[1]} actions, {counts[2]} rewards: each step has one of each"
+        if rewards.size != counts[2]:
+            return f"a reward is of {rewards.shape[1:]} values, and a step has one"
+        if self.longest is not None and counts[2] > self.longest:
+            return f"an episode of {counts[2]} steps, and longest says {self.longest}"
+        if states.shape[1:] != (self.state_width,):
+            return f"a state is of {states.shape[1:]} values, and state_width says {self.state_width}"
+        if (width := actions.size // counts[1]) != (1 if self.discrete else self.action_width):
+            return f"an action is of {width} values, and action_width says {self.action_width}"
+        return ""
