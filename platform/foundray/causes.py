@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from foundray.errors import FoundrayError
+from foundray.contract import Unreadable
+from foundray.errors import BadData, FoundrayError, InputError, RunFailed
 from foundray.sentences import plain
 
 LONG = 600
@@ -20,7 +21,8 @@ _HEADINGS = ("Traceback (", "ray::", '  File "')
 """Lines before that one."""
 _ADVICE = ("UDF failed to process a data block", "Failed to apply UDF transform after", "To change retry attempts")
 """What Ray Data adds to the message of every exception begins with one of these."""
-_OURS = {FoundrayError.__name__, *(kind.__name__ for kind in FoundrayError.__subclasses__())}
+_OURS = {kind.__name__ for kind in (FoundrayError, RunFailed, InputError, BadData, Unreadable)}
+"""Errors whose message is a sentence."""
 _RAYS = ("ray.", "RayTaskError", "UserCodeException", "SystemException")
 
 

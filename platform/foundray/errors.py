@@ -19,3 +19,7 @@ class InputError(FoundrayError):
     """The spec, the data, the storage or the cluster cannot be used as given: what, where, what would be right."""
 
     exit_status = 2
+
+
+class BadData(InputError):
+    """Prepared data that cannot be read or decoded, however often one tries: what, where, why."""

@@ -15,7 +15,7 @@ QUIET = frozenset({"places"})
 """Kinds of events that tell a person nothing."""
 NODE_DIGITS = 8
 """Of a node's id, which has 56."""
-REASON = 160
+REASON = 600
 """Characters of a reason that came out of another library."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -17,11 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foundray.batch import packed
+from foundray.causes import described
 from foundray.contract import Units, UnitShape, Values, load_modality, load_objective
 from foundray.data.manifest import Manifest, Prepared
 from foundray.data.order import WINDOW, Address, SampleOrder, mix
+from foundray.errors import BadData, InputError
 from foundray.spec import Spec
-from foundray.storage import Store, reading
+from foundray.storage import Store, sha256
 from foundray.threads import one_blas_thread
 
 PARCEL_BYTES = 2**18
@@ -119,10 +122,12 @@ class _Planner:
             for ahead, row in enumerate(_rows(samples)):
                 key = mix(plan.seed, position + ahead, int(plan.validation))
                 chance = np.random.Generator(np.random.Philox(key=int(key)))
-                for _ in range(self.views):
-                    units = self._units(row, None if plan.validation and self.views == 1 else chance)
-                    plans.append(self.objective.plan(units, chance))
-        return packed(plans)
+                with _named(plan, position + ahead):
+                    for _ in range(self.views):
+                        units = self._units(row, None if plan.validation and self.views == 1 else chance)
+                        plans.append(self.objective.plan(units, chance))
+        with _named(plan, position, len(samples)):  # which compares the samples' shapes
+            return packed(plans)
 
     def _units(self, row: dict[str, Any], chance: np.random.Generator | None) -> Units:
         if isinstance(self.modality, Values):
@@ -131,6 +136,25 @@ class _Planner:
         document = np.cumsum(x == self.document_id)
         units = Units(x, document if document[-1] > document[0] else None, self.shape)
         return units if chance is None else self.modality.augment(units, chance)
+
+
+@contextmanager
+def _named(plan: StreamPlan, position: int, count: int = 1) -> Iterator[None]:
+    """Turn what is raised inside into a sentence that names the samples, and the raw files that they were made of."""
+    try:
+        yield
+    except MemoryError:  # it may work on another node
+        raise
+    except Exception as error:
+        order = plan.order()
+        at = (order.validation if plan.validation else order.train)(position, count)
+        names, inputs = order.ids(at), [file for shard in np.unique(at.shard) for file in order.manifest.shards[shard].inputs]
+        several = f"{len(names):,} samples from {names[0]} on" if count > 1 else f"sample {names[0]}"
+        raise BadData(f"{several} (of {_few(inputs)}) cannot be used: {described(error)}") from error
+
+
+def _few(files: list[str]) -> str:
+    return files[0] if len(files) == 1 else f"one of {len(files):,} files, {files[0]} to {files[-1]}"
 
 
 def _rows(samples: pa.Table) -> Iterator[dict[str, Any]]:
@@ -151,16 +175,26 @@ _cache: dict[tuple[str, int], pa.Table] = {}
 
 def _row_group(plan: StreamPlan, shard: int, group: int) -> pa.Table:
     """One decoded row group, from this process's memory where it was read before."""
-    file = Store.at(plan.folder) / plan.order().manifest.shards[shard].file
+    about = plan.order().manifest.shards[shard]
+    file = Store.at(plan.folder) / about.file
     key = (file.url, group)
     table = _cache.pop(key, None)
     if table is None:
-        with reading(file):
+        try:
             table = _parquet(file.url).read_row_group(group)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(file, about.sha256, plan.folder, error) from error
     _cache[key] = table
     while sum(t.nbytes for t in _cache.values()) > CACHED_BYTES and len(_cache) > 1:
         del _cache[next(iter(_cache))]
     return table
+
+
+def _unreadable(file: Store, sha: str, folder: str, error: Exception) -> InputError:
+    """Why: the shard's bytes are not those that were written, or storage does not give them. Raises InputError."""
+    if sha256(file.read_bytes()) != sha:
+        return BadData(f"the prepared shard {file} is damaged ({described(error)}); delete {folder} and prepare again")
+    return InputError(f"{file} cannot be read: {described(error)}")
 
 
 @lru_cache(64)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from foundray.admission import admit
+from foundray.causes import cause_of
 from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources, on_sigterm
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare
@@ -179,7 +180,7 @@ def _run(
             note_failure(error)
             raise
         except ray.exceptions.RayError as error:
-            failure = RunFailed(f"Ray was lost: {type(error).__name__}; {go_on}")
+            failure = RunFailed(f"Ray was lost: {cause_of(error)}; {go_on}")
             note_failure(failure)
             raise failure from error
         finally:

@@ -16,7 +16,8 @@ from typing import Any
 import ray
 import torch
 
-from foundray.errors import FoundrayError
+from foundray.causes import cause_of
+from foundray.errors import BadData, FoundrayError
 from foundray.spec import Spec
 from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike
@@ -109,8 +110,11 @@ class Member:
                 loop.join(order)
                 outcome: dict[str, Any] = loop.run()
             except ray.exceptions.RayError as error:
-                said = str(error).strip().splitlines()[-1][:200] if str(error).strip() else ""
-                outcome = {"phase": "broken", "reason": f"the feeder: {type(error).__name__}: {said}"}
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, BadData):  # another group would fail at the same sample
+                    outcome = {"phase": "failed", "reason": cause_of(error), "exit_status": cause.exit_status}
+                else:
+                    outcome = {"phase": "broken", "reason": f"the feeder: {cause_of(error)}"}
             except FoundrayError as error:
                 outcome = {"phase": "failed", "reason": str(error), "exit_status": error.exit_status}
             except Corruption as error:

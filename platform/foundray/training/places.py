@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from foundray.causes import cause_of
 from foundray.cluster import beside_caller
 from foundray.run import Run, event
 from foundray.spec import Pool, Spec
@@ -40,7 +41,7 @@ class Places:
             try:
                 return str(ray.get(done))
             except RayError as error:
-                return _root_cause(error)
+                return cause_of(error)
         return None
 
     def close(self, requests: list[str]) -> None:
@@ -101,13 +102,3 @@ class _Keeper:
         board.append.remote([event("places", pool=name, request=f"train-{trainer.train_run_context.run_id}")])
         trainer.fit()
         return "its workers went"
-
-
-def _root_cause(error: BaseException) -> str:
-    """The last line of the innermost error, which says what happened."""
-    failures = getattr(error, "worker_failures", None)
-    inner = next(iter(failures.values())) if failures else error
-    while inner.__cause__ is not None:
-        inner = inner.__cause__
-    lines = [line for line in str(inner).strip().splitlines() if line.strip()]
-    return f"{type(inner).__name__}: {lines[-1].strip() if lines else ''}"[:400]
