@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from tests.conftest import small_spec
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
@@ -14,7 +15,10 @@ from tokenizers import Tokenizer as Engine
 
 from foundray import spec as fields
 from foundray.data.encoding import EngineFailed, calling, encode_or_reason
+from foundray.data.limits import Limits
+from foundray.data.manifest import Shard
 from foundray.data.recipe import prepared_folder
+from foundray.data.shard import make_shard
 from foundray.data.tokenizer import Tokenizer, make_bytes, make_char, train_bpe
 from foundray.data.tokenizer_checks import Anatomy, byte_letters, byte_tokens
 from foundray.data.tokenizer_file import load_file, read_engine, recipe_of_file
@@ -372,6 +376,45 @@ def test_one_text_that_a_tokenizer_fails_on_costs_no_other(normalizing: bool, tm
     assert second == "the tokenizer fails on it: Onig: Regex search error: retry-limit-in-match over"
     assert not isinstance(first, str) and not isinstance(third, str)
     assert (first.tolist(), third.tolist()) == ([0] if normalizing else [1], [0])
+
+
+def prepared(tmp_path: Path, lines: list[str], file: Path) -> tuple[Shard, list[list[int]], list[dict[str, Any]], Spec]:
+    """The shard of a file whose lines are documents, its samples, and its quarantine."""
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    given = small_spec(tmp_path / "lines.txt", tmp_path / "runs", data__tokenizer={"kind": "file", "path": str(file)})
+    given["data"]["sources"][0]["documents"] = "line"
+    checked = Spec.model_validate(given)
+    folder, _, (unit,) = prepared_folder(checked)
+    shard = make_shard(folder.url, unit, checked.data.sources[0], load(file), 33, Limits(10, 1.0))
+    samples = pq.read_table((folder / shard.file).path).column("tokens").to_pylist()
+    lost = [json.loads(line) for line in (folder / f"quarantine/{unit.name}.jsonl").read_text().splitlines()]
+    return shard, samples, lost, checked
+
+
+def test_a_document_that_a_tokenizer_fails_on_is_quarantined(tmp_path: Path) -> None:
+    shard, samples, lost, checked = prepared(tmp_path, ["aaaa", f"{'a' * 28}b", "b"], saved(tmp_path, backtracking()))
+    # Opener 2; "aaaa" is one word that the vocabulary lacks, and so is "b".
+    assert (shard.documents, shard.quarantined, shard.tokens, samples) == (2, 1, 3, [[2, 0, 2, 0]])
+    assert [(line["position"], line["lost"], line["unit"]) for line in lost] == [("line 2", 1, "document")]
+    assert lost[0]["reason"] == "the tokenizer fails on it: Onig: Regex search error: retry-limit-in-match over"
+    counts = plan(checked, gpus=["H100"]).survey.counts
+    assert (counts.documents, counts.bad_rows, counts.tokens) == (2, 1, 4)
+
+
+def test_documents_begin_where_they_begin(tmp_path: Path) -> None:
+    """Eight lines with two `<s>` each are eight documents."""
+    shard, samples, lost, _ = prepared(tmp_path, HTML, saved(tmp_path, html_tokenizer()))
+    stream = [*samples[0], *(token for sample in samples[1:] for token in sample[1:])]
+    assert (shard.documents, shard.quarantined, lost, stream.count(0)) == (8, 0, [], 8)
+    assert load(tmp_path / "their.json").decode(stream) == "".join(HTML)
+
+
+def test_a_document_that_becomes_several_is_quarantined(tmp_path: Path) -> None:
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), *((letter, -2.0) for letter in "abcs<>")]
+    file = saved(tmp_path, engine(models.Unigram(pieces, 0), special=("<s>",)))
+    shard, samples, lost, _ = prepared(tmp_path, ["ab", "a<s>b", "ba"], file)
+    assert (shard.documents, shard.quarantined, samples) == (2, 1, [[1, 2, 3, 1, 3, 2]])
+    assert (lost[0]["position"], lost[0]["unit"]) == ("line 2", "document")
 
 
 def test_errors_are_reasons_and_interruptions_are_none() -> None:
