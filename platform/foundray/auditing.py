@@ -9,6 +9,7 @@ from foundray.batch import combined, fingerprint
 from foundray.data.stream import StreamPlan, read_micro_batches
 from foundray.errors import InputError
 from foundray.run import Run
+from foundray.spec.arithmetic import differing
 from foundray.training.rollback import RollBack, next_turn, passed_over, recorded
 
 STEPS_AT_ONCE = 64
@@ -39,12 +40,17 @@ class Audit:
 
 def audit(run: Run, plan: StreamPlan) -> Audit:
     """Compare each committed step's micro-batches, and their fingerprint, with the order. Raises InputError."""
+    spec = run.spec()
+    if begun := differing(run.arithmetic, spec):
+        raise InputError(
+            f"the run {run.folder} was begun with {begun}, so its samples would be other ones here: audit it with the Foundray "
+            "that began it"
+        )
     records = run.records("metrics.jsonl")
     committed = run.facts().step
     if not committed:
         raise InputError(f"{run.folder} has no step to audit yet")
     last = {record["step"]: record for record in records}
-    spec = run.spec()
     problems = [f"step {step} is not in the ledger" for step in range(1, committed + 1) if step not in last]
     per_step = spec.train.micro_batches
     for steps, ahead in _stretches(recorded(run.records("events.jsonl")), committed):

@@ -24,6 +24,7 @@ from tests.unit.test_probing import IMAGE_RUN, picture, saved_run
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import foundray
+from foundray.auditing import audit
 from foundray.batch import packed
 from foundray.cli import main
 from foundray.contract import MODALITIES, OBJECTIVES, Plan, Units, installed
@@ -186,6 +187,13 @@ def test_a_run_of_before_is_still_read(run: Run, images: Path, tmp_path: Path) -
     task = {"kind": "classify", "train": {"path": str(images), "format": "files"}, "labels": labels, "labels_per_class": 3}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
     assert foundray.probe(folder, tmp_path / "task.yaml").ours
+
+
+@pytest.mark.usefixtures("later")
+def test_what_a_run_of_before_learned_from_is_not_made_again_by_other_rules(run: Run) -> None:
+    plan = StreamPlan(run.folder.url, "{}", (1.0,), 0.1, 1, 2, "{}")
+    with pytest.raises(InputError, match=rf"was begun with {OTHERWISE} .*, so its samples would be other ones here: audit it"):
+        audit(run, plan)
 
 
 def test_a_run_that_began_with_todays_numbers_goes_on(run: Run) -> None:
