@@ -52,8 +52,15 @@ class Piece(NamedTuple):
     """Bytes in UTF-8."""
     before: int = 0
     """Bytes of the document before it: 0 for its first piece."""
+    last: bool = True
+    """Whether the document ends with it."""
     crossed: bool = False
     """Whether a token of the whole document might cross the cut before it."""
+
+    @property
+    def first(self) -> bool:
+        """Whether the document begins with it."""
+        return self.before == 0
 
 
 class Cutter:
@@ -80,15 +87,15 @@ class Cutter:
             text += part
             while len(text) > self.most:
                 end, sure = self._end(text[: self.most])
-                piece = _piece(document, text[:end], before, crossed)
-                yield piece
-                text, before, crossed = text[end:], before + piece.size, not sure
-        yield _piece(document, text, before, crossed)
+                size = len(text[:end].encode())
+                yield Piece(document, text[:end], size, before, False, crossed)
+                text, before, crossed = text[end:], before + size, not sure
+        yield Piece(document, text, document.size - before, before, True, crossed)
 
     def _end(self, text: str) -> tuple[int, bool]:
         """Where to cut the beginning of a longer text, and whether no token can cross that."""
-        if self.anywhere:
-            return len(text), True
+        if self.anywhere:  # words stay whole all the same, for who counts them
+            return _before_space(text) or len(text), True
         if self.words is None:
             return _line_end(text) or _before_space(text) or len(text), False
         if end := self._word_end(text, self.words):
@@ -115,10 +122,6 @@ class Cutter:
         except EngineFailed:  # tokenizing will fail too, with a reason
             pass
         return 0
-
-
-def _piece(document: Document, text: str, before: int, crossed: bool) -> Piece:
-    return Piece(document, text, len(text.encode()), before, crossed)
 
 
 _Read = TypeVar("_Read")

@@ -41,6 +41,8 @@ class Shard(BaseModel):
     """Rows, documents and files without content; they are not listed."""
     notes: int = 0
     """Lines of the quarantine that say what was left out on purpose."""
+    cut: int = 0
+    """Documents that were cut where their tokens may have changed."""
 
     @property
     def balance(self) -> Balance:

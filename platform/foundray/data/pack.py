@@ -20,10 +20,10 @@ class Packer:
         self.length = 0
         """Tokens pending."""
 
-    def add(self, ids: np.ndarray) -> None:
-        """Append one document's token ids."""
-        self.pending += [self.opener, ids]
-        self.length += 1 + len(ids)
+    def add(self, ids: np.ndarray, begins: bool = True) -> None:
+        """Append token ids of one document, from where it `begins` or continuing it."""
+        self.pending += [self.opener, ids] if begins else [ids]
+        self.length += begins + len(ids)
 
     @property
     def ready(self) -> int:

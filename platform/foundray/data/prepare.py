@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from foundray.contract import Values
 from foundray.data.limits import Limits
+from foundray.data.long_documents import Cutter, cutting
 from foundray.data.manifest import Manifest, Prepared, Shard, rows_per_group
 from foundray.data.pipeline import over_units
 from foundray.data.quarantine import LIST, Balance, Tally, read_lines, summary
@@ -41,6 +42,8 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
     modality = spec.data.modality.build()
     tokenizer = None if isinstance(modality, Values) else ensure_tokenizer(spec, folder, units)
     shards = _run_units(spec, folder, units, tokenizer, report)
+    if tokenizer and (line := cutting(Cutter(tokenizer), sum(shard.cut for shard in shards))):
+        report(f"data: {line}")
     quarantine = b"".join((folder / f"quarantine/{unit.name}.jsonl").read_bytes() for unit in units)
     (folder / LIST).write_bytes(quarantine)
     manifest = Manifest(

@@ -10,8 +10,10 @@ from urllib.parse import unquote
 import numpy as np
 
 from foundray.contract import Modality, Units, Values
+from foundray.data.encoding import encode_or_reason
 from foundray.data.files import Found, RawFile, look
-from foundray.data.sources import BadRow, Document, in_batches, read_documents, read_located_rows
+from foundray.data.long_documents import Cutter, Piece, in_batches
+from foundray.data.sources import BadRow, read_documents, read_located_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.spec import Source, Spec
@@ -109,27 +111,34 @@ class Reader:
 
     def _documents(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
         """Documents, in pieces of at most the run's context, each opened as in training."""
-        name, number = Store.at(file.url).path, 0
-        for some in in_batches(read_documents(file, source), TEXTS_AT_ONCE):
-            ids = iter(self.tokenizer.encode([document.text for document in some if isinstance(document, Document)]))
-            for document in some:
-                if isinstance(document, BadRow):
-                    yield document
-                else:
-                    for piece, x, text in self._pieces(document.text, next(ids)):
-                        yield Row(file.url, name, f"document {number}", x, number, piece, text, document.position)
-                number += 1
+        name, number, lost = Store.at(file.url).path, -1, None
+        strip = _Strip(0)
+        for some in in_batches(self._texts(file, source), TEXTS_AT_ONCE):
+            found = iter(encode_or_reason(self.tokenizer, [text.text for text in some if isinstance(text, Piece)]))
+            for text in some:
+                if isinstance(text, BadRow):
+                    number += 1
+                    yield text
+                    continue
+                ids = next(found)
+                if text.first:
+                    number, strip = number + 1, _Strip(self.length - 1)
+                if isinstance(ids, str) and text.document is not lost:
+                    yield BadRow(text.document.position, ids, 1, "document")
+                    lost = text.document
+                if isinstance(ids, str) or text.document is lost:
+                    continue
+                for piece, x, said in strip.add(text, ids, self.tokenizer):
+                    position = text.document.position
+                    yield Row(file.url, name, f"document {number}", self._opened(x), number, piece, said, position)
 
-    def _pieces(self, text: str, ids: np.ndarray) -> Iterator[tuple[int | None, np.ndarray, str]]:
-        """(number, [T] ids, text) of each; a text that fits is one piece without a number."""
-        room = self.length - 1
-        if len(ids) <= room:
-            yield None, self._opened(ids), text
-            return
-        starts = [*self.tokenizer.starts(text)[::room], len(text)]
-        starts[0] = 0
-        for piece, start in enumerate(range(0, len(ids), room)):
-            yield piece, self._opened(ids[start : start + room]), text[starts[piece] : starts[piece + 1]]
+    def _texts(self, file: RawFile, source: Source) -> Iterator[Piece | BadRow]:
+        cutter = Cutter(self.tokenizer)
+        for document in read_documents(file, source):
+            if isinstance(document, BadRow):
+                yield document
+            else:
+                yield from cutter.pieces(document)
 
     def _opened(self, ids: np.ndarray) -> np.ndarray:
         return np.concatenate([[self.tokenizer.document_id], ids]).astype(np.int64)
@@ -148,3 +157,30 @@ class Reader:
         assert isinstance(self.modality, Values)
         with one_blas_thread():  # as in training
             return replace(self.modality.units(content, self.length, None), shape=self.shape)
+
+
+class _Strip:
+    """A document's tokens, cut into pieces of equal length as they come; the last one is shorter."""
+
+    def __init__(self, room: int):
+        self.room = room
+        """Tokens in a piece."""
+        self.ids, self.starts = np.empty(0, np.int32), np.empty(0, np.int64)
+        """Tokens that are not in a piece yet, and where in `text` they start."""
+        self.text, self.pieces = "", 0
+
+    def add(self, more: Piece, ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[tuple[int | None, np.ndarray, str]]:
+        """(number, [T] ids, text) of each piece that is complete; a document that fits is one piece without a number."""
+        if more.first and more.last and len(ids) <= self.room:
+            yield None, ids, more.text
+            return
+        self.starts = np.concatenate([self.starts, np.array(tokenizer.starts(more.text), np.int64) + len(self.text)])
+        self.ids, self.text = np.concatenate([self.ids, ids]), self.text + more.text
+        at = said = 0
+        while len(self.ids) - at > self.room:
+            end = int(self.starts[at + self.room])
+            yield self.pieces, self.ids[at : at + self.room], self.text[said:end]
+            self.pieces, at, said = self.pieces + 1, at + self.room, end
+        self.ids, self.starts, self.text = self.ids[at:], self.starts[at:] - said, self.text[said:]
+        if more.last and (len(self.ids) or not self.pieces):
+            yield self.pieces if self.pieces else None, self.ids, self.text

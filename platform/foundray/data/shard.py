@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foundray.contract import Values
+from foundray.data.encoding import encode_or_reason
 from foundray.data.files import RawFile
 from foundray.data.limits import Limits
+from foundray.data.long_documents import Cutter, Piece, in_batches
 from foundray.data.manifest import Shard, rows_per_group
 from foundray.data.pack import Packer, to_table
 from foundray.data.quarantine import Tally
-from foundray.data.sources import BadRow, Document, in_batches, read_documents, read_rows
+from foundray.data.sources import BadRow, Document, read_documents, read_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.spec import Source
 from foundray.storage import Store
@@ -56,7 +58,7 @@ def make_shard(folder_url: str, unit: Unit, source: Source, cutter: Tokenizer | 
                 modality = cutter
                 tables = _values(intake.usable(lambda file: read_rows(file, source, modality, length)), length)
             else:
-                tables = _tokens(intake.usable(lambda file: read_documents(file, source)), cutter, length)
+                tables = _tokens(intake, source, cutter, length)
             rows, tokens = _write(sink, tables)
     finally:
         (folder / f"quarantine/{unit.name}.jsonl").write_text(intake.listed.getvalue())
@@ -77,6 +79,7 @@ def make_shard(folder_url: str, unit: Unit, source: Source, cutter: Tokenizer | 
         lost=balance.lost,
         empty=balance.empty,
         notes=balance.notes,
+        cut=intake.cut,
     )
     (folder / f"units/{unit.name}.json").write_text(shard.model_dump_json())
     return shard
@@ -88,6 +91,10 @@ class Intake:
     def __init__(self, unit: Unit, source: Source, limits: Limits, folder: Store):
         self.unit, self.source, self.limits, self.folder = unit, source, limits, folder
         self.tally, self.listed, self.text_bytes = Tally(), io.StringIO(), 0
+        self.cut = 0
+        """Documents that were cut where their tokens may have changed."""
+        self.lost: Document | None = None
+        """The last one that `lose` set aside."""
         self.passed: deque[tuple[int, str]] = deque(maxlen=IN_FLIGHT)
         """Identity of each of the last documents, and the file that it is from; documents themselves may be large."""
 
@@ -104,14 +111,17 @@ class Intake:
                     self.passed.append((id(row), file.url))
                 yield row
 
-    def lose(self, document: Document, reason: str) -> None:
+    def lose(self, document: Document, reason: str, used: int = 0) -> None:
         """Set aside a document that was passed on, one of the last `IN_FLIGHT`, and that turned out to be of no use.
 
-        Raises InputError where too much is bad.
+        Of a long one, the first `used` bytes may be in samples already. Raises InputError where too much is bad.
         """
         url = next(url for passed, url in reversed(self.passed) if passed == id(document))
+        self.lost = document
         self.tally.balance.documents -= 1
-        self.text_bytes -= document.size
+        self.text_bytes -= document.size - used
+        if used:
+            reason += f"; its first {used:,} bytes are used, and the other {document.size - used:,} are missing"
         self._set_aside(url, BadRow(document.position, reason, 1, "document"))
 
     def _set_aside(self, url: str, row: BadRow) -> None:
@@ -121,19 +131,36 @@ class Intake:
             self.limits.check_rows(self.tally.balance.bad, name, self.tally, self.source.path, self.folder.url)
 
 
-def _tokens(documents: Iterator[Document], tokenizer: Tokenizer, length: int) -> Iterator[tuple[pa.Table, int]]:
+def _tokens(intake: Intake, source: Source, tokenizer: Tokenizer, length: int) -> Iterator[tuple[pa.Table, int]]:
     """Row groups, and the tokens predicted in each: the full ones as they are ready, and the rest at the end."""
     packer, group = Packer(length, tokenizer.document_id), rows_per_group(length, tokens=True)
 
     def table(samples: list[np.ndarray]) -> tuple[pa.Table, int]:
         return to_table(samples), sum(len(sample) - 1 for sample in samples)
 
-    for batch in in_batches(documents):
-        for ids in tokenizer.encode([document.text for document in batch]):
-            packer.add(ids)
+    for pieces in in_batches(_pieces(intake, source, Cutter(tokenizer))):
+        for piece, ids in zip(pieces, encode_or_reason(tokenizer, [piece.text for piece in pieces]), strict=True):
+            if piece.document is intake.lost:
+                continue
+            if isinstance(ids, str):
+                intake.lose(piece.document, ids, piece.before)
+            else:
+                packer.add(ids, piece.first)
         while packer.ready >= group:
             yield table(packer.take(group))
     yield table(packer.take(end=True))
+
+
+def _pieces(intake: Intake, source: Source, cutter: Cutter) -> Iterator[Piece]:
+    """The documents' pieces; those of a document that was lost need not all come."""
+    for document in intake.usable(lambda file: read_documents(file, source)):
+        crossed = False
+        for piece in cutter.pieces(document):
+            crossed = crossed or piece.crossed
+            yield piece
+            if document is intake.lost:
+                break
+        intake.cut += crossed
 
 
 def _values(rows: Iterator[dict[str, Any]], length: int) -> Iterator[tuple[pa.Table, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from foundray.errors import FoundrayError
 from foundray.spec import Source
 from foundray.storage import Store, reading
 
-__all__ = ["BadRow", "Document", "in_batches", "read_documents", "read_located_rows", "read_rows", "read_whole"]
+__all__ = ["BadRow", "Document", "read_documents", "read_located_rows", "read_rows", "read_whole"]
 
 _Read = TypeVar("_Read")
 
@@ -51,19 +51,6 @@ def _doubted(row: BadRow, file: RawFile) -> BadRow:
     if "code" in (named, file.format) or named in (file.format, "text") or not row.lost:
         return row
     return replace(row, reason=f"{row.reason} (by its name the file is {named}, and it is read as {file.format})")
-
-
-def in_batches(documents: Iterable[_Read], most: int = 4096, characters: int = 2**20) -> Iterator[list[_Read]]:
-    """Neighbours together, as many as are tokenized in one call: so many, or of about so many characters; never none."""
-    batch, length = list[_Read](), 0
-    for document in documents:
-        batch.append(document)
-        length += len(document.text) if isinstance(document, Document) else 0
-        if len(batch) == most or length >= characters:
-            yield batch
-            batch, length = [], 0
-    if batch:
-        yield batch
 
 
 def read_rows(file: RawFile, source: Source, modality: Values, length: int) -> Iterator[dict[str, Any] | BadRow]:

@@ -66,12 +66,17 @@ def make_char(characters: Iterable[str]) -> Tokenizer:
     return Tokenizer(engine, 0)
 
 
+def untrained() -> Tokenizer:
+    """What `train_bpe` starts from: it cuts text into words as the trained one does."""
+    return Tokenizer(_byte_level(models.BPE(), split_words=True), 0)
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int, least_seen: int = 0) -> Tokenizer:
     """Byte-level byte-pair encoding, as in GPT-2 (Radford et al. 2019): no text is unknown to it.
 
     A pair that is seen less often than `least_seen` is not merged; the vocabulary is then smaller than `vocab_size`.
     """
-    engine = _byte_level(models.BPE(), split_words=True)
+    engine = untrained().engine
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=least_seen,

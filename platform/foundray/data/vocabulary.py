@@ -12,6 +12,7 @@ from foundray.data.shard import Unit
 from foundray.data.sources import Document, read_documents
 from foundray.data.tokenizer import Tokenizer
 from foundray.data.tokenizer_file import load_file
+from foundray.data.training_sample import LongDocuments, sample
 from foundray.spec import Source, Spec
 from foundray.storage import Store
 
@@ -54,7 +55,8 @@ def _characters(unit: Unit, source: Source) -> str:
     for file in unit.files:
         for row in read_documents(file, source):
             if isinstance(row, Document):
-                seen.update(row.text)
+                for part in row.parts():
+                    seen.update(part)
     return "".join(sorted(seen))
 
 
@@ -66,14 +68,11 @@ def _train_bpe(spec: Spec, units: list[Unit]) -> str:
 def _sample(spec: Spec, units: list[Unit], budget: int) -> Iterator[str]:
     """Documents of units in seeded order, from each source by its weight, up to `budget` bytes."""
     total = sum(source.weight for source in spec.data.sources)
+    of_long = LongDocuments(tokenizers.untrained())
     for index, source in enumerate(spec.data.sources):
         mine = [unit for unit in units if unit.source == index]
-        left = budget * source.weight / total
-        for position in np.random.default_rng([spec.seed, index]).permutation(len(mine)):
-            for file in mine[position].files:
-                for row in read_documents(file, source):
-                    if isinstance(row, Document) and left > 0:
-                        yield row.text[: int(left)]
-                        left -= len(row.text.encode())
-                if left <= 0:
-                    break
+        order = np.random.default_rng([spec.seed, index]).permutation(len(mine))
+        files = (file for position in order for file in mine[position].files)
+        rows = (row for file in files for row in read_documents(file, source))
+        documents = (row for row in rows if isinstance(row, Document))
+        yield from sample(documents, budget * source.weight / total, of_long)

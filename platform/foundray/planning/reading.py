@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,11 +12,14 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from foundray.contract import Values
+from foundray.data.encoding import encode_or_reason
+from foundray.data.long_documents import Cutter, Piece, in_batches
 from foundray.data.quarantine import Found, Tally
-from foundray.data.shard import Unit
-from foundray.data.sources import BadRow, in_batches, read_documents, read_rows
-from foundray.data.tokenizer import Tokenizer
+from foundray.data.shard import IN_FLIGHT, Unit
+from foundray.data.sources import BadRow, Document, read_documents, read_rows
+from foundray.data.tokenizer import Tokenizer, make_bytes
 from foundray.planning.seen import Seen
+from foundray.planning.seen_text import SeenText
 from foundray.spec import Source
 
 WORD = r"[\pL\pM\pN_]+(?:['’][\pL\pM]+)*"
@@ -24,8 +28,6 @@ UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 """Letters of scripts that put no space between words."""
 PIECE = 8192
 """Characters of a document that are sampled together."""
-LONG_LINE = 32
-"""Bytes from which on a line that comes again is no accident."""
 
 
 class Counts(BaseModel):
@@ -71,33 +73,47 @@ class Part(BaseModel):
 
 
 def read_text_unit(unit: Unit, source: Source, tokenizer: Tokenizer | None, seed: int, sample_bytes: int) -> Part:
-    """Read, count, and keep up to `sample_bytes` of text, chosen by the seed; tokens are counted where there is a tokenizer."""
-    documents, lines, bad = Seen(), Seen(), _Bad()
-    sample, letters, counts = _Sample(f"{seed} {unit.name}", sample_bytes), set[str](), Counts()
+    """Read, count, and keep up to `sample_bytes` of text, chosen by the seed; tokens are counted where there is a tokenizer.
+
+    A word in which a long document is cut counts twice.
+    """
+    bad, seen, counts = _Bad(), SeenText(), Counts()
+    sample, letters = _Sample(f"{seed} {unit.name}", sample_bytes), set[str]()
     rows = (row for file in unit.files for row in _located(file.url, read_documents(file, source)))
-    for documents_read in in_batches(bad.aside(rows)):
-        texts = [document.text for document in documents_read]
-        for text in texts:
-            content = text.encode()
-            counts.bytes += len(content)
-            documents.add(" ".join(text.split()).encode(), len(content))
-            for line in content.split(b"\n"):
-                if len(line) >= LONG_LINE:
-                    lines.add(line.strip())
-            letters.update(text)
-            sample.add(text)
-        array = pa.array(texts, pa.large_string())
-        counts.documents += len(texts)
-        counts.characters += sum(map(len, texts))
+    cutter = Cutter(tokenizer or make_bytes())
+    for pieces in in_batches(piece for document in bad.aside(rows) for piece in cutter.pieces(document)):
+        if tokenizer:
+            pieces, tokens = _tokenized(pieces, tokenizer, bad)
+            counts.tokens += tokens
+        for piece in pieces:
+            counts.documents += piece.first
+            counts.bytes += piece.size
+            counts.characters += len(piece.text)
+            seen.add(piece)
+            letters.update(piece.text)
+            sample.add(piece.text)
+        array = pa.array([piece.text for piece in pieces], pa.large_string())
         counts.words += pc.sum(pc.count_substring_regex(array, WORD)).as_py() or 0
         counts.unspaced += pc.sum(pc.count_substring_regex(array, UNSPACED)).as_py() or 0
-        if tokenizer:
-            counts.tokens += len(texts) + sum(len(ids) for ids in tokenizer.encode(texts))
     counts.bad_rows = bad.count
     return Part(
-        source=unit.source, counts=counts, documents=documents.to_text(), lines=lines.to_text(), pieces=sample.pieces(),
-        letters="".join(sorted(letters)), bad=bad.first, found=bad.found(),
+        source=unit.source, counts=counts, documents=seen.documents.to_text(), lines=seen.lines.to_text(),
+        pieces=sample.pieces(), letters="".join(sorted(letters)), bad=bad.first, found=bad.found(),
     )  # fmt: skip
+
+
+def _tokenized(pieces: list[Piece], tokenizer: Tokenizer, bad: _Bad) -> tuple[list[Piece], int]:
+    """The pieces that the tokenizer does not fail on, and the tokens of them all, with those that open documents."""
+    good, tokens = list[Piece](), 0
+    for piece, ids in zip(pieces, encode_or_reason(tokenizer, [piece.text for piece in pieces]), strict=True):
+        if piece.document is bad.lost:
+            continue
+        if isinstance(ids, str):
+            bad.lose(piece.document, ids)
+        else:
+            good.append(piece)
+            tokens += piece.first + len(ids)
+    return good, tokens
 
 
 def read_values_unit(unit: Unit, source: Source, modality: Values, length: int) -> Part:
@@ -125,6 +141,10 @@ class _Bad:
 
     def __init__(self) -> None:
         self.tally, self.first = Tally(), ""
+        self.passed: deque[tuple[int, str]] = deque(maxlen=IN_FLIGHT)
+        """Identity of each of the last rows that were not bad, and the file that it is from."""
+        self.lost: Document | None = None
+        """The last one that `lose` put aside."""
 
     @property
     def count(self) -> int:
@@ -133,12 +153,23 @@ class _Bad:
     def aside(self, rows: Iterator) -> Iterator:
         for url, row in rows:
             if isinstance(row, BadRow):
-                line = self.tally.add(url, row)
-                if line and line.lost:
-                    self.first = self.first or f"{line.source}, {line.position}: {line.reason}"
+                self._add(url, row)
             else:
                 self.tally.balance.documents += 1
+                self.passed.append((id(row), url))
                 yield row
+
+    def lose(self, document: Document, reason: str) -> None:
+        """Put aside a document that was passed on."""
+        url = next(url for passed, url in reversed(self.passed) if passed == id(document))
+        self.lost = document
+        self.tally.balance.documents -= 1
+        self._add(url, BadRow(document.position, reason, 1, "document"))
+
+    def _add(self, url: str, row: BadRow) -> None:
+        line = self.tally.add(url, row)
+        if line and line.lost:
+            self.first = self.first or f"{line.source}, {line.position}: {line.reason}"
 
     def found(self) -> Found:
         return self.tally.found()

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import numpy as np
 from pydantic import BaseModel
 
+HASH = 8
+"""Bytes of a hash."""
 KEPT = 2**20
 """Contents that are kept, at most: 24 MB."""
 
@@ -36,9 +38,13 @@ class Seen:
         self.new: list[tuple[int, int, int]] = []
 
     def add(self, content: bytes, size: int | None = None) -> None:
-        number = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+        self.add_hash(hashlib.blake2b(content, digest_size=HASH), len(content) if size is None else size)
+
+    def add_hash(self, content: hashlib.blake2b, size: int) -> None:
+        """A content of `size` bytes that came in parts, by its hash of `HASH` bytes."""
+        number = int.from_bytes(content.digest(), "big")
         if not number >> (64 - self.level):
-            self.new.append((number, 1, len(content) if size is None else size))
+            self.new.append((number, 1, size))
             if len(self.new) > self.most:
                 self._settle()
 

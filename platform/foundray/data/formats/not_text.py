@@ -46,7 +46,7 @@ def not_utf8(content: bytes, at: int, offset: int, name_offset: bool = True, cut
         if offset == 0 and content.startswith(mark):
             return f"{name} by its byte order mark, not UTF-8; convert it: iconv -f {name} -t UTF-8"
     where = f"byte 0x{content[at]:02x}" + (f" at offset {offset:,}" if name_offset else "")
-    if cut_off:
+    if cut_off and max(content[:at], default=0x80) >= 0x80:  # in Latin-1 this byte would be the first beyond ASCII
         return f"not UTF-8 ({where}): it ends within a character"
     if offset == at and (kind := looks_like(content)):
         return f"not UTF-8 ({where}): it looks like {kind}"

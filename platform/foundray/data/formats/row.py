@@ -134,31 +134,28 @@ class Gathering:
         """Bytes added."""
         self.bad: BadRow | None = None
         """Why the document cannot be used; further bytes are dropped."""
-        self.short: list[bytes] = []
+        self.held: list[bytes] = []
+        self.held_size = 0
         self.long: _Spool | None = None
 
     def add(self, block: bytes) -> None:
         """The next bytes. Raises InputError if the temporary file cannot hold them."""
         self.size += len(block)
-        if self.bad is not None:
-            return
-        self.short.append(block)
-        if self.long is None and self.size > LONG:
-            self.long = _Spool()
-        if self.long is not None:
-            content, self.short = b"".join(self.short), []
-            try:
-                self.long.write(content)
-            except UnicodeDecodeError as error:
-                offset = self.long.size - len(self.long.pending)
-                self.bad, self.long = _undecodable(error.object, error, offset, self.where, self.at, self.unit), None
+        if self.bad is None:
+            self.held.append(block)
+            self.held_size += len(block)
+            if self.size > LONG and self.held_size >= PART:
+                self._spool()
 
     def document(self) -> Document | BadRow:
         """What came, as one document."""
-        if self.bad is not None:
-            return self.bad
+        if self.size <= LONG:
+            return decode(b"".join(self.held), self.where, self.at, self.unit)
+        if self.bad is None:
+            self._spool()
         if self.long is None:
-            return decode(b"".join(self.short), self.where, self.at, self.unit)
+            assert self.bad is not None
+            return self.bad
         try:
             self.long.end()
         except UnicodeDecodeError as error:
@@ -169,6 +166,16 @@ class Gathering:
         if self.long.nuls and _no_strays(self.long.nuls, self.long.size, self.long.nul_run):
             return BadRow(self.where, self.long.nul_reason(), 1, self.unit)
         return Document(self.long.file, self.where)
+
+    def _spool(self) -> None:
+        """Move what is held to the temporary file."""
+        content, self.held, self.held_size = b"".join(self.held), [], 0
+        self.long = self.long or _Spool()
+        try:
+            self.long.write(content)
+        except UnicodeDecodeError as error:
+            offset = self.long.size - len(self.long.pending)
+            self.bad, self.long = _undecodable(error.object, error, offset, self.where, self.at, self.unit), None
 
 
 class _Spool:
