@@ -23,7 +23,7 @@ NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.ty
 TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 """Of Arrow's types, those that are numbers, and those that may be numbers as they are written."""
 LONGEST_GAP = 2**21
-"""Steps that are filled in for damaged rows, at most: a damaged footer may promise any number, and a row group has up to 2**20."""
+"""Steps that are filled in for damaged rows, at most. Row groups have up to 2**20; a damaged footer may promise any number."""
 _UNNAMED = re.compile(r"(Unnamed: [0-9.]+|__index_level_[0-9]+__)?")
 """How a column is named that had no name, by pandas, too."""
 

@@ -20,11 +20,12 @@ from foundray.words import plural
 DELIMITERS = ",;\t|"
 """What may stand between fields, the usual one first."""
 LONGEST = 2**28
-"""Bytes of a line, and characters of a row, at most; csv's own limit for a field is 131,072 characters. Reading a row takes up
-to 6 bytes of memory per character."""
-SUSPECT = 100
-"""Lines of a quoted field that all look like rows before its quote is taken for one that never closes (judgement: a table
-inside a field is shorter)."""
+"""Bytes of a line, at most; csv's own limit for a field is 131,072 characters. Reading takes up to 6 bytes per character."""
+LONGEST_OF_SEVERAL = 2**26
+"""Characters of a row over several lines, at most: these take more memory, and more often mean a quote that never closes."""
+SUSPECT = 1000
+"""Lines of a quoted field that all look like rows before its quote is taken for one that never closes (judgement: few tables
+inside a field are longer and have as many columns)."""
 JUDGED = 20
 """Lines that tell whether the lines inside a field are rows: the last ones, since the field's own text comes first."""
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
@@ -143,11 +144,8 @@ class CsvRows:
         for line in self._lines:
             size = len(line) if not self._taken else size + len(line)
             self._taken.append(line)
-            if (
-                size > LONGEST
-                or isinstance(line, _TooLong)
-                or (len(self._taken) % SUSPECT == 1 and len(self._taken) > 1 and self._too_many())
-            ):
+            several = len(self._taken) > 1
+            if isinstance(line, _TooLong) or (several and (size > LONGEST_OF_SEVERAL or self._too_many())):
                 raise _Suspect
             yield line
         if self._taken:
@@ -161,7 +159,9 @@ class CsvRows:
         return row
 
     def _too_many(self) -> bool:
-        """Whether a row of so many lines is several: a header is never as long."""
+        """Whether the lines taken, now and then looked at, are several rows. A header is never as long."""
+        if len(self._taken) % SUSPECT != 1:
+            return False
         return not self.names or (len(self.names) > 1 and self._share(self._taken[-SUSPECT:]) > 0.9)
 
     def _rows_inside(self, broken: bool = False) -> bool:
