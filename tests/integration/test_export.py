@@ -165,6 +165,7 @@ def test_the_files_say_what_they_are(made: Made, prose: Path) -> None:
     facts, identity = made.facts, json.loads((made.out / "foundray.json").read_text())
     assert facts["weights_sha256"] == api.status(made.run).weights_sha256 == identity["weights_sha256"]
     assert facts["step"] == identity["step"] == 20
+    assert identity["arithmetic"] == {"engine": 1, "modality": 1, "objective": 1}
     file = made.out / "model.safetensors"
     assert hashlib.sha256(file.read_bytes()).hexdigest() == facts["file_sha256"] == identity["file_sha256"]
     with safe_open(file, "pt") as opened:

@@ -36,7 +36,8 @@ class Folder:
             raise InputError(f"{folder} is not an export of a run: there is no readable {IDENTITY} in it") from None
 
     def spec(self) -> Spec:
-        return checked(Spec, dict(self.identity["spec"]), str(self.folder / IDENTITY))
+        spec = checked(Spec, dict(self.identity["spec"]), str(self.folder / IDENTITY))
+        return spec.begun_with(self.identity.get("arithmetic", {}))
 
     def manifest(self) -> dict[str, Any]:
         """Of the data: what a reader needs of it."""

@@ -73,6 +73,7 @@ def _identity(trained: Trained, exported: Exported) -> dict[str, Any]:
         "modality": spec.data.modality.kind,
         "class": exported.stock_class,
         "fingerprint": spec.fingerprint(),
+        "arithmetic": spec.arithmetic,
         "weights_sha256": exported.weights_sha256,
         "file_sha256": exported.file_sha256,
         "spec": trained.told(),
