@@ -13,6 +13,8 @@ from foundray.data.files import RawFile
 from foundray.data.shard import Unit
 from foundray.errors import FoundrayError, InputError, RunFailed
 
+RETRIES = 5
+"""Times that a unit is tried again after its process died."""
 NAMED = 3
 """Files that an error names."""
 
@@ -47,7 +49,8 @@ def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing:
     )
     left = dict(enumerate(units))
     try:
-        for result in rows.map(guarded).iter_rows():
+        # A task whose process dies is tried again, but not for ever, as Ray Data would.
+        for result in rows.map(guarded, max_retries=RETRIES).iter_rows():
             if result.get("failure"):
                 raise RunFailed(result["failure"])
             if result.get("error"):

@@ -1,0 +1,82 @@
+"""On real local Ray: what breaks in a task is said by the words of what broke, and a run ends at a sample that is damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from tests.integration.conftest import foundray
+
+import foundray as api
+from foundray.causes import cause_of
+from foundray.data.pipeline import over_units
+from foundray.data.recipe import prepared_folder
+from foundray.data.shard import Unit
+from foundray.errors import BadData, InputError, RunFailed
+from foundray.loading import load_spec
+
+
+@pytest.fixture
+def local_ray() -> Iterator[Any]:
+    import ray
+
+    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+def test_errors_in_tasks(local_ray: Any, spec: Path) -> None:
+    from ray.data import from_items
+
+    def fails(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            raise OSError("no route to host")
+        except OSError as error:
+            raise ValueError(f"row {row['item']} of /x/a.jsonl") from error
+
+    with pytest.raises(local_ray.exceptions.RayError) as raised:
+        list(from_items([7]).map(fails).iter_rows())
+    assert "To change retry attempts" in str(raised.value), "which is what Ray says last"
+    assert cause_of(raised.value) == "ValueError: row 7 of /x/a.jsonl (from OSError: no route to host)"
+
+    _, _, units = prepared_folder(load_spec(spec))
+    file = units[0].files[0].url
+
+    def breaks(unit: Unit) -> dict[str, str]:
+        raise KeyError(unit.name)
+
+    def refuses(unit: Unit) -> dict[str, str]:
+        raise InputError(f"{unit.name} is bad")
+
+    def dies(unit: Unit) -> dict[str, str]:
+        os._exit(1)
+
+    with pytest.raises(RunFailed, match=rf"^preparing {file} failed: KeyError: '0-00000'$"):
+        list(over_units(units, breaks, "preparing"))
+    with pytest.raises(InputError, match="^0-00000 is bad$"):
+        list(over_units(units, refuses))
+    with pytest.raises(RunFailed, match=rf"^reading broke off: WorkerCrashedError: .*; {file} had not been read to the end; "):
+        list(over_units(units, dies))
+
+
+def test_a_run_over_a_damaged_shard_ends_with_its_name(spec: Path) -> None:
+    prepared = api.prepare(spec)
+    path = Path((prepared.folder / prepared.manifest.shards[0].file).path)
+    content = bytearray(path.read_bytes())
+    for group in range(pq.read_metadata(path).num_row_groups):
+        chunk = pq.read_metadata(path).row_group(group).column(0)
+        content[chunk.data_page_offset + chunk.total_compressed_size - 3] ^= 1
+    path.write_bytes(content)
+    said = foundray("train", spec).refusal
+    assert f"the prepared shard {path} is damaged (OSError: " in said
+    assert f"delete {prepared.folder} and prepare again" in said
+    events = [json.loads(line) for line in (spec.parent / "runs/small/events.jsonl").read_text().splitlines()]
+    (failed,) = [event for event in events if event["event"] == "failed"]
+    assert f"the prepared shard {path} is damaged" in failed["reason"]
+    assert not [event for event in events if event["event"] == "group_broken"], "no other group would do better"
+    assert issubclass(BadData, InputError)
