@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -21,9 +22,10 @@ def is_url(location: str) -> bool:
 def split_query(url: str) -> tuple[str, str]:
     """`s3://bucket/runs?region=eu-central-1` as `s3://bucket/runs` and `?region=eu-central-1`.
 
-    The second is empty for a local path, and if `?` is part of a name: a query begins with a field and `=`.
+    The second is empty for a local path or file, and if `?` is part of a name: a query begins with a field and `=`.
     """
-    found = re.match(r"(.*?)(\?[A-Za-z][A-Za-z0-9_]*=.*)?$", url, re.DOTALL) if is_url(url) else None
+    remote = is_url(url) and not url.lower().startswith("file:")
+    found = re.match(r"(.*?)(\?[A-Za-z][A-Za-z0-9_]*=.*)?$", url, re.DOTALL) if remote else None
     return (found[1], found[2] or "") if found else (url, "")
 
 
@@ -81,6 +83,21 @@ def canonical(location: str) -> str:
     where = "&".join(sorted(part for part in query[1:].split("&") if part.startswith("endpoint")))
     scheme, colon, rest = head.partition(":")
     return scheme.lower() + colon + rest + quote(unquote(path), safe=PLAIN) + (f"?{where}" if where else "")
+
+
+def canonical_names(locations: Iterable[str]) -> list[str]:
+    """`canonical` of many files, each folder looked up once."""
+    folders, names = dict[str, str](), list[str]()
+    for location in locations:
+        if is_url(location) and not location.lower().startswith("file:"):
+            names.append(canonical(location))
+            continue
+        folder, _, name = path_of(location).rpartition("/")
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder or "/").rstrip("/")
+        path = f"{folders[folder]}/{name}"
+        names.append(os.path.realpath(path) if os.path.islink(path) else path)  # noqa: PTH114 - pathlib is slow
+    return names
 
 
 def _split_path(place: str) -> tuple[str, str]:

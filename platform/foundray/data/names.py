@@ -30,9 +30,10 @@ ENDINGS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Of each format of documents, what the names of its files end in once `bare`."""
 
-_TAR = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
-"""Endings that stand for two."""
-_NO_TEXT = (
+_FORMATS = {ending: form for form, endings in ENDINGS.items() for ending in endings if ending}
+_TAR = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zstd"}
+"""Endings that stand for `.tar` and that of a compression."""
+_NO_TEXT = frozenset({
     # archives, and compressions that are not read
     ".zip", ".7z", ".rar", ".z", ".lzma", ".lz", ".lzo", ".br", ".cab", ".iso", ".dmg", ".deb", ".rpm", ".apk", ".jar", ".war",
     ".whl", ".egg", ".cpio", *COMPRESSION,
@@ -47,8 +48,8 @@ _NO_TEXT = (
     # arrays, tables, models and databases
     ".npy", ".npz", ".mat", ".h5", ".hdf5", ".nc", ".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".safetensors",
     ".onnx", ".pb", ".tflite", ".gguf", ".msgpack", ".arrow", ".feather", ".orc", ".avro", ".tfrecord", ".lmdb", ".mdb", ".rds",
-    ".rdata", ".db", ".sqlite", ".sqlite3", "-ubyte", ".bam", ".bai", ".cram", ".2bit",
-)  # fmt: skip
+    ".rdata", ".db", ".sqlite", ".sqlite3", ".bam", ".bai", ".cram", ".2bit",
+})  # fmt: skip
 _NO_DATA = ("_success", "_metadata", "_common_metadata")
 """Names of what Spark and Hadoop leave beside tables."""
 
@@ -60,19 +61,21 @@ def is_hidden(name: str) -> bool:
 
 def compression(name: str) -> str | None:
     """How the file is compressed, by its ending."""
-    return COMPRESSION.get(posixpath.splitext(_written_out(name))[1])
+    last = _last(name.lower())
+    return COMPRESSION.get(last) or _TAR.get(last)
 
 
 def bare(name: str) -> str:
     """The name in lower case, without the ending of a compression: `A.TXT.gz` as `a.txt`, `a.tgz` as `a.tar`."""
-    name = _written_out(name)
-    return posixpath.splitext(name)[0] if compression(name) else name
+    name = name.lower()
+    last = _last(name)
+    return name.removesuffix(last) + (".tar" if last in _TAR else "") if last in _TAR or last in COMPRESSION else name
 
 
 def ending(name: str) -> str:
     """How the name ends, in lower case and with a compression's ending: `.csv.gz`; nothing if it has no ending."""
-    stem, last = posixpath.splitext(_written_out(posixpath.basename(name)))
-    found = posixpath.splitext(stem)[1] + last if last in COMPRESSION else last
+    last = _last(name := posixpath.basename(name).lower())
+    found = _last(name.removesuffix(last)) + last if last in COMPRESSION else last
     return found if re.fullmatch(r"(\.[\w+-]{1,16}){1,2}", found) else ""
 
 
@@ -90,20 +93,19 @@ def format_of(name: str, endings: tuple[str, ...] = ()) -> str | None:
     name = bare(name)
     if endings:
         return "files" if name.endswith(endings) else "webdataset" if name.endswith(ENDINGS["webdataset"]) else None
-    if (form := next((form for form, those in ENDINGS.items() if form != "text" and name.endswith(those)), None)) is not None:
+    last = _last(name)
+    if (form := _FORMATS.get(last)) is not None:
         return form
-    if name.endswith(_NO_TEXT) or name.endswith(_of_values()) or posixpath.basename(name) in _NO_DATA:
+    if last in _NO_TEXT or name.endswith(_of_values()) or posixpath.basename(name) in _NO_DATA:
         return None
     return "text"
 
 
-def _written_out(name: str) -> str:
-    """In lower case, with `.tgz` and its like as the two endings that they stand for."""
-    stem, ending = posixpath.splitext(name.lower())
-    return stem + _TAR.get(ending, ending)
+def _last(name: str) -> str:
+    return posixpath.splitext(name)[1]
 
 
 @functools.cache
 def _of_values() -> tuple[str, ...]:
-    """Endings of the files of installed modalities of values."""
-    return tuple(ending for endings in contract.endings().values() for ending in endings)
+    """Endings of the files of installed modalities of values, and of the labels beside them."""
+    return (*(ending for endings in contract.endings().values() for ending in endings), "idx1-ubyte")

@@ -20,7 +20,7 @@ from foundray.errors import InputError
 from foundray.spec import Source, Spec, differences, digest, flatten
 from foundray.spec.arithmetic import of_data, raised
 from foundray.storage import Store
-from foundray.urls import canonical, path_of
+from foundray.urls import canonical_names, path_of
 
 UNIT_BYTES = 64 * 2**20
 READING = 2
@@ -127,7 +127,7 @@ def _named(files: Sequence[RawFile]) -> dict[str, Any]:
 
     The order counts if it is not that of the names, since shards follow it.
     """
-    names = [canonical(file.url) for file in files]
+    names = canonical_names(file.url for file in files)
     facts = [
         [file.size, file.modified_ns, "text" if file.format == "code" else file.format]  # they are read alike
         + ([called] if (called := posixpath.basename(path_of(file.url))) != posixpath.basename(path_of(name)) else [])

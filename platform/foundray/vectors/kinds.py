@@ -33,7 +33,7 @@ def _format(data: str, spec: Spec) -> str:
     """The one format of all files, or `auto` if they have several, or some have none."""
     modality = spec.data.modality.build()
     of_values = modality.endings if isinstance(modality, Values) else ()
-    names = [file.url for file in find_files(Source(path=data, format="text"))]
+    names = [file.url for file in find_files(checked(Source, {"path": data, "format": "text"}, data))]
     found = {format_of(name, of_values) or "" for name in names}
     if found == {""}:
         raise InputError(f"{data}: {_no_format(names[0], of_values, spec)}")
