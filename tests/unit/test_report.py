@@ -281,6 +281,7 @@ def test_several_runs_side_by_side(tmp_path: Path) -> None:
 def test_data_its_licence_and_its_quarantine(tmp_path: Path) -> None:
     (tmp_path / "prepared" / "0").mkdir(parents=True)
     rows = [{"source": "x", "position": n, "reason": reason} for n, reason in enumerate(["empty", "broken JSON", "empty"])]
+    rows += [{**rows[0], "reason": "damaged", "lost": 1000, "unit": "case"}, {**rows[0], "reason": "left out", "lost": 0}]
     (tmp_path / "prepared/0/quarantine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     file = {"url": "https://example.org/a", "bytes": 1, "sha256": "0" * 64}
     noted = {"set": "words", "origin": "o", "licence": "CC-BY-4.0, by Somebody", "files": {"a.txt": file}}
@@ -289,7 +290,8 @@ def test_data_its_licence_and_its_quarantine(tmp_path: Path) -> None:
     run = made_run(tmp_path, source=str(tmp_path / "data/words/*.txt"))
     page = page_of(run, out=tmp_path / "x.html")
     assert "CC-BY-4.0, by Somebody" in page.text
-    assert "2: empty 1: broken JSON" in page.text
+    assert "1,000 cases: damaged 2 rows: empty 1 row: broken JSON 1 note: left out" in page.text
+    assert "2 rows in quarantine" in page.text and "foundray quarantine small" in page.text
     assert "32,000 tokens in 1,000 samples of 32" in page.text
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from foundray import words
+from foundray.data.quarantine import amount
 from foundray.environment import environment as versions
 from foundray.reporting import charts
 from foundray.reporting.essentials import described
@@ -172,7 +173,7 @@ def _data_words(story: Story) -> str:
     epochs = story.facts.step * story.spec.samples_per_step / max(1, sum(source.training for source in story.sources))
     return (
         f"{manifest.tokens:,} tokens in {words.plural(manifest.rows, 'sample')} of {manifest.context:,}{vocabulary}; "
-        f"{words.plural(manifest.quarantined, 'row')} in quarantine. The run has seen {epochs:.3g} times as many samples as "
+        f"{amount(manifest.balance().lost)} in quarantine. The run has seen {epochs:.3g} times as many samples as "
         f"there are to train on. Recipe {manifest.recipe_sha256[:16]}."
     )
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from foundray.data.manifest import Manifest
+from foundray.data.quarantine import LIST, Tally, amount, read_lines
 from foundray.data.recipe import formats_of
 from foundray.errors import InputError
 from foundray.fetching import load_data_set
@@ -24,9 +26,10 @@ from foundray.run import PROBES, Run
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.tuning.forecast import Forecast
+from foundray.words import plural
 
 BAD_ROWS = 1000
-"""Of a quarantine, so many are looked at."""
+"""Lines of a quarantine that are looked at, at most."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,10 @@ class SourceFacts:
     validation: int
     tokens: int
     text_bytes: int
-    quarantined: int
+    quarantined: str
+    """How much could not be used, in words; `0` for nothing."""
+    empty: int
+    """Rows, documents and files without content."""
     licence: str
     """Where it is known."""
 
@@ -153,18 +159,20 @@ class Story:
         return [_source(self.spec, self.manifest, index, sum(weights)) for index in range(len(weights))]
 
     @property
-    def bad_rows(self) -> list[tuple[str, int]]:
-        """Why rows were put into quarantine, and how many of them, most first; nothing where that cannot be read."""
+    def bad_rows(self) -> list[tuple[str, str]]:
+        """(why, how much) of what could not be used, the most first, and of what was left out; nothing if it cannot be read."""
         folder = json.loads((self.run.folder / "data.json").read_text()).get("folder")
-        if not folder or not self.manifest or not self.manifest.quarantined:
+        if not folder or not self.manifest or not (self.manifest.quarantined or self.manifest.balance().notes):
             return []
-        recorded = Store.at(folder)
+        recorded, tally = Store.at(folder), Tally()
         beside = self.run.folder.parent / "prepared" / recorded.name
         try:
-            text = ((beside if beside.exists() else recorded) / "quarantine.jsonl").read_text()
-            return Counter(json.loads(line)["reason"] for line in text.splitlines()[:BAD_ROWS]).most_common()
-        except (InputError, ValueError):
+            for line in islice(read_lines((beside if beside.exists() else recorded) / LIST), BAD_ROWS):
+                tally.add_line(line)
+        except InputError:
             return []
+        found = tally.reasons()
+        return [(one.reason, amount({one.unit: one.lost}) if one.lost else plural(one.lines, "note")) for one in found]
 
     # What else lies about
 
@@ -207,19 +215,20 @@ class Story:
 
 
 def _source(spec: Spec, manifest: Manifest, index: int, weights: float) -> SourceFacts:
-    source, shards = spec.data.sources[index], manifest.of_source(index)
+    source, shards, balance = spec.data.sources[index], manifest.of_source(index), manifest.balance(index)
     kept, total = manifest.split(index, spec.data.holdout)
     return SourceFacts(
         path=source.path,
         format=formats_of(manifest.recipe, index, source),
         share=source.weight / weights,
         files=len({name for shard in shards for name in shard.inputs}),
-        documents=sum(shard.documents for shard in shards),
+        documents=balance.documents,
         training=kept,
         validation=total - kept,
         tokens=sum(shard.tokens for shard in shards),
         text_bytes=sum(shard.text_bytes for shard in shards),
-        quarantined=sum(shard.quarantined for shard in shards),
+        quarantined=amount(balance.lost) if balance.lost else "0",
+        empty=balance.empty,
         licence=_licence(source.path),
     )
 

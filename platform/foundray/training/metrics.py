@@ -91,7 +91,7 @@ METRICS = {
     "spikes": Metric("gauge", "Steps whose loss jumped, and whose update was not made"),
     "source_tokens": Metric("gauge", "Positions of the source passed through so far", "source"),
     "source_epochs": Metric("gauge", "Times that the source's training split has been shown", "source"),
-    "source_quarantined": Metric("gauge", "Rows of the source that could not be used", "source"),
+    "source_quarantined": Metric("gauge", "Rows, or other units, of the source that could not be used", "source"),
     "parcels_ready": Metric("gauge", "Parcels of micro-batches that are read and not yet taken"),
     "leases": Metric("counter", "Leases of micro-batches given to workers"),
     "leases_waiting": Metric("gauge", "Workers that wait for data"),
@@ -124,8 +124,7 @@ class RunMetrics:
         self.values |= {("faults", kind): 0 for kind in FAULTS}
         self.sources = [_label(index, source.path) for index, source in enumerate(spec.data.sources)]
         for index, source in enumerate(self.sources):
-            rows = sum(shard.quarantined for shard in self.order.manifest.of_source(index))
-            self.values["source_quarantined", source] = rows
+            self.values["source_quarantined", source] = self.order.manifest.balance(index).bad
 
     def begin(self, events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> None:
         """Take what commands before have recorded."""
