@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from foundray.data.formats.archive import members
+from foundray.data.formats.tar import members
 from foundray.errors import InputError
 from foundray.loading import checked, parse_fields, read_yaml
 from foundray.spec import nearest
@@ -139,6 +139,8 @@ def _difference(place: Path, file: File) -> str | None:
         with place.open("rb") as stream:
             if file.of == "members":
                 for name, content in members(stream):
+                    if not (name or isinstance(content, bytes)):
+                        return f"it is damaged at {content.position}: {content}"
                     if isinstance(content, bytes) and fnmatch(name, file.members):
                         size += len(content)
                         lines.append((posixpath.basename(name), hashlib.sha256(content).hexdigest()))

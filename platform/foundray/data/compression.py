@@ -257,3 +257,18 @@ _SURE = {
     "bz2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
 }
 """What else is never taken for the start of a member."""
+
+
+def read_all(stream: io.BufferedReader) -> tuple[bytes, Broken | None]:
+    """All that a stream holds up to where it breaks, and what is said of it. Raises OSError for one that cannot be read."""
+    parts, said = list[bytes](), None
+    while True:
+        try:
+            if not (part := stream.read1(BUFFER)):
+                break
+            parts.append(part)
+        except Broken as broken:
+            said = broken
+            if not broken.whole:
+                break
+    return b"".join(parts), said

@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from foundray.contract import Unreadable, Values
-from foundray.data.compression import decompressed
+from foundray.data.compression import decompressed, read_all
 from foundray.data.files import RawFile
 from foundray.data.formats import archive, conllu, csv, fasta, jsonl, parquet, text
-from foundray.data.formats.archive import members
 from foundray.data.formats.row import BadRow, Document
-from foundray.data.names import format_of
+from foundray.data.names import ends_in, format_of
 from foundray.errors import FoundrayError
 from foundray.spec import Source
 from foundray.storage import Store, reading
@@ -68,26 +67,38 @@ def read_located_rows(
         if file.format == "webdataset":
             yield from _guarded(_archived_rows(stream, modality, length), lambda at, bad: ("", at, bad))
             return
-        try:
-            content = stream.read()
-        except OSError as error:
-            yield path, "", BadRow("byte 0", f"the compressed stream is broken: {error}", unit="file")
-            return
-        yield from _rows(modality, path, content, length, "")
+        yield from _decompressed_rows(modality, path, stream, length, "")
 
 
 def _archived_rows(stream: Any, modality: Values, length: int) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
-    for name, content in members(stream):
-        if isinstance(content, Unreadable):
-            yield name, "", BadRow.of(content, name or "end")
-        elif name.lower().endswith(modality.endings):
-            yield from _rows(modality, name, content, length, name)
+    for name, content in archive.chosen(stream, lambda name: ends_in(name, modality.endings)):
+        if isinstance(content, BadRow):
+            yield name, "", content
+        else:
+            yield from _decompressed_rows(modality, name, decompressed(pa.BufferReader(content), name), length, name)
+
+
+def _decompressed_rows(
+    modality: Values, name: str, stream: Any, length: int, label: str
+) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
+    """The rows of one file or member; `label` says which member it is. None of one that breaks off."""
+    whole = label or "byte 0"
+    try:
+        content, broken = read_all(stream)
+    except OSError as error:
+        yield name, "", BadRow(whole, f"it cannot be read ({error})", unit="file")
+        return
+    if broken is None or broken.whole:
+        yield from _rows(modality, name, content, length, label)
+    if broken is not None:
+        unit = broken.unit if broken.whole else "file"
+        yield name, "", BadRow(whole, f"the compressed stream is broken: {broken}", unit=unit)
 
 
 def _rows(
     modality: Values, name: str, content: bytes, length: int, label: str
 ) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
-    """The rows of one file or member, each tried as training will read it; `label` says which member it is."""
+    """The rows, each tried as training will read it."""
 
     def where(position: str) -> str:
         return f"{label}, {position}" if label else position

@@ -46,10 +46,10 @@ def test_a_byte_order_mark_belongs_to_no_line() -> None:
 @pytest.mark.parametrize(
     ("encoding", "said"),
     [
-        ("utf-16", "it is UTF-16 or UTF-32, by its byte order mark; save it as UTF-8"),
-        ("utf-32", "it is UTF-16 or UTF-32, by its byte order mark; save it as UTF-8"),
-        ("utf-16-le", "it looks like UTF-16 (every other byte is 0); save it as UTF-8"),
-        ("utf-16-be", "it looks like UTF-16 (every other byte is 0); save it as UTF-8"),
+        ("utf-16", "UTF-16 by its byte order mark, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8"),
+        ("utf-32", "UTF-32 by its byte order mark, not UTF-8; convert it: iconv -f UTF-32 -t UTF-8"),
+        ("utf-16-le", "it looks like UTF-16LE, not UTF-8; convert it: iconv -f UTF-16LE -t UTF-8"),
+        ("utf-16-be", "it looks like UTF-16BE, not UTF-8; convert it: iconv -f UTF-16BE -t UTF-8"),
     ],
 )
 def test_utf_16_is_one_sentence(encoding: str, said: str) -> None:

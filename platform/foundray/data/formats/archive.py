@@ -1,46 +1,86 @@
-"""WebDataset: tar archives of small files, read in memory. Nothing is unpacked, so nothing can be written elsewhere."""
+"""WebDataset: tar archives of small files, read in memory. Nothing is unpacked, so nothing can be written elsewhere.
+
+Which members count follows from their names, as it does for files in a folder (`data/names`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import posixpath
-import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import pyarrow as pa
 
-from foundray.contract import Unreadable
 from foundray.data.compression import decompressed
-from foundray.data.formats import jsonl
-from foundray.data.formats.row import BadRow, Document, decode
+from foundray.data.formats import conllu, csv, fasta, jsonl, parquet, tar_headers, text
+from foundray.data.formats.row import BadRow, Document
+from foundray.data.formats.tar import Missing, members
+from foundray.data.names import ending, ends_in, format_of, is_hidden
 from foundray.spec import Source
+
+__all__ = ["chosen", "members", "read"]
+
+READERS: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | BadRow]]] = {
+    "text": text.read,
+    "code": text.read,
+    "jsonl": jsonl.read,
+    "csv": csv.read,
+    "parquet": parquet.read,
+    "fasta": fasta.read,
+    "conllu": conllu.read,
+}
+"""Of each format that a member can have, what reads it."""
+LABELS = (".cls", ".cls2", ".class", ".count", ".index", ".inx", ".id", ".ten", ".tb")
+"""What members with numbers end in by WebDataset's convention: they belong to the member of the same name beside them."""
+NAMED = 5
+"""Endings of members that were left out that are named."""
 
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    """Its .txt files, and the field of its .json files."""
-    for name, content in members(decompressed(handle, path)):
-        if isinstance(content, Unreadable):
-            yield BadRow.of(content, name or "end")
-        elif name.endswith(".txt"):
-            yield decode(content, name)
-        elif name.endswith(".json"):
-            yield jsonl.row(content, name, source.field)
+    """The documents in its members, each read as a file of the format that its name tells."""
+    for name, content in chosen(decompressed(handle, path), lambda name: _format(name) is not None):
+        if isinstance(content, BadRow):
+            yield content
+        else:
+            yield from _documents(name, content, source)
 
 
-def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes | Unreadable]]:
-    """(name, content) of the files of an archive, in order, or why one cannot be used. Links and devices are no files."""
+def chosen(stream: IO[bytes], counts: Callable[[str], bool]) -> Iterator[tuple[str, bytes | BadRow]]:
+    """(name, content) of the members that count, in order, a BadRow in place of what cannot be read.
+
+    Hidden members are skipped, as hidden files in a folder are; a last BadRow, of which nothing is lost, tells how many
+    others were left out.
+    """
+    others = Counter[str]()
+    for name, content in members(stream):
+        if name and not tar_headers.leads_out(name) and is_hidden(posixpath.normpath(name)):
+            continue
+        if isinstance(content, Missing):
+            yield name, BadRow.of(content, content.position)
+        elif counts(name):
+            yield name, content
+        else:
+            others[ending(name) or "no ending"] += 1
+    if others:
+        kinds = [kind for kind, _ in others.most_common()]
+        more = f" and {len(kinds) - NAMED} more" if len(kinds) > NAMED else ""
+        count = others.total()
+        said = f"left out: {count:,} {'member' if count == 1 else 'members'} of other kinds ({', '.join(kinds[:NAMED])}{more})"
+        yield "", BadRow("end", said, 0, "member")
+
+
+def _format(name: str) -> str | None:
+    found = None if ends_in(name, LABELS) else format_of(name)
+    return found if found in READERS else None
+
+
+def _documents(name: str, content: bytes, source: Source) -> Iterator[Document | BadRow]:
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
-            for member in archive:
-                if member.isdir():
-                    continue
-                name = posixpath.normpath(member.name)
-                if name.startswith(("/", "..")):
-                    yield member.name, Unreadable("its name leads out of the archive")
-                elif not member.isfile():
-                    yield member.name, Unreadable("not a plain file")
-                else:
-                    found = archive.extractfile(member)
-                    yield member.name, found.read() if found else Unreadable("not a plain file")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        yield "", Unreadable(f"the archive is broken: {error}")
+        for row in READERS[_format(name) or "text"](pa.BufferReader(content), name, source):
+            position = name if row.position in ("", "byte 0") else f"{name}, {row.position}"
+            yield dataclasses.replace(row, position=position)
+    except Exception as error:  # whatever it is, it costs this member alone
+        reason = f"the rest of it cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        yield BadRow(name, reason, unit="member")

@@ -2,27 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from foundray.data.formats.lines import numbered_lines
-from foundray.data.formats.row import BadRow, Document, decode
+from foundray.contract import Unreadable
+from foundray.data.formats.lines import merged, numbered_lines
+from foundray.data.formats.row import MARK, BadRow, Document, decode
 from foundray.spec import Source
+
+COLUMNS = 10
+NUL = "holds NUL bytes, so it is not text"
+NO_WORDS = "no comment holds its text, and '_' stands in place of its words: the treebank is published without them"
+_TEXT = re.compile(rb"#\s*text\s*= ?(.*\S.*)", re.DOTALL)
+_DOCUMENT = re.compile(rb"#\s*newdoc\b")
+_HEAD = re.compile(rb"#\s*(?:sent_id\s*=|text\s*=|newpar\b|newdoc\b)")
+"""Comments that stand before the words of a sentence, never between them."""
+_ID = re.compile(rb"(\d{1,9})(?:([-.])(\d{1,9}))?")
+_ESCAPED = {b"s": b" ", b"t": b"\t", b"p": b"|", b"\\": b"\\"}
+"""What UDPipe writes behind a backslash in SpacesAfter, but for line breaks."""
 
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    """The texts of a treebank of Universal Dependencies, a sentence a line; where it tells documents, each is one."""
-    start, sentences = 1, list[bytes]()
+    """The texts of a treebank of Universal Dependencies, a sentence a line; where it tells documents, each is one.
+
+    A sentence's text is that of its comment `# text = ...`, or its words, with the spaces that the last column tells.
+    """
+    start, texts = 1, list[str]()
+    for row in merged(merged(_texts(handle, path), NUL), NO_WORDS):
+        if isinstance(row, int):
+            if texts:
+                yield Document("\n".join(texts), f"line {start}")
+            start, texts = row, []
+        elif isinstance(row, Document):
+            texts.append(row.text)
+        else:
+            yield row
+    if texts:
+        yield Document("\n".join(texts), f"line {start}")
+
+
+def _texts(handle: pa.NativeFile, path: str) -> Iterator[Document | BadRow | int]:
+    """The text of each sentence, a BadRow for one that has none, and the line of each start of a document."""
+    words: list[tuple[int, bytes]] = []
+    told = False  # whether a comment held the sentence's text
     for number, line in numbered_lines(handle, path):
         if isinstance(line, BadRow):
+            words, told = [], False  # they are not all of the sentence's
             yield line
-            break
-        if line.startswith(b"# newdoc"):
-            if sentences:
-                yield decode(b"\n".join(sentences), f"line {start}")
-            start, sentences = number, []
-        elif line.startswith(b"# text = "):
-            sentences.append(line.removeprefix(b"# text = "))
-    if sentences:
-        yield decode(b"\n".join(sentences), f"line {start}")
+            continue
+        line = line.removeprefix(MARK)
+        if not line.strip() or (words and _starts_a_sentence(line, words)):
+            yield from () if told else _rebuilt(words)
+            words, told = [], False
+        if _DOCUMENT.match(line):
+            yield number
+        elif text := _TEXT.match(line):
+            told = True
+            yield _decoded(text[1], number)
+        elif line.strip() and not line.startswith(b"#"):
+            words.append((number, line))
+    yield from () if told else _rebuilt(words)
+
+
+def _starts_a_sentence(line: bytes, words: Sequence[tuple[int, bytes]]) -> bool:
+    """Whether a sentence starts here although no blank line ends that of the words before."""
+    if line.startswith(b"#"):
+        return _HEAD.match(line) is not None
+    return re.match(rb"1[\t-]", line) is not None and any(word.startswith(b"1\t") for _, word in words)
+
+
+def _rebuilt(words: Sequence[tuple[int, bytes]]) -> Iterator[Document | BadRow]:
+    """The text of a sentence from its words, where there are any."""
+    if not words:
+        return
+    number = words[0][0]
+    try:
+        parts = list(_forms(words))
+    except Unreadable as error:
+        yield BadRow.of(error, f"line {number}")
+    else:
+        blank = all(form == b"_" for form, _ in parts)
+        text = b"".join(form + space for form, space in parts).rstrip()
+        yield BadRow(f"line {number}", NO_WORDS, 1, "sentence") if parts and blank else _decoded(text, number)
+
+
+def _forms(words: Sequence[tuple[int, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """(form, space behind it) of each token as it is written: several words may share one. Raises Unreadable."""
+    shared = 0  # the last word of those that share the token before
+    for number, line in words:
+        columns = line.split(b"\t")
+        if b"\0" in line:
+            raise Unreadable(NUL, unit="sentence")
+        if len(columns) != COLUMNS:
+            reason = f"line {number} has {len(columns)} columns, separated by tabs, and not {COLUMNS}"
+            raise Unreadable(f"no comment holds its text, and {reason}", unit="sentence")
+        if (found := _ID.fullmatch(columns[0])) is None:
+            raise Unreadable(f"no comment holds its text, and line {number} does not start with a number", unit="sentence")
+        if found[2] == b"." or (found[2] is None and int(found[1]) <= shared):
+            continue
+        if found[2] == b"-":
+            shared = int(found[3])
+        yield columns[1], _space(columns[-1])
+
+
+def _space(miscellaneous: bytes) -> bytes:
+    """What follows a token, by its last column."""
+    told = miscellaneous.strip().split(b"|")
+    if b"SpaceAfter=No" in told:
+        return b""
+    spaces = next((value.removeprefix(b"SpacesAfter=") for value in told if value.startswith(b"SpacesAfter=")), b"")
+    spaces = re.sub(rb"\\(.)", lambda escaped: _ESCAPED.get(escaped[1], b"\n"), spaces)
+    return spaces if spaces and not spaces.strip(b" \t") else b" "  # a line break is a space, since a sentence is a line
+
+
+def _decoded(text: bytes, number: int) -> Document | BadRow:
+    found = decode(text, f"line {number}", unit="sentence")
+    return BadRow(f"line {number}", NUL, 1, "sentence") if isinstance(found, BadRow) and b"\0" in text else found

@@ -1,39 +1,79 @@
-"""JSON Lines: a document is a field of the object in a line."""
+"""JSON Lines: a document is a field of the object in a line. Files that hold other JSON than that: see `json_elements`."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from foundray.data.formats.lines import numbered_lines
-from foundray.data.formats.row import BadRow, Document, empty, text_of
+from foundray.contract import Unreadable
+from foundray.data.formats import json_elements
+from foundray.data.formats.lines import content, in_lines, merged
+from foundray.data.formats.not_text import not_utf8
+from foundray.data.formats.row import MARK, BadRow, Document, empty, text_of
 from foundray.spec import Source
+
+NUL = "holds NUL bytes, which JSON cannot"
+NAMED = 10
+"""Fields that a reason names."""
 
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    for number, line in numbered_lines(handle, path):
+    """A row a line; or an element of an array, or of objects over several lines, if that is what the file begins with."""
+    parts = content(handle, path)
+    first = next(parts, b"")
+    whole = itertools.chain([first], parts)
+    del parts
+    if isinstance(first, bytes) and json_elements.begins(first):
+        for number, value in json_elements.elements(whole, source.field):
+            where = f"element {number}"
+            yield BadRow.of(value, where) if isinstance(value, Unreadable) else _field(value, where, source.field)
+    else:
+        yield from merged(_rows(whole, source.field), NUL)
+
+
+def _rows(parts: Iterator[bytes | Unreadable], field: str) -> Iterator[Document | BadRow]:
+    for number, line in in_lines(parts):
         if isinstance(line, BadRow):
             yield line
-            break
-        yield row(line, f"line {number}", source.field)
+        else:
+            found = row(line, f"line {number}", field)
+            del line  # its memory is free while the row is used
+            yield from found
 
 
-def row(content: bytes, where: str, field: str) -> Document | BadRow:
+def row(line: bytes, where: str, field: str) -> list[Document | BadRow]:
+    """The documents in one line: of several objects, where the end of the line between them is missing."""
+    if b"\0" in line:
+        return [BadRow(where, NUL)]
     try:
-        value = json.loads(content.decode("utf-8"))
+        text = line.removeprefix(MARK).decode("utf-8")
     except UnicodeDecodeError as error:
-        return BadRow(where, f"not UTF-8 (byte {error.start} of the line)")
-    except (json.JSONDecodeError, RecursionError) as error:
-        return BadRow(where, f"not JSON: {error}") if content.strip() else empty(where)
-    return _field(value, where, field)
+        return [BadRow(where, not_utf8(line, error.start, error.start))]
+    try:
+        return [_field(json_elements.value_of(text, field), where, field)]
+    except json.JSONDecodeError as error:
+        if not text.strip():
+            return [empty(where)]
+        if several := json_elements.side_by_side(text):
+            return [_field(value, where, field) for value in several]
+        return [BadRow(where, f"not JSON: {error}")]
+    except Unreadable as error:
+        return [BadRow.of(error, where)]
 
 
 def _field(row: Any, where: str, field: str) -> Document | BadRow:
     if not isinstance(row, dict):
-        return BadRow(where, "not a JSON object")
+        return BadRow(where, f"not a JSON object but {json_elements.kind(row)}")
     if field not in row:
-        return BadRow(where, f"no field {field!r}")
+        names = [json.dumps(name, ensure_ascii=False)[1:-1][:40] for name in itertools.islice(row, NAMED)]
+        more = f" and {len(row) - NAMED} more" if len(row) > NAMED else ""
+        return BadRow(
+            where, f"no field {field!r}; it has: {', '.join(names)}{more}" if row else f"no field {field!r}; it is {{}}"
+        )
+    if row[field] is not None and not isinstance(row[field], str):
+        return BadRow(where, f"{field!r} is {json_elements.kind(row[field])}, not text")
     return text_of(row[field], where, field)

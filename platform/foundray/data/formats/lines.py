@@ -6,18 +6,22 @@ and not one LF, in CR, as on the first Macs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pyarrow as pa
 
 from foundray.contract import Unreadable
 from foundray.data.compression import Broken, decompressed
-from foundray.data.formats.row import BadRow
+from foundray.data.formats.not_text import MARKS, not_utf8
+from foundray.data.formats.row import MARK, BadRow
 
 LONGEST_ROW = 2**28
 """Bytes that a line, and what else is read whole, may have (judgement: a row takes several times its size while it is read)."""
 PIECE = 2**20
-BOM = b"\xef\xbb\xbf"
+
+_Row = TypeVar("_Row")
 
 
 def numbered_lines(handle: pa.NativeFile, path: str, longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | BadRow]]:
@@ -28,10 +32,15 @@ def numbered_lines(handle: pa.NativeFile, path: str, longest: int = LONGEST_ROW)
     stream, which costs the lines that it cuts; and for a file that is no UTF-8 by its byte order mark, which has no lines.
     A line of N bytes takes 2 N of memory until it is yielded, and then N: nothing here keeps it.
     """
+    return in_lines(content(handle, path), longest)
+
+
+def in_lines(content: Iterator[bytes | Unreadable], longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | BadRow]]:
+    """The lines of what `content` gives, as `numbered_lines` gives them."""
     number, size, skipping = 1, 0, False
     start: list[bytes] = []  # of the line that is being read, of `size` bytes so far; nothing of one that is too long
     ends: bytes | None = None
-    for piece in _pieces(handle, path):
+    for piece in content:
         if isinstance(piece, Unreadable):
             yield number, BadRow.of(piece, f"line {number}")
             if not (isinstance(piece, Broken) and piece.whole):
@@ -72,14 +81,14 @@ def pieces(handle: pa.NativeFile, path: str) -> Iterator[bytes]:
     Raises Unreadable for a file that is no UTF-8 by its byte order mark, and Broken, which is one, behind what could be
     read: unless it says that the content is `whole`, the rest of it is missing.
     """
-    for piece in _pieces(handle, path):
+    for piece in content(handle, path):
         if isinstance(piece, Unreadable):
             raise piece
         yield piece
 
 
-def _pieces(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadable]:
-    """The first is of `PIECE` bytes, or all that is there."""
+def content(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadable]:
+    """Pieces, the first of `PIECE` bytes or all that is there; and, between them, what is missing."""
     head: list[bytes] | None = []
     for piece in _decompressed(handle, path):
         if head is not None:
@@ -91,13 +100,13 @@ def _pieces(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadable]:
             if wrong := _not_utf8(first):
                 yield wrong
                 return
-            yield first.removeprefix(BOM)
+            yield first.removeprefix(MARK)
             if isinstance(piece, bytes):
                 continue
         yield piece
     if head:
         first = b"".join(head)
-        yield _not_utf8(first) or first.removeprefix(BOM)
+        yield _not_utf8(first) or first.removeprefix(MARK)
 
 
 def _decompressed(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadable]:
@@ -115,13 +124,14 @@ def _decompressed(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadab
 
 
 def _not_utf8(start: bytes) -> Unreadable | None:
-    """Why a file that starts so is no UTF-8."""
-    if start.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
-        return Unreadable("it is UTF-16 or UTF-32, by its byte order mark; save it as UTF-8", unit="file")
+    """Why a file that starts so is no UTF-8, if each character shows it."""
+    if start.startswith(tuple(MARKS)):
+        return Unreadable(not_utf8(start, 0, 0), unit="file")
     sample = start[:4096]
     zeros = sample[::2].count(0), sample[1::2].count(0)
     if min(zeros) == 0 and max(zeros) > max(1, 0.2 * len(sample)):
-        return Unreadable("it looks like UTF-16 (every other byte is 0); save it as UTF-8", unit="file")
+        name = "UTF-16LE" if zeros[1] else "UTF-16BE"
+        return Unreadable(f"it looks like {name}, not UTF-8; convert it: iconv -f {name} -t UTF-8", unit="file")
     return None
 
 
@@ -134,3 +144,14 @@ def _joined(start: list[bytes], end: bytes) -> bytes:
 
 def _too_long(number: int, size: int, longest: int) -> BadRow:
     return BadRow(f"line {number}", f"a line of {size:,} bytes; at most {longest:,} are read")
+
+
+def merged(rows: Iterator[_Row], reason: str) -> Iterator[_Row | BadRow]:
+    """The rows; neighbours that are bad for this reason, which one damaged stretch has in common, are one BadRow."""
+    for same, run in itertools.groupby(rows, lambda row: isinstance(row, BadRow) and row.reason == reason):
+        if not same:
+            yield from run
+            continue
+        bad = [(row.position, row.lost, row.unit) for row in run if isinstance(row, BadRow)]
+        (first, _, unit), (last, *_) = bad[0], bad[-1]
+        yield BadRow(first if len(bad) == 1 else f"{first} to {last}", reason, sum(lost for _, lost, _ in bad), unit)

@@ -1,0 +1,319 @@
+"""Tar archives, read block by block: what is damaged costs itself alone, and how much that is is told.
+
+A header starts each member, and has a checksum. Where the next header should be and is none, what follows is searched for
+one: never inside a member, which may hold an archive itself. Zero blocks end an archive; there may be others behind it.
+Formats: POSIX.1-2017, pax, "ustar Interchange Format"; GNU tar's manual, "Basic Tar Format".
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+from foundray.contract import Unreadable
+from foundray.data.ahead import MOST, Ahead
+from foundray.data.compression import Broken, decompressing, kind_of
+from foundray.data.formats import tar_headers
+from foundray.data.formats.not_text import looks_like
+from foundray.data.formats.tar_headers import BLOCK, EXTENDED, header, printable, whole
+
+END = 2 * BLOCK
+"""Zero bytes that end an archive. Most writers fill its last record with more of them."""
+RECORDS = [BLOCK * factor for factor in (20, 64, 128, 256, 512, 1024, 2048)]
+"""Bytes of a record: of tar's own blocking factor, and of larger ones."""
+LARGEST = 2**31
+"""Bytes of a member that is read, at most (judgement: it is held in memory)."""
+BELIEVED = 2**28
+"""Bytes up to which the size in a damaged header is tried."""
+NAMES = 2**24
+"""Bytes of extended headers before a member, at most: they hold names, and values of a few bytes."""
+
+
+class Missing(Unreadable):
+    """What of an archive cannot be read."""
+
+    def __init__(self, reason: str, position: str, lost: int = 1, unit: str = "member"):
+        super().__init__(reason, lost, unit)
+        self.position = position
+        """The member's name, or where in the archive it is."""
+
+
+def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes | Missing]]:
+    """(name, content) of each file in an archive, compressed or not, in order; in place of what cannot be read, why.
+
+    The name is empty for a damaged part of the archive. Links and devices are no files, and directories are not given.
+    """
+    blocks = _Blocks(stream)
+    if kind := kind_of(blocks.peek(16)):
+        blocks = _Blocks(decompressing(blocks, kind))
+    return _Tar(blocks).read()
+
+
+class _Blocks(Ahead):
+    """The content of a stream. Where a compressed one breaks it ends, until `broken` is None again."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self.broken: OSError | None = None
+        """What it ended by."""
+        self.notes: list[Broken] = []
+        """What lies between or behind compressed streams: it costs no content."""
+
+    def _more(self, size: int) -> bytes:
+        while self.broken is None:
+            try:
+                return super()._more(size)
+            except Broken as error:
+                if error.whole:
+                    self.notes.append(error)
+                else:
+                    self.broken = error
+            except OSError as error:
+                self.broken = error
+        return b""
+
+
+class _Tar:
+    def __init__(self, blocks: _Blocks):
+        self.blocks = blocks
+        self.origin = 0
+        """Where the archive starts that is being read: there may be several."""
+        self.phase = 0
+        """Where a block starts: others start whole blocks from there."""
+        self.names: list[str] = []
+        """The last two members that had a header."""
+        self.zeros = 0
+        """Zero bytes that were read last."""
+        self.told = False
+        """Whether it was told that the archive breaks off here."""
+        self.nameless = ""
+        """Why the next member's name is not known, if it is not."""
+        self.joints: list[tuple[int, list[str], str]] = []
+        """Places of two zero blocks without padding, with the names before and behind them."""
+
+    def read(self) -> Iterator[tuple[str, bytes | Missing]]:
+        while True:
+            block = self.blocks.peek(BLOCK)
+            if len(block) < BLOCK:
+                yield from self._end()
+                if not self.blocks.peek(1):
+                    break
+            elif not block.strip(b"\0"):
+                yield from self._read_zeros()
+            elif header(block) is None:
+                yield from self._damage(self.blocks.at)
+            else:
+                self.zeros, self.told = 0, False
+                yield from self._read_member()
+        for note in self.blocks.notes:
+            yield "", Missing(f"the compressed stream is broken: {note}", "end", unit=note.unit)
+
+    def _read_member(self) -> Iterator[tuple[str, bytes | Missing]]:
+        """The member whose header comes next, or the first of whose headers does."""
+        before, size = list[bytes](), 0  # its extended headers
+        while True:
+            start, block = self.blocks.at, self.blocks.read(BLOCK)
+            if (info := header(block)) is None:
+                self.blocks.back(block)  # what is said of the damage there counts the member
+                return
+            if info.type not in (*EXTENDED, tarfile.XGLTYPE):
+                break
+            size += info.size
+            if size > NAMES:
+                yield from self._damage(start)
+                return
+            more = self.blocks.read(whole(info.size))
+            if len(more) < whole(info.size):
+                yield "", self._cut_off("", f"it is cut off in an extended header{self._behind()}")
+                return
+            if info.type in EXTENDED:  # global ones say nothing of a member's name or size that counts
+                before.append(block + more)
+        while info.type == tarfile.GNUTYPE_SPARSE and block[482 if len(block) == BLOCK else -8]:
+            if len(more := self.blocks.read(BLOCK)) < BLOCK:
+                break
+            block += more
+        yield from self._read_content(info, before, block)
+
+    def _read_content(self, info: tarfile.TarInfo, before: list[bytes], head: bytes) -> Iterator[tuple[str, bytes | Missing]]:
+        """The content behind a member's headers."""
+        size = tar_headers.stored(info, before)
+        content = self.blocks.read(min(size, LARGEST))
+        there = len(content) + (self.blocks.skip(size - LARGEST) if len(content) == LARGEST else 0)
+        failed = ""
+        try:
+            if tar_headers.is_sparse(info, before):
+                info = tar_headers.resolved(b"".join(before) + head + content)
+                content = tar_headers.expanded(info, content[info.offset_data - sum(map(len, before)) - len(head) :], LARGEST)
+            elif before:
+                info = tar_headers.resolved(b"".join(before) + head)
+        except Exception as error:  # tarfile raises nearly anything for a damaged extended header
+            failed = f"its extended header cannot be read ({error})"
+        name = printable(info.name)
+        self.names = [*self.names[-1:], name]
+        failed, self.nameless = self.nameless or failed, ""
+        if there < size:
+            yield name, self._short(name, content if there == len(content) else b"", there, size)
+            return
+        padding = self.blocks.read(-size % BLOCK)
+        if failed or (failed := self._shifted(content + padding if size <= LARGEST else b"")):
+            yield name, Missing(failed, name)
+        elif tar_headers.leads_out(name):
+            yield name, Missing("its name leads out of the archive", name)
+        elif size > LARGEST:
+            yield name, Missing(f"it has {size:,} bytes; at most {LARGEST:,} are read", name)
+        elif info.isreg():
+            yield name, content
+        elif not info.isdir():
+            yield name, Missing("not a plain file", name)
+
+    def _shifted(self, taken: bytes) -> str:
+        """How the bytes taken for a member show that some are missing or too many, if they do: no header follows in place.
+
+        The next header is the start of what is read then.
+        """
+        following = self.blocks.peek(BLOCK)
+        if not taken or len(following) < BLOCK or not following.strip(b"\0") or header(following):
+            return ""
+        # One inside would be the next member's. An archive in an archive starts with one of its own.
+        place = tar_headers.find(taken) if header(taken[:BLOCK]) is None else -1
+        if place >= 0:
+            self.blocks.back(taken)
+            said = "bytes are missing in it"
+        elif (place := tar_headers.find(self.blocks.peek(2 * BLOCK - 1))) >= 0:
+            said = "it holds bytes that were not in it"
+        else:
+            return ""
+        self.blocks.skip(place)
+        self.phase = self.blocks.at
+        return f"{said}: the next header stands at byte {self.blocks.at:,}, and not where its size says"
+
+    def _short(self, name: str, content: bytes, there: int, size: int) -> Missing:
+        """Of the member that the archive ends in, so many bytes are there."""
+        phase = (self.phase - self.blocks.at + there) % BLOCK
+        if self.blocks.broken or not content.endswith(bytes(END)) or (place := tar_headers.find(content, phase)) < 0:
+            return self._cut_off(name, f"it is cut off in this member: {there:,} of its {size:,} bytes are there")
+        # The archive has an end: it is not cut, but the size is wrong, and other members were taken for the content.
+        self.blocks.back(content)
+        self.blocks.skip(place)
+        self.phase = self.blocks.at
+        return Missing(f"its header says {size:,} bytes, and {there:,} are left in the archive", name)
+
+    def _cut_off(self, name: str, reason: str) -> Missing:
+        self.told = True
+        return Missing(f"the archive is broken: {self.blocks.broken or reason}", name or "end")
+
+    def _read_zeros(self) -> Iterator[tuple[str, Missing]]:
+        """Zero blocks: the end of an archive, or what stands in place of members."""
+        start = self.blocks.at
+        size = self.zeros = self.blocks.skip_zeros()
+        if not self.blocks.peek(1):
+            return
+        following = header(self.blocks.peek(BLOCK))
+        if odd := (self.blocks.at - self.phase) % BLOCK:
+            if following:
+                self.phase = self.blocks.at
+            else:  # a block that starts with zeros, and is damaged
+                self.blocks.back(bytes(odd))
+                size -= odd
+        if not following:
+            yield from self._damage(start if size < END else self.blocks.at)
+            return
+        end = self.blocks.at - self.origin
+        self.origin = self.blocks.at
+        if size == END and end % RECORDS[0]:
+            self.joints.append((start, self.names, printable(following.name)))
+        elif not any(end % record == 0 and END <= size < END + record for record in RECORDS):
+            reason = f"{size:,} zero bytes stand in place of members{self._behind()}: no archive ends in as many there"
+            yield "", Missing(reason, f"byte {start}")
+
+    def _damage(self, start: int) -> Iterator[tuple[str, Missing]]:
+        """What is no header: it is skipped up to the next one, and told together with all from `start` on."""
+        block, behind, where = self.blocks.peek(BLOCK), self._behind(), f"byte {start}"
+        self.zeros = 0
+        claimed = tar_headers.mended(block) if start == self.blocks.at else None
+        if claimed and (size := BLOCK + whole(tar_headers.stored(claimed, []))) <= BELIEVED:
+            # If a header follows a member of the size that the damaged header still says, it was just this one.
+            following = self.blocks.peek(size + BLOCK)[size:]
+            if len(following) == BLOCK and (header(following) or not following.strip(b"\0")):
+                self.blocks.skip(size)
+                reason = f"the header at byte {start:,}{behind} is damaged"
+                if claimed.type in EXTENDED:
+                    self.nameless = f"{reason}, which holds its name"
+                else:
+                    yield "", Missing(f"{reason}: its member is missing", where)
+                return
+        if self._search():
+            size = self.blocks.at - start
+            yield "", Missing(f"{size:,} bytes from byte {start:,} on{behind} are damaged: a member at least is missing", where)
+        elif not self.names and not self.blocks.broken:
+            self.told = True
+            yield "", self._nothing(block)
+        else:
+            size = self.blocks.at - start - self.zeros
+            yield "", self._cut_off(where, f"its last {size:,} bytes{behind} are damaged: a member at least is missing")
+
+    def _search(self) -> bool:
+        """Go to the next header, or to the end; whether there is one."""
+        self.zeros = 0
+        while True:
+            stretch = self.blocks.peek(MOST + BLOCK)
+            if (place := tar_headers.find(stretch, (self.phase - self.blocks.at) % BLOCK)) >= 0:
+                self.blocks.skip(place)
+                self.phase = self.blocks.at
+                return True
+            last = len(stretch) < MOST + BLOCK
+            taken = stretch if last else stretch[: MOST + 1]  # a header may start in each of the last bytes
+            kept = len(taken.rstrip(b"\0"))
+            self.zeros = len(taken) - kept + (0 if kept else self.zeros)
+            self.blocks.skip(len(taken))
+            if last:
+                return False
+
+    def _end(self) -> Iterator[tuple[str, Missing]]:
+        """Less than a block is left, or the stream breaks."""
+        rest = self.blocks.read(BLOCK)
+        if self.blocks.broken:
+            if not self.told:
+                yield "", self._cut_off("", "")
+            self.blocks.broken = None
+            if self.blocks.peek(1):
+                self._search()
+            return
+        if not (self.names or self.told):
+            yield "", self._nothing(rest)
+        elif rest.strip(b"\0") and not self.told:
+            yield "", self._cut_off("", f"it is cut off in a header{self._behind()}: {len(rest)} bytes of it are there")
+        elif not (self.zeros or rest or self.told):
+            yield "", self._cut_off("", f"it has no end mark: it may be cut off behind {self.names[-1]}")
+        pads = self.zeros > END and (self.blocks.at - self.origin) % RECORDS[0] == 0
+        for start, before, behind in self.joints:
+            if (missing := _between(start, before, behind, pads)) is not None:
+                yield "", missing
+        self.joints.clear()
+
+    def _nothing(self, start: bytes) -> Missing:
+        """What is said of a file without a member."""
+        if start.strip(b"\0"):
+            kind = looks_like(start)
+            return Missing(f"it is no tar archive{f': it looks like {kind}' if kind else ''}", "byte 0", unit="file")
+        if self.blocks.at in (0, END, *RECORDS):
+            return Missing("empty", "byte 0", 0, "file")
+        return Missing(f"it is no tar archive: it holds {self.blocks.at:,} zero bytes", "byte 0", unit="file")
+
+    def _behind(self) -> str:
+        return f" (behind {self.names[-1]})" if self.names else ""
+
+
+def _between(start: int, before: list[str], behind: str, pads: bool) -> Missing | None:
+    """What two zero blocks between members stand for, in an archive that `pads` its end or does not.
+
+    A member of up to 512 bytes that was zeroed looks like the end of an archive that another one follows.
+    """
+    found = tar_headers.missing_between(before, behind)
+    between = f"between {before[-1]} and {behind}" if before else f"before {behind}"
+    if found or (found is None and pads):
+        return Missing(f"{END:,} zero bytes stand in place of a member, {between}", f"byte {start}")
+    if found is None:
+        return Missing(f"an archive ends at byte {start:,}, {between}: the one behind it is read, too", f"byte {start}", 0)
+    return None

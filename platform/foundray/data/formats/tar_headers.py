@@ -1,0 +1,120 @@
+"""Headers of tar archives: whether a block is one, where the next one is, and what it says. tarfile knows the formats."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+import tarfile
+from typing import Any, cast
+
+BLOCK = 512
+EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+"""Types of headers that say more of the next member, such as a long name."""
+MAGIC, MAGIC_AT = b"ustar", 257
+CHECKSUM = slice(148, 156)
+_OLD_CHECKSUM = re.compile(rb"[ 0]*[0-7]+[ \0]+")
+_SIZE = re.compile(rb"(?:\A|\n)\d+ size=(\d{1,19})\n")
+_NUMBERED = re.compile(r"(.*?)(\d{1,18})(\D*)", re.DOTALL)
+
+
+class BadHeader(Exception):
+    """An extended header that contradicts itself."""
+
+
+def header(block: bytes) -> tarfile.TarInfo | None:
+    """What a block says if it is a header, with its checksum."""
+    try:
+        found = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError, OverflowError):
+        return None
+    return found if found.size >= 0 else None
+
+
+def mended(block: bytes) -> tarfile.TarInfo | None:
+    """What a block says if it is a header but for its checksum."""
+    checksum = sum(block) - sum(block[CHECKSUM]) + 8 * ord(" ")
+    return header(block[: CHECKSUM.start] + b"%06o\0 " % checksum + block[CHECKSUM.stop :])
+
+
+def find(stretch: bytes, phase: int | None = None) -> int:
+    """Where the first header is in a stretch; -1 for none.
+
+    One with the magic of POSIX may be anywhere, since what was lost or added need not be whole blocks; one of the oldest
+    kind, which has none, only where a block starts: at `phase`, and whole blocks behind it.
+    """
+    place = magic = -1
+    while (magic := stretch.find(MAGIC, magic + 1)) >= 0:
+        start = magic - MAGIC_AT
+        if start >= 0 and header(stretch[start : start + BLOCK]) is not None:
+            place = start
+            break
+    for start in () if phase is None else range(phase, len(stretch) - BLOCK + 1 if place < 0 else place, BLOCK):
+        block = stretch[start : start + BLOCK]
+        if block[0] and _OLD_CHECKSUM.fullmatch(block[CHECKSUM]) and header(block) is not None:
+            return start
+    return place
+
+
+def whole(size: int) -> int:
+    """Bytes of the blocks that hold so many."""
+    return size + -size % BLOCK
+
+
+def stored(info: tarfile.TarInfo, before: list[bytes]) -> int:
+    """Bytes of a member's content in the archive; `before` are its extended headers."""
+    if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
+        return 0  # links, directories and devices may have a size, and have no content
+    sizes = [found[1] for one in before if one[156:157] in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+             for found in _SIZE.finditer(one, BLOCK)]  # fmt: skip
+    return int(sizes[-1]) if sizes else info.size
+
+
+def is_sparse(info: tarfile.TarInfo, before: list[bytes]) -> bool:
+    return info.type == tarfile.GNUTYPE_SPARSE or any(b"GNU.sparse." in one for one in before)
+
+
+def resolved(blocks: bytes) -> tarfile.TarInfo:
+    """What a header says together with the extended ones before it. Raises anything for damaged ones."""
+    with tarfile.TarFile(fileobj=io.BytesIO(blocks), encoding="utf-8", errors="surrogateescape") as archive:
+        found = archive.next()
+    if found is None:
+        raise BadHeader("it says nothing")
+    return found
+
+
+def expanded(info: tarfile.TarInfo, content: bytes, most: int) -> bytes:
+    """The content of a sparse member, holes and all, of which `content` holds the data. Raises BadHeader."""
+    parts: list[tuple[int, int]] = cast(Any, info).sparse or []
+    ends = [0, *(start + size for start, size in parts)]
+    in_order = all(start >= end and size >= 0 for (start, size), end in zip(parts, ends, strict=False))
+    if not in_order or not ends[-1] <= info.size <= most or sum(size for _, size in parts) > len(content):
+        raise BadHeader("the places of its data contradict each other")
+    found, at = bytearray(info.size), 0
+    for start, size in parts:
+        found[start : start + size] = content[at : at + size]
+        at += size
+    return bytes(found)
+
+
+def leads_out(name: str) -> bool:
+    """Whether a member's name is that of a place outside of the folder in which the archive would be unpacked."""
+    name = posixpath.normpath(name)
+    return name.startswith("/") or name.split("/")[0] == ".."
+
+
+def printable(name: str) -> str:
+    """A name without bytes that are not UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def missing_between(before: list[str], behind: str) -> bool | None:
+    """Whether a member is missing between two names and the next, as far as names that count tell; None if they do not."""
+    found = [_NUMBERED.fullmatch(name) for name in (*before[-2:], behind)]
+    if len(found) < 3 or not all(found):
+        return None
+    parts = [one.groups() for one in found if one]
+    if len({(prefix, suffix) for prefix, _, suffix in parts}) > 1:
+        return None
+    first, second, third = (int(number) for _, number, _ in parts)
+    return None if second != first + 1 else third > second + 1
