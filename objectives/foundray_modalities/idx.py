@@ -31,11 +31,10 @@ def images(content: bytes) -> Iterator[tuple[str, np.ndarray | Unreadable]]:
     """
     at = number = 0
     while True:
-        pixels, promised = _read(content, at)
+        pixels, promised, (height, width) = _read(content, at)
         for image in pixels:
             yield f"image {number}", image
             number += 1
-        height, width = pixels.shape[1:]
         if lost := promised - len(pixels):
             held = len(content) - at - HEADER.size
             reason = f"its header promises {promised} images of {height}x{width}, and it holds {held} bytes"
@@ -51,8 +50,8 @@ def images(content: bytes) -> Iterator[tuple[str, np.ndarray | Unreadable]]:
         yield "byte 0", Unreadable("empty", 0, "image")
 
 
-def _read(content: bytes, at: int) -> tuple[np.ndarray, int]:
-    """([N, height, width] uint8, images that the header at an offset promises). Raises Unreadable."""
+def _read(content: bytes, at: int) -> tuple[np.ndarray, int, tuple[int, int]]:
+    """([N, height, width] uint8; images, height and width that the header at an offset promises). Raises Unreadable."""
     if len(content) - at < HEADER.size:
         raise Unreadable("not an idx file of images: it is shorter than its header", unit="file")
     zero, kind, axes, count, height, width = HEADER.unpack_from(content, at)
@@ -66,5 +65,7 @@ def _read(content: bytes, at: int) -> tuple[np.ndarray, int]:
             f"its header promises {count} images of {height}x{width}, which have no pixels", max(1, count), "image"
         )
     whole = min(count, (len(content) - at - HEADER.size) // (height * width))
+    if not whole:  # of what sides the header promises, NumPy may have no array
+        return np.empty((0, 1, 1), np.uint8), count, (height, width)
     pixels = np.frombuffer(content, np.uint8, whole * height * width, at + HEADER.size)
-    return pixels.reshape(whole, height, width), count
+    return pixels.reshape(whole, height, width), count, (height, width)

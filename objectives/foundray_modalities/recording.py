@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ import numpy as np
 import soundfile
 
 from foundray.contract import Unreadable
+from foundray_modalities import wav
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "MP3", "OGG")
 RATES = range(1_000, 400_000)
@@ -122,20 +122,8 @@ def _check(sound: soundfile.SoundFile, content: bytes) -> None:
         raise Unreadable(f"a recording as {sound.format}; WAV, FLAC, MP3 and Ogg are read", unit="recording")
     if sound.samplerate not in RATES:
         raise Unreadable(f"its header says {sound.samplerate} samples a second", unit="recording")
-    if sound.format.startswith("WAV"):
-        _check_wav(content)
+    if sound.format.startswith("WAV") and (missing := wav.missing(content)):
+        raise Unreadable(missing, unit="recording")
     if not 0 < sound.frames < UNKNOWN:
         reason = "its header does not say how many samples there are" if sound.frames else "it holds no samples"
         raise Unreadable(reason, unit="recording")
-
-
-def _check_wav(content: bytes) -> None:
-    """Walk the chunks (name, size, content, even) to the samples. Raises Unreadable where their size is not true."""
-    number, at = ("<I" if content.startswith(b"RIFF") else ">I"), 12
-    while at + 8 <= len(content):
-        name, (size,), left = content[at : at + 4], struct.unpack(number, content[at + 4 : at + 8]), len(content) - at - 8
-        if name == b"data":
-            if size > left:
-                raise Unreadable(f"its header promises {size} bytes of samples, and it holds {left}", unit="recording")
-            return
-        at += 8 + size + size % 2

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import soundfile
 
 from foundray.contract import Unreadable
-from foundray_modalities import mpeg, ogg
+from foundray_modalities import mpeg, ogg, wav
 
 WAV = re.compile(rb"RIF[FX].{4}WAVE", re.DOTALL)
 """How a WAV begins: 8 bytes that no samples have by chance."""
@@ -37,7 +37,7 @@ def parts(content: bytes) -> list[Part]:
     if content.startswith(ogg.MARK):
         return [Part(at, part) for at, part in ogg.recordings(content)]
     if content.startswith((b"RIFF", b"RIFX")):
-        return _cut(content, WAV, 0)
+        return [part._replace(note=_behind(part)) for part in _cut(content, WAV, 0)]
     if FLAC.match(content, behind := mpeg.tag_size(content, 0)):
         return _cut(content, FLAC, _behind_metadata(content, behind))
     found = mpeg.recordings(content)
@@ -50,6 +50,13 @@ def _cut(content: bytes, start: re.Pattern[bytes], at: int) -> list[Part]:
     if len(starts) == 1:
         return [Part(0, content)]
     return [Part(at, content[at:end]) for at, end in zip(starts, [*starts[1:], len(content)], strict=True)]
+
+
+def _behind(part: Part) -> Unreadable | None:
+    assert isinstance(part.content, bytes)
+    if not (count := wav.behind(part.content)):
+        return None
+    return Unreadable(f"{count:,} bytes behind the samples that its header promises are not read", 0, "recording")
 
 
 def _behind_metadata(content: bytes, at: int) -> int:

@@ -332,6 +332,11 @@ IS_OF = "an idx file of {}; one of images has bytes with 3 axes: image, row, col
         (idx_file(2) + idx_file(3)[:-1], 4, ("image 4", PROMISES.format(3, 17), 1, "image")),
         (idx_file(2) + bytes([9] * 13), 2, ("byte 28", BEHIND.format(13), 2, "image")),
         (idx_file(2) + b"\n\n", 2, ("byte 28", BEHIND.format(2), 0, "image")),
+        (
+            struct.pack(">HBBIII", 0, 8, 3, 7, 2**31, 2**32 - 1) + b"abc",
+            0,
+            ("image 0", "its header promises 7 images of 2147483648x4294967295, and it holds 3 bytes", 7, "image"),
+        ),
         (idx_file(0), 0, ("byte 0", "empty", 0, "image")),
         (idx_file(5, height=0), 0, ("", "its header promises 5 images of 0x3, which have no pixels", 5, "image")),
         (idx_file(2, kind=0x0B), 0, ("", IS_OF.format("16-bit numbers with 3 axes"), 1, "file")),

@@ -91,7 +91,12 @@ def test_what_stands_behind_or_between_recordings_is_no_recording() -> None:
     wav, flac = encoded(sound(8000)), encoded(sound(8000), "FLAC")
     note = b"LIST" + struct.pack("<I", 4) + b"abcd"
     assert told(wav + note) == [("byte 0", 8000)]
+    assert told(wav + note + bytes(7)) == [("byte 0", 8000)]
     assert [said for _, said in told(wav + note + wav)] == [8000, 8000]
+    short = wav[:40] + struct.pack("<I", 10_000) + wav[44:]
+    rest = ("6,000 bytes behind the samples that its header promises are not read", 0, "recording")
+    assert told(short) == [("byte 0", 5000), ("byte 0", rest)]
+    assert [said for _, said in told(short + wav)] == [5000, 8000, rest]
     assert told(ID3 + flac) == [("byte 0", 8000)]
     assert [said for _, said in told(flac + ID3 + flac)] == [8000, 8000]
     block = flac[42:46]  # behind the first block of metadata: one that holds another FLAC, as a picture might

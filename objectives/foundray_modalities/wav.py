@@ -1,0 +1,34 @@
+"""WAV files: chunks, each with a name and a size, one of which holds the samples."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+
+def chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(name, offset of its content, size as it says) of each; of bytes that are no chunks, too. They begin at even offsets."""
+    number, at = struct.Struct("<I" if content.startswith(b"RIFF") else ">I"), 12
+    while at + 8 <= len(content):
+        name, (size,) = content[at : at + 4], number.unpack_from(content, at + 4)
+        yield name, at + 8, size
+        at += 8 + size + size % 2
+
+
+def missing(content: bytes) -> str:
+    """What is not there of the samples, as a clause; nothing if all are."""
+    for name, at, size in chunks(content):
+        if name == b"data":
+            held = len(content) - at
+            return f"its header promises {size} bytes of samples, and it holds {held}" if size > held else ""
+    return ""
+
+
+def behind(content: bytes) -> int:
+    """Bytes behind the samples that are in no chunk, up to the last that is not zero."""
+    end, heard = 12, False
+    for name, at, size in chunks(content):
+        if heard and (at + size > len(content) or not name.isascii() or not name.decode().isprintable()):
+            break
+        heard, end = heard or name == b"data", at + size + size % 2
+    return len(content[end:].rstrip(b"\0")) if heard else 0
