@@ -24,8 +24,8 @@ TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 """Of Arrow's types, those that are numbers, and those that may be numbers as they are written."""
 LONGEST_GAP = 2**21
 """Steps that are filled in for damaged rows, at most. Row groups have up to 2**20; a damaged footer may promise any number."""
-_UNNAMED = re.compile(r"(Unnamed: [0-9.]+|__index_level_[0-9]+__)?")
-"""How a column is named that had no name, by pandas, too."""
+_UNNAMED = re.compile(r"(Unnamed: [0-9.]+|__index_level_[0-9]+__|index)?")
+"""How a column is named that had no name; the others by pandas."""
 
 
 @dataclass
@@ -143,7 +143,9 @@ def _of_csv(table: CsvRows, wanted: Sequence[str]) -> Iterator[tuple[str, Channe
     if not rows:
         raise Unreadable("no rows under the header", unit="file")
     if ragged > len(rows) / 2:
-        raise Unreadable(f"{ragged} of its {len(rows)} rows do not have the {len(names)} fields of its header", unit="file")
+        raise Unreadable(
+            f"{ragged} of its {len(rows)} rows do not have as many fields as its header ({len(names)})", unit="file"
+        )
     remark = ""
     if _is_data(names, rows) and not (wanted and set(wanted) <= set(names)):
         rows.insert(0, names)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -150,6 +152,43 @@ def test_labels_of_cases_and_in_columns(tmp_path: Path) -> None:
     assert examples(run, {"kind": "column", "column": "y"}, path, "jsonl").labels == ["1", "b"]
     with pytest.raises(InputError, match="document 0 has none"):
         examples(run, {"kind": "column"}, path, "jsonl")
+
+
+def test_damage_does_not_shift_labels(tmp_path: Path) -> None:
+    run = saved_run(tmp_path / "text")
+
+    def labels(name: str, content: bytes, form: str) -> list[tuple[str | None, str]]:
+        """Of each text, its label."""
+        (path := tmp_path / name).write_bytes(content)
+        found = examples(run, {"kind": "column", "column": "y"}, path, form)
+        return [(row.text, label) for (row,), label in zip(found.rows, found.labels, strict=True)]
+
+    right = [("one", "1"), ("six", "6")]
+    lines = 'text;y\none;1\n"two;2\n\n;3\nfour\n"fi\nve;5\nsix;6\n'
+    assert labels("a.csv", b"\xef\xbb\xbf" + lines.encode(), "csv") == [*right[:1], ("ve", "5"), *right[1:]]
+    damaged = b'{"text": "one", "y": 1}\n\n{broken\n"two"\n{"text": "\xe9", "y": 4}\n{"text": "six", "y": 6}\n'
+    assert labels("a.jsonl", damaged, "jsonl") == right
+    text = [b"one", b"caf\xe9", None, b"four", b"five", b"six"]
+    table = pa.table({"text": pa.array(text).view(pa.string()), "y": range(1, 7)})
+    pq.write_table(
+        table, file := io.BytesIO(), compression="none", use_dictionary=False, row_group_size=2, write_page_checksum=True
+    )
+    content = file.getvalue().replace(b"four", b"fear")
+    assert labels("a.parquet", content, "parquet") == [("one", "1"), ("five", "5"), ("six", "6")], "two rows are one loss"
+
+
+def test_classes_of_cases_that_can_be_used(tmp_path: Path) -> None:
+    run = saved_run(tmp_path / "runs", **SERIES_RUN)
+    lines = ["@problemName x", "@univariate\tTRUE", "@classLabel true a b c", "@data"]
+    for label in "abc":
+        lines += [f"{','.join(map(str, range(16)))}:{label}", "1,2,3:a", "# a comment", ""]
+    (path := tmp_path / "s.ts").write_text("\r\n".join(lines))
+    assert examples(run, {"kind": "case"}, path).labels == ["a", "b", "c"]
+    targets = "\n".join(lines).replace("classLabel true a b c", "targetLabel true")
+    for content, reason in ((targets, "its cases bear numbers, not classes"), (f"@data\n{lines[4]}", "bear no class")):
+        path.write_text(content.replace(":a", "" if "no class" in reason else ":1.5"))
+        with pytest.raises(InputError, match=reason):
+            examples(run, {"kind": "case"}, path)
 
 
 # Classes

@@ -8,7 +8,7 @@ from foundray.contract import Unreadable
 
 LISTED = 20
 """Names in a sentence, at most, and characters of each."""
-LETTERS = 40
+LETTERS = 80
 
 
 def check(names: Sequence[str], wanted: Iterable[str]) -> None:

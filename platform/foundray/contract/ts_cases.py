@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foundray.contract import Unreadable
+from foundray.words import plural
 
 _BETWEEN_DIMENSIONS = re.compile(r":(?![^()]*\))")
 """A colon, but not one of a time stamp: those stand in brackets, each before its value."""
@@ -73,7 +74,7 @@ def _case(line: str, header: Header) -> Case | Unreadable:
     if not fields:
         return Unreadable(f"it has no {header.label}, or no values before it", unit="case")
     if header.dimensions is not None and len(fields) != header.dimensions:
-        said = f"it has {len(fields)} dimensions, and the header says {header.dimensions}"
+        said = f"it has {plural(len(fields), 'dimension')}, and the header says {header.dimensions}"
         return Unreadable(said, unit="case")
     dimensions = [_values(field) for field in fields]
     if len(lengths := sorted({len(values) for values in dimensions})) > 1:
