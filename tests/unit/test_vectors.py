@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from safetensors import torch as safetensors
 from tests.unit.test_probing import IMAGE_RUN, SERIES_RUN, picture, saved_run
 
@@ -208,6 +209,17 @@ def test_what_breaks_while_rows_are_read_or_decoded_says_which(run: Run, tmp_pat
         read(path, Breaking("reading"), tmp_path / "out")
     with pytest.raises(RunFailed, match=rf"{path}, document 0: ValueError: no picture"):
         read(path, Breaking("decoding"), tmp_path / "out")
+
+
+def test_a_note_takes_no_number_from_the_rows_behind_it(tmp_path: Path) -> None:
+    """Such as that of several frames one is taken: a row's id follows from the rows alone."""
+    reader = Reader(saved_run(tmp_path, **IMAGE_RUN))
+    frames = [Image.new("L", (8, 8), shade) for shade in (10, 200)]
+    (path := tmp_path / "a.gif").write_bytes(b"")
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    rows = list(reader.read(Source(path=str(path), format="files")))
+    assert sorted(type(row).__name__ for row in rows) == ["BadRow", "Row"]
+    assert [row.id for row in rows if isinstance(row, Row)] == [f"{path}#0"]
 
 
 def test_large_rows_make_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

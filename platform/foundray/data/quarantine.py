@@ -59,6 +59,11 @@ def is_empty(bad: BadRow) -> bool:
     return bad.lost == 0 and bad.reason == "empty"
 
 
+def is_note(bad: BadRow) -> bool:
+    """Whether it says what is left out on purpose, so that no row is missing in its place."""
+    return bad.lost == 0 and not is_empty(bad)
+
+
 def read_lines(file: Store) -> Iterator[Line]:
     """The lines of a list. Raises InputError for a damaged one."""
     for number, text in enumerate(file.read_bytes().split(b"\n"), 1):

@@ -13,6 +13,7 @@ from foundray.contract import Modality, Units, Values
 from foundray.data.encoding import encode_or_reason
 from foundray.data.files import Found, RawFile, look
 from foundray.data.long_documents import Cutter, Piece, in_batches
+from foundray.data.quarantine import is_note
 from foundray.data.sources import BadRow, read_documents, read_located_rows
 from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
@@ -38,7 +39,8 @@ class Row:
     content: dict[str, Any] | np.ndarray
     """A modality's row, or [T] token ids."""
     number: int = 0
-    """Counted from 0 in the file, with the rows that cannot be used: of a row, or of the document that it is a piece of."""
+    """Counted from 0 in the file, with the rows that cannot be used, but without notes: of a row, or of the document that it is
+    a piece of."""
     piece: int | None = None
     """Which piece of a document that is longer than a sample."""
     text: str | None = None
@@ -106,8 +108,10 @@ class Reader:
         if not isinstance(self.modality, Values):
             yield from self._documents(file, source)
             return
-        for number, (name, position, row) in enumerate(read_located_rows(file, source, self.modality, self.length)):
+        number = 0
+        for name, position, row in read_located_rows(file, source, self.modality, self.length):
             yield row if isinstance(row, BadRow) else Row(file.url, name, position, row, number)
+            number += not (isinstance(row, BadRow) and is_note(row))
 
     def _documents(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
         """Documents, in pieces of at most the run's context, each opened as in training."""
@@ -117,7 +121,7 @@ class Reader:
             found = iter(encode_or_reason(self.tokenizer, [text.text for text in some if isinstance(text, Piece)]))
             for text in some:
                 if isinstance(text, BadRow):
-                    number += 1
+                    number += not is_note(text)
                     yield text
                     continue
                 ids = next(found)
