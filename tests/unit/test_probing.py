@@ -168,6 +168,10 @@ def test_damage_does_not_shift_labels(tmp_path: Path) -> None:
     assert labels("a.csv", b"\xef\xbb\xbf" + lines.encode(), "csv") == [*right[:1], ("ve", "5"), *right[1:]]
     damaged = b'{"text": "one", "y": 1}\n\n{broken\n"two"\n{"text": "\xe9", "y": 4}\n{"text": "six", "y": 6}\n'
     assert labels("a.jsonl", damaged, "jsonl") == right
+    array = b'[{"text": "one", "y": 1}, {"text": 2, "y": 2}, {"text": "six", "y": 6}]'
+    assert labels("a.json", array, "jsonl") == right
+    with pytest.raises(InputError, match="document 1 has none"):  # which of the two?
+        labels("a.jsonl", b'{"text": "one", "y": 1}\n{"text": "six", "y": 6}{"text": "two", "y": 2}\n', "jsonl")
     text = [b"one", b"caf\xe9", None, b"four", b"five", b"six"]
     table = pa.table({"text": pa.array(text).view(pa.string()), "y": range(1, 7)})
     pq.write_table(

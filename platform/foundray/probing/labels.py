@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from foundray.contract import Unreadable
 from foundray.contract.ts_cases import Case, cases
-from foundray.data.formats import csv, parquet
-from foundray.data.formats.lines import numbered_lines
+from foundray.data.formats import csv, json_elements, parquet
+from foundray.data.formats.lines import content, in_lines
 from foundray.data.names import format_of
 from foundray.data.sources import read_whole
 from foundray.embedding import Row
@@ -139,8 +140,7 @@ def _column(file: str, source: Source, name: str) -> dict[str, Any]:
         try:
             match form:
                 case "jsonl":
-                    lines = numbered_lines(handle, store.path)
-                    return {f"line {number}": _field(line, name) for number, line in lines if isinstance(line, bytes)}
+                    return dict(_of_objects(content(handle, store.path), name))
                 case "csv":
                     # By the text's column, so that the delimiter is the one by which the documents are read.
                     table = csv.table(handle, store.path, source.field)
@@ -153,9 +153,26 @@ def _column(file: str, source: Source, name: str) -> dict[str, Any]:
     raise InputError(f"labels.kind: there are columns in csv, jsonl and parquet, and the format of {file} is {form}")
 
 
-def _field(line: bytes, name: str) -> Any:
+def _of_objects(parts: Iterator[bytes | Unreadable], name: str) -> Iterator[tuple[str, Any]]:
+    """(position, value of a field) of each object of a JSON file that can be read, as `jsonl.read` finds them."""
+    first = next(parts, b"")
+    whole = chain([first], parts)
+    if isinstance(first, bytes) and json_elements.begins(first):
+        found = ((f"element {number}", [element]) for number, element in json_elements.elements(whole, name))
+    else:
+        found = ((f"line {number}", _objects(line)) for number, line in in_lines(whole) if isinstance(line, bytes))
+    for position, objects in found:
+        values = [one.get(name) for one in objects if isinstance(one, dict)]
+        if values and all(value == values[0] for value in values):  # else it is not clear which document bears which
+            yield position, values[0]
+
+
+def _objects(line: bytes) -> list[Any]:
+    """What is in a line: nothing if it cannot be read, and several objects if the end of a line between them is missing."""
+    text = line.decode("utf-8", "replace").removeprefix("\ufeff")
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row.get(name) if isinstance(row, dict) else None
+        return [json_elements.value_of(text)]
+    except json.JSONDecodeError:
+        return json_elements.side_by_side(text)
+    except Unreadable:
+        return []
