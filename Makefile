@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 
-.PHONY: demo test tools check bench bench-faults bench-examples bench-tuning bench-embed bench-gpu chaos clean
+.PHONY: demo test tools check bench bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -48,6 +48,9 @@ bench-tuning: $(VENV)/.ready-dev  ## do rates transfer, does a search pay, does 
 
 bench-embed: $(VENV)/.ready-dev  ## vectors of 50,000 texts, beside one text at a time
 	$(BIN)/python -m tests.benchmarks.bench_embedding
+
+bench-memory: $(VENV)/.ready-dev  ## peak memory of reading and tokenizing a line of 200 MB, by each kind of tokenizer: about two hours
+	$(BIN)/python -m tests.benchmarks.bench_memory
 
 bench-gpu: $(VENV)/.ready-dev  ## on a GPU: speed and memory beside a plain PyTorch loop
 	$(BIN)/python -m tests.benchmarks.bench_gpu --sizes 124M 1B --compiled

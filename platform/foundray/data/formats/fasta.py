@@ -6,37 +6,81 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from foundray.data.formats.lines import numbered_lines
-from foundray.data.formats.row import BadRow, Document, empty
+from foundray.contract import Unreadable
+from foundray.data.formats.long_lines import is_whole, line_parts
+from foundray.data.formats.row import BadRow, Document, Gathering, empty
 from foundray.spec import Source
 
-AMBIGUOUS = str.maketrans("RYSWKMBDHVU", "NNNNNNNNNNT")
-"""IUPAC's letters for a base that is not known for sure, and RNA's U."""
+BASES = b"ACGTN"
+AMBIGUOUS = b"RYSWKMBDHV"
+"""IUPAC's letters for a base that is not known for sure: they become N."""
+LETTERS = bytes.maketrans(b"acgtn" + AMBIGUOUS.lower() + AMBIGUOUS + b"uU", BASES + 2 * len(AMBIGUOUS) * b"N" + b"TT")
+"""In capitals, since small letters mark repeats; RNA's U is DNA's T."""
+SPACE = b" \t\v\f\r\n"
+GAPS = b"-.*"
+NAMED = 200
+"""Characters of a sequence's name that a reason shows."""
 
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    """Each sequence is a document, in capitals; letters for uncertain bases become N."""
-    name, bad = "", None
-    parts: list[str] = []
-    for number, line in numbered_lines(handle, path):
-        if isinstance(line, BadRow):
-            yield line
-            return
-        if line.startswith(b">"):
-            yield from _sequence(name, parts, bad)
-            name, parts, bad = line[1:].split(b" ")[0].decode("ascii", "replace"), [], None
-        elif line.strip():
-            letters = line.strip().decode("ascii", "replace").upper().translate(AMBIGUOUS)
-            if (strange := set(letters) - set("ACGTN")) and bad is None:
-                bad = BadRow(f"line {number}", f"{min(strange)!r} is no nucleotide (sequence {name or 'without a name'})")
-            parts.append(letters)
-    yield from _sequence(name, parts, bad)
+    """Each sequence is a document, in capitals; letters for uncertain bases become N.
+
+    Lines that begin with `;` are comments. Letters before the first header are a sequence without a name. A letter that is no
+    nucleotide costs its sequence.
+    """
+    sequence: _Sequence | None = None
+    kind, begins = b"", True  # the first byte of the line, and whether the next part begins a line
+    for number, part, ends in line_parts(handle, path):
+        if isinstance(part, Unreadable):
+            damage = BadRow.of(part, f"line {number}")
+            if is_whole(part):
+                yield damage
+            else:
+                yield sequence.cut_off(damage) if sequence else damage
+                sequence, begins = None, True
+            continue
+        if begins:
+            kind = part[:1]
+            if kind == b">":
+                if sequence is not None:
+                    yield sequence.document()
+                sequence = _Sequence(part[1:], number)
+        begins = ends
+        if kind not in (b">", b";") and (letters := part.translate(LETTERS, SPACE)):
+            sequence = sequence or _Sequence(b"", number)
+            sequence.add(letters, number)
+    if sequence is not None:
+        yield sequence.document()
 
 
-def _sequence(name: str, parts: list[str], bad: BadRow | None) -> Iterator[Document | BadRow]:
-    if bad:
-        yield bad
-    elif parts:
-        yield Document("".join(parts))
-    elif name:
-        yield empty(f"sequence {name}", "sequence")
+class _Sequence:
+    """A sequence that is being read."""
+
+    def __init__(self, header: bytes, line: int):
+        words = header[:NAMED].split(None, 1)
+        name = words[0].decode("utf-8", "replace") if words else ""
+        self.name = f"sequence {name}" if name else "a sequence without a name"
+        self.position = f"sequence {name}" if name else f"line {line}"
+        self.letters = Gathering(self.position, unit="sequence")
+        self.bad: BadRow | None = None
+
+    def add(self, letters: bytes, line: int) -> None:
+        if self.bad is None and (strange := letters.translate(None, BASES)):
+            self.bad = BadRow(f"line {line}", f"{_no_nucleotide(strange[0])} ({self.name})", 1, "sequence")
+        if self.bad is None:
+            self.letters.add(letters)
+
+    def cut_off(self, damage: BadRow) -> BadRow:
+        """For damage in the sequence or behind it: which of both cannot be known."""
+        return BadRow(damage.position, f"{damage.reason}; {self.name} may be incomplete, and is not used", 1, "sequence")
+
+    def document(self) -> Document | BadRow:
+        if self.bad is not None:
+            return self.bad
+        return self.letters.document() if self.letters.size else empty(self.position, "sequence")
+
+
+def _no_nucleotide(byte: int) -> str:
+    if byte in GAPS:
+        return f"'{chr(byte)}' is a gap or a stop, no nucleotide: aligned sequences and proteins are not read"
+    return f"{chr(byte)!r} is no nucleotide" if byte < 0x80 else f"byte 0x{byte:02x} is no nucleotide"

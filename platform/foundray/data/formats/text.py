@@ -6,30 +6,62 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from foundray.data.compression import decompressed
-from foundray.data.formats.lines import numbered_lines
-from foundray.data.formats.row import BadRow, Document, decode
+from foundray.contract import Unreadable
+from foundray.data.formats.lines import content
+from foundray.data.formats.long_lines import is_whole, line_parts
+from foundray.data.formats.row import BadRow, Document, Gathering, decode
 from foundray.spec import Source
 
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    if source.documents == "file":
-        try:
-            yield decode(decompressed(handle, path).read(), "byte 0", lambda at: f"byte {at}")
-        except OSError as error:
-            yield BadRow("byte 0", f"the compressed stream is broken: {error}")
-        return
-    block: list[bytes] = []
-    start = 1
-    for number, line in numbered_lines(handle, path):
-        if isinstance(line, BadRow):
-            yield line
-            break
-        if line.strip():
-            start = start if block else number
-            block.append(line)
-        if block and (source.documents == "line" or not line.strip()):
-            yield decode(b"\n".join(block), f"line {start}")
-            block = []
-    if block:
-        yield decode(b"\n".join(block), f"line {start}")
+    """A file is kept byte for byte, but for a byte order mark, and lost as a whole; lines and paragraphs are lost one by one.
+
+    White space alone is no document: a file of it counts as empty, and lines of it separate paragraphs.
+    """
+    return _file(handle, path) if source.documents == "file" else _blocks(handle, path, source.documents)
+
+
+def _file(handle: pa.NativeFile, path: str) -> Iterator[Document | BadRow]:
+    gathering, remarks = Gathering("byte 0", lambda at: f"byte {at}", "file"), list[BadRow]()
+    for part in content(handle, path):
+        if isinstance(part, bytes):
+            gathering.add(part)
+        elif is_whole(part):
+            remarks.append(BadRow.of(part, "byte 0"))
+        else:
+            yield BadRow("byte 0", str(part), 1, "file")
+            return
+    yield gathering.document()
+    yield from remarks
+
+
+def _blocks(handle: pa.NativeFile, path: str, unit: str) -> Iterator[Document | BadRow]:
+    """Lines, or blocks of lines between blank ones. Damage ends a block, and costs the line that it is in."""
+    block: Gathering | None = None
+    within = False  # a line that has begun
+    for number, part, ends in line_parts(handle, path):
+        if isinstance(part, Unreadable):
+            yield BadRow.of(part, f"line {number}")
+            if is_whole(part):
+                continue
+            if block is not None and not within:
+                yield block.document()
+            block, within = None, False
+            continue
+        blank = ends and not within and not part.strip()
+        if unit == "line" and ends and not within:  # most of them
+            if not blank:
+                yield decode(part, f"line {number}", unit=unit)
+            continue
+        if not blank:
+            if block is None:
+                block = Gathering(f"line {number}", unit=unit)
+            elif not within:
+                block.add(b"\n")
+            block.add(part)
+            within = not ends
+        if block is not None and ends and (blank or unit == "line"):
+            yield block.document()
+            block = None
+    if block is not None:
+        yield block.document()
