@@ -142,6 +142,9 @@ def _of_csv(table: CsvRows, wanted: Sequence[str]) -> Iterator[tuple[str, Channe
         rows.append(row if isinstance(row, list) and len(row) == len(names) else [""] * len(names))
     if not rows:
         raise Unreadable("no rows under the header", unit="file")
+    spaced = len(names[0].split())
+    if len(names) == 1 and spaced > 1 and sum(len(row[0].split()) == spaced for row in rows) > len(rows) / 2:
+        raise Unreadable("its fields are parted by spaces; commas, semicolons, tabs or bars are read", unit="file")
     if ragged > len(rows) / 2:
         raise Unreadable(
             f"{ragged} of its {len(rows)} rows do not have as many fields as its header ({len(names)})", unit="file"

@@ -286,7 +286,10 @@ class _Lines:
                     if len(line) > LONGEST:
                         self.waiting = [_TooLong("\n")]
                     else:  # a byte that is not UTF-8 costs its own row alone
-                        self.waiting = _LINE.findall(line.decode("utf-8", "surrogateescape"))[::-1]
+                        text = line.decode("utf-8", "surrogateescape")
+                        ends = 2 if text.endswith("\r\n") else 1
+                        several = text.find("\r", 0, len(text) - ends) >= 0
+                        self.waiting = _LINE.findall(text)[::-1] if several else [text]
                     return True
         return False
 

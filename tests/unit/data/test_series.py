@@ -222,6 +222,9 @@ def test_tables_without_a_series(tmp_path: Path) -> None:
         "it has no column of numbers; there are: when (not numbers), who (not numbers)"
     )
     assert why(table("a", range(40), range(40))) == "40 of its 40 rows do not have as many fields as its header (1)"
+    assert why(table("a b", [f"{n} {n + 100}" for n in range(40)])) == (
+        "its fields are parted by spaces; commas, semicolons, tabs or bars are read"
+    )
     assert "byte order mark" in why("a,b\n1,2\n".encode("utf-16"))
     assert read(tmp_path / "a.csv", "") == ([], [("byte 0", "empty", 0, "file")])
     assert read(tmp_path / "a.csv", table("x", range(5)))[1] == [
