@@ -17,6 +17,7 @@ from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY
 
 import foundray
+from foundray.data.quarantine import Balance
 from foundray.errors import InputError
 from foundray.loading import load_spec
 from foundray.storage import sha256
@@ -71,17 +72,46 @@ def test_formats_compressions_and_mixed_sources(tmp_path: Path) -> None:
 
 def test_bad_rows_are_quarantined_and_counted(tmp_path: Path) -> None:
     rows = ['{"text": "%s"}' % text for text in sentences("good", 50)]  # noqa: UP031
-    rows[10], rows[20] = "{broken", '{"text": ""}'
+    rows[10], rows[20], rows[30] = "{broken", '{"text": ""}', '{"body": "x", "id": 3}'
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
-    spec = spec_of(tmp_path, [{"path": str(tmp_path / "a.jsonl"), "format": "jsonl"}])
-    prepared = foundray.prepare(spec)
+    spec, said = spec_of(tmp_path, [{"path": str(tmp_path / "a.jsonl"), "format": "jsonl"}]), []
+    prepared = foundray.prepare(spec, report=said.append)
     assert prepared.manifest.quarantined == prepared.manifest.shards[0].quarantined == 2
-    listed = [json.loads(line) for line in (prepared.folder / "quarantine.jsonl").read_text().splitlines()]
-    assert [row["position"] for row in listed] == ["line 11", "line 21"]
+    assert prepared.manifest.balance() == Balance(documents=47, lost={"row": 2}, empty=1)
+    place = prepared.folder / "quarantine.jsonl"
+    listed = [json.loads(line) for line in place.read_text().splitlines()]
+    assert [(row["position"], row["lost"], row["unit"]) for row in listed] == [("line 11", 1, "row"), ("line 31", 1, "row")]
     assert listed[0]["source"].endswith("a.jsonl")
     assert listed[0]["reason"].startswith("not JSON")
-    with pytest.raises(InputError, match=r"more than 1 bad rows .* raise data.max_bad_rows"):
-        foundray.prepare(spec, {"data.max_bad_rows": 1, "storage": str(tmp_path / "other")})
+    told = f", 2 rows quarantined (list: {place}, `foundray quarantine {prepared.folder}` shows it), 1 empty, prepared "
+    assert said[-1].startswith("data: 47 documents, ") and told in said[-1]
+    foundray.prepare(spec, report=said.append)
+    assert told + "before in" in said[-1], "which a run that uses them says, too"
+    found = foundray.quarantine(spec)
+    assert found.complete and found.balance == prepared.manifest.balance() and len(found.lines) == 2
+
+
+def test_limits_stop_the_job_and_hold_for_what_an_earlier_job_read(tmp_path: Path) -> None:
+    rows = ['{"text": "%s"}' % text for text in sentences("good", 20)]  # noqa: UP031
+    for name, bad in (("a", 12), ("b", 12)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([*rows, *['{"body": 1, "id": 2}'] * bad]))
+    (tmp_path / "c.jsonl").write_text("\n".join([rows[0], *['{"body": 1, "id": 2}'] * 2]))
+    good = [{"path": str(tmp_path / f"{name}.jsonl"), "format": "jsonl"} for name in ("a", "b")]
+    spec = spec_of(tmp_path, good)
+    over = r"12 rows of .* and 20 can, more than data\.max_bad_rows of "
+    for rows_allowed, said in (
+        (11, over + r"11: no field 'text'.*body, id.*line 21"),
+        (20, over + r"20 with those of other sources \(24 in all\)"),
+        (20, over + r"20 with those of other sources \(24 in all\)"),
+    ):
+        with pytest.raises(InputError, match=said):
+            foundray.prepare(spec, {"data.max_bad_rows": rows_allowed})
+        assert foundray.quarantine(spec).balance.bad >= 12, "whatever stopped it, the list is there"
+    assert foundray.prepare(spec, {"data.max_bad_rows": 24}).manifest.balance().lost == {"row": 24}
+    small = spec_of(tmp_path, [*good, {"path": str(tmp_path / "c.jsonl"), "format": "jsonl"}])
+    with pytest.raises(InputError, match=r"data\.sources\.2: 2 rows of .* and 1 can, a larger part than data\.max_bad_share"):
+        foundray.prepare(small)
+    assert foundray.prepare(small, {"data.max_bad_share": 0.7}).manifest.balance(2) == Balance(documents=1, lost={"row": 2})
 
 
 def test_twice_does_nothing_and_a_change_is_told(tmp_path: Path) -> None:
@@ -149,7 +179,11 @@ def test_a_killed_preparation_is_gone_on_with(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "no usable document .*empty"), (b"abc\xff\x00\x01", "no usable document .*not UTF-8"), (b" \n ", "empty")],
+    [
+        (b"", "no usable document .*empty"),
+        (b"abc\xff\x00\x01", "1 file of .* cannot be used and none can: not UTF-8"),
+        (b" \n ", "no usable document .*empty"),
+    ],
 )
 def test_sources_without_a_document(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(content)
