@@ -23,8 +23,12 @@ from foundray.errors import InputError
 from foundray.spec import Spec, digest
 from foundray.spec.arithmetic import of_data
 from foundray.storage import Store, sha256
+from foundray.words import plural
 
 Report = Callable[[str], None]
+
+NOTES = 3
+"""Kinds of notes that are reported, a line each."""
 
 
 def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
@@ -36,7 +40,7 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
     if (folder / "manifest.json").exists():
         prepared = Prepared.open(folder)
         prepared.check_files()
-        report(f"data: {_summary(prepared)}, prepared before in {folder}")
+        _say(prepared, "prepared before in", report)
         return prepared
     _explain(spec, recipe, folder, report)
     modality = spec.data.modality.build()
@@ -67,7 +71,7 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1))
     prepared = Prepared(folder, manifest)
-    report(f"data: {_summary(prepared)}, prepared in {folder}")
+    _say(prepared, "prepared in", report)
     return prepared
 
 
@@ -146,8 +150,21 @@ def _finished(folder: Store, unit: Unit) -> Shard | None:
     return shard if not shard.rows or (folder / shard.file).info().size == shard.bytes else None
 
 
-def _summary(prepared: Prepared) -> str:
+def _say(prepared: Prepared, done: str, report: Report) -> None:
+    """What is there, what is not, and what was left out on purpose, such as columns of a table."""
     manifest, folder = prepared.manifest, prepared.folder
     balance = manifest.balance()
-    counts = f"{balance.documents:,} documents, {manifest.tokens:,} tokens, {manifest.rows:,} samples"
-    return counts + summary(balance, folder / LIST, folder)
+    counts = f"{plural(balance.documents, 'document')}, {manifest.tokens:,} tokens, {plural(manifest.rows, 'sample')}"
+    report(f"data: {counts}{summary(balance, folder / LIST, folder)}, {done} {folder}")
+    if not balance.notes or not (folder / LIST).exists():
+        return
+    tally = Tally()
+    for line in read_lines(folder / LIST):
+        if not line.lost:
+            tally.add_line(line)
+    notes = tally.reasons()
+    for note in notes[:NOTES]:
+        more = f" and {note.lines - 1:,} more" if note.lines > 1 else ""
+        report(f"data: {note.reason} ({note.first}{more})")
+    if rest := sum(note.lines for note in notes[NOTES:]):
+        report(f"data: {plural(rest, 'other note')}: `foundray quarantine {folder}` shows them")

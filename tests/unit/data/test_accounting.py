@@ -14,6 +14,7 @@ import foundray
 from foundray.data.formats.row import BadRow, empty
 from foundray.data.limits import Limits, nothing_in
 from foundray.data.manifest import Manifest, Prepared, Shard
+from foundray.data.prepare import prepare
 from foundray.data.quarantine import Balance, Line, Tally, amount, kind_of, read_lines, summary
 from foundray.data.recipe import prepared_folder
 from foundray.data.shard import Intake, make_shard
@@ -307,3 +308,28 @@ def test_a_document_that_turns_out_to_be_of_no_use_is_taken_back(tmp_path: Path)
     assert intake.text_bytes == 8
     (listed,) = [Line.model_validate_json(line) for line in intake.listed.getvalue().splitlines()]
     assert (Path(listed.source).name, listed.position, listed.reason) == ("b.txt", "byte 0", "the tokenizer fails on it")
+
+
+def test_prepared_data_that_are_found_again_say_what_is_quarantined_and_what_was_left_out(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, json_lines(tmp_path / "a.jsonl", '{"text": "a few words"}'))
+    folder, (shard,) = shards_of(spec)
+    fields: dict[str, Any] = {
+        "name": "x", "recipe": {}, "recipe_sha256": "", "context": 32, "vocabulary": 257, "document_id": 0,
+        "tokenizer_sha256": "", "rows": 1, "tokens": 11, "quarantined": 7, "rows_per_group": 8,
+    }  # fmt: skip
+    notes = [line(f"taken: {column}; left out: t", "header", 0, "column", f"/x/{column}.csv") for column in "aabcde"]
+    lines = [line("damaged", "row 3", 7), *notes]
+    balance = Balance(documents=1, lost={"row": 7}, notes=len(notes))
+    (folder / "quarantine.jsonl").write_text("".join(one.to_json() for one in lines))
+    (folder / "manifest.json").write_text(Manifest(**fields, shards=[shard], balances=[balance]).model_dump_json())
+    said: list[str] = []
+    prepare(spec, said.append)
+    place = folder / "quarantine.jsonl"
+    assert said[-5:] == [
+        f"data: 1 document, 11 tokens, 1 sample, 7 rows quarantined, 6 notes (list: {place}, "
+        f"`foundray quarantine {folder}` shows it), prepared before in {folder}",
+        "data: taken: a; left out: t (/x/a.csv, header and 1 more)",
+        "data: taken: b; left out: t (/x/b.csv, header)",
+        "data: taken: c; left out: t (/x/c.csv, header)",
+        f"data: 2 other notes: `foundray quarantine {folder}` shows them",
+    ]
