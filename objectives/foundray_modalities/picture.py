@@ -53,7 +53,7 @@ BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 
 def opened(content: bytes) -> Pillow.Image:
     """The first frame, decoded. Raises Unreadable."""
-    with _told(), warnings.catch_warnings():
+    with _as_unreadable(), warnings.catch_warnings():
         warnings.simplefilter("error", Pillow.DecompressionBombWarning)
         picture = Pillow.open(io.BytesIO(content))
         if picture.format in DRAWN:
@@ -66,7 +66,7 @@ def opened(content: bytes) -> Pillow.Image:
 
 def in_mode(picture: Pillow.Image, mode: str) -> Pillow.Image:
     """As `L` or `RGB`. Raises Unreadable."""
-    with _told():
+    with _as_unreadable():
         try:
             return picture.convert(mode)
         except ValueError:  # L*a*b*, for one, becomes grey by way of RGB
@@ -79,7 +79,7 @@ def plain(picture: Pillow.Image) -> tuple[Pillow.Image | None, str]:
     Raises Unreadable.
     """
     found, note = None, ""
-    with _told():
+    with _as_unreadable():
         if picture.mode in NUMBERS:
             found, note = _scaled(picture)
         elif picture.has_transparency_data:
@@ -110,7 +110,7 @@ def frames(picture: Pillow.Image) -> int:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_unreadable() -> Iterator[None]:
     """Whatever Pillow raises becomes Unreadable: it has no error of its own for a damaged file."""
     try:
         yield

@@ -23,17 +23,15 @@ RATES = range(1_000, 400_000)
 """Hz: a header that says something else is not to be trusted with the size of a resampling filter."""
 UNKNOWN = 2**63 - 1
 """Samples of a FLAC that was written to a pipe, as libsndfile tells it."""
-
-
-MIXED = 2**24
-"""Samples, of all channels, that are mixed down together: a file of many silent channels may be tiny."""
+MIXED = 2**26
+"""Samples, of all channels, that are mixed down together (512 MiB): a file of many silent channels may be tiny."""
 
 
 @contextmanager
 def opened(content: bytes) -> Iterator[soundfile.SoundFile]:
     """A recording, to be read inside the block. Raises Unreadable, there too."""
     try:
-        with _told():
+        with _as_unreadable():
             sound = soundfile.SoundFile(io.BytesIO(content))
         with sound:
             _check(sound, content)
@@ -76,7 +74,7 @@ def flac(samples: np.ndarray, rate: int) -> bytes:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_unreadable() -> Iterator[None]:
     """What soundfile itself raises becomes Unreadable; errors of libsndfile's pass."""
     try:
         yield
@@ -90,7 +88,7 @@ def _told() -> Iterator[None]:
 def _mixed(sound: soundfile.SoundFile, most: int) -> np.ndarray:
     """The next samples, up to `most`, as the mean over the channels; none at the end."""
     block = max(1, MIXED // sound.channels)
-    with _told(), np.errstate(over="ignore", invalid="ignore"):
+    with _as_unreadable(), np.errstate(over="ignore", invalid="ignore"):
         if most <= block:
             return sound.read(most, dtype="float64", always_2d=True).mean(1)
         parts = list[np.ndarray]()
