@@ -222,6 +222,16 @@ def test_a_note_takes_no_number_from_the_rows_behind_it(tmp_path: Path) -> None:
     assert [row.id for row in rows if isinstance(row, Row)] == [f"{path}#0"]
 
 
+def test_what_breaks_while_vectors_are_computed_says_of_which_rows(run: Run, tmp_path: Path) -> None:
+    path = lines(tmp_path, "one", "two")
+    (block,) = read(path, Reader(run), tmp_path / "out")
+    worker = object.__new__(Worker)  # its own way asks Ray for the weights
+    task = Task(run.spec(), run.manifest()["vocabulary"], "last", "mean", False, "cpu", 1)
+    worker.make, worker.folder, worker.name = Maker(task, trained_weights(run)[1]), Store.at(tmp_path / "out"), "here"
+    with pytest.raises(RunFailed, match=rf"rows {path}#0 to {path}#1: SafetensorError: "):
+        worker({**block, "batches": [b"no batch"], "error": ""})
+
+
 def test_large_rows_make_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(saved_run(tmp_path, **SERIES_RUN))
     assert blocks.rows_per_block(reader) == 512
