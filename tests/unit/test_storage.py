@@ -1,6 +1,7 @@
 """Writing: all or nothing, and one sentence when it cannot be done."""
 
 import errno
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pyarrow import fs
 
 from foundray.errors import InputError
 from foundray.storage import Store
+from foundray.urls import canonical
 
 
 @pytest.fixture
@@ -77,6 +79,68 @@ def test_urls_and_remote_filesystems(tmp_path: Path) -> None:
     assert not remote.is_local
     assert [child.url for child in remote.children()] == ["mock://bucket/run/a"]
     assert (remote / "a").parent.url == "mock://bucket/run"
+
+
+ODD = [
+    "with space",
+    "hash#1",
+    "what?",
+    "?x=y",
+    "per%41cent",
+    "100%",
+    "ünï",
+    "i[1]",
+    "a+b&c=d",
+    "x@y:z",
+    "{a,b}",
+    "new\nline",
+    "🙂",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_name_can_be_opened_by_its_url(name: str, tmp_path: Path) -> None:
+    for place in (Store.at(tmp_path), Store.at(f"file://{tmp_path}")):
+        store = place / name / f"{name}.txt"
+        store.write_text(name)
+        again = Store.at(store.url)
+        assert (again.path, again.url, again.read_text()) == (store.path, store.url, name)
+        assert (again.name, Store.at(again.parent.url)) == (f"{name}.txt", again.parent)
+        assert [child.path for child in place.children()] == [f"{tmp_path}/{name}"]
+    bucket = Store.at("s3://bucket/runs?region=us-east-1")
+    store = bucket / name / "x"
+    assert Store.at(store.url).path == store.path == f"bucket/runs/{name}/x"
+    assert store.url.endswith("/x?region=us-east-1"), "a query stays at the end"
+    assert (store.parent.parent.path, store.parent.parent.url) == (bucket.path, bucket.url)
+
+
+def test_urls_may_be_written_plainly_and_plain_ones_stay(tmp_path: Path) -> None:
+    (tmp_path / "a ü#1.txt").write_text("x")
+    assert Store.at(f"file://{tmp_path}/a ü#1.txt").read_text() == "x"
+    assert Store.at(f"file://{tmp_path}/a%20%C3%BC%231.txt").read_text() == "x"
+    for plain in ("s3://bucket/runs/a!$&'()*+,;=:@b~-._?region=us-east-1", f"file://{tmp_path}/x"):
+        assert Store.at(plain).url == plain
+    assert Store.at(f"{tmp_path}/100%.txt").url == f"{tmp_path}/100%.txt"
+    assert Store.at("~nosuchuser/x").path == f"{Path.cwd()}/~nosuchuser/x"
+
+
+def test_names_that_are_not_utf8_are_no_children_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")).touch()
+    assert [child.name for child in Store.at(tmp_path).children()] == ["a"]
+    with pytest.raises(InputError, match="holds a zero byte"):
+        Store.at("a\0b")
+
+
+def test_a_place_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real x").mkdir()
+    (tmp_path / "link").symlink_to("real x")
+    ways = ["real x", "./link", str(tmp_path / "link"), f"file://{tmp_path}/real%20x", f"FILE://{tmp_path}/link/"]
+    assert {canonical(way) for way in ways} == {f"{tmp_path}/real x"}
+    here = "s3://bucket/a b?region=us-east-1&endpoint_override=127.0.0.1:9000"
+    assert canonical(here) == "s3://bucket/a%20b?endpoint_override=127.0.0.1:9000", "another server is another place"
+    assert canonical("S3://bucket/a%20%62") == canonical("s3://bucket/a b?region=x") == "s3://bucket/a%20b"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ A local folder is read once however many links lead to it, so that a loop of lin
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import defaultdict
@@ -19,6 +20,7 @@ from foundray.storage import Store, reading
 
 HIDDEN = "hidden"
 BROKEN = "broken links"
+GONE = "files that have just gone"
 AGAIN = "links to folders that are read anyway"
 SPECIAL = "pipes, sockets or devices"
 NOT_UTF8 = "names that are not UTF-8"
@@ -99,10 +101,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise InputError(
-            f"the folder {folder} cannot be read ({os.strerror(error.errno or 0)}): make it readable, or name files by a glob "
-            "that leaves it out"
-        ) from None
+        raise InputError(_unreadable(f"the folder {folder}", error)) from None
+
+
+def _unreadable(what: str, error: OSError) -> str:
+    why = os.strerror(error.errno or 0)
+    return f"{what} cannot be read ({why}): make it readable, or name files by a glob that leaves it out"
 
 
 def _sorted_out(entry: os.DirEntry[str], name: str, found: Listing) -> tuple[str, bool]:
@@ -115,8 +119,10 @@ def _sorted_out(entry: os.DirEntry[str], name: str, found: Listing) -> tuple[str
         return NOT_UTF8, False
     try:
         facts = entry.stat()
-    except OSError:  # it leads nowhere, round in a circle, or to where we may not look; or it has just gone
-        return BROKEN, False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return BROKEN if entry.is_symlink() else GONE, False
+        raise InputError(_unreadable(entry.path, error)) from None
     if stat.S_ISDIR(facts.st_mode):
         return "", True
     if not stat.S_ISREG(facts.st_mode):
