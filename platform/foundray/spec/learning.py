@@ -19,8 +19,8 @@ def check_installed(what: str, kind: str, group: str) -> str:
 
 class Source(Section):
     path: str = Field(min_length=1)
-    """A file, a folder or a glob (`**` crosses folders), local or a URL; `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are read as
-    such."""
+    """A file, a folder or a glob (`*`, `?`, `[a-z]`, `{a,b}`; `**` crosses folders), local or a URL; `.gz`, `.zst`, `.xz`,
+    `.bz2` and `.lz4` are read as such."""
     format: Literal["auto", "text", "code", "jsonl", "csv", "parquet", "fasta", "conllu", "files", "webdataset"] = "auto"
     """How the data is stored: documents in plain text, source code, JSON Lines, CSV, Parquet, FASTA or the sentences of a
     treebank (CoNLL-U); `files` of the modality's own kinds; or tar archives of either (WebDataset). By `auto`, each file is
