@@ -41,6 +41,8 @@ def encode_or_reason(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndar
         if len(texts) > 1:
             return [one for text in texts for one in encode_or_reason(tokenizer, [text])]
         return [f"the tokenizer fails on it: {error}"]
+    if not found or not (np.concatenate(found) == tokenizer.document_id).any():
+        return found
     return [_without_openers(tokenizer, ids) for ids in found]
 
 

@@ -10,7 +10,6 @@ import io
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import IO, Any
 
 from foundray.contract import Unreadable
@@ -32,17 +31,21 @@ class Document:
     """The text; of a long document it may be a file of UTF-8 bytes."""
     position: str = field(default="", compare=False)
     """Where in its file: `line 3`, `row 7`, `byte 0`."""
+    known: int | None = field(default=None, compare=False, repr=False)
+    """Its size, if it was counted before."""
 
     @property
     def text(self) -> str:
         """The whole text, however long; `parts` needs less memory."""
         return self.content if isinstance(self.content, str) else "".join(self.parts())
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Bytes in UTF-8."""
+        if self.known is not None:
+            return self.known
         if isinstance(self.content, str):
-            return sum(len(part.encode()) for part in _slices(self.content))
+            return _size(self.content)
         return self.content.seek(0, io.SEEK_END)
 
     @property
@@ -95,7 +98,7 @@ def text_of(value: Any, where: str, field: str, unit: str = "row") -> Document |
     if not isinstance(value, str):
         return BadRow(where, f"{field!r} is {'missing' if value is None else 'not text'}", 1, unit)
     try:
-        size = sum(len(part.encode()) for part in _slices(value))
+        size = _size(value)
     except UnicodeEncodeError:
         return BadRow(where, "holds half a surrogate pair, which is not Unicode text", 1, unit)
     if not value or value.isspace():
@@ -103,7 +106,7 @@ def text_of(value: Any, where: str, field: str, unit: str = "row") -> Document |
     if (count := value.count("\0")) and _no_strays(count, size, "\0" * NUL_RUN in value):
         first = len(value[: value.index("\0")].encode())
         return BadRow(where, holds_nul(value[:PART].encode(), count, size, first), 1, unit)
-    return Document(value, where)
+    return Document(value, where, size)
 
 
 def decode(content: bytes, where: str, at: Callable[[int], str] | None = None, unit: str = "row") -> Document | BadRow:
@@ -113,15 +116,16 @@ def decode(content: bytes, where: str, at: Callable[[int], str] | None = None, u
         for start in range(0, len(content), PART):
             gathering.add(content[start : start + PART])
         return gathering.document()
+    marked, content = len(content), content.removeprefix(MARK)
     try:
-        text = content.removeprefix(MARK).decode()
+        text = content.decode()
     except UnicodeDecodeError as error:
-        return _undecodable(content, error, len(content) - len(error.object), where, at, unit)
+        return _undecodable(content, error, marked - len(content), where, at, unit)
     if not text or text.isspace():
         return empty(where, unit)
     if (count := content.count(0)) and _no_strays(count, len(content), bytes(NUL_RUN) in content):
         return BadRow(where, holds_nul(content, count, len(content), content.index(0)), 1, unit)
-    return Document(text, where)
+    return Document(text, where, len(content))
 
 
 class Gathering:
@@ -165,7 +169,7 @@ class Gathering:
             return empty(self.where, self.unit)
         if self.long.nuls and _no_strays(self.long.nuls, self.long.size, self.long.nul_run):
             return BadRow(self.where, self.long.nul_reason(), 1, self.unit)
-        return Document(self.long.file, self.where)
+        return Document(self.long.file, self.where, self.long.kept)
 
     def _spool(self) -> None:
         """Move what is held to the temporary file."""
@@ -185,7 +189,7 @@ class _Spool:
         self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it closes as its document is forgotten
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.start = self.end_of_last = b""
-        self.size = self.nuls = self.first_nul = 0
+        self.size = self.kept = self.nuls = self.first_nul = 0
         self.nul_run, self.blank = False, True
 
     @property
@@ -206,6 +210,7 @@ class _Spool:
         if self.size == 0:
             self.start, kept = block[:PART], block.removeprefix(MARK)
         self.size += len(block)
+        self.kept += len(kept)
         try:
             self.file.write(kept)
         except OSError as error:
@@ -219,6 +224,11 @@ class _Spool:
 
     def nul_reason(self) -> str:
         return holds_nul(self.start, self.nuls, self.size, self.first_nul)
+
+
+def _size(text: str) -> int:
+    """Bytes in UTF-8. Raises UnicodeEncodeError."""
+    return len(text.encode()) if len(text) <= PART else sum(len(part.encode()) for part in _slices(text))
 
 
 def _slices(text: str) -> Iterator[str]:
@@ -235,6 +245,5 @@ def _undecodable(
 ) -> BadRow:
     """`offset` is that of the error's bytes in the document, and `content` is what stands around it."""
     offset += error.start
-    near = error.start + len(content) - len(error.object)
-    reason = not_utf8(content, near, offset, at is None, error.reason == "unexpected end of data")
+    reason = not_utf8(content, error.start, offset, at is None, error.reason == "unexpected end of data")
     return BadRow(at(offset) if at else where, reason, 1, unit)
