@@ -56,6 +56,11 @@ def cause_of(error: BaseException) -> str:
     return _line(type(error).__name__, next((line for line in str(error).splitlines() if line.strip()), ""))
 
 
+def sentence_of(error: FoundrayError) -> str:
+    """The error's sentence. Ray hands on what a task raised as an error of its own and of ours at once, with a traceback."""
+    return cause_of(error) if _is_rays(error) else str(error)
+
+
 def _raised_in(text: str) -> list[tuple[str, str]]:
     """(kind, message) of the exceptions in a traceback, the first cause first, without Ray's own."""
     parts = [_COLOURS.sub("", text)]

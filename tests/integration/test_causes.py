@@ -14,7 +14,7 @@ from tests.integration.conftest import foundray
 
 import foundray as api
 from foundray.causes import cause_of
-from foundray.data.pipeline import over_units
+from foundray.data.pipeline import in_task, over_units
 from foundray.data.recipe import prepared_folder
 from foundray.data.shard import Unit
 from foundray.errors import BadData, InputError, RunFailed
@@ -56,9 +56,17 @@ def test_errors_in_tasks(local_ray: Any, spec: Path) -> None:
     def dies(unit: Unit) -> dict[str, str]:
         os._exit(1)
 
+    def cannot(number: int) -> int:
+        raise (InputError if number else OverflowError)("too large a number\nof two lines")
+
+    assert in_task("counting", lambda number: abs(number), -3) == 3
+    with pytest.raises(InputError, match=r"^too large a number of two lines$"):
+        in_task("counting", cannot, 1)
+    with pytest.raises(RunFailed, match=r"^counting broke off: OverflowError: too large a number of two lines$"):
+        in_task("counting", cannot, 0)
     with pytest.raises(RunFailed, match=rf"^preparing {file} failed: KeyError: '0-00000'$"):
         list(over_units(units, breaks, "preparing"))
-    with pytest.raises(InputError, match="^0-00000 is bad$"):
+    with pytest.raises(InputError, match=r"^0-00000 is bad$"):
         list(over_units(units, refuses))
     with pytest.raises(RunFailed, match=rf"^reading broke off: WorkerCrashedError: .*; {file} had not been read to the end; "):
         list(over_units(units, dies))

@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options.verb(options)
     except FoundrayError as error:
-        print(f"foundray: {error}", file=sys.stderr)
+        from foundray.causes import sentence_of
+
+        print(f"foundray: {sentence_of(error)}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt as interrupt:
         print(f"foundray: interrupted{options.after_interrupt}", file=sys.stderr)

@@ -6,12 +6,14 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from foundray.causes import cause_of, described
 from foundray.data.files import RawFile
 from foundray.data.shard import Unit
 from foundray.errors import FoundrayError, InputError, RunFailed
+
+_Result = TypeVar("_Result")
 
 RETRIES = 5
 """Times that a unit is tried again after its process died."""
@@ -62,6 +64,18 @@ def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing:
             f"{doing} broke off: {cause_of(error)}; {_files(list(left.values()))} had not been read to the end; "
             "the same command goes on"
         ) from error
+
+
+def in_task(doing: str, work: Callable[..., _Result], *arguments: Any) -> _Result:
+    """What `work` gives in one Ray task. Raises InputError as `work` does, and RunFailed for any other error."""
+    import ray
+
+    try:
+        return ray.get(ray.remote(work).remote(*arguments))
+    except ray.exceptions.RayError as error:
+        if isinstance(cause := getattr(error, "cause", None), InputError):
+            raise InputError(described(cause)) from None
+        raise RunFailed(f"{doing} broke off: {cause_of(error)}") from error
 
 
 def _files(units: list[Unit]) -> str:

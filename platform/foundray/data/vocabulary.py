@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from foundray.data import tokenizer as tokenizers
-from foundray.data.pipeline import over_units
+from foundray.data.pipeline import in_task, over_units
 from foundray.data.shard import Unit
 from foundray.data.sources import Document, read_documents
 from foundray.data.tokenizer import Tokenizer
@@ -45,9 +45,7 @@ def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
     if field.kind == "char":
         parts = over_units(units, lambda unit: {"characters": _characters(unit, spec.data.sources[unit.source])})
         return tokenizers.make_char(set("".join(part["characters"] for part in parts)))
-    import ray
-
-    return Tokenizer.from_json(ray.get(ray.remote(_train_bpe).remote(spec, units)), 0)
+    return Tokenizer.from_json(in_task("training the tokenizer", _train_bpe, spec, units), 0)
 
 
 def _characters(unit: Unit, source: Source) -> str:

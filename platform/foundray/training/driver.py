@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from foundray.admission import admit
-from foundray.causes import cause_of
+from foundray.causes import cause_of, sentence_of
 from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources, on_sigterm
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare
@@ -162,7 +162,7 @@ def _run(
     go_on = f"`foundray resume {run.folder}` goes on from the last checkpoint"
 
     def note_failure(error: FoundrayError) -> None:
-        recorder.write([event("failed", step=recorder.step, reason=str(error), exit_status=error.exit_status)])
+        recorder.write([event("failed", step=recorder.step, reason=sentence_of(error), exit_status=error.exit_status)])
 
     def end_without_head() -> None:
         # No exception would do: the main thread waits inside Ray, which is about to end the process.

@@ -16,7 +16,7 @@ from PIL import Image
 from ray.exceptions import RayTaskError, UserCodeException, WorkerCrashedError
 from tests.conftest import small_spec
 
-from foundray.causes import cause_of, described
+from foundray.causes import cause_of, described, sentence_of
 from foundray.contract import Unreadable, Values
 from foundray.data import stream
 from foundray.data.limits import Limits
@@ -66,6 +66,9 @@ def test_of_an_exception_that_ray_hands_on_its_own_words() -> None:
     text = f"{HEADING}\n{FRAME}\nfoundray.errors.BadData: {inner}"
     error = RayTaskError("lease", text, inner).as_instanceof_cause()
     assert cause_of(error) == "sample 0-00000:3 (of a.png) cannot be used: not a whole image"
+    assert isinstance(error, InputError) and "Traceback" not in sentence_of(error)
+    assert sentence_of(error) == cause_of(error)
+    assert sentence_of(RunFailed("two\nlines")) == "two\nlines", "as it is"
     twice = RayTaskError("outer", text, error).as_instanceof_cause()
     assert cause_of(twice) == cause_of(error)
 
