@@ -65,8 +65,9 @@ def recordings(content: bytes) -> list[Recording]:
     while at < len(content) - 3:
         known = found[-1].kind if found and gap is None and tag < 0 else None
         frame = _frame(content, at)
-        if frame is not None and frame.kind != known and not _goes_on(content, at, frame):
-            frame = None
+        if frame is not None and frame.kind != known:
+            other = bool(found) and frame.kind != found[-1].kind
+            frame = frame if _goes_on(content, at, frame, until_the_end=not other) else None
         if frame is not None and at + frame.size <= len(content):
             promised = _promised(content, at, frame)
             if not found or tag >= 0 or promised is not None or frame.kind != found[-1].kind:
@@ -115,7 +116,7 @@ def _ended(found: list[Recording], size: int) -> list[Recording]:
             rest = Recording(at, one.kind, one.samples_per_frame, None, one.frames[one.promised :], one.gaps, until)
             one.frames, one.gaps, one.end = one.frames[: one.promised], [], at
             whole.append(rest)
-    return [one for one in whole if one.frames]
+    return [one for one in whole if one.frames or one.promised]
 
 
 def _frame(content: bytes, at: int) -> Frame | None:
@@ -137,14 +138,14 @@ def _of_header(second: int, third: int, mono: bool) -> Frame | None:
     return Frame(size, samples, (version, layer, hertz, mono))
 
 
-def _goes_on(content: bytes, at: int, frame: Frame) -> bool:
-    """Whether others of its kind follow, or the recording ends behind it."""
+def _goes_on(content: bytes, at: int, frame: Frame, until_the_end: bool = True) -> bool:
+    """Whether others of its kind follow, or, perhaps, the recording ends behind it."""
     for followed in range(IN_A_ROW - 1):
         at += frame.size
         if at == len(content) or tag_size(content, at):
-            return True
+            return until_the_end
         if at + 4 > len(content):
-            return followed > 0  # one that is cut off
+            return until_the_end and followed > 0  # one that is cut off
         following = _frame(content, at)
         if following is None or following.kind != frame.kind:
             return False

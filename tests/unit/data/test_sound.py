@@ -203,6 +203,14 @@ def test_frames_behind_those_that_a_header_promises_are_read() -> None:
     assert [said for _, said in told(headless("VARIABLE") * 2)] == [2 * 89 * 576 - 529]
 
 
+def test_a_header_without_its_frames_is_told() -> None:
+    content = encoded(sound(20_000), "MP3", rate=16_000)
+    (one,) = mpeg.recordings(content)
+    (_, samples), (position, (reason, lost, unit)) = told(content + content[: one.frames[0][0]])
+    assert (samples, position, lost, unit) == (20_000, f"recording 1, byte {len(content)}", 1, "recording")
+    assert reason
+
+
 def test_bytes_that_are_no_frames_are_counted() -> None:
     content = headless("CONSTANT")
     (_, samples), (position, (reason, lost, unit)) = told(content[:18_000] + b"no frame" * 100 + content[18_000:])
