@@ -1,8 +1,8 @@
 """Compressed files, read as a stream: every member of a file, and padding between them. What is damaged costs itself alone.
 
 A file may hold several compressed streams ("members") one behind another; its content is theirs together. Zero bytes between
-and behind them are padding. What else is there, a member that breaks off, and one whose checksum is wrong, raise `Broken`
-once all content before that was read; who reads on gets the content of the next member that can be found.
+and behind them are padding. Anything else there, a member that breaks off, and one whose checksum is wrong, raise `Broken`
+once all content before that was read; reading on gives the content of the next member that can be found.
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ class _Content(io.RawIOBase):
                 if size:
                     break
                 broken, self.rest = self.rest, b""
-                raise broken
+                try:
+                    raise broken
+                finally:
+                    del broken  # or the error would hold this frame, and it the error
             part, self.rest = self.rest[: len(buffer) - size], self.rest[len(buffer) - size :]
             buffer[size : size + len(part)] = part
             size += len(part)
@@ -90,9 +93,11 @@ class _Content(io.RawIOBase):
 class _Damaged(Exception):
     """A decompressor gives up on what was fed to it from byte `start` on."""
 
-    def __init__(self, reason: str, start: int):
+    def __init__(self, reason: str, start: int, all_given: bool = False):
         super().__init__(reason)
         self.start = start
+        self.all_given = all_given
+        """Whether it gave all that it made of what came before."""
 
 
 def _content(source: Ahead, kind: str) -> Iterator[bytes | Broken]:
@@ -117,7 +122,7 @@ def _content(source: Ahead, kind: str) -> Iterator[bytes | Broken]:
         except _Damaged as damaged:
             reason, exactly = str(damaged), damaged.start
             # The decompressor kept what it had already made of its last bite. Fed byte by byte, it gives that, too.
-            if source.seek(start):
+            if not damaged.all_given and source.seek(start):
                 try:
                     for part in _MEMBERS[kind](source, damaged.start, size):
                         if left := part[size:] if size < len(part) else b"":
@@ -125,8 +130,8 @@ def _content(source: Ahead, kind: str) -> Iterator[bytes | Broken]:
                         size -= min(size, len(part))
                 except _Damaged as again:
                     reason, exactly = str(again), source.at
-                # What breaks off runs on into the next member before that shows.
-                source.seek(max(start + 1, exactly - NEAR))
+            # What breaks off runs on into the next member before that shows.
+            source.seek(max(start + 1, exactly - NEAR))
             yield _broken(source, kind, reason, exactly, lines and members > 1)
         else:
             lines = last.endswith(b"\n") and (lines or members == 1)
@@ -181,11 +186,11 @@ def _fed(make: Callable[[], Any], source: Ahead, careful: int | None = None, sur
             start = source.at
             few = careful is not None and start >= careful
             if not (data := source.read(1 if few else FED)):
-                raise _Damaged(CUT, start)
+                raise _Damaged(CUT, start, all_given=True)
         try:
             found = decompressor.decompress(data, FED)
         except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError, MemoryError) as error:
-            raise _Damaged(_said(error), start) from None
+            raise _Damaged(_said(str(error)), start) from None
         if found:
             yield found
     source.back(decompressor.unused_data)
@@ -215,25 +220,23 @@ def _framed(
 ) -> Iterator[bytes]:
     """The content of one frame, byte by byte behind the first `sure` ones. Raises _Damaged."""
     frame, given = Frame(source, blocks), 0
-    stream = pa.CompressedInputStream(pa.PythonFile(frame, mode="r"), codec)
-    try:
-        while found := stream.read(FED if careful is None else max(1, min(FED, sure - given))):
-            given += len(found)
-            yield found
-        frame.finish()
-    except (OSError, BadFrame) as error:
-        raise _Damaged(_said(frame.bad or error), source.at) from None
-    if frame.bad:
-        raise _Damaged(_said(frame.bad), source.at)
+    with pa.CompressedInputStream(pa.PythonFile(frame, mode="r"), codec) as stream:
+        try:
+            while found := stream.read(FED if careful is None else max(1, min(FED, sure - given))):
+                given += len(found)
+                yield found
+            frame.finish()
+        except (OSError, BadFrame) as error:
+            raise _Damaged(_said(frame.bad or str(error)), source.at) from None
 
 
-def _said(error: Exception) -> str:
+def _said(error: str) -> str:
     """What a library says of damage, in a few words."""
-    if "Truncated" in str(error) or "too early" in str(error):
+    if "Truncated" in error or "too early" in error:
         return CUT
-    if "check" in str(error).lower():
+    if "check" in error.lower():
         return "what it holds does not match its checksum"
-    return f"it is damaged ({re.sub('^Error -?[0-9]+ while decompressing data: ', '', str(error))})"
+    return f"it is damaged ({re.sub('^Error -?[0-9]+ while decompressing data: ', '', error)})"
 
 
 _MEMBERS: dict[str, Callable[..., Iterator[bytes]]] = {

@@ -25,8 +25,8 @@ class Frame(io.RawIOBase):
     def __init__(self, source: Ahead, blocks: Callable[[Ahead], Iterator[bytes]]):
         self.parts = blocks(source)
         self.rest = b""
-        self.bad: BadFrame | None = None
-        """What ended it, where it has no end of its own."""
+        self.bad = ""
+        """What ended it, if it has no end of its own."""
 
     def readable(self) -> bool:
         return True
@@ -36,15 +36,16 @@ class Frame(io.RawIOBase):
             try:
                 self.rest = next(self.parts, b"")
             except BadFrame as error:
-                self.bad = error
+                self.bad = str(error)  # the error itself would hold what holds this
         part, self.rest = self.rest[:size], self.rest[size:]
         return part
 
     def finish(self) -> None:
         """Take what is left of it. Raises BadFrame."""
-        if self.bad is None:
-            for _ in self.parts:
-                pass
+        for _ in self.parts:
+            pass
+        if self.bad:
+            raise BadFrame(self.bad)
 
 
 def zstd_blocks(source: Ahead) -> Iterator[bytes]:

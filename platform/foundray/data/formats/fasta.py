@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from foundray.contract import Unreadable
-from foundray.data.formats.long_lines import is_whole, line_parts
+from foundray.data.formats.lines import is_whole, line_parts
 from foundray.data.formats.row import BadRow, Document, Gathering, empty
 from foundray.spec import Source
 

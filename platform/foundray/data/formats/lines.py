@@ -1,4 +1,4 @@
-"""The content of a text file, decompressed: in pieces, or in numbered lines. Memory is bounded, whatever the file holds.
+"""The content of a text file, decompressed: in numbered lines, or in parts of them. Memory is bounded, whatever it holds.
 
 A UTF-8 byte order mark at the start belongs to no line. Lines end in LF, CR LF, or, in a file whose first megabyte has CRs
 and not one LF, in CR, as on the first Macs.
@@ -15,7 +15,7 @@ import pyarrow as pa
 from foundray.contract import Unreadable
 from foundray.data.compression import Broken, decompressed
 from foundray.data.formats.not_text import MARKS, not_utf8
-from foundray.data.formats.row import MARK, BadRow
+from foundray.data.formats.row import LONG, MARK, BadRow
 
 LONGEST_ROW = 2**28
 """Bytes that a line, and what else is read whole, may have (judgement: a row takes several times its size while it is read)."""
@@ -25,7 +25,7 @@ _Row = TypeVar("_Row")
 
 
 def numbered_lines(handle: pa.NativeFile, path: str, longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | BadRow]]:
-    """Numbered lines without their ends, and in their places, at most 1 more than they are, a BadRow for what is missing.
+    """Numbered lines without their ends, and a BadRow in place of what is missing.
 
     A BadRow does not end the file: what follows are whole lines from behind the gap, which need not belong to what came
     before it. There is one for a line longer than `longest`, which is never held in memory; for each break in a compressed
@@ -37,54 +37,68 @@ def numbered_lines(handle: pa.NativeFile, path: str, longest: int = LONGEST_ROW)
 
 def in_lines(content: Iterator[bytes | Unreadable], longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | BadRow]]:
     """The lines of what `content` gives, as `numbered_lines` gives them."""
-    number, size, skipping = 1, 0, False
-    start: list[bytes] = []  # of the line that is being read, of `size` bytes so far; nothing of one that is too long
-    ends: bytes | None = None
-    for piece in content:
-        if isinstance(piece, Unreadable):
-            yield number, BadRow.of(piece, f"line {number}")
-            if not (isinstance(piece, Broken) and piece.whole):
-                skipping = skipping or not (isinstance(piece, Broken) and piece.line)
+    size = 0  # of a line that is too long, so far
+    for number, part, ends in in_parts(content, longest):
+        if isinstance(part, Unreadable):
+            yield number, BadRow.of(part, f"line {number}")
+            size = size if is_whole(part) else 0
+        elif size or not ends or len(part) > longest:
+            size += len(part)
+            if ends:
+                yield number, BadRow(f"line {number}", f"a line of {size:,} bytes; at most {longest:,} are read")
                 size = 0
-                start.clear()
+        else:
+            yield number, part
+
+
+def line_parts(handle: pa.NativeFile, path: str, most: int = LONG) -> Iterator[tuple[int, bytes | Unreadable, bool]]:
+    """(number of the line, part of it without its end, whether the line ends there), or damage in place of a part.
+
+    Lines and damage are those of `numbered_lines`, and a line may be longer than memory: it comes as a whole up to about
+    `most` bytes. A line that has begun does not continue behind damage, unless `is_whole`.
+    """
+    return in_parts(content(handle, path), most)
+
+
+def in_parts(content: Iterator[bytes | Unreadable], most: int) -> Iterator[tuple[int, bytes | Unreadable, bool]]:
+    """The lines of what `content` gives, as `line_parts` gives them."""
+    number, skipping = 1, False
+    held: list[bytes] = []  # of the line that is being read
+    ends: bytes | None = None
+    for stretch in content:
+        if isinstance(stretch, Unreadable):
+            yield number, stretch, True
+            if not is_whole(stretch):
+                skipping = skipping or not (isinstance(stretch, Broken) and stretch.line)
+                held.clear()
             continue
         if ends is None:
-            ends = b"\n" if b"\n" in piece or b"\r" not in piece else b"\r"
-        lines = piece.split(ends) if ends == b"\n" else piece.replace(b"\n", b"\r").split(b"\r")
+            ends = b"\n" if b"\n" in stretch or b"\r" not in stretch else b"\r"
+        lines = stretch.split(ends) if ends == b"\n" else stretch.replace(b"\n", b"\r").split(b"\r")
         last = lines.pop()
         for line in lines:
-            size += len(line)
             if skipping:
                 skipping = False
-            elif size > longest:
-                yield number, _too_long(number, size, longest)
-            elif start:
-                yield number, _joined(start, line)
+            elif held:
+                yield number, _joined(held, line), True
             else:
-                yield number, line.rstrip(b"\r\n")
-            number, size = number + 1, 0
-            start.clear()
-        size += len(last)
-        if size > longest or skipping:
-            start.clear()
-        elif last:
-            start.append(last)
-    if size > longest and not skipping:
-        yield number, _too_long(number, size, longest)
-    elif start:
-        yield number, _joined(start, b"")
+                yield number, line.rstrip(b"\r\n"), True
+            number += 1
+        if last and not skipping:
+            held.append(last)
+            if sum(map(len, held)) > most:
+                line_so_far = b"".join(held)
+                kept = line_so_far.rstrip(b"\r")  # it may belong to the line's end
+                held[:] = [line_so_far[len(kept) :]]
+                del line_so_far
+                yield number, kept, False
+    if held:
+        yield number, _joined(held, b""), True
 
 
-def pieces(handle: pa.NativeFile, path: str) -> Iterator[bytes]:
-    """The content in pieces of about `PIECE` bytes, cut anywhere, for who reads a document that may be longer than memory.
-
-    Raises Unreadable for a file that is no UTF-8 by its byte order mark, and Broken, which is one, behind what could be
-    read: unless it says that the content is `whole`, the rest of it is missing.
-    """
-    for piece in content(handle, path):
-        if isinstance(piece, Unreadable):
-            raise piece
-        yield piece
+def is_whole(damage: Unreadable) -> bool:
+    """Whether damage is between compressed streams, so that no content is missing."""
+    return isinstance(damage, Broken) and damage.whole
 
 
 def content(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadable]:
@@ -140,10 +154,6 @@ def _joined(start: list[bytes], end: bytes) -> bytes:
     line = b"".join(start).rstrip(b"\r\n")
     start.clear()
     return line
-
-
-def _too_long(number: int, size: int, longest: int) -> BadRow:
-    return BadRow(f"line {number}", f"a line of {size:,} bytes; at most {longest:,} are read")
 
 
 def merged(rows: Iterator[_Row], reason: str) -> Iterator[_Row | BadRow]:

@@ -1,4 +1,4 @@
-"""Tar archives, read block by block: what is damaged costs itself alone, and how much that is is told.
+"""Tar archives, read block by block: what is damaged costs itself alone, and is reported with its place and size.
 
 A header starts each member, and has a checksum. Where the next header should be and is none, what follows is searched for
 one: never inside a member, which may hold an archive itself. Zero blocks end an archive; there may be others behind it.
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from foundray.contract import Unreadable
-from foundray.data.ahead import MOST, Ahead
-from foundray.data.compression import Broken, decompressing, kind_of
+from foundray.data.ahead import MOST
+from foundray.data.compression import decompressing, kind_of
 from foundray.data.formats import tar_headers
 from foundray.data.formats.not_text import looks_like
-from foundray.data.formats.tar_headers import BLOCK, EXTENDED, header, printable, whole
+from foundray.data.formats.tar_headers import BLOCK, EXTENDED, Blocks, header, printable, whole
 
 END = 2 * BLOCK
 """Zero bytes that end an archive. Most writers fill its last record with more of them."""
@@ -26,6 +26,8 @@ LARGEST = 2**31
 """Bytes of a member that is read, at most (judgement: it is held in memory)."""
 BELIEVED = 2**28
 """Bytes up to which the size in a damaged header is tried."""
+SHORT = 3 * BLOCK
+"""Bytes of an extended header with a name, at most: behind a damaged one as short the member that it is of is known."""
 NAMES = 2**24
 """Bytes of extended headers before a member, at most: they hold names, and values of a few bytes."""
 
@@ -44,38 +46,14 @@ def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes | Missing]]:
 
     The name is empty for a damaged part of the archive. Links and devices are no files, and directories are not given.
     """
-    blocks = _Blocks(stream)
+    blocks = Blocks(stream)
     if kind := kind_of(blocks.peek(16)):
-        blocks = _Blocks(decompressing(blocks, kind))
+        blocks = Blocks(decompressing(blocks, kind))
     return _Tar(blocks).read()
 
 
-class _Blocks(Ahead):
-    """The content of a stream. Where a compressed one breaks it ends, until `broken` is None again."""
-
-    def __init__(self, stream: Any):
-        super().__init__(stream)
-        self.broken: OSError | None = None
-        """What it ended by."""
-        self.notes: list[Broken] = []
-        """What lies between or behind compressed streams: it costs no content."""
-
-    def _more(self, size: int) -> bytes:
-        while self.broken is None:
-            try:
-                return super()._more(size)
-            except Broken as error:
-                if error.whole:
-                    self.notes.append(error)
-                else:
-                    self.broken = error
-            except OSError as error:
-                self.broken = error
-        return b""
-
-
 class _Tar:
-    def __init__(self, blocks: _Blocks):
+    def __init__(self, blocks: Blocks):
         self.blocks = blocks
         self.origin = 0
         """Where the archive starts that is being read: there may be several."""
@@ -85,8 +63,10 @@ class _Tar:
         """The last two members that had a header."""
         self.zeros = 0
         """Zero bytes that were read last."""
-        self.told = False
-        """Whether it was told that the archive breaks off here."""
+        self.reported = False
+        """Whether it was reported that the archive breaks off here."""
+        self.stray, self.strays = "", 0
+        """The first member whose padding is not zero bytes, and how many there are."""
         self.nameless = ""
         """Why the next member's name is not known, if it is not."""
         self.joints: list[tuple[int, list[str], str]] = []
@@ -104,7 +84,7 @@ class _Tar:
             elif header(block) is None:
                 yield from self._damage(self.blocks.at)
             else:
-                self.zeros, self.told = 0, False
+                self.zeros, self.reported = 0, False
                 yield from self._read_member()
         for note in self.blocks.notes:
             yield "", Missing(f"the compressed stream is broken: {note}", "end", unit=note.unit)
@@ -138,8 +118,8 @@ class _Tar:
     def _read_content(self, info: tarfile.TarInfo, before: list[bytes], head: bytes) -> Iterator[tuple[str, bytes | Missing]]:
         """The content behind a member's headers."""
         size = tar_headers.stored(info, before)
-        content = self.blocks.read(min(size, LARGEST))
-        there = len(content) + (self.blocks.skip(size - LARGEST) if len(content) == LARGEST else 0)
+        content = raw = self.blocks.read(min(size, LARGEST))
+        there = len(raw) + (self.blocks.skip(size - LARGEST) if len(raw) == LARGEST else 0)
         failed = ""
         try:
             if tar_headers.is_sparse(info, before):
@@ -153,12 +133,15 @@ class _Tar:
         self.names = [*self.names[-1:], name]
         failed, self.nameless = self.nameless or failed, ""
         if there < size:
-            yield name, self._short(name, content if there == len(content) else b"", there, size)
+            yield name, self._short(name, raw, there, size)
             return
         padding = self.blocks.read(-size % BLOCK)
-        if failed or (failed := self._shifted(content + padding if size <= LARGEST else b"")):
+        if failed or (failed := self._shifted(name, raw, padding)):
             yield name, Missing(failed, name)
-        elif tar_headers.leads_out(name):
+            return
+        if padding.strip(b"\0"):
+            self.stray, self.strays = self.stray or name, self.strays + 1
+        if tar_headers.leads_out(name):
             yield name, Missing("its name leads out of the archive", name)
         elif size > LARGEST:
             yield name, Missing(f"it has {size:,} bytes; at most {LARGEST:,} are read", name)
@@ -167,23 +150,21 @@ class _Tar:
         elif not info.isdir():
             yield name, Missing("not a plain file", name)
 
-    def _shifted(self, taken: bytes) -> str:
-        """How the bytes taken for a member show that some are missing or too many, if they do: no header follows in place.
+    def _shifted(self, name: str, content: bytes, padding: bytes) -> str:
+        """How a member's content shows that bytes are missing or too many in it, if it does: no header follows in place.
 
         The next header is the start of what is read then.
         """
         following = self.blocks.peek(BLOCK)
-        if not taken or len(following) < BLOCK or not following.strip(b"\0") or header(following):
+        taken = len(content) + len(padding)
+        if not taken or taken > LARGEST or len(following) < BLOCK or not following.strip(b"\0") or header(following):
             return ""
-        # One inside would be the next member's. An archive in an archive starts with one of its own.
-        place = tar_headers.find(taken) if header(taken[:BLOCK]) is None else -1
-        if place >= 0:
-            self.blocks.back(taken)
-            said = "bytes are missing in it"
-        elif (place := tar_headers.find(self.blocks.peek(2 * BLOCK - 1))) >= 0:
-            said = "it holds bytes that were not in it"
-        else:
+        start = max(0, taken - BLOCK + 1) if tar_headers.is_archive(name, content) else 0
+        place = tar_headers.find((content + padding)[start:] + self.blocks.peek(2 * BLOCK - 1)) + start
+        if place < start:
             return ""
+        said = "bytes are missing in it" if place < taken else "it holds bytes that were not in it"
+        self.blocks.back(content + padding)
         self.blocks.skip(place)
         self.phase = self.blocks.at
         return f"{said}: the next header stands at byte {self.blocks.at:,}, and not where its size says"
@@ -191,7 +172,8 @@ class _Tar:
     def _short(self, name: str, content: bytes, there: int, size: int) -> Missing:
         """Of the member that the archive ends in, so many bytes are there."""
         phase = (self.phase - self.blocks.at + there) % BLOCK
-        if self.blocks.broken or not content.endswith(bytes(END)) or (place := tar_headers.find(content, phase)) < 0:
+        lies = len(content) == there and content.endswith(bytes(END)) and not self.blocks.broken
+        if not lies or (place := tar_headers.find(content, phase)) < 0:
             return self._cut_off(name, f"it is cut off in this member: {there:,} of its {size:,} bytes are there")
         # The archive has an end: it is not cut, but the size is wrong, and other members were taken for the content.
         self.blocks.back(content)
@@ -200,7 +182,7 @@ class _Tar:
         return Missing(f"its header says {size:,} bytes, and {there:,} are left in the archive", name)
 
     def _cut_off(self, name: str, reason: str) -> Missing:
-        self.told = True
+        self.reported = True
         return Missing(f"the archive is broken: {self.blocks.broken or reason}", name or "end")
 
     def _read_zeros(self) -> Iterator[tuple[str, Missing]]:
@@ -216,14 +198,16 @@ class _Tar:
             else:  # a block that starts with zeros, and is damaged
                 self.blocks.back(bytes(odd))
                 size -= odd
-        if not following:
-            yield from self._damage(start if size < END else self.blocks.at)
-            return
         end = self.blocks.at - self.origin
-        self.origin = self.blocks.at
-        if size == END and end % RECORDS[0]:
+        padded = any(end % record == 0 and END <= size < END + record for record in RECORDS)
+        if not following:
+            yield from self._damage(self.blocks.at if padded or size == END else start)
+            return
+        if padded:
+            self.origin = self.blocks.at
+        elif size == END and self.names:
             self.joints.append((start, self.names, printable(following.name)))
-        elif not any(end % record == 0 and END <= size < END + record for record in RECORDS):
+        else:
             reason = f"{size:,} zero bytes stand in place of members{self._behind()}: no archive ends in as many there"
             yield "", Missing(reason, f"byte {start}")
 
@@ -234,20 +218,24 @@ class _Tar:
         claimed = tar_headers.mended(block) if start == self.blocks.at else None
         if claimed and (size := BLOCK + whole(tar_headers.stored(claimed, []))) <= BELIEVED:
             # If a header follows a member of the size that the damaged header still says, it was just this one.
-            following = self.blocks.peek(size + BLOCK)[size:]
-            if len(following) == BLOCK and (header(following) or not following.strip(b"\0")):
+            taken = self.blocks.peek(size + BLOCK)
+            content, following = taken[BLOCK:size], taken[size:]
+            right = len(following) == BLOCK and (header(following) or not following.strip(b"\0"))
+            if right and (tar_headers.is_archive(claimed.name, content) or tar_headers.find(content) < 0):
                 self.blocks.skip(size)
-                reason = f"the header at byte {start:,}{behind} is damaged"
                 if claimed.type in EXTENDED:
-                    self.nameless = f"{reason}, which holds its name"
+                    self.nameless = f"the header at byte {start:,}{behind}, which holds its name, is damaged"
                 else:
-                    yield "", Missing(f"{reason}: its member is missing", where)
+                    yield "", Missing(f"the header at byte {start:,}{behind} is damaged: its member is missing", where)
                 return
         if self._search():
             size = self.blocks.at - start
+            if size <= SHORT and tar_headers.was_extended(block):
+                self.nameless = f"the header at byte {start:,}{behind}, which holds its name, is damaged"
+                return
             yield "", Missing(f"{size:,} bytes from byte {start:,} on{behind} are damaged: a member at least is missing", where)
         elif not self.names and not self.blocks.broken:
-            self.told = True
+            self.reported = True
             yield "", self._nothing(block)
         else:
             size = self.blocks.at - start - self.zeros
@@ -274,23 +262,32 @@ class _Tar:
         """Less than a block is left, or the stream breaks."""
         rest = self.blocks.read(BLOCK)
         if self.blocks.broken:
-            if not self.told:
+            if not self.reported:
                 yield "", self._cut_off("", "")
             self.blocks.broken = None
             if self.blocks.peek(1):
                 self._search()
             return
-        if not (self.names or self.told):
+        if not (self.names or self.reported):
             yield "", self._nothing(rest)
-        elif rest.strip(b"\0") and not self.told:
+        elif rest.strip(b"\0") and not self.reported:
             yield "", self._cut_off("", f"it is cut off in a header{self._behind()}: {len(rest)} bytes of it are there")
-        elif not (self.zeros or rest or self.told):
+        elif not (self.zeros or rest or self.reported):
             yield "", self._cut_off("", f"it has no end mark: it may be cut off behind {self.names[-1]}")
+        elif (self.blocks.at - self.phase) % BLOCK and not self.reported:
+            reason = f"it ends within a block, at byte {self.blocks.at:,}: bytes are missing in the zeros at its end, or before"
+            yield "", Missing(reason, "end", 0)
         pads = self.zeros > END and (self.blocks.at - self.origin) % RECORDS[0] == 0
         for start, before, behind in self.joints:
             if (missing := _between(start, before, behind, pads)) is not None:
                 yield "", missing
         self.joints.clear()
+        if self.nameless:
+            yield "", Missing(f"{self.nameless}: its member is missing", "end")
+        if self.strays:
+            several = f", the first of {self.strays:,}," if self.strays > 1 else ""
+            reason = f"bytes that are not zero fill the block behind {self.stray}{several}: a member may be missing there"
+            yield "", Missing(reason, "end", 0)
 
     def _nothing(self, start: bytes) -> Missing:
         """What is said of a file without a member."""

@@ -1,4 +1,4 @@
-"""Headers of tar archives: whether a block is one, where the next one is, and what it says. tarfile knows the formats."""
+"""Blocks of tar archives: which are headers, where the next one is, and what it says. tarfile knows the formats."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import re
 import tarfile
 from typing import Any, cast
 
+from foundray.data.ahead import Ahead
+from foundray.data.compression import Broken
+from foundray.data.names import bare
+
 BLOCK = 512
 EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 """Types of headers that say more of the next member, such as a long name."""
@@ -16,6 +20,30 @@ CHECKSUM = slice(148, 156)
 _OLD_CHECKSUM = re.compile(rb"[ 0]*[0-7]+[ \0]+")
 _SIZE = re.compile(rb"(?:\A|\n)\d+ size=(\d{1,19})\n")
 _NUMBERED = re.compile(r"(.*?)(\d{1,18})(\D*)", re.DOTALL)
+
+
+class Blocks(Ahead):
+    """The content of a stream. Where a compressed one breaks it ends, until `broken` is None again."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self.broken: OSError | None = None
+        """What it ended by."""
+        self.notes: list[Broken] = []
+        """What lies between or behind compressed streams: it costs no content."""
+
+    def _more(self, size: int) -> bytes:
+        while self.broken is None:
+            try:
+                return super()._more(size)
+            except Broken as error:
+                if error.whole:
+                    self.notes.append(error)
+                else:
+                    self.broken = error
+            except OSError as error:
+                self.broken = error
+        return b""
 
 
 class BadHeader(Exception):
@@ -37,6 +65,11 @@ def mended(block: bytes) -> tarfile.TarInfo | None:
     return header(block[: CHECKSUM.start] + b"%06o\0 " % checksum + block[CHECKSUM.stop :])
 
 
+def was_extended(block: bytes) -> bool:
+    """Whether a damaged block is what is left of an extended header."""
+    return block[156:157] in EXTENDED and any(name in block[:100] for name in (b"PaxHeader", b"@LongLink"))
+
+
 def find(stretch: bytes, phase: int | None = None) -> int:
     """Where the first header is in a stretch; -1 for none.
 
@@ -54,6 +87,11 @@ def find(stretch: bytes, phase: int | None = None) -> int:
         if block[0] and _OLD_CHECKSUM.fullmatch(block[CHECKSUM]) and header(block) is not None:
             return start
     return place
+
+
+def is_archive(name: str, content: bytes) -> bool:
+    """Whether a member is an archive itself, whose members are none of the one that it is in."""
+    return header(content[:BLOCK]) is not None and (bare(name).endswith(".tar") or content.endswith(bytes(2 * BLOCK)))
 
 
 def whole(size: int) -> int:
