@@ -27,6 +27,8 @@ HERTZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 1
 """Of a version, by the header's number."""
 IN_A_ROW = 3
 """Frames behind each other that are taken for sound, where other bytes came before: a single one may be chance."""
+TRIED = 100_000
+"""Beginnings of no frame behind which none is looked for (judgement: a minute of sound has fewer bytes that look like one)."""
 SPARE = 4
 """Frames by which a header's count may be too low (judgement: a tenth of a second that encoders append)."""
 
@@ -187,9 +189,19 @@ def tag_size(content: bytes, at: int) -> int:
 
 
 def _next(content: bytes, at: int) -> int:
-    """Where a frame or a tag begins again."""
-    for match in re.compile(rb"\xff[\xe2-\xff]|ID3").finditer(content, at):
+    """Where a frame or a tag begins again; the end of the file if nothing does for long."""
+    for tried, match in enumerate(_beginnings().finditer(content, at)):
         frame = _frame(content, match.start())
         if tag_size(content, match.start()) if frame is None else _goes_on(content, match.start(), frame):
             return match.start()
+        if tried == TRIED:
+            break
     return len(content)
+
+
+@cache
+def _beginnings() -> re.Pattern[bytes]:
+    """What a frame or a tag of ID3 may begin with."""
+    second = bytes(byte for byte in range(256) if _of_header(byte, 0x10, False))
+    third = bytes(byte for byte in range(256) if _of_header(0xFF, byte, False))
+    return re.compile(rb"\xff[%b][%b]|ID3" % (re.escape(second), re.escape(third)))

@@ -21,6 +21,8 @@ FIRST, LAST = 2, 4
 """Flags."""
 AUDIO = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 """What the first packet of a stream of sound begins with."""
+DAMAGED = 10_000
+"""Pages that are not whole, in a row, behind which none is read (judgement: 40 MB of sound)."""
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 """Each byte with its bits in the other order."""
 
@@ -85,11 +87,12 @@ def missing(content: bytes, rate: int) -> str:
 
 
 def pages(content: bytes) -> Iterator[Page]:
-    """All that begin with the mark, in order."""
-    at = content.find(MARK)
-    while at >= 0:
+    """All that begin with the mark, in order, up to very many in a row that are not whole."""
+    at, damaged = content.find(MARK), 0
+    while at >= 0 and damaged < DAMAGED:
         page = _page(content, at)
         yield page
+        damaged = 0 if page.whole else damaged + 1
         at = content.find(MARK, at + (page.size if page.whole else len(MARK)))
 
 
