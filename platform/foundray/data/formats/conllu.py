@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from foundray.contract import Unreadable
-from foundray.data.formats.lines import merged, numbered_lines
+from foundray.data.formats.lines import merged, numbered_lines, or_empty
 from foundray.data.formats.row import MARK, BadRow, Document, decode
 from foundray.spec import Source
+from foundray.words import plural
 
 COLUMNS = 10
 NUL = "holds NUL bytes, so it is not text"
@@ -25,10 +26,14 @@ _ESCAPED = {b"s": b" ", b"t": b"\t", b"p": b"|", b"\\": b"\\"}
 
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
-    """The texts of a treebank of Universal Dependencies, a sentence a line; where it tells documents, each is one.
+    """The texts of a treebank of Universal Dependencies, a sentence a line; each document that it tells is one.
 
-    A sentence's text is that of its comment `# text = ...`, or its words, with the spaces that the last column tells.
+    A sentence's text is that of its comment `# text = ...`, or its words, with the spaces that the last column gives.
     """
+    yield from or_empty(_documents(handle, path))
+
+
+def _documents(handle: pa.NativeFile, path: str) -> Iterator[Document | BadRow]:
     start, texts = 1, list[str]()
     for row in merged(merged(_texts(handle, path), NUL), NO_WORDS):
         if isinstance(row, int):
@@ -46,24 +51,24 @@ def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document 
 def _texts(handle: pa.NativeFile, path: str) -> Iterator[Document | BadRow | int]:
     """The text of each sentence, a BadRow for one that has none, and the line of each start of a document."""
     words: list[tuple[int, bytes]] = []
-    told = False  # whether a comment held the sentence's text
+    known = False  # whether a comment held the sentence's text
     for number, line in numbered_lines(handle, path):
         if isinstance(line, BadRow):
-            words, told = [], False  # they are not all of the sentence's
+            words, known = [], False  # they are not all of the sentence's
             yield line
             continue
         line = line.removeprefix(MARK)
         if not line.strip() or (words and _starts_a_sentence(line, words)):
-            yield from () if told else _rebuilt(words)
-            words, told = [], False
+            yield from () if known else _rebuilt(words)
+            words, known = [], False
         if _DOCUMENT.match(line):
             yield number
         elif text := _TEXT.match(line):
-            told = True
+            known = True
             yield _decoded(text[1], number)
         elif line.strip() and not line.startswith(b"#"):
             words.append((number, line))
-    yield from () if told else _rebuilt(words)
+    yield from () if known else _rebuilt(words)
 
 
 def _starts_a_sentence(line: bytes, words: Sequence[tuple[int, bytes]]) -> bool:
@@ -74,7 +79,7 @@ def _starts_a_sentence(line: bytes, words: Sequence[tuple[int, bytes]]) -> bool:
 
 
 def _rebuilt(words: Sequence[tuple[int, bytes]]) -> Iterator[Document | BadRow]:
-    """The text of a sentence from its words, where there are any."""
+    """The text of a sentence from its words, if there are any."""
     if not words:
         return
     number = words[0][0]
@@ -96,7 +101,7 @@ def _forms(words: Sequence[tuple[int, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         if b"\0" in line:
             raise Unreadable(NUL, unit="sentence")
         if len(columns) != COLUMNS:
-            reason = f"line {number} has {len(columns)} columns, separated by tabs, and not {COLUMNS}"
+            reason = f"line {number} has {plural(len(columns), 'column')}, separated by tabs, and not {COLUMNS}"
             raise Unreadable(f"no comment holds its text, and {reason}", unit="sentence")
         if (found := _ID.fullmatch(columns[0])) is None:
             raise Unreadable(f"no comment holds its text, and line {number} does not start with a number", unit="sentence")
@@ -109,10 +114,10 @@ def _forms(words: Sequence[tuple[int, bytes]]) -> Iterator[tuple[bytes, bytes]]:
 
 def _space(miscellaneous: bytes) -> bytes:
     """What follows a token, by its last column."""
-    told = miscellaneous.strip().split(b"|")
-    if b"SpaceAfter=No" in told:
+    values = miscellaneous.strip().split(b"|")
+    if b"SpaceAfter=No" in values:
         return b""
-    spaces = next((value.removeprefix(b"SpacesAfter=") for value in told if value.startswith(b"SpacesAfter=")), b"")
+    spaces = next((value.removeprefix(b"SpacesAfter=") for value in values if value.startswith(b"SpacesAfter=")), b"")
     spaces = re.sub(rb"\\(.)", lambda escaped: _ESCAPED.get(escaped[1], b"\n"), spaces)
     return spaces if spaces and not spaces.strip(b" \t") else b" "  # a line break is a space, since a sentence is a line
 

@@ -162,10 +162,7 @@ class _Elements:
         try:
             return self._value()
         except Unreadable as error:
-            if (isinstance(error, Broken) and error.whole) or self._skip():
-                return error
-            self.in_array = False  # it is known already that it does not end
-            if isinstance(error, _CutOff | Broken):
+            if (isinstance(error, Broken) and error.whole) or self._skip() or isinstance(error, _CutOff | Broken):
                 return error
             return Unreadable(f"{error}; the elements behind it cannot be told apart, and are lost with it")
 
@@ -208,7 +205,7 @@ class _Elements:
             self.nested = self.nested or self.text.find(self.starts, start + 1, end) >= 0
 
     def _skip(self) -> bool:
-        """Take all before the next element, or before the end; whether there is one."""
+        """Take all before the next element, or before the end; whether it is known what elements start with."""
         starts = self.starts
         if starts is None and (key := _KEY.match(self.text, self.at, self.at + AROUND)):
             # Of the first element nothing is known but how it starts itself: others may start lines.
@@ -218,13 +215,15 @@ class _Elements:
             self.at = len(self.text)
             while self._read(1):
                 self.at = len(self.text)
+            self.in_array = False  # its end was not looked for
             return False
         self.at = min(self.at + 1, len(self.text))
         while (found := self.text.find(starts, self.at)) < 0:
             self.at = max(self.at, len(self.text) - len(starts) + 1)
             if not self._read(1):
                 self.at = len(self.text)
-                return self.gap is not None
+                self.in_array = self.in_array and self.gap is not None
+                return self.starts is not None
         self.at = found
         return True
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from foundray.contract import Unreadable
 from foundray.data.formats import json_elements
-from foundray.data.formats.lines import content, in_lines, merged
+from foundray.data.formats.lines import content, in_lines, merged, or_empty
 from foundray.data.formats.not_text import not_utf8
 from foundray.data.formats.row import MARK, BadRow, Document, empty, text_of
 from foundray.spec import Source
@@ -26,13 +26,15 @@ def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document 
     parts = content(handle, path)
     first = next(parts, b"")
     whole = itertools.chain([first], parts)
-    del parts
-    if isinstance(first, bytes) and json_elements.begins(first):
-        for number, value in json_elements.elements(whole, source.field):
-            where = f"element {number}"
-            yield BadRow.of(value, where) if isinstance(value, Unreadable) else _field(value, where, source.field)
-    else:
-        yield from merged(_rows(whole, source.field), NUL)
+    in_elements = isinstance(first, bytes) and json_elements.begins(first)
+    del first, parts  # their memory is free once they are read
+    yield from or_empty(_elements(whole, source.field) if in_elements else merged(_rows(whole, source.field), NUL))
+
+
+def _elements(parts: Iterator[bytes | Unreadable], field: str) -> Iterator[Document | BadRow]:
+    for number, value in json_elements.elements(parts, field):
+        where = f"element {number}"
+        yield BadRow.of(value, where) if isinstance(value, Unreadable) else _field(value, where, field)
 
 
 def _rows(parts: Iterator[bytes | Unreadable], field: str) -> Iterator[Document | BadRow]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from foundray.contract import Unreadable
 from foundray.data.compression import Broken, decompressed
 from foundray.data.formats.not_text import MARKS, not_utf8
-from foundray.data.formats.row import LONG, MARK, BadRow
+from foundray.data.formats.row import LONG, MARK, BadRow, empty
 
 LONGEST_ROW = 2**28
 """Bytes that a line, and what else is read whole, may have (judgement: a row takes several times its size while it is read)."""
@@ -165,3 +165,13 @@ def merged(rows: Iterator[_Row], reason: str) -> Iterator[_Row | BadRow]:
         bad = [(row.position, row.lost, row.unit) for row in run if isinstance(row, BadRow)]
         (first, _, unit), (last, *_) = bad[0], bad[-1]
         yield BadRow(first if len(bad) == 1 else f"{first} to {last}", reason, sum(lost for _, lost, _ in bad), unit)
+
+
+def or_empty(rows: Iterator[_Row]) -> Iterator[_Row | BadRow]:
+    """The rows of a file; if there are none, that it is empty."""
+    if (first := next(rows, None)) is None:
+        yield empty("byte 0", "file")
+        return
+    yield first
+    del first
+    yield from rows
