@@ -29,6 +29,7 @@ BLOCK = 2**20
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TEXTS = ("words", "letters", "chinese")
 KINDS = ("bytes", "char", "bpe", "llama3", "unigram", "wordpiece")
+TASKS = ("prepare", "plan", "embed")
 ENTRIES = 4096
 
 
@@ -157,19 +158,19 @@ def run(name: str, kind: str, text: Path, tokenizer: Path, folder: Path) -> tupl
     return peak, seconds
 
 
-def main(megabytes: int, kinds: list[str], texts: list[str]) -> int:
+def main(megabytes: int, kinds: list[str], texts: list[str], tasks: list[str]) -> int:
     """Prints a table; 1 where a task takes too much."""
     worst = 0.0
     with tempfile.TemporaryDirectory() as made:
         here = Path(made)
         print(f"peak memory in MiB, and seconds, for one line of {megabytes} MB; {LIMIT:,} MiB are the limit")
-        print(f"{'tokenizer':12}{'text':10}" + "".join(f"{name:>18}" for name in ("its making", "prepare", "plan", "embed")))
+        print(f"{'tokenizer':12}{'text':10}" + "".join(f"{name:>18}" for name in ("its making", *tasks)))
         for text in texts:
             write_text(path := here / f"{text}.txt", text, megabytes * 10**6)
             for kind in kinds:
                 tokenizer, folder = here / f"{kind}-{text}.json", here / "made"
                 cells = [_make(kind, path, tokenizer, folder)]
-                cells += [run(name, kind, path, tokenizer, folder) for name in ("prepare", "plan", "embed")]
+                cells += [run(name, kind, path, tokenizer, folder) for name in tasks]
                 worst = max(worst, *(peak for peak, _ in cells))
                 shown = "".join(f"{peak:11,.0f}{seconds:6,.0f}s" if peak else f"{'':18}" for peak, seconds in cells)
                 print(f"{kind:12}{text:10}{shown}", flush=True)
@@ -202,10 +203,11 @@ if __name__ == "__main__":
     parser.add_argument("--megabytes", type=int, default=MEGABYTES)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--task", nargs=5, help="used by the benchmark itself")
     options = parser.parse_args()
     if options.task:
         name, kind, *paths = options.task
         task(name, kind, *map(Path, paths))
     else:
-        sys.exit(main(options.megabytes, options.kinds, options.texts))
+        sys.exit(main(options.megabytes, options.kinds, options.texts, options.tasks))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from foundray.data.formats.row import Document
 from foundray.data.long_documents import Cutter
-from foundray.data.tokenizer import Tokenizer
+from foundray.data.tokenizer import Tokenizer, untrained
 
 DIFFERENT = 6 * 2**20
 """Bytes of different words that are taken from long documents: 700 MB in training. English prose has them in about 60 MiB."""
@@ -28,6 +28,13 @@ def sample(documents: Iterable[Document], most: float, of_long: LongDocuments) -
             return
 
 
+def without_long_words(texts: Iterable[str]) -> Iterator[str]:
+    """Texts with long words in parts: another tokenizer may be trained on them, but in an acceptable time."""
+    every = LongDocuments(untrained())
+    for text in texts:
+        yield from every.in_parts(text)
+
+
 class LongDocuments:
     """Texts of long documents in all sources, with a bounded number of different words."""
 
@@ -42,18 +49,25 @@ class LongDocuments:
         for piece in self.cutter.pieces(document):
             text = piece.text[:most]
             most -= len(text)
-            assert self.cutter.words is not None
-            words = self.cutter.words(text)
+            words = self._words(text)
             new = {part for word in words for part in self._parts(word)} - self.seen
             self.size += sum(len(part.encode()) for part in new)
             if self.size > self.different:
                 return
             self.seen |= new
-            yield from self._without_long_words(words)
+            yield from self._apart(words)
             if not most:
                 return
 
-    def _without_long_words(self, words: list[str]) -> Iterator[str]:
+    def in_parts(self, text: str) -> Iterator[str]:
+        """The text; its long words in parts."""
+        return self._apart(self._words(text))
+
+    def _words(self, text: str) -> list[str]:
+        assert self.cutter.words is not None
+        return self.cutter.words(text)
+
+    def _apart(self, words: list[str]) -> Iterator[str]:
         """Texts that the words make together; a long one's parts are texts of their own."""
         start = 0
         for at, word in enumerate(words):

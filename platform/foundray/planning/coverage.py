@@ -20,6 +20,7 @@ from foundray.data.encoding import EngineFailed, calling, encode_or_reason
 from foundray.data.tokenizer import Tokenizer, make_char, train_bpe
 from foundray.data.tokenizer_checks import Anatomy
 from foundray.data.tokenizer_file import read_engine
+from foundray.data.training_sample import without_long_words
 from foundray.data.vocabulary import known_tokenizer
 from foundray.errors import InputError
 from foundray.planning.reading import WORD
@@ -140,7 +141,7 @@ def coverage(spec: Spec, survey: Survey, named: dict[str, Tokenizer]) -> Coverag
     for name, tokenizer in sorted(named.items(), key=lambda item: -item[1].vocabulary):
         least = tokenizer.vocabulary
         if not own or min(one.vocabulary for one in own.values()) > least:
-            trained = train_bpe(training, max(257, least), LEAST_SEEN)
+            trained = train_bpe(without_long_words(training), max(257, least), LEAST_SEEN)
             own[least] = fertility("trained on this data", trained, held_out, sample)
         compared.append(
             Compared(fertility(name, tokenizer, held_out, sample), min(own.values(), key=lambda one: one.vocabulary))
@@ -176,7 +177,7 @@ def _of_spec(spec: Spec, survey: Survey, training: list[str]) -> Tokenizer:
         return known
     if spec.data.tokenizer.kind == "char":
         return make_char({letter for source in survey.sources for piece in source.pieces for letter in piece})
-    return train_bpe(training, int(spec.data.tokenizer.vocab_size or 0))
+    return train_bpe(without_long_words(training), int(spec.data.tokenizer.vocab_size or 0))
 
 
 def fertility(name: str, tokenizer: Tokenizer, texts: Sequence[str], sample: Sequence[str] | None = None) -> Fertility:

@@ -30,7 +30,7 @@ from foundray.data.reader import Reader, Row
 from foundray.data.recipe import prepared_folder
 from foundray.data.shard import Unit, make_shard
 from foundray.data.tokenizer import Tokenizer
-from foundray.data.training_sample import LongDocuments, sample
+from foundray.data.training_sample import LongDocuments, sample, without_long_words
 from foundray.planning.reading import read_text_unit
 from foundray.planning.seen import Seen
 from foundray.planning.seen_text import SeenText
@@ -389,6 +389,11 @@ def test_no_document_is_read_once_there_is_enough() -> None:
 
     assert list(sample(documents(), 6, LongDocuments(tokenizers.untrained()))) == ["abcd", "ef"]
     assert read == ["abcd", "efgh"]
+
+
+def test_long_words_are_trained_on_in_parts() -> None:
+    found = list(without_long_words(["ab cd", f"a {'x' * 300} b"]))
+    assert found == ["ab cd", "a", " " + "x" * 127, "x" * 128, "x" * 45, " b"]
 
 
 def test_different_words_and_long_words_of_long_documents_are_bounded() -> None:

@@ -106,7 +106,12 @@ def text_of(value: Any, where: str, field: str, unit: str = "row") -> Document |
     if (count := value.count("\0")) and _no_strays(count, size, "\0" * NUL_RUN in value):
         first = len(value[: value.index("\0")].encode())
         return BadRow(where, holds_nul(value[:PART].encode(), count, size, first), 1, unit)
-    return Document(value, where, size)
+    if size <= LONG:
+        return Document(value, where, size)
+    gathering = Gathering(where, unit=unit)  # so that what is held of a long value is free while its document is used
+    for part in _slices(value):
+        gathering.add(part.encode())
+    return gathering.document()
 
 
 def decode(content: bytes, where: str, at: Callable[[int], str] | None = None, unit: str = "row") -> Document | BadRow:
