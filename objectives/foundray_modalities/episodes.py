@@ -34,7 +34,7 @@ RATIO = 8
 def episodes(name: str, content: bytes, prefix: str) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
     """(`episode N` or `row N`, its fields), or why there is none. Raises Unreadable for a file that has none to use."""
     if not content:
-        raise Unreadable("it holds nothing", unit="file")
+        raise Unreadable("empty", 0, "file")
     if content.startswith(b"PAR1") or ".parquet" in name.lower():
         yield from _of_parquet(content)
     else:

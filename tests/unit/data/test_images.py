@@ -321,7 +321,7 @@ def test_whatever_pillow_raises_is_a_reason(tmp_path: Path) -> None:
         (tmp_path / "x.png").write_bytes(content)
         (bad,) = rows(image(), tmp_path / "x.png", 1)
         assert isinstance(bad, BadRow)
-        assert bad.reason == reason
+        assert (bad.reason, bad.unit) == ((reason, unit) if content else ("empty", "file"))
 
 
 # idx

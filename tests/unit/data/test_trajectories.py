@@ -73,7 +73,7 @@ def test_whole_files(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_npz(tmp_path: Path) -> None:
-    assert told(tmp_path, b"") == of_file("it holds nothing")
+    assert told(tmp_path, b"") == of_file("empty", 0)
     np.save(single := io.BytesIO(), WHOLE["states"])
     assert told(tmp_path, single.getvalue()) == of_file(f"a single array (npy), and not an npz file; {NEEDS}")
     assert told(tmp_path, npz()[:-50]) == of_file("not an npz file of plain arrays: File is not a zip file")
