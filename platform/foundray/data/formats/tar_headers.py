@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import posixpath
 import re
@@ -40,9 +41,9 @@ class Blocks(Ahead):
                 if error.whole:
                     self.notes.append(error)
                 else:
-                    self.broken = error
+                    self.broken = error.with_traceback(None)
             except OSError as error:
-                self.broken = error
+                self.broken = error.with_traceback(None)
         return b""
 
 
@@ -50,6 +51,7 @@ class BadHeader(Exception):
     """An extended header that contradicts itself."""
 
 
+@functools.lru_cache(maxsize=4)  # each is looked at several times in a row
 def header(block: bytes) -> tarfile.TarInfo | None:
     """What a block says if it is a header, with its checksum."""
     try:
