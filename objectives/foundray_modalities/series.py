@@ -15,6 +15,8 @@ NOISE = 1e-12
 """Deviations below this part of a window's largest magnitude count as none: sums and differences of float64 leave up to about
 1e-13 of it behind, and what is to be learned from lies far above, such as 2.5e-9 for a meter that shows 4e9 and grows by
 tens. It is relative, so that a signal looks the same in volts and in microvolts."""
+EXACT = 2.0**53
+"""Whole numbers below this are exact in float64, so that their differences are no rounding, however small they are."""
 TOO_LARGE = float(np.finfo(np.float32).max)
 """Magnitudes from which on a value is none that was measured."""
 VANISHING = 2.0**-24
@@ -85,8 +87,13 @@ def standardised(window: np.ndarray) -> np.ndarray:
     # By the largest deviation first, so that squares neither overflow nor vanish.
     centred /= largest
     with np.errstate(over="ignore"):
-        noise = NOISE * (np.abs(window).max() / largest)
+        noise = 0.0 if _exact(window) else NOISE * (np.abs(window).max() / largest)
         return np.asarray(centred / np.sqrt(np.mean(centred**2) + noise**2))
+
+
+def _exact(values: np.ndarray) -> bool:
+    """Whether float64 holds these numbers without rounding, for they are whole and not too large."""
+    return bool(np.abs(values).max() < EXACT and (values == np.rint(values)).all())
 
 
 def _trouble(values: np.ndarray, start: int, series: Channels) -> Unreadable | None:
@@ -104,4 +111,6 @@ def _trouble(values: np.ndarray, start: int, series: Channels) -> Unreadable | N
     if others.size and np.median(others) < VANISHING * away.max():
         step = int(away.argmax())
         return Unreadable(f"{values[step]:g} at step {start + step} is so large that the other values vanish beside it")
+    if (size := np.abs(values).max()) >= EXACT and away.max() < 100 * NOISE * size:
+        return Unreadable(f"values of about {size:.3g} change by less than float64 can tell; take off what all have in common")
     return None

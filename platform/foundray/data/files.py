@@ -84,7 +84,8 @@ def look(source: Source, endings: tuple[str, ...] = ()) -> Found:
             files.append(RawFile(inside(root.url, entry.name), entry.size, entry.modified_ns, form))
     if not files:
         names = [entry.name for entry in found.files]
-        raise InputError(f"the source {source.path} is empty: {_why_empty(source, pattern, endings, names, passed)}")
+        why = _why_empty(source, pattern, endings, names, others if pattern else [], passed)
+        raise InputError(f"the source {source.path} is empty: {why}")
     return Found(files, _left_out(source, others, passed))
 
 
@@ -125,9 +126,18 @@ def _left_out(source: Source, others: Sequence[str], passed: Mapping[str, list[s
 
 
 def _why_empty(
-    source: Source, pattern: str, endings: tuple[str, ...], names: Sequence[str], passed: Mapping[str, list[str]]
+    source: Source,
+    pattern: str,
+    endings: tuple[str, ...],
+    names: Sequence[str],
+    others: Sequence[str],
+    passed: Mapping[str, list[str]],
 ) -> str:
+    """`others` of the `names` are what a glob matches, and are not read."""
     there = "; ".join([*([_kinds(names)] if names else []), *_passed_over(passed)])
+    if others:
+        why = f"what {pattern!r} matches is of no format that is read by its ending ({_kinds(others)}); set its format"
+        return f"{why}: {'files' if endings else 'text'}, if it is that"
     if pattern:
         why = f"no file matches {pattern!r}"
     elif source.format == "files" or (source.format == "auto" and endings):

@@ -49,6 +49,8 @@ _NO_TEXT = frozenset({
     ".npy", ".npz", ".mat", ".h5", ".hdf5", ".nc", ".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".safetensors",
     ".onnx", ".pb", ".tflite", ".gguf", ".msgpack", ".arrow", ".feather", ".orc", ".avro", ".tfrecord", ".lmdb", ".mdb", ".rds",
     ".rdata", ".db", ".sqlite", ".sqlite3", ".bam", ".bai", ".cram", ".2bit",
+    # copies, checksums and indexes of what lies beside them
+    ".bak", ".orig", ".old", ".tmp", ".swp", ".crc", ".md5", ".sha1", ".sha256", ".idx",
 })  # fmt: skip
 _NO_DATA = ("_success", "_metadata", "_common_metadata")
 """Names of what Spark and Hadoop leave beside tables."""
@@ -96,7 +98,7 @@ def format_of(name: str, endings: tuple[str, ...] = ()) -> str | None:
     last = _last(name)
     if (form := _FORMATS.get(last)) is not None:
         return form
-    if last in _NO_TEXT or name.endswith(_of_values()) or posixpath.basename(name) in _NO_DATA:
+    if last in _NO_TEXT or name.endswith("~") or name.endswith(_of_values()) or posixpath.basename(name) in _NO_DATA:
         return None
     return "text"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -49,10 +50,13 @@ def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing:
         [{"index": index, "unit": json.dumps(asdict(unit))} for index, unit in enumerate(units)],
         override_num_blocks=min(len(units), 1000),
     )
+    with warnings.catch_warnings():
+        # A task whose process dies is tried again, but not for ever, as Ray Data would; Ray warns of the word, and has no other.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args")
+        made = rows.map(guarded, max_retries=RETRIES)
     left = dict(enumerate(units))
     try:
-        # A task whose process dies is tried again, but not for ever, as Ray Data would.
-        for result in rows.map(guarded, max_retries=RETRIES).iter_rows():
+        for result in made.iter_rows():
             if result.get("failure"):
                 raise RunFailed(result["failure"])
             if result.get("error"):

@@ -13,7 +13,7 @@ from foundray.contract import Unreadable, Values
 from foundray.data.compression import decompressed, read_all
 from foundray.data.files import RawFile
 from foundray.data.formats import archive, conllu, csv, fasta, jsonl, parquet, text
-from foundray.data.formats.row import BadRow, Document
+from foundray.data.formats.row import BadRow, Document, empty
 from foundray.data.names import ends_in, format_of
 from foundray.errors import FoundrayError
 from foundray.spec import Source
@@ -39,6 +39,9 @@ READERS: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | Ba
 def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]:
     """The file's documents in order, with a BadRow in place of each part that cannot be used."""
     with _opened(file) as (handle, path):
+        if not handle.size():
+            yield empty("byte 0", "file")
+            return
         rows = _guarded(READERS[file.format](handle, path, source), lambda at, bad: bad)
         for number, row in enumerate(rows):
             yield _doubted(row, file) if number == 0 and isinstance(row, BadRow) else row
@@ -88,7 +91,9 @@ def _decompressed_rows(
     except OSError as error:
         yield name, "", BadRow(whole, f"it cannot be read ({error})", unit="file")
         return
-    if broken is None or broken.whole:
+    if broken is None and not content:
+        yield name, "", empty(whole, "file")
+    elif broken is None or broken.whole:
         yield from _rows(modality, name, content, length, label)
     if broken is not None:
         unit = broken.unit if broken.whole else "file"
@@ -116,7 +121,10 @@ def _rows(
 
 
 def _guarded(rows: Iterator[_Read], instead: Callable[[str, BadRow], _Read], whole: str = "byte 0") -> Iterator[_Read]:
-    """The rows; where a reader breaks off, whatever by, one that says so stands in place of the rest of the file."""
+    """The rows; where a reader breaks off, whatever by, one that says so stands in place of the rest of the file.
+
+    A file without any row is empty, and counted as that.
+    """
     count = 0
     try:
         for row in rows:
@@ -125,14 +133,18 @@ def _guarded(rows: Iterator[_Read], instead: Callable[[str, BadRow], _Read], who
     except FoundrayError:
         raise
     except Unreadable as error:
+        count += 1
         yield instead("", BadRow.of(error, whole))
     except BaseException as error:
         # A panic in a library written in Rust is no Exception, and says so by its name alone.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        at = f"behind row {count - 1}" if count else whole
+        count += 1
+        at = f"behind row {count - 2}" if count > 1 else whole
         reason = f"the rest of the file cannot be read ({type(error).__name__}: {str(error)[:200]})"
         yield instead(at, BadRow(at, reason, unit="file"))
+    if not count:
+        yield instead("", empty(whole, "file"))
 
 
 @contextmanager

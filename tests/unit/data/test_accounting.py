@@ -11,6 +11,8 @@ import yaml
 from tests.conftest import small_spec, write_spec
 
 import foundray
+from foundray.contract import Values, load_modality
+from foundray.data.files import find_files
 from foundray.data.formats.row import BadRow, empty
 from foundray.data.limits import Limits, nothing_in
 from foundray.data.manifest import Manifest, Prepared, Shard
@@ -18,12 +20,12 @@ from foundray.data.prepare import prepare
 from foundray.data.quarantine import Balance, Line, Tally, amount, kind_of, read_lines, summary
 from foundray.data.recipe import prepared_folder
 from foundray.data.shard import Intake, make_shard
-from foundray.data.sources import read_documents
+from foundray.data.sources import read_documents, read_rows
 from foundray.data.tokenizer import make_bytes
 from foundray.errors import InputError
 from foundray.loading import parse_spec
 from foundray.planning.survey import survey
-from foundray.spec import Spec
+from foundray.spec import Source, Spec
 from foundray.storage import Store
 
 NO_LIMIT = Limits(10**9, 1.0)
@@ -77,6 +79,21 @@ def test_empty_files_are_counted_and_neither_listed_nor_bad(tmp_path: Path) -> N
     folder, (shard,) = shards_of(spec_of(tmp_path, source), Limits(0, 0.0))
     assert (shard.documents, shard.quarantined, shard.empty) == (50, 0, 100)
     assert (folder / "quarantine/0-00000.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.parquet", "a.fasta", "a.conllu", "a.tar", "a.png", "a.wav"])
+@pytest.mark.parametrize("content", [b"", b"\n"])
+def test_a_file_without_a_row_is_empty_whatever_its_format(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    source = Source(path=str(tmp_path / name))
+    kind = {"png": ("image", {"size": 8, "patch": 4}), "wav": ("audio", {"bins": 8})}.get(name[2:])
+    modality = load_modality(*kind) if kind else None
+    (file,) = find_files(source, modality.endings if isinstance(modality, Values) else ())
+    found = list(read_rows(file, source, modality, 4) if isinstance(modality, Values) else read_documents(file, source))
+    if content and name in ("a.csv", "a.parquet", "a.tar", "a.png", "a.wav"):
+        assert all(isinstance(row, BadRow) for row in found) and found
+    else:
+        assert [(row.reason, row.lost) for row in found if isinstance(row, BadRow)] == [("empty", 0)] and len(found) == 1
 
 
 def test_what_is_lost_counts_as_much_as_is_missing_and_notes_nothing() -> None:

@@ -145,6 +145,20 @@ def test_an_empty_source_says_what_there_is(tmp_path: Path) -> None:
         found("/dev/null")
 
 
+def test_copies_and_checksums_beside_data_are_left_out(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.jsonl.bak", "b.parquet.crc", "notes.txt~"):
+        (tmp_path / name).write_text('{"text": "so"}')
+    found = look(Source(path=str(tmp_path)))
+    assert [file.url for file in found.files] == [str(tmp_path / "a.jsonl")]
+    assert "left out: 1 .bak, 1 .crc, 1 without an ending" in found.line(Source(path=str(tmp_path)))
+
+
+def test_a_glob_whose_files_are_of_no_format_says_what_would_be_right(tmp_path: Path) -> None:
+    (tmp_path / "m.bin").write_text("so")
+    with pytest.raises(InputError, match=r"what '\*.bin' matches is of no format .* \(1 .bin\); set its format: text"):
+        look(Source(path=f"{tmp_path}/*.bin"))
+
+
 def test_a_format_that_is_not_the_files_says_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text\nx\ny\n")
     rows = texts(tmp_path / "a.csv", format="jsonl")

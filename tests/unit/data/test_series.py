@@ -16,6 +16,7 @@ from foundray.contract import load_modality
 from foundray.data.files import find_files
 from foundray.data.sources import BadRow, read_located_rows
 from foundray.spec import Source
+from foundray_modalities.series import standardised
 
 STEPS = 16
 """Steps of a sample, and patches of one."""
@@ -75,6 +76,14 @@ def test_a_signal_is_the_same_in_any_unit() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.1, -4e9, 1e-300, 1e38])
 def test_a_constant_window_is_zeros(value: float) -> None:
     assert (units([value] * STEPS) == 0).all()
+
+
+def test_whole_numbers_are_exact_however_small_their_changes_and_too_large_ones_are_refused(tmp_path: Path) -> None:
+    assert standardised(2.0**53 - 100 + np.arange(16)).std() == pytest.approx(1)
+    for first in (2**53, 1_700_000_000_000_000_000):
+        content = "\n".join(["x", *(str(first + number % 7) for number in range(40))]).encode()
+        said = [str(row) for _, row in load_modality("series", {"patch": 4}).rows("a.csv", content, 4)]  # type: ignore[attr-defined]
+        assert "change by less than float64 can tell" in said[0]
 
 
 def test_rounding_is_no_signal() -> None:
