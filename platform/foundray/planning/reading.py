@@ -85,10 +85,10 @@ def read_text_unit(unit: Unit, source: Source, tokenizer: Tokenizer | None, seed
         if tokenizer:
             pieces, tokens = _tokenized(pieces, tokenizer, bad)
             counts.tokens += tokens
+        counts.documents += sum(piece.first for piece in pieces)
+        counts.bytes += sum(piece.size for piece in pieces)
+        counts.characters += sum(len(piece.text) for piece in pieces)
         for piece in pieces:
-            counts.documents += piece.first
-            counts.bytes += piece.size
-            counts.characters += len(piece.text)
             seen.add(piece)
             letters.update(piece.text)
             sample.add(piece.text)
