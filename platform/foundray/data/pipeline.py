@@ -51,7 +51,7 @@ def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing:
         override_num_blocks=min(len(units), 1000),
     )
     with warnings.catch_warnings():
-        # A task whose process dies is tried again, but not for ever, as Ray Data would; Ray warns of the word, and has no other.
+        # A task whose process dies is tried again, but not for ever, as Ray Data would. Ray warns of the word.
         warnings.filterwarnings("ignore", message=".*ray_remote_args")
         made = rows.map(guarded, max_retries=RETRIES)
     left = dict(enumerate(units))
