@@ -63,11 +63,10 @@ class Ahead:
     def skip_zeros(self) -> int:
         """Take the zero bytes that come next; gives how many there were."""
         start = self.at
-        while found := self.peek(MOST):
+        while self.peek(1) == b"\0":  # most often there are none
+            found = self.peek(MOST)
             zeros = len(found) - len(found.lstrip(b"\0"))
             self.skip(zeros)
-            if zeros < len(found):
-                break
         return self.at - start
 
     def skip_until(self, find: Callable[[bytes], int], overlap: int) -> bool:
