@@ -156,13 +156,11 @@ def cutting(cutter: Cutter, documents: int) -> str:
     """A sentence about documents that were cut where tokens may change; empty if none was."""
     if not documents:
         return ""
-    several = "1 document" if documents == 1 else f"{documents:,} documents"
+    several, were = (f"{documents:,} documents", "were") if documents > 1 else ("1 document", "was")
     if cutter.words is not None:
-        return (
-            f"{several} with words of over {cutter.most // 8:,} characters: such words are cut after {cutter.most:,} characters"
-        )
+        return f"words of over {cutter.most // 8:,} characters in {several} were cut after {cutter.most:,} characters"
     where = "after line breaks or before white space, since tokens of this tokenizer may cross any cut"
-    return f"{several} over {LONG >> 20} MiB: they are cut {where}"
+    return f"{several} over {LONG >> 20} MiB {were} cut {where}"
 
 
 def _has_tokens_of_one_character(engine: Engine) -> bool:

@@ -191,8 +191,9 @@ def test_a_word_that_is_too_long_is_cut() -> None:
     texts = ["a few", f" short words before {'x' * 44}", "x" * 64, f"{'x' * 42} and a", " few more short words"]
     assert [piece.text for piece in pieces] == texts
     assert [piece.crossed for piece in pieces] == [False, False, True, True, False]
-    assert "1 document with words of over 8 characters" in cutting(cutter, 1)
-    assert "2 documents over 1 MiB: they are cut after line breaks" in cutting(Cutter(of_words()), 2)
+    assert cutting(cutter, 1) == "words of over 8 characters in 1 document were cut after 64 characters"
+    assert "2 documents over 1 MiB were cut after line breaks" in cutting(Cutter(of_words()), 2)
+    assert "1 document over 1 MiB was cut after line breaks" in cutting(Cutter(of_words()), 1)
     assert not cutting(cutter, 0)
 
 
