@@ -96,4 +96,5 @@ class Ahead:
         return self.read(size)
 
     def seekable(self) -> bool:
-        return False
+        found: bool = self.stream.seekable()
+        return found

@@ -1,33 +1,28 @@
 """Compressed files, read as a stream: every member of a file, and padding between them. What is damaged costs itself alone.
 
 A file may hold several compressed streams ("members") one behind another; its content is theirs together. Zero bytes between
-and behind them are padding. Anything else there, a member that breaks off, and one whose checksum is wrong, raise `Broken`
-once all content before that was read; reading on gives the content of the next member that can be found.
+and behind them are padding. Anything else there, a member that breaks off, and one that is damaged raise `Broken` once all
+content before that was read; reading on gives the content of the next member that can be found. Nothing is given that is
+known to be damaged: see `trial`.
 """
 
 from __future__ import annotations
 
-import bz2
-import collections
 import functools
 import io
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from foundray.contract import Unreadable
+from foundray.data import trial
 from foundray.data.ahead import Ahead
-from foundray.data.frames import SKIPPABLE, BadFrame, Frame, lz4_blocks, zstd_blocks
+from foundray.data.frames import SKIPPABLE
 from foundray.data.names import compression
 
 BUFFER = 2**20
-FED = 2**14
-"""Compressed bytes that a decompressor is fed at a time, and the most that it gives."""
-CUT = "it is cut off"
 NEAR = 2**16
 """Bytes before the place where damage shows in which the next member may start (judgement)."""
 
@@ -90,18 +85,8 @@ class _Content(io.RawIOBase):
         return size
 
 
-class _Damaged(Exception):
-    """A decompressor gives up on what was fed to it from byte `start` on."""
-
-    def __init__(self, reason: str, start: int, all_given: bool = False):
-        super().__init__(reason)
-        self.start = start
-        self.all_given = all_given
-        """Whether it gave all that it made of what came before."""
-
-
 def _content(source: Ahead, kind: str) -> Iterator[bytes | Broken]:
-    """What the members hold."""
+    """What the members hold, each tried before any of it is given if the source can be read twice."""
     lines = False  # whether members end where lines do
     members = 0
     while source.skip_zeros() >= 0 and source.peek(1):
@@ -114,25 +99,15 @@ def _content(source: Ahead, kind: str) -> Iterator[bytes | Broken]:
             yield Broken(f"{source.at - start:,} bytes at byte {start:,}, behind the end of its content, are not {kind}", True)
             continue
         members += 1
-        size, last = 0, b""
-        try:
-            for part in _MEMBERS[kind](source):
-                size, last = size + len(part), part
-                yield part
-        except _Damaged as damaged:
-            reason, exactly = str(damaged), damaged.start
-            # The decompressor kept what it had already made of its last bite. Fed byte by byte, it gives that, too.
-            if not damaged.all_given and source.seek(start):
-                try:
-                    for part in _MEMBERS[kind](source, damaged.start, size):
-                        if left := part[size:] if size < len(part) else b"":
-                            yield left
-                        size -= min(size, len(part))
-                except _Damaged as again:
-                    reason, exactly = str(again), source.at
+        last = b""
+        twice = kind != "bz2" and source.seek(start)  # the blocks of bzip2 have a checksum each
+        tried = trial.tried(source, kind) if twice else trial.Late(source, kind)
+        for last in tried.parts():
+            yield last
+        if tried.reason:
             # What breaks off runs on into the next member before that shows.
-            source.seek(max(start + 1, exactly - NEAR))
-            yield _broken(source, kind, reason, exactly, lines and members > 1)
+            source.seek(max(start + 1, tried.place - NEAR))
+            yield _broken(source, kind, tried.reason, tried.place, lines and members > 1)
         else:
             lines = last.endswith(b"\n") and (lines or members == 1)
 
@@ -156,96 +131,6 @@ def _place(kind: str, stretch: bytes) -> int:
     return found.start() if found else -1
 
 
-class _Gzip:
-    """zlib's decompressor of one member, with the interface of those of bz2 and lzma."""
-
-    def __init__(self) -> None:
-        self.inner = zlib.decompressobj(wbits=31)
-        self.needs_input = True
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        found = self.inner.decompress(self.inner.unconsumed_tail + data, most)
-        self.needs_input = not self.inner.unconsumed_tail and len(found) < most
-        return found
-
-    @property
-    def eof(self) -> bool:
-        return self.inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self.inner.unused_data
-
-
-def _fed(make: Callable[[], Any], source: Ahead, careful: int | None = None, sure: int = 0) -> Iterator[bytes]:
-    """The content of one member, byte by byte behind `careful`. Raises _Damaged."""
-    decompressor, start = make(), source.at
-    while not decompressor.eof:
-        data = b""
-        if decompressor.needs_input:
-            start = source.at
-            few = careful is not None and start >= careful
-            if not (data := source.read(1 if few else FED)):
-                raise _Damaged(CUT, start, all_given=True)
-        try:
-            found = decompressor.decompress(data, FED)
-        except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError, MemoryError) as error:
-            raise _Damaged(_said(str(error)), start) from None
-        if found:
-            yield found
-    source.back(decompressor.unused_data)
-
-
-def _bunzipped(source: Ahead, careful: int | None = None, sure: int = 0) -> Iterator[bytes]:
-    """The content of one bzip2 stream but for damaged blocks, whose checksums are tried when all of them came out."""
-    level = source.peek(4)[3:]
-    most = (int(level) if level.isdigit() else 9) * 100_000  # bytes of a block, unless it has long runs of one byte
-    held, size = collections.deque[bytes](), 0
-    try:
-        for part in _fed(bz2.BZ2Decompressor, source, careful):
-            held.append(part)
-            size += len(part)
-            while size - len(held[0]) >= most:
-                size -= len(held[0])
-                yield held.popleft()
-    except _Damaged as damaged:
-        if str(damaged) == CUT:  # what came out of a block before is right
-            yield from held
-        raise
-    yield from held
-
-
-def _framed(
-    codec: str, blocks: Callable[[Ahead], Iterator[bytes]], source: Ahead, careful: int | None = None, sure: int = 0
-) -> Iterator[bytes]:
-    """The content of one frame, byte by byte behind the first `sure` ones. Raises _Damaged."""
-    frame, given = Frame(source, blocks), 0
-    with pa.CompressedInputStream(pa.PythonFile(frame, mode="r"), codec) as stream:
-        try:
-            while found := stream.read(FED if careful is None else max(1, min(FED, sure - given))):
-                given += len(found)
-                yield found
-            frame.finish()
-        except (OSError, BadFrame) as error:
-            raise _Damaged(_said(frame.bad or str(error)), source.at) from None
-
-
-def _said(error: str) -> str:
-    """What a library says of damage, in a few words."""
-    if "Truncated" in error or "too early" in error:
-        return CUT
-    if "check" in error.lower():
-        return "what it holds does not match its checksum"
-    return f"it is damaged ({re.sub('^Error -?[0-9]+ while decompressing data: ', '', error)})"
-
-
-_MEMBERS: dict[str, Callable[..., Iterator[bytes]]] = {
-    "gzip": functools.partial(_fed, _Gzip),
-    "bz2": _bunzipped,
-    "xz": functools.partial(_fed, functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ)),
-    "zstd": functools.partial(_framed, "zstd", zstd_blocks),
-    "lz4": functools.partial(_framed, "lz4", lz4_blocks),
-}
 _STARTS = {
     "gzip": re.compile(rb"\x1f\x8b"),
     "bz2": re.compile(rb"BZh"),

@@ -101,3 +101,34 @@ def _exactly(source: Ahead, size: int) -> bytes:
     if len(found) < size:
         raise BadFrame("it ends too early")
     return found
+
+
+def xz_blocks(source: Ahead) -> Iterator[tuple[int, int]]:
+    """(bytes of content, position) before the first block of an xz stream and behind each, as far as they can be followed.
+
+    Format: The .xz File Format, version 1.2, section 3; the chunks of LZMA2 are as xz-embedded describes them.
+    """
+    head = source.read(12)
+    checked = (0, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64, 64)[head[7] & 15] if len(head) == 12 else 0
+    size = 0
+    yield size, source.at
+    while (first := source.peek(1)) and first[0]:
+        source.skip((first[0] + 1) * 4)
+        packed = 0
+        while (head := source.read(1)) and (control := head[0]):
+            if control < 3:
+                content = stored = int.from_bytes(source.read(2), "big") + 1
+                packed += 3 + stored
+            elif control < 0x80 or len(sizes := source.read(4)) < 4:
+                return
+            else:
+                content = ((control & 31) << 16) + int.from_bytes(sizes[:2], "big") + 1
+                stored = int.from_bytes(sizes[2:], "big") + 1 + (control >= 0xC0)
+                packed += 5 + stored
+            if source.skip(stored) < stored:
+                return
+            size += content
+        if not head:
+            return
+        source.skip(-(packed + 1) % 4 + checked)
+        yield size, source.at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import random
@@ -15,7 +16,10 @@ import pyarrow as pa
 import pytest
 import zstandard
 
-from foundray.data.compression import Broken, decompressed, kind_of
+from foundray.data.compression import Broken, decompressed, decompressing, kind_of
+from foundray.data.files import find_files
+from foundray.data.sources import BadRow, Document, read_documents
+from foundray.spec import Source
 
 
 def _lz4(content: bytes) -> bytes:
@@ -40,11 +44,11 @@ each_kind = pytest.mark.parametrize("ending", PACK)
 
 def unpacked(content: bytes, name: str) -> tuple[bytes, list[Broken]]:
     """All that can be read, and what is said in between."""
-    stream, found, said = decompressed(pa.BufferReader(content), name), b"", []
+    stream, found, said = decompressed(pa.BufferReader(content), name), bytearray(), []
     while True:
         try:
             if not (part := stream.read1(1000)):
-                return found, said
+                return bytes(found), said
             found += part
         except Broken as broken:
             said.append(broken)
@@ -155,3 +159,95 @@ def test_what_the_lz4_program_writes(options: list[str], tmp_path: Path) -> None
     except FileNotFoundError:
         pytest.skip("the program lz4 is not installed")
     assert unpacked(packed + packed, "a.lz4") == (TEXT * 2, [])
+
+
+# Content that is known to be damaged is not used
+
+
+def _lz4_checked(content: bytes) -> bytes:
+    """A frame with the checksum of its content, which pyarrow does not write: its blocks are stored."""
+    xxhash = pytest.importorskip("xxhash")
+    head = bytes([0b01100100, 0b01000000])
+    blocks = (content[place : place + 2**16] for place in range(0, len(content), 2**16))
+    stored = b"".join((len(block) | 1 << 31).to_bytes(4, "little") + block for block in blocks)
+    checks = xxhash.xxh32_intdigest(head) >> 8 & 255, xxhash.xxh32_intdigest(content).to_bytes(4, "little")
+    return b"\x04\x22\x4d\x18" + head + bytes([checks[0]]) + stored + bytes(4) + checks[1]
+
+
+CHECKED = {**PACK, ".lz4": _lz4_checked, ".xz": lambda content: lzma.compress(content, preset=0)}
+RANDOM = random.Random(1)
+NOISE = [b"%d %x" % (n, RANDOM.getrandbits(320)) for n in range(3000)]
+"""Lines as those of a corpus: they compress to a half."""
+
+
+def flipped(content: bytes, place: int, bit: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst", ".lz4"])
+def test_no_wrong_line_comes_out_of_a_flipped_bit(ending: str, tmp_path: Path) -> None:
+    one = CHECKED[ending](b"".join(line + b"\n" for line in NOISE))
+    small = CHECKED[ending](b"the end\n")
+    content, right, chance = one + small, {"the end"} | {line.decode() for line in NOISE}, random.Random(ending)
+    source = Source(path=str(path := tmp_path / f"a.txt{ending}"), documents="line")
+    for place in [9000, len(one) - 6, len(one) - 1, *(chance.randrange(len(one)) for _ in range(20))]:
+        path.write_bytes(flipped(content, place, chance.randrange(8)))
+        rows = list(read_documents(find_files(source)[0], source))
+        texts = [row.text for row in rows if isinstance(row, Document)]
+        assert set(texts) <= right, place
+        assert len(texts) == 3001 or sum(row.lost for row in rows if isinstance(row, BadRow)) >= 1, place
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst", ".lz4"])
+def test_of_a_member_whose_checksum_is_wrong_nothing_is_used(ending: str) -> None:
+    for text in (TEXT, b"".join(b"%d\n" % n for n in range(650_000))):  # one that is kept while it is tried, and a longer one
+        one = CHECKED[ending](text)
+        place = {".gz": len(one) - 6, ".xz": len(one) - 30, ".zst": len(one) - 2, ".lz4": len(one) // 2}[ending]
+        found, (broken,) = unpacked(flipped(one, place, 0) + CHECKED[ending](b"the end"), f"a{ending}")
+        assert found == b"the end"
+        said = f"what it holds does not match its checksum, so none of its {len(text):,} bytes of content that came out is used"
+        assert str(broken).startswith(said)
+        assert broken.lost == 1
+
+
+def test_of_a_long_member_that_is_damaged_its_start_is_used() -> None:
+    text = b"".join(b"%d %x\n" % (n, RANDOM.getrandbits(64)) for n in range(180_000))
+    for ending, late in ((".gz", 2**20), (".xz", 2**21), (".zst", 2**20)):
+        one = CHECKED[ending](text)
+        place = len(one) * 3 // 4
+        found, (broken,) = unpacked(one[:place] + RANDOM.randbytes(len(one) // 5) + one[place + len(one) // 5 :], f"a{ending}")
+        assert text.startswith(found)
+        assert len(found) > len(text) // 5
+        assert f"the last {late:,} bytes of content before it are not used" in str(broken)
+        found, (broken,) = unpacked(one[:place], f"a{ending}")  # one that is cut is right up to there
+        assert text.startswith(found)
+        assert len(found) > len(text) * 0.7
+        assert str(broken).startswith("it is cut off, at byte")
+
+
+def test_blocks_of_xz_have_a_checksum_each(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(LONG)
+    try:
+        packed = subprocess.run(
+            ["xz", "-0", "-c", "--block-size=100000", str(tmp_path / "a")], check=True, capture_output=True
+        ).stdout
+    except FileNotFoundError:
+        pytest.skip("the program xz is not installed")
+    assert unpacked(packed, "a.xz") == (LONG, [])
+    with_wrong_index, (broken,) = unpacked(flipped(packed, len(packed) - 20, 3), "a.xz")
+    assert with_wrong_index == LONG  # each block is right
+    assert broken.lost == 1
+
+
+def test_a_stream_that_cannot_be_read_twice_says_that_what_was_used_may_be_wrong() -> None:
+    class Once(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    text = b"".join(b"%d\n" % n for n in range(400_000))
+    stream, found = decompressing(Once(flipped(gzip.compress(text), 1000, 0)[:-6] + bytes(6)), "gzip"), 0
+    with pytest.raises(Broken) as told:
+        while part := stream.read1(2**16):
+            found += len(part)
+    assert "bytes of content before it are not used" in str(told.value)
+    assert not found or f"the {found:,} bytes of its content that were used before may be wrong, too" in str(told.value)

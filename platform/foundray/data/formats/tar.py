@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import IO
 
 from foundray.contract import Unreadable
@@ -69,8 +70,8 @@ class _Tar:
         """The first member whose padding is not zero bytes, and how many there are."""
         self.nameless = ""
         """Why the next member's name is not known, if it is not."""
-        self.joints: list[tuple[int, list[str], str]] = []
-        """Places of two zero blocks without padding, with the names before and behind them."""
+        self.joints: list[_Joint] = []
+        """Zero bytes between members that may be the end of an archive which another one follows."""
 
     def read(self) -> Iterator[tuple[str, bytes | Missing]]:
         while True:
@@ -198,18 +199,17 @@ class _Tar:
             else:  # a block that starts with zeros, and is damaged
                 self.blocks.back(bytes(odd))
                 size -= odd
-        end = self.blocks.at - self.origin
-        padded = any(end % record == 0 and END <= size < END + record for record in RECORDS)
+        padded = _padded(size, self.blocks.at - self.origin)
         if not following:
             yield from self._damage(self.blocks.at if padded or size == END else start)
             return
+        joint = _Joint(start, size, self.names, printable(following.name), padded)
         if padded:
             self.origin = self.blocks.at
-        elif size == END and self.names:
-            self.joints.append((start, self.names, printable(following.name)))
+        if self.names and (padded or size == END):
+            self.joints.append(joint)
         else:
-            reason = f"{size:,} zero bytes stand in place of members{self._behind()}: no archive ends in as many there"
-            yield "", Missing(reason, f"byte {start}")
+            yield "", joint.loss()
 
     def _damage(self, start: int) -> Iterator[tuple[str, Missing]]:
         """What is no header: it is skipped up to the next one, and told together with all from `start` on."""
@@ -277,9 +277,15 @@ class _Tar:
         elif (self.blocks.at - self.phase) % BLOCK and not self.reported:
             reason = f"it ends within a block, at byte {self.blocks.at:,}: bytes are missing in the zeros at its end, or before"
             yield "", Missing(reason, "end", 0)
-        pads = self.zeros > END and (self.blocks.at - self.origin) % RECORDS[0] == 0
-        for start, before, behind in self.joints:
-            if (missing := _between(start, before, behind, pads)) is not None:
+        elif self.zeros > END and not self.reported and not _padded(self.zeros, self.blocks.at - self.origin, RECORDS[:1]):
+            start = self.blocks.at - self.zeros
+            reason = f"{self.zeros:,} zero bytes end it, more than most writers do: members may be missing{self._behind()}"
+            yield "", Missing(reason, f"byte {start}", 0)
+        # The end itself shows whether the writer pads: unknown (None) if it would be the same either way.
+        padded = _padded(self.zeros, self.blocks.at - self.origin)
+        pads = None if self.reported or (padded and self.zeros == END) else padded
+        for joint in self.joints:
+            if (missing := joint.missing(pads)) is not None:
                 yield "", missing
         self.joints.clear()
         if self.nameless:
@@ -302,15 +308,41 @@ class _Tar:
         return f" (behind {self.names[-1]})" if self.names else ""
 
 
-def _between(start: int, before: list[str], behind: str, pads: bool) -> Missing | None:
-    """What two zero blocks between members stand for, in an archive that `pads` its end or does not.
+def _padded(zeros: int, size: int, records: list[int] = RECORDS) -> bool:
+    """Whether zero bytes are an end that fills its last record, in an archive of a size up to behind them."""
+    return any(size % record == 0 and END <= zeros < END + record for record in records)
 
-    A member of up to 512 bytes that was zeroed looks like the end of an archive that another one follows.
-    """
-    found = tar_headers.missing_between(before, behind)
-    between = f"between {before[-1]} and {behind}" if before else f"before {behind}"
-    if found or (found is None and pads):
-        return Missing(f"{END:,} zero bytes stand in place of a member, {between}", f"byte {start}")
-    if found is None:
-        return Missing(f"an archive ends at byte {start:,}, {between}: the one behind it is read, too", f"byte {start}", 0)
-    return None
+
+@dataclass
+class _Joint:
+    """Zero bytes between members. Zeroed members may look like the end of an archive that another one follows."""
+
+    start: int
+    size: int
+    before: list[str]
+    behind: str
+    padded: bool
+    """Whether they fill a record, as the ends of most archives do."""
+
+    def missing(self, pads: bool | None) -> Missing | None:
+        """What they stand for in an archive whose own end is padded or not, or is not known; None for nothing."""
+        count = tar_headers.missing_between(self.before, self.behind)
+        if count or (count is None and pads is not None and pads != self.padded):
+            return self.loss()
+        if count == 0:
+            return None
+        end = f"bytes {self.start:,} to {self.start + self.size:,} are zero, {self._between()}"
+        reason = (
+            f"{end}: they are read as the end of an archive, and the one behind it is read, too; or members are missing there"
+        )
+        return Missing(reason, f"byte {self.start}", 0)
+
+    def loss(self) -> Missing:
+        """As many members as their names tell, if these count; otherwise one at least."""
+        count = tar_headers.missing_between(self.before, self.behind) or 0
+        count = min(count, self.size // BLOCK)  # each has a header
+        said = "a member at least is" if not count else "a member is" if count == 1 else f"{count:,} members are"
+        return Missing(f"{self.size:,} zero bytes stand {self._between()}: {said} missing", f"byte {self.start}", max(1, count))
+
+    def _between(self) -> str:
+        return f"between {self.before[-1]} and {self.behind}" if self.before else f"before {self.behind}"

@@ -148,8 +148,8 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def missing_between(before: list[str], behind: str) -> bool | None:
-    """Whether a member is missing between two names and the next, as far as names that count tell; None if they do not."""
+def missing_between(before: list[str], behind: str) -> int | None:
+    """Members missing between two names and the next, as far as names that count tell; None if they do not."""
     found = [_NUMBERED.fullmatch(name) for name in (*before[-2:], behind)]
     if len(found) < 3 or not all(found):
         return None
@@ -157,4 +157,4 @@ def missing_between(before: list[str], behind: str) -> bool | None:
     if len({(prefix, suffix) for prefix, _, suffix in parts}) > 1:
         return None
     first, second, third = (int(number) for _, number, _ in parts)
-    return None if second != first + 1 else third > second + 1
+    return None if second != first + 1 else max(0, third - second - 1)
