@@ -39,9 +39,6 @@ READERS: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | Ba
 def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]:
     """The file's documents in order, with a BadRow in place of each part that cannot be used."""
     with _opened(file) as (handle, path):
-        if not handle.size():
-            yield empty("byte 0", "file")
-            return
         rows = _guarded(READERS[file.format](handle, path, source), lambda at, bad: bad)
         for number, row in enumerate(rows):
             yield _doubted(row, file) if number == 0 and isinstance(row, BadRow) else row

@@ -168,7 +168,8 @@ def _has_end(found: Tried) -> bool:
     if found.kind == "xz":
         return last[2:] == b"YZ"
     # A gzip member ends with the size of its content. That of one that lost its way is near.
-    return len(last) == 4 and abs(int.from_bytes(last, "little") - found.size % 2**32) < 2**17
+    near = min(2**17, 16 + found.size // 2)
+    return len(last) == 4 and abs(int.from_bytes(last, "little") - found.size % 2**32) < near
 
 
 def _first(parts: Iterator[bytes] | list[bytes], size: int | None) -> Iterator[bytes]:

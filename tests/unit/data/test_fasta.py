@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from foundray.data.files import find_files
-from foundray.data.formats.row import LONG, BadRow, Document
+from foundray.data.formats.row import LONG, BadRow, Document, empty
 from foundray.data.sources import read_documents
 from foundray.spec import Source
 
@@ -51,7 +51,7 @@ def test_headers_without_a_sequence_are_empty(tmp_path: Path) -> None:
     positions = [row.position for row in rows if isinstance(row, BadRow)]
     assert positions == ["sequence a", "sequence b", "line 4", "sequence d"]
     assert all((row.reason, row.lost, row.unit) == ("empty", 0, "sequence") for row in rows if isinstance(row, BadRow))
-    assert read(b"", tmp_path) == read(b"\n \n", tmp_path) == []
+    assert read(b"", tmp_path) == read(b"\n \n", tmp_path) == [empty("byte 0", "file")]
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,10 @@ def test_behind_a_damaged_member_lines_are_whole() -> None:
     damaged = bytearray(packed(b"xx\nyy\n"))
     damaged[-6] ^= 1  # the checksum
     found = lines(packed(b"a\nb\n") + damaged + packed(b"c\nd\n"), "a.gz")
-    assert [line for _, line in found if isinstance(line, bytes)] == [b"a", b"b", b"xx", b"yy", b"c", b"d"]
+    assert [line for _, line in found if isinstance(line, bytes)] == [b"a", b"b", b"c", b"d"]
     # Members that end inside lines, as bgzip's: what is left of a line behind the gap is no line.
     found = lines(packed(b"a\nb") + damaged + packed(b"c\nd\n"), "a.gz")
-    assert [line for _, line in found if isinstance(line, bytes)] == [b"a", b"bxx", b"yy", b"d"]
+    assert [line for _, line in found if isinstance(line, bytes)] == [b"a", b"d"]
 
 
 def test_parts_of_lines_are_the_lines() -> None:

@@ -15,6 +15,8 @@ from foundray.spec import Source
 
 
 def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+    if not handle.size():
+        return
     try:
         for number, row in table(handle, path).rows([source.field]):
             where = f"row {number}"
