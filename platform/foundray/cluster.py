@@ -65,10 +65,12 @@ def connected() -> Iterator[Any]:
                 include_dashboard=False,
                 **quiet,
             )
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # Ray raises many kinds here, bare Exception among them where the machine is too busy
         ray.shutdown()  # what was begun before it failed
         where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray"
-        raise InputError(f"cannot reach {where}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"cannot reach {where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
     try:
         with on_sigterm(_interrupt):
             yield ray

@@ -50,7 +50,7 @@ class Quarantine:
         if not self.lines:
             return f"{self.folder}: nothing is quarantined{so_far}" + (f" ({', '.join(left)})" if left else "")
         told = ", ".join([f"{amount(balance.lost)} quarantined{so_far}", *left])
-        rows = [(amount({one.unit: one.lost}) if one.lost else plural(one.lines, "note"), one.reason) for one in self.reasons]
+        rows = [(amount({one.unit: one.lost}) if one.lost else plural(one.lines, "note"), _worded(one)) for one in self.reasons]
         width = max(len(much) for much, _ in rows)
         shown = [f"{self.folder}: {told}", "", *(f"{much:>{width}}  {plain(reason)}" for much, reason in rows)]
         if limit:
@@ -70,6 +70,10 @@ class Quarantine:
             "lines_in_all": len(self.lines),
             "lines": [line.model_dump() for line in self.lines[:limit]],
         }
+
+
+def _worded(reason: Reason) -> str:
+    return reason.reason if reason.wordings == 1 else f"{reason.reason} (the commonest of {reason.wordings} wordings)"
 
 
 def quarantine(what: str, overrides: Mapping[str, Any], source: int | None = None) -> Quarantine:

@@ -118,6 +118,8 @@ class Reason(BaseModel):
     lines: int
     first: str
     """Where the first of them is: file and position."""
+    wordings: int = 1
+    """How many wordings there are, which differ in numbers and quoted values."""
 
 
 class Found(BaseModel):
@@ -191,7 +193,14 @@ class Tally:
     def reasons(self) -> list[Reason]:
         """Those that cost the most first, and notes last."""
         found = [
-            Reason(reason=one.wordings.most_common(1)[0][0], unit=unit, lost=one.lost, lines=one.lines, first=one.first)
+            Reason(
+                reason=one.wordings.most_common(1)[0][0],
+                unit=unit,
+                lost=one.lost,
+                lines=one.lines,
+                first=one.first,
+                wordings=len(one.wordings),
+            )
             for (_, unit, _), one in self._alike.items()
         ]
         return sorted(found, key=lambda reason: (-reason.lost, -reason.lines))
