@@ -68,7 +68,8 @@ def test_the_page_of_a_real_run(disturbed: Run, browser: Any, tmp_path: Path) ->
     story = Story(disturbed)
     broken = [one for one in story.incidents if "group_broken" in one.kinds]
     assert broken and broken[0].still > 0
-    assert story.facts.restarts == 1 and 0 <= story.facts.steps_repeated <= 2
+    assert story.facts.restarts >= 1  # more if the second worker came later than the first step
+    assert 0 <= story.facts.steps_repeated <= 2
     with visited(browser, Path(place.path).as_uri()) as visit:
         visit.keep(tmp_path, "report-light")
         assert visit.said == []
