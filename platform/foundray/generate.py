@@ -7,6 +7,7 @@ import torch
 
 from foundray.batch import packed
 from foundray.contract import Ask, Plan, Units, UnitShape
+from foundray.data.encoding import encode_one
 from foundray.embedding import Encoder, Reader
 from foundray.errors import InputError
 from foundray.model.model import Batch, Model
@@ -29,7 +30,7 @@ def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int,
     tokenizer, classes = reader.tokenizer, reader.shape.classes
     (head,) = model.heads
     generator = torch.Generator().manual_seed(seed)
-    ids = [tokenizer.document_id, *tokenizer.encode([prompt])[0].tolist()]
+    ids = [tokenizer.document_id, *encode_one(tokenizer, prompt).tolist()]
     start = len(ids)
     while len(ids) < start + tokens:
         logits = _next_logits(model, head, ids[-spec.model.context :], classes)

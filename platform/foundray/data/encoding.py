@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from foundray.data.tokenizer import Tokenizer
+from foundray.errors import InputError
 
 REASON = 200
 """Characters kept of what the library says."""
@@ -31,6 +32,15 @@ def calling(call: Callable[..., Any], *arguments: Any) -> Any:
         if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
             raise
         raise EngineFailed(str(error).partition("\n")[0][:REASON]) from None
+
+
+def encode_one(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """The text's token ids (int32), without the opening token. Raises InputError if the tokenizer fails on it."""
+    try:
+        ids: np.ndarray = calling(tokenizer.encode, [text])[0]
+    except EngineFailed as error:
+        raise InputError(f"the tokenizer fails on {text[:40]!r}: {error}; give it another text") from None
+    return ids
 
 
 def encode_or_reason(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray | str]:

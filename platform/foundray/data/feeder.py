@@ -14,6 +14,8 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -32,18 +34,26 @@ FIRST, FURTHER = 0.75, 0.5
 """Parts of its share of a step, and later of what is left, that a worker leases at once."""
 
 
+HandOver = Callable[[Callable[[], None]], None]
+
+
 class StaleGeneration(RuntimeError):
     """The caller's worker group has been replaced."""
 
 
 class _Stream:
-    """Parcels ahead of the workers, filled by a thread that runs the Ray Data pipeline."""
+    """Parcels ahead of the workers, read by a thread that runs the Ray Data pipeline.
 
-    def __init__(self, plan: StreamPlan, per_step: int, first_step: int, end: int, wake: Any, at_hand: list[Parcel]):
-        """`at_hand` are parcels from the first step on."""
+    Everything here belongs to the feeder's event loop. The thread changes nothing: it hands each parcel over to the loop.
+    """
+
+    def __init__(
+        self, plan: StreamPlan, per_step: int, first_step: int, end: int, hand_over: HandOver, at_hand: list[Parcel]
+    ):
+        """`hand_over` runs a function in the event loop. `at_hand` are parcels from the first step on."""
         self.asked = plan, per_step, first_step, end
         self.plan, self.per_step, self.next = plan, per_step, first_step * per_step
-        self.end, self.wake = end, wake
+        self.end, self.hand_over = end, hand_over
         self.ready: deque[Parcel] = deque(at_hand)
         self.behind: deque[Parcel] = deque(maxlen=KEPT_PARCELS)
         """Those that are leased whole."""
@@ -66,11 +76,16 @@ class _Stream:
                 self.room.acquire()
                 if self.closed:
                     return
-                self.ready.append(parcel)
-                self.wake()
-        except BaseException as error:  # handed to the worker that waits for data
-            self.error = error
-            self.wake()
+                self.hand_over(partial(self._arrive, parcel))
+        except BaseException as error:  # raised in the worker that waits for data
+            self.hand_over(partial(self._fail, error))
+
+    def _arrive(self, parcel: Parcel) -> None:
+        if not self.closed:  # a parcel may have been on its way while the stream was closed
+            self.ready.append(parcel)
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = error
 
     @property
     def available(self) -> int:
@@ -130,7 +145,7 @@ def _better_left(left: int, rank: int, pace: list[float]) -> bool:
 
 
 class _Feeder:
-    """The actor. Every method is a coroutine of one event loop, so none needs a lock."""
+    """The actor. Every method is a coroutine of one event loop, and other threads only hand over to it: nothing needs a lock."""
 
     def __init__(self) -> None:
         # Not at the top: a worker that is given the feeder's handle imports this module, and has no use for Ray Data.
@@ -182,8 +197,11 @@ class _Feeder:
 
     def _stream(self, plan: StreamPlan, per_step: int, first_step: int, end: int, at_hand: list[Parcel]) -> _Stream:
         loop = asyncio.get_running_loop()
-        wake = lambda: asyncio.run_coroutine_threadsafe(self._wake(), loop)  # noqa: E731
-        return _Stream(plan, per_step, first_step, end, wake, at_hand)
+
+        def hand_over(change: Callable[[], None]) -> None:
+            asyncio.run_coroutine_threadsafe(self._changed(change), loop)
+
+        return _Stream(plan, per_step, first_step, end, hand_over, at_hand)
 
     async def lease(self, generation: int, name: str, step: int, rank: int, seconds: float) -> Lease:
         """The caller's next micro-batches of the step, waiting for data if need be; empty when there are no more for it.
@@ -221,7 +239,9 @@ class _Feeder:
         if name in self.streams:
             self.streams.pop(name).close()
 
-    async def _wake(self) -> None:
+    async def _changed(self, change: Callable[[], None]) -> None:
+        """Make a change that another thread asked for, and wake whoever waits for data."""
+        change()  # before anything is awaited: changes are made in the order in which they were asked for
         async with self.changed:
             self.changed.notify_all()
 

@@ -18,6 +18,7 @@ from foundray.data.quarantine import LIST, Balance, Tally, read_lines, summary
 from foundray.data.recipe import changes, prepared_folder, units_read
 from foundray.data.shard import Unit, make_shard
 from foundray.data.tokenizer import Tokenizer
+from foundray.data.tokenizer_checks import Anatomy
 from foundray.data.vocabulary import ensure_tokenizer
 from foundray.errors import InputError
 from foundray.spec import Spec, digest
@@ -45,6 +46,8 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
     _explain(spec, recipe, folder, report)
     modality = spec.data.modality.build()
     tokenizer = None if isinstance(modality, Values) else ensure_tokenizer(spec, folder, units)
+    if tokenizer and spec.data.tokenizer.kind == "file" and (remarks := Anatomy(tokenizer.engine).remarks()):
+        report(f"data: of the text, {spec.data.tokenizer.path} does not keep all: {'; '.join(remarks)}")
     shards = _run_units(spec, folder, units, tokenizer, report)
     if tokenizer and (line := cutting(Cutter(tokenizer), sum(shard.cut for shard in shards))):
         report(f"data: {line}")

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from foundray.contract import Modality, Units, Values
-from foundray.data.encoding import encode_or_reason
+from foundray.data.encoding import encode_one, encode_or_reason
 from foundray.data.files import Found, RawFile, look
 from foundray.data.long_documents import Cutter, Piece, in_batches
 from foundray.data.quarantine import is_note
@@ -148,8 +148,8 @@ class Reader:
         return np.concatenate([[self.tokenizer.document_id], ids]).astype(np.int64)
 
     def text_units(self, text: str) -> Units:
-        """Of a text that is a document of its own: of as much of its start as fits."""
-        return Units(self._opened(self.tokenizer.encode([text])[0][: self.length - 1]), None, self.shape)
+        """Of a text that is a document of its own: of as much of its start as fits. Raises InputError."""
+        return Units(self._opened(encode_one(self.tokenizer, text)[: self.length - 1]), None, self.shape)
 
     def units(self, row: Row) -> Units:
         if isinstance(row.content, dict):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from foundray.contract import Unreadable, Values
 from foundray.data.compression import decompressed, read_all
 from foundray.data.files import RawFile
-from foundray.data.formats import archive, conllu, csv, fasta, jsonl, parquet, text
+from foundray.data.formats import archive
 from foundray.data.formats.row import BadRow, Document, empty
 from foundray.data.names import ends_in, format_of
 from foundray.errors import FoundrayError
@@ -23,16 +23,7 @@ __all__ = ["BadRow", "Document", "read_documents", "read_located_rows", "read_ro
 
 _Read = TypeVar("_Read")
 
-READERS: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | BadRow]]] = {
-    "text": text.read,
-    "code": text.read,
-    "jsonl": jsonl.read,
-    "csv": csv.read,
-    "parquet": parquet.read,
-    "fasta": fasta.read,
-    "conllu": conllu.read,
-    "webdataset": archive.read,
-}
+READERS = {**archive.READERS, "webdataset": archive.read}
 """Of each format of documents, what reads an open file: its handle, its path, and the source that it is of."""
 
 

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Engine
 
 from foundray import spec as fields
-from foundray.data.encoding import EngineFailed, calling, encode_or_reason
+from foundray.data.encoding import EngineFailed, calling, encode_one, encode_or_reason
 from foundray.data.limits import Limits
 from foundray.data.manifest import Shard
 from foundray.data.recipe import prepared_folder
@@ -422,6 +422,9 @@ def test_errors_are_reasons_and_interruptions_are_none() -> None:
     first, second = encode_or_reason(lossy, ["Hello", "nobody"])
     assert not isinstance(first, str) and first.tolist() == [0]
     assert second == "the tokenizer fails on it: WordLevel error: Missing [UNK] token from the vocabulary"
+    assert encode_one(lossy, "Hello").tolist() == first.tolist()
+    with pytest.raises(InputError, match=r"^the tokenizer fails on 'nobody': WordLevel error: Missing .*; give it another text$"):
+        encode_one(lossy, "nobody")
 
     def interrupted() -> None:
         raise KeyboardInterrupt
