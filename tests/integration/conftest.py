@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -37,8 +39,17 @@ class Done:
 
 
 def foundray(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> Done:
-    done = subprocess.run([FOUNDRAY, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, cwd=cwd)
-    return Done(done.returncode, done.stdout, done.stderr)
+    """One that does not end in time shows where it stands: what it printed, and every thread's stack."""
+    command = [FOUNDRAY, *map(str, arguments)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=cwd, env={**os.environ, "PYTHONFAULTHANDLER": "1"}, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            out, err = process.communicate()
+            pytest.fail(f"{' '.join(command)} has not ended after {timeout:.0f} s:\n{out[-4000:]}\n{err[-12000:]}")
+    return Done(process.returncode, out, err)
 
 
 @pytest.fixture

@@ -423,7 +423,9 @@ def test_errors_are_reasons_and_interruptions_are_none() -> None:
     assert not isinstance(first, str) and first.tolist() == [0]
     assert second == "the tokenizer fails on it: WordLevel error: Missing [UNK] token from the vocabulary"
     assert encode_one(lossy, "Hello").tolist() == first.tolist()
-    with pytest.raises(InputError, match=r"^the tokenizer fails on 'nobody': WordLevel error: Missing .*; give it another text$"):
+    with pytest.raises(
+        InputError, match=r"^the tokenizer fails on 'nobody': WordLevel error: Missing .*; give it another text$"
+    ):
         encode_one(lossy, "nobody")
 
     def interrupted() -> None:
