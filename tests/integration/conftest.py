@@ -47,7 +47,7 @@ def foundray(*arguments: object, cwd: Path | None = None, timeout: float = 300) 
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)
-            out, err = process.communicate()
+            out, err = process.communicate(timeout=30)
             pytest.fail(f"{' '.join(command)} has not ended after {timeout:.0f} s:\n{out[-4000:]}\n{err[-12000:]}")
     return Done(process.returncode, out, err)
 
