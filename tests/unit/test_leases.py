@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
+import threading
 from collections import deque
+from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
-from foundray.data.feeder import _Stream, onward
-from foundray.data.leases import SMOOTHING, Lease
+from foundray.data.feeder import _Feeder, _Stream, onward
+from foundray.data.leases import SMOOTHING, TRAINING, Lease
+from foundray.data.stream import StreamPlan
+from foundray.errors import BadData
 
 PER_STEP = 64
 
@@ -87,3 +93,52 @@ def test_a_new_group_starts_with_what_is_at_hand_without_a_gap(position: int, en
     kept = [(first, 10, None) for first in (10, 20, 30)]
     assert [first for first, _, _ in onward(kept, position, end)] == found
     assert [first for first, _, _ in onward([kept[0], kept[2]], 10, 100)] == [10]
+
+
+def test_a_parcel_that_arrives_while_parcels_are_looked_through_disturbs_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    looking, arrived = threading.Event(), threading.Event()
+
+    class Watched(int):
+        """Lets the next parcel arrive while a lease compares this one's position."""
+
+        def __lt__(self, other: int) -> bool:
+            looking.set()
+            assert arrived.wait(10)
+            return int(self) < other
+
+    def parcels(plan: object, first: int, end: int) -> Iterator[tuple[int, int, None]]:
+        yield Watched(0), 2, None
+        assert looking.wait(10)
+        yield 2, 2, None
+        arrived.set()  # by now the pipeline's thread has passed it on
+
+    monkeypatch.setattr("foundray.data.parcels.parcels", parcels)
+    assert asyncio.run(leased(workers=1, per_step=4, steps=1)) == [0, 1, 2, 3]
+
+
+async def leased(workers: int, per_step: int, steps: int) -> list[int]:
+    """The micro-batches that workers get of a real feeder, all asking at once."""
+    feeder = _Feeder()
+    generation = await feeder.begin(workers)
+    plan = cast("StreamPlan", None)  # the pipeline is not asked for one here
+    await feeder.open(generation, TRAINING, plan, per_step, 0, per_step * steps)
+    seen: list[int] = []
+
+    async def work(rank: int) -> None:
+        for step in range(steps):
+            while (lease := await feeder.lease(generation, TRAINING, step, rank, 0.1)).micro_batches:
+                seen.extend(lease.micro_batches)
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*map(work, range(workers)))
+    return seen
+
+
+def test_a_pipeline_that_fails_is_told_to_the_worker_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parcels(plan: object, first: int, end: int) -> Iterator[tuple[int, int, None]]:
+        yield 0, 4, None
+        raise BadData("shard 7 is damaged")
+
+    monkeypatch.setattr("foundray.data.parcels.parcels", parcels)
+    with pytest.raises(BadData, match="shard 7"):
+        asyncio.run(leased(workers=2, per_step=8, steps=1))

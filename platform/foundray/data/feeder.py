@@ -47,9 +47,7 @@ class _Stream:
     Everything here belongs to the feeder's event loop. The thread changes nothing: it hands each parcel over to the loop.
     """
 
-    def __init__(
-        self, plan: StreamPlan, per_step: int, first_step: int, end: int, hand_over: HandOver, at_hand: list[Parcel]
-    ):
+    def __init__(self, plan: StreamPlan, per_step: int, first_step: int, end: int, hand_over: HandOver, at_hand: list[Parcel]):
         """`hand_over` runs a function in the event loop. `at_hand` are parcels from the first step on."""
         self.asked = plan, per_step, first_step, end
         self.plan, self.per_step, self.next = plan, per_step, first_step * per_step
@@ -145,7 +143,7 @@ def _better_left(left: int, rank: int, pace: list[float]) -> bool:
 
 
 class _Feeder:
-    """The actor. Every method is a coroutine of one event loop, and other threads only hand over to it: nothing needs a lock."""
+    """The actor. Every method is a coroutine of one event loop, and threads only hand over to it, so nothing needs a lock."""
 
     def __init__(self) -> None:
         # Not at the top: a worker that is given the feeder's handle imports this module, and has no use for Ray Data.
