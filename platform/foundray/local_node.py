@@ -20,7 +20,7 @@ import psutil
 from foundray.errors import InputError
 from foundray.processes import identity, living
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 REDIS_SECONDS = 10.0
 NETWORKS = range(1, 200)
 """N of the loopback addresses 127.N.0.0/16 that a cluster may have for its own, so that several can be up at once."""

@@ -48,15 +48,15 @@ class Run:
             return int(json.loads((self.folder / "metrics.jsonl").read_text().splitlines()[-1])["step"])
         return 0
 
-    def wait_for_step(self, step: int, seconds: float = 180) -> None:
+    def wait_for_step(self, step: int, seconds: float = 600) -> None:
         """Until the step is recorded, or the command has ended."""
         self._wait_until(lambda: self.step() >= step, f"step {step}", seconds)
 
-    def wait_for_event(self, kind: str, seconds: float = 180) -> None:
+    def wait_for_event(self, kind: str, seconds: float = 600) -> None:
         """Until an event of the kind is recorded, or the command has ended."""
         self._wait_until(lambda: any(event["event"] == kind for event in self.events()), kind, seconds)
 
-    def wait_for_file(self, path: Path, seconds: float = 60) -> None:
+    def wait_for_file(self, path: Path, seconds: float = 300) -> None:
         self._wait_until(path.exists, path.name, seconds)
 
     def _wait_until(self, reached: Callable[[], bool], what: str, seconds: float) -> None:
@@ -65,7 +65,7 @@ class Run:
             assert time.monotonic() < deadline, f"{what} was not reached after step {self.step()}: {self.events()[-5:]}"
             time.sleep(0.05)
 
-    def wait(self, seconds: float = 300) -> Done:
+    def wait(self, seconds: float = 900) -> Done:
         try:
             out, err = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:

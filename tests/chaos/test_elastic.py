@@ -71,7 +71,7 @@ def world(run: Run) -> int:
     return int([event for event in run.events() if event["event"] == "workers_started"][-1]["workers"])
 
 
-def wait_for_world(run: Run, size: int, seconds: float = 90) -> None:
+def wait_for_world(run: Run, size: int, seconds: float = 300) -> None:
     """Until a group of this size is at work."""
     deadline = time.monotonic() + seconds
     while not run.events() or not any(e["event"] == "workers_started" for e in run.events()) or world(run) != size:

@@ -34,7 +34,7 @@ class Running:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.process.communicate()
             with contextlib.suppress(FileNotFoundError, IndexError, json.JSONDecodeError):
@@ -69,7 +69,7 @@ def test_a_killed_driver_is_resumed_on_another_number_of_workers(spec: Path) -> 
     running.process.communicate()
     # Ray's two per-node agents outlive a raylet that was killed with its driver; nothing that holds resources does.
     holding = [pid for pid in family if "Agent" not in title(pid)]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while any(map(alive, holding)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not [title(pid) for pid in holding if alive(pid)], "Ray's processes outlived the driver"

@@ -38,7 +38,7 @@ class Done:
         return self.err
 
 
-def foundray(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> Done:
+def foundray(*arguments: object, cwd: Path | None = None, timeout: float = 900) -> Done:
     """One that does not end in time shows where it stands: what it printed, and every thread's stack."""
     command = [FOUNDRAY, *map(str, arguments)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -119,7 +119,7 @@ class Hosts:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, name: str, command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, command: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """The same, to its end."""
         started = self.start(name, command)
         out, err = started.communicate(timeout=timeout)

@@ -20,7 +20,7 @@ MODULES = ("base_events.py", "events.py", "futures.py", "locks.py", "queues.py",
 
 
 def script(name: str, *arguments: object) -> Done:
-    done = subprocess.run([sys.executable, SCRIPTS / name, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, SCRIPTS / name, *map(str, arguments)], capture_output=True, text=True, timeout=900)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

@@ -51,7 +51,7 @@ class Site:
 
     def look(self, how: str) -> dict[str, Any]:
         command = [sys.executable, "-c", CHECK, str(self.spec), how]
-        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=180)
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -69,7 +69,7 @@ def site(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
 def refusal(environment: dict[str, str], spec: Path) -> str:
     """The sentence with which a command that needs a cluster is refused, soon."""
     begun = time.monotonic()
-    done = subprocess.run([FOUNDRAY, "prepare", str(spec)], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([FOUNDRAY, "prepare", str(spec)], env=environment, capture_output=True, text=True, timeout=200)
     assert time.monotonic() - begun < 25
     return Done(done.returncode, done.stdout, done.stderr).refusal
 
@@ -152,7 +152,7 @@ def test_a_machine_that_is_no_node(site: Site) -> None:
     """Told apart by the address of its node, which the command looks for among the cluster's."""
     ask = "import sys; from foundray import head; head.PATIENCE_SECONDS = 1; head.ask_head(sys.argv[1], '127.0.0.9')"
     command = [sys.executable, "-c", ask, site.cluster.address]
-    done = subprocess.run(command, env=os.environ | site.cluster.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=os.environ | site.cluster.environment, capture_output=True, text=True, timeout=200)
     assert f"this machine is no node of the cluster at RAY_ADDRESS={site.cluster.address}" in done.stderr
 
 

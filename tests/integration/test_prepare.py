@@ -159,7 +159,7 @@ def test_a_killed_preparation_is_gone_on_with(tmp_path: Path, monkeypatch: pytes
     python = str(Path(FOUNDRAY).with_name("python"))
     process = subprocess.Popen([python, str(script), str(spec)], stdout=subprocess.PIPE, text=True)
     units = tmp_path / "runs" / "prepared"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (done := list(units.glob("*/units/*.json"))) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

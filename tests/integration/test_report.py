@@ -43,7 +43,7 @@ def disturbed(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
             time.sleep(0.05)
             if _steps(folder / "runs/small/metrics.jsonl") > 20:
                 killed = _kill_a_member(process.pid)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and killed, said
     return Run.open(str(folder / "runs/small"))
 

@@ -89,7 +89,7 @@ def test_two_workers_of_which_one_is_killed_give_the_same_bits(alone, shared_spe
     run = storage / "runs" / "killed"
     with ThreadPoolExecutor(1) as thread:
         training = thread.submit(continued, shared_spec, "killed", 2)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not (run / "metrics.jsonl").exists() or not metrics(run):
             assert time.monotonic() < deadline
             time.sleep(0.01)

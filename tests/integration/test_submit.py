@@ -51,7 +51,7 @@ def steps(run: Path) -> list[int]:
 
 def wait_for_step(run: Path, count: int) -> None:
     """Until so many steps are recorded."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while len(steps(run)) < count:
         assert time.monotonic() < deadline, f"{run} did not come to {count} steps"
         time.sleep(0.2)

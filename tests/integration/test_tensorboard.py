@@ -48,7 +48,7 @@ def tensorboard(runs: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tensorboard.main", f"--logdir={runs}", "--host=127.0.0.1", f"--port={port}"]
     process = subprocess.Popen([*command, "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while b"custom_scalars" not in _answer(f"{address}/data/plugins_listing") or not _answer(f"{address}/data/runs").strip(
         b"[]\n"
     ):

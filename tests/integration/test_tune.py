@@ -93,7 +93,7 @@ def driver(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]
         process.wait()
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 400) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"no {what} after {seconds} s"
