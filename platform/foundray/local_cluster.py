@@ -29,6 +29,8 @@ NODE_IP = "FOUNDRAY_NODE_IP"
 """The variable that tells processes of a node its address."""
 OBJECT_STORE = 100_000_000
 """Bytes of shared memory of each node."""
+TOO_BUSY = "timed out during startup"
+"""What Ray says if a node has not started within 30 s, which a busy machine may need: it is tried again."""
 # A node that is gone is noticed after about two seconds; Ray's own patience is meant for busy networks.
 HEALTH_CHECKS = {
     "RAY_health_check_period_ms": "500",
@@ -178,10 +180,20 @@ class LocalCluster:
         # Jobs run this Python, and their drivers join the node that they are on.
         path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
         own = {NODE_IP: ip, "PATH": path, **HEALTH_CHECKS, **token_environment(self.folder)}
+        deadline = time.monotonic() + START_SECONDS
+        while (why := self._launched(name, ip, command, {**inherited, **own, **environment}, log, deadline)) is not None:
+            self.kill(name)
+            if TOO_BUSY not in why or time.monotonic() > deadline:
+                raise InputError(f"the node {name} did not start: {why}")
+
+    def _launched(
+        self, name: str, ip: str, command: Sequence[str], environment: Mapping[str, str], log: Path, deadline: float
+    ) -> str | None:
+        """Start a node's processes, and wait until Ray runs there; gives why it does not."""
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
-                env={**inherited, **own, **environment},
+                env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -189,12 +201,11 @@ class LocalCluster:
             )
         self.nodes[name] = Node(ip, process.pid, identity(psutil.Process(process.pid)))
         self._save()
-        deadline = time.monotonic() + START_SECONDS
         while "Ray runtime started" not in (said := log.read_text(errors="replace")):
             if process.poll() is not None or time.monotonic() > deadline:
-                self.kill(name)
-                raise InputError(f"the node {name} did not start: {(said.strip().splitlines() or ['it said nothing'])[-1]}")
+                return (said.strip().splitlines() or ["it said nothing"])[-1]
             time.sleep(0.1)
+        return None
 
     def kill(self, *names: str) -> None:
         """End nodes at once with all their processes (SIGKILL), as when machines are lost. Raises InputError."""

@@ -89,7 +89,9 @@ def test_data_that_were_foreseen_are_there_at_once_and_others_are_read_anew(plan
         feeder.foresee.remote(plan, PER_STEP, foreseen, 2 * PER_STEP)
         while not (ready := ray.get(feeder.standing.remote())["parcels_ready"]):
             time.sleep(0.05)
-        source = MicroBatchSource(feeder, ray.get(feeder.begin.remote(1)), "train", plan, PER_STEP, 0, 2 * PER_STEP)
+        stream = ray.get(feeder.begin.remote(1)), "train", plan, PER_STEP, 0, 2 * PER_STEP
+        ray.get(feeder.open.remote(*stream))
         if foreseen == 0:
             assert ray.get(feeder.standing.remote())["parcels_ready"] >= ready
+        source = MicroBatchSource(feeder, *stream)  # which leases at once
         assert dict(source.step(0)) == expected
