@@ -52,7 +52,7 @@ def steps(first: int, last: int, since: float, seconds: float = 1.0, **fields: A
         {
             "time": BEGAN + since + seconds * index, "step": step, "tokens": 320 * step, "loss": 2 + 4 / step, "grad_norm": 1.0,
             "lr": 4e-3, "step_s": seconds, "data_wait_s": 0.01, "copy_s": 0.0, "tokens_per_s": 320 / seconds, "workers": 3,
-            "takers": [0, 1, 2, 0, 1], "skipped": [], "spike": False, "data": "00000000", "passed_over": 0, **fields,
+            "takers": [[0, 2], [1, 2], [2, 1]], "skipped": [], "spike": False, "data": "00000000", "passed_over": 0, **fields,
         }
         for index, step in enumerate(range(first, last + 1), 1)
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from foundray.batch import combined, fingerprint
 from foundray.data.stream import StreamPlan, read_micro_batches
 from foundray.errors import InputError
+from foundray.logfiles.runs import ranks
 from foundray.run import Run
 from foundray.spec.arithmetic import differing
 from foundray.training.rollback import RollBack, next_turn, passed_over, recorded
@@ -59,8 +60,8 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
         for step in steps:
             if (record := last.get(step + 1)) is None:
                 continue
-            if len(record["takers"]) != per_step:
-                problems.append(f"step {step + 1} has {len(record['takers'])} micro-batches instead of {per_step}")
+            if (taken := len(list(ranks(record["takers"])))) != per_step:
+                problems.append(f"step {step + 1} has {taken} micro-batches instead of {per_step}")
             start = (step - first) * per_step
             if record["data"] != combined(list(map(fingerprint, payloads[start : start + per_step]))):
                 problems.append(f"step {step + 1} was computed on other samples than the order says")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from foundray.account import Account
+from foundray.logfiles.runs import counts
 
 RECENT = 200
 """Steps that speed, pace and shares are taken over, at most."""
@@ -112,5 +113,5 @@ class Progress:
     @property
     def shares(self) -> dict[int, float]:
         """Of the micro-batches, by the rank of the worker that took them."""
-        taken = Counter(rank for step in self.recent for rank in step["takers"])
+        taken: Counter[int] = sum((counts(step["takers"]) for step in self.recent), Counter())
         return {rank: count / taken.total() for rank, count in sorted(taken.items())}

@@ -37,8 +37,8 @@ class Step(Line):
     """Of this step."""
     workers: int
     """That computed it."""
-    takers: list[int]
-    """The rank of the worker that computed each micro-batch."""
+    takers: list[tuple[int, int]]
+    """Which worker computed which micro-batches: [rank, count] pairs, in the order of the micro-batches."""
     skipped: list[int]
     """Micro-batches left out, since their loss or gradient was not finite."""
     spike: bool
@@ -49,6 +49,8 @@ class Step(Line):
     """The last step whose state another node's memory holds too; none where a worker is alone."""
     passed_over: int
     """Steps' worth of data that its own are ahead of its number, after roll-backs."""
+    lineage: str = ""
+    """Id of the last cut (roll-back or loss of trust) under which the step was computed; empty before the first one."""
 
 
 class Command(Line):

@@ -14,6 +14,7 @@ from torch import Tensor
 from foundray.data.leases import TRAINING, MicroBatchSource, validation_plan
 from foundray.data.stream import read_micro_batches
 from foundray.errors import InputError, RunFailed
+from foundray.logfiles.runs import runs
 from foundray.model.model import Model
 from foundray.run import event
 from foundray.spec import Spec
@@ -234,11 +235,12 @@ class Loop:
                 "copy_s": round(self.copied, 6),
                 "tokens_per_s": round(self.spec.tokens_per_step / seconds, 1),
                 "workers": self.order.world,
-                "takers": result.takers,
+                "takers": runs(result.takers),
                 "skipped": result.skipped,
                 "spike": result.spike,
                 "data": result.data,
                 "passed_over": self.passed_over,
+                "lineage": "",
                 "mirrored": self.mirrored,
             }
         )

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundray.account import Account
+from foundray.logfiles.runs import counts
 from foundray.spec import Spec
 from foundray.training.exporter import Key, Reading
 
@@ -211,8 +212,8 @@ class RunMetrics:
             self.values.pop(("mirror_lag_steps", ""), None)
         self._add("steps")
         self._add("tokens", self.spec.tokens_per_step)
-        for rank in record["takers"]:
-            self._add("micro_batches", tag=str(rank))
+        for rank, count in counts(record["takers"]).items():
+            self._add("micro_batches", count, tag=str(rank))
 
     def read(self, last: bool = False) -> Reading:
         """All that there is to tell now; for the `last` time, nothing is waited for."""
