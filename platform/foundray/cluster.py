@@ -15,10 +15,9 @@ from typing import Any
 from foundray.errors import InputError, Terminated
 from foundray.head import ask_head
 from foundray.local_cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
+from foundray.local_ray import local_ray
 from foundray.spec import Pool, Scale
 
-LOCAL_OBJECT_STORE = 2**30
-"""Bytes of shared memory for Ray's objects where we start Ray ourselves."""
 HEAD_BEAT_SECONDS = 2.0
 HEAD_SECONDS = 40.0
 """Longest that the cluster's head may be away, for a restart that keeps its state."""
@@ -49,28 +48,21 @@ def connected() -> Iterator[Any]:
         return
     _quieten()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":  # Ray's own word for none
-        address = None
+    if address in (None, "", "local"):  # the last is Ray's own word for none
+        with local_ray(cores(), quiet) as ray, on_sigterm(_interrupt):
+            yield ray
+        return
     try:
-        if address:
-            # A job's driver joins the node that it is on; others join the head.
-            ip = os.environ.get(NODE_IP, here.head_ip) if here else None
-            ask_head(address, ip)
-            ray.init(address=address, _node_ip_address=ip, **quiet)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=cores(),
-                object_store_memory=LOCAL_OBJECT_STORE,
-                include_dashboard=False,
-                **quiet,
-            )
+        # A job's driver joins the node that it is on; others join the head.
+        ip = os.environ.get(NODE_IP, here.head_ip) if here else None
+        ask_head(address, ip)
+        ray.init(address=address, _node_ip_address=ip, **quiet)
     except InputError:
         raise
-    except Exception as error:  # Ray raises many kinds here, bare Exception among them where the machine is too busy
+    except Exception as error:  # Ray raises many kinds here, bare Exception among them if the machine is too busy
         ray.shutdown()  # what was begun before it failed
-        where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray"
-        raise InputError(f"cannot reach {where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"cannot reach the cluster at RAY_ADDRESS={address}: {why}") from None
     try:
         with on_sigterm(_interrupt):
             yield ray

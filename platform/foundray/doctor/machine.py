@@ -9,15 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+from foundray import local_ray
 from foundray.doctor.finding import Finding, judged
+from foundray.errors import InputError
 
 GB = 1e9
-SHARED_BYTES = 2**30
-"""Shared memory that a Ray which Foundray starts has for its objects."""
-SOCKET_BYTES = 107
-"""Longest path of a Unix socket."""
-SESSION = "ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store.1"
-"""What Ray appends to the temporary folder, at the longest."""
 FULL = 0.95
 """Share of a disk from which on Ray puts no more objects there."""
 
@@ -47,13 +43,12 @@ def _memory_limit() -> int | None:
 def shared_memory() -> Finding:
     if not sys.platform.startswith("linux"):
         return Finding("shared memory", "ok", "in files")
-    try:
-        space = shutil.disk_usage("/dev/shm")
-    except OSError:
-        return Finding("shared memory", "warn", "no /dev/shm", "mount a tmpfs at /dev/shm: Ray's objects go to disk without")
+    if problem := local_ray.shared_memory_problem():
+        return Finding("shared memory", "warn", problem, "mount a tmpfs at /dev/shm: Ray's objects go to disk without")
+    space = shutil.disk_usage(local_ray.SHARED)
     mend = "have a gigabyte of it free (docker run --shm-size=2g): Ray's objects go to disk where it is short"
     found = f"{space.free / GB:.1f} of {space.total / GB:.1f} GB free in /dev/shm"
-    return judged("shared memory", found, False, space.free < SHARED_BYTES, mend)
+    return judged("shared memory", found, False, space.free < local_ray.OBJECT_STORE, mend)
 
 
 def open_files() -> Finding:
@@ -81,19 +76,13 @@ def disk(storage: str) -> Finding:
 
 def temporary_folder() -> Finding:
     """Ray's, where its sockets are."""
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    length = len(os.fsencode(Path(folder) / SESSION))
-    if length > SOCKET_BYTES:
-        mend = (
-            f"set RAY_TMPDIR to a folder at least {length - SOCKET_BYTES} bytes shorter, such as /tmp: Ray's sockets lie in it"
-        )
-        return Finding("temporary folder", "wrong", f"{folder} makes socket paths of {length} bytes, of {SOCKET_BYTES}", mend)
     try:
-        space = shutil.disk_usage(folder)
-    except OSError:
-        return Finding(
-            "temporary folder", "wrong", f"there is no {folder}", "make it, or set RAY_TMPDIR to a folder that is there"
-        )
+        local_ray.check_temporary_folder()
+    except InputError as error:
+        return Finding("temporary folder", "wrong", str(error), "set RAY_TMPDIR to a folder of yours with a short path")
+    folder = local_ray.temporary_folder()
+    there = next(place for place in (folder, *folder.parents) if place.exists())  # Ray makes those that are missing
+    space = shutil.disk_usage(there)
     share = 1 - space.free / space.total
     mend = f"free some of the disk that {folder} is on: Ray keeps no objects on one that is {FULL:.0%} full"
     return judged("temporary folder", f"{folder}, on a disk that is {share:.0%} full", share > FULL, False, mend)
