@@ -108,7 +108,8 @@ def test_a_proxy_that_catches_this_machine(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_temporary_folder_whose_sockets_would_have_too_long_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder, verdict in (("/tmp", "ok"), (str(tmp_path / ("x" * 60)), "wrong"), ("/proc/none", "wrong"), ("/tmp/none", "ok")):
+    long = str(tmp_path / ("x" * 60))
+    for folder, verdict in (("/tmp", "ok"), (long, "wrong"), ("/proc/none", "wrong"), ("/tmp/none", "ok")):
         monkeypatch.setenv("RAY_TMPDIR", folder)
         assert machine.temporary_folder().verdict == verdict, folder
 
