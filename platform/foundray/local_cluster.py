@@ -22,15 +22,24 @@ from pathlib import Path
 import psutil
 
 from foundray.errors import InputError
-from foundray.local_node import START_SECONDS, Node, Redis, agent_port, free_network, free_ports, kill, node_ip, wait_for_port
+from foundray.local_node import (
+    START_SECONDS,
+    TOO_BUSY,
+    Node,
+    Redis,
+    agent_port,
+    free_network,
+    free_ports,
+    kill,
+    node_ip,
+    wait_for_port,
+)
 from foundray.processes import identity
 
 NODE_IP = "FOUNDRAY_NODE_IP"
 """The variable that tells processes of a node its address."""
 OBJECT_STORE = 100_000_000
 """Bytes of shared memory of each node."""
-TOO_BUSY = "timed out during startup"
-"""What Ray says if a node has not started within 30 s, which a busy machine may need: it is tried again."""
 # A node that is gone is noticed after about two seconds; Ray's own patience is meant for busy networks.
 HEALTH_CHECKS = {
     "RAY_health_check_period_ms": "500",

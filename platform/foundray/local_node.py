@@ -21,6 +21,8 @@ from foundray.errors import InputError
 from foundray.processes import identity, living
 
 START_SECONDS = 180.0
+TOO_BUSY = "timed out during startup"
+"""What Ray says if a node has not started within 30 s, which a busy machine may need: it is tried again."""
 REDIS_SECONDS = 10.0
 NETWORKS = range(1, 200)
 """N of the loopback addresses 127.N.0.0/16 that a cluster may have for its own, so that several can be up at once."""

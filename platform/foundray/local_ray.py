@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from foundray.errors import InputError
+from foundray.local_node import TOO_BUSY
 
 OBJECT_STORE = 2**30
 """Bytes of shared memory for Ray's objects."""
@@ -34,25 +35,25 @@ def local_ray(cores: int, quiet: dict[str, Any]) -> Iterator[Any]:
     import ray
 
     check_temporary_folder()
-    shared = None if shared_memory_problem() is None else str(temporary_folder())
+    check_shared_memory()
     with _own_token():
         try:
-            ray.init(
-                address="local",
-                num_cpus=cores,
-                object_store_memory=OBJECT_STORE,
-                include_dashboard=False,
-                _plasma_directory=shared,
-                **quiet,
-            )
-        except Exception as error:  # Ray raises many kinds here, bare Exception among them if the machine is too busy
-            ray.shutdown()  # what was begun before it failed
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"a local Ray does not start: {why}; `foundray doctor` looks for the cause") from None
-        try:
+            _start(ray, {"num_cpus": cores, **quiet})
             yield ray
         finally:
             ray.shutdown()
+
+
+def _start(ray: Any, arguments: dict[str, Any]) -> None:
+    for again in (True, False):
+        try:
+            ray.init(address="local", object_store_memory=OBJECT_STORE, include_dashboard=False, **arguments)
+            return
+        except Exception as error:  # Ray raises many kinds here, bare Exception among them if the machine is too busy
+            ray.shutdown()  # what was begun before it failed
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            if not (again and TOO_BUSY in why):
+                raise InputError(f"a local Ray does not start: {why}; `foundray doctor` looks for the cause") from None
 
 
 def temporary_folder() -> Path:
@@ -84,16 +85,18 @@ def check_temporary_folder() -> None:
         ) from None
 
 
-def shared_memory_problem() -> str | None:
-    """Why Ray's objects cannot lie in shared memory, if so; they lie in the temporary folder then."""
+def check_shared_memory() -> None:
+    """Raises InputError if nothing can be written there: where it is only small, Ray's objects go to the temporary folder."""
     if not sys.platform.startswith("linux"):
-        return None  # Ray does not ask for it elsewhere
+        return
     try:
         with tempfile.TemporaryFile(dir=SHARED) as made:
-            made.write(bytes(2**16))
+            made.write(bytes(2**12))
     except OSError as error:
-        return f"{SHARED} cannot be written ({_reason(error)})"
-    return None
+        raise InputError(
+            f"{SHARED} cannot be written ({_reason(error)}), and Ray's objects and Python's locks lie there: mount a tmpfs at "
+            f"{SHARED} that this user may write"
+        ) from None
 
 
 @contextmanager

@@ -121,3 +121,34 @@ def test_marks_of_a_second_command_go_on_counting(runs: Path, tmp_path: Path) ->
     found = EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     assert [(s.step, s.value) for s in found.Scalars("events/checkpoints")] == [(30, 2), (30, 3)]
+
+
+def test_steps_that_are_done_again_are_read_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    record = {"workers": 2, **NUMBERS}
+    told = [event("workers_started", step=0, workers=2), event("checkpoint", step=20, bytes=1, seconds=1.0)]
+    killed = Curves(Run(Store.at(tmp_path)), [])
+    for happened in told[:1]:
+        killed.add_event(happened)
+    for step in range(1, 36):
+        killed.add_step({"step": step, "loss": 3 / step, **record})
+        if step == 20:
+            killed.add_event(told[1])
+    told.append(event("group_broken", step=35, reason="a member was lost"))
+    killed.add_event(told[-1])
+    killed.close()
+    time.sleep(1.1)  # a file is named after the second of its beginning
+    resumed = Curves(Run(Store.at(tmp_path)), told)
+    resumed.add_event(event("workers_started", step=20, workers=1))
+    for step in range(21, 41):
+        resumed.add_step({"step": step, "loss": 2 / step, **record})
+    resumed.close()
+    found = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0})
+    found.Reload()
+    losses = [(scalar.step, round(scalar.value, 4)) for scalar in found.Scalars("train/loss")]
+    assert losses == [(step, round((3 if step <= 20 else 2) / step, 4)) for step in range(1, 41)]
+    jumps = {tag: [(s.step, s.value) for s in found.Scalars(f"events/{tag}")] for tag in ("faults", "groups", "checkpoints")}
+    assert jumps["faults"] == [(35, 0), (35, 1)], "what happened there is told again"
+    assert jumps["checkpoints"] == [(20, 0), (20, 1)]
+    assert jumps["groups"] == [(0, 0), (0, 1), (20, 1), (20, 2)]

@@ -39,9 +39,10 @@ def test_a_temporary_folder_that_is_made_later_is_tried_where_it_will_be(monkeyp
 
 
 def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert local_ray.shared_memory_problem() is None
+    local_ray.check_shared_memory()
     monkeypatch.setattr(local_ray, "SHARED", Path("/proc/none"))
-    assert local_ray.shared_memory_problem() == "/proc/none cannot be written (no such file or directory)"
+    with pytest.raises(InputError, match=r"/proc/none cannot be written \(no such file or directory\), and Ray's objects"):
+        local_ray.check_shared_memory()
 
 
 def test_the_token_is_its_own_and_gone_afterwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

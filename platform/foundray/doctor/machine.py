@@ -43,8 +43,10 @@ def _memory_limit() -> int | None:
 def shared_memory() -> Finding:
     if not sys.platform.startswith("linux"):
         return Finding("shared memory", "ok", "in files")
-    if problem := local_ray.shared_memory_problem():
-        return Finding("shared memory", "warn", problem, "mount a tmpfs at /dev/shm: Ray's objects go to disk without")
+    try:
+        local_ray.check_shared_memory()
+    except InputError as error:
+        return Finding("shared memory", "wrong", str(error), f"mount a tmpfs at {local_ray.SHARED}")
     space = shutil.disk_usage(local_ray.SHARED)
     mend = "have a gigabyte of it free (docker run --shm-size=2g): Ray's objects go to disk where it is short"
     found = f"{space.free / GB:.1f} of {space.total / GB:.1f} GB free in /dev/shm"

@@ -2,13 +2,15 @@
 
 Custom Scalars show what belongs together in one picture. An event is a text, and a jump of the number of its kind: a vertical
 line at its step.
+
+Steps that are done again replace those before: a group begins a session there, from which on TensorBoard forgets what it has.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +29,8 @@ MARKS = {
     "checkpoints": ("checkpoint",),
 }
 """Kinds of marks, and the events that make them."""
+REMEMBERED = 1000
+"""Marks that are told again if the run goes back to before them: more than lie after any checkpoint."""
 LAYOUT = {
     "Run": {
         "Loss: training and validation": ["train/loss", "validation/loss"],
@@ -51,7 +55,10 @@ class Curves:
         self.writer = SummaryWriter(str(self.folder))
         charts = {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in LAYOUT["Run"].items()}
         self.writer.add_custom_scalars({"Run": charts})
-        self.marked = Counter(mark for event in events if (mark := _mark(event)))
+        before = [event for event in events if _mark(event)]
+        self.marked = Counter(_mark(event) for event in before)
+        self.marks = deque(before, maxlen=REMEMBERED)
+        """The last events that have a mark."""
         self.step = 0
         self.uploaded = time.monotonic()
 
@@ -67,13 +74,30 @@ class Curves:
             self.step = event["step"]
             measured = {"loss": event["val_loss"], **{name: event.get(name) for name in MEASURED}}
             self._scalars("validation", {name: value for name, value in measured.items() if value is not None})
-        if mark := _mark(event):
-            step = event.get("step", self.step)
-            self.writer.add_scalar(f"events/{mark}", self.marked[mark], step)
-            self.marked[mark] += 1
-            self.writer.add_scalar(f"events/{mark}", self.marked[mark], step)
-            told = "; ".join(f"{name}: {value}" for name, value in event.items() if name not in ("event", "time", "step"))
-            self.writer.add_text(f"events/{mark}", f"**{event['event']}** {told}", step)
+        if event["event"] == "workers_started":
+            self._begin_session(event["step"] + 1)
+        if _mark(event):
+            event = {"step": self.step, **event}
+            self.marks.append(event)
+            self._add_mark(event)
+
+    def _begin_session(self, step: int) -> None:
+        """Make TensorBoard forget what it has from a step on, which comes again; what happened there is told again."""
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self.writer.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
+        again = [event for event in self.marks if event.get("step", 0) >= step]
+        self.marked.subtract(_mark(event) for event in again)
+        for event in again:
+            self._add_mark(event)
+
+    def _add_mark(self, event: dict[str, Any]) -> None:
+        mark, step = _mark(event), event.get("step", 0)
+        self.writer.add_scalar(f"events/{mark}", self.marked[mark], step)
+        self.marked[mark] += 1
+        self.writer.add_scalar(f"events/{mark}", self.marked[mark], step)
+        told = "; ".join(f"{name}: {value}" for name, value in event.items() if name not in ("event", "time", "step"))
+        self.writer.add_text(f"events/{mark}", f"**{event['event']}** {told}", step)
 
     def _scalars(self, group: str, values: dict[str, float]) -> None:
         for name, value in values.items():
