@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.holder import HOLDER, PATIENCE_SECONDS, lives_here
+from foundray.holder import HOLDER, PATIENCE_SECONDS
+from foundray.processes import lives_here
 from foundray.run import Run
 from foundray.storage import Store, reading
 

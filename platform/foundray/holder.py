@@ -1,8 +1,9 @@
 """One command at a time on a run's folder: who holds it, and whether that one is still alive.
 
-The holder writes a file with a token of its own and a counter that it raises every few seconds. Somebody else takes the
-run only when the holder's process is gone from this machine, or, for a holder elsewhere, when the counter stands still
-for a while: no clock is compared with another. The holder is asked to stop by a file beside it that names its token.
+The holder creates a file with a token of its own and a counter that it raises every few seconds. Another command takes the
+run only if the holder's process is gone from this machine, or, for a holder that cannot be seen from here, if the counter
+stands still for a while: no clock is compared with another, and no host name. One command decides at a time (`entering`), and
+one that is refused has written nothing. The holder is asked to stop by a file beside it that names its token.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from typing import Any
 
 import psutil
 
+from foundray.entering import alone, create
 from foundray.errors import InputError
-from foundray.processes import identity, living
+from foundray.processes import home, identity, lives_here
 from foundray.storage import Store
 
-HOLDER = "holder.json"
+HOLDER, REQUEST = "holder.json", "stop.json"
+_FIELDS = {HOLDER: {"token", "beats", "host", "pid", "process", "user"}, REQUEST: {"token", "by"}}
+"""What each of the files holds at least."""
 BEAT_SECONDS = 3.0
 PATIENCE_SECONDS = 12.0
 """A counter that stands still for so long belongs to a holder that is gone."""
@@ -45,8 +49,13 @@ class Holder:
         self.ending = threading.Event()
 
     def __enter__(self) -> Holder:
-        self._wait_for_other()
-        self._write()
+        with alone(self.file.parent, self.token, self._me(), PATIENCE_SECONDS) as in_time:
+            while True:
+                free = self._wait_for_other()
+                in_time()
+                if self._take(free):
+                    break
+        self.beaten = _now()
         self.thread = threading.Thread(target=self._beat, daemon=True)
         self.thread.start()
         return self
@@ -54,17 +63,24 @@ class Holder:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.ending.set()
         self.thread.join()
-        for file in () if self.taken else (self.file, _request(self.file.parent)):
-            with suppress(InputError, OSError):
-                file.filesystem.delete_file(file.path)
+        with suppress(InputError, OSError):
+            if not self.taken and (now := _read(self.file)) and now["token"] == self.token:
+                for file in (self.file, _request(self.file.parent)):
+                    with suppress(OSError):
+                        file.filesystem.delete_file(file.path)
 
     def stop(self, by: str) -> None:
         """Let the run end at its next step boundary."""
         self.stopping = by
 
-    def _wait_for_other(self) -> None:
+    def _wait_for_other(self) -> bool:
+        """Whether there is no holder's file at all; False if one is that of a holder that is gone. Raises InputError."""
+        if not self.file.exists():
+            return True
         if (other := _read(self.file)) is None:
-            return
+            time.sleep(BEAT_SECONDS)  # damaged, or not yet whole
+            if (other := _read(self.file)) is None:
+                return not self.file.exists()
         who = f"process {other['pid']} of {other['user']} on {other['host']}"
         refused = InputError(
             f"{self.what} {self.file.parent} is running: {who} holds it; stop that one first, or wait for its end"
@@ -72,35 +88,43 @@ class Holder:
         if (here := lives_here(other)) is not None:
             if here:
                 raise refused
-            return
+            return False
         self.report(f"{who} held {self.what}; waiting {PATIENCE_SECONDS:.0f} s to see whether it is gone")
         time.sleep(PATIENCE_SECONDS)
-        if (now := _read(self.file)) is not None and (now["token"], now["beats"]) != (other["token"], other["beats"]):
+        if (now := _read(self.file)) is None:
+            return not self.file.exists()
+        if (now["token"], now["beats"]) != (other["token"], other["beats"]):
             raise refused
+        return False
+
+    def _take(self, free: bool) -> bool:
+        """Whether the folder is now this command's. A file that has come meanwhile is another's."""
+        if free and self.file.is_local:
+            return create(self.file, self._content())
+        self.file.write_text(self._content())
+        return True
 
     def _beat(self) -> None:
         while not self.ending.wait(BEAT_SECONDS):
             with suppress(InputError):  # storage may be away for a while
                 other = _read(self.file)
-                if other is not None and other["token"] != self.token:
+                # A file that is gone after a pause of this process (it was frozen) was another's, who had time to end.
+                gone = _now() - self.beaten > PATIENCE_SECONDS and not self.file.exists()
+                if gone or (other is not None and other["token"] != self.token):
                     self.taken = True
                     return
-                self._write()
+                self.file.write_text(self._content())
+                self.beaten = _now()
                 if (request := _read(_request(self.file.parent))) and request["token"] == self.token:
                     self.stopping = request["by"]
 
-    def _write(self) -> None:
+    def _content(self) -> str:
         self.beats += 1
+        return json.dumps({"token": self.token, "beats": self.beats, **self._me()})
+
+    def _me(self) -> dict[str, Any]:
         me = psutil.Process()
-        fields = {"token": self.token, "beats": self.beats, "host": platform.node(), "pid": me.pid}
-        self.file.write_text(json.dumps({**fields, "process": identity(me), "user": _user()}))
-
-
-def lives_here(holder: dict[str, Any]) -> bool | None:
-    """Whether a holder's process lives on this machine; None where it is of another one."""
-    if holder["host"] != platform.node():
-        return None
-    return living(holder["pid"], holder.get("process", "")) is not None
+        return {"host": platform.node(), "pid": me.pid, "process": identity(me), "home": home(), "user": _user()}
 
 
 def is_held(folder: Store) -> bool:
@@ -130,7 +154,7 @@ def ask_to_stop(folder: Store) -> None:
 
 
 def _request(folder: Store) -> Store:
-    return folder / "stop.json"
+    return folder / REQUEST
 
 
 def _read(file: Store) -> dict[str, Any] | None:
@@ -138,13 +162,19 @@ def _read(file: Store) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        return dict(json.loads(file.read_text()))
+        found = json.loads(file.read_text())
+        return found if isinstance(found, dict) and found.keys() >= _FIELDS[file.name] else None
     except ValueError:
         return None
     except InputError:
         if file.exists():
             raise
         return None  # its holder has just gone
+
+
+def _now() -> float:
+    """Seconds, which pass while the machine sleeps, too."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _user() -> str:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 
 def identity(process: psutil.Process) -> str:
     """A name that no other process has or had: which boot of the machine, and how long after it the process began."""
-    boot = ""
-    with suppress(OSError):  # elsewhere than on Linux the number and the time have to do
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}/{process.pid}/{process.create_time() - psutil.boot_time():.2f}"
+    return f"{_boot()}/{process.pid}/{process.create_time() - psutil.boot_time():.2f}"
+
+
+def home() -> str:
+    """Where this process can look for others: the kernel's boot and the PID namespace. Empty where the system has neither.
+
+    Containers and machines of one host name differ in it.
+    """
+    with suppress(OSError):
+        return f"{_boot()}/{Path('/proc/self/ns/pid').readlink()}" if _boot() else ""
+    return ""
+
+
+def lives_here(known: Mapping[str, Any]) -> bool | None:
+    """Whether the process of this `pid`, `process` (its identity) and `home` lives; None if it cannot be seen from here."""
+    if not home() or known.get("home") != home():
+        return None
+    return living(known["pid"], known["process"]) is not None
 
 
 def living(pid: int, known_as: str) -> psutil.Process | None:
@@ -23,3 +40,10 @@ def living(pid: int, known_as: str) -> psutil.Process | None:
         if identity(process) == known_as and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
+
+
+@cache
+def _boot() -> str:
+    with suppress(OSError):  # elsewhere than on Linux the number and the time have to do
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

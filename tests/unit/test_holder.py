@@ -10,14 +10,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from pyarrow import fs
 
 from foundray import holder as holding
 from foundray.errors import InputError
 from foundray.holder import Holder
-from foundray.processes import identity
+from foundray.processes import home, identity
 from foundray.storage import Store
 
 
@@ -49,12 +51,12 @@ def test_a_holder_on_this_machine_that_died_holds_nothing(tmp_path: Path) -> Non
     known_as = identity(psutil.Process(process.pid))
     process.wait()
 
-    other(tmp_path, host=platform.node(), pid=process.pid, process=known_as)
-    with hold(tmp_path):
-        pass
-    other(tmp_path, host=platform.node(), pid=psutil.Process().pid, process=known_as)  # its number is another's now
-    with hold(tmp_path):
-        pass
+    said: list[str] = []
+    for pid in (process.pid, psutil.Process().pid):  # the second: its number is another's now
+        other(tmp_path, pid=pid, process=known_as, home=home())
+        with hold(tmp_path, said):
+            pass
+    assert not said, "nothing had to be waited for"
 
 
 @pytest.mark.parametrize("hours", [-3, 3])
@@ -80,6 +82,91 @@ def test_a_holder_elsewhere_is_believed_alive_while_its_counter_moves(tmp_path: 
     with pytest.raises(InputError, match="process 1 of ada on elsewhere holds it"):
         hold(tmp_path).__enter__()
     beat.join()
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"home": "another-boot/pid:[4026531836]"}, {"home": f"{home().split('/')[0]}/pid:[1]"}, {}],
+    ids=["another machine", "another container", "of an earlier version"],
+)
+def test_a_holder_of_the_same_host_name_is_not_taken_for_one_of_this_machine(tmp_path: Path, elsewhere: dict[str, str]) -> None:
+    """Containers often share a host name; their processes cannot be seen from here."""
+    like_here = {"host": platform.node(), "pid": 3_999_999, "process": "another-boot/7/12.00", **elsewhere}
+    other(tmp_path, **like_here)
+    beat = threading.Timer(0.2, lambda: other(tmp_path, beats=2, **like_here))
+    beat.start()
+    with pytest.raises(InputError, match="process 3999999 of ada"):
+        hold(tmp_path).__enter__()
+    beat.join()
+
+
+COMMAND = """
+import sys
+from pyarrow import fs
+from foundray import holder
+from foundray.errors import InputError
+from foundray.storage import Store
+kind, root = sys.argv[1:]
+files = fs.LocalFileSystem() if kind == "local" else fs.SubTreeFileSystem(root, fs.LocalFileSystem())
+folder = Store(files, root + "/run" if kind == "local" else "run", "run")
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with holder.Holder(folder, print) as held:
+        print("inside", flush=True)
+        sys.stdin.readline()
+        assert not held.taken
+except InputError as error:
+    print("refused" if "holds it" in str(error) else error)
+"""
+
+
+@pytest.mark.parametrize(
+    "left", [None, {"home": home(), "pid": 3_999_999, "process": "gone"}], ids=["new", "left by a dead one"]
+)
+@pytest.mark.parametrize("kind", ["local", "without exclusive creation"])
+def test_of_commands_started_together_exactly_one_enters(tmp_path: Path, kind: str, left: dict[str, object] | None) -> None:
+    """The second kind is a filesystem that knows only what object stores do: to put, to list, to delete."""
+    if left:
+        (tmp_path / "run").mkdir()
+        other(tmp_path / "run", **left)
+    arguments = [sys.executable, "-c", COMMAND, kind, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    commands: list[Any] = [subprocess.Popen(arguments, **pipes) for _ in range(4)]  # type: ignore[call-overload]
+    assert [command.stdout.readline() for command in commands] == ["ready\n"] * 4
+    for command in commands:
+        command.stdin.write("enter\n")
+        command.stdin.flush()
+    assert sorted(command.stdout.readline() for command in commands) == ["inside\n", *["refused\n"] * 3]
+    for command in commands:
+        assert command.communicate("leave\n", timeout=60)[0] == ""
+        assert command.returncode == 0
+    assert list((tmp_path / "run").iterdir()) == [], "nobody left anything"
+
+
+def test_a_claim_of_a_command_that_was_killed_holds_nobody_up_for_ever(tmp_path: Path) -> None:
+    """On an object store: of this machine it is gone at once, of another one once it has not changed for a while."""
+    files = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    folder = Store(files, "run", "run")
+    for name, where in (("0", "another-boot/pid:[1]"), ("1", home())):
+        (folder / f"entering-{name}.json").write_text(json.dumps({"pid": 3_999_999, "process": "gone", "home": where}))
+    with Holder(folder, print):
+        assert [file.name for file in (tmp_path / "run").iterdir()] == ["holder.json"]
+
+
+def test_a_damaged_file_holds_nobody_up(tmp_path: Path) -> None:
+    """As a machine leaves it whose power fails."""
+    (tmp_path / "holder.json").write_bytes(bytes(300))
+    with hold(tmp_path):
+        assert holding.is_held(Store.at(tmp_path))
+
+
+def test_a_command_that_was_frozen_does_not_take_back_what_another_has_held_and_left(tmp_path: Path) -> None:
+    with hold(tmp_path) as first:
+        first.beaten -= 1.0
+        (tmp_path / "holder.json").unlink()
+        assert wait_until(lambda: first.taken)
+    assert not list(tmp_path.iterdir())
 
 
 def test_whoever_is_replaced_notices(tmp_path: Path) -> None:

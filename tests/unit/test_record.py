@@ -56,6 +56,18 @@ def test_a_step_that_comes_twice_is_recorded_once_and_one_done_again_twice(tmp_p
     assert (again.evaluated, again.losses[-1]) == (5, (5, 1.0))
 
 
+def test_a_command_that_lost_the_run_writes_nothing_more(tmp_path: Path) -> None:
+    """Or its `failed` would stand in the record of the command that continues."""
+    subject = recorder(tmp_path)
+    subject.write([started(0), step(1)])
+    subject.settle()
+    before = recorded(tmp_path, "events.jsonl"), recorded(tmp_path, "metrics.jsonl")
+    subject.abandon()
+    subject.write([step(2), event("failed", step=2, reason="another command has taken over the run", exit_status=1)])
+    subject.close()
+    assert (recorded(tmp_path, "events.jsonl"), recorded(tmp_path, "metrics.jsonl")) == before
+
+
 def test_a_line_that_a_killed_writer_left_unfinished_is_cut_off(tmp_path: Path) -> None:
     run = Run(Store.at(tmp_path))
     run.append("events.jsonl", [event("command")])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from foundray.errors import InputError
 from foundray.following import Follower, Pulse, looks
 from foundray.logs import logs
 from foundray.plot import plot
+from foundray.processes import home
 from foundray.progress import Progress
 from foundray.run import Run
 from foundray.sentences import plain, sentence
@@ -155,7 +155,7 @@ def test_the_pulse_of_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(following, "PATIENCE_SECONDS", 9.0)
     beat(run, 2)
     assert pulse.beats()
-    beat(run, 3, host=platform.node())
+    beat(run, 3, home=home())
     assert not pulse.beats(), "on this machine its process is gone"
 
 

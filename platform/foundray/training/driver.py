@@ -51,7 +51,14 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
         if start:
             start.check_tokens(prepared)
         with Holder(run.folder, report) as holder:
-            _make(run, spec, prepared, start)
+            if run.exists():  # made, and perhaps finished, by another command meanwhile
+                spec = run.as_begun(spec)
+                run.check_same(spec)
+                if (facts := _finished(run, spec, report)) is not None:
+                    return facts
+                prepared = prepared_data(run)
+            else:
+                _make(run, spec, prepared, start)
             start = None  # it holds the weights
             with on_sigterm(lambda: holder.stop(BY_SIGNAL)):
                 return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
@@ -69,18 +76,26 @@ def _make(run: Run, spec: Spec, prepared: Prepared, start: Start | None) -> None
 
 def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) -> Facts:
     """Go on from the run's last complete checkpoint. Raises InputError or RunFailed."""
-    if (facts := run.facts()).state == "finished":
-        report(f"{spec.name} is finished: step {facts.step}")
+    if (facts := _finished(run, spec, report)) is not None:
         return facts
     run.check_arithmetic()
-    run.folder.check_writable()
     prepared = prepared_data(run)
     prepared.check_files()
-    with Holder(run.folder, report) as holder, connected() as ray:
+    with Holder(run.folder, report) as holder, connected() as ray:  # one that is refused writes nothing into the folder
+        if (facts := _finished(run, spec, report)) is not None:
+            return facts
         admit(ray, spec, report, raw=False)
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
         with on_sigterm(lambda: holder.stop(BY_SIGNAL)):
             return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
+
+
+def _finished(run: Run, spec: Spec, report: Report) -> Facts | None:
+    """The facts of a run that is at its end."""
+    if (facts := run.facts()).state != "finished":
+        return None
+    report(f"{spec.name} is finished: step {facts.step}")
+    return facts
 
 
 def prepared_data(run: Run) -> Prepared:
@@ -162,6 +177,8 @@ def _run(
     go_on = f"`foundray resume {run.folder}` goes on from the last checkpoint"
 
     def note_failure(error: FoundrayError) -> None:
+        if holder.taken:  # the record is another command's now
+            return recorder.abandon()
         recorder.write([event("failed", step=recorder.step, reason=sentence_of(error), exit_status=error.exit_status)])
 
     def end_without_head() -> None:
@@ -187,6 +204,7 @@ def _run(
             conductor.close()
             places.close(recorder.requests)
             recorder.close()
-            with suppress(InputError):
-                (run.folder / ".ray").delete_folder()
+            if not holder.taken:
+                with suppress(InputError):
+                    (run.folder / ".ray").delete_folder()
     return run.facts()

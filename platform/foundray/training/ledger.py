@@ -56,6 +56,13 @@ class Ledger:
                 self.ending = True
                 self.changed.notify_all()
 
+    def abandon(self) -> None:
+        """Drop what waits, and write nothing more."""
+        with self.changed:
+            self.waiting = {file: [] for file in FILES}
+            self.ending = True
+            self.changed.notify_all()
+
     def _keep_writing(self) -> None:
         while True:
             with self.changed:

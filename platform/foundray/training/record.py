@@ -63,6 +63,8 @@ class Recorder:
         self._remember(metrics)
         self.clock = Clock(max((record["time"] for record in [*events[-1:], *metrics[-1:]]), default=0.0))
         self.lock = threading.RLock()
+        self.abandoned = False
+        """Whether the record is another command's, and nothing more is written."""
         self.shown = time.monotonic()
         self.curves = Curves(run, events)
         self.ledger = Ledger(run, metrics[-1]["step"] if metrics else 0, self.curves.upload)
@@ -80,6 +82,8 @@ class Recorder:
     def write(self, records: list[dict[str, Any]]) -> None:
         """Record and show. Records come with their `age` in seconds, if they have one."""
         with self.lock:
+            if self.abandoned:
+                return
             records = [self._timed(record) for record in records if not self._known(record)]
             events = [self._enriched(record) for record in records if "event" in record]
             metrics = [record for record in records if "event" not in record]
@@ -157,12 +161,20 @@ class Recorder:
         else:
             self.report(text)
 
+    def abandon(self) -> None:
+        """Write nothing more, not even what waits: the record is another command's."""
+        with self.lock:
+            self.abandoned = True
+            self.ledger.abandon()
+
     def close(self) -> None:
         """Raises InputError where storage does not take the rest."""
         if self.bar:
             self.bar.close()
         if self.exporter:
             self.exporter.close()
+        if self.abandoned:
+            return
         try:
             self.ledger.close(self.spec.fault.storage_wait_s)
         finally:
