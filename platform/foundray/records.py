@@ -279,6 +279,16 @@ class LeftOut(Line):
     """What was found."""
 
 
+class RecheckSkipped(Line):
+    """A recheck was left out, since a worker could not read the micro-batch."""
+
+    event: Literal["recheck_skipped"]
+    step: int
+    """The step that it was due in."""
+    reason: str
+    """Why."""
+
+
 class Unlike(Line):
     """The group's hardware is of several kinds."""
 
@@ -342,6 +352,7 @@ EVENTS: dict[str, type[Line]] = {
     "waiting": Waiting,
     "rolled_back": RolledBack,
     "left_out": LeftOut,
+    "recheck_skipped": RecheckSkipped,
     "unlike": Unlike,
     "stopped": Stopped,
     "failed": Failed,

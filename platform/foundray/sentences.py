@@ -60,6 +60,10 @@ def sentence(event: Record) -> str:
             return f"the loss of step {event['spike']} is a spike: back to step {event['to']}, on with later data"
         case "left_out":
             return f"the node {event['node']} is left out: {event['reason']}"
+        case "recheck_skipped":
+            return (
+                f"step {event['step']}: no recheck, since a worker could not read the micro-batch ({event['reason'][:REASON]})"
+            )
         case "unlike":
             return f"{event['reason']}: sums are exact, but the bits depend on who computes what"
         case "stopped":

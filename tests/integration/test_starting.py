@@ -23,6 +23,7 @@ from foundray.errors import InputError
 from foundray.model.model import Model
 from foundray.run import Facts, Run
 from foundray.training.driver import prepared_data
+from foundray.training.evaluation import evaluate
 from foundray.training.parent import find_start
 from foundray.training.starting import START, take
 from foundray.training.step import Trainer
@@ -82,7 +83,7 @@ def test_its_loss_before_the_first_step_is_the_parents_last(alone, parent, stora
     plan = plan_for(prepared_data(run), spec)
     judging = validation_plan(plan, False)
     count = -(-plan.order().validation_samples // judging.micro_batch_size)
-    assert trainer.evaluate((at, next(read_micro_batches(judging, at, 1))) for at in range(count)).loss == parent.val_loss
+    assert evaluate(trainer, ((at, next(read_micro_batches(judging, at, 1))) for at in range(count))).loss == parent.val_loss
 
 
 def test_two_workers_of_which_one_is_killed_give_the_same_bits(alone, shared_spec: Path, storage: Path) -> None:

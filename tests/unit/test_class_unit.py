@@ -20,6 +20,7 @@ from foundray.embedding import Encoder, batches, check_pool, features
 from foundray.errors import InputError
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
+from foundray.training.evaluation import evaluate
 from foundray.training.group import Group
 
 PICTURES: dict[str, Any] = {
@@ -169,7 +170,7 @@ def test_a_teachers_lesson_and_the_spread_of_features_are_of_the_units() -> None
     batch = batch_of(trainer.spec)
     assert trainer.teacher.targets(batch).shape == (*batch.x.shape[:2], 32)
     given = [(i, micro_batch(trainer.spec, i)) for i in range(4)]
-    found = trainer.evaluate(given).spread
+    found = evaluate(trainer, given).spread
     with torch.no_grad():
         by_hand = [trainer.model.encode(Batch.load(payload, torch.device("cpu")))[:, 1:].mean(1) for _, payload in given]
     directions = nn.functional.normalize(torch.cat(by_hand).double(), dim=1)

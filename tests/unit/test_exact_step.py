@@ -22,6 +22,7 @@ from foundray.model.model import Model, initialise
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoint import load_latest, weights_sha256
+from foundray.training.evaluation import evaluate
 from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
 from foundray.training.gradient_sum import SCALE, ExactSum, RoundedSum, overflows
 from foundray.training.group import Group
@@ -82,7 +83,7 @@ def steps(
         losses.append(trainer.step(step, [(position, micro_batch(spec, position)) for position in mine]).loss)
     if storage:
         save(Store.at(storage), trainer, first + count, "f", keep=3)
-    evaluated = trainer.evaluate([(i, micro_batch(spec, i)) for i in range(group.rank, 7, group.world)])
+    evaluated = evaluate(trainer, [(i, micro_batch(spec, i)) for i in range(group.rank, 7, group.world)])
     return weights_sha256(named_weights(trainer.flat)), [*losses, evaluated.loss, evaluated.tokens]
 
 

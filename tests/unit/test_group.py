@@ -10,10 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from tests.unit import distributed
+
+from foundray.training.group import Group
 
 WORLD = 3
 
@@ -104,3 +109,31 @@ def comrade(rank: int, port: int, results: Any) -> None:
 
 def test_who_has_failed_to_form_a_group_can_form_one_with_a_newcomer() -> None:
     assert list(survivors(comrade, 2).values()) == [2]
+
+
+def told(group: Group, values: list[Any]) -> tuple[list[Any], Any, list[list[float]]]:
+    """What a group shares, in a process that cannot unpickle anything."""
+    import pickle
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("something was unpickled")
+
+    honest = pickle.loads, pickle.load, pickle.Unpickler, dist.distributed_c10d._unpickler
+    pickle.loads = pickle.load = pickle.Unpickler = dist.distributed_c10d._unpickler = refuse  # type: ignore[assignment]
+    try:
+        shared = group.share(values[group.rank])
+        rows = group.share_rows({group.rank: torch.full((group.rank + 1, 2), float(group.rank))} if group.rank else {})
+        try:
+            group.share(Path("nothing that JSON has"))
+        except TypeError as error:
+            refused = type(error).__name__
+    finally:
+        pickle.loads, pickle.load, pickle.Unpickler, dist.distributed_c10d._unpickler = honest  # type: ignore[assignment]
+    return shared, refused, rows.tolist()
+
+
+def test_what_a_group_shares_is_never_unpickled() -> None:
+    values = [{"kind": "AVX2", "losses": [[1, 0.1], [2, 2.5e-300]]}, None, "d\u00e9j\u00e0 vu"]
+    rows = [[1.0, 1.0]] * 2 + [[2.0, 2.0]] * 3
+    assert distributed.run(3, told, values) == [(values, "TypeError", rows)] * 3
+    assert Group().share((1, "a")) == [[1, "a"]]

@@ -9,6 +9,7 @@ import torch
 from tests.unit import distributed
 from tests.unit.test_exact_step import make_spec, make_trainer, micro_batch
 
+from foundray.errors import InputError
 from foundray.training.checkpoint import weights_sha256
 from foundray.training.group import Group
 from foundray.training.guards import FEWEST, Corruption, SpikeGuard, odd_ones_out
@@ -121,3 +122,30 @@ def test_a_recheck_leaves_no_trace() -> None:
         for step in range(3):
             trainer.step(step, [(p, micro_batch(spec, p)) for p in range(step * 5, step * 5 + 5)])
     assert torch.equal(trainers[0].flat.buffer, trainers[1].flat.buffer)
+
+
+def unreadable(group: Group, spec: Any, since: int) -> tuple[list[str], str]:
+    """One worker cannot read what is rechecked; gives what is said of each step, and the weights' hash."""
+    trainer = make_trainer(spec, group)
+
+    def read(position: int) -> bytes:
+        if group.rank == 1:
+            raise InputError("s3://bucket/shard cannot be read: SlowDown")
+        return micro_batch(spec, position)
+
+    trainer.read = read
+    said = []
+    for step in range(3):
+        first = step * spec.train.micro_batches
+        mine = range(first + group.rank, first + spec.train.micro_batches, group.world)
+        if step == since:
+            trainer.read = lambda position: micro_batch(spec, position)
+        said.append(trainer.step(step, [(position, micro_batch(spec, position)) for position in mine]).unchecked)
+    return said, weights_sha256(named_weights(trainer.flat))
+
+
+def test_a_recheck_that_one_worker_cannot_read_is_left_out_by_all_and_told() -> None:
+    spec = make_spec(guard__recheck_every=1)
+    sha = steps(Group(), spec, {}, 3)[0]
+    problem = "s3://bucket/shard cannot be read: SlowDown"
+    assert distributed.run(3, unreadable, spec, 2) == [([problem, problem, ""], sha)] * 3

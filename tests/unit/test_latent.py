@@ -13,6 +13,7 @@ from foundray.errors import InputError
 from foundray.storage import Store
 from foundray.training.checkpoint import load_latest, load_weights
 from foundray.training.collapse import effective_rank, spread
+from foundray.training.evaluation import evaluate
 from foundray.training.group import Group
 from foundray.training.step import Trainer
 
@@ -185,6 +186,6 @@ def test_collapse_is_seen() -> None:
     point = np.tile(everywhere[0], (500, 1))
     assert spread(point) == pytest.approx(0.0, abs=1e-6)
     assert effective_rank(point) == 0.0
-    evaluated = taught(1).evaluate([(i, micro_batch(make_spec(objective=VECTOR), i)) for i in range(4)])
+    evaluated = evaluate(taught(1), [(i, micro_batch(make_spec(objective=VECTOR), i)) for i in range(4)])
     assert evaluated.spread > 0.05
     assert evaluated.effective_rank > 1.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -35,12 +36,12 @@ class Group:
             backend = _backend(store, rank, world, device)
             dist.distributed_c10d._world.group_count = 0  # torch counts failed attempts into the name members must share
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GATHERING)
-            group = Group(rank, world)
+            group = Group(rank, world, device)
             group.sum(torch.zeros(1, device=device))  # connects all to all while the short limit holds
             dist.distributed_c10d._set_pg_timeout(SILENCE)
             group.sockets = _sockets() - others
             return group
-        return Group(rank, world)
+        return Group(rank, world, device)
 
     def leave(self) -> None:
         """Hang up: the others' collectives with this worker fail."""
@@ -64,8 +65,8 @@ class Group:
         if self.aborted or any(map(_hung_up, self.sockets)):
             raise RuntimeError("the group is broken")
 
-    def __init__(self, rank: int = 0, world: int = 1):
-        self.rank, self.world = rank, world
+    def __init__(self, rank: int = 0, world: int = 1, device: torch.device | None = None):
+        self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
         self.aborted = False
         self.sockets: set[tuple[int, int]] = set()
         """(descriptor, inode) of the connections with the others."""
@@ -113,12 +114,28 @@ class Group:
         return values
 
     def share(self, value: Any) -> list[Any]:
-        """Every worker's value, in rank order, for small objects now and then."""
-        if self.world == 1:
-            return [value]
-        values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
-        return values
+        """Every worker's value, in rank order, for small values now and then.
+
+        They travel as JSON, so tuples arrive as lists: nothing that arrives is unpickled, whoever sent it.
+        """
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = torch.zeros(self.world, dtype=torch.int64, device=self.device)
+        sizes[self.rank] = len(text)
+        ends = self.sum(sizes).cumsum(0).tolist()
+        everything = torch.zeros(ends[-1], dtype=torch.uint8, device=self.device)
+        everything[ends[self.rank] - len(text) : ends[self.rank]] = text.to(self.device)
+        told = self.sum(everything).cpu().numpy().tobytes()
+        return [json.loads(told[start:end]) for start, end in pairwise([0, *ends])]
+
+    def share_rows(self, mine: Mapping[int, Tensor]) -> Tensor:
+        """All workers' rows [N, D] in fp32, each part of them under a number of its own, in the order of the numbers."""
+        told = self.share({number: rows.shape for number, rows in mine.items()})
+        sizes = {int(number): size for one in told for number, size in one.items()}
+        parts = [torch.zeros(*sizes[number], device=self.device) for number in sorted(sizes)]
+        for number, part in zip(sorted(sizes), parts, strict=True):
+            if number in mine:
+                part.copy_(mine[number])
+        return self.sum(torch.cat(parts))  # the others' are zeros here, so the sum is exact
 
     def _check_whole(self) -> None:
         """Raises RuntimeError where the collective before was broken off: NCCL's ends then as if it had been done."""

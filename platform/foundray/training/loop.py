@@ -21,6 +21,7 @@ from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.board import Journal
 from foundray.training.checkpoint import ShardFile, load_latest, weights_sha256, write_shard
+from foundray.training.evaluation import evaluate
 from foundray.training.group import Group
 from foundray.training.guards import Spike
 from foundray.training.interval import Interval
@@ -170,6 +171,8 @@ class Loop:
                 self.journal.close()  # or what is undone could arrive after what is done in its place
                 raise
             self._count(result, source.take_waited())
+            if result.unchecked:
+                self.journal.event("recheck_skipped", step=self.done, reason=result.unchecked)
             self.saving = result.saving
             if result.leaving and self.done < train.steps:
                 if result.saving and len(self.trainer.blocks):
@@ -253,7 +256,7 @@ class Loop:
         name = f"validation-{self.done}"
         order = self.order
         source = MicroBatchSource(self.work.feeder, order.generation, name, plan, batches, 0, batches, order.rank)
-        found = self.trainer.evaluate(source.step(0))
+        found = evaluate(self.trainer, source.step(0))
         source.close()
         self.evaluated = self.done
         self.journal.record(

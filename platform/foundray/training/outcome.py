@@ -26,6 +26,8 @@ class StepResult:
     """Micro-batches that were left out, for their loss or gradient was not finite."""
     spike: bool
     """Whether the loss was a spike, and the update was not made."""
+    unchecked: str = ""
+    """Why a recheck that was due was left out, if one was."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Evaluation:
     """Mean over all that was asked, in nats."""
     tokens: int
     """How much was asked."""
+    not_finite: int
+    """Micro-batches whose loss was not finite: then the mean is infinite."""
     spread: float
     effective_rank: float
     """Of the features of up to 512 samples; see `foundray.training.collapse`."""

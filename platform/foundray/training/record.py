@@ -24,8 +24,8 @@ LINE_SECONDS = 10.0
 HISTORY = 4096
 """Losses remembered: more than lie between two checkpoints, for a run that falls back to the one before."""
 TOLD = {
-    "checkpoint_failed", "checkpoint_skipped", "evaluated", "group_broken", "left_out", "rolled_back", "unlike", "waiting",
-    "workers_started",
+    "checkpoint_failed", "checkpoint_skipped", "evaluated", "group_broken", "left_out", "recheck_skipped", "rolled_back",
+    "unlike", "waiting", "workers_started",
 }  # fmt: skip
 """Kinds of events that are told as they come; events.jsonl has them all."""
 

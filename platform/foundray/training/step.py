@@ -10,38 +10,31 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from foundray.batch import combined, fingerprint
+from foundray.causes import described
 from foundray.contract import Objective
 from foundray.data.order import mix
-from foundray.model.model import Batch, Model, initialise, pooled
+from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
-from foundray.training.collapse import effective_rank, spread
 from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
 from foundray.training.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
 from foundray.training.kernels import choose_kernels, compile_layers, low_precision, unfit
+from foundray.training.loss_sum import WORDS, fits, nats, words
 from foundray.training.optimizer import ShardOptimizer
-from foundray.training.outcome import Evaluation, NotOnce, Overflow, StepResult
+from foundray.training.outcome import NotOnce, Overflow, StepResult
 from foundray.training.schedule import lr_factor
 from foundray.training.teacher import NAME as TEACHER
 from foundray.training.teacher import Teacher
 
-LOSS_SCALE = 2.0**32
-"""Losses are summed in fixed point too, in units of 2^-32 nats."""
-
-WHOLE, EACH = 4, 5
+WHOLE, EACH = WORDS + 3, 5
 """Integers that workers sum in a step, of the whole and of each micro-batch."""
-
-FEATURES = 512
-"""Samples whose features are looked at in an evaluation."""
 
 MicroBatches = Iterable[tuple[int, bytes]]
 """(position in the stream, payload)"""
@@ -117,17 +110,18 @@ class Trainer:
         """
         recheck, at = self._rechecked(step), step + passed_over
         facts = self._compute(at, micro_batches, recheck)
-        facts[2], facts[3] = int(leave), int(save)
-        loss_sum, tokens_sum, leaving, saving = self.group.sum(facts)[:WHOLE].tolist()
+        facts[WORDS + 1], facts[WORDS + 2] = int(leave), int(save)
+        *loss_words, tokens_sum, leaving, saving = self.group.sum(facts)[:WHOLE].tolist()
         times, takers, fingerprints, bad, checksums = facts[WHOLE:].view(-1, EACH).T.tolist()
         if times != [1] * len(times):
             raise NotOnce(step, times)
         skipped = [index for index, value in enumerate(bad) if value]
         if not tokens_sum:
             raise Overflow(step, skipped[0])
+        unchecked = ""
         if recheck is not None and recheck not in skipped:
-            self._recheck(at, recheck, takers[recheck], checksums[recheck])
-        loss = loss_sum / LOSS_SCALE / tokens_sum
+            unchecked = self._recheck(at, recheck, takers[recheck], checksums[recheck])
+        loss = nats(loss_words) / tokens_sum
         if (spike := self.spikes.is_spike(step + 1, loss)) and self.spec.guard.roll_back:
             raise Spike(step + 1, loss)
         lr = self.spec.optimizer.lr * lr_factor(self.spec.schedule, step, self.spec.train.steps)
@@ -139,7 +133,7 @@ class Trainer:
                 self.teacher.follow(self.blocks, step / self.spec.train.steps)
         wishes = leaving > 0, saving > 0
         data = combined(fingerprints)
-        self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *wishes, tuple(skipped), spike)
+        self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *wishes, tuple(skipped), spike, unchecked)
         self.updates = step + 1
         self.gather_weights()
         return self.result
@@ -147,8 +141,9 @@ class Trainer:
     def _compute(self, at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
         """Sum this worker's micro-batches' gradients of the data step `at`; gives what all sum in integers.
 
-        That is [4 + 5 * micro-batches] int64: loss, tokens, wishes to leave and to save; and of each micro-batch how often
-        it was computed, by which rank, its samples' fingerprint, whether it was skipped, perhaps its gradient's checksum.
+        That is [8 + 5 * micro-batches] int64: the loss's words, tokens, wishes to leave and to save; and of each micro-batch
+        how often it was computed, by which rank, its samples' fingerprint, whether it was skipped, perhaps its gradient's
+        checksum.
         """
         per_step = self.spec.train.micro_batches
         facts = torch.zeros(WHOLE + EACH * per_step, dtype=torch.int64, device=self.device)
@@ -160,12 +155,12 @@ class Trainer:
             each[index, 0] += 1
             each[index, 1] = self.group.rank
             each[index, 2] = fingerprint(payload)
-            if overflows(self.flat.gradient, self.sum.limit) | ~torch.isfinite(loss):
+            if overflows(self.flat.gradient, self.sum.limit) | ~fits(loss):
                 each[index, 3] = 1  # left out as a whole: what it would have added to any sum is gone with it
                 continue
             self.sum.add(self.flat.gradient)
-            whole[0] += _fixed(loss)
-            whole[1] += tokens
+            whole[:WORDS] += words(loss)
+            whole[WORDS] += tokens
             if index == recheck:
                 each[index, 4] = checksum(self.flat.gradient)
         return facts
@@ -212,45 +207,41 @@ class Trainer:
             return None
         return int(mix(self.spec.seed, step, 2**33)) % self.spec.train.micro_batches
 
-    def _recheck(self, step: int, index: int, taker: int, first: int) -> None:
-        """Raises Corruption where a worker gets other bits for the micro-batch than the others."""
-        assert self.read is not None
-        again = torch.zeros(self.group.world, dtype=torch.int64, device=self.device)
-        self._backward(self.read(step * self.spec.train.micro_batches + index), step, index)
-        again[self.group.rank] = checksum(self.flat.gradient)
-        if odd := odd_ones_out(taker, first, self.group.sum(again).tolist()):
-            raise Corruption(step, index, odd)
+    def _recheck(self, step: int, index: int, taker: int, first: int) -> str:
+        """Raises Corruption where a worker gets other bits for the micro-batch than the others.
 
-    @torch.no_grad()
-    def evaluate(self, micro_batches: MicroBatches) -> Evaluation:
-        """Of all workers' micro-batches; the loss is the same bits for any number of workers, and infinite where one is."""
-        facts = torch.zeros(3, dtype=torch.int64, device=self.device)
-        looked_at: dict[int, np.ndarray] = {}
-        for position, payload in micro_batches:
-            batch, hidden = self._encoded(payload, 0, position)
-            loss, tokens = self._loss_of(batch, hidden)
-            finite = torch.isfinite(loss)
-            facts += torch.stack([_fixed(loss.where(finite, 0.0)), tokens.to(torch.int64), (~finite).to(torch.int64)])
-            if position * len(hidden) < FEATURES:
-                looked_at[position] = pooled(batch, self.model.of_units(hidden)).float().cpu().numpy()
-        loss_sum, tokens_sum, lost = self.group.sum(facts).tolist()
-        found = {position: some for one in self.group.share(looked_at) for position, some in one.items()}
-        rows = np.concatenate([found[position] for position in sorted(found)])[:FEATURES]
-        mean = math.inf if lost else loss_sum / LOSS_SCALE / tokens_sum
-        return Evaluation(mean, tokens_sum, spread(rows), effective_rank(rows))
+        Gives why nothing was compared, where a worker could not read the micro-batch.
+        """
+        assert self.read is not None
+        again = torch.zeros(self.group.world + 1, dtype=torch.int64, device=self.device)
+        problem = ""
+        try:
+            payload = self.read(step * self.spec.train.micro_batches + index)
+        except Exception as error:  # storage that is away, mostly; the step itself has all that it needs
+            problem = described(error)
+            again[-1] = 1
+        else:
+            self._backward(payload, step, index)
+            again[self.group.rank] = checksum(self.flat.gradient)
+        *checksums, unread = self.group.sum(again).tolist()
+        if unread:
+            return next(filter(None, self.group.share(problem)))
+        if odd := odd_ones_out(taker, first, checksums):
+            raise Corruption(step, index, odd)
+        return ""
 
     def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         """Summed loss and its count, of a micro-batch with random numbers of its own."""
-        return self._loss_of(*self._encoded(payload, step, index))
+        return self.loss_of(*self.encoded(payload, step, index))
 
-    def _encoded(self, payload: bytes, step: int, index: int) -> tuple[Batch, Tensor]:
+    def encoded(self, payload: bytes, step: int, index: int) -> tuple[Batch, Tensor]:
         """The micro-batch, and the encoder's hidden states."""
         torch.manual_seed(int(mix(self.spec.seed, step, index)))  # for dropout and the like, inside the model
         batch = Batch.load(payload, self.device)
         with low_precision(self.device):
             return batch, self.model.encode(batch)
 
-    def _loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         with low_precision(self.device):
             answers = self.model.answer(batch, hidden)
             lesson = self.teacher.targets(batch) if self.teacher else None
@@ -285,10 +276,6 @@ def row_sums(values: Tensor) -> Tensor:
         first, second = values.chunk(2, 1)
         values = first + second
     return values[:, 0]
-
-
-def _fixed(loss: Tensor) -> Tensor:
-    return (loss.detach().double() * LOSS_SCALE).round().to(torch.int64)
 
 
 def named_weights(flat: FlatParameters) -> Iterator[tuple[str, Tensor]]:

@@ -26,6 +26,7 @@ from foundray.data.stream import StreamPlan, plan_for, read_micro_batches
 from foundray.model.model import Model
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.training.evaluation import evaluate
 from foundray.training.outcome import Overflow
 from foundray.training.step import Trainer
 
@@ -108,7 +109,8 @@ def run(job: Job, report: Callable[[Rung], None]) -> None:
         try:
             losses = _advance(trainer, job, done, end)
             trained = clock()
-            val_loss = trainer.evaluate((at, next(read_micro_batches(job.judging, at, 1))) for at in job.judged).loss
+            asked = ((at, next(read_micro_batches(job.judging, at, 1))) for at in job.judged)
+            val_loss = evaluate(trainer, asked).loss
         except Overflow:
             losses, trained, val_loss = [math.inf], clock(), math.inf
         loss, tokens, judging = sum(losses) / len(losses), end * spec.tokens_per_step, clock() - trained
