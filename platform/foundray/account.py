@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 PARTS = ("stepping", "data_wait", "copying", "evaluating", "repeated", "recovery", "starting", "idle")
+ENDS = ("finished", "failed", "stopped")
+"""Kinds of events after which a command ends."""
 REACH = 2**16
 """Steps that a run may go back over: of the last so many it is remembered how long they took."""
 
@@ -15,6 +17,8 @@ class Account:
     `stepping` is steps that count, without waiting for data; `data_wait`; `copying` the state for checkpoints and mirrors;
     `evaluating`; `repeated` steps, done again after a fault; `recovery` from a fault to the next step; `starting` from a
     command to its first step; `idle` is the rest. Goodput is the share of `stepping`.
+
+    A command's time is from its `command` to its `stopped`, `failed` or `finished`; of one that was killed, to its last record.
     """
 
     def __init__(self) -> None:
@@ -24,29 +28,35 @@ class Account:
         self.waiting: tuple[str, float] | None = None
         """For what, and since when, no step is done."""
         self.seen: float | None = None
+        self.running = True
+        """Whether a command is at work, as far as recorded."""
         self.elapsed = 0.0
 
     def add(self, record: dict[str, Any]) -> None:
         """The next record, in order of time."""
         now, name = record["time"], record.get("event")
+        if name == "places":  # Ray Train asks beside the driver, which may record its own beginning later
+            return
         if name == "command":
+            self._stop_waiting(self.seen or now)  # the command before was killed
             self.waiting = ("starting", now)
+        elif not self.running:
+            return  # it came late; nothing runs
         else:
             self.elapsed += now - (now if self.seen is None else self.seen)
             if name in ("group_broken", "rolled_back") and self.waiting is None:
                 self.waiting = ("recovery", now)
             elif name == "evaluated":
                 self.spent["evaluating"] += record["seconds"]
+            elif name in ENDS:
+                self._stop_waiting(now)
             elif name is None:
                 self._add_step(record, now)
-        self.seen = now
+        self.running, self.seen = name not in ENDS, now
 
     def _add_step(self, record: dict[str, Any], now: float) -> None:
         step, wait = record["step"], record["data_wait_s"]
-        if self.waiting:
-            part, since = self.waiting
-            self.spent[part] += max(0.0, now - record["step_s"] - since)
-            self.waiting = None
+        self._stop_waiting(now - record["step_s"])
         again = self.counted.pop(step, 0.0)
         self.counted[step] = record["step_s"] - wait
         if len(self.counted) > REACH:
@@ -58,6 +68,17 @@ class Account:
             ("copying", record["copy_s"]),
         ):
             self.spent[name] += seconds
+
+    def _stop_waiting(self, now: float) -> None:
+        if self.waiting:
+            part, since = self.waiting
+            self.spent[part] += max(0.0, now - since)
+            self.waiting = None
+
+    def pause(self) -> None:
+        """Nothing runs after the last record: its command was ended or killed."""
+        self._stop_waiting(self.seen or 0.0)
+        self.running = False
 
     def parts(self, now: float | None = None) -> dict[str, float]:
         """Seconds by part, up to the last record; with `now`, what is waited for still counts until then."""

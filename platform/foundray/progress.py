@@ -10,6 +10,7 @@ from typing import Any
 
 from foundray.account import Account
 from foundray.logfiles.runs import counts
+from foundray.restarts import Restarts
 
 RECENT = 200
 """Steps that speed, pace and shares are taken over, at most."""
@@ -31,7 +32,7 @@ class Progress:
         """The last steps of the present group of workers."""
         self.repeated = 0
         """Steps done again."""
-        self.groups = 0
+        self.restarts = Restarts()
         self.worlds: list[tuple[int, int]] = []
         """(step, workers) wherever a group was not as large as the one before."""
         self.evaluations: list[tuple[int, float]] = []
@@ -54,12 +55,12 @@ class Progress:
 
     def _add_event(self, event: Record) -> None:
         self.events.append(event)
+        self.restarts.add(event)
         match event["event"]:
             case "command":
                 self.doing = "starting"
             case "workers_started":
                 self.recent.clear()
-                self.groups += 1
                 if not self.worlds or self.worlds[-1][1] != event["workers"]:
                     self.worlds.append((event["step"], event["workers"]))
             case "group_broken" | "rolled_back" | "too_few":

@@ -29,6 +29,7 @@ from foundray.account import account
 from foundray.errors import InputError
 from foundray.holder import is_held
 from foundray.loading import parse_spec
+from foundray.restarts import restarts
 from foundray.spec import InitFrom, Spec, differences
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store, writing
@@ -66,7 +67,7 @@ class Facts:
     worlds: list[dict[str, Any]]
     """The world size over time: `time`, `step` and `workers` of each group that was not as large as the one before."""
     restarts: int
-    """Worker groups after the first."""
+    """Worker groups formed anew: see `foundray.restarts`."""
     steps_repeated: int
     """Steps done again because they came after the checkpoint that the run went on from."""
     tokens_per_s: float | None
@@ -224,7 +225,7 @@ class Run:
             checkpoint=end["checkpoint"] if end and state == "stopped" else None,
             workers=groups[-1]["workers"] if groups else None,
             worlds=_worlds(events),
-            restarts=max(0, len(groups) - 1),
+            restarts=restarts(events),
             steps_repeated=_repeated([record["step"] for record in metrics]),
             tokens_per_s=round(len(metrics) * spec.tokens_per_step / stepping, 1) if stepping else None,
             seconds=round(sum(spent.values()), 3),

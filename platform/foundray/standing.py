@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from foundray.run import Facts, Run
 from foundray.sentences import QUIET, clock, dated, sentence
+from foundray.words import plural
 
 EVENTS = 12
 """The last events that are shown; events.jsonl has them all."""
@@ -41,7 +42,7 @@ def standing(run: Run) -> str:
     if kept := [event for event in events if event["event"] == "checkpoint"]:
         lines.append(("kept", f"step {kept[-1]['step']:,}, {clock(kept[-1]['time'])}: the last complete checkpoint"))
     lines += [("time", goodput(facts)), *_parts(facts)]
-    lines.append(("faults", f"{facts.restarts} regroupings, {facts.steps_repeated} steps repeated"))
+    lines.append(("faults", faults(facts.restarts, facts.steps_repeated)))
     lines += _table("workers", (dated(w, f"step {w['step']:>7,}  {w['workers']}") for w in facts.worlds))
     lines += _table("events", told(events)[-EVENTS:])
     return "\n".join(f"{name:9} {text}" for name, text in lines)
@@ -56,6 +57,11 @@ def goodput(spent: Spent) -> str:
     """`312 s, of which 88.1 % on steps that count`."""
     share = "" if spent.goodput is None else f", of which {spent.goodput:.1%} on steps that count (goodput)"
     return f"{spent.seconds:,.0f} s{share}"
+
+
+def faults(restarts: int, repeated: int) -> str:
+    """`1 regrouping, 12 steps repeated`."""
+    return f"{plural(restarts, 'regrouping')}, {plural(repeated, 'step')} repeated"
 
 
 def forecast(stated: Mapping[str, Any], came: float | None) -> str:

@@ -24,7 +24,7 @@ from foundray.progress import Progress
 from foundray.run import Run
 from foundray.sentences import plain
 from foundray.spec import Spec
-from foundray.standing import forecast, goodput, spent_on, told
+from foundray.standing import faults, forecast, goodput, spent_on, told
 from foundray.words import duration
 
 WIDE = 120
@@ -184,8 +184,8 @@ class View:
             facts.append(("", ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, _, share in parts if share >= 0.005)))
         if kept := progress.checkpoint:
             facts.append(("checkpoint", f"step {kept['step']:,}{self._age(kept)}"))
-        if progress.groups:
-            facts.append(("faults", f"{progress.groups - 1} regroupings, {progress.repeated} steps repeated"))
+        if progress.worlds:
+            facts.append(("faults", faults(progress.restarts.count, progress.repeated)))
         return facts
 
     def _age(self, checkpoint: dict[str, Any]) -> str:

@@ -160,3 +160,14 @@ def test_what_was_left_out_is_told_and_remembered(tmp_path: Path) -> None:
     assert list(subject.losses) == [(1, 1.0)]
     assert any("[3] were not finite" in line for line in said)
     assert any("9.0000 is a spike" in line for line in said)
+
+
+def test_nothing_is_recorded_to_have_been_before_its_command(tmp_path: Path) -> None:
+    """Ray Train's request is made beside the driver, and may come with an age from before the command's own record."""
+    (tmp_path / "run").mkdir()
+    subject = recorder(tmp_path / "run")
+    subject.write([event("command", workers=[1, 1])])
+    subject.write([event("places", pool="", request="train-1", age=5.0)])
+    subject.close()
+    command, places = recorded(tmp_path / "run", "events.jsonl")
+    assert places["time"] >= command["time"]

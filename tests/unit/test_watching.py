@@ -201,7 +201,7 @@ def test_storage_that_is_away_for_a_while_is_told(recorded: Run, patient: None) 
 
 def test_the_progress_is_what_the_facts_say(recorded: Run) -> None:
     progress, facts = told([*EVENTS, *METRICS]), recorded.facts()
-    assert (progress.done, progress.repeated, progress.groups - 1) == (facts.step, facts.steps_repeated, facts.restarts)
+    assert (progress.done, progress.repeated, progress.restarts.count) == (facts.step, facts.steps_repeated, facts.restarts)
     assert progress.worlds == [(world["step"], world["workers"]) for world in facts.worlds]
     assert (progress.seconds, round(progress.goodput or 0, 4)) == (pytest.approx(facts.seconds), facts.goodput)
     assert progress.account.parts() == account(EVENTS, METRICS) == facts.account
@@ -237,7 +237,7 @@ def test_the_view_fits_a_small_terminal(recorded: Run) -> None:
         "1 since step 2; before 2 from 0",
         "worker 0: 25%, 1: 75%",
         "checkpoint step 3, 4 s ago",
-        "1 regroupings, 1 steps repeated",
+        "1 regrouping, 1 step repeated",
         "the group broke (a member was lost)",
         "on steps that count",
     ):

@@ -74,7 +74,7 @@ def _resume(options: Any) -> None:
 def _tell(facts: Any, as_json: bool) -> None:
     """How good, what it took, where, what next."""
     from foundray.run import Run
-    from foundray.standing import goodput
+    from foundray.standing import faults, goodput
 
     run = Run.open(facts.run)
     if facts.state == "finished":
@@ -82,7 +82,7 @@ def _tell(facts: Any, as_json: bool) -> None:
     else:
         kept = f"the last checkpoint is of step {facts.checkpoint:,}" if facts.checkpoint else "there is no checkpoint yet"
         print(f"stopped after step {facts.step:,}; {kept}")
-    print(f"{goodput(facts)}; {facts.restarts} regroupings, {facts.steps_repeated} steps repeated")
+    print(f"{goodput(facts)}; {faults(facts.restarts, facts.steps_repeated)}")
     if facts.state == "finished":
         print(f"in {facts.run} (weights {facts.weights_sha256[:16]}…)")
         look = "sample {} --prompt '…'" if run.spec().objective.build().continues else "probe {} --task FILE"

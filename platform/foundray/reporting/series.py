@@ -32,7 +32,7 @@ class Clock:
 
     @staticmethod
     def of(events: Records, metrics: Records) -> Clock:
-        times = np.sort([record["time"] for record in (*events, *metrics)] or [0.0])
+        times = np.sort([record["time"] for record in (*events, *metrics) if record.get("event") != "places"] or [0.0])
         commands = np.array([event["time"] for event in events if event["event"] == "command"][1:])
         before = times[np.maximum(np.searchsorted(times, commands) - 1, 0)]
         return Clock(float(times[0]), commands, np.maximum(commands - before, 0.0))

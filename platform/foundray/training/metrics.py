@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from foundray.account import Account
 from foundray.logfiles.runs import counts
+from foundray.restarts import Restarts
 from foundray.spec import Spec
 from foundray.training.exporter import Key, Reading
 
@@ -82,7 +83,7 @@ METRICS = {
     "checkpoint_seconds": Metric("gauge", "From the start of the last checkpoint to its completion"),
     "checkpoint_bytes": Metric("gauge", "Size of the last checkpoint"),
     "mirror_lag_steps": Metric("gauge", "Steps since the newest state that other workers' memories mirror"),
-    "restarts": Metric("gauge", "Groups formed after the first, over all commands: faults, and workers that came or went"),
+    "restarts": Metric("gauge", "Groups formed anew, over all commands: after a fault, or as workers came or went"),
     "steps_repeated": Metric("gauge", "Steps done again after a fault, over all commands"),
     "faults": Metric("gauge", "Faults over all commands, by kind", "kind"),
     "goodput": Metric("gauge", "Share of the run's time that went into steps that count, 0 to 1, over all commands"),
@@ -115,7 +116,8 @@ class RunMetrics:
         self.began = self.heard = self.stepped = self.saved = time.monotonic()
         self.ahead = 0.0
         """Of the records' clock before this machine's monotonic one."""
-        self.groups = self.highest = self.seen = 0
+        self.restarts = Restarts()
+        self.highest = self.seen = 0
         self.skipped: set[tuple[int, int]] = set()
         self.pace = self.evaluation = self.peak = 0.0
         self.asked: Any = None
@@ -133,6 +135,7 @@ class RunMetrics:
             for record in sorted([*events, *metrics], key=lambda record: record["time"]):
                 self.account.add(record)
                 self._count(record)
+            self.account.pause()
             for name in ("evaluated", "checkpoint"):
                 for record in [event for event in events if event["event"] == name][-1:]:
                     self._take_event(record)
@@ -161,10 +164,11 @@ class RunMetrics:
 
     def _count(self, record: dict[str, Any]) -> None:
         """What is counted over all commands."""
+        if "event" in record:
+            self.restarts.add(record)
         match record.get("event"):
             case "workers_started":
-                self.groups += 1
-                self._set(restarts=self.groups - 1)
+                self._set(restarts=self.restarts.count)
             case None:
                 self._add("steps_repeated", int(record["step"] <= self.highest))
                 self._add("spikes", int(record["spike"]))

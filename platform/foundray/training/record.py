@@ -62,6 +62,8 @@ class Recorder:
         """(step's worth of data, micro-batch) of all that were left out."""
         self._remember(metrics)
         self.clock = Clock(max((record["time"] for record in [*events[-1:], *metrics[-1:]]), default=0.0))
+        self.began = self.clock.now()
+        """When the command began: nothing that it records came before."""
         self.lock = threading.RLock()
         self.abandoned = False
         """Whether the record is another command's, and nothing more is written."""
@@ -132,7 +134,10 @@ class Recorder:
 
     def _timed(self, record: dict[str, Any]) -> dict[str, Any]:
         aged = dict(record)
-        return {"time": round(self.clock.now() - aged.pop("age", 0.0), 3), **aged}
+        age = aged.pop("age", 0.0)
+        if record.get("event") == "command":
+            self.began = self.clock.now()
+        return {"time": round(max(self.began, self.clock.now() - age), 3), **aged}
 
     def _enriched(self, record: dict[str, Any]) -> dict[str, Any]:
         if record["event"] == "evaluated" and self.bytes_per_token:
