@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from foundray.errors import InputError, Terminated
+from foundray.errors import InputError
 from foundray.head import ask_head
 from foundray.local_cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
 from foundray.local_ray import local_ray
+from foundray.signals import heeded, renew
 from foundray.spec import Pool, Scale
 
 HEAD_BEAT_SECONDS = 2.0
@@ -48,10 +48,17 @@ def connected() -> Iterator[Any]:
         return
     _quieten()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address in (None, "", "local"):  # the last is Ray's own word for none
-        with local_ray(cores(), quiet) as ray, on_sigterm(_interrupt):
-            yield ray
-        return
+    own = address in (None, "", "local")  # the last is Ray's own word for none
+    with heeded(), local_ray(cores(), quiet) if own else _joined(str(address), here, quiet) as ray:
+        renew()  # Ray's own answer to SIGTERM is a stack trace
+        yield ray
+
+
+@contextlib.contextmanager
+def _joined(address: str, here: LocalCluster | None, quiet: dict[str, Any]) -> Iterator[Any]:
+    """Ray, connected to the cluster at an address; `here` is that, if it is on this machine. Raises InputError."""
+    import ray
+
     try:
         # A job's driver joins the node that it is on; others join the head.
         ip = os.environ.get(NODE_IP, here.head_ip) if here else None
@@ -64,28 +71,9 @@ def connected() -> Iterator[Any]:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"cannot reach the cluster at RAY_ADDRESS={address}: {why}") from None
     try:
-        with on_sigterm(_interrupt):
-            yield ray
+        yield ray
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def on_sigterm(do: Callable[[], None]) -> Iterator[None]:
-    """Do this when the process is asked to end, while the block runs; outside of the main thread, nothing is changed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: do())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt() -> None:
-    # Ray's own answer is a stack trace.
-    raise Terminated
 
 
 @contextlib.contextmanager

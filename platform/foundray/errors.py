@@ -11,10 +11,6 @@ class RunFailed(FoundrayError):
     """The run stopped, in a state from which `foundray resume` goes on."""
 
 
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM."""
-
-
 class InputError(FoundrayError):
     """The spec, the data, the storage or the cluster cannot be used as given: what, where, what would be right."""
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from foundray.errors import InputError
 from foundray.local_node import TOO_BUSY
+from foundray.signals import spared
 
 OBJECT_STORE = 2**30
 """Bytes of shared memory for Ray's objects."""
@@ -47,7 +48,8 @@ def local_ray(cores: int, quiet: dict[str, Any]) -> Iterator[Any]:
 def _start(ray: Any, arguments: dict[str, Any]) -> None:
     for again in (True, False):
         try:
-            ray.init(address="local", object_store_memory=OBJECT_STORE, include_dashboard=False, **arguments)
+            with spared():
+                ray.init(address="local", object_store_memory=OBJECT_STORE, include_dashboard=False, **arguments)
             return
         except Exception as error:  # Ray raises many kinds here, bare Exception among them if the machine is too busy
             ray.shutdown()  # what was begun before it failed

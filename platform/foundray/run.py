@@ -59,7 +59,7 @@ class Facts:
     init_from: dict[str, Any] | None
     """Where its first weights came from: `run`, `step`, `weights_sha256`, `teacher_sha256`."""
     stopped_by: str | None
-    """Who asked a stopped run to: a person, or `SIGTERM`."""
+    """Who asked a stopped run to: a person, or a signal: `SIGINT` (Ctrl-C), `SIGTERM`, or `SIGHUP` (a closed terminal)."""
     checkpoint: int | None
     """The step of the last complete checkpoint, of a run that was stopped."""
     workers: int | None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from foundray.signals import ASKING
 from foundray.storage import redacted
 
 Record = dict[str, Any]
@@ -67,7 +68,7 @@ def sentence(event: Record) -> str:
         case "unlike":
             return f"{event['reason']}: sums are exact, but the bits depend on who computes what"
         case "stopped":
-            return f"stopped at step {event['step']}, asked to by {event['by']}"
+            return f"stopped at step {event['step']}, asked to by {ASKING.get(event['by'], event['by'])}"
         case "failed":
             return f"failed at step {event['step']}: {event['reason']}"
         case "finished":

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 
 import foundray
+from foundray import output, signals
 from foundray.cli import clusters, outcomes, planning, runs, searching, submitting, vectors, watching
 from foundray.cli.parsing import Verbs
-from foundray.errors import FoundrayError, Terminated
+from foundray.errors import FoundrayError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 1 the run failed, 2 the input is at fault; 130 after Ctrl-C, 143 after SIGTERM."""
-    options = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal need not know every letter
+    """Run a command and exit: 0 done, 1 the run failed, 2 the input is at fault; 130 after Ctrl-C, 143 after SIGTERM, 129
+    after SIGHUP."""
+    output.install()
+    with signals.heeded(exits=True):
+        if status := _run(arguments):
+            sys.exit(status)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """The exit status of a command."""
+    after_interrupt = ""
     try:
-        options.verb(options)
+        try:
+            options = _parser().parse_args(arguments)
+            after_interrupt = options.after_interrupt
+            if options.shows or getattr(options, "dry_run", False):
+                output.must_be_written()
+            options.verb(options)
+        finally:
+            sys.stdout.flush()
     except FoundrayError as error:
         from foundray.causes import sentence_of
 
         print(f"foundray: {sentence_of(error)}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt as interrupt:
-        print(f"foundray: interrupted{options.after_interrupt}", file=sys.stderr)
-        sys.exit(143 if isinstance(interrupt, Terminated) else 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"foundray: interrupted{after_interrupt}", file=sys.stderr)
+        return signals.exit_status() or 130
+    except output.Unwritable as error:
+        if not error.is_gone:
+            print(f"foundray: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,11 @@ TAKES = {
     "WHAT": "a run (its folder, or its name in runs/), the file of a spec, or a folder of prepared data or of vectors",
     "NAME": "an example's name, or its folder",
 }
+SHOWING = {
+    "audit", "check", "doctor", "forecast", "logs", "plan", "probe", "quarantine", "report", "sample", "samples", "schema",
+    "search", "status", "watch",
+}  # fmt: skip
+"""Verbs that have nothing to do but to show something: they end where their output cannot be written. Others go on."""
 
 
 class Verbs:
@@ -33,7 +38,7 @@ class Verbs:
         `overrides` says of what `--set` overrides a field; `after_interrupt` what is told when the verb is interrupted.
         """
         added = self.verbs.add_parser(name, help=about, description=about)
-        added.set_defaults(verb=run, after_interrupt=after_interrupt)
+        added.set_defaults(verb=run, after_interrupt=after_interrupt, shows=name in SHOWING)
         if takes:
             added.add_argument("target", metavar=takes, help=TAKES[takes])
         if as_json:

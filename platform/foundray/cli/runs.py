@@ -74,6 +74,7 @@ def _resume(options: Any) -> None:
 def _tell(facts: Any, as_json: bool) -> None:
     """How good, what it took, where, what next."""
     from foundray.run import Run
+    from foundray.signals import exit_status
     from foundray.standing import faults, goodput
 
     run = Run.open(facts.run)
@@ -91,8 +92,8 @@ def _tell(facts: Any, as_json: bool) -> None:
         print(f"next: foundray resume {facts.run}")
     if as_json:
         print(facts.to_json())
-    if facts.stopped_by == "SIGTERM":
-        sys.exit(143)  # as every program that this signal ended: whoever sent it may tell it from an end
+    if facts.stopped_by and (status := exit_status(facts.stopped_by)):
+        sys.exit(status)  # as every program that this signal ended: whoever sent it may tell it from an end
 
 
 def _audit(options: Any) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import foundray
 from foundray.cli.parsing import TAKES, Verbs, say
+from foundray.signals import exit_status
 
 
 def add_to(verbs: Verbs) -> None:
@@ -50,16 +53,25 @@ def _status(options: Any) -> None:
         print(foundray.status(options.target).to_json())
 
 
+@contextmanager
+def _left() -> Iterator[None]:
+    """Ctrl-C is how one leaves a verb that shows something: its end, and no fault. Other signals tell who sent them."""
+    with suppress(KeyboardInterrupt):
+        yield
+    if (status := exit_status()) and status != 128 + signal.SIGINT:
+        sys.exit(status)
+
+
 def _watch(options: Any) -> None:
     from foundray.run import Run
     from foundray.watching import watch
 
-    with suppress(KeyboardInterrupt):
+    with _left():
         watch(Run.open(options.target))
 
 
 def _logs(options: Any) -> None:
-    with suppress(KeyboardInterrupt):
+    with _left():
         if options.cluster is not None:
             return _logs_of_job(options)
         from foundray.logs import logs

@@ -11,7 +11,7 @@ from typing import Any
 
 from foundray.admission import admit
 from foundray.causes import cause_of, sentence_of
-from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources, on_sigterm
+from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare
 from foundray.data.recipe import prepared_folder
@@ -19,14 +19,13 @@ from foundray.environment import environment
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.holder import Holder
 from foundray.run import Facts, Run, event
+from foundray.signals import heeded
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.parent import Start, check_not_itself, find_start
 from foundray.training.record import Recorder, asked_for
 
 Report = Callable[[str], None]
-BY_SIGNAL = "SIGTERM"
-"""Who asks for a stop where `ray job stop`, or a service manager, does."""
 
 
 def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
@@ -60,7 +59,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
             else:
                 _make(run, spec, prepared, start)
             start = None  # it holds the weights
-            with on_sigterm(lambda: holder.stop(BY_SIGNAL)):
+            with heeded(holder.stop):
                 return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 
 
@@ -86,7 +85,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
             return facts
         admit(ray, spec, report, raw=False)
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
-        with on_sigterm(lambda: holder.stop(BY_SIGNAL)):
+        with heeded(holder.stop):
             return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 
 

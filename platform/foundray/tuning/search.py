@@ -85,6 +85,11 @@ class Search:
         self.of: dict[str, Trial] = {}
         """By Tune's id."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles all that it is given into a file that nobody reads, and what shows a search on a terminal
+        cannot be pickled."""
+        return {}
+
     def run(self, resources: dict[str, float], slots: int) -> list[Trial]:
         """Run all, as many side by side as there are slots; gives them in order."""
         bracket = {"time_attr": RUNG, "grace_period": 1, "reduction_factor": self.spec.tune.reduction}
