@@ -61,6 +61,12 @@ def sentence_of(error: FoundrayError) -> str:
     return cause_of(error) if _is_rays(error) else str(error)
 
 
+def raised_in(traceback: str) -> str | None:
+    """What a traceback as text ends with: the message alone. None if it is no traceback."""
+    raised = _last_of(traceback)
+    return raised and (raised[1].strip() or raised[0])
+
+
 def _raised_in(text: str) -> list[tuple[str, str]]:
     """(kind, message) of the exceptions in a traceback, the first cause first, without Ray's own."""
     parts = [_COLOURS.sub("", text)]

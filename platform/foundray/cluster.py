@@ -132,6 +132,11 @@ def _fit(
     if fits < fewest and can_grow:  # the cluster may have more soon; the run waits for that
         report(f"the cluster has {have}, enough for {fits} of at least {fewest} workers with {each} each")
         return fewest, most
+    if fits < fewest and (without := _missing(pool.resources, nodes)):
+        raise InputError(
+            f"{where}.resources asks for {each} a worker, and Ray finds no {without} on this machine: ask for what it has, or "
+            "run on a cluster that has it (`foundray submit`, or RAY_ADDRESS)"
+        )
     if fits < fewest:
         less = f" (a CPU of {_share(nodes, fewest):g} each would do)" if "CPU" in pool.resources else ""
         raise InputError(
@@ -142,6 +147,11 @@ def _fit(
     if now < most:
         report(f"workers: {now} of at most {most} ({have}, {each} a worker)")
     return fewest, most if can_grow else now
+
+
+def _missing(resources: Mapping[str, float], nodes: list[dict[str, float]]) -> str | None:
+    """A kind of resource that none of the nodes has."""
+    return next((kind for kind in resources if not any(node.get(kind, 0.0) for node in nodes)), None)
 
 
 def room(resources: Mapping[str, float], nodes: list[dict[str, float]]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from foundray.data.recipe import prepared_folder, source_files
 from foundray.spec import Spec
 from foundray.words import size
@@ -33,6 +35,8 @@ def derived(spec: Spec) -> dict[str, object]:
         **{f"data.sources.{index}": line for index, line in enumerate(_sources(spec)) if line},
         **told,
     }
+    if missing := _gpus_missing(spec):
+        facts["workers"] = missing
     if base := spec.model.base:
         by = f"rates of matrices between two widths / {spec.model.wider:g}, branches / {spec.model.deeper:g}"
         facts["hyperparameters"] = f"scaled from width {base.width}, depth {base.depth} (CompleteP): {by}"
@@ -47,6 +51,21 @@ def derived(spec: Spec) -> dict[str, object]:
         if world > 1:
             facts[f"main memory per worker for copies of the state, of {world}"] = size(held.copies)
     return facts
+
+
+def _gpus_missing(spec: Spec) -> str | None:
+    """That the spec asks for GPUs and this machine has none, if so; a cluster may have them."""
+    import torch
+
+    asked = {name: pool.resources["GPU"] for name, pool in spec.scale.all_pools.items() if pool.resources.get("GPU")}
+    if not asked or torch.cuda.device_count() or os.environ.get("RAY_ADDRESS", "local") != "local":
+        return None
+    name, amount = next(iter(asked.items()))
+    where = f"scale.pools.{name}" if name else "scale"
+    return (
+        f"{where}.resources asks for {amount:g} GPU a worker, and torch finds none on this machine: it needs a cluster that "
+        "has some (`foundray submit`, or RAY_ADDRESS)"
+    )
 
 
 def _start(spec: Spec) -> tuple[Spec, int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -20,8 +22,8 @@ def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int,
 
     Temperature 0 takes the likeliest. Raises InputError for a run without a usable checkpoint or a causal head.
     """
-    if temperature < 0 or top_k < 1 or tokens < 0:
-        raise InputError("a temperature is at least 0, --top-k at least 1 and --tokens at least 0")
+    if not 0 <= temperature < math.inf or top_k < 1 or tokens < 0:  # nan is neither
+        raise InputError("a temperature is a number of at least 0, --top-k at least 1 and --tokens at least 0")
     spec = run.spec()
     objective = spec.objective.build()
     if not objective.continues:

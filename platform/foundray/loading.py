@@ -21,8 +21,11 @@ _Checked = TypeVar("_Checked", bound=BaseModel)
 
 
 def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Spec:
-    """Read, override and check a spec file. Raises InputError."""
-    return parse_spec(read_yaml(path, "the spec"), str(path), overrides)
+    """Read, override and check a spec file, of a run that may be new. Raises InputError."""
+    spec = parse_spec(read_yaml(path, "the spec"), str(path), overrides)
+    if problem := spec.name_problem():
+        raise InputError(f"{path}: {problem}")
+    return spec
 
 
 def parse_spec(text: str, where: str, overrides: Mapping[str, Any] | None = None) -> Spec:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -87,6 +87,10 @@ class Facts:
         return asdict(self)[name]
 
 
+class NotBegun(InputError):
+    """There is nothing yet where a run is looked for."""
+
+
 class Run:
     def __init__(self, folder: Store):
         self.folder = folder
@@ -102,6 +106,11 @@ class Run:
         for place in (location, f"runs/{location}"):
             if (run := Run(Store.at(place))).exists():
                 return run
+        if not any(Store.at(place).exists() for place in (location, f"runs/{location}")):
+            raise NotBegun(
+                f"{location} is not begun: there is no such folder, and none in runs/; a run's folder is made once its data is "
+                "prepared"
+            )
         raise InputError(
             f"{location} is not a run's folder: spec.yaml and data.json are not in it; name one such as runs/shakespeare"
         )
@@ -118,6 +127,7 @@ class Run:
 
         It has the versions of the arithmetic that the run was begun with, and so the fingerprint that it had then.
         """
+        check_keeps_its_folder(overrides or {})
         where = self.folder / "spec.yaml"
         text = where.read_text()
         here = {"storage": self.folder.parent.url, "name": self.folder.name}
@@ -232,6 +242,16 @@ class Run:
             goodput=round(spent["stepping"] / sum(spent.values()), 4) if metrics else None,
             account=spent,
         )
+
+
+def check_keeps_its_folder(overrides: Mapping[str, Any]) -> None:
+    """Raises InputError where overrides of a run that was begun would give it another folder."""
+    for field in ("name", "storage"):
+        if field in overrides:
+            raise InputError(
+                f"--set {field}=...: a run that was begun is called what its folder is called, and lies where that lies: "
+                "rename or move the folder instead"
+            )
 
 
 def _told_apart_by(spec: Spec) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import socket
@@ -13,10 +14,12 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from foundray.causes import raised_in
 from foundray.cluster import enter_cluster
 from foundray.errors import InputError, RunFailed
 from foundray.head import HOW_TO_GIVE, token_source
 from foundray.local_cluster import LocalCluster
+from foundray.sentences import plain
 from foundray.storage import redacted
 
 ANSWER_SECONDS = 10.0
@@ -69,6 +72,7 @@ class Client:
     def __init__(self, url: str):
         """Raises InputError where no cluster of this Ray version answers, or not to us."""
         self.url = url
+        _pass_by_proxies(urllib.parse.urlsplit(url).hostname or "")
         _check_there_is_somebody(url)
         enter_cluster(url)
         os.environ[URL] = url  # goes before RAY_ADDRESS, which Ray would prefer to what it is told
@@ -191,8 +195,9 @@ def _job_client(url: str) -> Any:
                 raise RunFailed(f"the cluster at {url} does not answer ({type(error).__name__}); try again") from None
 
         def _raise_error(self, response: Any) -> None:
-            said = [line for line in response.text.splitlines() if line.strip()] or [str(response.status_code)]
-            raise Refused(f"the cluster at {url} refused: {said[-1].strip()[:300]}", response.status_code)
+            raise Refused(
+                f"the cluster at {url} refused: {_reason(response.text) or response.status_code}", response.status_code
+            )
 
     return Patient(url)
 
@@ -207,6 +212,32 @@ def _check_there_is_somebody(url: str) -> None:
         raise InputError(
             f"no cluster answers at {url} ({error.strerror or error}); give its dashboard's URL with --cluster"
         ) from None
+
+
+def _pass_by_proxies(host: str) -> None:
+    """Ask a cluster on this machine directly, whatever proxy the environment names: a proxy's own loopback is another."""
+    if host != "localhost" and not _is_loopback(host):
+        return
+    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if host not in exempt.split(","):
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{exempt},{host}".strip(",")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def _reason(text: str) -> str:
+    """Why a job server refused, in one line: of a traceback what was raised.
+
+    What passed through a node's agent is a traceback in a traceback, whose last line is a full stop.
+    """
+    lines = [line for line in text.splitlines() if line.strip(" .")]
+    raised = raised_in("\n".join(lines))
+    return plain(raised or (lines[-1] if lines else ""))[:300]
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from foundray.jobs.package import packed
 from foundray.jobs.travel import flags_of, found_there, travelling
 from foundray.loading import read_yaml
 from foundray.local_cluster import parse_resources
-from foundray.run import Run
+from foundray.run import Run, check_keeps_its_folder
 from foundray.spec import digest
 from foundray.tuning.anew import check_begins_anew
 
@@ -50,6 +50,7 @@ def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine
     """A verb's job on a cluster, perhaps on this machine's. Raises InputError."""
     flags = " --json" if as_json else ""
     if verb == "resume":
+        check_keeps_its_folder(overrides)
         run = Run.open(target).folder.url if on_this_machine else found_there("the run's folder", target.rstrip("/"), False)
         metadata = {"run": run, "verb": verb}
         return Job(Path(run).name, f"resume {shlex.quote(run)}{flags_of(overrides)}{flags}", metadata)

@@ -28,9 +28,18 @@ __all__ = [
 ]  # fmt: skip
 
 
+NAME_LENGTH = 100
+"""Characters of a name at most: file systems take 255 bytes, and names of jobs, logs and searches are made of it."""
+RESERVED = {"prepared": "prepared data", "surveys": "surveys"}
+"""Names that are no run's, and what lies in the folder that such a run would have."""
+
+
 class Spec(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The run's name, and its folder's in `storage`."""
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        json_schema_extra={"maxLength": NAME_LENGTH, "not": {"enum": [*RESERVED]}},
+    )
+    """The run's name, and its folder's in `storage`: at most 100 characters."""
     seed: int = Field(default=1337, ge=0, lt=2**63)
     """Every random number of the run follows from it."""
     data: Data
@@ -107,6 +116,14 @@ class Spec(Section):
                 f"model.context: {self.data.modality.kind} gives {grid[0]}x{grid[1]} units, so context is {grid[0] * grid[1]}"
             )
         return self
+
+    def name_problem(self) -> str | None:
+        """Why no new run may have the name, if so. Runs that were begun before there were limits keep theirs."""
+        if len(self.name) > NAME_LENGTH:
+            return f"name: it has {len(self.name)} characters, and a run's name has at most {NAME_LENGTH}"
+        if what := RESERVED.get(self.name.lower()):
+            return f"name: {what} lie in {self.storage}/{self.name}, so no run is called that: choose another name"
+        return None
 
     def unit_shape(self, classes: int) -> contract.UnitShape:
         """What the model sees, where the data's ids, if it has ids, are below `classes`."""
