@@ -49,6 +49,8 @@ class CheckpointManifest(BaseModel):
     parameters: list[tuple[str, list[int], int]]
     """Name, shape and first block of each, in flat order."""
     shards: list[ShardFile]
+    losses: list[tuple[int, float]] | None = None
+    """The spike guard's window, (step, loss); None in checkpoints from before it was part of the state."""
 
 
 class Damaged(Exception):
@@ -61,6 +63,8 @@ class Restored:
     """Steps done; 0 where there was no checkpoint."""
     skipped: list[str]
     """Why newer checkpoints were passed over."""
+    losses: list[tuple[int, float]] | None = None
+    """The spike guard's window that belongs to the state; None where the checkpoint does not hold it."""
 
 
 def write_shard(folder: Store, step: int, blocks: range, tensors: dict[str, Tensor]) -> ShardFile:
@@ -114,7 +118,7 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
         if trainer.blocks:
             trainer.load(tensors)
         trainer.gather_weights()
-        return Restored(manifest.step, skipped)
+        return Restored(manifest.step, skipped, manifest.losses)
     if skipped:
         raise InputError(f"no checkpoint in {folder} can be used: {'; '.join(skipped)}; delete the folder to start over")
     return Restored(0, [])

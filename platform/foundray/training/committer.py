@@ -12,6 +12,7 @@ from foundray.errors import InputError
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoint import CheckpointManifest, ShardFile, commit, completed, completed_steps, step_of
+from foundray.training.guards import Losses
 from foundray.training.orders import Status
 
 AGAIN_SECONDS = 1.0
@@ -37,20 +38,21 @@ class Committer:
 
         The record of its steps is on storage first, for the ledger of a resumed run to have no gap.
         """
-        written = [(rank, *told) for rank, status in enumerate(statuses) for told in status.written]
-        for rank, of, step, outcome, _ in written:
+        written = [(rank, *part) for rank, status in enumerate(statuses) for part in status.written]
+        for rank, of, step, outcome, *_ in written:
             if isinstance(outcome, str) and (rank, of, step) not in self.told:
                 self.told.add((rank, of, step))
                 self.note("checkpoint_failed", step=step, reason=outcome)
         facts = statuses[0].facts
-        for step in {step for _, _, step, _, _ in written}:
-            shards = [(shard, took) for _, _, at, shard, took in written if at == step and isinstance(shard, ShardFile)]
+        windows = {step: losses for _, _, step, *_, losses in written}
+        for step, losses in windows.items():
+            shards = [(shard, took) for _, _, at, shard, took, _ in written if at == step and isinstance(shard, ShardFile)]
             whole = sum(shard.blocks for shard, _ in shards) == facts["blocks"]
             if whole and step <= recorded and (generation, step) not in self.commits:
-                self.commits[generation, step] = self.thread.submit(self._commit, step, shards, facts["parameters"])
+                self.commits[generation, step] = self.thread.submit(self._commit, step, shards, facts["parameters"], losses)
         self._try_again()
 
-    def _commit(self, step: int, shards: list[tuple[ShardFile, float]], parameters: list[Any]) -> None:
+    def _commit(self, step: int, shards: list[tuple[ShardFile, float]], parameters: list[Any], losses: Losses) -> None:
         began = time.monotonic()
         manifest = CheckpointManifest(
             step=step,
@@ -59,6 +61,7 @@ class Committer:
             optimizer=self.spec.optimizer.kind,
             parameters=parameters,
             shards=sorted((shard for shard, _ in shards), key=lambda shard: shard.first_block),
+            losses=list(losses),
         )
         commit(self.folder, manifest, self.spec.train.keep_checkpoints)
         seconds = max(took for _, took in shards) + time.monotonic() - began

@@ -274,7 +274,7 @@ class Conductor:
             return None
         statuses = self.formation.statuses()
         done = statuses[0].done
-        return done if any(step == done for _, step, _, _ in statuses[0].written) else None
+        return done if any(part.step == done for part in statuses[0].written) else None
 
     def _kept(self, step: int) -> bool:
         """Whether the checkpoint that a command ends with is complete. Raises InputError after too long."""

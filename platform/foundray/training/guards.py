@@ -17,23 +17,36 @@ FLOOR = 1e-3
 """Least deviation that counts as one, as a part of the median: a loss that hardly moves is not a row of spikes."""
 
 
+Losses = tuple[tuple[int, float], ...]
+"""(step, loss) of steps in order."""
+
+
 class SpikeGuard:
     """Tells a loss that lies above the median of the last ones by more than so many robust standard deviations.
 
-    Median and median absolute deviation are not moved by the spikes themselves, which do not enter the estimate. It is a
-    function of the losses of the steps before, so every worker, and a resumed run, judges alike.
+    Median and median absolute deviation are not moved by the spikes themselves, which do not enter the estimate. Its window,
+    the last losses that were none, is part of the run's state: every worker, and a resumed run, judges alike.
     """
 
     def __init__(self, deviations: float | None):
         self.deviations = deviations
         self.losses: deque[tuple[int, float]] = deque(maxlen=WINDOW)
 
-    def remember(self, losses: Iterable[tuple[int, float]], done: int) -> None:
-        """The (step, loss) of steps up to `done` whose update was made."""
-        self.losses = deque(((step, loss) for step, loss in sorted(losses) if step <= done), WINDOW)
+    def window(self) -> Losses:
+        """What belongs to the state after the last update."""
+        return tuple(self.losses)
 
-    def is_spike(self, step: int, loss: float) -> bool:
-        """Judge the loss of the `step`-th step, and remember it if it is none."""
+    def restore(self, losses: Iterable[tuple[int, float]], done: int) -> None:
+        """Take over the window of the state after `done` steps; later losses, and all but the last ones, are ignored."""
+        self.losses = deque(sorted((step, loss) for step, loss in losses if step <= done), WINDOW)
+
+    def add(self, step: int, loss: float) -> None:
+        """The update of a step that is no spike is made."""
+        if self.deviations is not None:
+            self.losses.append((step, loss))
+
+    def is_spike(self, loss: float) -> bool:
+        """Judge the loss of the step that follows the last update."""
         if self.deviations is None:
             return False
         values = [value for _, value in self.losses]
@@ -42,7 +55,6 @@ class SpikeGuard:
             spread = 1.4826 * statistics.median(abs(value - middle) for value in values)
             if loss > middle + self.deviations * max(spread, FLOOR * abs(middle)):
                 return True
-        self.losses.append((step, loss))
         return False
 
 

@@ -23,10 +23,10 @@ from foundray.training.board import Journal
 from foundray.training.checkpoint import ShardFile, load_latest, weights_sha256, write_shard
 from foundray.training.evaluation import evaluate
 from foundray.training.group import Group
-from foundray.training.guards import Spike
+from foundray.training.guards import Losses, Spike
 from foundray.training.interval import Interval
 from foundray.training.memory import as_arrays, restore
-from foundray.training.orders import Order, Work
+from foundray.training.orders import Order, Work, Written
 from foundray.training.outcome import Overflow, StepResult
 from foundray.training.recovery import Piece
 from foundray.training.rollback import next_turn, passed_over
@@ -91,14 +91,16 @@ class Loop:
         taken: dict[str, Any] = {}
         if order.source is not None:
             self.done = restore(self.trainer, group, order.source, self.member.memory)
-            skipped = []
+            skipped, losses = [], order.source.losses
         else:
             self.trainer.initialise()
             restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint())
             self.done, skipped = restored.step, restored.skipped
+            losses = order.losses if restored.losses is None else tuple(restored.losses)
             if not self.done and (wanted := self.spec.init_from):
                 taken = begin(self.trainer, Store.at(self.work.run), wanted, self.work.classes).facts(wanted)
         self.trainer.updates = self.done
+        self.trainer.spikes.restore(dict(losses).items(), self.done)
         self.generation = order.generation
         self.passed_over = passed_over(order.roll_backs, self.done)
         self.until = next_turn(order.roll_backs, self.done) or self.spec.train.steps
@@ -124,10 +126,8 @@ class Loop:
             self._mirror(self.trainer.piece())
 
     def _agree(self, group: Group) -> None:
-        """On what the steps before were like, as rank 0 knows it, and on whether all compute alike."""
-        known = dict(self.order.losses) | dict(self.trainer.spikes.losses)
-        kinds, histories = zip(*group.share((_kind(self.trainer.device), tuple(known.items()))), strict=True)
-        self.trainer.spikes.remember(histories[0], self.done)
+        """On whether all compute alike."""
+        kinds = group.share(_kind(self.trainer.device))
         self.trainer.alike = len(set(kinds)) == 1
         if not self.trainer.alike and self.spec.train.exact:
             reason = f"the hardware is of {len(set(kinds))} kinds ({', '.join(sorted(set(kinds)))})"
@@ -144,7 +144,7 @@ class Loop:
 
     def _live(self) -> Piece:
         blocks = self.trainer.blocks
-        return Piece(self.trainer.updates or 0, self.generation, blocks.start, blocks.stop)
+        return Piece(self.trainer.updates or 0, self.generation, blocks.start, blocks.stop, self.trainer.spikes.window())
 
     # The loop
 
@@ -300,10 +300,10 @@ class Loop:
         if self.writing and last:
             self._settle_writing()
         self.saved = self.done
-        blocks, generation = self.trainer.blocks, self.order.generation
-        self.writing = self.writer.submit(self._write, generation, self.done, blocks, tensors, last)
+        blocks, generation, losses = self.trainer.blocks, self.order.generation, self.trainer.spikes.window()
+        self.writing = self.writer.submit(self._write, generation, self.done, blocks, tensors, losses, last)
 
-    def _write(self, generation: int, step: int, blocks: range, tensors: dict[str, Tensor], last: bool) -> None:
+    def _write(self, generation: int, step: int, blocks: range, tensors: dict[str, Tensor], losses: Losses, last: bool) -> None:
         """In the writer's thread. What the run ends with is tried again and again for a while."""
         began = time.monotonic()
         while True:
@@ -316,7 +316,8 @@ class Loop:
                 break
             time.sleep(0.5)
         if generation == self.member.status.generation:
-            self.member.say(written=(*self.member.status.written, (generation, step, outcome, time.monotonic() - began)))
+            written = Written(generation, step, outcome, time.monotonic() - began, losses)
+            self.member.say(written=(*self.member.status.written, written))
         if last and isinstance(outcome, str):
             raise InputError(f"the checkpoint of step {step} could not be written: {outcome}")
 

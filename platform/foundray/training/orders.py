@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from foundray.data.stream import StreamPlan
 from foundray.training.checkpoint import ShardFile
+from foundray.training.guards import Losses
 from foundray.training.recovery import Source
 from foundray.training.rollback import RollBack
 
@@ -50,11 +51,23 @@ class Order:
     failures: int
     """Groups that broke since the command began."""
     losses: tuple[tuple[int, float], ...]
-    """(step, loss) of the last steps that the driver has, but spikes."""
+    """(step, loss) of the last steps that the driver has, but spikes: for states that do not hold the spike guard's window."""
     roll_backs: tuple[RollBack, ...]
     """All that the run has made, in order."""
     peak_flops: float | None
     """Of the group's hardware together, a second, where it is known."""
+
+
+class Written(NamedTuple):
+    """A member's part of a checkpoint."""
+
+    generation: int
+    step: int
+    outcome: ShardFile | str
+    """The shard written, or why it was not."""
+    seconds: float
+    losses: Losses = ()
+    """The spike guard's window after this step."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class Status:
     """The step whose loss was a spike to roll back from, where that is why it is broken."""
     suspects: tuple[int, ...] = ()
     """Ranks that computed other bits than the others, where that is why it is broken."""
-    written: tuple[tuple[int, int, ShardFile | str, float], ...] = ()
-    """(generation, step, the shard written or why not, seconds) of this generation's checkpoints."""
+    written: tuple[Written, ...] = ()
+    """Of this generation's checkpoints."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Of a ready member: blocks and parameters of the model, its hardware; of a finished one: the weights' SHA-256."""

@@ -22,7 +22,7 @@ from foundray.training.rollback import appended, recorded
 LINE_SECONDS = 10.0
 """Between progress lines where there is no terminal."""
 HISTORY = 4096
-"""Losses remembered: more than lie between two checkpoints, for a run that falls back to the one before."""
+"""Losses remembered, for a run that goes on from a checkpoint from before these held the spike guard's window."""
 TOLD = {
     "checkpoint_failed", "checkpoint_skipped", "evaluated", "group_broken", "left_out", "recheck_skipped", "rolled_back",
     "unlike", "waiting", "workers_started",

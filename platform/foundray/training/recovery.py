@@ -8,7 +8,7 @@ one step that covers all blocks is the whole state, whoever holds them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, order=True)
@@ -22,6 +22,8 @@ class Piece:
     start: int
     stop: int
     """Blocks [start, stop)."""
+    losses: tuple[tuple[int, float], ...] = field(default=(), compare=False)
+    """The spike guard's window after this step: (step, loss), the same in all pieces of a state."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Source:
     step: int
     pieces: tuple[tuple[int, Piece], ...]
     """(holder, piece), which cover every block once or more, in block order."""
+
+    @property
+    def losses(self) -> tuple[tuple[int, float], ...]:
+        """The spike guard's window that belongs to it."""
+        return self.pieces[0][1].losses
 
 
 def newest_whole(held: Mapping[int, Iterable[Piece]], blocks: int) -> Source | None:

@@ -122,7 +122,7 @@ class Trainer:
         if recheck is not None and recheck not in skipped:
             unchecked = self._recheck(at, recheck, takers[recheck], checksums[recheck])
         loss = nats(loss_words) / tokens_sum
-        if (spike := self.spikes.is_spike(step + 1, loss)) and self.spec.guard.roll_back:
+        if (spike := self.spikes.is_spike(loss)) and self.spec.guard.roll_back:
             raise Spike(step + 1, loss)
         lr = self.spec.optimizer.lr * lr_factor(self.spec.schedule, step, self.spec.train.steps)
         gradient, norm = self._gradient(tokens_sum)
@@ -135,6 +135,8 @@ class Trainer:
         data = combined(fingerprints)
         self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *wishes, tuple(skipped), spike, unchecked)
         self.updates = step + 1
+        if not spike:
+            self.spikes.add(step + 1, loss)
         self.gather_weights()
         return self.result
 

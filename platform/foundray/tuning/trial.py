@@ -115,8 +115,8 @@ def run(job: Job, report: Callable[[Rung], None]) -> None:
             losses, trained, val_loss = [math.inf], clock(), math.inf
         loss, tokens, judging = sum(losses) / len(losses), end * spec.tokens_per_step, clock() - trained
         found.append(Rung(end, tokens, val_loss, loss, began, time.time(), trained - start, judging))
-        known = json.dumps([asdict(rung) for rung in found])
-        (folder / STATE).write_bytes(safetensors.save(trainer.piece(), {"found": known}))
+        known = {"found": json.dumps([asdict(rung) for rung in found]), "losses": json.dumps(trainer.spikes.window())}
+        (folder / STATE).write_bytes(safetensors.save(trainer.piece(), known))
         (folder / RESULTS).write_text("".join(json.dumps(asdict(rung)) + "\n" for rung in found))
         report(found[-1])
         if found[-1].diverged:
@@ -132,10 +132,12 @@ def results(folder: Store) -> list[Rung]:
 
 def _found(content: bytes) -> list[Rung]:
     """What the state's file tells of the rungs before it: one file, so that a kill leaves both or neither."""
-    if not content:
-        return []
+    return [Rung(**rung) for rung in json.loads(_metadata(content)["found"])] if content else []
+
+
+def _metadata(content: bytes) -> dict[str, str]:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return [Rung(**rung) for rung in json.loads(header["__metadata__"]["found"])]
+    return dict(header["__metadata__"])
 
 
 def _trainer(job: Job, spec: Spec, content: bytes) -> Trainer:
@@ -146,6 +148,7 @@ def _trainer(job: Job, spec: Spec, content: bytes) -> Trainer:
     trainer.initialise()
     if content:
         trainer.load(safetensors.load(content))
+        trainer.spikes.restore(json.loads(_metadata(content).get("losses", "[]")), _found(content)[-1].step)
     return trainer
 
 
