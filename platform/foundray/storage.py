@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -98,21 +99,40 @@ class Store:
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[Any]:
-        """A stream whose content becomes the file when the block ends well; otherwise nothing is left behind."""
-        # Object stores show a file only when its stream is closed; a local file needs a name of its own until then.
-        target = f"{self.path}.{os.getpid()}.tmp" if self.is_local else self.path
+        """A stream whose content becomes the file when the block ends well; otherwise the old file stays as it was."""
         with writing(self):
             self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
-            try:
-                with self.filesystem.open_output_stream(target) as stream:
-                    yield stream
-                if self.is_local:
-                    _sync(target)
-                    Path(target).replace(self.path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    self.filesystem.delete_file(target)
-                raise
+            with self._replacing_locally() if self.is_local else self._uploading() as stream:
+                yield stream
+
+    @contextlib.contextmanager
+    def _replacing_locally(self) -> Iterator[Any]:
+        target = f"{self.path}.{os.getpid()}.tmp"
+        try:
+            with self.filesystem.open_output_stream(target) as stream:
+                yield stream
+            _sync(target)
+            Path(target).replace(self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.filesystem.delete_file(target)
+            raise
+
+    @contextlib.contextmanager
+    def _uploading(self) -> Iterator[Any]:
+        """Object stores show an object only when its upload is completed, which closing the stream does."""
+        stream = self.filesystem.open_output_stream(self.path)
+        try:
+            yield stream
+            stream.close()
+        except BaseException:
+            _abandon(stream)
+            raise
+
+    def delete_file(self) -> None:
+        """One that is gone already is no error. Raises InputError."""
+        with writing(self), contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self.path)
 
     def delete_folder(self) -> None:
         with writing(self), contextlib.suppress(FileNotFoundError):
@@ -122,8 +142,7 @@ class Store:
         """Raises InputError where a file cannot be made in this folder."""
         probe = self / f".foundray-{os.getpid()}"
         probe.write_bytes(b"foundray")
-        with writing(self):
-            probe.filesystem.delete_file(probe.path)
+        probe.delete_file()
 
 
 @contextlib.contextmanager
@@ -181,6 +200,15 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _abandon(stream: Any) -> None:
+    """Leave an upload incomplete for good: the store drops its parts by its own rule for such uploads.
+
+    pyarrow has no call for that. Closing a stream, which its destructor does as well, would complete the upload and replace
+    the object by half of it, or later by an older content; so the stream lives for ever.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
 
 
 def _sync(path: str) -> None:
