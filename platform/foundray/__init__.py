@@ -87,7 +87,7 @@ def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: 
     checked = load_spec(_path(spec), overrides)
     Store.at(checked.storage).check_writable()
     prepared_folder(checked)
-    with connected() as ray:
+    with connected(report) as ray:
         admit(ray, checked, report)
         return prepare_data(checked, report)
 

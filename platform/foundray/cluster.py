@@ -34,10 +34,11 @@ def enter_cluster(address: str | None = None) -> LocalCluster | None:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[Any]:
+def connected(report: Callable[[str], None] | None = None) -> Iterator[Any]:
     """Ray, while the block runs: the cluster at RAY_ADDRESS, or a local one of this command's own.
 
-    A connection that the calling program already has is used and kept. Raises InputError where there is no cluster.
+    `report` is told what takes seconds. A connection that the calling program already has is used and kept. Raises InputError
+    where there is no cluster.
     """
     address = os.environ.get("RAY_ADDRESS")
     here = enter_cluster()
@@ -49,6 +50,8 @@ def connected() -> Iterator[Any]:
     _quieten()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     own = address in (None, "", "local")  # the last is Ray's own word for none
+    if report:
+        report("starting Ray" if own else f"connecting to the cluster at {address}")
     with heeded(), local_ray(cores(), quiet) if own else _joined(str(address), here, quiet) as ray:
         renew()  # Ray's own answer to SIGTERM is a stack trace
         yield ray

@@ -54,3 +54,8 @@ def moment(seconds: float) -> str:
 
 def plural(number: int, one: str, several: str = "") -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def span(fewest: int, most: int, one: str) -> str:
+    """`1 worker`, `2 to 8 workers`."""
+    return plural(most, one) if fewest == most else f"{fewest:,} to {plural(most, one)}"

@@ -30,7 +30,7 @@ def check(spec: Spec | None = None, storage: str | None = None, report: Callable
     storage = storage or (spec.storage if spec else None)
     url = None if storage is None else Store.at(storage).url
     files = source_files(spec) if spec else {}
-    with connected():
+    with connected(report):
         from foundray.checkup import judgement, visits
         from foundray.checkup.probe import Probe
         from foundray.checkup.probes import Probes, cluster_nodes

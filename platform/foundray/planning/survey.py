@@ -198,7 +198,7 @@ def _read(spec: Spec, units: list[Unit], tokenizer: Tokenizer | None, report: Ca
     from foundray.cluster import connected
 
     found: dict[str, Part] = {}
-    with connected() as ray:
+    with connected(report) as ray:
         admit(ray, spec, report)
         for row in over_units(units, work):
             found[row["name"]] = Part.model_validate_json(row["part"])

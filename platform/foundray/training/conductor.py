@@ -250,7 +250,7 @@ class Conductor:
             self.formation.group = []
 
     def _finished(self) -> bool:
-        """Whether all members are done and the last checkpoint is complete. Raises InputError where that cannot be."""
+        """Whether all members are done and the last checkpoint is complete. Raises RunFailed where that cannot be."""
         if not self.formation.all_are("finished"):
             if self._stopped_at() is None:
                 self.done_since = time.monotonic()
@@ -260,7 +260,7 @@ class Conductor:
     def _stopped(self) -> bool:
         """Whether nobody computes because somebody asked for it, and the last step's checkpoint is complete.
 
-        Where too few are there to go on, it is that of an earlier step. Raises InputError where it cannot be written.
+        Where too few are there to go on, it is that of an earlier step. Raises RunFailed where it cannot be written.
         """
         if not self.holder.stopping:
             return False
@@ -277,11 +277,14 @@ class Conductor:
         return done if any(part.step == done for part in statuses[0].written) else None
 
     def _kept(self, step: int) -> bool:
-        """Whether the checkpoint that a command ends with is complete. Raises InputError after too long."""
+        """Whether the checkpoint that a command ends with is complete. Raises RunFailed after too long."""
         if step in self.committer.steps:
             return True
         if time.monotonic() - self.done_since > self.spec.fault.storage_wait_s:
-            raise InputError(f"the last checkpoint could not be written: {self.committer.problem}")
+            raise RunFailed(
+                f"the last checkpoint could not be written: {self.committer.problem}; make room, or wait for the storage, then "
+                f"`foundray resume {self.run_folder.folder}`"
+            )
         return False
 
     # The record

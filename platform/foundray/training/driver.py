@@ -24,6 +24,7 @@ from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.parent import Start, check_not_itself, find_start
 from foundray.training.record import Recorder, asked_for
+from foundray.words import span
 
 Report = Callable[[str], None]
 
@@ -42,7 +43,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
     if start:
         spec = start.spec
         report(f"init_from: {start.told()}")
-    with connected() as ray:
+    with connected(report) as ray:
         admit(ray, spec, report)
         workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
         prepared = prepare(spec, report)
@@ -80,7 +81,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
     run.check_arithmetic()
     prepared = prepared_data(run)
     prepared.check_files()
-    with Holder(run.folder, report) as holder, connected() as ray:  # one that is refused writes nothing into the folder
+    with Holder(run.folder, report) as holder, connected(report) as ray:  # one that is refused writes nothing into the folder
         if (facts := _finished(run, spec, report)) is not None:
             return facts
         admit(ray, spec, report, raw=False)
@@ -147,6 +148,8 @@ def _run(
     from foundray.training.places import Places
 
     # Ray Train takes longest to start: the rest is imported beside it.
+    fewest = spec.scale.workers[0]
+    report(f"starting {span(fewest, max(fewest, sum(most for _, most in workers.values())), 'worker')}")
     board = start_board()
     places = Places(run, spec, workers, board, asked_for(run.records("events.jsonl")))
 

@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from foundray.errors import InputError, RunFailed
 from foundray.run import Run
 from foundray.sentences import progress, remarks, sentence
 from foundray.spec import Spec
@@ -18,6 +20,9 @@ from foundray.training.exporter import Exporter
 from foundray.training.ledger import Ledger
 from foundray.training.metrics import METRICS, RunMetrics
 from foundray.training.rollback import appended, recorded
+
+if TYPE_CHECKING:
+    from foundray.training.bar import Bar
 
 LINE_SECONDS = 10.0
 """Between progress lines where there is no terminal."""
@@ -74,7 +79,11 @@ class Recorder:
         if told:
             told.begin(events, metrics)
         self.exporter = Exporter(spec.name, METRICS, told.read) if told else None
-        self.bar = _Bar(spec.train.steps) if show_progress and sys.stderr.isatty() else None
+        self.bar: Bar | None = None
+        if show_progress and sys.stderr.isatty():
+            from foundray.training.bar import Bar
+
+            self.bar = Bar(spec.train.steps, spec.scale.workers)
 
     @property
     def kept(self) -> int:
@@ -129,8 +138,9 @@ class Recorder:
             self.skipped |= {(record["step"] + record["passed_over"], index) for index in record["skipped"]}
 
     def settle(self) -> None:
-        """Wait until all is stored. Raises InputError where storage does not take it in time."""
-        self.ledger.settle(self.spec.fault.storage_wait_s)
+        """Wait until all is stored. Raises RunFailed where storage does not take it in time."""
+        with self._storage_may_fail():
+            self.ledger.settle(self.spec.fault.storage_wait_s)
 
     def _timed(self, record: dict[str, Any]) -> dict[str, Any]:
         aged = dict(record)
@@ -150,12 +160,14 @@ class Recorder:
                 self.requests.append(record["request"])
             case "rolled_back":
                 self.roll_backs = appended(self.roll_backs, *recorded([record]))
+        if self.bar:
+            self.bar.event(record["event"])
         if record["event"] in TOLD:
             self._line(sentence(record))
 
     def _show(self, record: dict[str, Any]) -> None:
         if self.bar:
-            self.bar.update(record)
+            self.bar.step(record)
         elif time.monotonic() - self.shown > LINE_SECONDS:
             self.shown = time.monotonic()
             self._line(progress(record, self.spec.train.steps))
@@ -173,7 +185,7 @@ class Recorder:
             self.ledger.abandon()
 
     def close(self) -> None:
-        """Raises InputError where storage does not take the rest."""
+        """Raises RunFailed where storage does not take the rest."""
         if self.bar:
             self.bar.close()
         if self.exporter:
@@ -181,9 +193,18 @@ class Recorder:
         if self.abandoned:
             return
         try:
-            self.ledger.close(self.spec.fault.storage_wait_s)
+            with self._storage_may_fail():
+                self.ledger.close(self.spec.fault.storage_wait_s)
         finally:
             self.curves.close()
+
+    @contextmanager
+    def _storage_may_fail(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            go_on = f"make room, or wait for the storage, then `foundray resume {self.run.folder}`"
+            raise RunFailed(f"the run's record could not be written: {error}; {go_on}") from error
 
 
 def asked_for(events: list[dict[str, Any]]) -> list[str]:
@@ -199,36 +220,3 @@ class Clock:
 
     def now(self) -> float:
         return time.monotonic() + self.ahead
-
-
-class _Bar:
-    """A progress bar on the terminal: step, loss, tokens/s, workers, time left."""
-
-    def __init__(self, steps: int):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.progress = Progress(
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} tokens/s  {task.fields[workers]} worker(s)"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self.task = self.progress.add_task("train", total=steps, loss=math.nan, speed=0.0, workers=0)
-        self.progress.start()
-
-    def update(self, record: dict[str, Any]) -> None:
-        self.progress.update(
-            self.task,
-            completed=record["step"],
-            loss=record["loss"],
-            speed=record["tokens_per_s"],
-            workers=record["workers"],
-        )
-
-    def print(self, text: str) -> None:
-        self.progress.console.print(text, highlight=False)
-
-    def close(self) -> None:
-        self.progress.stop()

@@ -70,7 +70,7 @@ def coordcheck(
     proxy = proxy_of(spec)
     models = _models(proxy.model, widths, depths)
     prepared_folder(spec)
-    with connected():
+    with connected(report):
         prepared = prepare(spec, report)
     check_fits(spec, prepared)
     plan, per_step = plan_for(prepared, spec), spec.train.micro_batches

@@ -51,7 +51,7 @@ def tune(spec: Spec, text: str, overrides: Mapping[str, Any], report: Report, sh
     proposals = Proposals(spec, space)
     folder = folder_of(spec)
     _check_same(folder, spec)
-    with connected() as ray, ExitStack() as holding:
+    with connected(report) as ray, ExitStack() as holding:
         admit(ray, spec, report)
         nodes = node_resources(ray)
         fit(proxy.scale, nodes, False, report)

@@ -86,7 +86,7 @@ def transfer(
     }
     prepared_folder(spec)
     folder = Store.at(spec.storage) / f"{spec.name}-transfer"
-    with connected() as ray:
+    with connected(report) as ray:
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
         # At the base's width both parametrisations are the same run, and it is made once.

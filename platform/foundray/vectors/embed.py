@@ -134,7 +134,7 @@ def embed(
             (folder / "shards").delete_folder()
             (folder / LISTS).delete_folder()
         if todo := job.todo():
-            with connected() as ray:
+            with connected(report) as ray:
                 admit_places(ray, folder.url, {data: files}, report)
                 workers = _workers(room(resources, node_resources(ray)), options.workers, resources, report)
                 of = f"{len(files):,} files ({source.format})" if len(files) > 1 else f"{plain(files[0].url)} ({source.format})"
