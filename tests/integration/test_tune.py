@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY, foundray
 
@@ -36,12 +37,18 @@ def search(prose: Path, storage: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callable[..., Path], storage: Path) -> None:
-    wild = {"optimizer.lr": {"choice": [4e-3, 1e-2, 1e30]}}
+    wild = {"optimizer.lr": {"choice": [4e-3, 1e-2, 1e30]}, "train.micro_batches": {"choice": [1]}}  # of 5 in the spec
     tuning = {**SEARCH["tune"], "space": wild, "sampler": "grid", "ladder": 0.7, "budget": 6.0}
     told = foundray("tune", search(name="whole", tune=tuning), "--json")
     facts, folder = told.facts, storage / "runs" / "whole-tune"
     assert {trial["state"] for trial in facts["trials"]} == {"done", "diverged"} or len(facts["trials"]) == 3
     assert [trial["values"]["optimizer.lr"] for trial in facts["trials"]][-1] == 1e30
+    assert facts["trials"][-1]["standing"].startswith("diverged in step ")
+    # A fifth of the batch takes five times the steps: tokens stay those of the spec, and of the forecast.
+    tuned = yaml.safe_load((folder / "tuned.yaml").read_text())["train"]
+    assert (tuned["micro_batches"], tuned["steps"]) == (1, 300)
+    assert "19,200 tokens as before, in steps of 64 instead of 320" in (folder / "tuned.yaml").read_text()
+    assert facts["forecast"]["target"]["tokens"] == 60 * 320
     assert 0 < facts["flops"] <= facts["allowed"] == pytest.approx(6.0 * facts["full"])
     for sentence in ("diverged", "bill: ", "best: optimizer.lr", f"next: foundray train {folder}/tuned.yaml"):
         assert sentence in told.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from foundray.errors import InputError
 from foundray.loading import parse_spec
 from foundray.model.flops import flops, parameters_of
 from foundray.spec import Range, Spec, Tune
+from foundray.spec.running import Guard
 from foundray.storage import Store
+from foundray.tuning.batches import Batches, batches_of
 from foundray.tuning.budget import Purse
 from foundray.tuning.carry import tuned_yaml
 from foundray.tuning.proposals import Proposals
 from foundray.tuning.proxy import default_space, ladder_of, proxy_of, space_of, with_values
 from foundray.tuning.rungs import Costs, affordable, arrivals
-from foundray.tuning.search import Trial
-from foundray.tuning.table import aligned, ranked, rows
+from foundray.tuning.search import Search, Trial
+from foundray.tuning.table import _line, aligned, ranked, rows
 from foundray.tuning.trial import STATE, Job, Rung, job_of, results, run
 from foundray.tuning.usage import usage
 
@@ -147,6 +150,38 @@ def test_a_grid_has_all_combinations(prose: Path, tmp_path: Path) -> None:
     assert [(values["optimizer.lr"], values["optimizer.betas.1"]) for values in found] == expected
 
 
+def batched(space: Any, prose: Path, storage: Path, **tuning: Any) -> tuple[Spec, Batches]:
+    spec = make_spec(prose, storage, train__steps=2000, tune={"space": space, **tuning})
+    return spec, batches_of(spec, space_of(spec))
+
+
+def test_trials_of_every_batch_compare_at_equal_tokens(prose: Path, tmp_path: Path) -> None:
+    """A step of the spec has 5 x 2 samples; all choices meet after a multiple of 4 steps of 10 samples."""
+    choices = {"train.micro_batches": {"choice": [2, 5, 10, 20]}}
+    spec, batches = batched(choices, prose, tmp_path)
+    assert (batches.largest, batches.common) == (4.0, 4)
+    costs = Costs(step=1.0, judging=1 / 300, units_per_step=100)
+    rungs = affordable(spec.tune, 6, 2000, costs, 5000, batches)
+    assert rungs.lengths[0] >= 40  # ten steps of the largest batch
+    for micro_batches in (2, 5, 10, 20):
+        trial = with_values(spec.model_copy(deep=True), {"train.micro_batches": micro_batches})
+        whole = [length * spec.samples_per_step / trial.samples_per_step for length in rungs.lengths]
+        assert all(steps == round(steps) for steps in whole)
+    # Of a range, tokens are equal to within half a step of the largest batch, and the FLOPs leave room for it.
+    ranged, any_size = batched({"train.micro_batches": {"uniform": [2, 20]}}, prose, tmp_path)
+    assert (any_size.largest, any_size.common) == (4.0, None)
+    rungs = affordable(ranged.tune, 6, 2000, costs, 5000, any_size)
+    assert rungs.lengths[0] >= 40
+    whole = [6 * (length + 2) * costs.step for length in rungs.lengths[:1]]
+    assert whole[0] + 6 * rungs.judged * costs.judging <= 5000
+    with pytest.raises(
+        InputError, match=r"tune.proxy.steps: 90 steps in 3 rungs make a first one of 10, .* 40 or more: set 360"
+    ):
+        affordable(batched(choices, prose, tmp_path, proxy={"steps": 90})[0].tune, 6, 2000, costs, 5000, batches)
+    with pytest.raises(InputError, match="40 are needed, since the largest batch is 4 times the spec's"):
+        affordable(spec.tune, 6, 100, costs, 1e9, batches)
+
+
 def test_larger_steps_are_fewer(prose: Path, tmp_path: Path) -> None:
     spec = make_spec(prose, tmp_path)
     other = with_values(spec, {"train.micro_batches": 10, "optimizer.betas.1": 0.98})
@@ -256,10 +291,23 @@ def test_a_trial_that_diverges_is_scored(job: Job, prose: Path, tmp_path: Path) 
     found: list[Rung] = []
     run(replace(job, folder=str(tmp_path / "wild"), spec_json=wild.model_dump_json()), found.append)
     assert found[-1].diverged and found[-1].val_loss == math.inf
+    assert found[-1].reached is not None and 0 < found[-1].reached < found[-1].step
+    assert found[-1].tokens == found[-1].reached * spec.tokens_per_step
     assert trial(0, spec, *found).score("val_loss") == math.inf
     again: list[Rung] = []
     run(replace(job, folder=str(tmp_path / "wild"), spec_json=wild.model_dump_json()), again.append)
     assert [r.replayed for r in again] == [True] * len(found)
+    assert [(r.tokens, r.reached) for r in again] == [(r.tokens, r.reached) for r in found]
+
+
+def test_a_trial_whose_loss_spikes_goes_on(job: Job, tmp_path: Path) -> None:
+    """A trial has no checkpoint to roll back to: the spike's update is left out."""
+    spec = Spec.model_validate_json(job.spec_json)
+    still = with_values(spec, {"train.steps": 24, "optimizer.lr": 1e-9})  # the loss stays about its median, above or below it
+    wary = still.model_copy(update={"guard": Guard(spike=0.001, roll_back=2)})
+    found: list[Rung] = []
+    run(replace(job, folder=str(tmp_path / "wary"), spec_json=wary.model_dump_json(), rungs=(24,)), found.append)
+    assert [one.step for one in found] == [24] and not found[0].diverged
 
 
 def test_who_came_further_ranks_before_who_looked_better(prose: Path, tmp_path: Path) -> None:
@@ -269,11 +317,50 @@ def test_who_came_further_ranks_before_who_looked_better(prose: Path, tmp_path: 
         trial(2, spec, rung(1, math.inf), state="diverged"), trial(3, spec, rung(1, 3.0), rung(9, 2.4)), trial(4, spec),
     ]  # fmt: skip
     order = ranked(trials, "val_loss")
-    assert [one.number for one in order][:3] == [3, 1, 0]
+    assert [one.number for one in order] == [3, 1, 0, 2, 4]
     table = aligned(rows(order, "val_loss"))
     assert table.split("\n")[0].split() == ["trial", "lr", "tokens", "val_loss", "state"]
     assert table.split("\n")[1].split() == ["3", "0.4", "2,880", "2.4000", "done"]
     assert "diverged" in table and len({len(line) for line in table.split("\n")}) == 1
+
+
+def test_a_tie_keeps_the_specs_own_value(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path)
+    trials = [replace(trial(number, spec, rung(9, 2.5)), changed=changed) for number, changed in enumerate((2, 1, 0, 1))]
+    assert [one.number for one in ranked(trials, "val_loss")] == [2, 1, 3, 0]
+
+
+def test_the_table_says_how_far_a_trial_came(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path)
+    early = replace(rung(9, math.inf), tokens=3 * 320, reached=3)
+    trials = [
+        trial(0, spec, rung(1, 3.0), early, state="diverged"), trial(1, spec, rung(9, math.inf), state="diverged"),
+        replace(trial(2, spec, state="lost"), died=4), replace(trial(3, spec, state="lost"), died=4, why="ValueError: no"),
+        replace(trial(4, spec, rung(9, 2.5)), died=1), trial(5, spec, state="unpaid"),
+    ]  # fmt: skip
+    table = [line.split() for line in aligned(rows(trials, "val_loss")).split("\n")[1:]]
+    assert [line[2] for line in table] == ["960", "2,880", "-", "-", "2,880", "-"]
+    assert [" ".join(line[4:]) for line in table] == [
+        "diverged in step 4 of 90", "diverged by step 9 of 90", "lost: its process died 4 times",
+        "lost: its process died 4 times, last of ValueError: no", "done, though its process died once", "unpaid",
+    ]  # fmt: skip
+    assert _line(trials[0], "val_loss") == "trial 0 (lr 0.1): no val_loss after 960 tokens, diverged in step 4 of 90"
+
+
+def test_a_trial_that_cannot_be_paid_stays_in_the_table(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path)
+    costs = [(1.0,), (9.0,), (2.0,)]
+
+    def propose(number: int) -> Trial | None:
+        if number == len(costs):
+            return None
+        job = Job(str(tmp_path / f"{number}"), "", None, 0, (9,), None, ())  # type: ignore[arg-type]
+        return Trial(number, {"optimizer.lr": 0.1}, spec, job, costs[number])
+
+    search = Search(spec, Store.at(tmp_path), Purse(3.0), propose, lambda trial: None, lambda trials: None)
+    begun = [search.next(name) for name in ("a", "b", "c")]
+    assert [one and one.number for one in begun] == [0, 2, None]
+    assert [(one.number, one.state) for one in search.trials] == [(0, "runs"), (1, "unpaid"), (2, "runs")]
 
 
 def test_usage_is_of_the_time_while_trials_begin() -> None:
@@ -306,12 +393,19 @@ def test_the_tuned_spec_is_the_users_with_values_and_where_they_came_from(prose:
     assert (found.optimizer.betas, found.schedule.warmup) == ((0.9, 0.98), 0.1)
     assert found.optimizer.lr == pytest.approx(0.0125 * 16**-0.32)
     assert (found.model.base_width, found.model.base_depth, found.model.wider, found.train.micro_batches) == (16, 2, 4, 4)
+    own, batch = spec.train.micro_batches, spec.train.micro_batch_size
+    assert found.train.steps == round(90 * own / 4) and found.train.micro_batch_size == batch
     assert "# a comment" in tuned and "# another" in tuned
     lines = {line.split(":")[0].strip(): line for line in tuned.split("\n") if "#" in line}
     assert "best of 9 trials; was 0.004; 0.0125 there, times (11,520/184,320)^0.32 for the horizon; divided" in lines["lr"]
     assert "was 0.95" in lines["betas"] and "was 0.02; carried as it is" in lines["warmup"]
     assert "batch size does not transfer by itself" in lines["micro_batches"]
     assert "CompleteP" in lines["base_width"]
+    tokens = found.train.steps * found.tokens_per_step
+    told = (
+        f"steps: {found.train.steps}  # was 90; {tokens:,} tokens as before, in steps of {found.tokens_per_step:,} instead of"
+    )
+    assert re.sub(" +", " ", told) in re.sub(" +", " ", lines["steps"])
 
 
 def test_ranges_tell_their_ends() -> None:

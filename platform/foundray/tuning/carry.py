@@ -10,6 +10,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from foundray.spec import Spec, flatten
+from foundray.tuning.batches import steps_follow
+from foundray.tuning.proxy import with_values
 
 LR = "optimizer.lr"
 RULES = {
@@ -52,7 +54,10 @@ def tuned_yaml(
     for name, value in overrides.items():
         _set(fields, name, value, whole)
     _set(fields, "name", tuned_name(spec), whole)
-    tokens = spec.train.steps * spec.tokens_per_step
+    full = with_values(spec, values)
+    tokens = full.train.steps * full.tokens_per_step
+    if full.train.steps != spec.train.steps:
+        _set(fields, "train.steps", full.train.steps, whole, steps_follow(spec, full))
     for name, value in carried(values, spec, found_at, tokens).items():
         rule = RULES.get(name, "carried as it is")
         if name == LR and spec.tune.horizon:

@@ -16,12 +16,13 @@ from foundray.data.recipe import prepared_folder
 from foundray.errors import InputError, RunFailed
 from foundray.holder import Holder
 from foundray.model.flops import flops
-from foundray.spec import Model, Spec, differences, flatten
+from foundray.spec import Model, Range, Spec, differences, flatten
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import outcome
 from foundray.tuning.anew import check_begins_anew
+from foundray.tuning.batches import batches_of
 from foundray.tuning.budget import Purse
 from foundray.tuning.carry import carried
 from foundray.tuning.proposals import Proposals
@@ -59,7 +60,7 @@ def tune(spec: Spec, text: str, overrides: Mapping[str, Any], report: Report, sh
         check_fits(spec, prepared)
         holding.enter_context(Holder(folder, report))
         (folder / "search.json").write_text(json.dumps(_identity(spec)))
-        work = Workshop(spec, proxy, prepared, folder, nodes, report, show_progress)
+        work = Workshop(spec, proxy, space, prepared, folder, nodes, report, show_progress)
         trials = work.search(proposals)
         best = ranked(trials, spec.tune.metric)[0] if trials else None
         if best is None or best.score(spec.tune.metric) == float("inf"):
@@ -75,6 +76,7 @@ class Workshop:
 
     spec: Spec
     proxy: Spec
+    space: Mapping[str, Range]
     prepared: Prepared
     folder: Store
     nodes: list[dict[str, float]]
@@ -94,14 +96,18 @@ class Workshop:
         """Trials for which there is room."""
         if "GPU" not in self.resources:  # one more than there is room for, so that no core waits while a trial begins
             self.resources["CPU"] = self.resources.get("CPU", 1.0) * self.slots / (self.slots + 1)
+        self.own = flatten(self.spec.model_dump(mode="json"))
+        self.batches = batches_of(self.spec, self.space)
         self.purses: list[Purse] = []
         self.ladder_models = ladder_of(self.spec, self.proxy, self.classes)
         self.ladder_rungs: Rungs | None = None
         if self.spec.tune.ladder and self.ladder_models:
             costs = self._costs(self.ladder_models)
-            self.ladder_rungs = ladder(self.spec.train.steps, costs, self.allowed * self.spec.tune.ladder)
+            self.ladder_rungs = ladder(self.spec.train.steps, costs, self.allowed * self.spec.tune.ladder, self.batches)
         self.search_share = 1 - self.spec.tune.ladder if self.ladder_rungs else 1.0
         """Of the budget; all of it, where it is too small for a ladder."""
+        self.not_begun = 0
+        """Trials that the spec asks for, and the budget cannot pay."""
 
     @property
     def used(self) -> float:
@@ -113,7 +119,8 @@ class Workshop:
         tuning = self.spec.tune
         purse = self._purse(self.allowed * self.search_share)
         costs = self._costs([self.proxy.model])
-        rungs = affordable(tuning, proposals.trials, self.spec.train.steps, costs, purse.allowed)
+        rungs = affordable(tuning, proposals.trials, self.spec.train.steps, costs, purse.allowed, self.batches)
+        self.not_begun = proposals.trials - rungs.trials
         proxy = at_size(self.proxy, self.proxy.model, rungs.lengths[-1])
         for number in range(rungs.trials):  # every trial is begun, whoever goes on
             purse.set_aside(first_rung(number), costs.first_rung(rungs))
@@ -138,7 +145,7 @@ class Workshop:
         models, rungs = self.ladder_models, self.ladder_rungs
         if rungs is None:
             return []
-        purse = self._purse(self.allowed * self.spec.tune.ladder)
+        purse = self._purse(self.allowed - self.used)  # its share, and what the search left
         sizes = ", ".join(f"{model.width}x{model.depth}" for model in models)
         what = f"{len(models) * rungs.trials} runs of {sizes} (width x depth)"
         self.report(f"ladder: {what}, {rungs.lengths[0]:,} to {rungs.lengths[-1]:,} steps; {purse.allowed:.3g} FLOPs")
@@ -146,7 +153,8 @@ class Workshop:
         for model in models:
             for steps in rungs.lengths:
                 size = at_size(self.spec, model, steps)
-                values = carried(best.values, size, best.horizon, size.train.steps * size.tokens_per_step)
+                trained = with_values(size, best.values)
+                values = carried(best.values, size, best.horizon, trained.train.steps * trained.tokens_per_step)
                 specs.append(with_values(size, values))
 
         def propose(number: int) -> Trial | None:
@@ -178,7 +186,9 @@ class Workshop:
         job = job_of(folder, spec, self.prepared, steps, rungs.judged, self.resources.get("GPU", 0) > 0)
         parts = zip((0, *steps), steps, strict=False)
         costs = tuple(flops(spec, self.classes, end - begin, rungs.judged) for begin, end in parts)
-        trial = Trial(number, values, spec, job, costs, found=[replace(r, replayed=True) for r in results(folder)])
+        found = [replace(rung, replayed=True) for rung in results(folder)]
+        changed = sum(self.own.get(name) != value for name, value in values.items())
+        trial = Trial(number, values, spec, job, costs, found, changed=changed)
         self.purses[-1].spent += sum(costs[: len(trial.found)])
         return trial
 

@@ -54,14 +54,24 @@ class Tuned:
     forecast: Forecast | None
     no_forecast: str
     """Why there is none."""
+    not_begun: int = 0
+    """Trials that the spec asks for, and the budget could not pay."""
+    ladder: Sequence[Trial] = ()
+    """Runs that the forecast is made from."""
 
     def table(self) -> str:
         """For people."""
         share = f"{self.flops / self.full:.2%} of the full run's {self.full:.3g}"
         bill = f"{self.flops:.3g} FLOPs of {self.allowed:.3g} allowed: {share}"
         lines = [aligned(rows(self.trials, self.metric)), "", f"bill: {bill}"]
+        if self.not_begun:
+            asked = len(self.trials) + self.not_begun
+            lines.append(f"trials: {asked} were asked for, and the budget paid {len(self.trials)}: raise tune.budget for more")
         if self.usage:
             lines.append(f"search: {self.usage}")
+        if missing := [trial for trial in self.ladder if trial.state != "done"]:
+            which = "; ".join(f"{_name(trial)}: {trial.standing}" for trial in missing)
+            lines.append(f"ladder: {len(self.ladder) - len(missing)} of {len(self.ladder)} runs; {which}")
         lines += ["", self.forecast.table() if self.forecast else f"no forecast: {self.no_forecast}", ""]
         values = ", ".join(f"{name} {short(value)}" for name, value in self.values.items())
         lines.append(f"best: {values} ({self.metric} {self.score:.4f} as a proxy)")
@@ -69,7 +79,8 @@ class Tuned:
 
     def to_dict(self) -> dict[str, Any]:
         told = {
-            name: getattr(self, name) for name in ("folder", "spec", "metric", "score", "values", "flops", "allowed", "full")
+            name: getattr(self, name)
+            for name in ("folder", "spec", "metric", "score", "values", "flops", "allowed", "full", "not_begun")
         }
         of_usage = {"usage": asdict(self.usage) if self.usage else None}
         return (
@@ -94,7 +105,7 @@ def write(
     spent = usage([trial.found for trial in trials], work.slots)
     tuned = Tuned(
         work.folder.url, place.url, metric, best.score(metric), best.values, order, work.used, work.allowed, work.full, spent,
-        of_full, why,
+        of_full, why, work.not_begun, ladder,
     )  # fmt: skip
     points = [asdict(point) for point in points_of(ladder, work.classes)]
     facts = tuned.to_dict() | {"ladder": list(map(_facts, ladder)), "points": points, "classes": work.classes}
@@ -114,10 +125,14 @@ def points_of(trials: Sequence[Trial], classes: int) -> list[Point]:
             parameters=parameters_of(trial.spec, classes),
             tokens=trial.found[-1].tokens,
             loss=trial.found[-1].val_loss,
-            name=f"{trial.spec.model.width}x{trial.spec.model.depth}, {trial.spec.train.steps:,} steps",
+            name=_name(trial),
         )
         for trial in done
     ]
+
+
+def _name(trial: Trial) -> str:
+    return f"{trial.spec.model.width}x{trial.spec.model.depth}, {trial.spec.train.steps:,} steps"
 
 
 def target_of(spec: Spec, classes: int) -> Target:
@@ -165,5 +180,6 @@ def _board(board: Any, trials: Sequence[Trial], metric: str) -> None:
 
 
 def _facts(trial: Trial) -> dict[str, Any]:
-    told = {"number": trial.number, "values": trial.values, "state": trial.state, "folder": trial.folder.name}
+    told = {"number": trial.number, "values": trial.values, "state": trial.state, "standing": trial.standing}
+    told |= {"folder": trial.folder.name}
     return told | {"fingerprint": trial.spec.fingerprint(), "rungs": [asdict(rung) for rung in trial.found]}

@@ -19,11 +19,12 @@ from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from foundray.causes import described
 from foundray.errors import InputError
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.tuning.budget import Purse
-from foundray.tuning.trial import Job, Rung, run
+from foundray.tuning.trial import ERROR, Job, Rung, run
 
 RETRIES = 3
 """Times that a trial whose process is lost goes on in another."""
@@ -51,6 +52,12 @@ class Trial:
     found: list[Rung] = field(default_factory=list)
     state: str = "runs"
     """`runs`, `done`, `stopped` (by ASHA), `diverged`, `unpaid` (the purse is empty) or `lost`."""
+    changed: int = 0
+    """Values that are not the spec's own."""
+    died: int = 0
+    """Times that its process died."""
+    why: str = ""
+    """The exception that ended its process last; empty where it was killed."""
 
     @property
     def folder(self) -> Store:
@@ -60,6 +67,21 @@ class Trial:
     def horizon(self) -> int:
         """Tokens of the whole trial, which its schedule is for."""
         return self.spec.train.steps * self.spec.tokens_per_step
+
+    @property
+    def standing(self) -> str:
+        """Its state, with how far a trial came that diverged, and what became of its processes."""
+        times = "once" if self.died == 1 else f"{self.died} times"
+        if self.state == "lost":
+            return f"lost: its process died {times}" + (f", last of {self.why}" if self.why else "")
+        last = self.found[-1] if self.found else None
+        if self.state != "diverged" or last is None:
+            told = self.state
+        elif last.reached is None:
+            told = f"diverged by step {last.step:,} of {self.spec.train.steps:,}"
+        else:
+            told = f"diverged in step {last.reached + 1:,} of {self.spec.train.steps:,}"
+        return f"{told}, though its process died {times}" if self.died else told
 
     def score(self, metric: str) -> float:
         """At its last rung; infinite where there is none, or it diverged."""
@@ -120,18 +142,19 @@ class Search:
         return self.trials
 
     def next(self, tune_id: str) -> Trial | None:
-        """The next trial, if there is one that can be paid."""
-        number = len(self.trials)
-        if (trial := self.propose(number)) is None:
-            return None
-        self.purse.give_back(first_rung(number))
-        if not trial.found and not self.purse.set_aside(str(number), trial.costs[0]):
-            return None
-        trial.record()
-        self.trials.append(trial)
-        self.of[tune_id] = trial
-        self.show(self.trials)
-        return trial
+        """The next trial that can be paid, if there is one; those that cannot stay in the table, as `unpaid`."""
+        while (trial := self.propose(number := len(self.trials))) is not None:
+            self.purse.give_back(first_rung(number))
+            paid = bool(trial.found) or self.purse.set_aside(str(number), trial.costs[0])
+            trial.state = "runs" if paid else "unpaid"
+            trial.record()
+            self.trials.append(trial)
+            if paid:
+                self.of[tune_id] = trial
+                self.show(self.trials)
+                return trial
+            self.show(self.trials)
+        return None
 
     def heard(self, tune_id: str, result: dict[str, Any]) -> bool:
         """Note what was found at a rung; whether the trial can be paid for the next one."""
@@ -145,6 +168,12 @@ class Search:
         if rung.step < trial.found[-1].step:  # it tells again what it found in another process
             return True
         return rung.diverged or after == len(trial.costs) or self.purse.set_aside(number, trial.costs[after])
+
+    def died(self, tune_id: str) -> None:
+        """Note that a trial's process died, whether or not it goes on in another."""
+        trial = self.of[tune_id]
+        trial.died += 1
+        trial.why = (trial.folder / ERROR).read_text() if (trial.folder / ERROR).exists() else ""
 
     def ended(self, tune_id: str, state: str) -> None:
         trial = self.of[tune_id]
@@ -176,6 +205,8 @@ class Proposer(Searcher):
         return {"job": trial.job, "rungs": _nominal(self.search.spec)} if trial else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if error:
+            self.search.died(trial_id)
         self.search.ended(trial_id, "lost" if error else "stopped")
 
     def save(self, checkpoint_path: str) -> None:
@@ -210,13 +241,16 @@ class Budgeted(ASHAScheduler):
 
 
 class _Watcher(Callback):
-    """Shows that time passes."""
+    """Shows that time passes, and notes trials whose processes died."""
 
     def __init__(self, search: Search):
         self.search = search
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.search.show(self.search.trials)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.search.died(trial.trial_id)
 
 
 def _trainable(config: dict[str, Any]) -> None:
@@ -227,7 +261,13 @@ def _trainable(config: dict[str, Any]) -> None:
     def report(rung: Rung) -> None:
         tune.report(asdict(rung) | {RUNG: nominal[rung.step]})
 
-    run(job, report)
+    if (error := Store.at(job.folder) / ERROR).exists():
+        error.write_text("")
+    try:
+        run(job, report)
+    except Exception as raised:
+        error.write_text(described(raised))
+        raise
 
 
 def _nominal(spec: Spec) -> list[int]:

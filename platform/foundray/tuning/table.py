@@ -17,10 +17,17 @@ FRAMES = 4
 
 
 def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
-    """The best first: who came further is better, then whose score is less."""
-    return sorted(
-        trials, key=lambda trial: (-len(trial.found) if trial.score(metric) < float("inf") else 1, trial.score(metric))
-    )
+    """The best first: the trial that came further, then the one with the lower score, then the one nearer to the spec's values.
+
+    Trials without a score come last: first those that diverged late.
+    """
+
+    def order(trial: Trial) -> tuple[float, ...]:
+        if trial.score(metric) < float("inf"):
+            return -len(trial.found), trial.score(metric), trial.changed, trial.number
+        return 1, -(trial.found[-1].tokens if trial.found else -1), trial.changed, trial.number
+
+    return sorted(trials, key=order)
 
 
 def rows(trials: Sequence[Trial], metric: str) -> list[list[str]]:
@@ -32,15 +39,20 @@ def rows(trials: Sequence[Trial], metric: str) -> list[list[str]]:
         last = trial.found[-1] if trial.found else None
         told = "-" if last is None else "diverged" if last.diverged else f"{getattr(last, metric):.4f}"
         values = [short(trial.values[name]) for name in names]
-        body.append([str(trial.number), *values, f"{last.tokens:,}" if last else "-", told, trial.state])
+        body.append([str(trial.number), *values, f"{last.tokens:,}" if last else "-", told, trial.standing])
     return [head, *body]
 
 
 def _line(trial: Trial, metric: str) -> str:
     values = ", ".join(f"{name.removeprefix('optimizer.')} {short(value)}" for name, value in trial.values.items())
     last = trial.found[-1] if trial.found else None
-    found = "nothing found" if last is None else f"{metric} {getattr(last, metric):.4f} after {last.tokens:,} tokens"
-    return f"trial {trial.number} ({values}): {found}, {trial.state}"
+    if last is None:
+        found = "nothing found"
+    elif last.diverged:
+        found = f"no {metric} after {last.tokens:,} tokens"
+    else:
+        found = f"{metric} {getattr(last, metric):.4f} after {last.tokens:,} tokens"
+    return f"trial {trial.number} ({values}): {found}, {trial.standing}"
 
 
 def short(value: Any) -> str:

@@ -6,6 +6,7 @@ rung; what was found before is told again, at no cost.
 trial.json        its number and values
 state.safetensors the state after its last rung, and what was found at all
 results.jsonl     the same, for people: a line a rung
+error.txt         the last exception that ended its process, in one line; none where the process was killed
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from foundray.training.evaluation import evaluate
 from foundray.training.outcome import Overflow
 from foundray.training.step import Trainer
 
-RESULTS, STATE = "results.jsonl", "state.safetensors"
+RESULTS, STATE, ERROR = "results.jsonl", "state.safetensors", "error.txt"
 TAIL = 10
 """The training loss of a trial is the mean of the last steps: one in so many."""
 
@@ -84,10 +85,17 @@ class Rung:
     """The same, in judging."""
     replayed: bool = False
     """Whether it was found by an earlier process."""
+    reached: int | None = None
+    """The last step before the trial diverged on its way to `step`; None where it came to `step`."""
 
     @property
     def diverged(self) -> bool:
         return not math.isfinite(self.val_loss + self.loss)
+
+    @property
+    def steps(self) -> int:
+        """Steps that were made, the last of which `tokens` is of."""
+        return self.step if self.reached is None else self.reached
 
 
 def run(job: Job, report: Callable[[Rung], None]) -> None:
@@ -105,16 +113,20 @@ def run(job: Job, report: Callable[[Rung], None]) -> None:
     trainer = _trainer(job, spec, content)
     clock = _clock(job, spec)
     for end in (end for end in job.rungs if end > done):
-        start = clock()
+        start, made = clock(), done
+        losses: deque[float] = deque(maxlen=max(1, end // TAIL))
         try:
-            losses = _advance(trainer, job, done, end)
+            for loss in _losses(trainer, job, done, end):
+                losses.append(loss)
+                made += 1
             trained = clock()
             asked = ((at, next(read_micro_batches(job.judging, at, 1))) for at in job.judged)
-            val_loss = evaluate(trainer, asked).loss
+            val_loss, loss = evaluate(trainer, asked).loss, sum(losses) / len(losses)
         except Overflow:
-            losses, trained, val_loss = [math.inf], clock(), math.inf
-        loss, tokens, judging = sum(losses) / len(losses), end * spec.tokens_per_step, clock() - trained
-        found.append(Rung(end, tokens, val_loss, loss, began, time.time(), trained - start, judging))
+            trained, val_loss, loss = clock(), math.inf, math.inf
+        times = began, time.time(), trained - start, clock() - trained
+        reached = made if made < end else None
+        found.append(Rung(end, made * spec.tokens_per_step, val_loss, loss, *times, reached=reached))
         known = {"found": json.dumps([asdict(rung) for rung in found]), "losses": json.dumps(trainer.spikes.window())}
         (folder / STATE).write_bytes(safetensors.save(trainer.piece(), known))
         (folder / RESULTS).write_text("".join(json.dumps(asdict(rung)) + "\n" for rung in found))
@@ -144,6 +156,8 @@ def _trainer(job: Job, spec: Spec, content: bytes) -> Trainer:
     """Where the trial begins, or at its last rung."""
     objective = spec.objective.build()
     model = Model(spec.model, objective, spec.unit_shape(job.classes)).to("cuda" if job.gpu else "cpu")
+    # A trial keeps no earlier checkpoint to roll back to: a spike's update is left out, as without guard.roll_back.
+    spec = spec.model_copy(update={"guard": spec.guard.model_copy(update={"roll_back": None})})
     trainer = Trainer(spec, model, objective)
     trainer.initialise()
     if content:
@@ -157,14 +171,12 @@ def _clock(job: Job, spec: Spec) -> Callable[[], float]:
     return time.perf_counter if job.gpu else lambda: time.process_time() / spec.scale.worker_threads
 
 
-def _advance(trainer: Trainer, job: Job, done: int, end: int) -> list[float]:
-    """Train; gives the last losses. Raises Overflow where the trial diverges."""
+def _losses(trainer: Trainer, job: Job, done: int, end: int) -> Iterator[float]:
+    """Train, a step a loss. Raises Overflow where the trial diverges."""
     per_step = trainer.spec.train.micro_batches
-    losses: deque[float] = deque(maxlen=max(1, end // TAIL))
     payloads = enumerate(_payloads(job.plan, done * per_step, end * per_step), done * per_step)
     for step in range(done, end):
-        losses.append(trainer.step(step, [next(payloads) for _ in range(per_step)]).loss)
-    return list(losses)
+        yield trainer.step(step, [next(payloads) for _ in range(per_step)]).loss
 
 
 def _payloads(plan: StreamPlan, first: int, end: int) -> Iterator[bytes]:
