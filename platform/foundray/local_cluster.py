@@ -35,6 +35,7 @@ from foundray.local_node import (
     wait_for_port,
 )
 from foundray.processes import identity
+from foundray.writable import check_temporary_folder
 
 NODE_IP = "FOUNDRAY_NODE_IP"
 """The variable that tells processes of a node its address."""
@@ -81,6 +82,7 @@ class LocalCluster:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.stat().st_uid != os.getuid():
             raise InputError(f"{folder} belongs to another user")
+        check_temporary_folder(folder, "name another one in FOUNDRAY_LOCAL_CLUSTER, such as /tmp/cluster")
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
@@ -133,7 +135,8 @@ class LocalCluster:
         name = name or f"node-{self.added}"
         if name in self.nodes:
             raise InputError(f"there is a node {name} already")
-        arguments = [f"--address={self.address}", "--include-log-monitor=false"]
+        # A folder for each node's session: in a shared one, each node would unpack a job's package anew under the others' feet.
+        arguments = [f"--address={self.address}", "--include-log-monitor=false", f"--temp-dir={self.folder / f'n{self.added}'}"]
         self._start(name, self.added, resources, arguments, environment or {}, wrapper)
         return name
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foundray import local_ray
+from foundray import local_ray, writable
 from foundray.errors import InputError
 
 
@@ -22,27 +22,28 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("/proc/none", "keeps its sockets and logs in /proc/none/ray, which cannot be written (no such file or directory)"),
         ("/dev/null", "(not a directory)"),
-        ("/tmp/" + "x" * 60, "is too long: a local Ray's sockets lie in it, and theirs would have "),
+        ("/tmp/ü", "no folder for its sockets and logs with letters beyond ASCII in its path, as /tmp/ü"),
+        ("/tmp/" + "x" * 60, "is too long: Ray's sockets lie in it, and the paths of these would have "),
     ],
 )
 def test_a_temporary_folder_that_will_not_do(folder: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", folder)
     with pytest.raises(InputError) as error:
-        local_ray.check_temporary_folder()
+        writable.check_temporary_folder()
     assert said in str(error.value) and "set RAY_TMPDIR" in str(error.value)
 
 
 def test_a_temporary_folder_that_is_made_later_is_tried_where_it_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/foundray-none-{os.getpid()}/inside")
-    local_ray.check_temporary_folder()
+    writable.check_temporary_folder()
     assert not Path(f"/tmp/foundray-none-{os.getpid()}").exists(), "trying leaves nothing"
 
 
 def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    local_ray.check_shared_memory()
-    monkeypatch.setattr(local_ray, "SHARED", Path("/proc/none"))
+    writable.check_shared_memory()
+    monkeypatch.setattr(writable, "SHARED", Path("/proc/none"))
     with pytest.raises(InputError, match=r"/proc/none cannot be written \(no such file or directory\), and Ray's objects"):
-        local_ray.check_shared_memory()
+        writable.check_shared_memory()
 
 
 def test_the_token_is_its_own_and_gone_afterwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

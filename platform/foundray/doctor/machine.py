@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from foundray import local_ray
+from foundray import writable
 from foundray.doctor.finding import Finding, judged
 from foundray.errors import InputError
 
@@ -44,13 +44,13 @@ def shared_memory() -> Finding:
     if not sys.platform.startswith("linux"):
         return Finding("shared memory", "ok", "in files")
     try:
-        local_ray.check_shared_memory()
+        writable.check_shared_memory()
     except InputError as error:
-        return Finding("shared memory", "wrong", str(error), f"mount a tmpfs at {local_ray.SHARED}")
-    space = shutil.disk_usage(local_ray.SHARED)
+        return Finding("shared memory", "wrong", str(error), f"mount a tmpfs at {writable.SHARED}")
+    space = shutil.disk_usage(writable.SHARED)
     mend = "have a gigabyte of it free (docker run --shm-size=2g): Ray's objects go to disk where it is short"
     found = f"{space.free / GB:.1f} of {space.total / GB:.1f} GB free in /dev/shm"
-    return judged("shared memory", found, False, space.free < local_ray.OBJECT_STORE, mend)
+    return judged("shared memory", found, False, space.free < writable.OBJECT_STORE, mend)
 
 
 def open_files() -> Finding:
@@ -79,10 +79,10 @@ def disk(storage: str) -> Finding:
 def temporary_folder() -> Finding:
     """Ray's, where its sockets are."""
     try:
-        local_ray.check_temporary_folder()
+        writable.check_temporary_folder()
     except InputError as error:
-        return Finding("temporary folder", "wrong", str(error), "set RAY_TMPDIR to a folder of yours with a short path")
-    folder = local_ray.temporary_folder()
+        return Finding("temporary folder", "wrong", str(error), writable.MEND)
+    folder = writable.temporary_folder()
     there = next(place for place in (folder, *folder.parents) if place.exists())  # Ray makes those that are missing
     space = shutil.disk_usage(there)
     share = 1 - space.free / space.total
