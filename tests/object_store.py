@@ -74,8 +74,10 @@ def object_store() -> Iterator[ObjectStore]:
 
 def uploads(method: str, path: str) -> bool:
     """Requests that write content, but not those that make a folder or that delete many objects."""
-    return method == "PUT" and not path.split("?")[0].endswith("/") or method == "POST" and "delete" not in path.split("?")[1]
+    return (method == "PUT" and not path.split("?")[0].endswith("/")) or (
+        method == "POST" and "delete" not in path.split("?")[1]
+    )
 
 
 def deletes(method: str, path: str) -> bool:
-    return method == "DELETE" or method == "POST" and "delete" in path.split("?")[1]
+    return method == "DELETE" or (method == "POST" and "delete" in path.split("?")[1])

@@ -158,21 +158,17 @@ def audit(run: SpecPath) -> Audit:
     return audit_run(opened, plan_for(prepared_data(opened), opened.spec()))
 
 
-def samples(run: SpecPath, step: int) -> list[str]:
-    """Names of the samples that a step trains on, in order: shard and row. Raises InputError."""
-    from foundray.data.order import SampleOrder
+def samples(run: SpecPath, step: int, report: Report = _silent) -> list[str]:
+    """Names of the samples that a step, counted from 1, was trained on, in order: shard and row.
+
+    Raises InputError, also for a step that the run has not done.
+    """
     from foundray.run import Run
+    from foundray.step_samples import samples_of
     from foundray.training.driver import prepared_data
-    from foundray.training.rollback import passed_over, recorded
 
     opened = Run.open(_path(run))
-    spec = opened.spec()
-    if step < 0:
-        raise InputError(f"--step {step}: steps count from 0")
-    manifest = prepared_data(opened).manifest
-    order = SampleOrder(manifest, [source.weight for source in spec.data.sources], spec.data.holdout, spec.seed)
-    at = step + passed_over(recorded(opened.records("events.jsonl")), step)
-    return order.ids(order.train(at * spec.samples_per_step, spec.samples_per_step))
+    return samples_of(opened, prepared_data(opened).manifest, step, report)
 
 
 def sample(run: SpecPath, prompt: str = "", tokens: int = 200, temperature: float = 0.8, top_k: int = 50, seed: int = 0) -> str:

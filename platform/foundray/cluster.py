@@ -8,13 +8,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from foundray.errors import InputError
 from foundray.head import ask_head
 from foundray.local_cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
 from foundray.local_ray import local_ray
+from foundray.sentences import short_node
 from foundray.signals import heeded, renew
 from foundray.spec import Pool, Scale
 
@@ -189,6 +191,31 @@ def node_memory() -> dict[str, float]:
     import ray
 
     return {node["NodeID"]: node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]}
+
+
+def names_of(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """What people call each of Ray's nodes, by its id: the name that it was started with, such as that of a local cluster's
+    node; else its host's name, if no other node is on that host; else the first digits of its id."""
+    listed = list(nodes)
+    hosts = Counter(node["NodeManagerHostname"] for node in listed if node["Alive"])
+
+    def name(node: Mapping[str, Any]) -> str:
+        given, host = node.get("NodeName"), node["NodeManagerHostname"]
+        if given and given != node["NodeManagerAddress"]:
+            return str(given)
+        return str(host) if host and hosts[host] <= 1 else short_node(node["NodeID"])
+
+    return {node["NodeID"]: name(node) for node in listed}
+
+
+def node_name(node: str) -> str:
+    """What people call the node with this id: see `names_of`."""
+    import ray
+
+    try:
+        return names_of(ray.nodes()).get(node) or short_node(node)
+    except Exception:  # the control store may be away for a while
+        return short_node(node)
 
 
 def beside_caller(soft: bool = False) -> Any:

@@ -179,6 +179,7 @@ class LocalCluster:
             "--block",
             "--disable-usage-stats",
             f"--node-ip-address={ip}",
+            f"--node-name={name}",
             f"--dashboard-agent-listen-port={agent_port(self.network, number)}",
             f"--num-cpus={resources.get('CPU', 0):g}",
             f"--num-gpus={resources.get('GPU', 0):g}",

@@ -26,6 +26,8 @@ class Progress:
         """What the last command is or was doing; the kind of the event that ended it; nothing where there is no record."""
         self.step: Record = {}
         """The last step's record, once there is one."""
+        self.done = 0
+        """Steps done in the state that the run is in."""
         self.losses = array("d")
         """Of each step, the last time it was done."""
         self.recent: deque[Record] = deque(maxlen=RECENT)
@@ -61,10 +63,12 @@ class Progress:
                 self.doing = "starting"
             case "workers_started":
                 self.recent.clear()
+                self.done = event["step"]
                 if not self.worlds or self.worlds[-1][1] != event["workers"]:
                     self.worlds.append((event["step"], event["workers"]))
             case "group_broken" | "rolled_back" | "too_few":
                 self.doing = "regrouping"
+                self.done = event.get("to", self.done)
             case "waiting":
                 self.doing = "waiting for workers"
             case "evaluated":
@@ -76,7 +80,7 @@ class Progress:
                 self.doing = event["event"]
 
     def _add_step(self, step: Record) -> None:
-        self.step, self.doing = step, "training"
+        self.step, self.doing, self.done = step, "training", step["step"]
         self.recent.append(step)
         at = step["step"] - 1
         self.repeated += at < len(self.losses)
@@ -84,15 +88,10 @@ class Progress:
         self.losses[at] = step["loss"]
 
     @property
-    def done(self) -> int:
-        """Steps."""
-        return int(self.step.get("step", 0))
-
-    @property
     def tokens_per_s(self) -> float | None:
         """While stepping."""
         seconds = sum(step["step_s"] for step in self.recent)
-        return len(self.recent) * self.step["tokens"] / self.done / seconds if seconds else None
+        return len(self.recent) * self.step["tokens"] / self.step["step"] / seconds if seconds else None
 
     def seconds_left(self, steps: int) -> float | None:
         """Of a run of so many steps, at the pace of the last ones; None where there is none to go by."""

@@ -80,7 +80,9 @@ class MemberReady(Line):
     member: int
     """Its number, in the order in which they were started."""
     node: str
-    """Ray's id of its node."""
+    """Its node's name: a local cluster's, a host's, or the first digits of Ray's id."""
+    node_id: str = ""
+    """Ray's id of its node; earlier versions had that in `node`."""
     seconds: float
     """Since it was started."""
     device: str
@@ -98,7 +100,7 @@ class MemberLost(Line):
     member: int
     """Its number."""
     node: str
-    """Ray's id of its node."""
+    """Its node's name."""
     reason: str
     """Why."""
 
@@ -110,7 +112,7 @@ class MemberLeft(Line):
     member: int
     """Its number."""
     node: str
-    """Ray's id of its node."""
+    """Its node's name."""
 
 
 class Initialised(Line):
@@ -274,7 +276,7 @@ class LeftOut(Line):
     step: int
     """The last one recorded."""
     node: str
-    """Ray's id of it."""
+    """Its name; of several nodes, a comma between them."""
     reason: str
     """What was found."""
 

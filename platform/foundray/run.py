@@ -221,7 +221,7 @@ class Run:
         spent = account(events, metrics)
         last: dict[str, Any] = metrics[-1] if metrics else {}
         stepping = sum(record["step_s"] for record in metrics)
-        step = ends[-1]["step"] if state == "finished" else last.get("step", 0)
+        step = ends[-1]["step"] if state == "finished" else _done(events, metrics)
         return Facts(
             run=self.folder.url,
             state=state,
@@ -285,6 +285,15 @@ def _whole_lines(path: Path) -> int:
             size = stream.read().rfind(b"\n") + 1
             stream.truncate(size)
     return size
+
+
+def _done(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> int:
+    """Steps done in the state that the run is in: that of the last step, or what the run went back to since."""
+    moves = ("workers_started", "rolled_back")
+    moved = next((event for event in reversed(events) if event["event"] in moves), None)
+    if moved and (not metrics or moved["time"] > metrics[-1]["time"]):
+        return int(moved.get("to", moved["step"]))
+    return int(metrics[-1]["step"]) if metrics else 0
 
 
 def _repeated(steps: list[int]) -> int:

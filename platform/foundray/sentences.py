@@ -15,7 +15,7 @@ Record = dict[str, Any]
 QUIET = frozenset({"places"})
 """Kinds of events that tell a person nothing."""
 NODE_DIGITS = 8
-"""Of a node's id, which has 56."""
+"""Of a node's id, which has 56, where nobody has given it a name."""
 REASON = 600
 """Characters of a reason that came out of another library."""
 
@@ -27,11 +27,11 @@ def sentence(event: Record) -> str:
             fewest, most = event["workers"]
             return f"a command begins, for {fewest if fewest == most else f'{fewest} to {most}'} worker(s)"
         case "member_ready":
-            return f"member {event['member']} is ready on node {_node(event)} after {event['seconds']:.1f} s"
+            return f"member {event['member']} is ready on node {short_node(event['node'])} after {event['seconds']:.1f} s"
         case "member_lost":
-            return f"member {event['member']} on node {_node(event)} is lost: {event['reason']}"
+            return f"member {event['member']} on node {short_node(event['node'])} is lost: {event['reason']}"
         case "member_left":
-            return f"member {event['member']} leaves node {_node(event)}, and hands its state over"
+            return f"member {event['member']} leaves node {short_node(event['node'])}, and hands its state over"
         case "initialised":
             return taken_over(event["taken"], event["parameters"], f"{event['run']} at step {event['run_step']}", event["new"])
         case "workers_started":
@@ -60,7 +60,7 @@ def sentence(event: Record) -> str:
         case "rolled_back":
             return f"the loss of step {event['spike']} is a spike: back to step {event['to']}, on with later data"
         case "left_out":
-            return f"the node {event['node']} is left out: {event['reason']}"
+            return f"the node {', '.join(map(short_node, event['node'].split(', ')))} is left out: {event['reason']}"
         case "recheck_skipped":
             return (
                 f"step {event['step']}: no recheck, since a worker could not read the micro-batch ({event['reason'][:REASON]})"
@@ -117,5 +117,6 @@ def clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _node(event: Record) -> str:
-    return str(event["node"])[:NODE_DIGITS]
+def short_node(node: str) -> str:
+    """A node's name, as it is; of Ray's id, which earlier versions recorded in its place, the first digits."""
+    return node[:NODE_DIGITS] if re.fullmatch("[0-9a-f]{56}", node) else node

@@ -153,7 +153,7 @@ def test_planted_faults_are_found_whoever_has_them(
     for _ in range(2):
         cluster.add(RESOURCES)
     bad = cluster.add(RESOURCES, environment={"HOOKED_FLIP": "1"})
-    left_out = f"the node {cluster.node_id(bad)} is left out: it computed other bits than the others"
+    left_out = f"the node {bad} is left out: it computed other bits than the others"
     run = start(spec, "flipped", "--set", "scale.workers=[3,4]")
     run.wait_for_event("left_out")  # three of three are needed, so it took part
     cluster.add(RESOURCES)

@@ -159,7 +159,7 @@ def test_a_step_that_overflows_names_its_micro_batch() -> None:
     trainer = make_trainer(spec, Group())
     with torch.no_grad():
         trainer.model.get_submodule("lm_head").weight.fill_(float("inf"))
-    with pytest.raises(Overflow, match="no micro-batch of step 0"):
+    with pytest.raises(Overflow, match="no micro-batch of step 1"):
         trainer.step(0, [(i, micro_batch(spec, i)) for i in range(spec.train.micro_batches)])
 
 

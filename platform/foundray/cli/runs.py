@@ -24,8 +24,8 @@ def add_to(verbs: Verbs) -> None:
     about = "go on with a run from its last complete checkpoint"
     verbs.add("resume", _resume, about, "RUN", overrides="spec", after_interrupt="; the same `foundray resume` goes on")
     verbs.add("audit", _audit, "prove that every sample of every step was used exactly once", "RUN")
-    added = verbs.add("samples", _samples, "list the samples that a step trains on", "RUN")
-    added.add_argument("--step", type=int, required=True, help="counted from 0")
+    added = verbs.add("samples", _samples, "list the samples that a step was trained on", "RUN")
+    added.add_argument("--step", type=int, required=True, help="counted from 1")
 
 
 def _prepare(options: Any) -> None:
@@ -110,7 +110,7 @@ def _audit(options: Any) -> None:
 
 
 def _samples(options: Any) -> None:
-    names = foundray.samples(options.target, options.step)
+    names = foundray.samples(options.target, options.step, say)
     if options.json:
         print(json.dumps({"step": options.step, "samples": names}))
     else:

@@ -23,6 +23,7 @@ from foundray.loading import parse_spec
 from foundray.reporting.incidents import Incident, incidents
 from foundray.reporting.series import Clock, Records, Steps
 from foundray.run import PROBES, Run
+from foundray.sentences import short_node
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.tuning.forecast import Forecast
@@ -210,7 +211,7 @@ class Story:
     def members(self) -> list[tuple[str, str, int]]:
         """(node, device and hardware, members that were ready there)."""
         ready = [event for event in self.events if event["event"] == "member_ready"]
-        places = Counter((event["node"], _device(event)) for event in ready)
+        places = Counter((short_node(event["node"]), _device(event)) for event in ready)
         return [(node, device, times) for (node, device), times in places.items()]
 
 

@@ -188,7 +188,7 @@ class Conductor:
             for rank, number in enumerate(self.formation.group)
             if rank in suspects and number in self.crew.members
         ]
-        nodes = ", ".join(sorted({known.place.node for known in odd}))
+        nodes = ", ".join(sorted({known.node for known in odd}))
         if len(suspects) == len(self.formation.group):
             raise RunFailed(
                 f"silent corruption: the nodes {nodes} compute different bits from the same micro-batch, and no majority says "

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from foundray.cluster import draining_nodes, fits_on, node_memory
+from foundray.cluster import draining_nodes, fits_on, node_memory, node_name
 from foundray.errors import InputError, RunFailed
 from foundray.model.flops import known_peak
 from foundray.spec import Pool, Spec
@@ -40,6 +40,8 @@ class Known:
     number: int
     watch: Any
     """The call that will bring the member's next status."""
+    node: str
+    """Its node's name, for people."""
     status: Status = field(default_factory=Status)
     started: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
@@ -90,7 +92,8 @@ class Crew:
     def _hear(self, known: Known, status: Status) -> None:
         if status.phase == "ready" and known.status.phase == "warming":
             seconds = round(time.monotonic() - known.started, 3)
-            self.note("member_ready", member=known.number, node=known.place.node, seconds=seconds, **_short(status.facts))
+            where = {"node": known.node, "node_id": known.place.node}
+            self.note("member_ready", member=known.number, **where, seconds=seconds, **_short(status.facts))
         if status.phase == "failed":
             kind = InputError if status.exit_status == InputError.exit_status else RunFailed
             raise kind(status.reason)
@@ -102,7 +105,7 @@ class Crew:
 
     def lose(self, known: Known, reason: str) -> None:
         """Do without a member from now on."""
-        self.note("member_lost", member=known.number, node=known.place.node, reason=reason)
+        self.note("member_lost", member=known.number, node=known.node, reason=reason)
         if known.status.phase == "warming":  # Ray Train may not know yet that the node is gone
             self.shunned[known.place.node] = time.monotonic() + SHUN_SECONDS
         self._dismiss(known)
@@ -154,7 +157,7 @@ class Crew:
             )
             .remote(self.work, "cuda" if place.gpus else "cpu")
         )
-        self.members[self.numbers] = Known(handle, place, self.numbers, handle.watch.remote(0))
+        self.members[self.numbers] = Known(handle, place, self.numbers, handle.watch.remote(0), node_name(place.node))
 
     def may_stay(self, known: Known) -> bool:
         """Whether the member's node is not going, and its place is held."""

@@ -105,7 +105,7 @@ class Formation:
                 piece = ray.get(self.crew.members[number].handle.hand_over.remote(self.crew.members[heir].handle), timeout=60)
                 if piece is not None:
                     held[heir] = [*held[heir], piece]
-                self.note("member_left", member=number, node=self.crew.members[number].place.node)
+                self.note("member_left", member=number, node=self.crew.members[number].node)
 
     def start(self, chosen: list[int], held: dict[int, list[Piece]], failures: int) -> None:
         """Order the chosen to take part, from the newest whole state that they hold or that is stored.

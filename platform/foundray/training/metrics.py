@@ -185,7 +185,7 @@ class RunMetrics:
         match record["event"]:
             case "workers_started":
                 self.peak = record.get("peak_flops") or 0.0
-                self._set(workers=record["workers"])
+                self._set(workers=record["workers"], step=record["step"])
             case "too_few":
                 self._set(workers=record["workers"])
             case "evaluated":

@@ -44,15 +44,18 @@ class Evaluation:
 
 
 class NotOnce(RuntimeError):
-    """A micro-batch was computed by nobody or twice: the step is not the fixed one, and is dropped before its update."""
+    """A micro-batch was computed by nobody or twice: the step is not the fixed one, and is dropped before its update.
+
+    `step` is how many others came before it.
+    """
 
     def __init__(self, step: int, times: list[int]):
-        super().__init__(f"the micro-batches of step {step} were computed {times} times")
+        super().__init__(f"the micro-batches of step {step + 1} were computed {times} times")
 
 
 class Overflow(RunFailed):
-    """No micro-batch of a step had a finite loss and gradient."""
+    """No micro-batch of the step that comes after `step` others had a finite loss and gradient."""
 
     def __init__(self, step: int, index: int):
-        super().__init__(f"no micro-batch of step {step} has a loss and a gradient that are finite and fit the sum")
+        super().__init__(f"no micro-batch of step {step + 1} has a loss and a gradient that are finite and fit the sum")
         self.step, self.index = step, index

@@ -120,7 +120,7 @@ class Trainer:
             raise Overflow(step, skipped[0])
         unchecked = ""
         if recheck is not None and recheck not in skipped:
-            unchecked = self._recheck(at, recheck, takers[recheck], checksums[recheck])
+            unchecked = self._recheck(step, at, recheck, takers[recheck], checksums[recheck])
         loss = nats(loss_words) / tokens_sum
         if (spike := self.spikes.is_spike(loss)) and self.spec.guard.roll_back:
             raise Spike(step + 1, loss)
@@ -209,7 +209,7 @@ class Trainer:
             return None
         return int(mix(self.spec.seed, step, 2**33)) % self.spec.train.micro_batches
 
-    def _recheck(self, step: int, index: int, taker: int, first: int) -> str:
+    def _recheck(self, step: int, at: int, index: int, taker: int, first: int) -> str:
         """Raises Corruption where a worker gets other bits for the micro-batch than the others.
 
         Gives why nothing was compared, where a worker could not read the micro-batch.
@@ -218,18 +218,18 @@ class Trainer:
         again = torch.zeros(self.group.world + 1, dtype=torch.int64, device=self.device)
         problem = ""
         try:
-            payload = self.read(step * self.spec.train.micro_batches + index)
+            payload = self.read(at * self.spec.train.micro_batches + index)
         except Exception as error:  # storage that is away, mostly; the step itself has all that it needs
             problem = described(error)
             again[-1] = 1
         else:
-            self._backward(payload, step, index)
+            self._backward(payload, at, index)
             again[self.group.rank] = checksum(self.flat.gradient)
         *checksums, unread = self.group.sum(again).tolist()
         if unread:
             return next(filter(None, self.group.share(problem)))
         if odd := odd_ones_out(taker, first, checksums):
-            raise Corruption(step, index, odd)
+            raise Corruption(step + 1, index, odd)
         return ""
 
     def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
