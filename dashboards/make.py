@@ -26,8 +26,8 @@ def run() -> dashboard.Dashboard:
             .mappings([AT_WORK])
             .no_value("nobody works on it"),
             number("Done", "Steps done, of those in the run.", "percentunit", ("", f"{told('step')} / {told('target_steps')}")),
-            number("Training loss", "Of the last step, nats an answer.", "none", ("", told("loss"))).decimals(4),
-            number("Validation loss", "Of the whole split, nats an answer.", "none", ("", told("validation_loss"))).decimals(4),
+            number("Training loss", "Of the last step, nats per token.", "none", ("", told("loss"))).decimals(4),
+            number("Validation loss", "Of the last pass, nats per token.", "none", ("", told("validation_loss"))).decimals(4),
             number("Throughput", "Positions trained on a second.", "suffix: tokens/s", ("", told("tokens_per_second"))),
             number("Workers", "In the group.", "none", ("", told("workers"))),
             number("Goodput", "Share of all its time in steps that count.", "percentunit", ("", told("goodput"))),
@@ -36,7 +36,7 @@ def run() -> dashboard.Dashboard:
         "Learning": [
             curve(
                 "Loss",
-                "Training loss of each step, and the loss over the whole validation split, in nats an answer.",
+                "Training loss of each step, and the validation loss, in nats per token.",
                 "none",
                 ("training", told("loss")),
                 ("validation", told("validation_loss")),

@@ -79,7 +79,7 @@ def main() -> None:
     print(
         f"--- the model\n{text_before}\n--- with the adapter\n{continued(loaded, tokenizer, options.prompt, options.seed)}\n---"
     )
-    print(f"held-out loss, nats a token: {before:.4f} before, {after:.4f} with the adapter loaded from {options.out}")
+    print(f"held-out loss, nats per token: {before:.4f} before, {after:.4f} with the adapter loaded from {options.out}")
 
 
 def pieces(tokenizer: Any, texts: Iterable[str], length: int) -> Iterator[dict[str, list[int]]]:

@@ -79,7 +79,7 @@ def main() -> None:
         "what was found": found,
         "the passage itself": [[first + second] for first, second in halves],
     }
-    print(f"loss of the second halves of {len(halves)} held-out paragraphs, nats a token, after their first halves and")
+    print(f"loss of the second halves of {len(halves)} held-out paragraphs, nats per token, after their first halves and")
     for name, passages in contexts.items():
         total, count = 0.0, 0
         for some, (opening, rest) in zip(passages, halves, strict=True):

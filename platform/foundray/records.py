@@ -156,15 +156,23 @@ class WorkersStarted(Line):
 
 
 class Evaluated(Line):
-    """One pass over the validation split."""
+    """The validation split, or a part of it, was looked at."""
 
     event: Literal["evaluated"]
     step: int
     """Steps done."""
+    set: str = "validation"
+    """The set of samples."""
+    samples: int | None = None
+    """How many of them were looked at; none in records of before, when it was all."""
+    of_samples: int | None = None
+    """How many there are."""
     val_loss: float
-    """Mean over all answers, in nats."""
+    """Mean in nats per token; infinite where a loss was not finite."""
     val_tokens: int
-    """Answers asked for."""
+    """Tokens predicted."""
+    not_finite: int = 0
+    """Micro-batches whose loss was not finite."""
     feature_spread: float
     """Of the features of up to 512 samples: their deviation; near 0 where they collapse."""
     effective_rank: float

@@ -51,9 +51,9 @@ class Facts:
     tokens: int
     """Positions trained on: steps times tokens a step."""
     loss: float | None
-    """Training loss of the last step, in nats a token."""
+    """Training loss of the last step, in nats per token."""
     val_loss: float | None
-    """Last loss over the whole validation split, in nats a token."""
+    """Last validation loss, in nats per token."""
     weights_sha256: str | None
     """Of the finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
     init_from: dict[str, Any] | None

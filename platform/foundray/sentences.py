@@ -40,7 +40,8 @@ def sentence(event: Record) -> str:
         case "evaluated":
             bits = f", {event['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in event else ""
             rank = f", features of effective rank {event['effective_rank']:.1f}" if "effective_rank" in event else ""
-            return f"step {event['step']}: validation loss {event['val_loss']:.4f} nats an answer{bits}{rank}"
+            loss = f"{event['val_loss']:.4f} nats per token"
+            return f"step {event['step']}: validation loss {loss}{bits}{rank}{_looked_at(event)}"
         case "checkpoint":
             return f"step {event['step']}: a checkpoint of {event['bytes'] / 1e6:,.1f} MB is complete"
         case "checkpoint_late":
@@ -76,6 +77,16 @@ def sentence(event: Record) -> str:
         case kind:
             fields = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("time", "event"))
             return f"{kind}: {fields}" if fields else str(kind)
+
+
+def _looked_at(event: Record) -> str:
+    """On how much of its set an evaluation was, unless on all; and what was not finite."""
+    said = []
+    if event.get("samples") is not None and event["samples"] != event["of_samples"]:
+        said.append(f"on {event['samples']:,} of {event['of_samples']:,} samples")
+    if lost := event.get("not_finite"):
+        said.append(f"the loss of {lost:,} micro-batch{'es' if lost > 1 else ''} is not finite")
+    return "".join(f", {part}" for part in said)
 
 
 def taken_over(taken: int, parameters: int, place: str, new: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ def standing(run: Run) -> str:
         lines.append(("start", f"the weights of {start}, SHA-256 {start.weights_sha256}"))
     if facts.loss is not None:
         validation = "" if facts.val_loss is None else f", validation {facts.val_loss:.4f}"
-        lines.append(("loss", f"{facts.loss:.4f}{validation} (nats a token)"))
+        lines.append(("loss", f"{facts.loss:.4f}{validation} (nats per token)"))
     if stated := run.forecast():
         lines.append(("forecast", forecast(stated, facts.val_loss if facts.state == "finished" else None)))
     if facts.tokens_per_s is not None:

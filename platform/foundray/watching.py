@@ -163,7 +163,7 @@ class View:
         if last:
             recent = [step["loss"] for step in progress.recent]
             mean = f", of the last {len(recent)} steps {fmean(recent):.4f}" if recent else ""
-            facts.append(("loss", f"{last['loss']:.4f}{mean} (nats a token)"))
+            facts.append(("loss", f"{last['loss']:.4f}{mean} (nats per token)"))
         if found := progress.evaluation:
             bits = f", {found['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in found else ""
             before = [f"{loss:.4f}" for _, loss in progress.evaluations[-1 - BEFORE : -1]]

@@ -180,7 +180,7 @@ def test_the_files_say_what_they_are(made: Made, prose: Path) -> None:
     assert {"foundray", "text"} < set(data.tags)
     assert re.search(rf"\| text \| PSF-2.0 \| 1 \| [\d,]+ \| {prose.stat().st_size:,} \|", card)
     evaluated = api.status(made.run).val_loss
-    assert f"nats an answer | {evaluated:.4f} |" in card
+    assert f"nats per token | {evaluated:.4f} |" in card
     assert ("bits per byte" in card) == (made.name in ("llama", "granite"))
     assert {facts["weights_sha256"], facts["file_sha256"]} <= set(re.findall(r"`([0-9a-f]{64})`", card))
 
@@ -236,7 +236,7 @@ def test_an_earlier_step(runs: Path, tmp_path: Path) -> None:
     assert (earlier.step, last.step) == (10, 20)
     assert earlier.weights_sha256 != last.weights_sha256
     assert "after step 10 of 20" in (tmp_path / "10" / "README.md").read_text()
-    assert "nats an answer" not in (tmp_path / "10" / "README.md").read_text(), "it was evaluated after step 20 only"
+    assert "nats per token" not in (tmp_path / "10" / "README.md").read_text(), "it was evaluated after step 20 only"
 
 
 def test_a_killed_export_leaves_nothing_that_looks_whole(runs: Path, tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_the_view_fits_every_terminal(width: int, height: int) -> None:
 def test_a_group_that_has_not_stepped_yet_and_a_narrow_terminal() -> None:
     started = happened("workers_started", 120.0, step=5, workers=3, device="cpu", state="memory", seconds=0.1)
     text = "\n".join(shown(told([*EVENTS, *METRICS, started])))
-    assert "loss       0.8000 (nats a token)" in text
+    assert "loss       0.8000 (nats per token)" in text
     assert max(map(len, shown(told([*EVENTS, *METRICS]), width=10))) <= 10
 
 
@@ -326,7 +326,7 @@ def test_logs_tell_each_event_and_steps_now_and_then(recorded: Run) -> None:
         "a command begins, for 1 to 2 worker(s)",
         "training on 2 worker(s), cpu",
         "step 1/12: loss 4.0000, 80 tokens/s, 2 worker(s), about 9 s left",
-        "step 3: validation loss 1.7500 nats an answer, 2.5000 bits a byte, features of effective rank 7.0",
+        "step 3: validation loss 1.7500 nats per token, 2.5000 bits a byte, features of effective rank 7.0",
         "step 3: a checkpoint of 5.0 MB is complete",
         "step 3: the group broke (a member was lost)",
         "training on 1 worker(s), cpu at step 2",

@@ -79,7 +79,7 @@ def _tell(facts: Any, as_json: bool) -> None:
 
     run = Run.open(facts.run)
     if facts.state == "finished":
-        print(f"validation loss {facts.val_loss:.4f} nats an answer after {facts.step:,} steps, {facts.tokens:,} tokens")
+        print(f"validation loss {facts.val_loss:.4f} nats per token after {facts.step:,} steps, {facts.tokens:,} tokens")
     else:
         kept = f"the last checkpoint is of step {facts.checkpoint:,}" if facts.checkpoint else "there is no checkpoint yet"
         print(f"stopped after step {facts.step:,}; {kept}")

@@ -30,6 +30,8 @@ from foundray.threads import one_blas_thread
 PARCEL_BYTES = 2**18
 PACKED_BYTES = 8
 """Of one id, or one of a unit's values, in a packed micro-batch, about: what is shown, and what is asked."""
+CHOOSING = 2**34
+"""Of the random numbers that choose micro-batches of the validation split: no other has this place."""
 CACHED_BYTES = 2**27
 """Decoded row groups that a data task keeps for the next one in its process."""
 
@@ -52,6 +54,8 @@ class StreamPlan:
     planning: str
     """The objective and what the data's ids mean, as JSON."""
     validation: bool = False
+    chosen: int | None = None
+    """Of how many micro-batches of the validation split it consists, chosen by the seed from all over it; None for all."""
 
     def order(self) -> SampleOrder:
         return _order(self)
@@ -61,6 +65,14 @@ class StreamPlan:
         size = self.micro_batch_size
         order = self.order()
         return (order.validation if self.validation else order.train)(first * size, count * size)
+
+    def place(self, index: int) -> int:
+        """Where the stream's micro-batch lies in the split: each is chosen from an equal part of it, in order."""
+        if self.chosen is None:
+            return index
+        whole = -(-self.order().validation_samples // self.micro_batch_size)
+        start, stop = index * whole // self.chosen, (index + 1) * whole // self.chosen
+        return start + int(mix(self.seed, CHOOSING, index)) % (stop - start)
 
     @property
     def per_parcel(self) -> int:
@@ -98,6 +110,10 @@ def read_samples(plan: StreamPlan, first: int, count: int) -> pa.Table:
 
 def read_micro_batches(plan: StreamPlan, first: int, count: int) -> Iterator[bytes]:
     """The payloads of micro-batches [first, first + count), in order."""
+    if plan.chosen is not None:
+        for index in range(first, first + count):
+            yield from read_micro_batches(replace(plan, chosen=None), plan.place(index), 1)
+        return
     samples, size = read_samples(plan, first, count), plan.micro_batch_size
     planner = _planner(plan.planning)
     for index in range(count):

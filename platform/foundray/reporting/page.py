@@ -157,7 +157,7 @@ def _loss_caption(story: Story) -> str:
     length = len(story.steps.step)
     mean_of = f", and the mean of {window(length):,} steps around each" if window(length) > 1 else ""
     again = " Of steps that were done again, the last is drawn." if story.facts.steps_repeated else ""
-    return f"The loss of every step{mean_of}; circles are losses over the whole validation split.{again}{_thinned(length)}"
+    return f"The loss of every step{mean_of}; circles are validation losses.{again}{_thinned(length)}"
 
 
 def _thinned(length: int) -> str:

@@ -101,7 +101,7 @@ class Story:
     @property
     def unit(self) -> str:
         """Of its loss, where that is the data's own likelihood."""
-        return ", nats an answer" if self.spec.objective.build().scores else ""
+        return ", nats per token" if self.spec.objective.build().scores else ""
 
     @cached_property
     def incidents(self) -> list[Incident]:

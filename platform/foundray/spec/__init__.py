@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from foundray import contract
 from foundray.spec.arithmetic import Numbers, installed, raised
+from foundray.spec.evaluating import Evaluate
 from foundray.spec.learning import Data, Modality, Model, Objective, Optimizer, Schedule, Source, Tokenizer, Train
 from foundray.spec.running import Fault, Guard, Pool, Scale
 from foundray.spec.section import Section, nearest
@@ -23,8 +24,8 @@ from foundray.spec.starting import InitFrom
 from foundray.spec.tuning import Range, Tune
 
 __all__ = [
-    "Data", "Fault", "Guard", "InitFrom", "Modality", "Model", "Objective", "Optimizer", "Pool", "Range", "Scale", "Schedule",
-    "Source", "Spec", "Tokenizer", "Train", "Tune", "differences", "digest", "flatten", "nearest",
+    "Data", "Evaluate", "Fault", "Guard", "InitFrom", "Modality", "Model", "Objective", "Optimizer", "Pool", "Range", "Scale",
+    "Schedule", "Source", "Spec", "Tokenizer", "Train", "Tune", "differences", "digest", "flatten", "nearest",
 ]  # fmt: skip
 
 
@@ -54,6 +55,8 @@ class Spec(Section):
     """How the weights move."""
     schedule: Schedule = Schedule()
     """How the learning rate moves."""
+    evaluate: Evaluate = Evaluate()
+    """On what the run is judged as it goes; never changes the result."""
     train: Train
     """How long, in what steps, and what is recorded."""
     scale: Scale = Scale()
@@ -186,7 +189,7 @@ class Spec(Section):
 _LATER = {"model.class_unit": False, "train.compile": False}
 """Fields that came later, and the value that says what was done before: so runs from before are the same runs still."""
 _FREE = re.compile(
-    r"(name|init_from\.(run|step)|scale|fault|tune|storage|guard\.(max_skipped|recheck_every)"
+    r"(name|init_from\.(run|step)|scale|fault|tune|evaluate|storage|guard\.(max_skipped|recheck_every)"
     r"|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
     r"|data\.(max_bad_rows|max_bad_share|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )

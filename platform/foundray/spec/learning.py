@@ -244,7 +244,7 @@ class Train(Section):
     compile: bool | None = None
     """On GPUs, fuse a layer's operations by torch.compile: faster, after a minute; other bits, the same for all workers."""
     evaluate_every: PositiveInt = 500
-    """Steps between passes over the validation split (there is one at the end, too)."""
+    """Steps between evaluations (there is one at the end, too); see `evaluate` for how much they look at."""
     checkpoint_every: PositiveInt | Literal["auto"] = 250
     """Steps between checkpoints (there is one at the end, too); `auto` follows from what one costs and how often faults are."""
     keep_checkpoints: int = Field(default=3, ge=2)

@@ -11,13 +11,15 @@ import ray
 import torch
 from torch import Tensor
 
-from foundray.data.leases import TRAINING, MicroBatchSource, validation_plan
+from foundray.data.leases import TRAINING, MicroBatchSource
 from foundray.data.stream import read_micro_batches
+from foundray.data.validation import part_of
 from foundray.errors import InputError, RunFailed
 from foundray.logfiles.runs import runs
 from foundray.model.model import Model
 from foundray.run import event
 from foundray.spec import Spec
+from foundray.spec.evaluating import VALIDATION
 from foundray.storage import Store
 from foundray.training.board import Journal
 from foundray.training.checkpoint import ShardFile, load_latest, weights_sha256, write_shard
@@ -249,13 +251,11 @@ class Loop:
         )
 
     def _evaluate(self) -> None:
-        """One pass over the whole validation split, as one step of a stream of its own."""
+        """On the validation split, or a part of it, as one step of a stream of its own."""
         began = time.perf_counter()
-        plan = validation_plan(self.work.plan, self.trainer.objective.couples)
-        batches = -(-self.work.validation_samples // plan.micro_batch_size)
-        name = f"validation-{self.done}"
-        order = self.order
-        source = MicroBatchSource(self.work.feeder, order.generation, name, plan, batches, 0, batches, order.rank)
+        part = part_of(self.work.plan, self.spec, self.work.validation_samples, self.done == self.spec.train.steps)
+        name, batches, order = f"validation-{self.done}", part.micro_batches, self.order
+        source = MicroBatchSource(self.work.feeder, order.generation, name, part.plan, batches, 0, batches, order.rank)
         found = evaluate(self.trainer, source.step(0))
         source.close()
         self.evaluated = self.done
@@ -263,8 +263,12 @@ class Loop:
             event(
                 "evaluated",
                 step=self.done,
+                set=VALIDATION,
+                samples=part.samples,
+                of_samples=part.of_samples,
                 val_loss=found.loss,
                 val_tokens=found.tokens,
+                not_finite=found.not_finite,
                 feature_spread=round(found.spread, 4),
                 effective_rank=round(found.effective_rank, 2),
                 seconds=round(time.perf_counter() - began, 3),

@@ -1,6 +1,6 @@
 """The scaling law L(N, D) = E + A N^-alpha + B D^-beta, fitted as in Hoffmann et al. 2022 (arXiv:2203.15556), approach 3.
 
-N are parameters, D training tokens, L the loss in nats a token. Besiroglu et al. 2024 (arXiv:2404.10102) show what a fit
+N are parameters, D training tokens, L the loss in nats per token. Besiroglu et al. 2024 (arXiv:2404.10102) show what a fit
 needs to reach its optimum: losses summed rather than averaged, and tolerances that fit their scale.
 """
 

@@ -53,7 +53,7 @@ class Transfer:
             cells = [self.found[title][width][at] for title, width in columns]
             rows.append([f"{rate:.4g}", *(f"{loss:.4f} ± {spread:.4f}" for _, loss, spread in cells)])
         lines = [
-            f"validation loss after {self.steps} steps, nats an answer: mean and deviation of {self.seeds} seed(s)",
+            f"validation loss after {self.steps} steps, nats per token: mean and deviation of {self.seeds} seed(s)",
             aligned(rows),
         ]
         for title, widths in self.found.items():
