@@ -7,6 +7,7 @@ at once. Nodes and their token are remembered in a folder, so that each command 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -76,6 +77,8 @@ class LocalCluster:
 
         With `redis` the head's state is kept in a Redis, and the head can be killed and restarted. Raises InputError.
         """
+        if nodes < 0:
+            raise InputError(f"--nodes {nodes}: it is 0 or more")
         folder = folder or default_folder()
         if (folder / "cluster.json").exists():
             raise InputError(f"a local cluster is up already (in {folder}); end it with `foundray cluster down --local`")
@@ -232,6 +235,8 @@ class LocalCluster:
 
         The node is not ended: its owner does that when the time is up. Raises InputError.
         """
+        if not 0 <= seconds < math.inf:
+            raise InputError(f"--notice {seconds:g}: it is a number of seconds, 0 or more")
         command = [
             str(Path(sys.executable).with_name("ray")),
             "drain-node",
@@ -280,7 +285,10 @@ class LocalCluster:
 def parse_resources(text: str, flag: str = "--resources") -> dict[str, float]:
     """`CPU=1,GPU=0.5` as a mapping. Raises InputError."""
     try:
-        return {kind.strip(): float(amount) for kind, amount in (part.split("=") for part in text.split(","))}
+        amounts = {kind.strip(): float(amount) for kind, amount in (part.split("=") for part in text.split(","))}
+        if not all(0 <= amount < math.inf for amount in amounts.values()):
+            raise ValueError
+        return amounts
     except ValueError:
         raise InputError(f"{flag} {text!r}: write kinds and amounts, such as CPU=2,slot=1") from None
 

@@ -65,7 +65,7 @@ def test_a_cluster_of_another_ray_and_what_is_no_cluster(monkeypatch: pytest.Mon
 
 
 def test_code_and_spec_travel_and_are_found_by_entry_point(tmp_path: Path) -> None:
-    with packed("http://elsewhere:8265", {"spec.yaml": "name: x\n"}, code=True) as folder:
+    with packed({"spec.yaml": "name: x\n"}, code=True) as folder:
         assert (Path(folder) / "spec.yaml").read_text() == "name: x\n"
         assert (Path(folder) / "foundray" / "training" / "loop.py").exists()
         assert not list(Path(folder).rglob("__pycache__"))

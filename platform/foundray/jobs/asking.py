@@ -28,7 +28,7 @@ def ask(client: Client, command: str, files: Mapping[str, str] | None = None, ma
     Raises InputError or RunFailed where it ends with another status than 0 and the one given.
     """
     job, mark = f"foundray-ask-{secrets.token_hex(4)}", secrets.token_hex(4)
-    with packed(client.url, files or {}, code=True) as folder:
+    with packed(files or {}, code=True) as folder:
         entrypoint = f": {mark}; exec python -m foundray {command}"
         client.ray.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env={"working_dir": folder})
         said = [line for line in lines(client, job, mark) if line is not None]

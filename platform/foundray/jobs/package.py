@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,34 +13,20 @@ from pathlib import Path
 
 from foundray.contract import MODALITIES, OBJECTIVES
 from foundray.errors import InputError
-from foundray.local_cluster import local_cluster_at
 
 CACHES = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 @contextmanager
-def packed(url: str, files: Mapping[str, str], code: bool, lasting: bool = False) -> Iterator[str]:
-    """A working directory for a job of the cluster, which goes before what is installed there: a folder to be sent.
-
-    It is there while the block runs; `lasting`, as long as the job may run.
+def packed(files: Mapping[str, str], code: bool) -> Iterator[str]:
+    """A working directory for a job, which goes before what is installed there: a folder to be sent while the block runs.
 
     With `code`, there is Foundray in it and every installed package that has an objective or a modality, each with its
     metadata, by which they are found. Raises InputError.
     """
-    if here := local_cluster_at(url):
-        # Its nodes share a session's folder, where each would unpack the package anew under the others' feet.
-        folder = here.folder / "jobs" / secrets.token_hex(4)
-        folder.mkdir(parents=True)
-        _stage(folder, files, code)
-        try:
-            yield f"local://{folder}"
-        finally:
-            if not lasting:
-                shutil.rmtree(folder, ignore_errors=True)
-    else:
-        with tempfile.TemporaryDirectory() as name:
-            _stage(Path(name), files, code)
-            yield name
+    with tempfile.TemporaryDirectory() as name:
+        _stage(Path(name), files, code)
+        yield name
 
 
 def _stage(folder: Path, files: Mapping[str, str], code: bool) -> None:

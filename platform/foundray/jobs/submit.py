@@ -120,7 +120,7 @@ def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool,
         time.sleep(SETTLE_SECONDS)
     mark = secrets.token_hex(4)
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)} | ({} if ship else {EXPECTED: code() or ""})
-    with packed(client.url, job.files, ship, lasting=True) as folder:
+    with packed(job.files, ship) as folder:
         environment = {**runtime_env, "env_vars": {**(runtime_env.get("env_vars") or {}), **variables}, "working_dir": folder}
         fields = {
             "entrypoint": f": {mark}; exec python -m foundray {job.entrypoint}",

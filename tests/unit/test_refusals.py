@@ -1,0 +1,137 @@
+"""What is refused before anything is started: one sentence each, exit status 2, and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import small_spec, write_spec
+from tests.unit.test_probing import saved_run
+
+from foundray.cli import _run
+from foundray.cluster import fit
+from foundray.describe import derived
+from foundray.errors import InputError
+from foundray.jobs.client import _pass_by_proxies, _reason
+from foundray.loading import load_spec
+from foundray.run import Run
+from foundray.spec import Scale, Spec
+
+LONG = "a" * 101
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A run, the file of a spec, and a folder that is no run's."""
+    folder = tmp_path_factory.mktemp("refusals")
+    (text := folder / "text.txt").write_text("some text " * 1000)
+    spec = write_spec(folder, small_spec(text, folder / "runs"))
+    (empty := folder / "empty").mkdir()
+    return {"RUN": str(saved_run(folder / "runs", name="begun").folder), "SPEC": str(spec), "EMPTY": str(empty)}
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (f"train SPEC --set name={LONG}", "name: it has 101 characters, and a run's name has at most 100"),
+        (f"train SPEC --set name={LONG} --dry-run", "name: it has 101 characters"),
+        (f"submit SPEC --set name={LONG} --cluster http://127.0.0.1:9", "name: it has 101 characters"),
+        ("train SPEC --set name=prepared", "name: prepared data lie in "),
+        ("train SPEC --set name=prepared --dry-run", "so no run is called that: choose another name"),
+        ("prepare SPEC --set name=surveys", "name: surveys lie in "),
+        ("resume RUN --set name=other", "--set name=...: a run that was begun is called what its folder is called"),
+        ("resume RUN --set storage=/tmp/other", "--set storage=...: a run that was begun"),
+        ("export RUN OUT --set name=other", "rename or move the folder instead"),
+        ("submit RUN --verb resume --set name=other --cluster http://127.0.0.1:9", "--set name=..."),
+        ("sample RUN --temperature nan", "a temperature is a number of at least 0"),
+        ("sample RUN --temperature inf", "a temperature is a number of at least 0"),
+        ("sample RUN --temperature=-1", "a temperature is a number of at least 0"),
+        ("status EMPTY/later", "/empty/later is not begun: there is no such folder"),
+        ("watch EMPTY/later", "/empty/later is not begun: there is no such folder"),
+        ("logs EMPTY/later", "/empty/later is not begun: there is no such folder"),
+        ("status EMPTY", "/empty is not a run's folder: spec.yaml and data.json are not in it"),
+        ("cluster up --local --nodes=-1", "--nodes -1: it is 0 or more"),
+        ("cluster up --local --resources CPU=nan", "--resources 'CPU=nan': write kinds and amounts"),
+        ("train SPEC --set scale.workers=3 --set storage=nonsense://x", "cannot be opened as storage"),
+    ],
+)
+def test_refusals(
+    command: str, said: str, places: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(Path(places["EMPTY"]).parent.rglob("*"))
+    monkeypatch.chdir(Path(places["EMPTY"]).parent)
+    monkeypatch.setenv("FOUNDRAY_LOCAL_CLUSTER", "/proc/none")
+    for name, place in places.items():
+        command = command.replace(name, place)
+    assert _run(command.split()) == 2
+    told = capsys.readouterr()
+    assert said in told.err and len(told.err.splitlines()) == 1 and told.err.startswith("foundray: "), told.err
+    assert "Traceback" not in told.out + told.err
+    assert sorted(Path(places["EMPTY"]).parent.rglob("*")) == before, "nothing is written"
+
+
+def test_a_run_from_before_there_were_limits_keeps_its_name(tmp_path: Path) -> None:
+    run = saved_run(tmp_path, name=LONG)
+    assert Run.open(str(run.folder)).spec().name == LONG
+    assert run.facts().run.endswith(LONG)
+    assert Spec.model_validate_json(run.spec().model_dump_json()).name == LONG
+    schema = Spec.model_json_schema()["properties"]["name"]
+    assert (schema["maxLength"], schema["not"]) == (100, {"enum": ["prepared", "surveys"]})
+
+
+def scale(**fields: Any) -> Scale:
+    return Scale.model_validate(fields)
+
+
+def test_gpus_on_a_machine_without_one(places: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, nodes = scale(workers=1, resources={"CPU": 1, "GPU": 1}), [{"CPU": 8.0}]
+    with pytest.raises(
+        InputError, match=r"scale.resources asks for 1 CPU, 1 GPU a worker, and Ray finds no GPU on this machine"
+    ):
+        fit(asked, nodes, can_grow=False, report=lambda line: None)
+    assert fit(asked, [{"CPU": 8.0, "GPU": 2.0}], can_grow=False, report=lambda line: None) == {"": (1, 1)}
+    assert fit(asked, nodes, can_grow=True, report=lambda line: None) == {"": (1, 1)}, "a cluster may get some"
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    spec = load_spec(places["SPEC"], {"scale.resources": {"CPU": 1, "GPU": 1}})
+    assert "asks for 1 GPU a worker, and torch finds none on this machine" in str(derived(spec)["workers"])
+    assert "workers" not in derived(load_spec(places["SPEC"]))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert "workers" not in derived(spec), "what the cluster has is not known here"
+
+
+IN_AN_AGENT = """\
+Request failed with status code 500: Traceback (most recent call last):
+  File "/ray/dashboard/modules/job/job_head.py", line 419, in submit_job
+    resp = await job_agent_client.submit_job_internal(submit_request)
+RuntimeError: Request failed with status code 500: Traceback (most recent call last):
+  File "/ray/dashboard/modules/job/job_agent.py", line 49, in submit_job
+    submission_id = await self.get_job_manager().submit_job(
+OSError: [Errno 36] File name too long: '/tmp/ray/session/logs/job-driver-aaa.log'
+.
+"""
+
+
+def test_a_refusal_that_passed_a_jobs_agent_says_why() -> None:
+    assert _reason(IN_AN_AGENT) == "[Errno 36] File name too long: '/tmp/ray/session/logs/job-driver-aaa.log'"
+    assert _reason("Job raysubmit_1 does not exist\n") == "Job raysubmit_1 does not exist"
+    assert _reason("  \n.\n") == ""
+
+
+def test_a_cluster_on_this_machine_is_asked_directly_whatever_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "elsewhere.org")
+    for host in ("127.7.0.10", "localhost", "head.example.org"):
+        _pass_by_proxies(host)
+    proxied = {
+        url: bool(requests.utils.get_environ_proxies(url))
+        for url in ("http://127.7.0.10:8265", "http://localhost:8265", "http://elsewhere.org", "http://head.example.org:8265")
+    }
+    assert list(proxied.values()) == [False, False, False, True]
