@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import foundray
+from tests.integration.conftest import FOUNDRAY, foundray
+from tests.terminal import Terminal
 from tests.unit.test_probing import saved_run
 
 from foundray.local_cluster import LocalCluster
@@ -110,6 +111,32 @@ def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
     assert (status["job"], status["status"]) == ("vectors-embed", "SUCCEEDED")
     assert "--verb embed takes three places" in foundray(*command[:-1], *flags).refusal
     assert "--pool goes with --verb embed" in foundray("submit", "spec.yaml", "--pool", "last", *flags[:2]).refusal
+
+
+def test_on_a_terminal_that_is_left(cluster: LocalCluster, spec: Path) -> None:
+    """A job goes on, whoever looks at it: Ctrl-C, a closed terminal, a reader that goes."""
+    command = (FOUNDRAY, "submit", spec, "--cluster", cluster.url, "--set", "name=looked-at", "--set", "train.steps=100000")
+    goes_on = "looked-at goes on; foundray stop looked-at"
+    terminals = [left := Terminal(*command, "--follow")]
+    try:
+        left.until("training on")
+        left.resize(30, 8)
+        left.interrupt()
+        assert left.end() == 130
+        assert goes_on in " ".join(left.text.split()) and "Traceback" not in left.text
+        terminals.append(closed := Terminal(*command, "--follow"))
+        closed.until("training on")
+        closed.hang_up()
+        assert closed.process.wait(60) == 129
+        unread = ("bash", "-o", "pipefail", "-c", '"$0" "${@:1}" | head -n 1', *command, "--follow")
+        terminals.append(read := Terminal(*unread))
+        assert read.end() == 1
+        assert goes_on in " ".join(read.text.split()) and "Traceback" not in read.text
+    finally:
+        for terminal in terminals:
+            terminal.close()
+    assert foundray("status", "looked-at", "--cluster", cluster.url, "--json").facts["state"] == "running"
+    assert foundray("stop", "looked-at", "--cluster", cluster.url).status == 0
 
 
 def lose_head(cluster: LocalCluster) -> None:

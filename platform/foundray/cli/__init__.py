@@ -44,7 +44,7 @@ def _run(arguments: list[str] | None) -> int:
     except output.Unwritable as error:
         if not error.is_gone:
             print(f"foundray: {error}", file=sys.stderr)
-        return 1
+        return signals.exit_status() or 1  # a closed terminal is both
     return 0
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from foundray import signals
 from foundray.cli.parsing import Verbs, overrides_of, say
 from foundray.cli.vectors import add_flags, asked, flags_given
 from foundray.errors import InputError
+from foundray.output import Unwritable, must_be_written
 
 VERBS = ("train", "tune", "prepare", "resume", "embed")
 
@@ -55,24 +59,30 @@ def _submit(options: Any) -> None:
     client = Client(url)
     submission = jobs.submit(client, job, more, not options.installed, options.driver, say)
     where = f"--cluster {url}"
-    if not options.follow:
-        try:
+    with _left(f"{job.name} goes on; foundray stop {job.name} {where} ends it"):
+        if options.follow:
+            must_be_written()  # nothing is left to do for who only shows what the job says
+            for line in submission.lines():
+                if line is not None:
+                    say(line)
+        else:
             submission.admitted(say)
-        except KeyboardInterrupt:
-            print(f"foundray: {job.name} goes on; foundray stop {job.name} {where} ends it", file=sys.stderr)
-            sys.exit(130)
+    if not options.follow:
         print(f"next: foundray logs {job.name} --follow {where}, or status, or stop")
         if options.json:
             print(json.dumps({"job": job.name, "cluster": url, "run": job.metadata["run"], "new": submission.is_new}))
         return
-    try:
-        for line in submission.lines():
-            if line is not None:
-                say(line)
-    except KeyboardInterrupt:
-        print(f"foundray: {job.name} goes on; foundray stop {job.name} {where} ends it", file=sys.stderr)
-        sys.exit(130)
     sys.exit(exit_status(client, job.name))
+
+
+@contextmanager
+def _left(goes_on: str) -> Iterator[None]:
+    """A command that is interrupted, or that nobody reads any more, says what becomes of the job."""
+    try:
+        yield
+    except (KeyboardInterrupt, Unwritable):
+        print(f"foundray: {goes_on}", file=sys.stderr)
+        sys.exit(signals.exit_status() or 1)
 
 
 def _embedding(options: Any, on_this_machine: bool) -> Any:

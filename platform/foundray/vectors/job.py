@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +173,8 @@ def _without(words: bytes) -> Iterator[None]:
         with os.fdopen(readable, "rb") as lines:
             for line in lines:
                 if words not in line:
-                    os.write(kept, line)
+                    with suppress(OSError):  # standard error may be gone
+                        os.write(kept, line)
         os.close(kept)
 
     passing = threading.Thread(target=pass_on, daemon=True)

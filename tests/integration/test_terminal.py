@@ -1,0 +1,171 @@
+"""Every verb that draws, on a real terminal: resized, interrupted once and twice, the terminal closed, the reader gone.
+
+`submit --follow` is tried in test_submit.py, where there is a cluster.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.conftest import small_spec, write_spec
+from tests.integration.conftest import FOUNDRAY, foundray
+from tests.terminal import Terminal
+from tests.unit.test_probing import saved_run
+
+import foundray as api
+
+SOON = 60
+"""Seconds within which a command that was told to end quickly has ended, on a busy machine. It gives itself ten."""
+ASKED = "ending after the step under way, with a checkpoint; press again to end at once"
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    opened: list[Terminal] = []
+    yield opened
+    for terminal in opened:
+        terminal.close()
+
+
+def fine(terminal: Terminal) -> bool:
+    """Whether the terminal is left as it should be."""
+    assert "Traceback" not in terminal.text and "Exception ignored" not in terminal.text, terminal.text[-3000:]
+    return terminal.shows_cursor
+
+
+def piped(command: str, *arguments: object) -> tuple[object, ...]:
+    """A command line for bash, whose $0 is foundray and whose exit status is that of the first part to fail."""
+    return "bash", "-o", "pipefail", "-c", command, FOUNDRAY, *arguments
+
+
+def test_a_run_and_who_watches_it(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
+    train = {"train__steps": 10**6, "train__checkpoint_every": 10**6, "train__evaluate_every": 10**6}
+    spec = write_spec(storage, small_spec(prose, storage / "runs", **train))
+    run = storage / "runs" / "small"
+
+    terminals.append(preparing := Terminal(FOUNDRAY, "prepare", spec))
+    preparing.until("starting Ray")
+    preparing.interrupt()
+    assert (preparing.end(), fine(preparing)) == (130, True)
+    assert "interrupted; the same `foundray prepare` goes on" in preparing.text
+
+    terminals.append(training := Terminal(FOUNDRAY, "train", spec))
+    training.until("starting 1 worker")
+    training.until(r"loss \d")
+    watching, left, gone = (Terminal(FOUNDRAY, "watch", run) for _ in range(3))
+    read = Terminal(*piped('"$0" logs "$1" --follow | head -n 1', run))
+    terminals += [watching, left, gone, read]
+    for columns, rows in ((30, 8), (200, 50), (80, 24)):
+        for terminal in (training, watching):
+            terminal.resize(columns, rows)
+        time.sleep(1)
+    assert read.end() == 1, "whose reader has gone"
+    assert fine(read) and len(read.text.splitlines()) == 1
+    for terminal in (left, gone):
+        terminal.until(r"step [1-9]")
+    left.interrupt()
+    assert (left.end(), fine(left), left.is_clean) == (0, True, True)
+    gone.hang_up()
+    assert gone.process.wait(SOON) == 129
+
+    training.interrupt()
+    assert (training.end(), fine(training)) == (130, True)
+    watching.until("stopped at step")
+    assert (watching.end(), fine(watching)) == (0, True)
+    assert f"Ctrl-C: {ASKED}" in " ".join(training.text.split())
+    assert not re.search(r"nan|\b0 tokens/s", training.text)
+    assert re.search(rf"next: foundray resume .*{run.name}", " ".join(training.text.split()))
+    facts = api.status(run)
+    assert (facts.state, facts.stopped_by, facts.checkpoint) == ("stopped", "SIGINT", facts.step)
+
+    terminals.append(closed := Terminal(FOUNDRAY, "resume", run))
+    closed.until(r"loss \d")
+    closed.hang_up()
+    assert closed.process.wait(SOON) == 129
+    later = api.status(run)
+    assert (later.state, later.stopped_by, later.checkpoint) == ("stopped", "SIGHUP", later.step)
+    assert later.step > facts.step
+
+    terminals.append(unread := Terminal(*piped('"$0" resume "$1" | head -n 1', run)))
+    deadline = time.monotonic() + 300
+    while api.status(run).step <= later.step:
+        assert unread.process.poll() is None and time.monotonic() < deadline, unread.text
+        time.sleep(0.5)
+    ray_and_it = psutil.Process(unread.process.pid).children()
+    next(one for one in ray_and_it if "resume" in one.cmdline()).terminate()
+    assert (unread.end(), fine(unread)) == (143, True)
+    assert "standard output cannot be written (Broken pipe); going on without it" in " ".join(unread.text.split())
+    last = api.status(run)
+    assert (last.state, last.stopped_by, last.checkpoint, last.steps_repeated) == ("stopped", "SIGTERM", last.step, 0)
+    assert "finished" not in foundray("status", run).out
+
+
+def test_pressed_again_before_the_step_is_done(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
+    """A step that takes minutes is not waited for."""
+    spec = write_spec(storage, small_spec(prose, storage / "runs", name="slow", train__micro_batches=5000))
+    terminals.append(training := Terminal(FOUNDRAY, "train", spec))
+    training.until("first step")
+    time.sleep(1)
+    training.interrupt()
+    training.until("press again")
+    time.sleep(1)
+    training.interrupt()
+    assert training.process.wait(SOON) == 130
+    assert (training.end(), fine(training)) == (130, True)
+    assert "the same `foundray train` goes on" in " ".join(training.text.split())
+    facts = api.status(storage / "runs" / "slow")
+    assert (facts.state, facts.step) == ("interrupted", 0)
+
+
+def test_a_search(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
+    tune: dict[str, Any] = {
+        "trials": 3,
+        "budget": 4.0,
+        "ladder": 0.0,
+        "sampler": "random",
+        "judged_tokens": 1024,
+        "proxy": {"steps": 54},
+    }
+    tune |= {"space": {"optimizer.lr": {"log_uniform": [1e-3, 0.1]}}}
+    fields = {"model__width": 64, "model__heads": 4, "train__steps": 60, "tune": tune}
+    spec = write_spec(storage, small_spec(prose, storage / "runs", name="searched", **fields))
+    terminals.append(searching := Terminal(FOUNDRAY, "tune", spec))
+    searching.until(r"\d trials?, of which")
+    searching.resize(40, 10)
+    time.sleep(1)
+    searching.resize(120, 40)
+    searching.interrupt()
+    assert searching.process.wait(SOON) == 130
+    assert (searching.end(), fine(searching)) == (130, True)
+    assert "the same `foundray tune` goes on" in " ".join(searching.text.split())
+
+    terminals.append(again := Terminal(FOUNDRAY, "tune", spec))
+    assert (again.end(), fine(again)) == (0, True)
+    assert "best: optimizer.lr" in again.text
+
+
+def test_embedding(tmp_path: Path, terminals: list[Terminal]) -> None:
+    run = saved_run(tmp_path, model__context=64, model__depth=1)
+    texts, out = tmp_path / "texts.txt", tmp_path / "out"
+    texts.write_text("\n".join(f"{number} is a number, and so is {number + 1}" for number in range(20_000)))
+    command = (FOUNDRAY, "embed", run.folder.url, texts, out, "--set", "documents=line")
+    terminals.append(embedding := Terminal(*command))
+    deadline = time.monotonic() + 200
+    while not list(out.glob("shards/*.parquet")):
+        assert embedding.process.poll() is None and time.monotonic() < deadline, embedding.text
+        time.sleep(0.05)
+    embedding.resize(30, 8)
+    embedding.interrupt()
+    assert embedding.process.wait(SOON) == 130
+    assert (embedding.end(), fine(embedding)) == (130, True)
+    assert "the same `foundray embed` goes on" in " ".join(embedding.text.split())
+
+    terminals.append(unread := Terminal(*piped('"$0" "${@:1}" | head -n 1', *command[1:])))
+    assert (unread.end(), fine(unread)) == (0, True), "its reader has gone, and it went on"
+    assert api.search(out, "7 is a number, and so is 8", run=run.folder.url, top=1)[0].id.endswith("#7")

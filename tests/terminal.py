@@ -1,0 +1,109 @@
+"""A command on a pseudo-terminal, as a person sees and leaves it."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+import threading
+import time
+
+SECONDS = 300
+ENTER, LEAVE, HIDE, SHOW = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25l", "\x1b[?25h"
+"""The other screen, and the cursor."""
+
+
+class Terminal:
+    """A command on a pseudo-terminal of 80 by 24; in a session of its own, of which this is the controlling terminal."""
+
+    def __init__(self, *command: object):
+        self.ours, theirs = pty.openpty()
+        self.is_open = True
+        self.resize(80, 24)
+        self.before = termios.tcgetattr(theirs)
+        environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+        self.process = subprocess.Popen(
+            list(map(str, command)),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**environment, "TERM": "xterm-256color"},
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            start_new_session=True,
+        )
+        self.theirs, self.output = theirs, ""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def resize(self, columns: int, rows: int) -> None:
+        """The command hears of it by SIGWINCH."""
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the terminal sends SIGINT to the whole process group."""
+        self.press(b"\x03")
+
+    def hang_up(self) -> None:
+        """Close the terminal under the command: SIGHUP to the process group, and an error for whoever writes."""
+        os.close(self.theirs)
+        self._close_ours()
+
+    def until(self, pattern: str) -> None:
+        """Wait until the output has it."""
+        deadline = time.monotonic() + SECONDS
+        while not re.search(pattern, self.text):
+            assert time.monotonic() < deadline and self.reader.is_alive(), self.text[-3000:]
+            time.sleep(0.1)
+
+    def end(self) -> int:
+        """Wait for it; gives the exit status."""
+        status = self.process.wait(timeout=SECONDS)
+        time.sleep(0.5)  # what it wrote last is on its way
+        return status
+
+    def _read(self) -> None:
+        """All the time, since a terminal that nobody reads holds its command up."""
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        with contextlib.suppress(OSError):
+            while self.is_open:
+                if select.select([self.ours], [], [], 0.1)[0]:
+                    self.output += decode(os.read(self.ours, 65536))
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.output)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the terminal is as it was before."""
+        screen = self.output.rfind(LEAVE) > self.output.rfind(ENTER) > -1
+        cursor = self.output.rfind(SHOW) > self.output.rfind(HIDE) > -1
+        return screen and cursor and termios.tcgetattr(self.theirs) == self.before
+
+    @property
+    def shows_cursor(self) -> bool:
+        return self.output.rfind(SHOW) >= self.output.rfind(HIDE)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.is_open:
+            os.close(self.theirs)
+            self._close_ours()
+
+    def _close_ours(self) -> None:
+        # A read under way holds the terminal open, and it would not hang up: the reader looks before it reads.
+        self.is_open = False
+        self.reader.join(timeout=5)
+        os.close(self.ours)
