@@ -80,6 +80,10 @@ class Committer:
                     self.tell = now + TELL_SECONDS
                     self.note("checkpoint_failed", step=key[1], reason=self.problem)
 
+    def idle(self) -> bool:
+        """Whether no manifest is being written."""
+        return all(future.done() for future in self.commits.values())
+
     def drop_after(self, step: int) -> None:
         """Delete the checkpoints of later steps."""
         for place in completed(self.folder):

@@ -16,13 +16,14 @@ import ray
 from ray.exceptions import RayError
 
 from foundray.cluster import node_resources
-from foundray.errors import InputError, RunFailed
+from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.holder import Holder
 from foundray.run import Run, event
 from foundray.spec import Spec
 from foundray.training.board import Place
 from foundray.training.committer import Committer
 from foundray.training.crew import Crew, Known
+from foundray.training.ending import keep_what_is_done
 from foundray.training.formation import Formation
 from foundray.training.orders import Work
 from foundray.training.places import Places
@@ -63,6 +64,13 @@ class Conductor:
 
     def run(self) -> None:
         """Until the run is finished, or has stopped because somebody asked. Raises InputError or RunFailed."""
+        try:
+            self._conduct()
+        except FoundrayError:
+            keep_what_is_done(self.crew, self.formation, self.committer, self.recorder, lambda: self._read_board(now=True))
+            raise
+
+    def _conduct(self) -> None:
         self.formation.foresee()
         while not self._finished():
             if self._stopped():

@@ -94,14 +94,14 @@ class Crew:
             seconds = round(time.monotonic() - known.started, 3)
             where = {"node": known.node, "node_id": known.place.node}
             self.note("member_ready", member=known.number, **where, seconds=seconds, **_short(status.facts))
-        if status.phase == "failed":
-            kind = InputError if status.exit_status == InputError.exit_status else RunFailed
-            raise kind(status.reason)
         known.heard = time.monotonic()
         facts = known.status.facts | status.facts
         known.status = status
         known.status.facts.update(facts)
         known.watch = known.handle.watch.remote(status.version)
+        if status.phase == "failed":
+            kind = InputError if status.exit_status == InputError.exit_status else RunFailed
+            raise kind(status.reason)
 
     def lose(self, known: Known, reason: str) -> None:
         """Do without a member from now on."""

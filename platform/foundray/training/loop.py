@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -185,6 +186,13 @@ class Loop:
         self.journal.close()
         sha = weights_sha256(named_weights(self.trainer.flat)) if self.order.rank == 0 else None
         return {"phase": "finished", "facts": {"weights_sha256": sha}}
+
+    def hand_in(self) -> None:
+        """The run is to end with an error: let the records of the steps before it, and the shards under way, come through."""
+        with suppress(InputError):
+            self._settle_writing()
+        with suppress(ray.exceptions.RayError):
+            self.journal.close()
 
     def _paused(self) -> dict[str, Any]:
         """All stop here, and go on in another group."""

@@ -124,6 +124,8 @@ class Member:
             except Exception as error:  # a collective that failed, mostly: another member is gone
                 outcome = {"phase": "broken", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
             try:
+                if outcome["phase"] == "failed":
+                    loop.hand_in()
                 loop.leave()
             except Exception as error:  # what it held is lost; it can still take part anew
                 outcome = {"phase": "broken", "reason": f"{type(error).__name__}: {str(error)[:300]}"}

@@ -1,0 +1,47 @@
+"""What is still done when a run ends with an error: the steps before it are recorded, and their checkpoints completed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from ray.exceptions import RayError
+
+from foundray.errors import FoundrayError, InputError
+from foundray.training.committer import Committer
+from foundray.training.crew import Crew
+from foundray.training.formation import Formation
+from foundray.training.record import Recorder
+
+LAST_SECONDS = 20.0
+"""For the members to hand in what they have, and for the manifests."""
+AGAIN_SECONDS = 0.05
+
+
+def keep_what_is_done(
+    crew: Crew, formation: Formation, committer: Committer, recorder: Recorder, read_board: Callable[[], None]
+) -> None:
+    """Wait, not for long, until what the group did before the error is on storage.
+
+    A member that fails hands in its records and shards before it says so (`Loop.hand_in`), but the first one that says so
+    is heard before the others are done.
+    """
+    give_up = time.monotonic() + LAST_SECONDS
+    with suppress(RayError):
+        while time.monotonic() < give_up:
+            phases = {status.phase for status in formation.statuses()}
+            if not ("failed" in phases and "running" in phases):
+                break
+            with suppress(FoundrayError):
+                crew.listen()
+        with suppress(FoundrayError):
+            read_board()
+    statuses = formation.statuses()
+    if not any(status.written for status in statuses):
+        return
+    with suppress(InputError):
+        recorder.settle()
+        committer.complete(formation.generation, statuses, recorder.kept)
+    while time.monotonic() < give_up and not committer.idle():
+        time.sleep(AGAIN_SECONDS)
