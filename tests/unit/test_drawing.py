@@ -1,13 +1,22 @@
-"""A run's progress on a terminal."""
+"""What is drawn on a terminal while a command works: a run's progress, and a search."""
 
 from __future__ import annotations
 
 import io
 import re
+import sys
+from pathlib import Path
 
+import pytest
+from ray import cloudpickle
 from rich.console import Console
+from tests.unit.test_exact_step import make_spec
 
+from foundray.storage import Store
 from foundray.training.bar import Bar
+from foundray.tuning.budget import Purse
+from foundray.tuning.search import Budgeted, Proposer, Search, _Watcher
+from foundray.tuning.table import Live
 
 
 def test_what_a_run_does_until_it_steps() -> None:
@@ -38,3 +47,20 @@ def test_what_a_run_does_until_it_steps() -> None:
     bar.print("[red]what was said[/]")
     assert "[red]what was said[/]" in seen(), "a line is not markup"
     bar.close()
+
+
+def test_a_search_on_a_terminal_goes_through_ray_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which pickles all that it is given, and a screen holds locks."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    purse = Purse(1.0)
+    live = Live("val_loss", purse, print, on_terminal=True)
+    try:
+        assert live.screen is not None
+        with pytest.raises(TypeError, match="pickle"):
+            cloudpickle.dumps(live)
+        search = Search(make_spec(), Store.at(tmp_path), purse, lambda number: None, print, live)
+        scheduler = Budgeted(search, time_attr="rung", grace_period=1, reduction_factor=3, max_t=9)
+        for given in (Proposer(search), scheduler, _Watcher(search)):
+            cloudpickle.dumps(given)
+    finally:
+        live.close()
