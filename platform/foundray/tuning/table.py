@@ -74,7 +74,9 @@ class Live:
         if on_terminal and sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live as Screen
+            from rich.text import Text
 
+            self.text = Text  # a string would be taken for markup
             self.screen = Screen(console=Console(stderr=True), refresh_per_second=FRAMES, transient=True)
             self.screen.start()
 
@@ -82,7 +84,8 @@ class Live:
         if self.screen:
             if time.monotonic() - self.shown > 1 / FRAMES:
                 self.shown = time.monotonic()
-                self.screen.update(f"{aligned(rows(ranked(trials, self.metric), self.metric))}\n{self._standing(trials)}")
+                table = aligned(rows(ranked(trials, self.metric), self.metric))
+                self.screen.update(self.text(f"{table}\n{self._standing(trials)}", no_wrap=True, overflow="ellipsis"))
             return
         for trial in trials:
             if trial.state != "runs" and trial.number not in self.ended:
