@@ -318,7 +318,7 @@ class Stopped(Line):
     checkpoint: int
     """The step of the last complete checkpoint; 0 for none."""
     by: str
-    """Who asked."""
+    """Who asked: a person, or a signal, such as `SIGINT` for Ctrl-C."""
 
 
 class Failed(Line):
