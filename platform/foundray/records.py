@@ -88,7 +88,16 @@ class MemberReady(Line):
     device: str
     """That it computes on."""
     hardware: str
-    """The GPU's name, or what of a CPU's instructions is used: equal ones compute equal bits."""
+    """The GPU's name, or what of a CPU's instructions is used."""
+    gradient: str = ""
+    """CRC-32 of the gradient of a layer of the model's shape on the same values: workers with equal ones compute equal bits,
+    as far as can be seen before the run."""
+    torch: str = ""
+    """Its version there."""
+    bitsandbytes: str = ""
+    """Its version there."""
+    threads: str = ""
+    """CPU threads that it computes with."""
     model_s: float
     """Seconds of these for the model."""
 

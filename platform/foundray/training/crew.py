@@ -18,6 +18,7 @@ from foundray.errors import InputError, RunFailed
 from foundray.model.flops import known_peak
 from foundray.spec import Pool, Spec
 from foundray.training.board import Place
+from foundray.training.canary import KIND
 from foundray.training.member import Member
 from foundray.training.orders import Status, Work
 
@@ -218,4 +219,4 @@ def certain_places(pools: Mapping[str, Pool], free: Mapping[str, Mapping[str, fl
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: facts[name] for name in ("device", "hardware", "model_s") if name in facts}
+    return {name: facts[name] for name in ("device", *KIND, "model_s") if name in facts}

@@ -23,6 +23,7 @@ from foundray.spec import Spec
 from foundray.spec.evaluating import VALIDATION
 from foundray.storage import Store
 from foundray.training.board import Journal
+from foundray.training.canary import differences, kind
 from foundray.training.checkpoint import ShardFile, load_latest, weights_sha256, write_shard
 from foundray.training.evaluation import evaluate
 from foundray.training.group import Group
@@ -69,6 +70,7 @@ class Loop:
         self.done = 0
         self.copied = 0.0
         """Seconds that copying the state took before this step."""
+        self.kind = kind(spec.model, objective.causal, self.trainer.device)
         self.warm_s = time.monotonic() - began
 
     def facts(self) -> dict[str, Any]:
@@ -77,7 +79,7 @@ class Loop:
             "blocks": layout.blocks,
             "parameters": [(e.name, list(e.shape), e.first) for e in layout.entries],
             "device": str(self.trainer.device),
-            "hardware": _kind(self.trainer.device),
+            **self.kind,
             "free_bytes": _free_bytes(self.trainer.device),
             "model_s": round(self.warm_s, 3),
         }
@@ -130,10 +132,10 @@ class Loop:
 
     def _agree(self, group: Group) -> None:
         """On whether all compute alike."""
-        kinds = group.share(_kind(self.trainer.device))
-        self.trainer.alike = len(set(kinds)) == 1
-        if not self.trainer.alike and self.spec.train.exact:
-            reason = f"the hardware is of {len(set(kinds))} kinds ({', '.join(sorted(set(kinds)))})"
+        kinds = group.share(self.kind)
+        self.trainer.alike = not (differing := differences(kinds))
+        if differing and self.spec.train.exact:
+            reason = f"the hardware is of {len({str(one) for one in kinds})} kinds ({differing})"
             self.journal.event("unlike", step=self.done, reason=reason)
 
     def leave(self) -> None:
@@ -345,11 +347,6 @@ class Loop:
         first = (overflow.step + self.passed_over) * self.spec.train.micro_batches + overflow.index
         names = self.work.plan.order().ids(self.work.plan.addresses(first, 1))
         return RunFailed(f"{overflow} (samples {', '.join(names)}, ...): look at these samples, or try a lower optimizer.lr")
-
-
-def _kind(device: torch.device) -> str:
-    """Of the hardware: equal kinds compute equal bits."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
 def _free_bytes(device: torch.device) -> int | None:
