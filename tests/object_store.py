@@ -37,7 +37,8 @@ class ObjectStore:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.filesystem = fs.S3FileSystem(
             access_key="testing", secret_key="testing", region="us-east-1", scheme="http", allow_bucket_creation=True,
-            endpoint_override=f"127.0.0.1:{self.server.server_port}", retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+            endpoint_override=f"127.0.0.1:{self.server.server_port}",
+            connect_timeout=60, request_timeout=60, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
         )  # fmt: skip
         self.filesystem.create_dir("bucket")
 
@@ -74,10 +75,9 @@ def object_store() -> Iterator[ObjectStore]:
 
 def uploads(method: str, path: str) -> bool:
     """Requests that write content, but not those that make a folder or that delete many objects."""
-    return (method == "PUT" and not path.split("?")[0].endswith("/")) or (
-        method == "POST" and "delete" not in path.split("?")[1]
-    )
+    place, _, query = path.partition("?")
+    return (method == "PUT" and not place.endswith("/")) or (method == "POST" and "delete" not in query)
 
 
 def deletes(method: str, path: str) -> bool:
-    return method == "DELETE" or (method == "POST" and "delete" in path.split("?")[1])
+    return method == "DELETE" or (method == "POST" and "delete" in path.partition("?")[2])

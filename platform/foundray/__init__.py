@@ -138,13 +138,13 @@ def stop(run: SpecPath, report: Report = _silent) -> Facts:
     return stop_run(Run.open(_path(run)), report)
 
 
-def report(runs: Sequence[SpecPath], out: SpecPath | None = None) -> str:
+def report(runs: Sequence[SpecPath], out: SpecPath | None = None, report: Report = _silent) -> str:
     """Write one HTML page of a run, or of several side by side; gives its place. Raises InputError."""
     from foundray.reporting import report as write
     from foundray.run import Run
     from foundray.storage import Store
 
-    return write([Run.open(_path(run)) for run in runs], None if out is None else Store.at(_path(out))).url
+    return write([Run.open(_path(run)) for run in runs], None if out is None else Store.at(_path(out)), report).url
 
 
 def audit(run: SpecPath) -> Audit:

@@ -52,7 +52,8 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
     if not committed:
         raise InputError(f"{run.folder} has no step to audit yet")
     last = {record["step"]: record for record in records}
-    problems = [f"step {step} is not in the ledger" for step in range(1, committed + 1) if step not in last]
+    problems = run.damage()
+    problems += [f"step {step} is not in the ledger" for step in range(1, committed + 1) if step not in last]
     per_step = spec.train.micro_batches
     for steps, ahead in _stretches(recorded(run.records("events.jsonl")), committed):
         first = steps.start

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from foundray.errors import InputError
 from foundray.holder import HOLDER, PATIENCE_SECONDS
+from foundray.logfiles.lines import told
+from foundray.logfiles.reader import Reader, Shorter
 from foundray.processes import lives_here
 from foundray.run import Run
-from foundray.storage import Store, reading
+from foundray.storage import Store
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 5.0
 """Between two looks. An object store is written to every few seconds only, and charges for each look."""
-FILES = ("metrics.jsonl", "events.jsonl")
+LOGS = ("metrics", "events")
 """In this order, against that of writing: with a step, whatever happened before it is read at the latest."""
 ENDS = ("finished", "failed", "stopped")
 """Kinds of events after which a command ends."""
@@ -26,52 +28,38 @@ Record = dict[str, Any]
 
 class Follower:
     def __init__(self, folder: Store):
-        self.files = [folder / name for name in FILES]
-        self.read = dict.fromkeys(FILES, 0)
-        """Bytes of each file that were read: up to the end of a line."""
+        self.folder = folder
         self.anew = True
         """Whether the last call began at the start, since the record is another one: what was told before is void."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self.readers = [Reader(self.folder, log) for log in LOGS]
+        self.pending: list[Record] = []
+        """Records that were read before something could not be."""
+        self.begun = False
 
     def new(self) -> list[Record]:
         """What was recorded since the last call, in order of time. Raises InputError where it cannot be read."""
-        self.anew = not any(self.read.values())
+        self.anew = not self.begun
         try:
-            tails = [self._tail(file) for file in self.files]
-        except _Shorter:
-            self.anew, self.read = True, dict.fromkeys(FILES, 0)
-            tails = [self._tail(file) for file in self.files]
-        records = [_parsed(line, file) for file, tail in zip(self.files, tails, strict=True) for line in tail.split(b"\n")[:-1]]
-        for file, tail in zip(self.files, tails, strict=True):
-            self.read[file.name] += len(tail)
-        return sorted(records, key=lambda record: record["time"])
+            self._read()
+        except Shorter:
+            self.anew = True
+            self._begin()
+            self._read()
+        records, self.pending = sorted(self.pending, key=lambda record: record["time"]), []
+        self.begun = self.begun or bool(records)
+        return records
 
-    def _tail(self, file: Store) -> bytes:
-        """The complete lines after what was read."""
-        start = self.read[file.name]
-        try:
-            with reading(file), file.filesystem.open_input_file(file.path) as stream:
-                if (size := stream.size()) < start:
-                    raise _Shorter
-                stream.seek(start)
-                content: bytes = stream.read(size - start)
-        except InputError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            if start:
-                raise _Shorter from None
-            return b""
-        return content[: content.rfind(b"\n") + 1]
+    def _read(self) -> None:
+        for reader in self.readers:
+            for record in reader.new():
+                self.pending.append(record)
 
-
-class _Shorter(Exception):
-    """A file has lost some of what was read of it."""
-
-
-def _parsed(line: bytes, file: Store) -> Record:
-    try:
-        return dict(json.loads(line))
-    except ValueError:
-        raise InputError(f"{file} is damaged: a line of it is no JSON object ({line[:40]!r}...)") from None
+    def damage(self) -> list[str]:
+        """A sentence for each damaged file of the record."""
+        return told([one for reader in self.readers for one in reader.damage])
 
 
 class Pulse:
@@ -112,6 +100,8 @@ class Look:
     """Whether a command works on the run."""
     problem: str = ""
     """Why nothing could be read, if so."""
+    damage: Sequence[str] = ()
+    """What of the record is damaged and left out, a sentence for each file."""
 
 
 def looks(run: Run) -> Iterator[Look]:
@@ -128,11 +118,11 @@ def looks(run: Run) -> Iterator[Look]:
         alive_at = time.monotonic() if alive else alive_at
         try:
             records = follower.new()
-            look = Look(records, follower.anew, alive)
+            look = Look(records, follower.anew, alive, damage=follower.damage())
         except InputError as error:
             if look is None:
                 raise
-            look = Look([], False, alive, str(error))
+            look = Look([], False, alive, str(error), look.damage)
         events = [record for record in look.records if "event" in record]
         last = events[-1] if events else None if look.anew else last
         yield look

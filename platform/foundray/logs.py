@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from foundray.following import Follower, looks
 from foundray.run import Run
@@ -20,7 +20,9 @@ def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
     """
     log = Log(run.spec().train.steps, out)
     if not follow:
-        return log.tell(Follower(run.folder).new())
+        follower = Follower(run.folder)
+        log.tell(follower.new())
+        return log.warn(follower.damage())
     problem = ""
     for look in looks(run):
         if look.problem and look.problem != problem:
@@ -30,6 +32,7 @@ def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
             out("the run was begun anew")
             log = Log(log.steps, out)
         log.tell(look.records)
+        log.warn(look.damage)
 
 
 class Log:
@@ -39,6 +42,14 @@ class Log:
         """Whether there was anything yet."""
         self.stepped = -math.inf
         """The time of the last step that has a line."""
+        self.warned: list[str] = []
+
+    def warn(self, damage: Sequence[str]) -> None:
+        """Of what is damaged and left out; again where there is more of it."""
+        if (said := list(damage)) != self.warned:
+            self.warned = said
+            for sentence in said:
+                self.out(plain(sentence))
 
     def tell(self, records: list[Record]) -> None:
         for record in records:

@@ -6,7 +6,7 @@ tokenizer.json
 start.safetensors another run's weights, where it started from these
 checkpoints/      step-00001000/ ...
 events.jsonl      what happened: starts, restarts, evaluations, checkpoints, the end
-metrics.jsonl     one line a step
+metrics.jsonl     one line a step; on object stores these two are the folders events/ and metrics/, see `logfiles`
 tensorboard/
 forecast.json     of its loss, where one was stated before it began
 probes/           judgements by `foundray probe`, one a task
@@ -15,24 +15,25 @@ report.html       by `foundray report`
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from foundray.account import account
 from foundray.errors import InputError
 from foundray.holder import is_held
 from foundray.loading import parse_spec
+from foundray.logfiles.lines import Damage, told
+from foundray.logfiles.reader import Reader
+from foundray.logfiles.writer import Writer
 from foundray.restarts import restarts
 from foundray.spec import InitFrom, Spec, differences
 from foundray.spec.arithmetic import differing
-from foundray.storage import Store, writing
+from foundray.storage import Store
 from foundray.urls import canonical
 
 FORECAST = "forecast.json"
@@ -78,6 +79,8 @@ class Facts:
     """Share of that time spent on steps that count."""
     account: dict[str, float]
     """Those seconds by part: see `foundray.account`."""
+    damage: list[str] = dataclass_field(default_factory=list)
+    """A sentence for each damaged file of the record: what of it cannot be read is missing from all of this."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -95,6 +98,7 @@ class Run:
     def __init__(self, folder: Store):
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
+        self._damage: dict[str, list[Damage]] = {}
 
     @staticmethod
     def named(spec: Spec) -> Run:
@@ -187,28 +191,22 @@ class Run:
         return stated if stated and stated["fingerprint"] == self.spec().fingerprint() else None
 
     def append(self, file: str, records: Iterable[dict[str, Any]]) -> None:
-        """Add lines to a JSON Lines file of the folder, all or none. Raises InputError."""
-        target = self.folder / file
-        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
-        if target.is_local:
-            path = Path(target.path)
-            with writing(target):
-                size = _whole_lines(path)
-            try:
-                with writing(target), path.open("ab") as stream:
-                    stream.write(lines)
-            except InputError:
-                with contextlib.suppress(OSError):
-                    os.truncate(path, size)
-                raise
-        else:  # object stores cannot append
-            target.write_bytes((target.read_bytes() if target.exists() else b"") + lines)
+        """Add records to `events.jsonl` or `metrics.jsonl`, all or none. Raises InputError."""
+        Writer(self.folder, file.removesuffix(".jsonl")).append(records)
 
     def records(self, file: str) -> list[dict[str, Any]]:
-        """The complete lines of a JSON Lines file; a line that a killed writer left unfinished is not one."""
-        target = self.folder / file
-        lines = target.read_text().split("\n")[:-1] if target.exists() else []
-        return [json.loads(line) for line in lines]
+        """What `events.jsonl` or `metrics.jsonl` holds, or the segments in their place. `damage` says what is no record.
+
+        Raises InputError where it cannot be read.
+        """
+        reader = Reader(self.folder, file.removesuffix(".jsonl"))
+        found = list(reader.new())
+        self._damage[file] = reader.damage
+        return found
+
+    def damage(self) -> list[str]:
+        """A sentence for each damaged file of the record, as it was read last."""
+        return told([one for found in self._damage.values() for one in found])
 
     def facts(self) -> Facts:
         spec, events, metrics = self.spec(), self.records("events.jsonl"), self.records("metrics.jsonl")
@@ -241,6 +239,7 @@ class Run:
             seconds=round(sum(spent.values()), 3),
             goodput=round(spent["stepping"] / sum(spent.values()), 4) if metrics else None,
             account=spent,
+            damage=self.damage(),
         )
 
 
@@ -271,20 +270,6 @@ def urls_of(location: str) -> list[str]:
     """Where a run may lie that is named by its folder, or by its name in `runs/`."""
     place = location.rstrip("/")
     return [place] if "://" in place else [Store.at(place).url, Store.at(f"runs/{place}").url]
-
-
-def _whole_lines(path: Path) -> int:
-    """Bytes of the file's complete lines; one that a killed writer left unfinished is cut off, or the next would join it."""
-    if not path.exists():
-        return 0
-    with path.open("rb+") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - 1))
-        if stream.read(1) not in (b"", b"\n"):
-            stream.seek(0)
-            size = stream.read().rfind(b"\n") + 1
-            stream.truncate(size)
-    return size
 
 
 def _done(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> int:

@@ -27,7 +27,7 @@ class Spent(Protocol):
 def standing(run: Run) -> str:
     facts, spec, events = run.facts(), run.spec(), run.records("events.jsonl")
     done = f"step {facts.step:,} of {spec.train.steps:,}, {facts.tokens:,} tokens"
-    lines = [("run", facts.run), ("state", f"{facts.state}, {done}")]
+    lines = [("run", facts.run), ("state", f"{facts.state}, {done}"), *(("record", said) for said in facts.damage)]
     if start := spec.init_from:
         lines.append(("start", f"the weights of {start}, SHA-256 {start.weights_sha256}"))
     if facts.loss is not None:

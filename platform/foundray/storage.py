@@ -81,6 +81,12 @@ class Store:
                 names = [info.base_name for info in found]
         return [self / name for name in sorted(names)]
 
+    def files(self) -> dict[str, int]:
+        """Size in bytes of each file that lies directly in this folder, by name; nothing if there is no folder."""
+        with reading(self):
+            found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+
     def read_bytes(self) -> bytes:
         """Raises InputError where the file cannot be read."""
         with reading(self), self.filesystem.open_input_stream(self.path) as stream:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -81,7 +81,9 @@ class Screen:
 
     def view(self) -> View:
         quiet = time.monotonic() - self.heard
-        return View(self.name, self.spec, self.stated, self.progress, self.look.alive, self.look.problem, quiet)
+        return View(
+            self.name, self.spec, self.stated, self.progress, self.look.alive, self.look.problem, quiet, self.look.damage
+        )
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class View:
     """Why nothing new is known, if so."""
     quiet_s: float = 0.0
     """Seconds since the last record came: no clock is compared with that of the machine that wrote it."""
+    damage: Sequence[str] = ()
+    """What of its record is damaged, a sentence for each file."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         width, height = options.max_width, options.height or console.height
@@ -160,6 +164,7 @@ class View:
         facts: list[tuple[str, str]] = []
         if self.problem:
             facts.append(("problem", plain(self.problem)))
+        facts += [("problem", plain(said)) for said in self.damage]
         if last:
             recent = [step["loss"] for step in progress.recent]
             mean = f", of the last {len(recent)} steps {fmean(recent):.4f}" if recent else ""

@@ -12,6 +12,7 @@ from tests.unit.test_exact_step import make_spec
 
 from foundray.account import account
 from foundray.errors import InputError
+from foundray.logfiles.writer import Writer
 from foundray.run import Run, event
 from foundray.storage import Store
 from foundray.training.record import Recorder
@@ -70,12 +71,14 @@ def test_a_command_that_lost_the_run_writes_nothing_more(tmp_path: Path) -> None
 
 def test_a_line_that_a_killed_writer_left_unfinished_is_cut_off(tmp_path: Path) -> None:
     run = Run(Store.at(tmp_path))
-    run.append("events.jsonl", [event("command")])
+    command, finished = ({"time": 1.0, **event(name, step=3)} for name in ("command", "finished"))
+    run.append("events.jsonl", [command])
     with (tmp_path / "events.jsonl").open("a") as stream:
         stream.write('{"time": 18')
-    assert run.records("events.jsonl") == [event("command")]
-    run.append("events.jsonl", [event("finished")])
-    assert run.records("events.jsonl") == [event("command"), event("finished")]
+    assert run.records("events.jsonl") == [command]
+    run.append("events.jsonl", [finished])
+    assert run.records("events.jsonl") == [command, finished]
+    assert run.damage() == []
 
 
 def test_records_wait_until_storage_takes_them(tmp_path: Path) -> None:
@@ -96,13 +99,13 @@ def test_records_wait_until_storage_takes_them(tmp_path: Path) -> None:
 
 def test_storage_that_stalls_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
-    subject, answers, append = recorder(tmp_path / "run"), threading.Event(), Run.append
+    subject, answers, append = recorder(tmp_path / "run"), threading.Event(), Writer.append
 
-    def stalls(self: Run, file: str, records: list[dict[str, Any]]) -> None:
+    def stalls(self: Writer, records: list[dict[str, Any]]) -> None:
         answers.wait(30)
-        append(self, file, records)
+        append(self, records)
 
-    monkeypatch.setattr(Run, "append", stalls)
+    monkeypatch.setattr(Writer, "append", stalls)
     began = time.monotonic()
     subject.write([started(0), step(1)])
     assert time.monotonic() - began < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,11 @@ def overrides_of(options: Any) -> dict[str, Any]:
     from foundray.loading import parse_override
 
     return dict(parse_override(text) for text in options.set)
+
+
+def say_aside(line: str) -> None:
+    """Report beside an output that programs may read."""
+    print(f"foundray: {line}", file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:

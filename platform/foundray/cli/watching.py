@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import foundray
-from foundray.cli.parsing import TAKES, Verbs, say
+from foundray.cli.parsing import TAKES, Verbs, say, say_aside
 from foundray.signals import exit_status
 
 
@@ -116,7 +116,7 @@ def _stop(options: Any) -> None:
 def _report(options: Any) -> None:
     from foundray.sentences import plain
 
-    place = plain(foundray.report(options.runs, options.out))
+    place = plain(foundray.report(options.runs, options.out, say_aside))
     print(place)
     if options.json:
         print(json.dumps({"report": place}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from foundray.errors import InputError
@@ -12,10 +12,11 @@ from foundray.storage import Store
 PAGE = "report.html"
 
 
-def report(runs: Sequence[Run], out: Store | None = None) -> Store:
+def report(runs: Sequence[Run], out: Store | None = None, say: Callable[[str], None] | None = None) -> Store:
     """Write a page of the runs, and give its place: in the folder of a single run, else in the current one (default).
 
-    Runs may be new, under way, failed or finished. Raises InputError for none, and where the page cannot be written.
+    Runs may be new, under way, failed or finished; what of their records is damaged is said. Raises InputError for none,
+    and where the page cannot be written.
     """
     # Imported here: drawing takes a second to import, and a wrong name should be told at once.
     from foundray.reporting.page import page
@@ -25,4 +26,8 @@ def report(runs: Sequence[Run], out: Store | None = None) -> Store:
         raise InputError("no run is named: name one or more, such as runs/shakespeare")
     place = out or (runs[0].folder if len(runs) == 1 else Store.at(Path.cwd())) / PAGE
     place.write_text(page([Story(run) for run in runs]))
+    if say:
+        for run in runs:
+            for sentence in run.damage():
+                say(sentence)
     return place

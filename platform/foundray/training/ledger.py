@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from foundray.errors import InputError
+from foundray.logfiles.writer import Writer
 from foundray.run import Run
 
 AGAIN_SECONDS = 0.5
 REMOTE_SECONDS = 5.0
-"""Between two writes to an object store, which cannot append: it takes the whole file each time."""
+"""Between two segments on an object store, which charges for each."""
 FILES = ("events.jsonl", "metrics.jsonl")
 """In this order: what happened comes before the steps that followed from it."""
 
@@ -25,6 +26,7 @@ class Ledger:
         self.run, self.kept, self.beside = run, kept, beside
         self.problem: str | None = None
         """Why storage did not take the last records, if so."""
+        self.writers = {file: Writer(run.folder, file.removesuffix(".jsonl")) for file in FILES}
         self.waiting: dict[str, list[Record]] = {file: [] for file in FILES}
         self.changed = threading.Condition()
         self.ending = self.hurried = False
@@ -86,7 +88,7 @@ class Ledger:
             records = list(self.waiting[file])
         if not records:
             return
-        self.run.append(file, records)
+        self.writers[file].append(records)
         with self.changed:
             del self.waiting[file][: len(records)]
             for record in records:

@@ -69,6 +69,8 @@ class Recorder:
         self.clock = Clock(max((record["time"] for record in [*events[-1:], *metrics[-1:]]), default=0.0))
         self.began = self.clock.now()
         """When the command began: nothing that it records came before."""
+        for said in run.damage():
+            report(f"{said}; the run goes on without it")
         self.lock = threading.RLock()
         self.abandoned = False
         """Whether the record is another command's, and nothing more is written."""

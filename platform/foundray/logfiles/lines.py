@@ -1,0 +1,111 @@
+"""Lines of a log: records as bytes, and bytes as records, or as damage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+from foundray.logfiles.runs import runs_of
+from foundray.records import EVENTS, Line, Step
+
+Record = dict[str, Any]
+
+NEEDED = ("time", "step", "loss", "grad_norm", "lr", "step_s", "data_wait_s", "copy_s", "tokens_per_s", "workers")
+"""Fields of a step without which nothing can be said of it; every version has recorded them."""
+SHOWN = 40
+"""Characters of a damaged line that are shown."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A line that is no record."""
+
+    place: str
+    line: int
+    """Counted from 1."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place} is damaged: line {self.line:,} {self.reason}"
+
+
+def told(damage: Sequence[Damage]) -> list[str]:
+    """One sentence for each damaged file."""
+    files: dict[str, list[Damage]] = {}
+    for one in damage:
+        files.setdefault(one.place, []).append(one)
+    return [str(same[0]) + (f", and {len(same) - 1:,} more lines" if len(same) > 1 else "") for same in files.values()]
+
+
+def encoded(records: Iterable[Record]) -> bytes:
+    return "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records).encode()
+
+
+def parsed(line: bytes, log: str) -> Record:
+    """The record of a line of the log `events` or `metrics`, in today's form. Raises ValueError, which says what is wrong."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError(f"is no JSON object ({_excerpt(line)})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"is no JSON object ({_excerpt(line)})")
+    if log == "events":
+        known = EVENTS.get(record["event"]) if isinstance(record.get("event"), str) else None
+        needed = ("time", "event", "step") if known and "step" in known.model_fields else ("time", "event")
+        _check(record, known or _Event, needed)
+        return record
+    _check(record, Step, NEEDED)
+    record = {"skipped": [], "spike": False, "passed_over": 0, "lineage": "", **record}
+    if "takers" in record:
+        record["takers"] = runs_of(record["takers"])
+    return record
+
+
+class _Event(Line):
+    """One of a kind that is not known here."""
+
+    event: str
+
+
+def _check(record: Record, model: type[BaseModel], needed: Iterable[str]) -> None:
+    """Raises ValueError where a field is missing or has another type than the model says."""
+    types = _types(model)
+    if missing := [name for name in needed if name not in record]:
+        raise ValueError(f"has no `{missing[0]}`")
+    for name, value in record.items():
+        if name in types and type(value) not in types[name]:
+            raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, of another type than it must be")
+
+
+@cache
+def _types(model: type[BaseModel]) -> dict[str, tuple[type, ...]]:
+    """By field, which types its value has when it comes from JSON."""
+    return {name: _json_types(info.annotation) for name, info in model.model_fields.items()}
+
+
+def _json_types(annotation: Any) -> tuple[type, ...]:
+    if annotation is float:
+        return (float, int)
+    if annotation in (int, str, bool, NoneType):
+        return (annotation,)
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return tuple({type(value) for value in get_args(annotation)})
+    if origin in (dict, list):
+        return (origin,)
+    if origin is tuple:
+        return (list,)
+    return tuple(kind for part in get_args(annotation) for kind in _json_types(part))
+
+
+def _excerpt(line: bytes) -> str:
+    if not line.strip(b"\0"):
+        return f"{len(line):,} zero bytes"
+    shown = repr(line[:SHOWN])[2:-1]
+    return shown if len(line) <= SHOWN and len(shown) <= SHOWN else shown[:SHOWN] + "…"
