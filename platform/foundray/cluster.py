@@ -6,13 +6,15 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from foundray.errors import InputError
+from foundray.causes import cause_of
+from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.head import ask_head
 from foundray.local_cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
 from foundray.local_ray import local_ray
@@ -23,6 +25,9 @@ from foundray.spec import Pool, Scale
 HEAD_BEAT_SECONDS = 2.0
 HEAD_SECONDS = 40.0
 """Longest that the cluster's head may be away, for a restart that keeps its state."""
+AGAIN = "the same command goes on once it is back"
+_when_lost: list[Callable[[], None]] = []
+"""What is done if the head is lost, the innermost last."""
 
 
 def enter_cluster(address: str | None = None) -> LocalCluster | None:
@@ -76,19 +81,38 @@ def _joined(address: str, here: LocalCluster | None, quiet: dict[str, Any]) -> I
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"cannot reach the cluster at RAY_ADDRESS={address}: {why}") from None
     try:
-        yield ray
+        with head_watched(_end_without_head):
+            yield ray
+    except FoundrayError:  # some are Ray's errors as well
+        raise
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise RunFailed(f"the cluster at RAY_ADDRESS={address} was lost: {cause_of(error)}; {AGAIN}") from error
     finally:
         ray.shutdown()
+
+
+def _end_without_head() -> None:
+    # No exception would do: the main thread waits inside Ray, which is about to end the process.
+    print(f"foundray: the head of the Ray cluster has been away for {HEAD_SECONDS:.0f} s; {AGAIN}", file=sys.stderr, flush=True)
+    os._exit(RunFailed.exit_status)
 
 
 @contextlib.contextmanager
 def head_watched(lost: Callable[[], None]) -> Iterator[None]:
     """While the block runs, a thread looks after the cluster's head, and calls `lost` when it has been away for long.
 
-    Ray's own calls wait for the head for a minute; then Ray ends the process, without a word of ours.
+    Ray's own calls wait for the head for a minute; then Ray ends the process, without a word of ours. Of blocks inside each
+    other, the inner one's `lost` is called.
     """
     import ray
 
+    _when_lost.append(lost)
+    if len(_when_lost) > 1:  # the outer block's thread looks
+        try:
+            yield
+        finally:
+            _when_lost.pop()
+        return
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     over = threading.Event()
 
@@ -98,13 +122,14 @@ def head_watched(lost: Callable[[], None]) -> Iterator[None]:
             with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=HEAD_BEAT_SECONDS):
                 seen = time.monotonic()
             if time.monotonic() - seen > HEAD_SECONDS:
-                return lost()
+                return _when_lost[-1]()
 
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         over.set()
+        _when_lost.pop()
 
 
 def _quieten() -> None:

@@ -27,7 +27,6 @@ from foundray.local_node import (
     START_SECONDS,
     TOO_BUSY,
     Node,
-    Redis,
     agent_port,
     free_network,
     free_ports,
@@ -35,6 +34,7 @@ from foundray.local_node import (
     node_ip,
     wait_for_port,
 )
+from foundray.local_redis import Redis
 from foundray.processes import identity
 from foundray.writable import check_temporary_folder
 
@@ -146,11 +146,7 @@ class LocalCluster:
     def _start_head(self) -> None:
         dashboard = ["--include-dashboard=true", f"--dashboard-host={self.head_ip}", f"--dashboard-port={self.dashboard_port}"]
         arguments = ["--head", f"--port={self.port}", f"--temp-dir={self.folder / 'ray'}", *dashboard]
-        environment = {}
-        if self.redis:
-            arguments += [f"--redis-password={self.redis.password}"]
-            environment = {"RAY_REDIS_ADDRESS": self.redis.address}
-        self._start("head", 0, {"CPU": 0}, arguments, environment)
+        self._start("head", 0, {"CPU": 0}, arguments, self.redis.environment if self.redis else {})
         wait_for_port(self.head_ip, self.dashboard_port, START_SECONDS)
 
     def restart_head(self) -> None:

@@ -1,29 +1,22 @@
-"""What a cluster on this machine consists of: nodes, and perhaps a Redis. Each is a process that ends with all its children."""
+"""What a cluster on this machine consists of: nodes, each a process that ends with all its children, and addresses."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-import secrets
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Any
 
 import psutil
 
-from foundray.errors import InputError
-from foundray.processes import identity, living
+from foundray.processes import living
 
 START_SECONDS = 180.0
 TOO_BUSY = "timed out during startup"
 """What Ray says if a node has not started within 30 s, which a busy machine may need: it is tried again."""
-REDIS_SECONDS = 10.0
 NETWORKS = range(1, 200)
 """N of the loopback addresses 127.N.0.0/16 that a cluster may have for its own, so that several can be up at once."""
 
@@ -51,48 +44,6 @@ def kill(nodes: Iterable[Node]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(processes, timeout=10)
-
-
-@dataclass
-class Redis:
-    """Keeps the head's state while the head is away."""
-
-    folder: Path
-    node: Node
-
-    @staticmethod
-    def start(folder: Path, ip: str) -> Redis:
-        """Listening at the address given. Raises InputError where Redis is not installed or does not start."""
-        if not (program := shutil.which("redis-server")):
-            raise InputError("redis-server is not installed; Debian's package redis-server has it")
-        port, password = free_ports(ip, 1)[0], secrets.token_hex(32)
-        settings = folder / "redis.conf"
-        settings.touch(mode=0o600)
-        settings.write_text(
-            f"bind {ip}\nport {port}\nrequirepass {password}\ndir {folder}\nappendonly yes\nlogfile {folder}/redis.log\n"
-        )
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-        process = subprocess.Popen([program, str(settings)], start_new_session=True, **quiet)
-        try:
-            if wait_for_port(ip, port, REDIS_SECONDS):
-                return Redis(folder, Node(ip, process.pid, identity(psutil.Process(process.pid))))
-        except BaseException:
-            process.kill()
-            raise
-        process.kill()
-        raise InputError(f"redis-server did not start: see {folder}/redis.log")
-
-    @property
-    def address(self) -> str:
-        return f"{self.node.ip}:{self._setting('port')}"
-
-    @property
-    def password(self) -> str:
-        return self._setting("requirepass")
-
-    def _setting(self, name: str) -> str:
-        settings = dict(line.split(" ", 1) for line in (self.folder / "redis.conf").read_text().splitlines())
-        return settings[name]
 
 
 def free_network() -> int:

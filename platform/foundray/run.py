@@ -90,6 +90,10 @@ class Facts:
         return asdict(self)[name]
 
 
+NOT_BEGUN = "is not begun"
+"""What is said of a run whose folder is not there."""
+
+
 class NotBegun(InputError):
     """There is nothing yet where a run is looked for."""
 
@@ -112,7 +116,7 @@ class Run:
                 return run
         if not any(Store.at(place).exists() for place in (location, f"runs/{location}")):
             raise NotBegun(
-                f"{location} is not begun: there is no such folder, and none in runs/; a run's folder is made once its data is "
+                f"{location} {NOT_BEGUN}: there is no such folder, and none in runs/; a run's folder is made once its data is "
                 "prepared"
             )
         raise InputError(

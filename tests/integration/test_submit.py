@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
+import subprocess
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import grpc
+import psutil
 import pytest
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY, foundray
 from tests.terminal import Terminal
 from tests.unit.test_probing import saved_run
 
-from foundray.local_cluster import LocalCluster
+from foundray.local_cluster import LocalCluster, token_environment
 
 STEPS = 120
 
@@ -97,6 +104,74 @@ def test_a_run_outlives_its_head_twice_and_a_stop_and_is_the_run_on_a_laptop(
     assert "every one used exactly once" in foundray("audit", run).out
 
 
+def test_no_secret_stands_in_a_command_line(cluster: LocalCluster) -> None:
+    """Which every user of the machine can read."""
+    assert cluster.redis
+    processes = [process for node in (*cluster.nodes.values(), cluster.redis.node) for process in node.processes()]
+    lines = [Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for process in processes]
+    assert {"gcs_server", "raylet", "redis-server"} <= {Path(line.split()[0]).name for line in lines if line.split()}
+    secrets = [(cluster.folder / "token").read_text(), *(cluster.folder / "redis.key").read_text().splitlines()[1:-1]]
+    assert not [line for line in lines if "password" in line or any(secret in line for secret in secrets)]
+
+
+METHODS = (
+    "NodeInfoGcsService/GetAllNodeInfo", "NodeManagerService/GetNodeStats", "ObjectManagerService/Pull",
+    "CoreWorkerService/GetCoreWorkerStats", "ReporterService/GetTraceback",
+)  # fmt: skip
+"""One of each of Ray's gRPC servers."""
+
+
+def test_what_listens_asks_for_the_token_but_for_the_metrics(cluster: LocalCluster) -> None:
+    """As clusters/README.md says."""
+    found: dict[str, set[str]] = {}
+    for node in cluster.nodes.values():
+        for process in node.processes():
+            with suppress(psutil.NoSuchProcess):
+                listening = [of.laddr for of in process.net_connections("tcp") if of.status == psutil.CONN_LISTEN]
+                for ip, port in listening:
+                    here = node.ip if ip in ("::", "0.0.0.0") else ip
+                    found.setdefault(process.name(), set()).add(by_http(here, port) or by_grpc(f"{here}:{port}"))
+    assert found["gcs_server"] == {"UNAUTHENTICATED"}
+    assert "UNAUTHENTICATED" in found["raylet"] and {"401", "UNAUTHENTICATED"} <= found["ray::DashboardAgent"]
+    assert set().union(*found.values()) <= {"401", "UNAUTHENTICATED", "metrics", "no answer"}, found
+
+
+def by_http(ip: str, port: int) -> str | None:
+    """The status of the answer to a question without a token; None if HTTP is not spoken."""
+    try:
+        asked = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with asked.open(f"http://{ip}:{port}/api/jobs/", timeout=3) as answer:
+            return "metrics" if answer.read(6) == b"# HELP" else str(answer.status)
+    except urllib.error.HTTPError as error:
+        return str(error.code)
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+def by_grpc(address: str) -> str:
+    """The status of the first method that the server has, asked without a token."""
+    with grpc.insecure_channel(address) as channel:
+        for method in METHODS:
+            try:
+                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=3)
+                return "OK"
+            except grpc.RpcError as error:
+                if error.code() not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE):
+                    return str(error.code().name)
+    return "no answer"
+
+
+def test_rays_own_submission_works_too(cluster: LocalCluster, spec: Path, tmp_path: Path) -> None:
+    """Its folder travels as a package, which every node unpacks for itself."""
+    (tmp_path / "spec.yaml").write_text(spec.read_text())
+    command = [str(Path(FOUNDRAY).with_name("ray")), "job", "submit", "--address", cluster.url, "--working-dir", ".", "--"]
+    command += ["foundray", "train", "spec.yaml", "--set", "name=rays", "--set", "train.steps=3"]
+    environment = {**os.environ, **token_environment(cluster.folder)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "step 3: validation loss" in done.stdout
+
+
 def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
     run = saved_run(tmp_path / "runs")
     (texts := tmp_path / "texts.txt").write_text("\n".join(f"text number {number}" for number in range(2000)))
@@ -159,6 +234,8 @@ def test_bad_input(cluster: LocalCluster, spec: Path, calm: str, tmp_path: Path,
         assert said in foundray("submit", spec, *arguments).refusal.replace("\n", " "), arguments
     assert "knows no run nobody; there are:" in foundray("status", "nobody", "--cluster", cluster.url).refusal
     assert "knows no run nobody" in foundray("stop", "nobody", "--cluster", cluster.url).refusal
+    yet = foundray("status", tmp_path / "later", "--cluster", cluster.url, "--json")
+    assert (yet.facts["state"], yet.facts["status"]) == ("not begun", None) and "later is not begun: " in yet.out
     monkeypatch.setenv("FOUNDRAY_LOCAL_CLUSTER", str(tmp_path / "elsewhere"))  # from where the token is not known
     for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(variable, raising=False)

@@ -104,7 +104,7 @@ def _stop(options: Any) -> None:
         print("\n".join(shown[:3]))
         if options.json:
             print(json.dumps(facts_there))
-        if facts_there.get("state", "stopped") not in ("stopped", "finished"):
+        if facts_there.get("state", "stopped") not in ("stopped", "finished", "not begun"):
             sys.exit(1)
         return
     facts = foundray.stop(options.target, say)

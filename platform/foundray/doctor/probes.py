@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foundray.doctor.finding import Finding
-from foundray.errors import FoundrayError
+from foundray.errors import FoundrayError, InputError
 from foundray.sentences import plain
 
 SECONDS = 120
@@ -129,7 +129,13 @@ def _ray() -> Finding:
     import time
 
     from foundray.cluster import connected
+    from foundray.writable import check_shared_memory, check_temporary_folder
 
+    for check in (check_temporary_folder, check_shared_memory):
+        try:
+            check()
+        except InputError as error:
+            return Finding("ray", "wrong", "it cannot write what it needs to", str(error))
     began = time.monotonic()
     with connected() as ray:
         answer = ray.get(ray.remote(lambda content: len(content)).remote(ray.put(bytes(1_000_000))), timeout=60)

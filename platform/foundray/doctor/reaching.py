@@ -40,7 +40,10 @@ def token() -> Finding:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return Finding("token", "ok", "in the environment")
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(named).expanduser() if named else Path.home() / DEFAULT_TOKEN
+    try:
+        file = Path(named).expanduser() if named else Path.home() / DEFAULT_TOKEN
+    except RuntimeError:  # neither the environment nor the system knows a home folder
+        return Finding("token", "ok", "none, and no home folder to keep one in")
     if not file.is_file():
         if named or asked:
             mend = "write the cluster's token there (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"

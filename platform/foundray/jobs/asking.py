@@ -13,6 +13,7 @@ from foundray.errors import InputError, RunFailed
 from foundray.jobs.client import Client
 from foundray.jobs.follow import exit_status, lines
 from foundray.jobs.package import packed
+from foundray.run import NOT_BEGUN
 from foundray.storage import Store
 
 BEAT_SECONDS = 0.5
@@ -52,7 +53,12 @@ def status(client: Client, run: str) -> tuple[dict[str, Any], list[str]]:
     job, line = {"job": name, "cluster": client.url, "status": state}, f"{'job':9} {name}, {told}"
     if verb in OF_NO_RUN:
         return job, [line, *client.ray.get_job_logs(name).splitlines()[-TAIL:]]
-    *shown, facts = ask(client, f"status {shlex.quote(folder)} --text --json")[1]
+    failed, said = ask(client, f"status {shlex.quote(folder)} --text --json", may_end_with=InputError.exit_status)
+    *shown, facts = said or [""]
+    if failed:
+        if NOT_BEGUN not in facts:
+            raise InputError(facts.removeprefix("foundray: "))
+        return {"state": "not begun", **job}, [line, facts.removeprefix("foundray: ")]
     return {**json.loads(facts), **job}, [line, *shown]
 
 
