@@ -148,6 +148,14 @@ def test_variables_that_are_set_are_ones_that_ray_reads() -> None:
     assert not ray_knows("RAY_health_check_periods_ms")
 
 
+def test_every_port_that_a_definition_opens_is_in_the_table_of_what_guards_it() -> None:
+    table = (CLUSTERS / "README.md").read_text()
+    texts = [file.read_text() for file in CLUSTERS.rglob("*.yaml")]
+    opened = {port for text in texts for port in re.findall(r"(?:containerPort: |ray start --head --port=)(\d+)", text)}
+    assert {"6379", "8265"} <= opened
+    assert [port for port in opened if not re.search(rf"^\| {port} \|", table, re.M)] == []
+
+
 def test_no_secret_lies_in_a_definition() -> None:
     secret = re.compile(r"AKIA[A-Z0-9]{16}|PRIVATE KEY|(password|secret|token)[\"']?\s*[:=]\s*[\"']?[A-Za-z0-9+/_-]{16,}", re.I)
     assert secret.search("password: q1w2e3r4t5y6u7i8o9p0")
