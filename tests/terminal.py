@@ -60,10 +60,11 @@ class Terminal:
 
     def until(self, pattern: str) -> None:
         """Wait until the output has it."""
-        deadline = time.monotonic() + SECONDS
+        deadline, over = time.monotonic() + SECONDS, False
         while not re.search(pattern, self.text):
-            assert time.monotonic() < deadline and self.reader.is_alive(), self.text[-3000:]
-            time.sleep(0.1)
+            assert time.monotonic() < deadline and not over, f"{self.process.poll()}: {self.text[-3000:]}"
+            over = self.process.poll() is not None
+            time.sleep(0.5 if over else 0.1)  # what it wrote last is on its way
 
     def end(self) -> int:
         """Wait for it; gives the exit status."""
