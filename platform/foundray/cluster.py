@@ -104,32 +104,31 @@ def head_watched(lost: Callable[[], None]) -> Iterator[None]:
     Ray's own calls wait for the head for a minute; then Ray ends the process, without a word of ours. Of blocks inside each
     other, the inner one's `lost` is called.
     """
-    import ray
-
     _when_lost.append(lost)
-    if len(_when_lost) > 1:  # the outer block's thread looks
-        try:
-            yield
-        finally:
-            _when_lost.pop()
-        return
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     over = threading.Event()
-
-    def watch() -> None:
-        seen = time.monotonic()
-        while not over.wait(HEAD_BEAT_SECONDS):
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=HEAD_BEAT_SECONDS):
-                seen = time.monotonic()
-            if time.monotonic() - seen > HEAD_SECONDS:
-                return _when_lost[-1]()
-
-    threading.Thread(target=watch, daemon=True).start()
     try:
+        if len(_when_lost) == 1:
+            threading.Thread(target=_watch_head, args=(_head_address(), over), daemon=True).start()
         yield
     finally:
         over.set()
         _when_lost.pop()
+
+
+def _watch_head(address: str, over: threading.Event) -> None:
+    host, _, port = address.rpartition(":")
+    seen = time.monotonic()
+    while not over.wait(HEAD_BEAT_SECONDS):
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=HEAD_BEAT_SECONDS):
+            seen = time.monotonic()
+        if time.monotonic() - seen > HEAD_SECONDS:
+            return _when_lost[-1]()
+
+
+def _head_address() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _quieten() -> None:

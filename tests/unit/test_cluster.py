@@ -1,9 +1,14 @@
-"""What is said of a cluster: its nodes by the names that people know."""
+"""What is said of a cluster: its nodes by the names that people know, and that its head is gone."""
 
 from __future__ import annotations
 
+import socket
+import threading
 from typing import Any
 
+import pytest
+
+from foundray import cluster
 from foundray.cluster import names_of
 from foundray.sentences import sentence
 
@@ -30,3 +35,27 @@ def test_ids_of_records_of_before_are_shortened_and_names_are_not() -> None:
     assert said("ab" * 28).startswith("the node abababab is left out")
     lost = {"event": "member_lost", "member": 3, "node": "node-2", "reason": "its node is draining"}
     assert sentence(lost) == "member 3 on node node-2 is lost: its node is draining"
+
+
+def test_of_a_head_that_is_gone_the_innermost_who_watches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "HEAD_BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(cluster, "HEAD_SECONDS", 0.5)
+    told, done = list[str](), threading.Event()
+
+    def by(name: str) -> None:
+        told.append(name)
+        done.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        monkeypatch.setattr(cluster, "_head_address", lambda: address)
+        with cluster.head_watched(lambda: by("outer")):
+            with cluster.head_watched(lambda: by("inner")):
+                assert not done.wait(1.0), "it is there"
+                head.close()
+                assert done.wait(10)
+            assert told == ["inner"]
+    done.clear()
+    with cluster.head_watched(lambda: by("the only one")):
+        assert done.wait(10)
+    assert told == ["inner", "the only one"]

@@ -14,7 +14,8 @@ import pytest
 from tests.conftest import small_spec, write_spec
 from tests.unit.test_probing import saved_run
 
-from foundray.errors import InputError
+from foundray.errors import InputError, RunFailed
+from foundray.jobs import client
 from foundray.jobs.client import Client, cluster_url
 from foundray.jobs.follow import _Reader
 from foundray.jobs.package import packed
@@ -62,6 +63,20 @@ def test_a_cluster_of_another_ray_and_what_is_no_cluster(monkeypatch: pytest.Mon
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
     with pytest.raises(InputError, match="which cluster"):
         cluster_url(None)
+
+
+def test_a_cluster_that_goes_away_while_a_verb_talks_to_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(client, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.5)
+    with server(json.dumps({"ray_version": ray.__version__})) as url:
+        talking = Client(url)
+        with pytest.raises(RunFailed, match="does not know its head yet; try again"):
+            talking.head()
+    for question in (lambda: talking.info("x"), lambda: talking.known("x"), talking.head, lambda: talking.runs("x")):
+        with pytest.raises(RunFailed, match=r"^the cluster at \S+ does not answer \(ConnectionError\); try again$"):
+            question()
 
 
 def test_code_and_spec_travel_and_are_found_by_entry_point(tmp_path: Path) -> None:

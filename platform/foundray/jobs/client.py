@@ -142,8 +142,11 @@ class Client:
         return bool(info and not info.status.is_terminal())
 
     def _nodes(self) -> list[dict[str, Any]]:
-        """Those that live."""
-        nodes = self.ray._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
+        """Those that live, as far as the cluster knows: a head that has just come up may not answer this yet."""
+        try:
+            nodes = self.ray._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
+        except (ValueError, KeyError):
+            return []
         return [node["raylet"] for node in nodes if node["raylet"].get("state") == "ALIVE"]
 
     def log(self, job: str) -> Iterator[str | None]:
