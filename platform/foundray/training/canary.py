@@ -81,7 +81,7 @@ def seeded(size: tuple[int, ...], number: int, scale: float) -> Tensor:
 
 
 def differences(kinds: list[Kind]) -> str:
-    """What a group's workers do not have in common, as `AVX2 and AVX512, torch 2.9 and 2.10`; empty where they compute alike."""
+    """What the workers do not have in common, as `AVX2 and AVX512, torch 2.9 and 2.10`; empty where they compute alike."""
     parts = []
     for word in KIND:
         if len(found := sorted({one.get(word, "unknown") for one in kinds})) > 1:
