@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from scipy.optimize import check_grad, minimize, minimize_scalar
 
 from foundray.errors import InputError
 from foundray.tuning.forecast import Point, Target, forecast, points_from_csv
-from foundray.tuning.scaling_law import DELTA, Law, fit, summed_huber
+from foundray.tuning.plausible import without_each
+from foundray.tuning.refits import refit, sums
+from foundray.tuning.scaling_law import DELTA, Centred, Law, constants_of, fit, summed_huber
 
 HOFFMANN = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 
@@ -81,34 +84,106 @@ def test_the_optimum_is_where_a_search_finds_it() -> None:
 
 
 def test_intervals_hold_what_is_measured() -> None:
-    """Shortest ladders, eight times the compute: see `plausible` for why this is not a bootstrap."""
+    """Shortest ladders, eight times the compute."""
     held, widths = 0, []
-    for seed in range(12):
+    for seed in range(8):
         noise = (0.003, 0.01)[seed % 2]
         chance = np.random.default_rng(1000 + seed)
         law = Law(chance.uniform(0.5, 2.5), 300, 600, chance.uniform(0.25, 0.45), chance.uniform(0.25, 0.45))
-        found = forecast(ladder(law, noise, seed), Target(3e7, 1.6e9), draws=500)
+        found = forecast(ladder(law, noise, seed), Target(3e7, 1.6e9), draws=200)
         measured = law.loss(3e7, 1.6e9) * np.exp(noise * chance.standard_normal())
         held += found.interval.low <= measured <= found.interval.high
         widths.append((found.interval.high - found.interval.low) / measured)
-    assert held >= 10
-    assert np.median(widths) < 0.12
+    assert held >= 7
+    assert np.median(widths) < 0.2
 
 
 def test_noise_widens_the_interval_and_runs_narrow_it() -> None:
     def width(noise: float, *ratios: float) -> float:
-        found = forecast(ladder(HOFFMANN, noise, 3, ratios=ratios), Target(1e8, 2e9), draws=500).interval
+        found = forecast(ladder(HOFFMANN, noise, 3, ratios=ratios), Target(1e8, 2e9), draws=200).E
         return found.high - found.low
 
     six = width(0.003, 8, 60)
     assert width(0.03, 8, 60) > 1.2 * six and six > 1.3 * width(0.003, 8, 12, 20, 40, 60)
 
 
+def many(seed: int = 5) -> list[Point]:
+    """240 runs whose noise has long tails, mostly upwards, as that of losses read off a published figure."""
+    chance = np.random.default_rng(seed)
+    law = Law(1.82, 478, 2143, 0.347, 0.367)
+    sizes, tokens = np.exp(chance.uniform(np.log(4e7), np.log(1.5e10), 240)), np.exp(chance.uniform(20, 26, 240))
+    off = 0.004 * chance.standard_normal(240) + 0.03 * chance.exponential(1, 240) * (chance.random(240) < 0.15)
+    return [Point(n, d, law.loss(n, d) * np.exp(o), f"{i}") for i, (n, d, o) in enumerate(zip(sizes, tokens, off, strict=True))]
+
+
+def test_intervals_are_about_the_estimator_of_the_fit() -> None:
+    """An estimator that gives long tails their full weight had the fit at an end of its interval. 240 runs take seconds."""
+    began = time.process_time()
+    found = forecast(many(), Target(7e10, 1.4e12), draws=400)
+    assert time.process_time() - began < 30
+    for name in ("E", "alpha", "beta"):
+        interval, value = getattr(found, name), getattr(found.law, name)
+        width = interval.high - interval.low
+        assert interval.low + 0.15 * width < value < interval.high - 0.15 * width
+        assert abs(value - {"E": 1.82, "alpha": 0.347, "beta": 0.367}[name]) < width < 0.2
+
+
+def test_refits_find_what_the_fit_does() -> None:
+    points, chance = many(), np.random.default_rng(1)
+    runs = Centred.of(points)
+    fitted = constants_of(runs)
+    weights = chance.multinomial(240, np.full(240, 1 / 240), 4).astype(float)
+    constants, totals = refit(np.tile(fitted, (4, 1)), runs, np.tile(runs.log_loss, (4, 1)), weights)
+    for drawn, mine, total in zip(weights, constants, totals, strict=True):
+        again = fit([point for point, times in zip(points, drawn.astype(int), strict=True) for _ in range(times)])
+        assert total <= sums(_constants(again, runs)[None], runs, runs.log_loss[None], drawn[None])[0] * (1 + 1e-6)
+        assert runs.law(mine).beta == pytest.approx(again.beta, abs=1e-3)
+    # From a start far off, too, and without a run.
+    far, _ = refit(np.array([[0.9, 0.1, 0.0, 0.0, 0.0]]), runs, runs.log_loss[None], np.ones((1, 240)))
+    assert far[0] == pytest.approx(fitted, abs=1e-2)
+    laws = without_each(points, runs, fitted)
+    assert laws[3].beta == pytest.approx(fit([*points[:3], *points[4:]]).beta, abs=1e-3)
+
+
+def _constants(law: Law, runs: Centred) -> np.ndarray:
+    logs = np.log([law.A, law.B]) - np.array([law.alpha, law.beta]) * runs.middle
+    return np.array([law.alpha, law.beta, *logs, np.log(law.E)])
+
+
+def test_a_forecast_that_reaches_too_far_says_so_and_is_wider() -> None:
+    points = ladder(HOFFMANN, 0.003)
+
+    def relative(target: Target) -> tuple[float, tuple[str, ...]]:
+        found = forecast(points, target, draws=200)
+        return (found.interval.high - found.interval.low) / found.loss, found.cautions
+
+    (near, none), (far, said) = relative(Target(3e7, 1.6e9)), relative(Target(1e10, 2e11))
+    assert not none and far > 2 * near
+    assert said == (
+        "3.33e+05 times the FLOPs of the largest run is farther than the ladder is wide (a factor of 750): add larger runs",
+    )
+    assert f"caution           {said[0]}" in forecast(points, Target(1e10, 2e11), draws=100).table()
+
+
+def test_a_fit_at_a_bound_says_so_and_is_wider() -> None:
+    """Losses that fall as a power of the tokens alone, to nothing: neither E nor A can be told."""
+
+    def tokens_alone(size: float, tokens: float) -> float:
+        return 1e4 * tokens**-0.5
+
+    points = [Point(p.parameters, p.tokens, tokens_alone(p.parameters, p.tokens), p.name) for p in ladder(HOFFMANN)]
+    found = forecast(points, Target(3e7, 1.6e9), draws=100)
+    assert "the runs do not tell what more parameters gain: that part of the loss is fitted as none" in found.cautions
+    assert "the runs do not tell which loss remains in the end (E): that part of the loss is fitted as none" in found.cautions
+    steep = [Point(p.parameters, p.tokens, 1 + (p.tokens / 8e6) ** -3.0 + p.parameters**-0.3, p.name) for p in points]
+    assert "beta is at the most that a fit may have, 2.5" in forecast(steep, Target(3e7, 1.6e9), draws=100).cautions
+
+
 def test_a_forecast_says_what_is_known() -> None:
     points, target = ladder(HOFFMANN, 0.003), Target(1e8, 2e9)
-    found = forecast(points, target, draws=500)
-    assert found == forecast(points, target, draws=500)
-    assert found.interval != forecast(points, target, seed=1, draws=500).interval
+    found = forecast(points, target, draws=200)
+    assert found == forecast(points, target, draws=200)
+    assert found.interval != forecast(points, target, seed=1, draws=200).interval
     assert found.interval.low < found.loss < found.interval.high
     assert found.twice_data == pytest.approx(found.law.loss(1e8, 4e9) - found.loss)
     assert found.twice_model == pytest.approx(found.law.loss(2e8, 2e9) - found.loss)

@@ -183,6 +183,7 @@ def _forecast_words(story: Story) -> str:
         return ""
     low, high, came = stated["interval"]["low"], stated["interval"]["high"], story.facts.val_loss
     text = f"Stated before the run began: {stated['loss']:.4f}, and with 90 % between {low:.4f} and {high:.4f}."
+    text += "".join(f" Caution: {caution}." for caution in stated.get("cautions", ()))
     if story.facts.state != "finished" or came is None:
         return text
     return f"{text} What came: {came:.4f}, {'inside' if low <= came <= high else 'outside'}."

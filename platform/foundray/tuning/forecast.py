@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from foundray.threads import one_blas_thread
+from foundray.tuning.extrapolation import WARY, cautions, check_falls, drift
 from foundray.tuning.ladder import Point, Target, check, check_positive, points_from_csv
-from foundray.tuning.plausible import plausible_laws
-from foundray.tuning.scaling_law import Law, fit
+from foundray.tuning.plausible import plausible, without_each
+from foundray.tuning.scaling_law import Centred, Law, constants_of
 
 __all__ = ["Forecast", "Interval", "Point", "Target", "forecast", "points_from_csv"]
 
@@ -42,7 +44,8 @@ class Forecast:
     loss: float
     """Of the target, by that law."""
     interval: Interval
-    """For the loss that the target's run will measure: doubt about the law, and the noise of one run."""
+    """For the loss that the target's run will measure: doubt about the law, the noise of one run, and what large runs are known
+    to leave such laws by."""
     noise: float
     """Standard deviation of runs about the law, relative to the loss."""
     optimum: Target
@@ -58,6 +61,8 @@ class Forecast:
     beta: Interval
     left_out: tuple[tuple[str, float], ...]
     """Names of points, and the target's loss by the law fitted without each."""
+    cautions: tuple[str, ...] = ()
+    """Why the interval is wider than the reach alone would make it; none of a forecast by an earlier version."""
 
     @property
     def reach(self) -> float:
@@ -97,10 +102,11 @@ class Forecast:
             ("beta", f"{self.law.beta:.3f} ({self.beta.low:.3f} to {self.beta.high:.3f}), of tokens"),
             ("fitted to", f"{len(self.points)} runs, with noise of about {self.noise:.1%} of the loss"),
         ]
+        lines += [("caution", caution) for caution in self.cautions]
         return "\n".join(f"{what:<18}{said}" for what, said in lines)
 
 
-def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int = 4000) -> Forecast:
+def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int = 1000) -> Forecast:
     """Fit the scaling law to the points and say what it means for the target. The same seed gives the same intervals.
 
     Raises InputError for points that are too few, too alike or follow no such law, and for values that are not positive.
@@ -108,16 +114,26 @@ def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int 
     check(points)
     check_positive(target.parameters, "the target's parameters")
     check_positive(target.tokens, "the target's tokens")
-    chance = np.random.default_rng(seed)
-    law = fit(points)
-    laws, noise = plausible_laws(points, chance, draws)
+    with one_blas_thread():  # more would wait for one another over products as small as these
+        return _forecast(points, target, np.random.default_rng(seed), draws)
+
+
+def _forecast(points: Sequence[Point], target: Target, chance: np.random.Generator, draws: int) -> Forecast:
+    ladder = Centred.of(points)
+    fitted = constants_of(ladder)
+    check_falls(ladder, fitted)
+    law = ladder.law(fitted)
+    found, noise = plausible(ladder, fitted, chance, draws)
+    laws = [ladder.law(constants) for constants in found]
+    warned = cautions(ladder, fitted, target, points)
 
     def at(law: Law, parameters: float = 1, tokens: float = 1) -> float:
         """Loss of so many times the target's parameters and tokens."""
         return float(law.loss(target.parameters * parameters, target.tokens * tokens))
 
     loss = at(law)
-    runs = np.array([at(one) for one in laws]) * np.exp(noise * chance.standard_normal(draws))
+    off = noise + drift(target, points) * (WARY if warned else 1) * chance.standard_normal(draws)
+    runs = np.array([at(one) for one in laws]) * np.exp(off)
     optimum = Target(*law.optimum(target.flops))
     return Forecast(
         points=tuple(points),
@@ -125,7 +141,7 @@ def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int 
         law=law,
         loss=loss,
         interval=Interval.of(runs, loss),
-        noise=float(np.median(noise)),
+        noise=float(np.std(noise)),
         optimum=optimum,
         optimum_loss=law.loss(optimum.parameters, optimum.tokens),
         optimum_parameters=Interval.of([one.optimum(target.flops)[0] for one in laws], optimum.parameters),
@@ -134,5 +150,6 @@ def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int 
         E=Interval.of([one.E for one in laws], law.E),
         alpha=Interval.of([one.alpha for one in laws], law.alpha),
         beta=Interval.of([one.beta for one in laws], law.beta),
-        left_out=tuple((out.name, at(fit([point for point in points if point is not out]))) for out in points),
+        left_out=tuple((out.name, at(law)) for out, law in zip(points, without_each(points, ladder, fitted), strict=True)),
+        cautions=warned,
     )

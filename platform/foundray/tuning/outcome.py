@@ -101,13 +101,14 @@ def write(
     place = work.folder / "tuned.yaml"
     tuned_text = tuned_yaml(text, overrides, spec, best.values, base, found, best.horizon)
     place.write_text(tuned_text)
-    of_full, why = _forecast(parse_spec(tuned_text, str(place)), work.classes, ladder)
+    measured = [*ladder, best] if ladder and best.state == "done" else ladder  # it is a run with these values, too
+    of_full, why = _forecast(parse_spec(tuned_text, str(place)), work.classes, measured)
     spent = usage([trial.found for trial in trials], work.slots)
     tuned = Tuned(
         work.folder.url, place.url, metric, best.score(metric), best.values, order, work.used, work.allowed, work.full, spent,
         of_full, why, work.not_begun, ladder,
     )  # fmt: skip
-    points = [asdict(point) for point in points_of(ladder, work.classes)]
+    points = [asdict(point) for point in points_of(measured, work.classes)]
     facts = tuned.to_dict() | {"ladder": list(map(_facts, ladder)), "points": points, "classes": work.classes}
     (work.folder / "ranking.json").write_text(json.dumps(facts, indent=1))
     figures = _pictures(order, metric, of_full)

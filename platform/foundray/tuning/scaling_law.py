@@ -20,6 +20,8 @@ EXPONENTS = (0.02, 2.5)
 """Bounds of alpha and beta."""
 LEAST_SHARE = 1e-6
 """No term of the law is a smaller part of the loss: logarithms are kept finite."""
+GRID = np.geomspace(0.05, 2.0, 8)
+"""Exponents from which fits begin."""
 STARTS = 4
 """The best of a grid; on ladders with noise of up to 1 % two found what twenty did."""
 
@@ -63,24 +65,59 @@ def columns(points: Sequence[Measured]) -> np.ndarray:
     return np.array([(point.parameters, point.tokens, point.loss) for point in points], np.float64).T
 
 
+@dataclass(frozen=True)
+class Centred:
+    """Runs about their middle, where log N and log D hardly correlate with the constants: these are terms of a typical loss.
+
+    Constants are alpha, beta, and the logarithms of the three terms at the middle: a, b, e.
+    """
+
+    n: np.ndarray
+    d: np.ndarray
+    """[P]: log N and log D, less their means."""
+    log_loss: np.ndarray
+    """[P]."""
+    middle: tuple[float, float]
+    """The means."""
+
+    @staticmethod
+    def of(points: Sequence[Measured]) -> Centred:
+        """Values must be positive."""
+        parameters, tokens, log_loss = np.log(columns(points))
+        n, d = float(parameters.mean()), float(tokens.mean())
+        return Centred(parameters - n, tokens - d, log_loss, (n, d))
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """[2, 5]: the least and the most that the constants may be."""
+        least, most = self.log_loss.min() + np.log(LEAST_SHARE), self.log_loss.max()
+        return np.array([EXPONENTS, EXPONENTS, (least, most), (least, most), (least, self.log_loss.min())]).T
+
+    def law(self, constants: np.ndarray) -> Law:
+        """Of constants [5]."""
+        alpha, beta, a, b, e = constants
+        scales = np.exp([e, a + alpha * self.middle[0], b + beta * self.middle[1]])
+        return Law(*map(float, (*scales, alpha, beta)))
+
+
 def fit(points: Sequence[Measured]) -> Law:
     """The law that minimises the sum of Huber's losses of log L, the best of several starts. Values must be positive."""
-    parameters, tokens, losses = columns(points)
-    # About their middle, log N and log D hardly correlate with the constants, which are then terms of a typical loss.
-    middle = np.log(parameters).mean(), np.log(tokens).mean()
-    n, d, log_loss = np.log(parameters) - middle[0], np.log(tokens) - middle[1], np.log(losses)
-    least, most = log_loss.min() + np.log(LEAST_SHARE), log_loss.max()
-    bounds = [EXPONENTS, EXPONENTS, (least, most), (least, most), (least, log_loss.min())]
+    ladder = Centred.of(points)
+    return ladder.law(constants_of(ladder))
+
+
+def constants_of(ladder: Centred) -> np.ndarray:
+    """[5]: those of the fit."""
 
     def objective(constants: np.ndarray) -> tuple[float, np.ndarray]:
-        return summed_huber(constants, n, d, log_loss)
+        return summed_huber(constants, ladder.n, ladder.d, ladder.log_loss)
 
-    starts = sorted(_starts(n, d, losses, least), key=lambda start: objective(start)[0])[:STARTS]
+    bounds = ladder.bounds
+    starts = sorted(starts_of(ladder), key=lambda start: objective(start)[0])[:STARTS]
     options = {"maxiter": 2000, "ftol": 1e-13, "gtol": 1e-8}
-    found = [minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options) for start in starts]
-    alpha, beta, a, b, e = min(found, key=lambda result: result.fun).x
-    scales = np.exp([e, a + alpha * middle[0], b + beta * middle[1]])
-    return Law(*map(float, (*scales, alpha, beta)))
+    found = [minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds.T, options=options) for start in starts]
+    best: np.ndarray = min(found, key=lambda result: result.fun).x
+    return best
 
 
 def summed_huber(constants: np.ndarray, n: np.ndarray, d: np.ndarray, log_loss: np.ndarray) -> tuple[float, np.ndarray]:
@@ -99,11 +136,11 @@ def summed_huber(constants: np.ndarray, n: np.ndarray, d: np.ndarray, log_loss: 
     return float(np.sum(slope * (residual - slope / 2))), gradient
 
 
-def _starts(n: np.ndarray, d: np.ndarray, losses: np.ndarray, least: float) -> list[np.ndarray]:
+def starts_of(ladder: Centred) -> list[np.ndarray]:
     """Exponents on a grid; the other constants, in which the law is linear, by non-negative least squares."""
-    found = []
-    for alpha, beta in product(np.geomspace(0.05, 2.0, 8), repeat=2):
-        terms = np.stack([np.exp(-alpha * n), np.exp(-beta * d), np.ones_like(n)], 1)
-        constants, _ = nnls(terms / losses[:, None], np.ones_like(n))
-        found.append(np.array([alpha, beta, *np.log(np.maximum(constants, np.exp(least)))]))
+    losses, least, found = np.exp(ladder.log_loss), np.exp(ladder.bounds[0, 4]), []
+    for alpha, beta in product(GRID, repeat=2):
+        terms = np.stack([np.exp(-alpha * ladder.n), np.exp(-beta * ladder.d), np.ones_like(losses)], 1)
+        constants, _ = nnls(terms / losses[:, None], np.ones_like(losses))
+        found.append(np.array([alpha, beta, *np.log(np.maximum(constants, least))]))
     return found
