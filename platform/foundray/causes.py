@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from foundray.contract import Unreadable
-from foundray.errors import BadData, FoundrayError, InputError, RunFailed
+from foundray.errors import BadData, FoundrayError, InputError, RunFailed, StorageAway
 from foundray.sentences import plain
 
 LONG = 600
@@ -21,7 +21,7 @@ _HEADINGS = ("Traceback (", "ray::", '  File "')
 """Lines before that one."""
 _ADVICE = ("UDF failed to process a data block", "Failed to apply UDF transform after", "To change retry attempts")
 """What Ray Data adds to the message of every exception begins with one of these."""
-_OURS = {kind.__name__ for kind in (FoundrayError, RunFailed, InputError, BadData, Unreadable)}
+_OURS = {kind.__name__ for kind in (FoundrayError, RunFailed, InputError, StorageAway, BadData, Unreadable)}
 """Errors whose message is a sentence."""
 _RAYS = ("ray.", "RayTaskError", "UserCodeException", "SystemException")
 
@@ -54,6 +54,14 @@ def cause_of(error: BaseException) -> str:
     if error.__cause__ is not None and not _is_silent(error.__cause__):
         return cause_of(error.__cause__)
     return _line(type(error).__name__, next((line for line in str(error).splitlines() if line.strip()), ""))
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether what went wrong, inside Ray's tasks and actors too, is that storage does not answer now."""
+    inner = getattr(error, "cause", None)
+    if isinstance(error, StorageAway) or (isinstance(inner, BaseException) and inner is not error and is_away(inner)):
+        return True
+    return _is_rays(error) and any(kind == StorageAway.__name__ for kind, _ in _raised_in(str(error)))
 
 
 def sentence_of(error: FoundrayError) -> str:

@@ -17,5 +17,9 @@ class InputError(FoundrayError):
     exit_status = 2
 
 
+class StorageAway(InputError):
+    """Storage that does not give or take something now, and may later."""
+
+
 class BadData(InputError):
     """Prepared data that cannot be read or decoded, however often one tries: what, where, why."""

@@ -69,6 +69,8 @@ class Progress:
             case "group_broken" | "rolled_back" | "too_few":
                 self.doing = "regrouping"
                 self.done = event.get("to", self.done)
+                if self.checkpoint.get("step", 0) > event.get("to", math.inf):  # it was undone, and is deleted
+                    self.checkpoint = {}
             case "waiting":
                 self.doing = "waiting for workers"
             case "evaluated":

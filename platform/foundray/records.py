@@ -224,6 +224,16 @@ class CheckpointFailed(Line):
     """Why."""
 
 
+class PruneFailed(Line):
+    """Checkpoints that are not kept could not be deleted; it is tried again after the next one."""
+
+    event: Literal["prune_failed"]
+    step: int
+    """Steps done in the checkpoint that took their place."""
+    reason: str
+    """Why."""
+
+
 class CheckpointSkipped(Line):
     """A checkpoint could not be used."""
 
@@ -364,6 +374,7 @@ EVENTS: dict[str, type[Line]] = {
     "checkpoint": Checkpoint,
     "checkpoint_late": CheckpointLate,
     "checkpoint_failed": CheckpointFailed,
+    "prune_failed": PruneFailed,
     "checkpoint_skipped": CheckpointSkipped,
     "group_broken": GroupBroken,
     "group_not_formed": GroupNotFormed,

@@ -24,6 +24,7 @@ from itertools import groupby
 from typing import Any
 
 from foundray.account import account
+from foundray.checkpoints import newest_step
 from foundray.errors import InputError
 from foundray.holder import is_held
 from foundray.loading import parse_spec
@@ -62,7 +63,7 @@ class Facts:
     stopped_by: str | None
     """Who asked a stopped run to: a person, or a signal: `SIGINT` (Ctrl-C), `SIGTERM`, or `SIGHUP` (a closed terminal)."""
     checkpoint: int | None
-    """The step of the last complete checkpoint, of a run that was stopped."""
+    """The step of the newest complete checkpoint that is there."""
     workers: int | None
     """In the last worker group."""
     worlds: list[dict[str, Any]]
@@ -128,7 +129,7 @@ class Run:
 
     def has_checkpoint(self) -> bool:
         """Whether there is a complete one."""
-        return any((place / "manifest.json").exists() for place in self.checkpoints.children())
+        return newest_step(self.checkpoints) is not None
 
     def spec(self, overrides: dict[str, Any] | None = None) -> Spec:
         """The run's spec, stored beside it wherever the folder lies now. Raises InputError where overrides change the run.
@@ -234,7 +235,7 @@ class Run:
             weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
             init_from=spec.init_from.model_dump() if spec.init_from else None,
             stopped_by=end["by"] if end and state == "stopped" else None,
-            checkpoint=end["checkpoint"] if end and state == "stopped" else None,
+            checkpoint=newest_step(self.checkpoints),
             workers=groups[-1]["workers"] if groups else None,
             worlds=_worlds(events),
             restarts=restarts(events),

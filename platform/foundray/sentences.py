@@ -50,6 +50,8 @@ def sentence(event: Record) -> str:
             return f"{event['reason']}; falling back to step {event['going_on_from']}"
         case "checkpoint_failed":
             return f"the checkpoint of step {event['step']} could not be written: {event['reason']}"
+        case "prune_failed":
+            return f"step {event['step']}: older checkpoints could not be deleted ({event['reason']}); trying again later"
         case "group_broken":
             return f"step {event['step']}: the group broke ({event['reason'][:REASON]})"
         case "group_not_formed":

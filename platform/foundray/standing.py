@@ -39,8 +39,9 @@ def standing(run: Run) -> str:
         lines.append(("speed", f"{facts.tokens_per_s:,.0f} tokens/s while stepping"))
     if facts.weights_sha256:
         lines.append(("weights", f"SHA-256 {facts.weights_sha256}"))
-    if kept := [event for event in events if event["event"] == "checkpoint"]:
-        lines.append(("kept", f"step {kept[-1]['step']:,}, {clock(kept[-1]['time'])}: the last complete checkpoint"))
+    if facts.checkpoint is not None:
+        times = [f", {clock(e['time'])}" for e in events if e["event"] == "checkpoint" and e["step"] == facts.checkpoint]
+        lines.append(("kept", f"step {facts.checkpoint:,}{''.join(times[-1:])}: the newest complete checkpoint"))
     lines += [("time", goodput(facts)), *_parts(facts)]
     lines.append(("faults", faults(facts.restarts, facts.steps_repeated)))
     lines += _table("workers", (dated(w, f"step {w['step']:>7,}  {w['workers']}") for w in facts.worlds))

@@ -16,7 +16,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from foundray.errors import InputError
+from foundray.errors import InputError, StorageAway
 from foundray.urls import WILD, encoded, inside, is_url, local_path, outside
 
 
@@ -157,7 +157,7 @@ def writing(place: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{place} cannot be written: {_reason(error)}") from error
+        raise StorageAway(f"{place} cannot be written: {_reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -165,8 +165,10 @@ def reading(place: object) -> Iterator[None]:
     """Turn what a filesystem raises while reading into one sentence."""
     try:
         yield
-    except OSError as error:
+    except FileNotFoundError as error:
         raise InputError(f"{place} cannot be read: {_reason(error)}") from error
+    except OSError as error:
+        raise StorageAway(f"{place} cannot be read: {_reason(error)}") from error
 
 
 _PASSWORD = re.compile(r"(?<=://)[^/\s@:]*:(?!\d+/)[^\s@]+@")

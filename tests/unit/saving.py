@@ -1,5 +1,6 @@
 """Saving with a group's own means, as members and conductor do it together in a run."""
 
+from foundray.checkpoints import Keep, prune
 from foundray.storage import Store
 from foundray.training.checkpoint import CheckpointManifest, commit, write_shard
 from foundray.training.step import Trainer
@@ -12,8 +13,7 @@ def save(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int
         parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]
         kind = trainer.optimizer.kind
         commit(
-            folder,
-            CheckpointManifest(step=step, fingerprint=fingerprint, optimizer=kind, parameters=parameters, shards=shards),
-            keep,
+            folder, CheckpointManifest(step=step, fingerprint=fingerprint, optimizer=kind, parameters=parameters, shards=shards)
         )
+        prune(folder, Keep(keep))
     trainer.group.share(None)

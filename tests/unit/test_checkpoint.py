@@ -7,9 +7,10 @@ import torch
 from tests.unit.saving import save
 from tests.unit.test_exact_step import make_spec, make_trainer
 
+from foundray.checkpoints import completed
 from foundray.errors import InputError
 from foundray.storage import Store
-from foundray.training.checkpoint import completed, load_latest, load_weights, weights_sha256
+from foundray.training.checkpoint import load_latest, load_weights, weights_sha256
 from foundray.training.group import Group
 from foundray.training.step import Trainer, named_weights
 

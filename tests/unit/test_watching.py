@@ -313,8 +313,13 @@ def test_a_plot_names_its_ends_and_leaves_gaps() -> None:
 
 
 def test_status_tells_events_in_the_same_words(recorded: Run) -> None:
+    recorded.append("events.jsonl", [happened("checkpoint", 120.0, step=5, bytes=5_000_000, seconds=0.1)])
+    assert "kept" not in standing(recorded), "no checkpoint is there any more"
+    kept = Path(recorded.checkpoints.path) / "step-00000003"
+    kept.mkdir(parents=True)
+    (kept / "manifest.json").write_text("{}")
     text = standing(recorded)
-    assert "kept      step 3, " in text
+    assert "kept      step 3, " in text, "the newest that is there, not the last one written"
     assert "step 3: the group broke (a member was lost)" in text
     assert "evaluated" not in text.partition("events")[2], "another line says what it does"
 

@@ -22,7 +22,7 @@ from foundray.causes import described
 from foundray.contract import Units, UnitShape, Values, load_modality, load_objective
 from foundray.data.manifest import Manifest, Prepared
 from foundray.data.order import WINDOW, Address, SampleOrder, mix
-from foundray.errors import BadData, InputError
+from foundray.errors import BadData, InputError, StorageAway
 from foundray.spec import Spec
 from foundray.storage import Store, sha256
 from foundray.threads import one_blas_thread
@@ -210,7 +210,7 @@ def _unreadable(file: Store, sha: str, folder: str, error: Exception) -> InputEr
     """Why: the shard's bytes are not those that were written, or storage does not give them. Raises InputError."""
     if sha256(file.read_bytes()) != sha:
         return BadData(f"the prepared shard {file} is damaged ({described(error)}); delete {folder} and prepare again")
-    return InputError(f"{file} cannot be read: {described(error)}")
+    return StorageAway(f"{file} cannot be read: {described(error)}")
 
 
 @lru_cache(64)

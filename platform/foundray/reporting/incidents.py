@@ -22,7 +22,7 @@ REASON, REASONS = 160, 2
 CHAIN = {"group_broken", "group_not_formed", "too_few", "rolled_back", "left_out", "member_left", "member_lost", "waiting"}
 """Events after which the next group is waited for."""
 STOPPING = CHAIN - {"member_lost", "waiting"}
-STORAGE = {"checkpoint_failed", "checkpoint_late", "checkpoint_skipped"}
+STORAGE = {"checkpoint_failed", "checkpoint_late", "checkpoint_skipped", "prune_failed"}
 
 
 @dataclass
@@ -226,7 +226,9 @@ def _numbers(one: Incident, known: Mapping[str, Record]) -> str:
 def _storage(one: Incident, known: Mapping[str, Record]) -> str:
     if "checkpoint_skipped" in known:
         return "A damaged checkpoint was passed over"
-    return "A checkpoint could not be written" if "checkpoint_failed" in known else "A checkpoint was late"
+    if "checkpoint_failed" in known:
+        return "A checkpoint could not be written"
+    return "A checkpoint was late" if "checkpoint_late" in known else "Old checkpoints could not be deleted"
 
 
 def _started(one: Incident, known: Mapping[str, Record]) -> str:

@@ -190,7 +190,7 @@ _LATER = {"model.class_unit": False, "train.compile": False}
 """Fields that came later, and the value that says what was done before: so runs from before are the same runs still."""
 _FREE = re.compile(
     r"(name|init_from\.(run|step)|scale|fault|tune|evaluate|storage|guard\.(max_skipped|recheck_every)"
-    r"|train\.(evaluate_every|checkpoint_every|keep_checkpoints)"
+    r"|train\.(evaluate_every|checkpoint_every|keep_checkpoints|keep_every|keep_best)"
     r"|data\.(max_bad_rows|max_bad_share|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )
 

@@ -249,3 +249,7 @@ class Train(Section):
     """Steps between checkpoints (there is one at the end, too); `auto` follows from what one costs and how often faults are."""
     keep_checkpoints: int = Field(default=3, ge=2)
     """Newest checkpoints that are kept; two or more, so that a damaged one has a predecessor."""
+    keep_every: PositiveInt | None = None
+    """Steps between milestones: checkpoints that are kept for good, one at each multiple whatever `checkpoint_every` is."""
+    keep_best: NonNegativeInt = 0
+    """How many of the checkpoints with the lowest validation loss are kept, too; each evaluation then has a checkpoint."""

@@ -1,41 +1,58 @@
 """Checkpoints: the flat state in block ranges, without pickle and without per-rank state.
 
-A shard file holds the master weights and the optimizer's state of a range of blocks, and is named after the range: its
-content does not depend on how many workers there were. The manifest is written last and holds every shard's SHA-256; a
-folder without one is not a checkpoint. Any number of workers loads any checkpoint.
+A shard file holds the master weights and the optimizer's state of one or several ranges of blocks: its content does not
+depend on how many workers there were. The manifest is written last and holds every shard's SHA-256 and ranges, which are
+checked to hold every block once; a folder without one is not a checkpoint. Any number of workers loads any checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from foundray.errors import InputError
+from foundray.checkpoints import MANIFEST, completed, place, step_of
+from foundray.errors import InputError, RunFailed, StorageAway
 from foundray.model.parametrisation import Scaling
 from foundray.spec import Spec
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store, sha256
-from foundray.training.flat import Entry
+from foundray.training.coverage import problem_of
+from foundray.training.flat import BLOCK, Entry
 from foundray.training.step import Trainer
 
-MANIFEST = "manifest.json"
 MASTER = "master"
 """The model's own weights, among the tensors of a state."""
+AGAIN_SECONDS = 0.5
+T = TypeVar("T")
 
 
 class ShardFile(BaseModel):
     file: str
-    first_block: int
-    blocks: int
+    ranges: list[tuple[int, int]]
+    """Block ranges [start, stop) whose state the file holds, one after another."""
     bytes: int
     sha256: str
+    generation: int = 0
+    """Of the worker group whose member wrote it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_range(cls, fields: Any) -> Any:
+        """As earlier versions wrote it."""
+        if isinstance(fields, dict) and "first_block" in fields and "ranges" not in fields:
+            first = fields["first_block"]
+            return {**fields, "ranges": [(first, first + fields.get("blocks", 0))]}
+        return fields
 
 
 class CheckpointManifest(BaseModel):
@@ -52,9 +69,31 @@ class CheckpointManifest(BaseModel):
     losses: list[tuple[int, float]] | None = None
     """The spike guard's window, (step, loss); None in checkpoints from before it was part of the state."""
 
+    @property
+    def blocks(self) -> int:
+        """Of the whole state."""
+        return max((first + -(-math.prod(shape) // BLOCK) for _, shape, first in self.parameters), default=0)
+
+    def problem(self) -> str:
+        """Why its shards are not the whole state; empty if they are."""
+        return coverage(self.shards, self.blocks)
+
+
+def coverage(shards: Sequence[ShardFile], blocks: int) -> str:
+    """Why shards are not the whole state of so many blocks; empty if they are."""
+    return problem_of(((shard.file, shard.ranges, shard.generation) for shard in shards), blocks)
+
 
 class Damaged(Exception):
     """A checkpoint that cannot be used, and why."""
+
+    away = False
+
+
+class Away(Damaged):
+    """A checkpoint that storage does not give now."""
+
+    away = True
 
 
 @dataclass(frozen=True)
@@ -67,61 +106,76 @@ class Restored:
     """The spike guard's window that belongs to the state; None where the checkpoint does not hold it."""
 
 
-def write_shard(folder: Store, step: int, blocks: range, tensors: dict[str, Tensor]) -> ShardFile:
-    """Write one worker's piece of the state after `step` updates. Raises InputError."""
+def write_shard(
+    folder: Store, step: int, blocks: range | Sequence[range], tensors: dict[str, Tensor], generation: int = 0
+) -> ShardFile:
+    """Write one worker's part of the state after `step` updates. Raises InputError.
+
+    `tensors` hold the state of `blocks`, one range after another, or one range alone.
+    """
+    ranges = [blocks] if isinstance(blocks, range) else blocks
     content = safetensors.save(tensors)
-    name = f"blocks-{blocks.start:09d}-{blocks.stop:09d}.safetensors"
+    name = f"blocks-{ranges[0].start:09d}-{ranges[-1].stop:09d}.safetensors"
     (place(folder, step) / name).write_bytes(content)
-    return ShardFile(file=name, first_block=blocks.start, blocks=len(blocks), bytes=len(content), sha256=sha256(content))
+    held = [(run.start, run.stop) for run in ranges]
+    return ShardFile(file=name, ranges=held, bytes=len(content), sha256=sha256(content), generation=generation)
 
 
-def commit(folder: Store, manifest: CheckpointManifest, keep: int) -> None:
-    """Make the checkpoint complete, now that all its shards are written; drop all but the newest. Raises InputError."""
-    target = place(folder, manifest.step)
-    (target / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-    for old in completed(folder)[keep:]:
-        old.delete_folder()
+def commit(folder: Store, manifest: CheckpointManifest) -> None:
+    """Make the checkpoint complete, now that all its shards are written. Raises InputError."""
+    (place(folder, manifest.step) / MANIFEST).write_text(manifest.model_dump_json(indent=1))
 
 
-def place(folder: Store, step: int) -> Store:
-    return folder / f"step-{step:08d}"
+def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float = 0.0) -> Restored:
+    """Load the newest checkpoint that all workers find whole.
 
-
-def completed(folder: Store) -> list[Store]:
-    """The complete checkpoints, newest first."""
-    return [place for place in reversed(folder.children()) if (place / MANIFEST).exists()]
-
-
-def completed_steps(folder: Store) -> list[int]:
-    """The steps of the complete checkpoints, newest first."""
-    return [step_of(place) for place in completed(folder)]
-
-
-def step_of(place: Store) -> int:
-    return int(place.name.removeprefix("step-"))
-
-
-def load_latest(folder: Store, trainer: Trainer, fingerprint: str) -> Restored:
-    """Load the newest checkpoint that all workers find whole. Raises InputError where there are only damaged ones."""
+    Storage that does not answer is asked again for `wait_s` seconds. Raises RunFailed if it does not by then, and InputError
+    if there are only damaged checkpoints.
+    """
+    until = time.monotonic() + wait_s
+    try:
+        # One of them looks for all: storage may show another more, or less.
+        found = _patiently(lambda: [p.name for p in completed(folder)], until) if trainer.group.rank == 0 else []
+    except InputError as error:
+        raise _away(folder, str(error)) from None
     skipped: list[str] = []
-    for place in completed(folder):
-        problem = None
+    away = False
+    for there in (folder / name for name in trainer.group.share(found)[0]):
+        problem: tuple[str, bool] | None = None
         try:
-            manifest = _read_manifest(place)
-            _check_made_by(place, manifest, fingerprint, trainer.spec)
-            tensors = _read_blocks(place, manifest, trainer.blocks)
+            manifest = _patiently(lambda there=there: _read_manifest(there), until)  # type: ignore[misc]
+            _check_made_by(there, manifest, fingerprint, trainer.spec)
+            tensors = _patiently(lambda p=there, m=manifest: _read_blocks(p, m, trainer.blocks), until)  # type: ignore[misc]
         except Damaged as error:
-            problem = str(error)
-        if problem := next((p for p in trainer.group.share(problem) if p), None):
-            skipped.append(problem)
+            problem = str(error), error.away
+        if told := next((p for p in trainer.group.share(problem) if p), None):
+            skipped.append(told[0])
+            away = away or told[1]
             continue
         if trainer.blocks:
             trainer.load(tensors)
         trainer.gather_weights()
         return Restored(manifest.step, skipped, manifest.losses)
+    if away:
+        raise _away(folder, "; ".join(skipped))
     if skipped:
         raise InputError(f"no checkpoint in {folder} can be used: {'; '.join(skipped)}; delete the folder to start over")
     return Restored(0, [])
+
+
+def _patiently(read: Callable[[], T], until: float) -> T:
+    """What is read, if need be again and again until a time."""
+    while True:
+        try:
+            return read()
+        except (StorageAway, Away):
+            if time.monotonic() + AGAIN_SECONDS > until:
+                raise
+        time.sleep(AGAIN_SECONDS)
+
+
+def _away(folder: Store, reason: str) -> RunFailed:
+    return RunFailed(f"{reason}; `foundray resume {folder.parent}` goes on once storage answers")
 
 
 def load_weights(folder: Store, whose: str = MASTER, step: int | None = None) -> tuple[int, dict[str, Tensor], list[str]]:
@@ -139,15 +193,14 @@ def load_states(
     """The same of several at once."""
     skipped: list[str] = []
     there = completed(folder)
-    places = [place for place in there if step in (None, step_of(place))]
-    if there and not places:
-        steps = ", ".join(str(step_of(place)) for place in reversed(there))
+    wanted = [one for one in there if step in (None, step_of(one))]
+    if there and not wanted:
+        steps = ", ".join(str(step_of(one)) for one in reversed(there))
         raise InputError(f"{folder} holds no complete checkpoint of step {step}; there are those of the steps {steps}")
-    for place in places:
+    for one in wanted:
         try:
-            manifest = _read_manifest(place)
-            blocks = max(s.first_block + s.blocks for s in manifest.shards)
-            weights = _read_blocks(place, manifest, range(blocks), whose)
+            manifest = _read_manifest(one)
+            weights = _read_blocks(one, manifest, range(manifest.blocks), whose)
         except Damaged as error:
             skipped.append(str(error))
             continue
@@ -158,10 +211,16 @@ def load_states(
 
 
 def _read_manifest(place: Store) -> CheckpointManifest:
+    """Raises Damaged for one that cannot be read, or whose shards are not the whole state."""
     try:
-        return CheckpointManifest.model_validate_json((place / MANIFEST).read_bytes())
+        manifest = CheckpointManifest.model_validate_json((place / MANIFEST).read_bytes())
+    except StorageAway as error:
+        raise Away(str(error)) from None
     except (ValidationError, InputError):
         raise Damaged(f"{place.name} is damaged ({MANIFEST} is not readable)") from None
+    if problem := manifest.problem():
+        raise Damaged(f"{place.name} is not whole ({problem})")
+    return manifest
 
 
 def _check_made_by(place: Store, manifest: CheckpointManifest, fingerprint: str, spec: Spec) -> None:
@@ -175,21 +234,31 @@ def _check_made_by(place: Store, manifest: CheckpointManifest, fingerprint: str,
 
 def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range, only: Sequence[str] = ()) -> dict[str, Tensor]:
     """The state of some blocks: each tensor [blocks * elements a block], or `only` those of these names."""
-    parts: dict[str, list[Tensor]] = {}
-    for shard in sorted(manifest.shards, key=lambda s: s.first_block):
-        start, stop = max(blocks.start, shard.first_block), min(blocks.stop, shard.first_block + shard.blocks)
-        if start >= stop:
+    parts: dict[str, list[tuple[int, Tensor]]] = {}
+    for shard in manifest.shards:
+        if not any(max(blocks.start, start) < min(blocks.stop, stop) for start, stop in shard.ranges):
             continue
-        tensors = _read_shard(place, shard)
-        for name, tensor in ((n, t) for n, t in tensors.items() if n in only or not only):
-            width = tensor.numel() // shard.blocks
-            parts.setdefault(name, []).append(tensor[(start - shard.first_block) * width : (stop - shard.first_block) * width])
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+        held = sum(stop - start for start, stop in shard.ranges)
+        for name, tensor in _read_shard(place, shard).items():
+            if only and name not in only:
+                continue
+            if tensor.numel() % held:
+                raise Damaged(f"{place.name} is damaged ({name} in {shard.file} does not divide into {held:,} blocks)")
+            width, before = tensor.numel() // held, 0
+            for first, last in shard.ranges:
+                start, stop = max(blocks.start, first), min(blocks.stop, last)
+                if start < stop:
+                    part = tensor[(before + start - first) * width : (before + stop - first) * width]
+                    parts.setdefault(name, []).append((start, part))
+                before += last - first
+    return {name: torch.cat([part for _, part in sorted(found, key=lambda f: f[0])]) for name, found in parts.items()}
 
 
 def _read_shard(place: Store, shard: ShardFile) -> dict[str, Tensor]:
     try:
         content = (place / shard.file).read_bytes()
+    except StorageAway as error:
+        raise Away(str(error)) from None
     except InputError as error:
         raise Damaged(f"{place.name} is damaged ({error})") from None
     if sha256(content) != shard.sha256:

@@ -3,56 +3,118 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+from foundray.checkpoints import Keep, completed, delete, place, prune, step_of
 from foundray.errors import InputError
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.checkpoint import CheckpointManifest, ShardFile, commit, completed, completed_steps, step_of
-from foundray.training.guards import Losses
-from foundray.training.orders import Status
+from foundray.training.checkpoint import CheckpointManifest, ShardFile, commit, coverage
+from foundray.training.orders import Status, Written
 
 AGAIN_SECONDS = 1.0
 TELL_SECONDS = 30.0
 
 
-class Committer:
-    """Looks at what members say they have written; its own writing happens in a thread, since storage may stall."""
+BEGUN = 16
+"""Checkpoints under way that are remembered; of the oldest beyond, some shard was not written and never will be."""
 
-    def __init__(self, spec: Spec, folder: Store, note: Callable[..., None]):
+
+@dataclass
+class _Begun:
+    """A checkpoint of which not all shards are written yet, or not the manifest."""
+
+    parts: dict[int, Written] = field(default_factory=dict)
+    """By rank."""
+    whole: bool = False
+    again: float = 0.0
+    """Not to be tried before."""
+
+
+class Committer:
+    """Looks at what members say they have written; its own writing happens in a thread, since storage may stall.
+
+    A look costs what is new since the one before, however many checkpoints there have been.
+    """
+
+    def __init__(self, spec: Spec, folder: Store, note: Callable[..., None], losses: Callable[[], Mapping[int, float]] = dict):
+        """`losses` gives the validation loss by step, as far as it is recorded."""
         self.spec, self.folder, self.note = spec, folder, note
-        self.steps = completed_steps(folder)
-        """Of the complete checkpoints."""
+        train = spec.train
+        self.keep = Keep(train.keep_checkpoints, train.keep_every, train.keep_best, losses)
+        self.complete_ones = completed(folder)
         self.problem = "storage does not answer"
         """Why the last manifest could not be written."""
         self.thread = ThreadPoolExecutor(1)
-        self.commits: dict[tuple[int, int], Future[None]] = {}
-        self.told: set[tuple[int, int, int]] = set()
-        self.again, self.tell = 0.0, 0.0
+        self.writing: tuple[int, Future[None]] | None = None
+        """The step of the checkpoint whose manifest is being written."""
+        self.generation = -1
+        self.seen: dict[int, tuple[Written, ...]] = {}
+        """By rank, what it had told when it was looked at last."""
+        self.begun: dict[int, _Begun] = {}
+        """By step, of the present group."""
+        self.tell, self.not_deleted = 0.0, ""
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the complete checkpoints, newest first."""
+        return [step_of(old) for old in self.complete_ones]
 
     def complete(self, generation: int, statuses: list[Status], recorded: int) -> None:
         """Write the manifest of each checkpoint of the group whose shards are all written.
 
         The record of its steps is on storage first, for the ledger of a resumed run to have no gap.
         """
-        written = [(rank, *part) for rank, status in enumerate(statuses) for part in status.written]
-        for rank, of, step, outcome, *_ in written:
-            if isinstance(outcome, str) and (rank, of, step) not in self.told:
-                self.told.add((rank, of, step))
-                self.note("checkpoint_failed", step=step, reason=outcome)
-        facts = statuses[0].facts
-        windows = {step: losses for _, _, step, *_, losses in written}
-        for step, losses in windows.items():
-            shards = [(shard, took) for _, _, at, shard, took, _ in written if at == step and isinstance(shard, ShardFile)]
-            whole = sum(shard.blocks for shard, _ in shards) == facts["blocks"]
-            if whole and step <= recorded and (generation, step) not in self.commits:
-                self.commits[generation, step] = self.thread.submit(self._commit, step, shards, facts["parameters"], losses)
-        self._try_again()
+        if generation != self.generation:
+            self.generation, self.seen, self.begun = generation, {}, {}
+        for rank, status in enumerate(statuses):
+            if status.written is not self.seen.get(rank):
+                self._take(rank, status)
+        self._settle()
+        now, facts = time.monotonic(), statuses[0].facts
+        due = (step for step in sorted(self.begun) if self.begun[step].whole and now >= self.begun[step].again)
+        if self.writing is None and (step := next(due, None)) is not None and step <= recorded:
+            parts = list(self.begun[step].parts.values())
+            self.writing = step, self.thread.submit(self._commit, step, parts, facts["parameters"])
 
-    def _commit(self, step: int, shards: list[tuple[ShardFile, float]], parameters: list[Any], losses: Losses) -> None:
+    def _take(self, rank: int, status: Status) -> None:
+        """What a member has told since the last look."""
+        known = {(part.generation, part.step) for part in self.seen.get(rank, ())}
+        self.seen[rank] = status.written
+        for part in status.written:
+            if part.generation != self.generation or (part.generation, part.step) in known:
+                continue
+            if not isinstance(part.outcome, ShardFile):
+                self.note("checkpoint_failed", step=part.step, reason=part.outcome)
+                continue
+            begun = self.begun.setdefault(part.step, _Begun())
+            begun.parts[rank] = part
+            begun.whole = not coverage(_shards(begun.parts.values()), status.facts["blocks"])
+        while len(self.begun) > BEGUN:
+            del self.begun[min(self.begun)]
+
+    def _settle(self) -> None:
+        """What became of the manifest that was being written."""
+        if self.writing is None or not self.writing[1].done():
+            return
+        step, future = self.writing
+        self.writing = None
+        error, now = future.exception(), time.monotonic()
+        if error is None:
+            self.begun = {later: begun for later, begun in self.begun.items() if later > step}
+            return
+        self.problem = str(error)
+        if step in self.begun:
+            self.begun[step].again = now + AGAIN_SECONDS
+        if now > self.tell:
+            self.tell = now + TELL_SECONDS
+            self.note("checkpoint_failed", step=step, reason=self.problem)
+
+    def _commit(self, step: int, parts: list[Written], parameters: list[Any]) -> None:
         began = time.monotonic()
         manifest = CheckpointManifest(
             step=step,
@@ -60,25 +122,25 @@ class Committer:
             arithmetic=self.spec.arithmetic,
             optimizer=self.spec.optimizer.kind,
             parameters=parameters,
-            shards=sorted((shard for shard, _ in shards), key=lambda shard: shard.first_block),
-            losses=list(losses),
+            shards=sorted(_shards(parts), key=lambda shard: shard.ranges[0]),
+            losses=list(parts[0].losses),
         )
-        commit(self.folder, manifest, self.spec.train.keep_checkpoints)
-        seconds = max(took for _, took in shards) + time.monotonic() - began
+        commit(self.folder, manifest)
+        there = [old for old in self.complete_ones if step_of(old) != step]
+        self.complete_ones = sorted([place(self.folder, step), *there], key=step_of, reverse=True)
+        seconds = max(part.seconds for part in parts) + time.monotonic() - began
         self.note("checkpoint", step=step, bytes=sum(s.bytes for s in manifest.shards), seconds=round(seconds, 3))
-        self.steps = [*self.steps, step]
+        self._prune(step)
 
-    def _try_again(self) -> None:
-        now = time.monotonic()
-        for key, future in list(self.commits.items()):
-            if future.done() and (error := future.exception()):
-                self.problem = str(error)
-                if now > self.again:
-                    self.again = now + AGAIN_SECONDS
-                    del self.commits[key]
-                if now > self.tell:
-                    self.tell = now + TELL_SECONDS
-                    self.note("checkpoint_failed", step=key[1], reason=self.problem)
+    def _prune(self, step: int) -> None:
+        """A checkpoint counts whether older ones can be deleted or not; they are tried again after the next one."""
+        try:
+            self.complete_ones = prune(self.folder, self.keep, [old.name for old in self.complete_ones])
+            self.not_deleted = ""
+        except InputError as error:
+            if str(error) != self.not_deleted:
+                self.not_deleted = str(error)
+                self.note("prune_failed", step=step, reason=self.not_deleted)
 
     def idle(self) -> bool:
         """Whether no manifest is being written."""
@@ -86,11 +148,15 @@ class Committer:
 
     def drop_after(self, step: int) -> None:
         """Delete the checkpoints of later steps."""
-        for place in completed(self.folder):
-            if step_of(place) > step:
+        for later in completed(self.folder):
+            if step_of(later) > step:
                 with suppress(InputError):
-                    place.delete_folder()
-        self.steps = completed_steps(self.folder)
+                    delete(later)
+        self.complete_ones = completed(self.folder)
 
     def close(self) -> None:
         self.thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _shards(parts: Iterable[Written]) -> list[ShardFile]:
+    return [part.outcome for part in parts if isinstance(part.outcome, ShardFile)]

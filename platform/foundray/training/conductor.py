@@ -58,7 +58,7 @@ class Conductor:
         """Groups broken in all."""
         self.failed_at = -1
         self.due: dict[str, float] = {}
-        self.committer = Committer(spec, run.checkpoints, self._note)
+        self.committer = Committer(spec, run.checkpoints, self._note, lambda: recorder.val_losses)
         self.formation = Formation(spec, work, self.crew, recorder, self.committer, self._note)
         self.done_since = time.monotonic()
 

@@ -24,7 +24,7 @@ SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "workers")
 MEASURED = ("bits_per_byte", "feature_spread", "effective_rank")
 """In an evaluation, beside the loss."""
 MARKS = {
-    "faults": ("group_broken", "too_few", "rolled_back", "left_out", "checkpoint_failed", "checkpoint_skipped"),
+    "faults": ("group_broken", "too_few", "rolled_back", "left_out", "checkpoint_failed", "checkpoint_skipped", "prune_failed"),
     "groups": ("workers_started",),
     "checkpoints": ("checkpoint",),
 }

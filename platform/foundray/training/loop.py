@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from foundray.training.member import Member
 
 MIRROR_BEAT_SECONDS = 0.05
+WRITTEN = 32
+"""Checkpoints of which a member tells: more than are written between two looks of the driver."""
 
 
 class Loop:
@@ -99,7 +101,7 @@ class Loop:
             skipped, losses = [], order.source.losses
         else:
             self.trainer.initialise()
-            restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint())
+            restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint(), self.spec.fault.storage_wait_s)
             self.done, skipped = restored.step, restored.skipped
             losses = order.losses if restored.losses is None else tuple(restored.losses)
             if not self.done and (wanted := self.spec.init_from):
@@ -213,7 +215,8 @@ class Loop:
             self._evaluate()
         every = train.checkpoint_every
         wanted = last or (self.saving if every == "auto" else due(every))
-        save = wanted and self.saved != self.done and len(self.trainer.blocks) > 0
+        pinned = due(train.keep_every) or (train.keep_best > 0 and due(train.evaluate_every))
+        save = (wanted or pinned) and self.saved != self.done and len(self.trainer.blocks) > 0
         mirror = (due(self.spec.fault.mirror_every) and self.order.mirror is not None) or due(self.spec.guard.roll_back)
         began = time.perf_counter()
         if save or mirror:
@@ -322,7 +325,7 @@ class Loop:
         began = time.monotonic()
         while True:
             try:
-                outcome: ShardFile | str = write_shard(self.checkpoints, step, blocks, tensors)
+                outcome: ShardFile | str = write_shard(self.checkpoints, step, blocks, tensors, generation)
                 break
             except InputError as error:
                 outcome = str(error)
@@ -331,17 +334,21 @@ class Loop:
             time.sleep(0.5)
         if generation == self.member.status.generation:
             written = Written(generation, step, outcome, time.monotonic() - began, losses)
-            self.member.say(written=(*self.member.status.written, written))
+            self.member.say(written=(*self.member.status.written[-WRITTEN:], written))
         if last and isinstance(outcome, str):
-            raise InputError(f"the checkpoint of step {step} could not be written: {outcome}")
+            raise self._not_kept(f"the checkpoint of step {step} could not be written: {outcome}")
 
     def _settle_writing(self) -> None:
-        """Raises InputError where what is being written cannot be, or storage does not answer."""
+        """Raises RunFailed where what is being written cannot be, or storage does not answer."""
         if self.writing:
             try:
                 self.writing.result(timeout=self.spec.fault.storage_wait_s + 10)
             except TimeoutError:
-                raise InputError(f"{self.checkpoints} has not answered for {self.spec.fault.storage_wait_s:.0f} s") from None
+                seconds = self.spec.fault.storage_wait_s
+                raise self._not_kept(f"{self.checkpoints} has not answered for {seconds:.0f} s") from None
+
+    def _not_kept(self, reason: str) -> RunFailed:
+        return RunFailed(f"{reason}; `foundray resume {self.work.run}` goes on from the last checkpoint")
 
     def _explained(self, overflow: Overflow) -> RunFailed:
         first = (overflow.step + self.passed_over) * self.spec.train.micro_batches + overflow.index

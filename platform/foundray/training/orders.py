@@ -88,6 +88,6 @@ class Status:
     suspects: tuple[int, ...] = ()
     """Ranks that computed other bits than the others, where that is why it is broken."""
     written: tuple[Written, ...] = ()
-    """Of this generation's checkpoints."""
+    """Of this generation's last checkpoints."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Of a ready member: blocks and parameters of the model, its hardware; of a finished one: the weights' SHA-256."""

@@ -15,6 +15,7 @@ from foundray.errors import InputError, RunFailed
 from foundray.run import Run
 from foundray.sentences import progress, remarks, sentence
 from foundray.spec import Spec
+from foundray.spec.evaluating import VALIDATION
 from foundray.training.curves import Curves
 from foundray.training.exporter import Exporter
 from foundray.training.ledger import Ledger
@@ -29,8 +30,8 @@ LINE_SECONDS = 10.0
 HISTORY = 4096
 """Losses remembered, for a run that goes on from a checkpoint from before these held the spike guard's window."""
 TOLD = {
-    "checkpoint_failed", "checkpoint_skipped", "evaluated", "group_broken", "left_out", "recheck_skipped", "rolled_back",
-    "unlike", "waiting", "workers_started",
+    "checkpoint_failed", "checkpoint_skipped", "evaluated", "group_broken", "left_out", "prune_failed", "recheck_skipped",
+    "rolled_back", "unlike", "waiting", "workers_started",
 }  # fmt: skip
 """Kinds of events that are told as they come; events.jsonl has them all."""
 
@@ -57,6 +58,10 @@ class Recorder:
         self.requests = asked_for(events)
         self.evaluated = max((e["step"] for e in events if e["event"] == "evaluated"), default=0)
         """The last step whose evaluation is recorded."""
+        self.val_losses: dict[int, float] = {}
+        """By step, of the evaluations recorded."""
+        for known in events:
+            self._keep_loss(known)
         self.roll_backs = recorded(events)
         self.unlike = next((e["reason"] for e in reversed(events) if e["event"] == "unlike"), "")
         """What was told last of hardware that differs."""
@@ -139,6 +144,13 @@ class Recorder:
                 self.losses.append((record["step"], record["loss"]))
             self.skipped |= {(record["step"] + record["passed_over"], index) for index in record["skipped"]}
 
+    def _keep_loss(self, event: dict[str, Any]) -> None:
+        """Of an evaluation; a roll-back undoes those of later steps."""
+        if event["event"] == "evaluated" and event.get("set", VALIDATION) == VALIDATION:
+            self.val_losses = {**self.val_losses, event["step"]: event["val_loss"]}  # a thread may be reading the one before
+        elif event["event"] == "rolled_back":
+            self.val_losses = {step: loss for step, loss in self.val_losses.items() if step <= event["to"]}
+
     def settle(self) -> None:
         """Wait until all is stored. Raises RunFailed where storage does not take it in time."""
         with self._storage_may_fail():
@@ -157,6 +169,7 @@ class Recorder:
         return record
 
     def _tell(self, record: dict[str, Any]) -> None:
+        self._keep_loss(record)
         match record["event"]:
             case "places":
                 self.requests.append(record["request"])

@@ -10,6 +10,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from foundray.batch import packed
+from foundray.checkpoints import completed_steps
 from foundray.contract import Plan, Units
 from foundray.data.files import RawFile
 from foundray.data.reader import Reader
@@ -18,7 +19,7 @@ from foundray.errors import InputError
 from foundray.run import Run
 from foundray.spec import Source
 from foundray.spec.arithmetic import installed, of_data
-from foundray.training.checkpoint import completed_steps, sha256_of
+from foundray.training.checkpoint import sha256_of
 from foundray.vectors.blocks import BATCH_UNITS, rows_per_block
 from foundray.vectors.recipe import Recipe
 from foundray.vectors.worker import Maker, Task

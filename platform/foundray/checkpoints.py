@@ -1,0 +1,110 @@
+"""The folders of checkpoints: what they are called, which are complete, and which are kept.
+
+`step-00000104` holds the state after 104 steps; a suffix may follow (`step-00000104-a1b2`). A folder is a checkpoint once its
+manifest is there. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from foundray.errors import InputError
+from foundray.storage import Store, writing
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d+)(?:-([A-Za-z0-9_.-]+))?")
+
+
+def place(folder: Store, step: int) -> Store:
+    return folder / f"step-{step:08d}"
+
+
+def step_of(place: Store) -> int:
+    """Raises ValueError for a folder that is no checkpoint's."""
+    return _number(place.name)[0]
+
+
+def folders(folder: Store) -> list[Store]:
+    """Of checkpoints, complete or not, newest first: steps count as numbers, of any length."""
+    found = [place for place in folder.children() if _NAME.fullmatch(place.name)]
+    return sorted(found, key=lambda place: _number(place.name), reverse=True)
+
+
+def completed(folder: Store) -> list[Store]:
+    """The complete checkpoints, newest first."""
+    return [place for place in folders(folder) if (place / MANIFEST).exists()]
+
+
+def completed_steps(folder: Store) -> list[int]:
+    """The steps of the complete checkpoints, newest first."""
+    return [step_of(place) for place in completed(folder)]
+
+
+def newest_step(folder: Store) -> int | None:
+    """The step of the newest complete checkpoint."""
+    return next((step_of(place) for place in folders(folder) if (place / MANIFEST).exists()), None)
+
+
+def best_of(steps: Iterable[int], losses: Mapping[int, float], count: int = 1) -> list[int]:
+    """Up to `count` of the steps, those of the lowest validation loss, best first; of equal ones the earlier."""
+    known = [step for step in set(steps) if math.isfinite(losses.get(step, math.nan))]
+    return sorted(known, key=lambda step: (losses[step], step))[:count]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which complete checkpoints are kept."""
+
+    newest: int
+    """How many of the newest."""
+    every: int | None = None
+    """Those of its multiples are kept for good: milestones."""
+    best: int = 0
+    """How many of those with the lowest validation loss."""
+    losses: Callable[[], Mapping[int, float]] = dict
+    """Validation loss by step, as far as it is known."""
+
+    def of(self, steps: list[int]) -> set[int]:
+        """Those of the steps, given newest first, that are kept."""
+        milestones = {step for step in steps if self.every and step % self.every == 0}
+        return {*steps[: self.newest], *milestones, *best_of(steps, self.losses(), self.best)}
+
+
+def prune(folder: Store, keep: Keep, known: Iterable[str] = ()) -> list[Store]:
+    """Delete complete checkpoints that are not kept, and incomplete ones before the newest; gives those left, newest first.
+
+    `known` names folders that are known to be complete. Raises InputError, after all have been tried, if one cannot be deleted.
+    """
+    names, there = set(known), folders(folder)
+    complete = [place for place in there if place.name in names or (place / MANIFEST).exists()]
+    newest = step_of(complete[0]) if complete else 0
+    wanted = keep.of([step_of(place) for place in complete])
+    left = [place for place in complete if step_of(place) in wanted]
+    unfinished = [place for place in there if place not in complete and step_of(place) < newest]
+    problem: InputError | None = None
+    for old in [*(place for place in complete if place not in left), *unfinished]:
+        try:
+            delete(old)
+        except InputError as error:
+            problem = error
+    if problem:
+        raise problem
+    return left
+
+
+def delete(place: Store) -> None:
+    """The manifest first, so that what is left of a deletion that is broken off is no checkpoint. Raises InputError."""
+    manifest = place / MANIFEST
+    with writing(place), contextlib.suppress(FileNotFoundError):
+        place.filesystem.delete_file(manifest.path)
+    place.delete_folder()
+
+
+def _number(name: str) -> tuple[int, str]:
+    if (match := _NAME.fullmatch(name)) is None:
+        raise ValueError(f"{name} is no checkpoint's folder")
+    return int(match[1]), match[2] or ""
