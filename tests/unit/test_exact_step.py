@@ -218,6 +218,28 @@ def test_state_in_bytes_and_back(kind: str) -> None:
     assert all(torch.equal(t, tensors[name]) for name, t in optimizers[1].tensors().items())
 
 
+@pytest.mark.parametrize("kind", list(STATE))
+def test_a_piece_that_is_too_large_for_one_call_is_cut_and_the_bits_are_the_same(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of 2^30 elements, lowered to three blocks."""
+    spec = make_spec(optimizer__kind=kind)
+    layout = Layout.of(make_model(spec))
+    shard, pieces, after = range(2, layout.blocks - 1), [], []
+    chance = torch.Generator().manual_seed(1)
+    values, *gradients = torch.randn(4, len(shard) * BLOCK, generator=chance)
+    for largest in (2**30, 3 * BLOCK):
+        monkeypatch.setattr("foundray.training.optimizer.LARGEST", largest)
+        weights = values.clone()
+        optimizer = ShardOptimizer(spec.optimizer, layout, shard, weights)
+        pieces.append(max(where.stop - where.start for where, _ in optimizer.pieces))
+        for number, gradient in enumerate(gradients, 1):
+            optimizer.step(number, 1e-3, gradient)
+        after.append({"weights": weights, **optimizer.tensors()})
+    assert pieces[0] > pieces[1] == 3 * BLOCK
+    assert all(torch.equal(after[0][name], after[1][name]) for name in after[0])
+
+
 def test_8_bit_state_is_at_most_2_1_bytes_a_parameter() -> None:
     spec = make_spec(model__width=128, model__depth=4, model__heads=4, model__context=64)
     model = make_model(spec)

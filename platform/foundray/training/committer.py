@@ -143,8 +143,8 @@ class Committer:
                 self.note("prune_failed", step=step, reason=self.not_deleted)
 
     def idle(self) -> bool:
-        """Whether no manifest is being written."""
-        return all(future.done() for future in self.commits.values())
+        """Whether no manifest is being written, for a last look found none to write."""
+        return self.writing is None
 
     def drop_after(self, step: int) -> None:
         """Delete the checkpoints of later steps."""

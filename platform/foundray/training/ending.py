@@ -42,6 +42,8 @@ def keep_what_is_done(
         return
     with suppress(InputError):
         recorder.settle()
-        committer.complete(formation.generation, statuses, recorder.kept)
-    while time.monotonic() < give_up and not committer.idle():
-        time.sleep(AGAIN_SECONDS)
+        while time.monotonic() < give_up:
+            committer.complete(formation.generation, statuses, recorder.kept)
+            if committer.idle():
+                break
+            time.sleep(AGAIN_SECONDS)

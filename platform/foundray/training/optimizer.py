@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from foundray.model.parametrisation import Scaling
 from foundray.spec import Optimizer
 from foundray.training.flat import BLOCK, Layout
 
@@ -29,6 +30,9 @@ STATE: dict[str, dict[str, tuple[torch.dtype, int]]] = {
 }
 """Of each kind: its state tensors, their type, and their elements a block."""
 
+LARGEST = 2**30
+"""Elements that one call of the update is given at most: bitsandbytes' kernels count them in 32 bits."""
+
 
 def state_bytes_per_block(kind: str) -> int:
     return sum(dtype.itemsize * width for dtype, width in STATE[kind].values())
@@ -43,7 +47,7 @@ class ShardOptimizer:
         self.rates: list[float] = []
         """Of each piece: by what the learning rate is multiplied."""
         groups: list[dict[str, Any]] = []
-        for blocks, scaling in layout.pieces(shard):
+        for blocks, scaling in _cut(layout.pieces(shard)):
             where = slice((blocks.start - shard.start) * BLOCK, (blocks.stop - shard.start) * BLOCK)
             piece = torch.nn.Parameter(parameters[where])
             self.pieces.append((where, piece))
@@ -82,6 +86,14 @@ class ShardOptimizer:
             for where, piece in self.pieces:
                 start, stop = where.start * width // BLOCK, where.stop * width // BLOCK
                 self.update.state[piece][name].copy_(tensors[name][start:stop])
+
+
+def _cut(pieces: Iterable[tuple[range, Scaling]]) -> Iterator[tuple[range, Scaling]]:
+    """The same blocks in pieces that are not too large. Update and state are by elements and blocks: no bit depends on it."""
+    most = LARGEST // BLOCK
+    for blocks, scaling in pieces:
+        for start in range(blocks.start, blocks.stop, most):
+            yield range(start, min(start + most, blocks.stop)), scaling
 
 
 @contextlib.contextmanager
