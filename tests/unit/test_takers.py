@@ -21,7 +21,7 @@ def test_runs_hold_what_the_list_held(listed: list[int]) -> None:
     assert all(one[0] != other[0] for one, other in pairwise(packed)), "no run is split"
 
 
-@pytest.mark.parametrize("takers", [[[0]], [[0, 0]], [[0, -1]], [["0", 1]], [None], [[0, 1], 2], [True]])
+@pytest.mark.parametrize("takers", [[[0]], [[0, 0]], [[0, -1]], [["0", 1]], [None], [[0, 1], 2], [True], [0, "1"], "ab"])
 def test_what_is_no_run_is_refused(takers: list[Any]) -> None:
     with pytest.raises(ValueError, match=r"is no \[rank, count\]"):
         runs_of(takers)

@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from foundray.logfiles.runs import runs_of
 from foundray.records import EVENTS, Line, Step
@@ -50,8 +51,8 @@ def encoded(records: Iterable[Record]) -> bytes:
 def parsed(line: bytes, log: str) -> Record:
     """The record of a line of the log `events` or `metrics`, in today's form. Raises ValueError, which says what is wrong."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = from_json(line)
+    except ValueError:
         raise ValueError(f"is no JSON object ({_excerpt(line)})") from None
     if not isinstance(record, dict):
         raise ValueError(f"is no JSON object ({_excerpt(line)})")
@@ -75,11 +76,12 @@ class _Event(Line):
 
 def _check(record: Record, model: type[BaseModel], needed: Iterable[str]) -> None:
     """Raises ValueError where a field is missing or has another type than the model says."""
+    for name in needed:
+        if name not in record:
+            raise ValueError(f"has no `{name}`")
     types = _types(model)
-    if missing := [name for name in needed if name not in record]:
-        raise ValueError(f"has no `{missing[0]}`")
     for name, value in record.items():
-        if name in types and type(value) not in types[name]:
+        if (allowed := types.get(name)) and type(value) not in allowed:
             raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, of another type than it must be")
 
 

@@ -27,13 +27,17 @@ def ranks(takers: Iterable[Any]) -> Iterator[int]:
 def runs_of(takers: Iterable[Any]) -> Runs:
     """Runs, of runs or of the plain list of ranks that earlier versions recorded. Raises ValueError for anything else."""
     listed = list(takers)
-    if all(type(taker) is int for taker in listed):
-        return runs(listed)
+    if listed and type(listed[0]) is int:
+        listed = runs(listed)
     pairs: Runs = []
     for taker in listed:
-        if not isinstance(taker, (list, tuple)) or [type(number) for number in taker] != [int, int] or taker[1] < 1:
-            raise ValueError(f"{taker!r:.40} is no [rank, count]")
-        pairs.append((taker[0], taker[1]))
+        try:
+            rank, count = taker
+        except (TypeError, ValueError):
+            raise ValueError(f"has a taker {taker!r:.40}, which is no [rank, count]") from None
+        if type(rank) is not int or type(count) is not int or count < 1:
+            raise ValueError(f"has a taker {taker!r:.40}, which is no [rank, count]")
+        pairs.append((rank, count))
     return pairs
 
 
