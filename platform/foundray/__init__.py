@@ -14,6 +14,8 @@ from foundray.errors import FoundrayError, InputError, RunFailed
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pandas import DataFrame
+
     from foundray.auditing import Audit
     from foundray.data.manifest import Prepared
     from foundray.exporting import Exported
@@ -145,6 +147,22 @@ def report(runs: Sequence[SpecPath], out: SpecPath | None = None, report: Report
     from foundray.storage import Store
 
     return write([Run.open(_path(run)) for run in runs], None if out is None else Store.at(_path(out)), report).url
+
+
+def steps(run: SpecPath) -> DataFrame:
+    """A run's step log as a pandas frame: a row per step, in the order in which they were done. Raises InputError."""
+    from foundray.logfiles import frames
+    from foundray.run import Run
+
+    return frames.steps(Run.open(_path(run)).folder)
+
+
+def events(run: SpecPath) -> DataFrame:
+    """A run's event log as a pandas frame: a row per event, in order. Raises InputError."""
+    from foundray.logfiles import frames
+    from foundray.run import Run
+
+    return frames.events(Run.open(_path(run)).folder)
 
 
 def audit(run: SpecPath) -> Audit:

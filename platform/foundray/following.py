@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import merge
 from typing import Any
 
 from foundray.errors import InputError
@@ -51,6 +52,10 @@ class Follower:
         records, self.pending = sorted(self.pending, key=lambda record: record["time"]), []
         self.begun = self.begun or bool(records)
         return records
+
+    def all(self) -> Iterator[Record]:
+        """What is new in order of time, one at a time, however much it is. Raises InputError, as `new`."""
+        return merge(*(reader.new() for reader in self.readers), key=lambda record: record["time"])
 
     def _read(self) -> None:
         for reader in self.readers:

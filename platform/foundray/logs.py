@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 
@@ -33,6 +34,24 @@ def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
             log = Log(log.steps, out)
         log.tell(look.records)
         log.warn(look.damage)
+
+
+def raw(run: Run, follow: bool, out: Callable[[str], None], aside: Callable[[str], None]) -> None:
+    """Each event and step as a JSON object, in order of time; what is damaged is said `aside`. Raises InputError."""
+    if not follow:
+        follower = Follower(run.folder)
+        for record in follower.all():
+            out(json.dumps(record))
+        for sentence in follower.damage():
+            aside(plain(sentence))
+        return
+    said: Sequence[str] = ()
+    for look in looks(run):
+        for record in look.records:
+            out(json.dumps(record))
+        for sentence in (*([look.problem] if look.problem else []), *(look.damage if look.damage != said else ())):
+            aside(plain(sentence))
+        said = look.damage
 
 
 class Log:

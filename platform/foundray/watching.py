@@ -164,7 +164,7 @@ class View:
         facts: list[tuple[str, str]] = []
         if self.problem:
             facts.append(("problem", plain(self.problem)))
-        facts += [("problem", plain(said)) for said in self.damage]
+        facts += [("problem", plain(said.removeprefix(f"{self.name}/"))) for said in self.damage]
         if last:
             recent = [step["loss"] for step in progress.recent]
             mean = f", of the last {len(recent)} steps {fmean(recent):.4f}" if recent else ""

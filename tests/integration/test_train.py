@@ -64,6 +64,7 @@ def test_the_facts(alone, storage: Path) -> None:
         "seconds",
         "goodput",
         "account",
+        "damage",
     }
     assert sum(alone.account.values()) == pytest.approx(alone.seconds, abs=0.01)
     assert 0 < alone.goodput < 1

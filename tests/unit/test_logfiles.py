@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.object_store import ObjectStore, deletes, uploads
-from tests.records import BEGAN, at, steps
+from tests.records import BEGAN, at, made_run, steps
 
+import foundray
+from foundray.cli import main
 from foundray.errors import InputError
 from foundray.following import Follower
 from foundray.logfiles import writer as writing
@@ -235,3 +237,41 @@ def test_ten_million_steps_of_many_micro_batches_fit_on_a_disk() -> None:
     record |= {"time": BEGAN + 0.123, "takers": takers, "lineage": "3f2a9c01"}
     assert len(encoded([record])) < 700
     assert sum(count for _, count in parsed(encoded([record]), "metrics")["takers"]) == 4096
+
+
+def test_users_get_frames_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = [{**record, "takers": [0, 1, 2, 0, 1], "mirrored": None} for record in steps(1, 1, 0)]
+    run = made_run(
+        tmp_path,
+        [
+            at(0, "command", workers=[1, 2]),
+            at(0.5, "workers_started", step=0, workers=2, device="cpu", state="storage", seconds=0.1),
+        ],
+        [*old, *steps(2, 3, 1)],
+    )
+    place = run.folder.path
+    frame = foundray.steps(place)
+    assert frame.step.tolist() == [1, 2, 3]
+    assert frame.loss.sum() == pytest.approx(2 + 4 + 2 + 2 + 2 + 4 / 3)
+    assert [[rank for rank, _ in taken] for taken in frame.takers] == [[0, 1, 2, 0, 1], [0, 1, 2], [0, 1, 2]]
+    assert [list(some) for some in frame.skipped] == [[], [], []]
+    assert foundray.events(place).event.tolist() == ["command", "workers_started"]
+    with (tmp_path / "small" / "metrics.jsonl").open("a") as stream:
+        stream.write("torn\n")
+    with pytest.warns(UserWarning, match="is damaged: line 4"):
+        assert len(foundray.steps(place)) == 3
+    main(["logs", place, "--json"])
+    shown = capsys.readouterr()
+    records = [json.loads(line) for line in shown.out.splitlines()]
+    assert [record.get("event", record.get("step")) for record in records] == ["command", "workers_started", 1, 2, 3]
+    assert shown.err.startswith("foundray: ") and "is damaged: line 4" in shown.err
+    main(["logs", place])
+    assert "is damaged: line 4" in capsys.readouterr().out
+    main(["status", place])
+    assert "is damaged: line 4" in capsys.readouterr().out
+    main(["watch", place])
+    assert "is damaged" in capsys.readouterr().out
+    main(["report", place])
+    assert "is damaged: line 4" in capsys.readouterr().err
+    empty = made_run(tmp_path / "other").folder.path
+    assert len(foundray.steps(empty)) == len(foundray.events(empty)) == 0

@@ -21,6 +21,7 @@ def add_to(verbs: Verbs) -> None:
     verbs.add("watch", _watch, "show a run on the terminal as it goes", "RUN", as_json=False)
     added = verbs.add("logs", _logs, "tell what happened in a run, a line an event", "RUN", as_json=False)
     added.add_argument("--follow", action="store_true", help="go on until the run ends")
+    added.add_argument("--json", action="store_true", help="print the record itself: each event and step, a JSON object a line")
     _on_a_cluster(added)
     _on_a_cluster(verbs.add("stop", _stop, "stop a run at its next step boundary, with a checkpoint", "RUN"))
     added = verbs.add("report", _report, "write one HTML page of a run, or of several side by side")
@@ -74,16 +75,22 @@ def _logs(options: Any) -> None:
     with _left():
         if options.cluster is not None:
             return _logs_of_job(options)
-        from foundray.logs import logs
+        from foundray.logs import logs, raw
         from foundray.run import Run
 
-        logs(Run.open(options.target), options.follow, say)
+        run = Run.open(options.target)
+        if options.json:
+            raw(run, options.follow, say, say_aside)
+        else:
+            logs(run, options.follow, say)
 
 
 def _logs_of_job(options: Any) -> None:
     from foundray.jobs.asking import job_named
     from foundray.jobs.follow import exit_status, lines
 
+    if options.json:
+        raise foundray.InputError("logs: --json and --cluster do not go together: a job's log is text; name the run's folder")
     client = _client(options.cluster)
     name, _, _ = job_named(client, options.target)
     if not options.follow:
