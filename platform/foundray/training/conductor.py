@@ -24,6 +24,7 @@ from foundray.training.board import Place
 from foundray.training.committer import Committer
 from foundray.training.crew import Crew, Known
 from foundray.training.ending import keep_what_is_done
+from foundray.training.failures import Failures, hung_up
 from foundray.training.formation import Formation
 from foundray.training.orders import Work
 from foundray.training.places import Places
@@ -52,11 +53,7 @@ class Conductor:
         """Why members were told to pause."""
         self.waiting_since = time.monotonic()
         self.told_waiting = False
-        self.failures = 0
-        """Groups broken in a row, without a step in between."""
-        self.broken = 0
-        """Groups broken in all."""
-        self.failed_at = -1
+        self.failures = Failures(spec.fault, f"foundray resume {run.folder}")
         self.due: dict[str, float] = {}
         self.committer = Committer(spec, run.checkpoints, self._note, lambda: recorder.val_losses)
         self.formation = Formation(spec, work, self.crew, recorder, self.committer, self._note)
@@ -170,22 +167,13 @@ class Conductor:
             raise kind(f"after {waited:.0f} s {missing}; {resume}")
 
     def _count_failure(self) -> None:
-        """Raises RunFailed after too many failures without a step in between."""
-        self.failures = 1 if self.recorder.step > self.failed_at else self.failures + 1
-        self.failed_at = self.recorder.step
-        self.broken += 1
-        reasons = [status.reason for status in self.formation.statuses() if status.reason]
+        """Raises RunFailed after too many failures without a step in between, or if storage has been away for too long."""
+        statuses = self.formation.statuses()
         # Those who only lost the connection say so; somebody else may know why.
-        cause = min(
-            reasons, key=lambda reason: "closed by peer" in reason or "Connection" in reason, default="a member was lost"
-        )
+        cause = min((status.reason for status in statuses if status.reason), key=hung_up, default="a member was lost")
         self._note("group_broken", step=self.recorder.step, reason=cause)
-        self._leave_out(next((status.suspects for status in self.formation.statuses() if status.suspects), ()))
-        if self.failures > self.spec.fault.max_restarts:
-            raise RunFailed(
-                f"the run failed {self.failures} times at step {self.recorder.step}: {cause}; "
-                f"`foundray resume {self.run_folder.folder}` goes on from the last checkpoint"
-            )
+        self._leave_out(next((status.suspects for status in statuses if status.suspects), ()))
+        time.sleep(self.failures.add(self.recorder.step, cause, any(status.away for status in statuses)))
 
     def _leave_out(self, suspects: tuple[int, ...]) -> None:
         """Never again use the nodes of members that compute other bits. Raises RunFailed where nobody can say who does."""
@@ -251,7 +239,7 @@ class Conductor:
                 self._note("too_few", workers=len(staying), needed=self.spec.scale.workers[0])
                 return
             self._read_board(now=True)
-            self.formation.start(staying[: self.spec.scale.workers[1]], held, self.broken)
+            self.formation.start(staying[: self.spec.scale.workers[1]], held, self.failures.total)
         except RayError as error:
             # One more was lost meanwhile; those that are left try again.
             self._note("group_not_formed", reason=type(error).__name__)

@@ -16,8 +16,8 @@ from typing import Any
 import ray
 import torch
 
-from foundray.causes import cause_of
-from foundray.errors import BadData, FoundrayError
+from foundray.causes import cause_of, is_away
+from foundray.errors import BadData, FoundrayError, StorageAway
 from foundray.spec import Spec
 from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike
@@ -60,7 +60,7 @@ class Member:
     def take_part(self, order: Order) -> None:
         self.leaving.clear()
         self.saving.clear()
-        self.say(phase="running", generation=order.generation, written=(), suspects=(), spike=0, done=-1)
+        self.say(phase="running", generation=order.generation, written=(), suspects=(), spike=0, done=-1, away=False)
         self.orders.put(order)
 
     def pause(self, generation: int, save: bool) -> None:
@@ -114,7 +114,9 @@ class Member:
                 if isinstance(cause, BadData):  # another group would fail at the same sample
                     outcome = {"phase": "failed", "reason": cause_of(error), "exit_status": cause.exit_status}
                 else:
-                    outcome = {"phase": "broken", "reason": f"the feeder: {cause_of(error)}"}
+                    outcome = {"phase": "broken", "reason": f"the feeder: {cause_of(error)}", "away": is_away(error)}
+            except StorageAway as error:
+                outcome = {"phase": "broken", "reason": str(error), "away": True}
             except FoundrayError as error:
                 outcome = {"phase": "failed", "reason": str(error), "exit_status": error.exit_status}
             except Corruption as error:

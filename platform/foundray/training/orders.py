@@ -81,6 +81,8 @@ class Status:
     """Why it is broken or failed."""
     exit_status: int = 1
     """Of a failed run."""
+    away: bool = False
+    """Whether it is broken because storage does not answer."""
     done: int = -1
     """Steps done, of a paused member."""
     spike: int = 0
