@@ -73,6 +73,16 @@ class Places(Line):
     """What Ray's autoscaling coordinator knows the request as."""
 
 
+class PlacesLost(Line):
+    """Ray Train gave up a pool's places; it is asked again."""
+
+    event: Literal["places_lost"]
+    pool: str
+    """The pool's name; empty where there are none."""
+    reason: str
+    """What it said."""
+
+
 class MemberReady(Line):
     """A worker's process is ready to take part."""
 
@@ -365,6 +375,7 @@ class Finished(Line):
 EVENTS: dict[str, type[Line]] = {
     "command": Command,
     "places": Places,
+    "places_lost": PlacesLost,
     "member_ready": MemberReady,
     "member_lost": MemberLost,
     "member_left": MemberLeft,

@@ -26,6 +26,8 @@ def sentence(event: Record) -> str:
         case "command":
             fewest, most = event["workers"]
             return f"a command begins, for {fewest if fewest == most else f'{fewest} to {most}'} worker(s)"
+        case "places_lost":
+            return f"Ray Train gave up its places ({event['reason'][:REASON]}); it is asked again"
         case "member_ready":
             return f"member {event['member']} is ready on node {short_node(event['node'])} after {event['seconds']:.1f} s"
         case "member_lost":
@@ -63,7 +65,7 @@ def sentence(event: Record) -> str:
         case "rolled_back":
             return f"the loss of step {event['spike']} is a spike: back to step {event['to']}, on with later data"
         case "left_out":
-            return f"the node {', '.join(map(short_node, event['node'].split(', ')))} is left out: {event['reason']}"
+            return f"the node {short_node(event['node'])} is left out: {event['reason']}"
         case "recheck_skipped":
             return (
                 f"step {event['step']}: no recheck, since a worker could not read the micro-batch ({event['reason'][:REASON]})"
@@ -131,5 +133,5 @@ def clock(seconds: float) -> str:
 
 
 def short_node(node: str) -> str:
-    """A node's name, as it is; of Ray's id, which earlier versions recorded in its place, the first digits."""
-    return node[:NODE_DIGITS] if re.fullmatch("[0-9a-f]{56}", node) else node
+    """The name of a node, or of several, as it is; of Ray's id, which earlier versions recorded in its place, a few digits."""
+    return re.sub(f"\\b([0-9a-f]{{{NODE_DIGITS}}})[0-9a-f]{{{56 - NODE_DIGITS}}}\\b", r"\1", node)

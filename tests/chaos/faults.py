@@ -50,16 +50,16 @@ class Run:
 
     def wait_for_step(self, step: int, seconds: float = 600) -> None:
         """Until the step is recorded, or the command has ended."""
-        self._wait_until(lambda: self.step() >= step, f"step {step}", seconds)
+        self.wait_for(lambda: self.step() >= step, f"step {step}", seconds)
 
     def wait_for_event(self, kind: str, seconds: float = 600) -> None:
         """Until an event of the kind is recorded, or the command has ended."""
-        self._wait_until(lambda: any(event["event"] == kind for event in self.events()), kind, seconds)
+        self.wait_for(lambda: any(event["event"] == kind for event in self.events()), kind, seconds)
 
     def wait_for_file(self, path: Path, seconds: float = 300) -> None:
-        self._wait_until(path.exists, path.name, seconds)
+        self.wait_for(path.exists, path.name, seconds)
 
-    def _wait_until(self, reached: Callable[[], bool], what: str, seconds: float) -> None:
+    def wait_for(self, reached: Callable[[], bool], what: str, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and not reached():
             assert time.monotonic() < deadline, f"{what} was not reached after step {self.step()}: {self.events()[-5:]}"

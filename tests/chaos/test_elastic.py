@@ -128,6 +128,25 @@ def test_growing_draining_and_losing(
     assert foundray("audit", run.folder, "--json").facts["clean"]
 
 
+def test_a_node_that_comes_while_another_drains_is_taken_in(
+    cluster: LocalCluster, spec: Path, start: Callable[..., Run], pace: Pace
+) -> None:
+    """At once, though the one that drains stays there for long; and they are told by the names that people know."""
+    going, staying = (cluster.add(RESOURCES, environment=pace.environment) for _ in range(2))
+    pace.set(LINGER / 5)
+    run = start(spec, "replaced", "--set", "scale.workers=[1,2]")
+    wait_for_world(run, 2)
+    cluster.drain(going, 600)
+    coming = cluster.add(RESOURCES, environment=pace.environment)
+    run.wait_for(lambda: any(e["event"] == "member_ready" and e["node"] == coming for e in run.events()), "the new member")
+    run.wait_for(lambda: world(run) == 2 and run.events()[-1]["event"] == "workers_started", "a group with it")
+    assert {e["node"] for e in run.events() if e["event"] == "member_left"} == {going}
+    assert {e["node"] for e in run.events() if e["event"] == "member_ready"} == {going, staying, coming}
+    pace.set(0)
+    done = run.wait()
+    assert (done.facts["state"], done.facts["steps_repeated"]) == ("finished", 0)
+
+
 def rare_openers(spec: Path, steps: int) -> list[int]:
     """Two tokens that are predicted first in some sample of the run's steps from the 20th on, and in none before."""
     checked, prepared = load_spec(spec), api.prepare(spec)

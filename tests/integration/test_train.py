@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.conftest import FOUNDRAY, foundray
 
 import foundray as api
 from foundray import holder
+from foundray.records import Step
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,10 +150,52 @@ def test_the_audit_finds_what_is_amiss(alone, storage: Path) -> None:
         ledger.write_text("".join([*lines[:2], *lines[3:4], json.dumps(swapped) + "\n", *lines[5:]]))
         amiss = foundray("audit", run)
         assert amiss.status == 1
-        assert "step 3 is not in the ledger" in amiss.out
+        assert "step 3 is not in the step log" in amiss.out
         assert "step 5 was computed on other samples than the order says" in amiss.out
     finally:
         ledger.write_text(whole)
+
+
+TAMPERED: dict[str, tuple[Any, ...]] = {
+    "time": (1.0, "now"), "step": (3, 7, 13, 0, "5"), "tokens": (1599,), "loss": (math.nan, math.inf),
+    "grad_norm": (-1.0, math.inf), "lr": (0.1,), "step_s": (0.0, 1e6), "data_wait_s": (-1.0, 1e6), "copy_s": (-1.0,),
+    "tokens_per_s": (1.0,), "workers": (2,), "takers": ([[0, 4]], [[1, 5]], [[0, 4], [-1, 1]], [], 5),
+    "skipped": ([9], [1, 1], [2, 1], [-1], [0, 1, 2, 3, 4]), "spike": (True,), "data": ("00000000",), "mirrored": (13, -1),
+    "passed_over": (1,), "lineage": ("a",),
+}  # fmt: skip
+"""Values that the record of the fifth step cannot have."""
+
+
+def test_every_field_that_is_tampered_with_is_found(alone, storage: Path) -> None:
+    """In a copy of a real run's record; and the record as it is has nothing amiss."""
+    run = storage / "runs" / "tampered"
+    shutil.copytree(storage / "runs" / "alone", run)
+    log, events = run / "metrics.jsonl", run / "events.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    happened = [json.loads(line) for line in events.read_text().splitlines()]
+    assert set(TAMPERED) == set(Step.model_fields)
+
+    def problems(changed: list[Any], file: Path = log) -> list[str]:
+        whole = file.read_text()
+        try:
+            file.write_text("".join(json.dumps(line) + "\n" for line in changed))
+            return api.audit(run).problems
+        finally:
+            file.write_text(whole)
+
+    assert problems(lines) == []
+    for field, values in TAMPERED.items():
+        for value in values:
+            assert problems([*lines[:4], lines[4] | {field: value}, *lines[5:]]), (field, value)
+    assert "step 5 is not in the step log" in problems([*lines[:4], *lines[5:]])
+    assert any("recorded once more" in text for text in problems([*lines[:5], *lines[4:]]))
+    assert problems([*lines[:4], lines[5], lines[4], *lines[6:]])
+    for kind, field, value in (
+        ("workers_started", "step", 2), ("workers_started", "workers", 2), ("finished", "step", 11), ("checkpoint", "step", 99),
+        ("evaluated", "step", 99),
+    ):  # fmt: skip
+        assert problems([e | {field: value} if e["event"] == kind else e for e in happened], events), (kind, field)
+    shutil.rmtree(run)
 
 
 def test_samples_of_a_step(alone, storage: Path) -> None:

@@ -33,6 +33,7 @@ def test_ids_of_records_of_before_are_shortened_and_names_are_not() -> None:
     name = "a-host-with-quite-a-long-name-on-premises.example"
     assert said(name).startswith(f"the node {name} is left out")
     assert said("ab" * 28).startswith("the node abababab is left out")
+    assert said(f"{'ab' * 28}, {'0c' * 28}").startswith("the node abababab, 0c0c0c0c is left out")
     lost = {"event": "member_lost", "member": 3, "node": "node-2", "reason": "its node is draining"}
     assert sentence(lost) == "member 3 on node node-2 is lost: its node is draining"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import foundray
 from foundray.cli.parsing import Verbs, overrides_of, say
+from foundray.words import plural
 
 
 def add_to(verbs: Verbs) -> None:
@@ -98,11 +99,14 @@ def _tell(facts: Any, as_json: bool) -> None:
 
 def _audit(options: Any) -> None:
     found = foundray.audit(options.target)
-    worlds = ", ".join(f"{steps:,} steps on {workers}" for workers, steps in sorted(found.workers.items()))
+    worlds = ", ".join(f"{steps:,} on {plural(workers, 'worker')}" for workers, steps in sorted(found.workers.items()))
     for problem in found.problems[:20]:
         print(problem)
-    verdict = "every one used exactly once" if found.clean else f"{len(found.problems)} problems"
-    print(f"{found.steps:,} steps, {found.samples:,} samples: {verdict} ({worlds} worker(s); {found.repeated} steps repeated)")
+    verdict = plural(len(found.problems), "problem") if found.problems else "every one used exactly once"
+    if found.left_out or found.spikes:
+        left_out = plural(found.left_out, "micro-batch", "micro-batches")
+        verdict += f", but for {left_out} left out as not finite, and {plural(found.spikes, 'update')} not made at loss spikes"
+    print(f"{found.steps:,} steps, {found.samples:,} samples: {verdict} ({worlds}; {plural(found.repeated, 'step')} repeated)")
     if options.json:
         print(json.dumps(found.to_dict()))
     if not found.clean:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from foundray.sentences import short_node
 from foundray.words import duration, plural
 
 Record = Mapping[str, Any]
@@ -207,7 +208,8 @@ def _moved(one: Incident, known: Mapping[str, Record]) -> str:
         unsaid = ": the command before ended without a word" if one.sort == "fault" else ""
         return f"Resumed after a pause of {duration(one.paused)}{unsaid}"
     if "member_left" in known:
-        return f"A worker with notice handed over and left, {_sizes(one)}"
+        node = short_node(str(known["member_left"]["node"]))
+        return f"A worker on {node}, which had notice, handed over and left, {_sizes(one)}"
     if one.after is not None and one.after > one.before:
         return f"Grew, {_sizes(one)}"
     return f"Regrouped, {_sizes(one)}" if "workers_started" in known else one.kinds[0].replace("_", " ").capitalize()
@@ -252,7 +254,9 @@ _TITLES = {
 }
 _CHAIN_TITLES = {
     "command": _moved,
-    "left_out": lambda one, known: f"A node computed other bits and was left out, {_sizes(one)}",
+    "left_out": lambda one, known: (
+        f"The node {short_node(str(known['left_out']['node']))} computed other bits and was left out, {_sizes(one)}"
+    ),
     "rolled_back": lambda one, known: (
         f"Loss spike at step {known['rolled_back']['spike']:,}: rolled back to step {known['rolled_back']['to']:,}"
     ),

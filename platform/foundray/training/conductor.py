@@ -78,6 +78,8 @@ class Conductor:
             self._read_board()
             if self._due("places", TEND_SECONDS):
                 self.crew.tend(self.places, self.formation.group)
+                for pool, reason in self.ray_train.tend(self.places):
+                    self._note("places_lost", pool=pool, reason=reason)
             if statuses := self.formation.statuses():
                 self.committer.complete(self.formation.generation, statuses, self.recorder.kept)
             self._form_group_if_due()

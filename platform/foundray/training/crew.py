@@ -49,6 +49,8 @@ class Known:
     """When it last answered."""
     placed: float | None = None
     """Since when its place has been held; None where that is only foreseen."""
+    left: bool = False
+    """Whether it has handed its state over, and goes."""
     forsaken: float | None = None
     """Since when nobody holds its place."""
 
@@ -132,11 +134,16 @@ class Crew:
             known.forsaken = None if held[known.place] >= 0 else (known.forsaken or time.monotonic())
             idle = known.number not in group
             if idle and (self._forsaken(known) or known.place.node in self.draining) and known.status.phase != "warming":
-                self.lose(known, "its node is draining" if known.place.node in self.draining else "its place is gone")
+                if known.left:  # which is on record, and is no loss
+                    self._dismiss(known)
+                else:
+                    self.lose(known, "its node is draining" if known.place.node in self.draining else "its place is gone")
+        staying = sum(known.place.node not in self.draining for known in self.members.values())
         for place in places:
             shunned = self.shunned.get(place.node, 0) > time.monotonic() or place.node in self.draining
-            if held[place] > 0 and not shunned and len(self.members) < self.most:
+            if held[place] > 0 and not shunned and staying < self.most:
                 held[place] -= 1
+                staying += 1
                 self._start_member(place)
 
     def _forsaken(self, known: Known) -> bool:

@@ -105,6 +105,7 @@ class Formation:
                 piece = ray.get(self.crew.members[number].handle.hand_over.remote(self.crew.members[heir].handle), timeout=60)
                 if piece is not None:
                     held[heir] = [*held[heir], piece]
+                self.crew.members[number].left = True
                 self.note("member_left", member=number, node=self.crew.members[number].node)
 
     def start(self, chosen: list[int], held: dict[int, list[Piece]], failures: int) -> None:
@@ -141,6 +142,7 @@ class Formation:
                 peak_flops=peak_flops,
             )
             known.handle.take_part.remote(order)
+            known.left = False
             known.status = Status("running", -1, self.generation, facts=known.status.facts)
         self.group, self.trusted = chosen, sys.maxsize
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,10 +15,15 @@ from foundray.causes import cause_of
 from foundray.cluster import beside_caller
 from foundray.run import Run, event
 from foundray.spec import Pool, Spec
+from foundray.training.board import Place
 
 RESIZE_SECONDS = 5.0
 """Between two looks at whether the cluster has room for more workers."""
 CLOSE_SECONDS = 5.0
+ATTEMPTS = 4
+"""Times in a row that Ray Train may end without holding a place, before a run without workers gives up."""
+MOST_PAUSE_SECONDS = 30.0
+"""Between two attempts; the first pause is of one second, and each is twice as long as the one before."""
 
 
 class Places:
@@ -25,32 +31,72 @@ class Places:
 
     def __init__(self, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: Any, stale: list[str]):
         """`stale` names the requests of commands before, which may have died: Ray would honour them for minutes."""
-        keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=beside_caller())
         folder = (run.folder / ".ray").url
-        self.keepers = {name: keeper.remote() for name in workers}
+        pools = spec.scale.all_pools
+
+        def begin(name: str) -> tuple[Any, Any]:
+            keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=beside_caller()).remote()
+            return keeper, keeper.hold.remote(board, name, pools[name], *workers[name], folder)
+
+        self.pools = [Asked(name, begin) for name, (_, most) in workers.items() if most]
         cancel_requests(stale)
-        self.held = [
-            self.keepers[name].hold.remote(board, name, spec.scale.all_pools[name], fewest, most, folder)
-            for name, (fewest, most) in workers.items()
-            if most
-        ]
+
+    def tend(self, held: list[Place]) -> list[tuple[str, str]]:
+        """Ask again where Ray Train gave up, as it does if a node goes while it starts on it; `held` is what it holds now.
+
+        Gives (pool, reason) of those that it has given up since the last call.
+        """
+        pools = {place.pool for place in held}
+        lost = [(asked.pool, reason) for asked in self.pools if (reason := asked.tend(asked.pool in pools))]
+        return lost
 
     def problem(self) -> str | None:
-        """Why Ray Train gave up, if it did."""
-        for done in ray.wait(self.held, num_returns=len(self.held), timeout=0)[0]:
-            try:
-                return str(ray.get(done))
-            except RayError as error:
-                return cause_of(error)
-        return None
+        """Why Ray Train gives up again and again, if it does."""
+        return next((asked.reason for asked in self.pools if asked.failures >= ATTEMPTS), None)
 
     def close(self, requests: list[str]) -> None:
         """Free the places, whose holders the board has told to go."""
         with suppress(RayError):
-            ray.wait(self.held, num_returns=len(self.held), timeout=CLOSE_SECONDS)
-            for keeper in self.keepers.values():
-                ray.kill(keeper)
+            calls = [asked.call for asked in self.pools if asked.call is not None]
+            if calls:
+                ray.wait(calls, num_returns=len(calls), timeout=CLOSE_SECONDS)
+            for asked in self.pools:
+                ray.kill(asked.keeper)
         cancel_requests(requests)
+
+
+class Asked:
+    """One pool's trainer, begun again whenever it ends."""
+
+    def __init__(self, pool: str, begin: Callable[[str], tuple[Any, Any]]):
+        """`begin` gives an actor, and its call that lasts as long as the trainer does."""
+        self.pool, self.begin = pool, begin
+        self.keeper, self.call = begin(pool)
+        self.failures = 0
+        """Times in a row that it ended without a place being held."""
+        self.reason = ""
+        self.again = 0.0
+        """When it is begun again, where it has ended."""
+
+    def tend(self, held: bool) -> str:
+        """Begin again if it is time for that; `held` says whether it holds places. Gives why it ended, if it just did."""
+        if self.call is None:
+            if time.monotonic() >= self.again:
+                self.keeper, self.call = self.begin(self.pool)
+            return ""
+        if not ray.wait([self.call], timeout=0)[0]:
+            self.failures = 0 if held else self.failures
+            return ""
+        try:
+            self.reason = str(ray.get(self.call))
+        except RayError as error:
+            self.reason = cause_of(error)
+        with suppress(RayError):
+            ray.kill(self.keeper)
+        self.call = None
+        self.failures += 1
+        self.again = time.monotonic() + min(MOST_PAUSE_SECONDS, 2.0 ** (self.failures - 1))
+        return self.reason
 
 
 def cancel_requests(names: list[str]) -> None:
@@ -76,11 +122,17 @@ class _Keeper:
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         from foundray.training.board import hold_place
+        from foundray.training.scaling import StayingNodes
 
         class Trainer(DataParallelTrainer):
             def _create_default_callbacks(self) -> list[Any]:
                 # It is given no data sets: the process that would manage them is left out.
                 return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+
+            def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+                if self.scaling_config.elasticity_enabled:  # there is no public way to choose a policy
+                    arguments["scaling_policy"] = StayingNodes(self.scaling_config)
+                return super()._initialize_and_run_controller(**arguments)
 
         trainer = Trainer(
             hold_place,
@@ -99,6 +151,10 @@ class _Keeper:
                 failure_config=FailureConfig(max_failures=-1),
             ),
         )
-        board.append.remote([event("places", pool=name, request=f"train-{trainer.train_run_context.run_id}")])
-        trainer.fit()
+        request = f"train-{trainer.train_run_context.run_id}"
+        board.append.remote([event("places", pool=name, request=request)])
+        try:
+            trainer.fit()
+        finally:
+            cancel_requests([request])
         return "its workers went"

@@ -1,0 +1,109 @@
+"""Places: Ray Train is asked again when it gives up, and nodes that were told to go have no room for any."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import ActorUnschedulableError
+from ray.train import ScalingConfig
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
+
+from foundray.training import places, scaling
+from foundray.training.places import ATTEMPTS, Asked
+from foundray.training.scaling import StayingNodes
+
+
+class Trainer:
+    """Ray Train as it is seen from outside: calls that end when they are told to."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.calls: list[dict[str, Any]] = []
+        self.now = 0.0
+        patch.setattr(ray, "wait", lambda calls, timeout: ([c for c in calls if "ended" in c], []))
+        patch.setattr(ray, "get", self._get)
+        patch.setattr(ray, "kill", lambda keeper: None)
+        patch.setattr(places.time, "monotonic", lambda: self.now)
+
+    def begin(self, pool: str) -> tuple[str, dict[str, Any]]:
+        self.calls.append({})
+        return "keeper", self.calls[-1]
+
+    def end(self) -> None:
+        self.calls[-1]["ended"] = ActorUnschedulableError("the node is draining")
+
+    def _get(self, call: dict[str, Any]) -> Any:
+        raise call["ended"]
+
+
+def test_what_ray_train_gives_up_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(monkeypatch)
+    asked = Asked("pool", trainer.begin)
+    assert asked.tend(held=True) == ""
+    trainer.end()
+    assert "draining" in asked.tend(held=True)
+    assert asked.tend(held=False) == "" and len(trainer.calls) == 1, "not at once"
+    trainer.now += 1.1
+    assert asked.tend(held=False) == "" and len(trainer.calls) == 2
+    asked.tend(held=True)
+    assert asked.failures == 0
+
+
+def test_a_trainer_that_ends_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(monkeypatch)
+    asked = Asked("pool", trainer.begin)
+    pauses = []
+    while asked.failures < ATTEMPTS:
+        trainer.end()
+        assert asked.tend(held=False)
+        pauses.append(asked.again - trainer.now)
+        trainer.now = asked.again
+        asked.tend(held=False)
+    assert pauses == [1, 2, 4, 8]
+    assert len(trainer.calls) == ATTEMPTS + 1
+
+
+def policy(monkeypatch: pytest.MonkeyPatch, going: set[str], nodes: str, most: int = 4) -> StayingNodes:
+    """On nodes with room for a worker each, of which some go."""
+    monkeypatch.setattr(scaling, "draining_nodes", lambda: going)
+    made = StayingNodes(ScalingConfig(num_workers=(1, most), elastic_resize_monitor_interval_s=5.0))
+    monkeypatch.setattr(made, "_maybe_send_resource_request", lambda: None)
+    monkeypatch.setattr(made, "_get_reserved_resources", lambda: {node: {"CPU": 1.0} for node in nodes})
+    return made
+
+
+def group(nodes: str) -> Any:
+    workers = [SimpleNamespace(metadata=SimpleNamespace(node_id=node)) for node in nodes]
+    return SimpleNamespace(start_time=-100.0, workers=workers, num_workers=len(workers))
+
+
+@pytest.mark.parametrize(
+    ("going", "nodes", "workers", "decided"),
+    [
+        ("", "ab", "ab", None),
+        ("", "abc", "ab", 3),
+        ("b", "ab", "ab", 1),  # the stock policy would keep two
+        ("b", "abc", "ab", 2),  # a and c: the stock policy would ask for three, of which one cannot be had
+        ("b", "abcd", "ab", 3),
+        ("c", "abc", "ab", None),  # what goes is not used
+        ("ab", "ab", "ab", None),  # fewer than the fewest: it goes on as long as it can
+    ],
+)
+def test_places_are_held_on_nodes_that_stay(
+    going: str, nodes: str, workers: str, decided: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = policy(monkeypatch, set(going), nodes)
+    decision = subject.make_decision_for_running_worker_group(group(workers), None)
+    assert (decision.num_workers if isinstance(decision, ResizeDecision) else None) == decided
+    again = subject.make_decision_for_running_worker_group(group(workers), None)
+    assert isinstance(again, NoopDecision), "it was looked at a moment ago"
+
+
+def test_what_is_reserved_on_nodes_that_go_is_asked_for_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = policy(monkeypatch, {"b"}, "ab", most=2)
+    assert subject._get_num_workers_for_resource_request() == 2
+    decision = subject.make_decision_for_non_running_worker_group()
+    assert isinstance(decision, ResizeDecision) and decision.num_workers == 1
+    assert subject._get_num_workers_for_resource_request() == 3
