@@ -74,7 +74,7 @@ def problems(events: Records, metrics: Records, spec: Spec) -> list[str]:
     judged = [text for line in found for text in judge_line(line, spec)]
     last = {line.step: line for line in found}
     lacking = missing(step for step in range(1, spec.train.steps + 1) if step not in last)
-    return [*unfit, *misplaced, *judged, *lacking, *judge_spikes(found, last, spec), *judge_events(events, found, spec)]
+    return [*unfit, *misplaced, *judged, *lacking, *judge_spikes(events, found, last, spec), *judge_events(events, found, spec)]
 
 
 def test_a_run_with_faults_is_in_order(record: tuple[Records, Records], spec: Spec) -> None:
@@ -125,15 +125,16 @@ def test_what_the_order_of_things_does_not_allow_is_found(
 @pytest.mark.parametrize("losses", [[2.0] * 30, [2.0] * 20 + [50.0] + [2.0] * 9])
 def test_spikes_are_judged_once_more(losses: list[float], spec: Spec) -> None:
     alone = spec.model_copy(update={"guard": spec.guard.model_copy(update={"roll_back": None})})
-    groups = groups_of([at(0, "workers_started", step=0, workers=1)])
+    events = [at(0, "workers_started", step=0, workers=1, state="storage")]
+    groups = groups_of(events)
     metrics = [one | {"loss": loss, "spike": loss > 9} for one, loss in zip(lines(spec, 1, 30, 0, 1), losses, strict=True)]
 
     def judged() -> list[str]:
         found = placed(metrics, groups)[0]
-        return judge_spikes(found, {line.step: line for line in found}, alone)
+        return judge_spikes(events, found, {line.step: line for line in found}, alone)
 
     assert judged() == []
     metrics[20]["spike"] = not metrics[20]["spike"]
     assert len(judged()) == 1 and judged()[0].startswith("step 21 is ")
-    metrics[20]["takers"] = [0, 0, 0, 0]
+    events += [at(9, "workers_started", step=9, workers=1, state="storage"), at(9, "member_ready", member=1, node="ab")]
     assert judged() == [], "an earlier version's, which judged otherwise after a resume"

@@ -71,7 +71,7 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
     for line in lines:
         problems += judge_line(line, spec)
     problems += _data(lines, plan, spec)
-    problems += judge_spikes(lines, last, spec)
+    problems += judge_spikes(events, lines, last, spec)
     problems += judge_events(events, lines, spec)
     worlds: dict[int, int] = {}
     for step in sorted(last):

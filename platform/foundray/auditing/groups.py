@@ -45,11 +45,6 @@ class Placed:
         """Where its data begin in the order, in steps' worth of data."""
         return self.step - 1 + self.passed_over
 
-    @property
-    def of_today(self) -> bool:
-        """Whether it was recorded by a version that records takers as runs."""
-        return all(isinstance(taker, (list, tuple)) for taker in self.record["takers"])
-
 
 def groups_of(events: Sequence[Mapping[str, Any]]) -> list[Group]:
     """In the order in which they began."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from foundray.auditing.groups import Placed
 from foundray.spec import Spec
 
 
-def judge_spikes(lines: Sequence[Placed], last: Mapping[int, Placed], spec: Spec) -> list[str]:
+def judge_spikes(
+    events: Sequence[Mapping[str, Any]], lines: Sequence[Placed], last: Mapping[int, Placed], spec: Spec
+) -> list[str]:
     """Judge the losses of the steps that count, which are the `last` ones, once more, as the run did.
 
-    What earlier versions recorded is not judged: their window was shorter after a resume. With roll-backs, no step that
+    A run that earlier versions resumed is not judged: their window was shorter afterwards. With roll-backs, no step that
     counts is a spike.
     """
     deviations = spec.guard.spike
@@ -19,7 +22,7 @@ def judge_spikes(lines: Sequence[Placed], last: Mapping[int, Placed], spec: Spec
     if deviations is None or spec.guard.roll_back:
         why = "guard.spike is not set" if deviations is None else "the run rolls back from spikes"
         return [f"step {line.step} is recorded as a spike, but {why}" for line in lines if line.record["spike"]]
-    if not all(line.of_today for line in chain) or len(chain) != max(last, default=0):
+    if _resumed_long_ago(events) or len(chain) != max(last, default=0):
         return []
     from foundray.training.guards import SpikeGuard  # imports torch
 
@@ -33,3 +36,9 @@ def judge_spikes(lines: Sequence[Placed], last: Mapping[int, Placed], spec: Spec
         if not record["spike"]:
             guard.add(line.step, record["loss"])
     return problems
+
+
+def _resumed_long_ago(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a group went on from storage under a version that did not keep the window, nor a node's id beside its name."""
+    resumed = any(e["event"] == "workers_started" and e["step"] and e.get("state") == "storage" for e in events)
+    return resumed and not all(e.get("node_id") for e in events if e["event"] == "member_ready")
