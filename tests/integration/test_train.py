@@ -29,15 +29,21 @@ def local_ray():
     ray.shutdown()
 
 
+LOOKED_AT = {"evaluate.sets.validation.samples": 300}
+"""Of the validation split, in an evaluation."""
+
+
 def train(spec: Path, name: str, workers: int = 1, **changes: object):
     """The facts of a run through the Python API."""
-    return api.train(spec, {"name": name, "scale.resources.CPU": 0.5, "scale.workers": workers, **changes})
+    return api.train(spec, {"name": name, "scale.resources.CPU": 0.5, "scale.workers": workers, **LOOKED_AT, **changes})
 
 
 @pytest.fixture(scope="module")
 def alone(shared_spec: Path, storage: Path):
     """The facts of one run on one worker, from the command line."""
-    foundray("train", shared_spec, "--set", "name=alone", "--json")
+    foundray(
+        "train", shared_spec, "--set", "name=alone", *(f"--set={name}={value}" for name, value in LOOKED_AT.items()), "--json"
+    )
     return api.status(storage / "runs" / "alone")
 
 
@@ -75,7 +81,13 @@ def test_the_facts(alone, storage: Path) -> None:
     folder = storage / "runs" / "alone"
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in metrics] == list(range(1, 13))
-    events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    events = [record["event"] for record in records]
+    evaluated = next(record for record in records if record["event"] == "evaluated")
+    assert (evaluated["set"], evaluated["samples"], evaluated["val_tokens"]) == ("validation", 320, 320 * 32), (
+        "whole micro-batches"
+    )
+    assert evaluated["of_samples"] > 1000
     assert [name for name in events if name != "checkpoint"] == [
         "command", "places", "member_ready", "workers_started", "evaluated", "finished",
     ]  # fmt: skip
