@@ -15,7 +15,7 @@ from torch import Tensor
 from foundray.data.leases import TRAINING, MicroBatchSource
 from foundray.data.stream import read_micro_batches
 from foundray.data.validation import part_of
-from foundray.errors import InputError, RunFailed
+from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.logfiles.runs import runs
 from foundray.model.model import Model
 from foundray.run import event
@@ -193,7 +193,7 @@ class Loop:
 
     def hand_in(self) -> None:
         """The run is to end with an error: let the records of the steps before it, and the shards under way, come through."""
-        with suppress(InputError):
+        with suppress(FoundrayError):
             self._settle_writing()
         with suppress(ray.exceptions.RayError):
             self.journal.close()
