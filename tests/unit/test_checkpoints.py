@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,14 @@ from tests.unit.test_exact_step import make_spec, make_trainer
 from foundray import checkpoints
 from foundray.checkpoints import Keep, completed_steps, place, prune
 from foundray.errors import InputError, RunFailed
+from foundray.run import Run
 from foundray.storage import Store
 from foundray.training import checkpoint as reading
 from foundray.training.checkpoint import MANIFEST, CheckpointManifest, ShardFile, commit, load_latest, load_weights, write_shard
 from foundray.training.committer import Committer
 from foundray.training.coverage import problem_of
 from foundray.training.group import Group
+from foundray.training.leftovers import clear
 from foundray.training.orders import Status, Written
 
 BLOCKS = 10
@@ -141,6 +144,21 @@ def test_a_deletion_that_is_broken_off_leaves_no_checkpoint(folder: Store, monke
     assert len(names(folder)) == 3
     prune(folder, Keep(2))
     assert len(names(folder)) == 2
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(folder: Store, tmp_path: Path) -> None:
+    make(folder, 1)
+    for step in (0, 2):
+        write_shard(folder, step, range(5), piece(range(5)))
+    kept = ["report.html.77.tmp", f"spec.yaml.{os.getpid()}.tmp", "spec.yaml", "notes.tmp"]
+    gone = ["spec.yaml.77.tmp", "holder.json.77.tmp", "checkpoints/step-00000001/blocks-0.safetensors.77.tmp"]
+    for name in [*kept, *gone]:
+        (tmp_path / name).write_text("x")
+    assert clear(Run(Store.at(tmp_path))) == ""
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["checkpoints", *kept])
+    assert names(folder) == ["step-00000001"]
+    assert load_weights(folder)[0] == 1
+    assert len(list(Path(place(folder, 1).path).iterdir())) == 2
 
 
 # The committer

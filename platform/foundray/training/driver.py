@@ -22,6 +22,7 @@ from foundray.run import Facts, Run, event
 from foundray.signals import heeded
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.training.leftovers import clear
 from foundray.training.parent import Start, check_not_itself, find_start
 from foundray.training.record import Recorder, asked_for
 from foundray.words import span
@@ -143,6 +144,8 @@ def _run(
     report: Report,
     show_progress: bool,
 ) -> Facts:
+    if problem := clear(run):
+        report(f"what a command before left could not be removed: {problem}")
     # Imported here: these import torch, and a bad spec should be told at once.
     from foundray.training.board import start_board
     from foundray.training.places import Places
