@@ -85,8 +85,8 @@ class Conductor:
             self._form_group_if_due()
             if self.holder.taken:
                 raise RunFailed(f"another command has taken over the run {self.run_folder.folder}")
-            if not self.formation.group and (reason := self.ray_train.problem()):
-                raise RunFailed(f"Ray Train gave up: {reason}")
+            if not self.formation.group and (problem := self.ray_train.problem()):
+                raise RunFailed(f"Ray Train gave up: {problem}")
         sha = next(s.facts["weights_sha256"] for s in self.formation.statuses() if s.facts.get("weights_sha256"))
         self._read_board(now=True)
         self.recorder.write([event("finished", step=self.spec.train.steps, weights_sha256=sha)])
