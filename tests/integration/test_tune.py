@@ -49,6 +49,7 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
     assert (tuned["micro_batches"], tuned["steps"]) == (1, 300)
     assert "19,200 tokens as before, in steps of 64 instead of 320" in (folder / "tuned.yaml").read_text()
     assert facts["forecast"]["target"]["tokens"] == 60 * 320
+    assert facts["forecast"]["points"][-1]["loss"] == facts["score"]  # the best trial is a run like those of the ladder
     assert 0 < facts["flops"] <= facts["allowed"] == pytest.approx(6.0 * facts["full"])
     for sentence in ("diverged", "bill: ", "best: optimizer.lr", f"next: foundray train {folder}/tuned.yaml"):
         assert sentence in told.out

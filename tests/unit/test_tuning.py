@@ -7,11 +7,13 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 import yaml
+from pydantic import ValidationError
 from tests.conftest import small_spec, write_spec
 
 import foundray
@@ -28,7 +30,7 @@ from foundray.tuning.carry import tuned_yaml
 from foundray.tuning.proposals import Proposals
 from foundray.tuning.proxy import default_space, ladder_of, proxy_of, space_of, with_values
 from foundray.tuning.rungs import Costs, affordable, arrivals
-from foundray.tuning.search import Search, Trial
+from foundray.tuning.search import Proposer, Search, Trial, _trainable, _Watcher
 from foundray.tuning.table import _line, aligned, ranked, rows
 from foundray.tuning.trial import STATE, Job, Rung, job_of, results, run
 from foundray.tuning.usage import usage
@@ -361,6 +363,24 @@ def test_a_trial_that_cannot_be_paid_stays_in_the_table(prose: Path, tmp_path: P
     begun = [search.next(name) for name in ("a", "b", "c")]
     assert [one and one.number for one in begun] == [0, 2, None]
     assert [(one.number, one.state) for one in search.trials] == [(0, "runs"), (1, "unpaid"), (2, "runs")]
+
+
+def test_a_trial_whose_process_died_says_so(prose: Path, tmp_path: Path) -> None:
+    spec = make_spec(prose, tmp_path)
+    job = Job(str(tmp_path / "0"), '{"name": 1}', None, 0, (9,), None, ())  # type: ignore[arg-type]
+    only = Trial(0, {"optimizer.lr": 0.1}, spec, job, (1.0,))
+    told: list[Trial] = []
+    search = Search(
+        spec, Store.at(tmp_path), Purse(3.0), lambda number: None if number else only, told.append, lambda trials: None
+    )
+    proposer = Proposer(search)
+    config = proposer.suggest("a") | {"rungs": [1]}
+    _Watcher(search).on_trial_recover(0, [], SimpleNamespace(trial_id="a"))  # it was killed, and left no word
+    assert (only.died, only.why, only.state) == (1, "", "runs")
+    with pytest.raises(ValidationError):  # what is no spec ends the next process with an exception
+        _trainable(config)
+    proposer.on_trial_complete("a", error=True)
+    assert told == [only] and only.standing.startswith("lost: its process died 2 times, last of ValidationError: ")
 
 
 def test_usage_is_of_the_time_while_trials_begin() -> None:
