@@ -38,8 +38,9 @@ def judge_line(line: Placed, spec: Spec) -> list[str]:
 
 def _numbers(line: Placed, spec: Spec) -> Iterator[str]:
     record, step = line.record, line.step
-    if step > spec.train.steps:
-        yield f"the run has {spec.train.steps} steps"
+    if not 0 < step <= spec.train.steps:
+        yield f"the run has the steps 1 to {spec.train.steps}"
+        return
     if record["tokens"] != step * spec.tokens_per_step:
         yield f"{record['tokens']} tokens are recorded, where {step * spec.tokens_per_step} were predicted"
     for name in ("loss", "grad_norm"):
