@@ -235,7 +235,7 @@ def test_bad_input(cluster: LocalCluster, spec: Path, calm: str, tmp_path: Path,
     assert "knows no run nobody; there are:" in foundray("status", "nobody", "--cluster", cluster.url).refusal
     assert "knows no run nobody" in foundray("stop", "nobody", "--cluster", cluster.url).refusal
     yet = foundray("status", tmp_path / "later", "--cluster", cluster.url, "--json")
-    assert (yet.facts["state"], yet.facts["status"]) == ("not begun", None) and "later is not begun: " in yet.out
+    assert (yet.facts["state"], yet.facts["status"]) == ("not begun", None) and "the run is not begun" in yet.out
     monkeypatch.setenv("FOUNDRAY_LOCAL_CLUSTER", str(tmp_path / "elsewhere"))  # from where the token is not known
     for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(variable, raising=False)
