@@ -117,8 +117,8 @@ class Run:
                 return run
         if not any(Store.at(place).exists() for place in (location, f"runs/{location}")):
             raise NotBegun(
-                f"{location} is not a run's folder: the run {NOT_BEGUN}, or called otherwise; there is no such folder, and none "
-                "in runs/ (one is made once the data is prepared)"
+                f"{location} is not a run's folder: the run {NOT_BEGUN}, or called otherwise; there is no such folder, and "
+                "none in runs/ (one is made once the data is prepared)"
             )
         raise InputError(
             f"{location} is not a run's folder: spec.yaml and data.json are not in it; name one such as runs/shakespeare"
