@@ -143,7 +143,7 @@ def run() -> dashboard.Dashboard:
             ),
             curve("Size of a checkpoint", "Of all its shards.", "bytes", ("checkpoint", told("checkpoint_bytes"))),
             curve("Faults", "Since the run began, by kind.", "none", ("{{kind}}", told("faults", "kind"))),
-            curve("Groups and repeated steps", "Since the run began: groups formed after the first, steps done again.", "none",
+            curve("Groups and repeated steps", "Since the run began, but for clean stops; steps done again.", "none",
                 ("groups formed anew", told("restarts")), ("steps repeated", told("steps_repeated")),
             ),
             curve(

@@ -9,6 +9,7 @@ from typing import Any
 
 from foundray.signals import ASKING
 from foundray.storage import redacted
+from foundray.words import plural
 
 Record = dict[str, Any]
 
@@ -25,7 +26,7 @@ def sentence(event: Record) -> str:
     match event["event"]:
         case "command":
             fewest, most = event["workers"]
-            return f"a command begins, for {fewest if fewest == most else f'{fewest} to {most}'} worker(s)"
+            return f"a command begins, for {plural(most, 'worker') if fewest == most else f'{fewest} to {most} workers'}"
         case "places_lost":
             return f"Ray Train gave up its places ({event['reason'][:REASON]}); it is asked again"
         case "member_ready":
@@ -38,7 +39,7 @@ def sentence(event: Record) -> str:
             return taken_over(event["taken"], event["parameters"], f"{event['run']} at step {event['run_step']}", event["new"])
         case "workers_started":
             going_on = f" at step {event['step']}" if event["step"] else ""
-            return f"training on {event['workers']} worker(s), {event['device']}{going_on}"
+            return f"training on {plural(event['workers'], 'worker')}, {event['device']}{going_on}"
         case "evaluated":
             bits = f", {event['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in event else ""
             rank = f", features of effective rank {event['effective_rank']:.1f}" if "effective_rank" in event else ""
@@ -114,7 +115,7 @@ def progress(step: Record, steps: int) -> str:
     left = (steps - step["step"]) * step["step_s"]
     return (
         f"step {step['step']}/{steps}: loss {step['loss']:.4f}, "
-        f"{step['tokens_per_s']:,.0f} tokens/s, {step['workers']} worker(s), about {left:.0f} s left"
+        f"{step['tokens_per_s']:,.0f} tokens/s, {plural(step['workers'], 'worker')}, about {left:.0f} s left"
     )
 
 

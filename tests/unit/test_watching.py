@@ -329,13 +329,13 @@ def test_logs_tell_each_event_and_steps_now_and_then(recorded: Run) -> None:
     logs(recorded, False, lines.append)
     texts = [line[21:] for line in lines]
     assert texts == [
-        "a command begins, for 1 to 2 worker(s)",
-        "training on 2 worker(s), cpu",
-        "step 1/12: loss 4.0000, 80 tokens/s, 2 worker(s), about 9 s left",
+        "a command begins, for 1 to 2 workers",
+        "training on 2 workers, cpu",
+        "step 1/12: loss 4.0000, 80 tokens/s, 2 workers, about 9 s left",
         "step 3: validation loss 1.7500 nats per token, 2.5000 bits a byte, features of effective rank 7.0",
         "step 3: a checkpoint of 5.0 MB is complete",
         "step 3: the group broke (a member was lost)",
-        "training on 1 worker(s), cpu at step 2",
+        "training on 1 worker, cpu at step 2",
         "step 5: the loss of 0.8000 is a spike; its update is not made",
     ]
 
