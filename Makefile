@@ -20,7 +20,7 @@ test: check  ## all checks and tests
 
 tools:  ## Debian's programs that some tests run, and are skipped without: needs root
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server redis-tools prometheus \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server redis-tools openssl prometheus \
 		chromium fonts-dejavu-core openssh-server openssh-client rsync iproute2 curl shellcheck > /dev/null
 
 check: $(VENV)/.ready-dev

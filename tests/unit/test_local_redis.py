@@ -16,8 +16,8 @@ from foundray.local_redis import CERTIFICATE, KEY, Redis
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
-    if not shutil.which("redis-server") or not shutil.which("openssl"):
-        pytest.skip("redis-server or openssl is not installed")
+    if not all(map(shutil.which, ("redis-server", "redis-cli", "openssl"))):
+        pytest.skip("redis-server, redis-cli or openssl is not installed")
     started = Redis.start(tmp_path, "127.0.0.1")
     yield started
     started.node.kill()
