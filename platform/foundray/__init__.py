@@ -189,12 +189,23 @@ def samples(run: SpecPath, step: int, report: Report = _silent) -> list[str]:
     return samples_of(opened, prepared_data(opened).manifest, step, report)
 
 
-def sample(run: SpecPath, prompt: str = "", tokens: int = 200, temperature: float = 0.8, top_k: int = 50, seed: int = 0) -> str:
-    """Continue a text with the run's newest weights; gives prompt and continuation. Raises InputError."""
+def sample(
+    run: SpecPath,
+    prompt: str = "",
+    tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int = 0,
+    step: int | str | None = None,
+) -> str:
+    """Continue a text with the run's newest weights, or those after `step`; gives prompt and continuation. Raises InputError.
+
+    The step `best` is that of the lowest validation loss among the checkpoints.
+    """
     from foundray.generate import generate
     from foundray.run import Run
 
-    return generate(Run.open(_path(run)), prompt, tokens, temperature, top_k, seed)
+    return generate(Run.open(_path(run)), prompt, tokens, temperature, top_k, seed, step)
 
 
 def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = None) -> Judgement:
@@ -210,11 +221,13 @@ def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = N
 def export(
     run: SpecPath,
     out: SpecPath,
-    step: int | None = None,
+    step: int | str | None = None,
     overrides: Mapping[str, Any] | None = None,
     report: Report = _silent,
 ) -> Exported:
     """Write a run's model, after its newest checkpoint or after `step`, as a folder that Hugging Face's classes load.
+
+    The step `best` is that of the lowest validation loss among the checkpoints.
 
     Where none computes the same, in Foundray's own form, for `load`. `overrides` are fields that do not change the result, such
     as a source's licence. Raises InputError.

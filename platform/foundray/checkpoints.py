@@ -11,8 +11,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from foundray.errors import InputError
+from foundray.spec.evaluating import VALIDATION
 from foundray.storage import Store, writing
 
 MANIFEST = "manifest.json"
@@ -53,6 +55,29 @@ def best_of(steps: Iterable[int], losses: Mapping[int, float], count: int = 1) -
     """Up to `count` of the steps, those of the lowest validation loss, best first; of equal ones the earlier."""
     known = [step for step in set(steps) if math.isfinite(losses.get(step, math.nan))]
     return sorted(known, key=lambda step: (losses[step], step))[:count]
+
+
+def with_loss(losses: Mapping[int, float], event: Mapping[str, Any]) -> dict[int, float]:
+    """Validation losses by step, after one more of a run's events: a roll-back undoes those of later steps."""
+    if event["event"] == "evaluated" and event.get("set", VALIDATION) == VALIDATION:
+        return {**losses, event["step"]: event["val_loss"]}
+    if event["event"] == "rolled_back":
+        return {step: loss for step, loss in losses.items() if step <= event["to"]}
+    return dict(losses)
+
+
+def best_step(folder: Store, events: Iterable[Mapping[str, Any]]) -> int:
+    """Of the complete checkpoints, that of the lowest validation loss. Raises InputError if none has one."""
+    losses: dict[int, float] = {}
+    for event in events:
+        losses = with_loss(losses, event)
+    if not (best := best_of(there := completed_steps(folder), losses)):
+        steps = ", ".join(f"{step:,}" for step in sorted(there)) or "none"
+        raise InputError(
+            f"{folder} holds no complete checkpoint after which the validation loss was measured (there are those of the "
+            f"steps: {steps}); train.keep_best keeps such ones"
+        )
+    return best[0]
 
 
 @dataclass(frozen=True)

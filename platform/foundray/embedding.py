@@ -52,12 +52,12 @@ class Encoder:
         self.model = model.eval()
 
     @staticmethod
-    def trained(run: Run, layer: Layer = "last") -> Encoder:
-        """With the newest whole checkpoint's weights; the teacher's, where the objective has one, as its papers do.
+    def trained(run: Run, layer: Layer = "last", step: int | None = None) -> Encoder:
+        """With the weights of the newest whole checkpoint, or of that after `step`.
 
-        Raises InputError where there is none.
+        The teacher's, where the objective has one, as its papers do. Raises InputError where there is none.
         """
-        return Encoder.of(run.spec(), run.manifest()["vocabulary"], trained_weights(run)[1], layer)
+        return Encoder.of(run.spec(), run.manifest()["vocabulary"], trained_weights(run, step)[1], layer)
 
     @staticmethod
     def of(spec: Spec, vocabulary: int, weights: dict[str, Tensor], layer: Layer = "last") -> Encoder:

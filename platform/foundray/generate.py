@@ -17,7 +17,9 @@ from foundray.run import Run
 
 
 @torch.no_grad()
-def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int, seed: int) -> str:
+def generate(
+    run: Run, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, step: int | str | None = None
+) -> str:
     """Up to `tokens` more, each drawn from the `top_k` likeliest; ends early where the model ends the text.
 
     Temperature 0 takes the likeliest. Raises InputError for a run without a usable checkpoint or a causal head.
@@ -28,7 +30,7 @@ def generate(run: Run, prompt: str, tokens: int, temperature: float, top_k: int,
     objective = spec.objective.build()
     if not objective.continues:
         raise InputError(f"{spec.objective.kind} does not predict what comes next, so it cannot continue a text")
-    reader, model = Reader(run), Encoder.trained(run).model
+    reader, model = Reader(run), Encoder.trained(run, step=run.checkpoint_step(step)).model
     tokenizer, classes = reader.tokenizer, reader.shape.classes
     (head,) = model.heads
     generator = torch.Generator().manual_seed(seed)

@@ -24,7 +24,7 @@ from itertools import groupby
 from typing import Any
 
 from foundray.account import account
-from foundray.checkpoints import newest_step
+from foundray.checkpoints import best_step, newest_step
 from foundray.errors import InputError
 from foundray.holder import is_held
 from foundray.loading import parse_spec
@@ -130,6 +130,14 @@ class Run:
     def has_checkpoint(self) -> bool:
         """Whether there is a complete one."""
         return newest_step(self.checkpoints) is not None
+
+    def checkpoint_step(self, wanted: int | str | None) -> int | None:
+        """The step of the checkpoint that is wanted: a number as it is, or of `best`, by validation loss. Raises InputError."""
+        if wanted == "best":
+            return best_step(self.checkpoints, self.records("events.jsonl"))
+        if isinstance(wanted, str):
+            raise InputError(f"step {wanted}: it is a number, or best")
+        return wanted
 
     def spec(self, overrides: dict[str, Any] | None = None) -> Spec:
         """The run's spec, stored beside it wherever the folder lies now. Raises InputError where overrides change the run.

@@ -15,7 +15,7 @@ from tests.unit.saving import save
 from tests.unit.test_exact_step import make_spec, make_trainer
 
 from foundray import checkpoints
-from foundray.checkpoints import Keep, completed_steps, place, prune
+from foundray.checkpoints import Keep, best_step, completed_steps, place, prune
 from foundray.errors import InputError, RunFailed
 from foundray.run import Run
 from foundray.storage import Store
@@ -131,6 +131,21 @@ def test_milestones_and_the_best_are_kept_and_what_is_incomplete_goes(folder: St
     losses[11] = 0.1
     prune(folder, Keep(2, every=5, best=1, losses=lambda: losses))
     assert completed_steps(folder) == [12, 11, 10, 5]
+
+
+def test_the_best_is_found_among_the_checkpoints_that_are_there(folder: Store) -> None:
+    for step in (10, 20, 30):
+        make(folder, step)
+    events: list[dict[str, Any]] = [
+        {"event": "evaluated", "step": step, "val_loss": loss} for step, loss in ((5, 0.1), (10, 2.0), (20, 1.5), (30, 1.0))
+    ]
+    assert best_step(folder, events) == 30
+    events.append({"event": "rolled_back", "to": 20, "spike": 25, "passed_over": 5})  # 30 is yet to be evaluated again
+    assert best_step(folder, events) == 20
+    other = {"event": "evaluated", "step": 10, "val_loss": 0.1, "set": "other"}
+    assert best_step(folder, [*events, other]) == 20
+    with pytest.raises(InputError, match=r"no complete checkpoint .* validation loss .* of the steps: 10, 20, 30"):
+        best_step(folder, events[:1])
 
 
 def test_a_deletion_that_is_broken_off_leaves_no_checkpoint(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:

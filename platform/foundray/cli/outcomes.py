@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import foundray
-from foundray.cli.parsing import Verbs, overrides_of, say
+from foundray.cli.parsing import Verbs, add_step, overrides_of, say
 
 
 def add_to(verbs: Verbs) -> None:
@@ -17,13 +17,14 @@ def add_to(verbs: Verbs) -> None:
     added.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     added.add_argument("--top-k", type=int, default=50, help="draw from the likeliest so many (default: 50)")
     added.add_argument("--seed", type=int, default=0, help="another seed, another text (default: 0)")
+    add_step(added)
     about = "judge what a run has learned, beside a floor and the same network untrained"
     added = verbs.add("probe", _probe, about, "RUN", overrides="task")
     added.add_argument("--task", required=True, metavar="FILE", help="a YAML file: what the run is judged by")
     about = "write a run's model as a folder that Hugging Face's classes load"
     added = verbs.add("export", _export, about, "RUN", overrides="spec that does not change the result")
     added.add_argument("out", metavar="OUT", help="a folder, or a URL, where nothing is yet")
-    added.add_argument("--step", type=int, help="the checkpoint after this step (default: the newest)")
+    add_step(added)
     about = "get an example's data, from where it was published or from a folder"
     added = verbs.add("fetch", _fetch, about, "NAME", as_json=False)
     added.add_argument(
@@ -38,7 +39,9 @@ def add_to(verbs: Verbs) -> None:
 
 
 def _sample(options: Any) -> None:
-    text = foundray.sample(options.target, options.prompt, options.tokens, options.temperature, options.top_k, options.seed)
+    text = foundray.sample(
+        options.target, options.prompt, options.tokens, options.temperature, options.top_k, options.seed, options.step
+    )
     print(text)
     if options.json:
         print(json.dumps({"text": text}))

@@ -69,3 +69,18 @@ def say_aside(line: str) -> None:
 def say(line: str) -> None:
     """Report, at once even where output goes to a file."""
     print(line, flush=True)
+
+
+def add_step(verb: Any) -> None:
+    """`--step N` or `--step best`, of a verb that takes a run's weights."""
+    about = "the checkpoint after this step, or best: the one with the lowest validation loss (default: the newest)"
+    verb.add_argument("--step", type=_step, metavar="N|best", help=about)
+
+
+def _step(text: str) -> int | str:
+    if text == "best":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a step's number nor best") from None

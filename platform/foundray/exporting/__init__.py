@@ -46,13 +46,14 @@ class Exported:
         return asdict(self)
 
 
-def export(run: Run, out: Store, step: int | None, overrides: dict[str, Any], report: Callable[[str], None]) -> Exported:
-    """Write the run's model after its newest checkpoint, or after `step`, into the folder `out`. Raises InputError.
+def export(run: Run, out: Store, step: int | str | None, overrides: dict[str, Any], report: Callable[[str], None]) -> Exported:
+    """Write the run's model after its newest checkpoint, or after `step` (`best` is that of the lowest validation
+    loss), into the folder `out`. Raises InputError.
 
     `overrides` are fields that do not change the result, such as a source's licence.
     """
     check_free(out)
-    spec = run.spec(overrides)
+    spec, step = run.spec(overrides), run.checkpoint_step(step)
     with whole(out) as folder:
         from foundray.exporting.trained import Trained
         from foundray.exporting.writing import write

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from foundray.checkpoints import with_loss
 from foundray.errors import InputError, RunFailed
 from foundray.run import Run
 from foundray.sentences import progress, remarks, sentence
 from foundray.spec import Spec
-from foundray.spec.evaluating import VALIDATION
 from foundray.training.curves import Curves
 from foundray.training.exporter import Exporter
 from foundray.training.ledger import Ledger
@@ -61,7 +61,7 @@ class Recorder:
         self.val_losses: dict[int, float] = {}
         """By step, of the evaluations recorded."""
         for known in events:
-            self._keep_loss(known)
+            self.val_losses = with_loss(self.val_losses, known)
         self.roll_backs = recorded(events)
         self.unlike = next((e["reason"] for e in reversed(events) if e["event"] == "unlike"), "")
         """What was told last of hardware that differs."""
@@ -144,13 +144,6 @@ class Recorder:
                 self.losses.append((record["step"], record["loss"]))
             self.skipped |= {(record["step"] + record["passed_over"], index) for index in record["skipped"]}
 
-    def _keep_loss(self, event: dict[str, Any]) -> None:
-        """Of an evaluation; a roll-back undoes those of later steps."""
-        if event["event"] == "evaluated" and event.get("set", VALIDATION) == VALIDATION:
-            self.val_losses = {**self.val_losses, event["step"]: event["val_loss"]}  # a thread may be reading the one before
-        elif event["event"] == "rolled_back":
-            self.val_losses = {step: loss for step, loss in self.val_losses.items() if step <= event["to"]}
-
     def settle(self) -> None:
         """Wait until all is stored. Raises RunFailed where storage does not take it in time."""
         with self._storage_may_fail():
@@ -169,7 +162,7 @@ class Recorder:
         return record
 
     def _tell(self, record: dict[str, Any]) -> None:
-        self._keep_loss(record)
+        self.val_losses = with_loss(self.val_losses, record)
         match record["event"]:
             case "places":
                 self.requests.append(record["request"])
