@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY, foundray
+from tests.integration.conftest import FOUNDRAY
 from tests.terminal import Terminal
 from tests.unit.test_probing import saved_run
 
@@ -23,6 +23,9 @@ import foundray as api
 SOON = 60
 """Seconds within which a command that was told to end quickly has ended, on a busy machine. It gives itself ten."""
 ASKED = "ending after the step under way, with a checkpoint; press again to end at once"
+
+
+ENDLESS = {"train__steps": 10**6, "train__checkpoint_every": 10**6, "train__evaluate_every": 10**6}
 
 
 @pytest.fixture
@@ -45,8 +48,7 @@ def piped(command: str, *arguments: object) -> tuple[object, ...]:
 
 
 def test_a_run_and_who_watches_it(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
-    train = {"train__steps": 10**6, "train__checkpoint_every": 10**6, "train__evaluate_every": 10**6}
-    spec = write_spec(storage, small_spec(prose, storage / "runs", **train))
+    spec = write_spec(storage, small_spec(prose, storage / "runs", **ENDLESS))
     run = storage / "runs" / "small"
 
     terminals.append(preparing := Terminal(FOUNDRAY, "prepare", spec))
@@ -84,26 +86,31 @@ def test_a_run_and_who_watches_it(prose: Path, storage: Path, terminals: list[Te
     facts = api.status(run)
     assert (facts.state, facts.stopped_by, facts.checkpoint) == ("stopped", "SIGINT", facts.step)
 
-    terminals.append(closed := Terminal(FOUNDRAY, "resume", run))
+
+def test_a_run_whose_terminal_is_closed_and_one_that_nobody_reads(
+    prose: Path, storage: Path, terminals: list[Terminal]
+) -> None:
+    spec = write_spec(storage, small_spec(prose, storage / "runs", name="alone", **ENDLESS))
+    run = storage / "runs" / "alone"
+    terminals.append(closed := Terminal(FOUNDRAY, "train", spec))
     closed.until(r"loss \d")
     closed.hang_up()
     assert closed.process.wait(SOON) == 129
-    later = api.status(run)
-    assert (later.state, later.stopped_by, later.checkpoint) == ("stopped", "SIGHUP", later.step)
-    assert later.step > facts.step
+    first = api.status(run)
+    assert (first.state, first.stopped_by, first.checkpoint) == ("stopped", "SIGHUP", first.step)
+    assert first.step > 0
 
     terminals.append(unread := Terminal(*piped('"$0" resume "$1" | head -n 1', run)))
     deadline = time.monotonic() + 300
-    while api.status(run).step <= later.step:
+    while api.status(run).step <= first.step:
         assert unread.process.poll() is None and time.monotonic() < deadline, unread.text
         time.sleep(0.5)
-    ray_and_it = psutil.Process(unread.process.pid).children()
-    next(one for one in ray_and_it if "resume" in one.cmdline()).terminate()
+    parts = psutil.Process(unread.process.pid).children()
+    next(one for one in parts if "resume" in one.cmdline()).terminate()
     assert (unread.end(), fine(unread)) == (143, True)
     assert "standard output cannot be written (Broken pipe); going on without it" in " ".join(unread.text.split())
     last = api.status(run)
     assert (last.state, last.stopped_by, last.checkpoint, last.steps_repeated) == ("stopped", "SIGTERM", last.step, 0)
-    assert "finished" not in foundray("status", run).out
 
 
 def test_pressed_again_before_the_step_is_done(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
@@ -153,7 +160,7 @@ def test_a_search(prose: Path, storage: Path, terminals: list[Terminal]) -> None
 def test_embedding(tmp_path: Path, terminals: list[Terminal]) -> None:
     run = saved_run(tmp_path, model__context=64, model__depth=1)
     texts, out = tmp_path / "texts.txt", tmp_path / "out"
-    texts.write_text("\n".join(f"{number} is a number, and so is {number + 1}" for number in range(20_000)))
+    texts.write_text("\n".join(f"{number} is a number, and so is {number + 1}" for number in range(8_000)))
     command = (FOUNDRAY, "embed", run.folder.url, texts, out, "--set", "documents=line")
     terminals.append(embedding := Terminal(*command))
     deadline = time.monotonic() + 200
