@@ -16,14 +16,15 @@ report.html       by `foundray report`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
+from heapq import merge
 from itertools import groupby
 from typing import Any
 
-from foundray.account import account
+from foundray.account import Account
 from foundray.checkpoints import best_step, newest_step
 from foundray.errors import InputError
 from foundray.holder import is_held
@@ -212,33 +213,45 @@ class Run:
 
         Raises InputError where it cannot be read.
         """
+        return list(self.each(file))
+
+    def each(self, file: str) -> Iterator[dict[str, Any]]:
+        """`records`, one at a time: a long run's do not fit into memory."""
         reader = Reader(self.folder, file.removesuffix(".jsonl"))
-        found = list(reader.new())
         self._damage[file] = reader.damage
-        return found
+        return reader.new()
+
+    def story(self) -> Iterator[dict[str, Any]]:
+        """Events and steps, in order of time, one at a time. Raises InputError, as `records`."""
+        return merge(self.each("metrics.jsonl"), self.each("events.jsonl"), key=lambda record: record["time"])
 
     def damage(self) -> list[str]:
         """A sentence for each damaged file of the record, as it was read last."""
         return told([one for found in self._damage.values() for one in found])
 
     def facts(self) -> Facts:
-        spec, events, metrics = self.spec(), self.records("events.jsonl"), self.records("metrics.jsonl")
+        spec, events, spent = self.spec(), list[dict[str, Any]](), Account()
+        steps = _Steps(spec.train.steps)
+        for record in self.story():
+            spent.add(record)
+            if "event" in record:
+                events.append(record)
+            else:
+                steps.add(record)
         groups = [event for event in events if event["event"] == "workers_started"]
         ends = [event for event in events if event["event"] in ("finished", "failed", "stopped")]
         evaluations = [event for event in events if event["event"] == "evaluated"]
         end = ends[-1] if ends and not any(e["event"] == "command" for e in events[events.index(ends[-1]) :]) else None
         over = end["event"] if end else None
         state = over or ("running" if is_held(self.folder) else "interrupted" if events else "new")
-        spent = account(events, metrics)
-        last: dict[str, Any] = metrics[-1] if metrics else {}
-        stepping = sum(record["step_s"] for record in metrics)
-        step = ends[-1]["step"] if state == "finished" else _done(events, metrics)
+        parts = spent.parts()
+        step = ends[-1]["step"] if state == "finished" else _done(events, steps.last)
         return Facts(
             run=self.folder.url,
             state=state,
             step=step,
             tokens=step * spec.tokens_per_step,
-            loss=last.get("loss"),
+            loss=steps.last.get("loss"),
             val_loss=evaluations[-1]["val_loss"] if evaluations else None,
             weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
             init_from=spec.init_from.model_dump() if spec.init_from else None,
@@ -247,11 +260,11 @@ class Run:
             workers=groups[-1]["workers"] if groups else None,
             worlds=_worlds(events),
             restarts=restarts(events),
-            steps_repeated=_repeated([record["step"] for record in metrics]),
-            tokens_per_s=round(len(metrics) * spec.tokens_per_step / stepping, 1) if stepping else None,
-            seconds=round(sum(spent.values()), 3),
-            goodput=round(spent["stepping"] / sum(spent.values()), 4) if metrics else None,
-            account=spent,
+            steps_repeated=steps.repeated,
+            tokens_per_s=round(steps.count * spec.tokens_per_step / steps.seconds, 1) if steps.seconds else None,
+            seconds=round(sum(parts.values()), 3),
+            goodput=round(parts["stepping"] / sum(parts.values()), 4) if steps.count else None,
+            account=parts,
             damage=self.damage(),
         )
 
@@ -285,18 +298,34 @@ def urls_of(location: str) -> list[str]:
     return [place] if "://" in place else [Store.at(place).url, Store.at(f"runs/{place}").url]
 
 
-def _done(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> int:
+class _Steps:
+    """What a run's steps come to."""
+
+    def __init__(self, steps: int) -> None:
+        self.last: dict[str, Any] = {}
+        self.count, self.seconds = 0, 0.0
+        self.seen = bytearray(steps + 1)
+        """Whether each step was recorded, by its number."""
+        self.repeated = 0
+        """Steps recorded again."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        number = record["step"]
+        self.last = record
+        self.count += 1
+        self.seconds += record["step_s"]
+        if 0 <= number < len(self.seen):
+            self.repeated += self.seen[number]
+            self.seen[number] = 1
+
+
+def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
     """Steps done in the state that the run is in: that of the last step, or what the run went back to since."""
     moves = ("workers_started", "rolled_back")
     moved = next((event for event in reversed(events) if event["event"] in moves), None)
-    if moved and (not metrics or moved["time"] > metrics[-1]["time"]):
+    if moved and (not last or moved["time"] > last["time"]):
         return int(moved.get("to", moved["step"]))
-    return int(metrics[-1]["step"]) if metrics else 0
-
-
-def _repeated(steps: list[int]) -> int:
-    """Steps recorded again."""
-    return len(steps) - len(set(steps))
+    return int(last.get("step", 0))
 
 
 def _worlds(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

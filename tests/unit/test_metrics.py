@@ -78,7 +78,8 @@ def test_commands_before_count_for_a_run_and_not_for_rates() -> None:
     before = [happened("command", 0.0), started(1.0), happened("group_broken", 4.0), started(5.0, at=1)]
     steps = [step(1, 2.0), step(2, 3.0, skipped=[4]), step(2, 6.0)]
     subject = metrics()
-    subject.begin([*before, happened("checkpoint", 6.5, step=2, bytes=7, seconds=0.3)], steps)
+    events = [*before, happened("checkpoint", 6.5, step=2, bytes=7, seconds=0.3)]
+    subject.begin(sorted([*events, *steps], key=lambda record: record["time"]))
     values = subject.read().values
     expected = {
         "restarts": 1,

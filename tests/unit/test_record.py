@@ -174,3 +174,23 @@ def test_nothing_is_recorded_to_have_been_before_its_command(tmp_path: Path) -> 
     subject.close()
     command, places = recorded(tmp_path / "run", "events.jsonl")
     assert places["time"] >= command["time"]
+
+
+def test_a_damaged_record_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
+    (folder := tmp_path / "run").mkdir()
+    first = recorder(folder)
+    first.write([event("command", workers=[1, 1]), started(0), *map(step, range(1, 6))])
+    first.close()
+    for file, number in (("events.jsonl", 0), ("metrics.jsonl", 4)):
+        lines = (folder / file).read_bytes().splitlines(keepends=True)
+        lines[number] = b"\0" * len(lines[number][:-1]) + b"\n"
+        (folder / file).write_bytes(b"".join(lines))
+    said: list[str] = []
+    subject = recorder(folder, said)
+    assert [line.partition(" is damaged: ")[2] for line in said] == [
+        "line 1 is no JSON object (57 zero bytes); the run goes on without it",
+        "line 5 is no JSON object (186 zero bytes); the run goes on without it",
+    ]
+    subject.write([event("command", workers=[1, 1]), started(5), step(6)])
+    subject.close()
+    assert [record["step"] for record in recorded(folder, "metrics.jsonl")] == [1, 2, 3, 4, 6]

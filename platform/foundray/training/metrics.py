@@ -129,19 +129,21 @@ class RunMetrics:
         for index, source in enumerate(self.sources):
             self.values["source_quarantined", source] = self.order.manifest.balance(index).bad
 
-    def begin(self, events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> None:
-        """Take what commands before have recorded."""
+    def begin(self, records: Iterable[dict[str, Any]]) -> None:
+        """Take what commands before have recorded, in order of time."""
         with suppress(Exception):
-            for record in sorted([*events, *metrics], key=lambda record: record["time"]):
+            last: dict[str, dict[str, Any]] = {}
+            for record in records:
                 self.account.add(record)
                 self._count(record)
+                last[record.get("event", "")] = record
             self.account.pause()
             for name in ("evaluated", "checkpoint"):
-                for record in [event for event in events if event["event"] == name][-1:]:
-                    self._take_event(record)
-            for record in metrics[-1:]:
-                self._set(step=record["step"])
-                self.seen = record["step"] + record["passed_over"]
+                if name in last:
+                    self._take_event(last[name])
+            if step := last.get(""):
+                self._set(step=step["step"])
+                self.seen = step["step"] + step["passed_over"]
 
     def take(self, records: Iterable[dict[str, Any]], now: float) -> None:
         """Take new records; `now` is the present by their clock."""

@@ -65,13 +65,14 @@ class Recorder:
         self.roll_backs = recorded(events)
         self.unlike = next((e["reason"] for e in reversed(events) if e["event"] == "unlike"), "")
         """What was told last of hardware that differs."""
-        metrics = run.records("metrics.jsonl")
         self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
         """(step, loss) of the last steps recorded, but spikes."""
         self.skipped: set[tuple[int, int]] = set()
         """(step's worth of data, micro-batch) of all that were left out."""
-        self._remember(metrics)
-        self.clock = Clock(max((record["time"] for record in [*events[-1:], *metrics[-1:]]), default=0.0))
+        last: dict[str, Any] = {"time": 0.0, "step": 0}
+        for last in run.each("metrics.jsonl"):
+            self._remember([last])
+        self.clock = Clock(max(record["time"] for record in [*events[-1:], last]))
         self.began = self.clock.now()
         """When the command began: nothing that it records came before."""
         for said in run.damage():
@@ -81,10 +82,10 @@ class Recorder:
         """Whether the record is another command's, and nothing more is written."""
         self.shown = time.monotonic()
         self.curves = Curves(run, events)
-        self.ledger = Ledger(run, metrics[-1]["step"] if metrics else 0, self.curves.upload)
+        self.ledger = Ledger(run, last["step"], self.curves.upload)
         self.told = told
         if told:
-            told.begin(events, metrics)
+            told.begin(run.story())
         self.exporter = Exporter(spec.name, METRICS, told.read) if told else None
         self.bar: Bar | None = None
         if show_progress and sys.stderr.isatty():
