@@ -96,7 +96,7 @@ class Fault(Section):
     wait_s: PositiveFloat = 1800
     """Seconds without enough workers after which a command gives up."""
     storage_wait_s: PositiveFloat = 120
-    """Seconds for which the last checkpoint is tried again where storage fails."""
+    """Seconds for which the last checkpoint, and what has to be read, are tried again where storage fails."""
 
 
 class Guard(Section):
