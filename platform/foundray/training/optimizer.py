@@ -16,6 +16,7 @@ from torch import Tensor
 
 from foundray.model.parametrisation import Scaling
 from foundray.spec import Optimizer
+from foundray.training.eight_bit import on_cpu
 from foundray.training.flat import BLOCK, Layout
 
 STATE: dict[str, dict[str, tuple[torch.dtype, int]]] = {
@@ -131,6 +132,8 @@ def _make(spec: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimize
         update = bitsandbytes.optim.Lion8bit(groups, lr=spec.lr, betas=spec.betas, min_8bit_size=1)
     update.check_overrides()
     update.initialized = True
+    if groups[0]["params"][0].device.type == "cpu":
+        update.update_step = on_cpu(update)
     for index, group in enumerate(update.param_groups):
         for number, piece in enumerate(group["params"]):
             update.init_state(group, piece, index, number)
