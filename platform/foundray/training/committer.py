@@ -28,8 +28,8 @@ BEGUN = 16
 class _Begun:
     """A checkpoint of which not all shards are written yet, or not the manifest."""
 
-    parts: dict[int, Written] = field(default_factory=dict)
-    """By rank."""
+    parts: dict[str, Written] = field(default_factory=dict)
+    """By the shard's file."""
     whole: bool = False
     again: float = 0.0
     """Not to be tried before."""
@@ -50,14 +50,22 @@ class Committer:
         self.problem = "storage does not answer"
         """Why the last manifest could not be written."""
         self.thread = ThreadPoolExecutor(1)
-        self.writing: tuple[int, Future[None]] | None = None
-        """The step of the checkpoint whose manifest is being written."""
-        self.generation = -1
-        self.seen: dict[int, tuple[Written, ...]] = {}
-        """By rank, what it had told when it was looked at last."""
-        self.begun: dict[int, _Begun] = {}
-        """By step, of the present group."""
+        self.writing: tuple[int, int, Future[None]] | None = None
+        """(generation, step, outcome) of the checkpoint whose manifest is being written."""
+        self._begin(-1)
         self.tell, self.not_deleted = 0.0, ""
+
+    def _begin(self, generation: int) -> None:
+        """Of a group nothing is known yet."""
+        self.generation = generation
+        self.seen: dict[int, tuple[Written, ...]] = {}
+        """What each member had told when it was looked at last."""
+        self.begun: dict[int, _Begun] = {}
+        """By step."""
+        self.past = -1
+        """The step of its newest complete checkpoint."""
+        self.failed: set[tuple[int, str]] = set()
+        """(step, reason) of the shards that could not be written."""
 
     @property
     def steps(self) -> list[int]:
@@ -70,42 +78,46 @@ class Committer:
         The record of its steps is on storage first, for the ledger of a resumed run to have no gap.
         """
         if generation != self.generation:
-            self.generation, self.seen, self.begun = generation, {}, {}
-        for rank, status in enumerate(statuses):
-            if status.written is not self.seen.get(rank):
-                self._take(rank, status)
+            self._begin(generation)
+        for index, status in enumerate(statuses):
+            if status.written is not self.seen.get(index):
+                self.seen[index] = status.written
+                self._take(status)
         self._settle()
         now, facts = time.monotonic(), statuses[0].facts
         due = (step for step in sorted(self.begun) if self.begun[step].whole and now >= self.begun[step].again)
         if self.writing is None and (step := next(due, None)) is not None and step <= recorded:
             parts = list(self.begun[step].parts.values())
-            self.writing = step, self.thread.submit(self._commit, step, parts, facts["parameters"])
+            self.writing = generation, step, self.thread.submit(self._commit, step, parts, facts["parameters"])
 
-    def _take(self, rank: int, status: Status) -> None:
-        """What a member has told since the last look."""
-        known = {(part.generation, part.step) for part in self.seen.get(rank, ())}
-        self.seen[rank] = status.written
+    def _take(self, status: Status) -> None:
+        """What a member has told since the last look, among what was known."""
         for part in status.written:
-            if part.generation != self.generation or (part.generation, part.step) in known:
+            if part.generation != self.generation or part.step <= self.past:
                 continue
             if not isinstance(part.outcome, ShardFile):
-                self.note("checkpoint_failed", step=part.step, reason=part.outcome)
+                if (part.step, part.outcome) not in self.failed:
+                    self.failed.add((part.step, part.outcome))
+                    self.note("checkpoint_failed", step=part.step, reason=part.outcome)
                 continue
             begun = self.begun.setdefault(part.step, _Begun())
-            begun.parts[rank] = part
-            begun.whole = not coverage(_shards(begun.parts.values()), status.facts["blocks"])
+            if part.outcome.file not in begun.parts:
+                begun.parts[part.outcome.file] = part
+                begun.whole = not coverage(_shards(begun.parts.values()), status.facts["blocks"])
         while len(self.begun) > BEGUN:
             del self.begun[min(self.begun)]
 
     def _settle(self) -> None:
         """What became of the manifest that was being written."""
-        if self.writing is None or not self.writing[1].done():
+        if self.writing is None or not self.writing[2].done():
             return
-        step, future = self.writing
+        generation, step, future = self.writing
         self.writing = None
         error, now = future.exception(), time.monotonic()
         if error is None:
-            self.begun = {later: begun for later, begun in self.begun.items() if later > step}
+            if generation == self.generation:
+                self.past = max(self.past, step)
+                self.begun = {later: begun for later, begun in self.begun.items() if later > step}
             return
         self.problem = str(error)
         if step in self.begun:

@@ -15,13 +15,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from foundray.entering import LOCK
 from foundray.errors import InputError
 from foundray.spec import Source, differences, flatten
 from foundray.spec.arithmetic import raised
 from foundray.storage import Store
 
 RECIPE, COMPLETE, INDEX, BAD_ROWS = "embedding.json", "complete.json", "index.safetensors", "bad_rows.jsonl"
-OURS = {RECIPE, COMPLETE, INDEX, BAD_ROWS, "parts", "shards", "quarantine", "holder.json", "stop.json"}
+OURS = {RECIPE, COMPLETE, INDEX, BAD_ROWS, "parts", "shards", "quarantine", "holder.json", "stop.json", LOCK}
 
 
 class Recipe(BaseModel):
