@@ -103,17 +103,20 @@ class Recorder:
         with self.lock:
             if self.abandoned:
                 return
-            records = [self._timed(record) for record in records if not self._known(record)]
-            events = [self._enriched(record) for record in records if "event" in record]
+            records = [self._enriched(self._timed(record)) for record in records if not self._known(record)]
+            events = [record for record in records if "event" in record]
             metrics = [record for record in records if "event" not in record]
             self.ledger.add(events, metrics)
             self._remember(metrics)
+            for record in records:  # in order: a group begins before its steps
+                if "event" in record:
+                    self.curves.add_event(record)
+                else:
+                    self.curves.add_step(record)
             for record in metrics:
-                self.curves.add_step(record)
                 for remark in remarks(record):
                     self._line(remark)
             for record in events:
-                self.curves.add_event(record)
                 self._tell(record)
             if self.told:
                 self.told.take([*events, *metrics], self.clock.now())
@@ -158,7 +161,7 @@ class Recorder:
         return {"time": round(max(self.began, self.clock.now() - age), 3), **aged}
 
     def _enriched(self, record: dict[str, Any]) -> dict[str, Any]:
-        if record["event"] == "evaluated" and self.bytes_per_token:
+        if record.get("event") == "evaluated" and self.bytes_per_token:
             return record | {"bits_per_byte": record["val_loss"] / math.log(2) / self.bytes_per_token}
         return record
 
