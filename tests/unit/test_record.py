@@ -55,6 +55,11 @@ def test_a_step_that_comes_twice_is_recorded_once_and_one_done_again_twice(tmp_p
     assert [e["event"] for e in recorded(tmp_path / "run", "events.jsonl")].count("evaluated") == 1
     again = recorder(tmp_path / "run")
     assert (again.evaluated, again.losses[-1]) == (5, (5, 1.0))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    curves.Reload()
+    assert [scalar.step for scalar in curves.Scalars("train/loss")] == [1, 2, 3, 4, 5], "which reads each step once"
 
 
 def test_a_command_that_lost_the_run_writes_nothing_more(tmp_path: Path) -> None:
