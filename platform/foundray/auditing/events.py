@@ -52,7 +52,7 @@ def _judged(event: Event, turns: Sequence[RollBack], highest: int, spec: Spec) -
             if event["step"] != spec.train.steps or highest < spec.train.steps:
                 yield f"after step {event['step']}, where the run has {spec.train.steps}, of which {highest} are recorded"
         case "stopped":
-            if not 0 <= event["checkpoint"] <= event["step"] <= highest:
+            if not (0 <= event["checkpoint"] <= highest and 0 <= event["step"] <= highest):
                 yield f"after step {event['step']}, with a checkpoint of step {event['checkpoint']}"
 
 

@@ -73,7 +73,7 @@ class Conductor:
             if self._stopped():
                 self._read_board(now=True)
                 kept = max(self.committer.steps, default=0)
-                return self._note("stopped", step=self.recorder.step, checkpoint=kept, by=self.holder.stopping)
+                return self._note("stopped", step=self.recorder.reached, checkpoint=kept, by=self.holder.stopping)
             self.crew.listen()
             self._read_board()
             if self._due("places", TEND_SECONDS):

@@ -184,7 +184,7 @@ def _run(
     def note_failure(error: FoundrayError) -> None:
         if holder.taken:  # the record is another command's now
             return recorder.abandon()
-        recorder.write([event("failed", step=recorder.step, reason=sentence_of(error), exit_status=error.exit_status)])
+        recorder.write([event("failed", step=recorder.reached, reason=sentence_of(error), exit_status=error.exit_status)])
 
     def end_without_head() -> None:
         # No exception would do: the main thread waits inside Ray, which is about to end the process.

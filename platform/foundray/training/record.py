@@ -72,6 +72,8 @@ class Recorder:
         last: dict[str, Any] = {"time": 0.0, "step": 0}
         for last in run.each("metrics.jsonl"):
             self._remember([last])
+        self.before: int | None = last["step"] or None
+        """The last step that commands before have recorded, until this one's first group begins."""
         self.clock = Clock(max(record["time"] for record in [*events[-1:], last]))
         self.began = self.clock.now()
         """When the command began: nothing that it records came before."""
@@ -92,6 +94,11 @@ class Recorder:
             from foundray.training.bar import Bar
 
             self.bar = Bar(spec.train.steps, spec.scale.workers)
+
+    @property
+    def reached(self) -> int:
+        """The last step recorded, by whichever command."""
+        return self.step if self.before is None else self.before
 
     @property
     def kept(self) -> int:
@@ -130,7 +137,7 @@ class Recorder:
         """
         match record.get("event"):
             case "workers_started":
-                self.step = record["step"]
+                self.step, self.before = record["step"], None
             case "unlike":  # every group finds that out anew
                 known, self.unlike = record["reason"] == self.unlike, record["reason"]
                 return known
