@@ -67,10 +67,10 @@ class StreamPlan:
         return (order.validation if self.validation else order.train)(first * size, count * size)
 
     def place(self, index: int) -> int:
-        """Where the stream's micro-batch lies in the split: each is chosen from an equal part of it, in order."""
+        """Where the stream's micro-batch lies in the split: each is chosen from an equal part of the full ones, in order."""
         if self.chosen is None:
             return index
-        whole = -(-self.order().validation_samples // self.micro_batch_size)
+        whole = self.order().validation_samples // self.micro_batch_size
         start, stop = index * whole // self.chosen, (index + 1) * whole // self.chosen
         return start + int(mix(self.seed, CHOOSING, index)) % (stop - start)
 

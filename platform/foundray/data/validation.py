@@ -34,9 +34,7 @@ def part_of(training: StreamPlan, spec: Spec, of_samples: int, last: bool) -> Pa
     whole, some = -(-of_samples // size), -(-_wanted(spec, of_samples, last) // size)
     if some >= whole:
         return Part(plan, whole, of_samples, of_samples)
-    plan = replace(plan, chosen=some)
-    samples = sum(min(size, of_samples - plan.place(index) * size) for index in range(some))
-    return Part(plan, some, samples, of_samples)
+    return Part(replace(plan, chosen=some), some, some * size, of_samples)
 
 
 def _wanted(spec: Spec, of_samples: int, last: bool) -> int:
