@@ -112,7 +112,8 @@ def _of_data_sets() -> Iterator[Part]:
 def _of_records() -> Iterator[Part]:
     from foundray.records import EVENTS, Step
 
-    yield Part("A run's record", 2, ["What a run writes into its folder as it goes: a JSON object a line."])
+    about = "What a run writes into its folder as it goes: a JSON object a line; on object stores in `metrics/` and `events/`."
+    yield Part("A run's record", 2, [about])
     yield Part("metrics.jsonl", 3, [Step.__doc__ or "", "", *_fields(Step)])
     lines = ["Each has the `time`, as above, and in `event` one of these words:", ""]
     for kind, model in EVENTS.items():
