@@ -146,3 +146,18 @@ def test_outside_of_the_main_thread_nothing_changes() -> None:
 
 def test_exit_statuses() -> None:
     assert [signals.exit_status(name) for name in ("SIGHUP", "SIGINT", "SIGTERM", "me on host")] == [129, 130, 143, None]
+
+
+def test_who_leaves_a_job_is_told_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    from foundray.cli.submitting import _left
+    from foundray.output import Unwritable
+
+    with pytest.raises(SystemExit) as ended, _left("the job goes on"):
+        raise Unwritable(BrokenPipeError())
+    assert ended.value.code == 1, "its reader has gone"
+    for number, status in ((signal.SIGINT, 130), (signal.SIGHUP, 129)):
+        with heeded(), pytest.raises(SystemExit) as ended, _left("the job goes on"):
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        assert ended.value.code == status
+    assert capsys.readouterr().err == 3 * "foundray: the job goes on\n"
