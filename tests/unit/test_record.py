@@ -53,14 +53,14 @@ def test_a_step_that_comes_twice_is_recorded_once_and_one_done_again_twice(tmp_p
     subject.close()
     assert [record["step"] for record in recorded(tmp_path / "run", "metrics.jsonl")] == [1, 2, 3, 4, 3, 4, 5]
     assert [e["event"] for e in recorded(tmp_path / "run", "events.jsonl")].count("evaluated") == 1
-    again = recorder(tmp_path / "run")
-    assert (again.reached, again.step) == (5, 0), "it ends there, if it is stopped before its first group"
-    assert (again.evaluated, again.losses[-1]) == (5, (5, 1.0))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     curves = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     curves.Reload()
     assert [scalar.step for scalar in curves.Scalars("train/loss")] == [1, 2, 3, 4, 5], "which reads each step once"
+    again = recorder(tmp_path / "run")
+    assert (again.reached, again.step) == (5, 0), "it ends there, if it is stopped before its first group"
+    assert (again.evaluated, again.losses[-1]) == (5, (5, 1.0))
 
 
 def test_a_command_that_lost_the_run_writes_nothing_more(tmp_path: Path) -> None:
