@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from tests.conftest import small_spec
 
 from foundray.data.manifest import Manifest, Shard
 from foundray.loading import parse_spec
+from foundray.records import EVENTS
 from foundray.run import Run, event
 
 BEGAN = 1_800_000_000.0
@@ -43,7 +44,21 @@ def made_run(
 
 def at(second: float, name: str, **fields: Any) -> dict[str, Any]:
     """An event."""
-    return {"time": BEGAN + second, **event(name, **fields)}
+    return {"time": BEGAN + second, **whole(name, **fields)}
+
+
+def whole(name: str, **fields: Any) -> dict[str, Any]:
+    """An event but for its time, with some value for each field that it must have and that is not given."""
+    needed = EVENTS[name].model_fields.items() if name in EVENTS else ()
+    rest = {key: example(info.annotation) for key, info in needed if info.is_required() and key not in ("time", "event")}
+    return event(name, **rest | fields)
+
+
+def example(annotation: Any) -> Any:
+    """A value that JSON can hold for a field of this type."""
+    kinds = {int: 1, float: 1.0, str: "x", bool: True, list: [], tuple: [], dict: {}, Literal: "memory"}
+    known = kinds.get(annotation, kinds.get(get_origin(annotation)))
+    return known if known is not None else example(get_args(annotation)[0])
 
 
 def steps(first: int, last: int, since: float, seconds: float = 1.0, **fields: Any) -> list[dict[str, Any]]:

@@ -84,7 +84,8 @@ def shares(run: Run, step: int) -> list[float]:
     """Each shard's part of a checkpoint."""
     manifest = run.folder / "checkpoints" / f"step-{step:08d}" / "manifest.json"
     run.wait_for_file(manifest)
-    blocks = [shard["blocks"] for shard in json.loads(manifest.read_text())["shards"]]
+    shards = json.loads(manifest.read_text())["shards"]
+    blocks = [sum(stop - start for start, stop in shard["ranges"]) for shard in shards]
     return [part / sum(blocks) for part in blocks]
 
 

@@ -10,17 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.object_store import ObjectStore, deletes, uploads
-from tests.records import BEGAN, at, made_run, steps
+from tests.records import BEGAN, at, example, made_run, steps
 
 import foundray
 from foundray.cli import main
 from foundray.errors import InputError
 from foundray.following import Follower
 from foundray.logfiles import writer as writing
-from foundray.logfiles.lines import encoded, parsed
+from foundray.logfiles.lines import LATER, encoded, parsed
 from foundray.logfiles.reader import Reader
 from foundray.logfiles.segments import Segment, current
 from foundray.logfiles.writer import Writer
+from foundray.records import EVENTS
 from foundray.run import Run
 from foundray.storage import Store
 
@@ -177,6 +178,20 @@ def test_a_damaged_line_is_left_out_and_one_sentence(how: str, folder: Store) ->
     assert len(said) < len(folder.url) + 150
     run.append("metrics.jsonl", steps(4, 4, 4))
     assert [record["step"] for record in run.records("metrics.jsonl")] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("kind", sorted(EVENTS))
+def test_an_event_that_lacks_a_field_is_left_out(kind: str) -> None:
+    """But for those that the first versions did not record."""
+    whole = {name: example(info.annotation) for name, info in EVENTS[kind].model_fields.items()} | {"event": kind}
+    assert parsed(json.dumps(whole).encode(), "events")["event"] == kind
+    for name, info in EVENTS[kind].model_fields.items():
+        rest = json.dumps({other: value for other, value in whole.items() if other != name}).encode()
+        if name in ("event", "time") or (info.is_required() and name not in LATER.get(kind, {})):
+            with pytest.raises(ValueError, match=f"has no `{name}`"):
+                parsed(rest, "events")
+        else:
+            parsed(rest, "events")
 
 
 def test_an_event_is_checked_too_and_an_unknown_one_stays(tmp_path: Path) -> None:

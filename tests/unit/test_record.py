@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.records import whole
 from tests.unit.test_exact_step import make_spec
 
 from foundray.account import account
 from foundray.errors import InputError
 from foundray.logfiles.writer import Writer
-from foundray.run import Run, event
+from foundray.run import Run
 from foundray.storage import Store
 from foundray.training.record import Recorder
 
@@ -32,7 +33,7 @@ def step(number: int, **fields: Any) -> dict[str, Any]:
 
 
 def started(number: int) -> dict[str, Any]:
-    return event("workers_started", step=number, workers=1, device="cpu")
+    return whole("workers_started", step=number, workers=1, device="cpu")
 
 
 def recorded(folder: Path, file: str) -> list[dict[str, Any]]:
@@ -49,7 +50,7 @@ def test_a_step_that_comes_twice_is_recorded_once_and_one_done_again_twice(tmp_p
     subject.write([started(0), step(1), step(2), step(3)])
     subject.write([step(2), step(3), started(3), step(4)])  # sent again by a new rank 0
     subject.write([started(2), step(3), step(4), step(5)])  # done again
-    subject.write([event("evaluated", step=5, val_loss=1.0), event("evaluated", step=5, val_loss=1.0)])
+    subject.write([whole("evaluated", step=5, val_loss=1.0), whole("evaluated", step=5, val_loss=1.0)])
     subject.close()
     assert [record["step"] for record in recorded(tmp_path / "run", "metrics.jsonl")] == [1, 2, 3, 4, 3, 4, 5]
     assert [e["event"] for e in recorded(tmp_path / "run", "events.jsonl")].count("evaluated") == 1
@@ -70,14 +71,14 @@ def test_a_command_that_lost_the_run_writes_nothing_more(tmp_path: Path) -> None
     subject.settle()
     before = recorded(tmp_path, "events.jsonl"), recorded(tmp_path, "metrics.jsonl")
     subject.abandon()
-    subject.write([step(2), event("failed", step=2, reason="another command has taken over the run", exit_status=1)])
+    subject.write([step(2), whole("failed", step=2, reason="another command has taken over the run", exit_status=1)])
     subject.close()
     assert (recorded(tmp_path, "events.jsonl"), recorded(tmp_path, "metrics.jsonl")) == before
 
 
 def test_a_line_that_a_killed_writer_left_unfinished_is_cut_off(tmp_path: Path) -> None:
     run = Run(Store.at(tmp_path))
-    command, finished = ({"time": 1.0, **event(name, step=3)} for name in ("command", "finished"))
+    command, finished = ({"time": 1.0, **whole(name)} for name in ("command", "finished"))
     run.append("events.jsonl", [command])
     with (tmp_path / "events.jsonl").open("a") as stream:
         stream.write('{"time": 18')
@@ -142,7 +143,7 @@ def test_a_clock_that_jumps_does_not_show_in_the_record(tmp_path: Path, hours: i
     clock = time.time
     for command in range(2):
         subject = recorder(tmp_path / "run")
-        subject.write([event("command", workers=[1, 1]), started(command)])
+        subject.write([whole("command", workers=[1, 1]), started(command)])
         monkeypatch.setattr(time, "time", lambda: clock() + hours * 3600.0)
         aged = step(command + 1, age=0.01, step_s=0.02, data_wait_s=0.0, copy_s=0.0)
         time.sleep(0.05)
@@ -175,8 +176,8 @@ def test_nothing_is_recorded_to_have_been_before_its_command(tmp_path: Path) -> 
     """Ray Train's request is made beside the driver, and may come with an age from before the command's own record."""
     (tmp_path / "run").mkdir()
     subject = recorder(tmp_path / "run")
-    subject.write([event("command", workers=[1, 1])])
-    subject.write([event("places", pool="", request="train-1", age=5.0)])
+    subject.write([whole("command", workers=[1, 1])])
+    subject.write([whole("places", pool="", request="train-1", age=5.0)])
     subject.close()
     command, places = recorded(tmp_path / "run", "events.jsonl")
     assert places["time"] >= command["time"]
@@ -185,7 +186,7 @@ def test_nothing_is_recorded_to_have_been_before_its_command(tmp_path: Path) -> 
 def test_a_damaged_record_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
     (folder := tmp_path / "run").mkdir()
     first = recorder(folder)
-    first.write([event("command", workers=[1, 1]), started(0), *map(step, range(1, 6))])
+    first.write([whole("command", workers=[1, 1]), started(0), *map(step, range(1, 6))])
     first.close()
     for file, number in (("events.jsonl", 0), ("metrics.jsonl", 4)):
         lines = (folder / file).read_bytes().splitlines(keepends=True)
@@ -194,9 +195,9 @@ def test_a_damaged_record_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
     said: list[str] = []
     subject = recorder(folder, said)
     assert [line.partition(" is damaged: ")[2] for line in said] == [
-        "line 1 is no JSON object (57 zero bytes); the run goes on without it",
+        "line 1 is no JSON object (74 zero bytes); the run goes on without it",
         "line 5 is no JSON object (186 zero bytes); the run goes on without it",
     ]
-    subject.write([event("command", workers=[1, 1]), started(5), step(6)])
+    subject.write([whole("command", workers=[1, 1]), started(5), step(6)])
     subject.close()
     assert [record["step"] for record in recorded(folder, "metrics.jsonl")] == [1, 2, 3, 4, 6]

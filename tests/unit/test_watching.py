@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pyarrow import fs
 from rich.console import Console
+from tests.records import whole
 from tests.unit.test_exact_step import make_spec
 
 from foundray import following
@@ -36,7 +37,7 @@ def step(number: int, at: float, **fields: Any) -> dict[str, Any]:
 
 
 def happened(name: str, at: float, **fields: Any) -> dict[str, Any]:
-    return {"time": at, "event": name, **fields}
+    return {"time": at, **whole(name, **fields)}
 
 
 EVENTS = [

@@ -19,6 +19,8 @@ Record = dict[str, Any]
 
 NEEDED = ("time", "step", "loss", "grad_norm", "lr", "step_s", "data_wait_s", "copy_s", "tokens_per_s", "workers")
 """Fields of a step without which nothing can be said of it; every version has recorded them."""
+LATER: dict[str, Record] = {"command": {"environment": {}}, "member_ready": {"hardware": ""}, "stopped": {"checkpoint": 0}}
+"""By kind of event, fields that the first versions did not record, and what stands for them."""
 SHOWN = 40
 """Characters of a damaged line that are shown."""
 
@@ -58,8 +60,9 @@ def parsed(line: bytes, log: str) -> Record:
         raise ValueError(f"is no JSON object ({_excerpt(line)})")
     if log == "events":
         known = EVENTS.get(record["event"]) if isinstance(record.get("event"), str) else None
-        needed = ("time", "event", "step") if known and "step" in known.model_fields else ("time", "event")
-        _check(record, known or _Event, needed)
+        if known:
+            record = LATER.get(record["event"], {}) | record
+        _check(record, known or _Event, _needed(known or _Event))
         return record
     _check(record, Step, NEEDED)
     record = {"skipped": [], "spike": False, "passed_over": 0, "lineage": "", **record}
@@ -83,6 +86,12 @@ def _check(record: Record, model: type[BaseModel], needed: Iterable[str]) -> Non
     for name, value in record.items():
         if (allowed := types.get(name)) and type(value) not in allowed:
             raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, of another type than it must be")
+
+
+@cache
+def _needed(model: type[BaseModel]) -> tuple[str, ...]:
+    """Fields that a record of this kind has in any case."""
+    return tuple(name for name, info in model.model_fields.items() if info.is_required())
 
 
 @cache
