@@ -71,28 +71,30 @@ class Reader:
 
     def _tail(self, file: Store, start: tuple[int, int]) -> Iterator[Record]:
         """The records after the bytes and lines that were read."""
-        count, lines = start
+        (count, lines), name = start, file.name
         with reading(file), file.filesystem.open_input_file(file.path) as stream:
             if (size := stream.size()) < count:
                 raise Shorter
             stream.seek(count)
-            self.taken[file.name] = start
+            self.taken[name] = start
             rest, at = b"", count
             while at < size and (content := stream.read(min(CHUNK_BYTES, size - at))):
                 at += len(content)
                 *whole, rest = (rest + content).split(b"\n")
                 for line in whole:
                     count, lines = count + len(line) + 1, lines + 1
-                    self.taken[file.name] = count, lines
-                    yield from self._record(file, lines, line)
-            if rest and not file.is_local and file.name != self.file:  # nobody will finish a segment
-                self.taken[file.name] = count + len(rest), lines + 1
-                yield from self._record(file, lines + 1, rest)
+                    self.taken[name] = count, lines
+                    if (record := self._record(file, lines, line)) is not None:
+                        yield record
+            if rest and not file.is_local and name != self.file:  # nobody will finish a segment
+                self.taken[name] = count + len(rest), lines + 1
+                if (record := self._record(file, lines + 1, rest)) is not None:
+                    yield record
 
-    def _record(self, file: Store, number: int, line: bytes) -> Iterator[Record]:
+    def _record(self, file: Store, number: int, line: bytes) -> Record | None:
+        """None for damage, which is noted."""
         try:
-            record = parsed(line, self.segments)
+            return parsed(line, self.segments)
         except ValueError as error:
             self.damage.append(Damage(file.url, number, str(error)))
-        else:
-            yield record
+            return None
