@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 
 from foundray.following import Follower, looks
 from foundray.run import Run
 from foundray.sentences import QUIET, Record, dated, plain, progress, remarks, sentence
+from foundray.standard_json import dumps
 
 STEP_SECONDS = 10.0
 """Of the run's time, between two lines about steps."""
@@ -37,18 +37,20 @@ def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
 
 
 def raw(run: Run, follow: bool, out: Callable[[str], None], aside: Callable[[str], None]) -> None:
-    """Each event and step as a JSON object, in order of time; what is damaged is said `aside`. Raises InputError."""
+    """Each event and step as a JSON object, in order of time; what is damaged is said `aside`. A number that is not finite is
+    `null`. Raises InputError.
+    """
     if not follow:
         follower = Follower(run.folder)
         for record in follower.all():
-            out(json.dumps(record))
+            out(dumps(record))
         for sentence in follower.damage():
             aside(plain(sentence))
         return
     said: Sequence[str] = ()
     for look in looks(run):
         for record in look.records:
-            out(json.dumps(record))
+            out(dumps(record))
         for sentence in (*([look.problem] if look.problem else []), *(look.damage if look.damage != said else ())):
             aside(plain(sentence))
         said = look.damage

@@ -187,7 +187,7 @@ class Evaluated(Line):
     of_samples: int | None = None
     """How many there are."""
     val_loss: float
-    """Mean in nats per token; infinite where a loss was not finite."""
+    """Mean in nats per token; infinite where a loss was not finite (`null` where `foundray logs --json` prints it)."""
     val_tokens: int
     """Tokens predicted."""
     not_finite: int = 0

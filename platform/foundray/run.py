@@ -35,6 +35,7 @@ from foundray.logfiles.writer import Writer
 from foundray.restarts import restarts
 from foundray.spec import InitFrom, Spec, differences
 from foundray.spec.arithmetic import differing
+from foundray.standard_json import dumps
 from foundray.storage import Store
 from foundray.urls import canonical
 
@@ -85,7 +86,8 @@ class Facts:
     """A sentence for each damaged file of the record: what of it cannot be read is missing from all of this."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        """A number that is not finite is `null`."""
+        return dumps(asdict(self))
 
     def __getitem__(self, name: str) -> Any:
         """Reads like the JSON object, too."""

@@ -39,7 +39,7 @@ class _Heed:
 
     def forget(self) -> None:
         self.last, self.at = 0, -AGAIN_SECONDS
-        """The last signal, and when it came."""
+        """The last signal that was news, and when it came."""
         self.ending = False
         """Whether the command was told to end quickly."""
         self.exits = False
@@ -48,11 +48,10 @@ class _Heed:
 
     def is_news(self, number: int) -> bool:
         """Whether a signal asks for more than the one before. Nobody presses a key again in a closed terminal."""
-        again = bool(self.last)
-        since, self.at = time.monotonic() - self.at, time.monotonic()
-        if again and (since < AGAIN_SECONDS or number == signal.SIGHUP):
+        now = time.monotonic()
+        if self.last and (now - self.at < AGAIN_SECONDS or number == signal.SIGHUP):
             return False
-        self.last = number
+        self.last, self.at = number, now
         return True
 
     def end(self) -> None:

@@ -38,6 +38,8 @@ def test_a_run_whose_storage_refuses_for_a_while(shared_spec: Path, storage: Pat
     run = server.url("runs/refused")
     ended = foundray("train", shared_spec, "--set", "name=refused", "--set", f"storage={server.url('runs')}", "--json")
     assert {method for method, _ in server.refused} >= {"POST", "DELETE"}
+    refused = [path for method, path in server.refused if uploads(method, path)]
+    assert any("/refused/events/" in path or "/refused/metrics/" in path for path in refused), "the record itself, too"
     steps = [record for record in records(run) if "event" not in record]
     assert [record["step"] for record in steps] == list(range(1, 13)), "the whole record"
     events = [record["event"] for record in records(run) if "event" in record]

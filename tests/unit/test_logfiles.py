@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from foundray.logfiles.lines import LATER, encoded, parsed
 from foundray.logfiles.reader import Reader
 from foundray.logfiles.segments import Segment, current
 from foundray.logfiles.writer import Writer
+from foundray.logs import raw
 from foundray.records import EVENTS
 from foundray.run import Run
 from foundray.storage import Store
@@ -252,6 +254,21 @@ def test_ten_million_steps_of_many_micro_batches_fit_on_a_disk() -> None:
     record |= {"time": BEGAN + 0.123, "takers": takers, "lineage": "3f2a9c01"}
     assert len(encoded([record])) < 700
     assert sum(count for _, count in parsed(encoded([record]), "metrics")["takers"]) == 4096
+
+
+def test_a_loss_that_is_not_finite_is_null_in_json(tmp_path: Path) -> None:
+    infinite = at(2, "evaluated", step=1, val_loss=math.inf)
+    run = made_run(tmp_path, [at(0, "command", workers=[1, 1]), infinite], steps(1, 1, 0, loss=math.nan))
+    lines: list[str] = []
+    raw(run, False, lines.append, lines.append)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    read = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [(record.get("loss"), record.get("val_loss")) for record in read] == [(None, None)] * 3
+    facts = run.facts()
+    assert (facts.val_loss, json.loads(facts.to_json(), parse_constant=refuse)["val_loss"]) == (math.inf, None)
 
 
 def test_users_get_frames_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

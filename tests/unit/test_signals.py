@@ -107,6 +107,13 @@ def test_the_same_signal_twice_at_once_is_one() -> None:
     assert out == "done SIGHUP\ncleaned up\n"
 
 
+def test_a_key_that_is_pressed_fast_is_heard_again() -> None:
+    with pytest.raises(KeyboardInterrupt), heeded(lambda name: None):
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(signals.AGAIN_SECONDS / 3)
+
+
 def test_what_is_ignored_stays_ignored() -> None:
     with begun(before="signal.signal(signal.SIGHUP, signal.SIG_IGN)", seconds=1) as process:
         send(process, signal.SIGHUP)

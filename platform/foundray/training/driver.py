@@ -196,8 +196,10 @@ def _run(
         os._exit(error.exit_status)
 
     with head_watched(end_without_head):
+        failed = True
         try:
             conductor.run()
+            failed = False
         except FoundrayError as error:
             note_failure(error)
             raise
@@ -208,7 +210,7 @@ def _run(
         finally:
             conductor.close()
             places.close(recorder.requests)
-            recorder.close()
+            recorder.close(failed)
             if not holder.taken:
                 with suppress(InputError):
                     (run.folder / ".ray").delete_folder()

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from ray.exceptions import RayError
 
-from foundray.errors import FoundrayError, InputError
+from foundray.errors import FoundrayError
 from foundray.training.committer import Committer
 from foundray.training.crew import Crew
 from foundray.training.formation import Formation
@@ -40,8 +40,8 @@ def keep_what_is_done(
     statuses = formation.statuses()
     if not any(status.written for status in statuses):
         return
-    with suppress(InputError):
-        recorder.settle()
+    with suppress(FoundrayError):  # nothing that fails here is the cause of the end
+        recorder.ledger.settle(LAST_SECONDS)
         while time.monotonic() < give_up:
             committer.complete(formation.generation, statuses, recorder.kept)
             if committer.idle():

@@ -203,8 +203,8 @@ class Recorder:
             self.abandoned = True
             self.ledger.abandon()
 
-    def close(self) -> None:
-        """Raises RunFailed where storage does not take the rest."""
+    def close(self, failed: bool = False) -> None:
+        """Raises RunFailed where storage does not take the rest; after a run that `failed`, that is told and hides no cause."""
         if self.bar:
             self.bar.close()
         if self.exporter:
@@ -214,6 +214,10 @@ class Recorder:
         try:
             with self._storage_may_fail():
                 self.ledger.close(self.spec.fault.storage_wait_s)
+        except RunFailed as error:
+            if not failed:
+                raise
+            self.report(str(error))
         finally:
             self.curves.close()
 
