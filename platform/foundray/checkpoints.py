@@ -99,17 +99,19 @@ class Keep:
         return {*steps[: self.newest], *milestones, *best_of(steps, self.losses(), self.best)}
 
 
-def prune(folder: Store, keep: Keep, known: Iterable[str] = ()) -> list[Store]:
+def prune(folder: Store, keep: Keep, counted: Iterable[str] | None = None) -> list[Store]:
     """Delete complete checkpoints that are not kept, and incomplete ones before the newest; gives those left, newest first.
 
-    `known` names folders that are known to be complete. Raises InputError, after all have been tried, if one cannot be deleted.
+    `counted` names folders that are known to be complete: others that are complete, such as those that a run passed over, do
+    not count then, and stay. Raises InputError, after all have been tried, if one cannot be deleted.
     """
-    names, there = set(known), folders(folder)
-    complete = [place for place in there if place.name in names or (place / MANIFEST).exists()]
+    names, there = set(counted or ()), folders(folder)
+    whole = [place for place in there if place.name in names or (place / MANIFEST).exists()]
+    complete = [place for place in whole if counted is None or place.name in names]
     newest = step_of(complete[0]) if complete else 0
     wanted = keep.of([step_of(place) for place in complete])
     left = [place for place in complete if step_of(place) in wanted]
-    unfinished = [place for place in there if place not in complete and step_of(place) < newest]
+    unfinished = [place for place in there if place not in whole and step_of(place) < newest]
     problem: InputError | None = None
     for old in [*(place for place in complete if place not in left), *unfinished]:
         try:

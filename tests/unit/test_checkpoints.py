@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,9 +201,10 @@ class Members:
         ]
         self.written = tuple((*before, new) for before, new in zip(self.written, told, strict=True))
 
-    def look(self, recorded: int = 10**9) -> None:
+    def look(self, recorded: int = 10**9, loaded: int = -1) -> None:
         facts = {"blocks": BLOCKS, "parameters": PARAMETERS}
-        self.committer.complete(1, [Status("running", 1, 1, written=w, facts=facts) for w in self.written], recorded)
+        statuses = [Status("running", 1, 1, loaded=loaded, written=w, facts=facts) for w in self.written]
+        self.committer.complete(1, statuses, recorded)
 
     def look_until(self, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
@@ -260,6 +262,64 @@ def test_a_manifest_that_storage_refuses_is_tried_again(folder: Store, monkeypat
     assert members.noted[0][0] == "checkpoint_failed"
     blocked.rmdir()
     members.look_until(lambda: members.committer.steps == [1])
+
+
+def damage(folder: Store, step: int) -> None:
+    next(Path(place(folder, step).path).glob("blocks*")).write_bytes(b"rot")
+
+
+def test_newer_checkpoints_that_were_passed_over_neither_count_nor_go(folder: Store) -> None:
+    for step in (40, 50, 90, 100):
+        make(folder, step)
+    for step in (90, 100):
+        damage(folder, step)
+    members = Members(folder, keep_checkpoints=2)
+    members.write(60)
+    members.write(70)  # while the record of 60 is still on its way
+    members.look(recorded=60)
+    while members.committer.writing:
+        members.look(recorded=60)
+    assert members.committer.steps == [60, 50]
+    assert completed_steps(folder) == [100, 90, 60, 50]
+    members.look_until(lambda: members.committer.steps == [70, 60])
+    assert load_weights(folder)[0] == 70, "whole, with all shards"
+    for step in (100, 110):
+        members.write(step)
+        members.look_until(lambda step=step: members.committer.steps[0] == step)  # type: ignore[misc]
+    members.committer.thread.shutdown(wait=True)
+    assert completed_steps(folder) == [110, 100, 90]
+    assert load_weights(folder, step=100)[0] == 100, "the run wrote its own in the place of the damaged one"
+
+
+def test_a_command_does_not_end_with_the_damaged_checkpoint_that_it_replaces(folder: Store) -> None:
+    for step in (1, 12):
+        make(folder, step)
+    damage(folder, 12)
+    members = Members(folder)
+    assert members.committer.steps == [12, 1]
+    members.look(loaded=1)
+    assert members.committer.steps == [1], "12 is not kept before it is written again"
+    assert completed_steps(folder) == [12, 1]
+    members.write(12)
+    members.look_until(lambda: members.committer.steps == [12, 1])
+    assert load_weights(folder)[0] == 12
+    members.look(loaded=1)
+    assert members.committer.steps == [12, 1], "only what was there when the group began is left out"
+
+
+def test_a_commit_for_a_group_that_broke_leaves_the_shards_of_the_next_one(
+    folder: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = Members(folder)
+    may_go_on = threading.Event()
+    monkeypatch.setattr("foundray.training.committer.commit", lambda *given: may_go_on.wait(20) and commit(*given))
+    members.write(60)
+    members.look()
+    write_shard(folder, 55, range(5), piece(range(5)), 2)
+    members.committer.complete(2, [Status("running", 1, 2, loaded=50)], 0)
+    may_go_on.set()
+    members.committer.thread.shutdown(wait=True)
+    assert names(folder) == ["step-00000055", "step-00000060"]
 
 
 def test_the_best_by_validation_loss_is_kept(folder: Store) -> None:

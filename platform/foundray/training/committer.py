@@ -66,6 +66,8 @@ class Committer:
         """The step of its newest complete checkpoint."""
         self.failed: set[tuple[int, str]] = set()
         """(step, reason) of the shards that could not be written."""
+        self.loaded = -1
+        """The step of the checkpoint that it went on from, once that is known."""
 
     @property
     def steps(self) -> list[int]:
@@ -84,11 +86,14 @@ class Committer:
                 self.seen[index] = status.written
                 self._take(status)
         self._settle()
+        if self.loaded < 0 <= (loaded := max(status.loaded for status in statuses)):
+            self.loaded = loaded
+            self._count([old for old in self.complete_ones if step_of(old) <= loaded])
         now, facts = time.monotonic(), statuses[0].facts
         due = (step for step in sorted(self.begun) if self.begun[step].whole and now >= self.begun[step].again)
         if self.writing is None and (step := next(due, None)) is not None and step <= recorded:
             parts = list(self.begun[step].parts.values())
-            self.writing = generation, step, self.thread.submit(self._commit, step, parts, facts["parameters"])
+            self.writing = generation, step, self.thread.submit(self._commit, generation, step, parts, facts["parameters"])
 
     def _take(self, status: Status) -> None:
         """What a member has told since the last look, among what was known."""
@@ -126,7 +131,7 @@ class Committer:
             self.tell = now + TELL_SECONDS
             self.note("checkpoint_failed", step=step, reason=self.problem)
 
-    def _commit(self, step: int, parts: list[Written], parameters: list[Any]) -> None:
+    def _commit(self, generation: int, step: int, parts: list[Written], parameters: list[Any]) -> None:
         began = time.monotonic()
         manifest = CheckpointManifest(
             step=step,
@@ -138,16 +143,22 @@ class Committer:
             losses=list(parts[0].losses),
         )
         commit(self.folder, manifest)
-        there = [old for old in self.complete_ones if step_of(old) != step]
-        self.complete_ones = sorted([place(self.folder, step), *there], key=step_of, reverse=True)
+        self._count([place(self.folder, step), *(old for old in self.complete_ones if step_of(old) < step)])
         seconds = max(part.seconds for part in parts) + time.monotonic() - began
         self.note("checkpoint", step=step, bytes=sum(s.bytes for s in manifest.shards), seconds=round(seconds, 3))
-        self._prune(step)
+        if generation == self.generation:  # or the next group may be writing shards of earlier steps
+            self._prune(step)
+
+    def _count(self, complete_ones: list[Store]) -> None:
+        """Later ones than these were passed over, as damaged for example. They count no more, so that they neither push good
+        ones out nor stand for steps that are done again; they stay until the run writes its own in their place."""
+        self.complete_ones = complete_ones
 
     def _prune(self, step: int) -> None:
         """A checkpoint counts whether older ones can be deleted or not; they are tried again after the next one."""
         try:
-            self.complete_ones = prune(self.folder, self.keep, [old.name for old in self.complete_ones])
+            left = {old.name for old in prune(self.folder, self.keep, [old.name for old in self.complete_ones])}
+            self.complete_ones = [old for old in self.complete_ones if old.name in left]
             self.not_deleted = ""
         except InputError as error:
             if str(error) != self.not_deleted:
@@ -164,7 +175,8 @@ class Committer:
             if step_of(later) > step:
                 with suppress(InputError):
                     delete(later)
-        self.complete_ones = completed(self.folder)
+        counted = {old.name for old in self.complete_ones}
+        self.complete_ones = [old for old in completed(self.folder) if old.name in counted]
 
     def close(self) -> None:
         self.thread.shutdown(wait=False, cancel_futures=True)

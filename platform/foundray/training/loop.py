@@ -103,6 +103,7 @@ class Loop:
             self.trainer.initialise()
             restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint(), self.spec.fault.storage_wait_s)
             self.done, skipped = restored.step, restored.skipped
+            self.member.say(loaded=self.done)
             losses = order.losses if restored.losses is None else tuple(restored.losses)
             if not self.done and (wanted := self.spec.init_from):
                 taken = begin(self.trainer, Store.at(self.work.run), wanted, self.work.classes).facts(wanted)

@@ -60,7 +60,7 @@ class Member:
     def take_part(self, order: Order) -> None:
         self.leaving.clear()
         self.saving.clear()
-        self.say(phase="running", generation=order.generation, written=(), suspects=(), spike=0, done=-1, away=False)
+        self.say(phase="running", generation=order.generation, written=(), suspects=(), spike=0, done=-1, away=False, loaded=-1)
         self.orders.put(order)
 
     def pause(self, generation: int, save: bool) -> None:

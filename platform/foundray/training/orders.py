@@ -89,6 +89,9 @@ class Status:
     """The step whose loss was a spike to roll back from, where that is why it is broken."""
     suspects: tuple[int, ...] = ()
     """Ranks that computed other bits than the others, where that is why it is broken."""
+    loaded: int = -1
+    """The step of the checkpoint that its group went on from, 0 where there was none; -1 while that is not known, or where
+    the group went on from memory."""
     written: tuple[Written, ...] = ()
     """Of this generation's last checkpoints."""
     facts: dict[str, Any] = field(default_factory=dict)
