@@ -122,6 +122,42 @@ def test_what_the_order_of_things_does_not_allow_is_found(
         assert len(found) <= 3, "one line that is changed is no flood of sentences"
 
 
+@pytest.mark.parametrize(
+    ("place", "event"),
+    [
+        (1, at(-60, "places", pool="", request="train-1")),  # earlier versions recorded its true time behind the command
+        (5, at(11, "evaluated", step=10)),  # told once more by the next rank 0
+        (4, at(5, "evaluated", step=5)),  # it waited for the next step, which took long
+    ],
+)
+def test_what_is_recorded_late_has_its_own_time(
+    place: int, event: dict[str, Any], record: tuple[Records, Records], spec: Spec
+) -> None:
+    events, metrics = record
+    assert problems([*events[:place], event, *events[place:]], metrics, spec) == []
+
+
+@pytest.mark.parametrize("start", [20, 23])
+def test_a_group_whose_beginning_was_lost_with_its_rank_0_is_in_order(
+    start: int, record: tuple[Records, Records], spec: Spec
+) -> None:
+    """Steps 21 to 23 came through, since the others told of them once more; the next group begins there, or earlier."""
+    events, metrics = record
+    events[3]["time"] += 5
+    events[4:5] = [at(30.5, "workers_started", step=start, workers=3, device="cpu", state="memory", seconds=0.1)]
+    untold, rest = lines(spec, 21, 23, 26, 4), lines(spec, start + 1, 27, 30, 3)
+    metrics[20:29] = [*untold, *rest]
+    assert problems(events, metrics, spec) == []
+    events.pop(3)
+    assert any("computed by 4 workers" in text for text in problems(events, metrics, spec)), "no group broke"
+
+
+def test_a_step_of_other_workers_before_a_break_is_found(record: tuple[Records, Records], spec: Spec) -> None:
+    events, metrics = record
+    metrics[15] = metrics[15] | {"workers": 3}
+    assert any("step 16 was computed by 3 workers" in text for text in problems(events, metrics, spec))
+
+
 @pytest.mark.parametrize("losses", [[2.0] * 30, [2.0] * 20 + [50.0] + [2.0] * 9])
 def test_spikes_are_judged_once_more(losses: list[float], spec: Spec) -> None:
     alone = spec.model_copy(update={"guard": spec.guard.model_copy(update={"roll_back": None})})

@@ -8,7 +8,7 @@ that it fits, of those that were there about then.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foundray.training.rollback import RollBack, appended, passed_over, recorded
@@ -28,6 +28,8 @@ class Group:
     """That had been made when it began."""
     cuts: int
     """Roll-backs and losses of trust until then."""
+    broke: bool = False
+    """Whether a group broke between its beginning and the next one's that is recorded."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def groups_of(events: Sequence[Mapping[str, Any]]) -> list[Group]:
             turns = appended(turns, *recorded([event]))
         elif event["event"] == "workers_started":
             found.append(Group(event["time"], event["step"], event["workers"], turns, cuts))
+        elif event["event"] == "group_broken" and found:
+            found[-1] = replace(found[-1], broke=True)
     return found
 
 
@@ -63,7 +67,7 @@ def placed(metrics: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> tup
     """Every record with its group, and a sentence for each that no group can have made in its place."""
     if not groups:
         return [], ["no group of workers is recorded that could have done a step"]
-    found, problems = list[Placed](), list[str]()
+    found, problems, groups = list[Placed](), list[str](), list(groups)
     at, done, seen = 0, groups[0].start, 0.0
     for index, record in enumerate(metrics):
         step = record["step"]
@@ -72,10 +76,14 @@ def placed(metrics: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> tup
         fitting = [one for one in near if (step, record["workers"]) == (reached[one] + 1, groups[one].workers)]
         if fitting:
             at, done = fitting[0], step
+        elif step == done + 1 and _untold(metrics, index, groups[at : at + 2]):
+            groups.insert(at + 1, replace(groups[at], time=record["time"], start=done, workers=record["workers"]))
+            at, done = at + 1, step
         else:
             follows = index + 1 < len(metrics) and metrics[index + 1]["step"] == step + 1
             problems += _misfits(record, groups[at], done + 1, follows)
             done = step if follows else max(done, min(step, done + 1))
+            groups[at] = replace(groups[at], broke=False)  # nor is this looked for again: it may take a walk to the log's end
         seen = record["time"]
         found.append(Placed(record, step, groups[at], passed_over(groups[at].roll_backs, step - 1)))
     return found, problems
@@ -86,6 +94,24 @@ def _near(groups: Sequence[Group], at: int, time: float) -> list[int]:
     there = [one for one in range(at, len(groups)) if one == at or groups[one].time <= time + SLACK_SECONDS]
     said = max((one for one in there if groups[one].time <= time), default=at)
     return sorted(there, key=lambda one: (one != said, one > said, abs(one - said)))
+
+
+def _untold(metrics: Sequence[Mapping[str, Any]], index: int, groups: Sequence[Group]) -> bool:
+    """Whether a step, and those after it, can be of a group between these two whose own beginning is not recorded.
+
+    It was lost with the group's rank 0, who tells of it; the steps came through, for the others told of them once more. Then
+    they are there until the next group's first step, and a group broke before that.
+    """
+    if len(groups) < 2 or not groups[0].broke:
+        return False
+    first, following = metrics[index], groups[1]
+    for ahead in range(len(metrics) - index):
+        step, workers = metrics[index + ahead]["step"], metrics[index + ahead]["workers"]
+        if ahead and (step, workers) == (following.start + 1, following.workers):
+            return True
+        if (step, workers) != (first["step"] + ahead, first["workers"]):
+            return False
+    return False
 
 
 def _misfits(record: Mapping[str, Any], group: Group, expected: int, follows: bool) -> list[str]:
