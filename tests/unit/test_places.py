@@ -11,8 +11,9 @@ from ray.exceptions import ActorUnschedulableError
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 
+from foundray.run import event
 from foundray.training import places, scaling
-from foundray.training.places import ATTEMPTS, Asked
+from foundray.training.places import ATTEMPTS, Asked, Places
 from foundray.training.scaling import StayingNodes
 
 
@@ -63,6 +64,49 @@ def test_a_trainer_that_ends_again_and_again_is_given_up(monkeypatch: pytest.Mon
         asked.tend(held=False)
     assert pauses == [1, 2, 4, 8]
     assert len(trainer.calls) == ATTEMPTS + 1
+
+
+def pools(*made: Asked) -> Places:
+    subject = Places.__new__(Places)  # but for the keepers, which are actors
+    subject.pools = list(made)
+    return subject
+
+
+def test_the_run_gives_up_where_every_pool_is_asked_for_in_vain_and_nobody_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(monkeypatch)
+    first, second = Asked("first", trainer.begin), Asked("second", trainer.begin)
+    subject = pools(first, second)
+
+    def fail(computing: bool, *failing: Asked) -> None:
+        for _ in range(ATTEMPTS):
+            for asked in failing:
+                asked.call["ended"] = ActorUnschedulableError(f"no place for {asked.pool}")
+            assert len(subject.tend([], computing)) == len(failing)
+            trainer.now += places.MOST_PAUSE_SECONDS
+            subject.tend([], computing)
+
+    fail(False, first)
+    assert subject.problem() is None, "the other pool's trainer may find places yet"
+    fail(True, first, second)
+    assert subject.problem() is None, "a group computed meanwhile"
+    assert first.again - trainer.now <= 0 and first.failures == 2 * ATTEMPTS, "but it is not asked more often for that"
+    fail(False, first, second)
+    problem = str(subject.problem())
+    assert "no place for first" in problem and "no place for second" in problem
+
+
+def test_what_a_keeper_that_died_asked_for_is_withdrawn_before_the_next_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, withdrawn = Trainer(monkeypatch), list[tuple[list[str], int]]()
+    monkeypatch.setattr(places, "cancel_requests", lambda names: withdrawn.append((names, len(trainer.calls))))
+    subject = pools(asked := Asked("pool", trainer.begin))
+    subject.take_note([{"step": 1}, event("places", pool="other", request="train-1")])
+    subject.take_note([event("places", pool="pool", request="train-2")])
+    for _ in range(2):
+        trainer.end()
+        subject.tend([], False)
+        trainer.now = asked.again
+        subject.tend([], False)
+    assert withdrawn == [(["train-2"], 1)], "before the second call, and once"
 
 
 def policy(monkeypatch: pytest.MonkeyPatch, going: set[str], nodes: str, most: int = 4) -> StayingNodes:

@@ -78,14 +78,15 @@ class Conductor:
             self._read_board()
             if self._due("places", TEND_SECONDS):
                 self.crew.tend(self.places, self.formation.group)
-                for pool, reason in self.ray_train.tend(self.places):
+                for pool, reason in self.ray_train.tend(self.places, bool(self.formation.group)):
                     self._note("places_lost", pool=pool, reason=reason)
             if statuses := self.formation.statuses():
                 self.committer.complete(self.formation.generation, statuses, self.recorder.kept)
             self._form_group_if_due()
             if self.holder.taken:
                 raise RunFailed(f"another command has taken over the run {self.run_folder.folder}")
-            if not self.formation.group and (problem := self.ray_train.problem()):
+            somebody = self.formation.group or any(map(self.crew.may_stay, self.crew.members.values()))
+            if not somebody and (problem := self.ray_train.problem()):
                 raise RunFailed(f"Ray Train gave up: {problem}")
         sha = next(s.facts["weights_sha256"] for s in self.formation.statuses() if s.facts.get("weights_sha256"))
         self._read_board(now=True)
@@ -103,6 +104,7 @@ class Conductor:
         if now or self._due("board", BOARD_SECONDS):
             records, self.places = ray.get(self.work.board.take.remote(), timeout=60)
             self.recorder.write(records)
+            self.ray_train.take_note(records)
             self._check_skipped()
 
     # Forming groups

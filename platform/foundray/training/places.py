@@ -41,18 +41,29 @@ class Places:
         self.pools = [Asked(name, begin) for name, (_, most) in workers.items() if most]
         cancel_requests(stale)
 
-    def tend(self, held: list[Place]) -> list[tuple[str, str]]:
+    def take_note(self, records: list[dict[str, Any]]) -> None:
+        """What the board brought: a trainer tells there by which name it asks."""
+        told = {record["pool"]: record["request"] for record in records if record.get("event") == "places"}
+        for asked in self.pools:
+            asked.request = told.get(asked.pool, asked.request)
+
+    def tend(self, held: list[Place], computing: bool) -> list[tuple[str, str]]:
         """Ask again where Ray Train gave up, as it does if a node goes while it starts on it; `held` is what it holds now.
 
-        Gives (pool, reason) of those that it has given up since the last call.
+        `computing` says whether a group does, which can be without places for a while. Gives (pool, reason) of those that
+        Ray Train has given up since the last call.
         """
         pools = {place.pool for place in held}
+        for asked in self.pools:
+            asked.in_vain = 0 if computing else asked.in_vain
         lost = [(asked.pool, reason) for asked in self.pools if (reason := asked.tend(asked.pool in pools))]
         return lost
 
     def problem(self) -> str | None:
-        """Why Ray Train gives up again and again, if it does."""
-        return next((asked.reason for asked in self.pools if asked.failures >= ATTEMPTS), None)
+        """Why Ray Train gives up again and again, if it does so for every pool while nobody computes."""
+        if any(asked.in_vain < ATTEMPTS for asked in self.pools):
+            return None
+        return "; ".join(dict.fromkeys(asked.reason for asked in self.pools)) or None
 
     def close(self, requests: list[str]) -> None:
         """Free the places, whose holders the board has told to go."""
@@ -74,6 +85,10 @@ class Asked:
         self.keeper, self.call = begin(pool)
         self.failures = 0
         """Times in a row that it ended without a place being held."""
+        self.in_vain = 0
+        """Of these, those since a group last computed."""
+        self.request = ""
+        """By which name it asks Ray's autoscaling coordinator, once that is known."""
         self.reason = ""
         self.again = 0.0
         """When it is begun again, where it has ended."""
@@ -82,10 +97,14 @@ class Asked:
         """Begin again if it is time for that; `held` says whether it holds places. Gives why it ended, if it just did."""
         if self.call is None:
             if time.monotonic() >= self.again:
+                if self.request:  # of a keeper that died, who did not withdraw it: Ray would honour it for minutes
+                    cancel_requests([self.request])
+                    self.request = ""
                 self.keeper, self.call = self.begin(self.pool)
             return ""
         if not ray.wait([self.call], timeout=0)[0]:
-            self.failures = 0 if held else self.failures
+            if held:
+                self.failures = self.in_vain = 0
             return ""
         try:
             self.reason = str(ray.get(self.call))
@@ -95,6 +114,7 @@ class Asked:
             ray.kill(self.keeper)
         self.call = None
         self.failures += 1
+        self.in_vain += 1
         self.again = time.monotonic() + min(MOST_PAUSE_SECONDS, 2.0 ** (self.failures - 1))
         return self.reason
 
