@@ -16,6 +16,7 @@ report.html       by `foundray report`
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
@@ -242,7 +243,6 @@ class Run:
                 steps.add(record)
         groups = [event for event in events if event["event"] == "workers_started"]
         ends = [event for event in events if event["event"] in ("finished", "failed", "stopped")]
-        evaluations = [event for event in events if event["event"] == "evaluated"]
         end = ends[-1] if ends and not any(e["event"] == "command" for e in events[events.index(ends[-1]) :]) else None
         over = end["event"] if end else None
         state = over or ("running" if is_held(self.folder) else "interrupted" if events else "new")
@@ -254,7 +254,7 @@ class Run:
             step=step,
             tokens=step * spec.tokens_per_step,
             loss=steps.last.get("loss"),
-            val_loss=evaluations[-1]["val_loss"] if evaluations else None,
+            val_loss=_val_loss(events),
             weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
             init_from=spec.init_from.model_dump() if spec.init_from else None,
             stopped_by=end["by"] if end and state == "stopped" else None,
@@ -328,6 +328,17 @@ def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
     if moved and (not last or moved["time"] > last["time"]):
         return int(moved.get("to", moved["step"]))
     return int(last.get("step", 0))
+
+
+def _val_loss(events: list[dict[str, Any]]) -> float | None:
+    """That of the last evaluation which no roll-back has undone since."""
+    reached = math.inf
+    for event in reversed(events):
+        if event["event"] == "rolled_back":
+            reached = min(reached, event["to"])
+        elif event["event"] == "evaluated" and event["step"] <= reached:
+            return float(event["val_loss"])
+    return None
 
 
 def _worlds(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -56,8 +56,8 @@ class Recorder:
         """The last step recorded."""
         events = run.records("events.jsonl")
         self.requests = asked_for(events)
-        self.evaluated = max((e["step"] for e in events if e["event"] == "evaluated"), default=0)
-        """The last step whose evaluation is recorded."""
+        self.evaluated = evaluated_until(events, spec.guard.recheck_every or 1)
+        """The last step whose evaluation is recorded, and counts."""
         self.val_losses: dict[int, float] = {}
         """By step, of the evaluations recorded."""
         for known in events:
@@ -233,6 +233,20 @@ class Recorder:
 def asked_for(events: list[dict[str, Any]]) -> list[str]:
     """What the run's commands have asked Ray's autoscaling coordinator for, by name."""
     return [event["request"] for event in events if event["event"] == "places"]
+
+
+def evaluated_until(events: list[dict[str, Any]], recheck_every: int) -> int:
+    """The last step whose evaluation counts: those that a roll-back or a loss of trust has undone are made again."""
+    last = 0
+    for event in events:
+        match event["event"]:
+            case "evaluated":
+                last = max(last, event["step"])
+            case "rolled_back":
+                last = min(last, event["to"])
+            case "left_out":
+                last = min(last, event["step"] // recheck_every * recheck_every)
+    return last
 
 
 class Clock:
