@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ray
 from ray.exceptions import ActorUnschedulableError
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
+from tests.unit.test_exact_step import make_spec
 
+from foundray.errors import RunFailed
 from foundray.run import event
 from foundray.training import places, scaling
+from foundray.training.board import Place
+from foundray.training.conductor import Conductor
+from foundray.training.crew import Crew, Known
+from foundray.training.formation import Formation
 from foundray.training.places import ATTEMPTS, Asked, Places
 from foundray.training.scaling import StayingNodes
 
@@ -93,6 +99,47 @@ def test_the_run_gives_up_where_every_pool_is_asked_for_in_vain_and_nobody_compu
     fail(False, first, second)
     problem = str(subject.problem())
     assert "no place for first" in problem and "no place for second" in problem
+
+
+class OneTurn(Conductor):
+    """It goes once around its loop, with a crew of its own, while Ray Train fails for every pool."""
+
+    def __init__(self, crew: Crew):
+        self.crew = crew
+        self.formation = cast(Formation, SimpleNamespace(group=[], statuses=list, foresee=lambda: None))
+        self.holder = cast(Any, SimpleNamespace(taken=False))
+        self.ray_train = cast(Places, SimpleNamespace(problem=lambda: "no place"))
+        self.due = {"places": float("inf")}
+        self.turns = 0
+
+    def _finished(self) -> bool:
+        self.turns += 1
+        if self.turns > 1:
+            raise StopIteration
+        return False
+
+    def _stopped(self) -> bool:
+        return False
+
+    def _read_board(self, now: bool = False) -> None:
+        pass
+
+    def _form_group_if_due(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("placed", "draining", "expected"), [(1.0, False, StopIteration), (1.0, True, RunFailed), (None, False, RunFailed)]
+)
+def test_a_run_that_has_a_member_with_a_place_does_not_give_up_for_want_of_places(
+    placed: float | None, draining: bool, expected: type[Exception]
+) -> None:
+    crew = Crew(cast(Any, None), make_spec(), print)
+    crew.listen = lambda: None  # type: ignore[method-assign]
+    crew.members[1] = Known(None, Place("a", (), ""), 1, None, "a", placed=placed)  # it warms up
+    crew.draining = {"a"} if draining else set()
+    with pytest.raises(expected):
+        OneTurn(crew)._conduct()
 
 
 def test_what_a_keeper_that_died_asked_for_is_withdrawn_before_the_next_asks(monkeypatch: pytest.MonkeyPatch) -> None:
