@@ -22,7 +22,7 @@ from foundray.run import Run
 from foundray.storage import Store
 from foundray.training import checkpoint as reading
 from foundray.training.checkpoint import MANIFEST, CheckpointManifest, ShardFile, commit, load_latest, load_weights, write_shard
-from foundray.training.committer import Committer
+from foundray.training.committer import BEGUN, Committer
 from foundray.training.coverage import problem_of
 from foundray.training.group import Group
 from foundray.training.leftovers import clear
@@ -183,9 +183,9 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(folder: Store, tmp
 class Members:
     """What members say that they have written, as a committer sees it."""
 
-    def __init__(self, folder: Store, **train: Any):
+    def __init__(self, folder: Store, wait_s: float = 60, **train: Any):
         self.folder, self.noted = folder, list[tuple[str, dict[str, Any]]]()
-        self.spec = make_spec(**{f"train__{name}": value for name, value in train.items()})
+        self.spec = make_spec(fault__storage_wait_s=wait_s, **{f"train__{name}": value for name, value in train.items()})
         self.losses: dict[int, float] = {}
         self.committer = Committer(self.spec, folder, self.note, lambda: self.losses)
         self.written: tuple[tuple[Written, ...], ...] = ((), ())
@@ -262,6 +262,36 @@ def test_a_manifest_that_storage_refuses_is_tried_again(folder: Store, monkeypat
     assert members.noted[0][0] == "checkpoint_failed"
     blocked.rmdir()
     members.look_until(lambda: members.committer.steps == [1])
+
+
+def test_a_milestone_whose_manifest_is_refused_once_is_not_overtaken(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foundray.training.committer.AGAIN_SECONDS", 0.2)
+    members = Members(folder, keep_checkpoints=2, keep_every=10)
+    members.write(10)
+    blocked = Path(place(folder, 10).path) / MANIFEST
+    blocked.mkdir()
+    members.look_until(lambda: bool(members.noted))
+    blocked.rmdir()
+    for step in range(11, 11 + 2 * BEGUN):
+        members.write(step)
+        members.look()
+    members.look_until(lambda: members.committer.steps[:1] == [10 + 2 * BEGUN])
+    members.committer.thread.shutdown(wait=True)
+    assert {10, 20, 30} <= set(completed_steps(folder))
+    assert load_weights(folder, step=10)[0] == 10
+
+
+def test_a_manifest_that_is_always_refused_does_not_hold_up_later_ones(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foundray.training.committer.AGAIN_SECONDS", 0.05)
+    members = Members(folder, wait_s=0.3, keep_every=10)
+    members.write(10)
+    (Path(place(folder, 10).path) / MANIFEST).mkdir()
+    members.look_until(lambda: bool(members.noted))
+    members.write(11)
+    members.look_until(lambda: members.committer.steps == [11])
+    failed = [fields for name, fields in members.noted if name == "checkpoint_failed"]
+    assert failed[-1]["step"] == 10
+    assert "it is given up, for later ones wait" in failed[-1]["reason"]
 
 
 def damage(folder: Store, step: int) -> None:

@@ -253,3 +253,7 @@ class Train(Section):
     """Steps between milestones: checkpoints that are kept for good, one at each multiple whatever `checkpoint_every` is."""
     keep_best: NonNegativeInt = 0
     """How many of the checkpoints with the lowest validation loss are kept, too; each evaluation then has a checkpoint."""
+
+    def pins(self, step: int) -> bool:
+        """Whether the checkpoint after this step is to be kept, or may be once its validation loss is known."""
+        return step % (self.keep_every or self.steps + 1) == 0 or (self.keep_best > 0 and step % self.evaluate_every == 0)

@@ -33,6 +33,8 @@ class _Begun:
     whole: bool = False
     again: float = 0.0
     """Not to be tried before."""
+    failing_since: float | None = None
+    """When its manifest could not be written for the first time."""
 
 
 class Committer:
@@ -89,11 +91,24 @@ class Committer:
         if self.loaded < 0 <= (loaded := max(status.loaded for status in statuses)):
             self.loaded = loaded
             self._count([old for old in self.complete_ones if step_of(old) <= loaded])
-        now, facts = time.monotonic(), statuses[0].facts
-        due = (step for step in sorted(self.begun) if self.begun[step].whole and now >= self.begun[step].again)
-        if self.writing is None and (step := next(due, None)) is not None and step <= recorded:
+        facts = statuses[0].facts
+        if self.writing is None and (step := self._due()) is not None and step <= recorded:
             parts = list(self.begun[step].parts.values())
             self.writing = generation, step, self.thread.submit(self._commit, generation, step, parts, facts["parameters"])
+
+    def _due(self) -> int | None:
+        """The step whose manifest is to be written now. They are written in order, or what an earlier one keeps would be lost.
+
+        One that cannot be written holds later ones up for `fault.storage_wait_s`.
+        """
+        now, whole = time.monotonic(), [step for step in sorted(self.begun) if self.begun[step].whole]
+        for step in whole:
+            begun = self.begun[step]
+            if step == whole[-1] or begun.failing_since is None or now - begun.failing_since < self.spec.fault.storage_wait_s:
+                return step if now >= begun.again else None
+            self.note("checkpoint_failed", step=step, reason=f"{self.problem}; it is given up, for later ones wait")
+            del self.begun[step]
+        return None
 
     def _take(self, status: Status) -> None:
         """What a member has told since the last look, among what was known."""
@@ -110,7 +125,7 @@ class Committer:
                 begun.parts[part.outcome.file] = part
                 begun.whole = not coverage(_shards(begun.parts.values()), status.facts["blocks"])
         while len(self.begun) > BEGUN:
-            del self.begun[min(self.begun)]
+            del self.begun[min(self.begun, key=lambda step: (self.spec.train.pins(step), step))]
 
     def _settle(self) -> None:
         """What became of the manifest that was being written."""
@@ -127,6 +142,7 @@ class Committer:
         self.problem = str(error)
         if step in self.begun:
             self.begun[step].again = now + AGAIN_SECONDS
+            self.begun[step].failing_since = self.begun[step].failing_since or now
         if now > self.tell:
             self.tell = now + TELL_SECONDS
             self.note("checkpoint_failed", step=step, reason=self.problem)

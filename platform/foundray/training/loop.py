@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from foundray.training.member import Member
 
 MIRROR_BEAT_SECONDS = 0.05
+AGAIN_SECONDS = 0.5
+"""Between two tries to write what must be written."""
 WRITTEN = 32
 """Checkpoints of which a member tells: more than are written between two looks of the driver."""
 
@@ -216,7 +218,7 @@ class Loop:
             self._evaluate()
         every = train.checkpoint_every
         wanted = last or (self.saving if every == "auto" else due(every))
-        pinned = due(train.keep_every) or (train.keep_best > 0 and due(train.evaluate_every))
+        pinned = last or (self.done > 0 and train.pins(self.done))
         save = (wanted or pinned) and self.saved != self.done and len(self.trainer.blocks) > 0
         mirror = (due(self.spec.fault.mirror_every) and self.order.mirror is not None) or due(self.spec.guard.roll_back)
         began = time.perf_counter()
@@ -225,7 +227,7 @@ class Loop:
             if mirror:
                 self._mirror(tensors)
             if save:
-                self._save(tensors, last)
+                self._save(tensors, last, pinned)
                 self.interval.saved(self.done, time.perf_counter() - began)
         self.copied = time.perf_counter() - began
 
@@ -307,37 +309,62 @@ class Loop:
             elif own := self.member.memory.own:
                 self.mirrored = own.step
 
-    def _save(self, tensors: dict[str, Tensor], last: bool) -> None:
+    def _save(self, tensors: dict[str, Tensor], last: bool, pinned: bool = False) -> None:
         """Write this member's piece, beside the steps that follow; the conductor completes the checkpoint.
 
-        `last` is what the run ends or stops with, for which no other would do.
+        `last` is what the run ends or stops with, for which no other would do. `pinned` is one to keep, for which the steps
+        wait until the one before is written.
         """
-        if self.writing and not self.writing.done() and not last:
-            self.journal.event("checkpoint_late", step=self.done, reason="the one before is still being written")
-            return
         if self.writing and last:
             self._settle_writing()
+        elif self.writing and not self.writing.done():
+            if not pinned:
+                self.journal.event("checkpoint_late", step=self.done, reason="the one before is still being written")
+                return
+            if not self._written_before():
+                seconds = self.spec.fault.storage_wait_s
+                reason = f"it was to be kept, but for {seconds:.0f} s the one before has still been being written"
+                return self._tell(Written(self.order.generation, self.done, reason, seconds))
         self.saved = self.done
         blocks, generation, losses = self.trainer.blocks, self.order.generation, self.trainer.spikes.window()
-        self.writing = self.writer.submit(self._write, generation, self.done, blocks, tensors, losses, last)
+        self.writing = self.writer.submit(self._write, generation, self.done, blocks, tensors, losses, last, pinned)
 
-    def _write(self, generation: int, step: int, blocks: range, tensors: dict[str, Tensor], losses: Losses, last: bool) -> None:
-        """In the writer's thread. What the run ends with is tried again and again for a while."""
+    def _written_before(self) -> bool:
+        """Wait for what is being written. Whether it is, in time. Raises RuntimeError where the group breaks meanwhile."""
+        until = time.monotonic() + self.spec.fault.storage_wait_s
+        while self.writing and not wait([self.writing], MIRROR_BEAT_SECONDS).done:
+            self.trainer.group.check()
+            if time.monotonic() > until:
+                return False
+        return True
+
+    def _write(
+        self, generation: int, step: int, blocks: range, tensors: dict[str, Tensor], losses: Losses, last: bool, pinned: bool
+    ) -> None:
+        """In the writer's thread. What the run ends with, or keeps, is tried again and again for a while."""
         began = time.monotonic()
+
+        def again() -> bool:
+            wanted = last or (pinned and generation == self.member.status.generation)
+            return wanted and time.monotonic() - began <= self.spec.fault.storage_wait_s
+
         while True:
             try:
                 outcome: ShardFile | str = write_shard(self.checkpoints, step, blocks, tensors, generation)
                 break
             except InputError as error:
                 outcome = str(error)
-            if not last or time.monotonic() - began > self.spec.fault.storage_wait_s:
+            if not again():
                 break
-            time.sleep(0.5)
-        if generation == self.member.status.generation:
-            written = Written(generation, step, outcome, time.monotonic() - began, losses)
-            self.member.say(written=(*self.member.status.written[-WRITTEN:], written))
+            time.sleep(AGAIN_SECONDS)
+        self._tell(Written(generation, step, outcome, time.monotonic() - began, losses))
         if last and isinstance(outcome, str):
             raise self._not_kept(f"the checkpoint of step {step} could not be written: {outcome}")
+
+    def _tell(self, written: Written) -> None:
+        """The conductor, which looks at what the present group writes."""
+        if written.generation == self.member.status.generation:
+            self.member.say(written=(*self.member.status.written[-WRITTEN:], written))
 
     def _settle_writing(self) -> None:
         """Raises RunFailed where what is being written cannot be, or storage does not answer."""
