@@ -3,12 +3,16 @@
 Custom Scalars show what belongs together in one picture. An event is a text, and a jump of the number of its kind: a vertical
 line at its step.
 
+Values are added in memory, and written by whoever calls `store`: where storage fails or stalls, the run goes on, and what waits
+is written later.
+
 Steps that are done again replace those before: a group begins a session there, from which on TensorBoard forgets what it has.
 """
 
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -16,10 +20,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from foundray.errors import InputError
+from foundray.errors import FoundrayError
 from foundray.run import Run
+from foundray.storage import reading, writing
+from foundray.training.event_file import EventFile, file_name, framed
 
 UPLOAD_SECONDS = 30.0
+AGAIN_SECONDS = 30.0
+"""Until storage that refused is asked again."""
+CLOSE_SECONDS = 30.0
+"""That the end of a run waits for storage that stalls."""
+WAITING = 100_000
+"""Values that wait at most; of more, the newest."""
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "workers")
 MEASURED = ("bits_per_byte", "feature_spread", "effective_rank")
 """In an evaluation, beside the loss."""
@@ -43,24 +55,36 @@ LAYOUT = {
 
 
 class Curves:
-    """The writer knows local folders only: for elsewhere, files are copied up now and then."""
+    """Event files are local: for elsewhere, they are copied up now and then."""
 
     def __init__(self, run: Run, events: Iterable[dict[str, Any]]):
         """`events` are those of commands before."""
-        from tensorboardX import SummaryWriter
+        from tensorboardX import summary
+        from tensorboardX.proto.event_pb2 import Event
 
-        self.target = run.folder / "tensorboard"
-        self.scratch = None if self.target.is_local else tempfile.TemporaryDirectory()
-        self.folder = Path(self.scratch.name if self.scratch else self.target.path)
-        self.writer = SummaryWriter(str(self.folder))
         charts = {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in LAYOUT["Run"].items()}
-        self.writer.add_custom_scalars({"Run": charts})
+        self.layout = framed(Event(summary=summary.custom_scalars({"Run": charts})))
+        self.target = run.folder / "tensorboard"
+        self.scratch: tempfile.TemporaryDirectory[str] | None = None
+        self.file: EventFile | None = None
+        self.added: deque[bytes] = deque(maxlen=WAITING)
+        self.taken: list[bytes] = []
+        """From `added`, by whoever writes."""
         before = [event for event in events if _mark(event)]
         self.marked = Counter(_mark(event) for event in before)
         self.marks = deque(before, maxlen=REMEMBERED)
         """The last events that have a mark."""
         self.step = 0
         self.uploaded = time.monotonic()
+        self.lock = threading.Lock()
+        """Of whoever writes."""
+        self.again = 0.0
+        """Not to be tried before."""
+        self.closed = False
+        self.news: deque[str] = deque()
+        """Sentences that are to be told."""
+        self.told = False
+        """Whether it was told that storage refuses."""
 
     def add_step(self, record: dict[str, Any]) -> None:
         self.step = record["step"]
@@ -85,41 +109,99 @@ class Curves:
         """Make TensorBoard forget what it has from a step on, which comes again; what happened there is told again."""
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self.writer.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
+        self.added.append(framed(Event(session_log=SessionLog(status=SessionLog.START), step=step)))
         again = [event for event in self.marks if event.get("step", 0) >= step]
         self.marked.subtract(_mark(event) for event in again)
         for event in again:
             self._add_mark(event)
 
     def _add_mark(self, event: dict[str, Any]) -> None:
+        from tensorboardX import summary
+
         mark, step = _mark(event), event.get("step", 0)
-        self.writer.add_scalar(f"events/{mark}", self.marked[mark], step)
+        self._scalar(f"events/{mark}", self.marked[mark], step)
         self.marked[mark] += 1
-        self.writer.add_scalar(f"events/{mark}", self.marked[mark], step)
+        self._scalar(f"events/{mark}", self.marked[mark], step)
         told = "; ".join(f"{name}: {value}" for name, value in event.items() if name not in ("event", "time", "step"))
-        self.writer.add_text(f"events/{mark}", f"**{event['event']}** {told}", step)
+        self._add(summary.text(f"events/{mark}", f"**{event['event']}** {told}"), step)
 
     def _scalars(self, group: str, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self.writer.add_scalar(f"{group}/{name}", value, self.step)
+            self._scalar(f"{group}/{name}", value, self.step)
 
-    def upload(self) -> None:
-        """Where storage is remote, and it is time."""
-        if self.scratch and time.monotonic() - self.uploaded > UPLOAD_SECONDS:
-            with suppress(InputError):
-                self._upload()
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        from tensorboardX import summary
 
-    def _upload(self) -> None:
-        self.writer.flush()
-        self.uploaded = time.monotonic()
-        for file in self.folder.iterdir():
-            (self.target / file.name).write_bytes(file.read_bytes())
+        self._add(summary.scalar(tag, value), step)
+
+    def _add(self, summary: Any, step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self.added.append(framed(Event(summary=summary, step=step)))
+
+    def store(self) -> None:
+        """Write what was added, and where storage is remote and it is time, copy it there. Raises nothing."""
+        with self.lock:
+            if not self.closed and time.monotonic() >= self.again:
+                self._store(time.monotonic() - self.uploaded > UPLOAD_SECONDS)
 
     def close(self) -> None:
-        self.writer.close()
-        if self.scratch:
-            self._upload()
-            self.scratch.cleanup()
+        """Write the rest, if storage takes it now; `news` says where it does not. Raises nothing."""
+        if not self.lock.acquire(timeout=CLOSE_SECONDS):
+            self.news.append(f"{self.target} does not answer: TensorBoard lacks the last of the run's curves")
+            return
+        try:
+            self.closed = True
+            if problem := self._store(True):
+                self.news.append(f"TensorBoard lacks the last of the run's curves: {problem}")
+            with suppress(OSError):
+                if self.file:
+                    self.file.close()
+                if self.scratch:
+                    self.scratch.cleanup()
+        finally:
+            self.lock.release()
+
+    def _store(self, upload: bool) -> str:
+        """The problem, if there is one."""
+        try:
+            with writing(self.target if self.target.is_local else "a temporary file"):
+                self._write()
+            if self.scratch and upload:
+                self._upload(Path(self.scratch.name))
+        except FoundrayError as error:
+            self.again = time.monotonic() + AGAIN_SECONDS
+            if not (self.told or self.closed):
+                self.told = True
+                wait = f"wait ({WAITING:,} values at most) and are tried again every {AGAIN_SECONDS:.0f} s"
+                self.news.append(f"TensorBoard's curves {wait}: {error}")
+            return str(error)
+        return ""
+
+    def _write(self) -> None:
+        while self.added:
+            self.taken.append(self.added.popleft())
+        del self.taken[:-WAITING]
+        if not self.taken:
+            return
+        if self.file is None or self.file.broken:
+            self.file = self._begin()
+        self.file.append(b"".join(self.taken))
+        self.taken.clear()
+
+    def _begin(self) -> EventFile:
+        if not self.target.is_local and self.scratch is None:
+            self.scratch = tempfile.TemporaryDirectory()
+        folder = Path(self.scratch.name if self.scratch else self.target.path)
+        others = {child.name for child in self.target.children()} | {file.name for file in folder.glob("*")}
+        return EventFile(folder / file_name(others), self.layout)
+
+    def _upload(self, folder: Path) -> None:
+        self.uploaded = time.monotonic()
+        for file in folder.glob("*"):
+            with reading(file):
+                content = file.read_bytes()
+            (self.target / file.name).write_bytes(content)
 
 
 def _mark(event: dict[str, Any]) -> str | None:

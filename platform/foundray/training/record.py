@@ -84,7 +84,7 @@ class Recorder:
         """Whether the record is another command's, and nothing more is written."""
         self.shown = time.monotonic()
         self.curves = Curves(run, events)
-        self.ledger = Ledger(run, last["step"], self.curves.upload)
+        self.ledger = Ledger(run, last["step"], self.curves.store)
         self.told = told
         if told:
             told.begin(run.story())
@@ -120,6 +120,7 @@ class Recorder:
                     self.curves.add_event(record)
                 else:
                     self.curves.add_step(record)
+            self._tell_of_curves()
             for record in metrics:
                 for remark in remarks(record):
                     self._line(remark)
@@ -184,6 +185,10 @@ class Recorder:
         if record["event"] in TOLD:
             self._line(sentence(record))
 
+    def _tell_of_curves(self) -> None:
+        while self.curves.news:
+            self._line(self.curves.news.popleft())
+
     def _show(self, record: dict[str, Any]) -> None:
         if self.bar:
             self.bar.step(record)
@@ -220,6 +225,7 @@ class Recorder:
             self.report(str(error))
         finally:
             self.curves.close()
+            self._tell_of_curves()
 
     @contextmanager
     def _storage_may_fail(self) -> Iterator[None]:
