@@ -17,6 +17,7 @@ import foundray
 from foundray.cli import main
 from foundray.errors import InputError
 from foundray.following import Follower
+from foundray.logfiles import frames
 from foundray.logfiles import writer as writing
 from foundray.logfiles.lines import LATER, encoded, parsed
 from foundray.logfiles.reader import Reader
@@ -25,6 +26,7 @@ from foundray.logfiles.writer import Writer
 from foundray.logs import raw
 from foundray.records import EVENTS
 from foundray.run import Run
+from foundray.standing import standing
 from foundray.storage import Store
 
 
@@ -133,6 +135,44 @@ def test_a_segment_that_is_merged_between_listing_and_reading_is_read_all_the_sa
     assert subject.damage == []
 
 
+@pytest.mark.parametrize("read_before", [2, 7])
+def test_storage_that_fails_once_within_a_merged_segment_costs_no_record(
+    read_before: int,
+    server: ObjectStore,
+    place: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was read as single segments counts once, however little of the merged one is read then."""
+    monkeypatch.setattr(writing, "BLOCKS", (8,))
+    log, subject, found = Writer(place, "metrics"), Reader(place, "metrics"), list[int]()
+    for number in range(1, 10):
+        if number == read_before + 1:
+            found += [record["step"] for record in subject.new()]
+        log.append(steps(number, number, number))
+    server.refuses = lambda method, path: method == "GET" and not _single(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        found += [record["step"] for record in subject.new()]
+    server.refuses = lambda method, path: False
+    found += [record["step"] for record in subject.new()]
+    assert found == list(range(1, 10))
+    assert subject.damage == []
+
+
+def test_a_truncated_segment_is_not_merged_with_the_next(place: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "BLOCKS", (4,))
+    log, follower, followed = Writer(place, "metrics"), Follower(place), list[int]()
+    for number in range(1, 13):
+        log.append(steps(number, number, number))
+        if number == 2:
+            second = (place / "metrics").children()[1]
+            second.write_bytes(second.read_bytes()[:-20])
+            followed += [record["step"] for record in follower.new()]
+    followed += [record["step"] for record in follower.new()]
+    assert read(place) == followed == [1, *range(3, 13)]
+    assert len(follower.damage()) == 1
+    assert len((place / "metrics").children()) == 4 + 2, "whole ones are merged"
+
+
 def test_an_old_runs_file_is_followed_by_segments_and_a_copy_of_them_by_one_more(place: Store, tmp_path: Path) -> None:
     old = [{**record, "takers": [0, 1, 2, 0, 1]} for record in steps(1, 2, 0)]
     (place / "metrics.jsonl").write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in old))
@@ -162,6 +202,14 @@ DAMAGED: dict[str, bytes] = {
     "text for a number": GOOD.replace(b'"loss":4.0', b'"loss":"x"'),
     "null for a number": GOOD.replace(b'"step":2', b'"step":null'),
     "a word for takers": GOOD.replace(b"[[0,2],[1,2],[2,1]]", b'["a"]'),
+    "a time that is none": GOOD.replace(b'"time":1800000001.0', b'"time":NaN'),
+    "a time in a million years": GOOD.replace(b'"time":1800000001.0', b'"time":1.8e19'),
+    "seconds without end": GOOD.replace(b'"step_s":1.0', b'"step_s":Infinity'),
+    "an endless integer": GOOD.replace(b'"loss":4.0', b'"loss":1' + b"0" * 400),
+    "a negative step": GOOD.replace(b'"step":2', b'"step":-2'),
+    "nobody": GOOD.replace(b'"workers":3', b'"workers":0'),
+    "a list in a list": GOOD.replace(b'"skipped":[]', b'"skipped":[[1]]'),
+    "a wide taker": GOOD.replace(b"[[0,2],[1,2],[2,1]]", b"[[0,2],[4294967296,2],[2,1]]"),
     "no step": b'{"time": 1.0}\n',
     "an event": b'{"time": 1.0, "event": "finished", "step": 3}\n',
     "empty": b"\n",
@@ -170,6 +218,7 @@ DAMAGED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("how", DAMAGED)
 def test_a_damaged_line_is_left_out_and_one_sentence(how: str, folder: Store) -> None:
+    assert DAMAGED[how] != GOOD
     content = encoded(steps(1, 1, 0)) + DAMAGED[how] + encoded(steps(3, 3, 3))
     (folder / "metrics.jsonl").write_bytes(content)
     run = Run(folder)
@@ -180,6 +229,8 @@ def test_a_damaged_line_is_left_out_and_one_sentence(how: str, folder: Store) ->
     assert len(said) < len(folder.url) + 150
     run.append("metrics.jsonl", steps(4, 4, 4))
     assert [record["step"] for record in run.records("metrics.jsonl")] == [1, 3, 4]
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert frames.steps(folder).step.tolist() == [1, 3, 4]
 
 
 @pytest.mark.parametrize("kind", sorted(EVENTS))
@@ -205,6 +256,28 @@ def test_an_event_is_checked_too_and_an_unknown_one_stays(tmp_path: Path) -> Non
     (said,) = run.damage()
     assert "line 3 has `event` ['x'], of another type" in said
     assert said.endswith("and 3 more lines")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("stopped", {"time": float("nan")}),
+        ("stopped", {"time": 1.8e19}),
+        ("stopped", {"step": -1}),
+        ("evaluated", {"seconds": float("inf")}),
+        ("workers_started", {"workers": 0}),
+        ("command", {"workers": [1, 2, 3]}),
+        ("command", {"environment": {"torch": 2}}),
+        ("initialised", {"new": [1]}),
+    ],
+)
+def test_an_event_of_which_nothing_can_be_made_is_damage(kind: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    good = [at(0, "command", workers=[1, 4], environment={"torch": "2"}), at(1, "too_few", workers=0, needed=2)]
+    good.append(at(2, "evaluated", val_loss=float("inf"), step=1))  # a loss may be infinite
+    run = made_run(tmp_path, [*good, at(3, kind) | fields])
+    assert run.records("events.jsonl") == good
+    assert len(run.damage()) == 1
+    assert "is damaged: line 4 has" in standing(run)
 
 
 def test_a_torn_segment_is_said_too(place: Store) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from foundray.logfiles.runs import runs_of
-from foundray.records import EVENTS, Line, Step
+from foundray.records import EVENTS, Line, Step, TooFew
 
 Record = dict[str, Any]
 
@@ -21,6 +21,12 @@ NEEDED = ("time", "step", "loss", "grad_norm", "lr", "step_s", "data_wait_s", "c
 """Fields of a step without which nothing can be said of it; every version has recorded them."""
 LATER: dict[str, Record] = {"command": {"environment": {}}, "member_ready": {"hardware": ""}, "stopped": {"checkpoint": 0}}
 """By kind of event, fields that the first versions did not record, and what stands for them."""
+SECONDS = ("time", "step_s", "data_wait_s", "copy_s", "seconds", "model_s")
+"""Fields of which dates and sums of time are made."""
+LATEST = 4e9
+"""The most seconds: as a time, in the year 2096."""
+MOST = 2**53
+"""The greatest integer: every reader of JSON holds it exactly."""
 SHOWN = 40
 """Characters of a damaged line that are shown."""
 
@@ -78,14 +84,31 @@ class _Event(Line):
 
 
 def _check(record: Record, model: type[BaseModel], needed: Iterable[str]) -> None:
-    """Raises ValueError where a field is missing or has another type than the model says."""
+    """Raises ValueError where a field is missing, or has a value that the model does not allow."""
     for name in needed:
         if name not in record:
             raise ValueError(f"has no `{name}`")
     types = _types(model)
     for name, value in record.items():
-        if (allowed := types.get(name)) and type(value) not in allowed:
-            raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, of another type than it must be")
+        if allowed := types.get(name):
+            if type(value) is int and not -MOST <= value <= MOST:
+                raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, which is too large")
+            if type(value) not in allowed:
+                raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, of another type than it must be")
+    for name, least, most in _limits(model):
+        if (value := record.get(name)) is not None and not least <= value <= most:
+            raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, which is not from {least:,.0f} to {most:,.0f}")
+    for name, kind, length in _lists(model):
+        if (listed := record.get(name)) and not _is_list(listed, kind, length):
+            raise ValueError(f"has `{name}` {listed!r:.{SHOWN}}, which holds what it must not")
+
+
+def _is_list(listed: Any, kind: type, length: int | None) -> bool:
+    """Whether it has this length, if any, and values of this type, integers from 0 on; of a dictionary, the values."""
+    values: list[Any] = list(listed.values() if isinstance(listed, dict) else listed)
+    if length not in (None, len(values)) or any(type(value) is not kind for value in values):
+        return False
+    return kind is not int or all(0 <= value <= MOST for value in values)
 
 
 @cache
@@ -98,6 +121,29 @@ def _needed(model: type[BaseModel]) -> tuple[str, ...]:
 def _types(model: type[BaseModel]) -> dict[str, tuple[type, ...]]:
     """By field, which types its value has when it comes from JSON."""
     return {name: _json_types(info.annotation) for name, info in model.model_fields.items()}
+
+
+@cache
+def _limits(model: type[BaseModel]) -> list[tuple[str, float, float]]:
+    """(field, least, most) of integers, and of seconds, which are finite."""
+    limits: list[tuple[str, float, float]] = []
+    for name, kinds in _types(model).items():
+        if name in SECONDS:
+            limits.append((name, 0 if name == "time" else -LATEST, LATEST))
+        elif int in kinds and float not in kinds:
+            limits.append((name, int(name == "workers" and model is not TooFew), MOST))
+    return limits
+
+
+@cache
+def _lists(model: type[BaseModel]) -> list[tuple[str, type, int | None]]:
+    """(field, type of its values, how many it has where that is fixed) of lists, and of dictionaries."""
+    found: list[tuple[str, type, int | None]] = []
+    for name, info in model.model_fields.items():
+        origin, inner = get_origin(info.annotation), get_args(info.annotation)
+        if origin in (list, dict, tuple) and isinstance(inner[-1], type):  # `takers` are judged as runs
+            found.append((name, inner[-1], len(inner) if origin is tuple else None))
+    return found
 
 
 def _json_types(annotation: Any) -> tuple[type, ...]:

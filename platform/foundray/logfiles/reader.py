@@ -61,13 +61,11 @@ class Reader:
             start = (sum(count for count, _ in counts), sum(lines for _, lines in counts))
             if sizes[segment] < start[0]:
                 raise Shorter
+            for one in replaced:  # before the reading, which may fail: what was read would count twice
+                del self.taken[one.name]
+            self.taken[segment.name] = start
             if sizes[segment] > start[0]:
                 yield from self._tail(place / segment.name, start)
-            else:
-                self.taken[segment.name] = start
-            for one in replaced:
-                if one != segment:
-                    del self.taken[one.name]
 
     def _tail(self, file: Store, start: tuple[int, int]) -> Iterator[Record]:
         """The records after the bytes and lines that were read."""

@@ -11,6 +11,8 @@ from itertools import groupby
 from typing import Any
 
 Runs = list[tuple[int, int]]
+MOST = 2**31
+"""Ranks and counts are below it: data frames keep them in 32 bits."""
 
 
 def runs(ranks: Iterable[int]) -> Runs:
@@ -35,7 +37,7 @@ def runs_of(takers: Iterable[Any]) -> Runs:
             rank, count = taker
         except (TypeError, ValueError):
             raise ValueError(f"has a taker {taker!r:.40}, which is no [rank, count]") from None
-        if type(rank) is not int or type(count) is not int or count < 1:
+        if type(rank) is not int or type(count) is not int or not (0 <= rank < MOST and 1 <= count < MOST):
             raise ValueError(f"has a taker {taker!r:.40}, which is no [rank, count]")
         pairs.append((rank, count))
     return pairs

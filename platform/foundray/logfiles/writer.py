@@ -72,7 +72,10 @@ class Writer:
 
     def _merge_group(self, group: list[Segment]) -> None:
         whole = Segment(group[0].first, group[-1].last, group[0].writer)
-        content = b"".join((self.segments / segment.name).read_bytes() for segment in group)
+        contents = [(self.segments / segment.name).read_bytes() for segment in group]
+        if not all(content.endswith(b"\n") for content in contents):
+            return  # one is truncated, and its last line would join the next one's first, which would be lost, too
+        content = b"".join(contents)
         (self.segments / whole.name).write_bytes(content)
         for segment in group:
             del self.sizes[segment]
