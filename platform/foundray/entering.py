@@ -72,12 +72,14 @@ def _locked(folder: Store, seconds: float) -> Iterator[None]:
     try:
         if not _lock(descriptor, folder, seconds):  # NFS locks only files that are open for writing
             os.close(descriptor)
+            descriptor = -1
             with writing(folder):
                 descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             _lock(descriptor, folder, seconds)  # a filesystem without locks is left with exclusive creation
         yield
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _lock(descriptor: int, folder: Store, seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -30,7 +31,12 @@ def lives_here(known: Mapping[str, Any]) -> bool | None:
     """Whether the process of this `pid`, `process` (its identity) and `home` lives; None if it cannot be seen from here."""
     if not home() or known.get("home") != home():
         return None
-    return living(known["pid"], known["process"]) is not None
+    with suppress(psutil.AccessDenied):
+        if living(pid := known["pid"], known["process"]) is not None:
+            return True
+        if Path(f"/proc/{pid}").exists() or not _is_hidden(pid):
+            return False
+    return None
 
 
 def living(pid: int, known_as: str) -> psutil.Process | None:
@@ -40,6 +46,17 @@ def living(pid: int, known_as: str) -> psutil.Process | None:
         if identity(process) == known_as and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of this number that is another user's, whom /proc may not show (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 @cache

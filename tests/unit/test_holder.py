@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from pyarrow import fs
 
 from foundray import holder as holding
+from foundray.entering import LOCK
 from foundray.errors import InputError
 from foundray.holder import Holder
 from foundray.processes import home, identity
@@ -98,6 +100,34 @@ def test_a_holder_of_the_same_host_name_is_not_taken_for_one_of_this_machine(tmp
     with pytest.raises(InputError, match="process 3999999 of ada"):
         hold(tmp_path).__enter__()
     beat.join()
+
+
+def test_another_users_process_that_proc_does_not_show_is_not_taken_for_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hidepid=2 its number is nowhere in /proc, and only the kernel's refusal of a signal tells that it lives."""
+
+    def refused(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("foundray.processes.os.kill", refused)
+    hidden = {"home": home(), "pid": 3_999_999, "process": "its/own/name"}
+    other(tmp_path, **hidden)
+    beat = threading.Timer(0.2, lambda: other(tmp_path, beats=2, **hidden))
+    beat.start()
+    with pytest.raises(InputError, match="process 3999999 of ada"):
+        hold(tmp_path).__enter__()
+    beat.join()
+
+
+def test_a_folder_that_can_be_locked_in_no_way_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("foundray.entering.fcntl.flock", refused)
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        hold(tmp_path).__enter__()
 
 
 COMMAND = """
