@@ -260,8 +260,11 @@ def test_a_manifest_that_storage_refuses_is_tried_again(folder: Store, monkeypat
     blocked.mkdir()
     members.look_until(lambda: bool(members.noted))
     assert members.noted[0][0] == "checkpoint_failed"
+    assert not members.committer.idle(recorded=1), "an ending waits for it"
+    assert members.committer.idle(recorded=0)
     blocked.rmdir()
-    members.look_until(lambda: members.committer.steps == [1])
+    members.look_until(lambda: members.committer.idle(recorded=1))
+    assert members.committer.steps == [1]
 
 
 def test_a_milestone_whose_manifest_is_refused_once_is_not_overtaken(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,9 +181,9 @@ class Committer:
                 self.not_deleted = str(error)
                 self.note("prune_failed", step=step, reason=self.not_deleted)
 
-    def idle(self) -> bool:
-        """Whether no manifest is being written, for a last look found none to write."""
-        return self.writing is None
+    def idle(self, recorded: int) -> bool:
+        """Whether no manifest is being written, nor waits to be tried again, after a look with steps `recorded`."""
+        return self.writing is None and not any(begun.whole and step <= recorded for step, begun in self.begun.items())
 
     def drop_after(self, step: int) -> None:
         """Delete the checkpoints of later steps."""

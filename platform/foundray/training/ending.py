@@ -44,6 +44,6 @@ def keep_what_is_done(
         recorder.ledger.settle(LAST_SECONDS)
         while time.monotonic() < give_up:
             committer.complete(formation.generation, statuses, recorder.kept)
-            if committer.idle():
+            if committer.idle(recorder.kept):
                 break
             time.sleep(AGAIN_SECONDS)
