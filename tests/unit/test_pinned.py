@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,13 +58,19 @@ KEEPING = {"train__checkpoint_every": 1, "train__steps": 9, "train__evaluate_eve
 def test_one_to_keep_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: dict[str, Any]) -> None:
     worker, write = Worker(tmp_path, monkeypatch, **{**KEEPING, **pinned}), looping.write_shard
 
-    def slow(*given: Any) -> ShardFile:
-        time.sleep(0.3)
-        return write(*given)
+    answers = {1: threading.Event(), 3: threading.Event()}
+
+    def slow(folder: Store, step: int, *rest: Any) -> ShardFile:
+        assert answers[step].wait(20)
+        return write(folder, step, *rest)
 
     monkeypatch.setattr(looping, "write_shard", slow)
-    worker.after(1, 2, 3, 4)
+    worker.after(1, 2)
+    threading.Timer(0.2, answers[1].set).start()
+    worker.after(3, 4)
+    assert answers[1].is_set()
     assert worker.late == [2, 4], "for these there is another"
+    answers[3].set()
     assert worker.told() == {1: "", 3: ""}
     assert len(folders(Store.at(tmp_path) / "checkpoints")) == 2
 
