@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from heapq import merge
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.holder import HOLDER, PATIENCE_SECONDS
+from foundray.holder import HOLDER, PATIENCE_SECONDS, holder_of
 from foundray.logfiles.lines import told
 from foundray.logfiles.reader import Reader, Shorter
 from foundray.processes import lives_here
@@ -71,7 +70,7 @@ class Pulse:
     """Whether a command works on a run, seen from outside, without waiting."""
 
     def __init__(self, folder: Store):
-        self.file = folder / HOLDER
+        self.folder = folder
         self.beat: tuple[str, int] | None = None
         self.changed = time.monotonic()
         """When the beat last did."""
@@ -79,11 +78,13 @@ class Pulse:
     def beats(self) -> bool:
         """The holder's process tells, on this machine; elsewhere, that its counter has moved not long ago."""
         try:
-            holder = json.loads(self.file.read_text()) if self.file.exists() else None
-        except (InputError, ValueError):  # storage may be away for a while
+            holder = holder_of(self.folder)
+            if holder is None and not (self.folder / HOLDER).exists():
+                return False
+        except InputError:  # storage may be away for a while
+            holder = None
+        if holder is None:  # or the file is damaged
             return time.monotonic() - self.changed < PATIENCE_SECONDS
-        if holder is None:
-            return False
         if (here := lives_here(holder)) is not None:
             if here:
                 self.changed = time.monotonic()

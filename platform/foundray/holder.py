@@ -28,7 +28,10 @@ from foundray.processes import home, identity, lives_here
 from foundray.storage import Store
 
 HOLDER, REQUEST = "holder.json", "stop.json"
-_FIELDS = {HOLDER: {"token", "beats", "host", "pid", "process", "user"}, REQUEST: {"token", "by"}}
+_FIELDS: dict[str, dict[str, type]] = {
+    HOLDER: {"token": str, "beats": int, "host": str, "pid": int, "process": str, "user": str},
+    REQUEST: {"token": str, "by": str},
+}
 """What each of the files holds at least."""
 BEAT_SECONDS = 3.0
 PATIENCE_SECONDS = 12.0
@@ -127,6 +130,11 @@ class Holder:
         return {"host": platform.node(), "pid": me.pid, "process": identity(me), "home": home(), "user": _user()}
 
 
+def holder_of(folder: Store) -> dict[str, Any] | None:
+    """What the folder's holder tells; None where there is none, or it is damaged. Raises InputError where storage does not."""
+    return _read(folder / HOLDER)
+
+
 def is_held(folder: Store) -> bool:
     """Whether a command holds the folder and lives. It takes some seconds to tell where that runs on another machine.
 
@@ -163,8 +171,9 @@ def _read(file: Store) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(file.read_text())
-        return found if isinstance(found, dict) and found.keys() >= _FIELDS[file.name] else None
-    except ValueError:
+        whole = isinstance(found, dict) and all(type(found.get(name)) is kind for name, kind in _FIELDS[file.name].items())
+        return found if whole and found.get("pid", 0) >= 0 else None
+    except (ValueError, RecursionError):
         return None
     except InputError:
         if file.exists():

@@ -108,6 +108,7 @@ class Run:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self._damage: dict[str, list[Damage]] = {}
+        self._damaged_forecast: list[str] = []
 
     @staticmethod
     def named(spec: Spec) -> Run:
@@ -159,7 +160,10 @@ class Run:
     @cached_property
     def arithmetic(self) -> dict[str, int]:
         """By part, the version of what it computed when the run began; a part that is not named was at 1."""
-        return dict(self._data().get("arithmetic", {}))
+        versions = self._data().get("arithmetic", {})
+        if not isinstance(versions, dict) or not all(type(version) is int for version in versions.values()):
+            raise InputError(f"{self.folder / 'data.json'} is damaged: its arithmetic names no versions, so restore it")
+        return versions
 
     def check_arithmetic(self) -> None:
         """Raises InputError where this Foundray computes by other rules than the one that began the run."""
@@ -171,17 +175,23 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """Of its prepared data, as it was when the run began."""
-        manifest: dict[str, Any] = self._data()["manifest"]
+        manifest = self._data().get("manifest")
+        if not isinstance(manifest, dict):
+            raise InputError(f"{self.folder / 'data.json'} is damaged: it has no manifest of the run's data, so restore it")
         return manifest
+
+    def data_folder(self) -> str:
+        """Where its prepared data lay when it began. Raises InputError."""
+        folder = self._data().get("folder")
+        if not isinstance(folder, str):
+            raise InputError(f"{self.folder / 'data.json'} is damaged: it names no folder of the run's data, so restore it")
+        return folder
 
     def _data(self) -> dict[str, Any]:
         file = self.folder / "data.json"
-        try:
-            return dict(json.loads(file.read_text()))
-        except ValueError:
-            raise InputError(
-                f"{file} is damaged: it is no JSON object; it says where the run's data lies, so restore it"
-            ) from None
+        if (data := _json(file)) is None:
+            raise InputError(f"{file} is damaged: it is no JSON object; it says where the run's data lies, so restore it")
+        return data
 
     def as_begun(self, spec: Spec) -> Spec:
         """The spec, with the hash of the weights that this run started from, where it starts from the same place."""
@@ -202,10 +212,14 @@ class Run:
             )
 
     def forecast(self) -> dict[str, Any] | None:
-        """Of its validation loss, where one was stated before it began."""
+        """Of its validation loss, where one was stated before it began; none of a damaged one, which `damage` says."""
         file = self.folder / FORECAST
-        stated: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
-        return stated if stated and stated["fingerprint"] == self.spec().fingerprint() else None
+        if not file.exists():
+            return None
+        if (stated := _json(file)) is None or not _is_forecast(stated):
+            self._damaged_forecast = [f"{file} is damaged: it is no forecast; restore it, or delete it"]
+            return None
+        return stated if stated["fingerprint"] == self.spec().fingerprint() else None
 
     def append(self, file: str, records: Iterable[dict[str, Any]]) -> None:
         """Add records to `events.jsonl` or `metrics.jsonl`, all or none. Raises InputError."""
@@ -229,8 +243,8 @@ class Run:
         return merge(self.each("metrics.jsonl"), self.each("events.jsonl"), key=lambda record: record["time"])
 
     def damage(self) -> list[str]:
-        """A sentence for each damaged file of the record, as it was read last."""
-        return told([one for found in self._damage.values() for one in found])
+        """A sentence for each damaged file of the record, as it was read last, and for a damaged forecast."""
+        return told([one for found in self._damage.values() for one in found]) + self._damaged_forecast
 
     def facts(self) -> Facts:
         spec, events, spent = self.spec(), list[dict[str, Any]](), Account()
@@ -269,6 +283,23 @@ class Run:
             account=parts,
             damage=self.damage(),
         )
+
+
+def _json(file: Store) -> dict[str, Any] | None:
+    """The object in a file; None where it holds none."""
+    try:
+        found = json.loads(file.read_text())
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_forecast(stated: dict[str, Any]) -> bool:
+    """Whether it has what is shown of a forecast."""
+    interval = stated.get("interval")
+    if not isinstance(stated.get("fingerprint"), str) or not isinstance(interval, dict):
+        return False
+    return all(type(loss) in (int, float) for loss in (stated.get("loss"), interval.get("low"), interval.get("high")))
 
 
 def check_keeps_its_folder(overrides: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ class Spent(Protocol):
 
 
 def standing(run: Run) -> str:
+    stated = run.forecast()  # before the facts, which name what is damaged
     facts, spec, events = run.facts(), run.spec(), run.records("events.jsonl")
     done = f"step {facts.step:,} of {spec.train.steps:,}, {facts.tokens:,} tokens"
     lines = [("run", facts.run), ("state", f"{facts.state}, {done}"), *(("record", said) for said in facts.damage)]
@@ -33,7 +34,7 @@ def standing(run: Run) -> str:
     if facts.loss is not None:
         validation = "" if facts.val_loss is None else f", validation {facts.val_loss:.4f}"
         lines.append(("loss", f"{facts.loss:.4f}{validation} (nats per token)"))
-    if stated := run.forecast():
+    if stated:
         lines.append(("forecast", forecast(stated, facts.val_loss if facts.state == "finished" else None)))
     if facts.tokens_per_s is not None:
         lines.append(("speed", f"{facts.tokens_per_s:,.0f} tokens/s while stepping"))

@@ -46,7 +46,8 @@ COLOURS = {"training": "bold green", "finished": "bold green", "failed": "bold r
 def watch(run: Run, console: Console | None = None) -> None:
     """Show a run until it ends; Ctrl-C ends the showing. Without a terminal, one frame. Raises InputError."""
     console = console or Console()
-    screen = Screen(run.folder.url, run.spec(), run.forecast())
+    stated = run.forecast()
+    screen = Screen(run.folder.url, run.spec(), stated, run.damage())
     if not console.is_terminal or console.is_dumb_terminal:
         screen.see(next(looks(run)))
         console.print(screen.view())
@@ -64,8 +65,8 @@ def watch(run: Run, console: Console | None = None) -> None:
 class Screen:
     """What was seen of a run until now."""
 
-    def __init__(self, name: str, spec: Spec, stated: dict[str, Any] | None):
-        self.name, self.spec, self.stated = name, spec, stated
+    def __init__(self, name: str, spec: Spec, stated: dict[str, Any] | None, damage: Sequence[str] = ()):
+        self.name, self.spec, self.stated, self.damage = name, spec, stated, damage
         self.progress = Progress()
         self.look = Look([], True, False)
         self.heard = time.monotonic()
@@ -81,9 +82,8 @@ class Screen:
 
     def view(self) -> View:
         quiet = time.monotonic() - self.heard
-        return View(
-            self.name, self.spec, self.stated, self.progress, self.look.alive, self.look.problem, quiet, self.look.damage
-        )
+        damage = [*self.damage, *self.look.damage]
+        return View(self.name, self.spec, self.stated, self.progress, self.look.alive, self.look.problem, quiet, damage)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _finished(run: Run, spec: Spec, report: Report) -> Facts | None:
 
 def prepared_data(run: Run) -> Prepared:
     """The run's prepared data: beside the run, wherever both lie now, or where it was when the run was made."""
-    recorded = Store.at(json.loads((run.folder / "data.json").read_text())["folder"])
+    recorded = Store.at(run.data_folder())
     beside = run.folder.parent / "prepared" / recorded.name
     return Prepared.open(beside if (beside / "manifest.json").exists() else recorded)
 
