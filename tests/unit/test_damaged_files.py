@@ -14,6 +14,7 @@ from foundray import following
 from foundray.cli import main
 from foundray.following import Pulse
 from foundray.holder import is_held
+from foundray.processes import home
 from foundray.run import Run
 from foundray.watching import watch
 
@@ -80,7 +81,9 @@ def test_a_damaged_forecast_is_said_with_a_report(run: Run, capsys: pytest.Captu
     [
         *OTHERS,
         *(
-            json.dumps({"token": "t", "beats": 1, "host": "h", "process": "p", "user": "u", "pid": pid}).encode()
+            json.dumps(
+                {"token": "t", "beats": 1, "host": "h", "process": "p", "user": "u", "pid": pid, "home": home()}
+            ).encode()
             for pid in ("x", -1, None)
         ),
     ],
