@@ -39,6 +39,8 @@ class Terminal:
             start_new_session=True,
         )
         self.theirs, self.output = theirs, ""
+        self.plain, self.read = "", 0
+        """The text until then, and how much of the output that is."""
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
@@ -82,7 +84,12 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.output)
+        """Without what moves the cursor and the like. A drawing grows to megabytes, so only what is new is looked through."""
+        output = self.output
+        end = len(output) if (escape := output.rfind("\x1b", self.read)) < len(output) - 20 else escape
+        self.plain += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output[self.read : end])
+        self.read = end
+        return self.plain + output[end:]
 
     @property
     def is_clean(self) -> bool:

@@ -19,6 +19,7 @@ import grpc
 import psutil
 import pytest
 from tests.conftest import small_spec, write_spec
+from tests.hooked import Pace, install
 from tests.integration.conftest import FOUNDRAY, foundray
 from tests.terminal import Terminal
 from tests.unit.test_probing import saved_run
@@ -26,29 +27,40 @@ from tests.unit.test_probing import saved_run
 from foundray.local_cluster import LocalCluster, token_environment
 
 STEPS = 120
+HOOKED = {"kind": "hooked"}
+LINGER = 0.3
+"""Seconds a micro-batch, at which a run does not end before it is stopped, however slow the machine."""
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    """A head whose state is kept in a Redis, and three nodes."""
+def pace(tmp_path_factory: pytest.TempPathFactory) -> Pace:
+    """Of the cluster's nodes."""
+    return Pace(tmp_path_factory.mktemp("pace") / "pace", 0.0)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, pace: Pace) -> Iterator[LocalCluster]:
+    """A head whose state is kept in a Redis, and three nodes; the hooked objective is installed there."""
     folder = tempfile.mkdtemp(prefix="fr-")  # short: Ray's sockets lie in it, and their paths are limited
-    before = os.environ.get("FOUNDRAY_LOCAL_CLUSTER")
-    os.environ["FOUNDRAY_LOCAL_CLUSTER"] = folder
+    path = os.pathsep.join(filter(None, [str(install(tmp_path_factory.mktemp("hooked"))), os.environ.get("PYTHONPATH")]))
     Path(folder).rmdir()
-    made = LocalCluster.up(3, {"CPU": 1}, redis=True)
-    yield made
-    made.down()
-    del os.environ["FOUNDRAY_LOCAL_CLUSTER"]
-    if before:
-        os.environ["FOUNDRAY_LOCAL_CLUSTER"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOUNDRAY_LOCAL_CLUSTER", folder)
+        patch.setenv("PYTHONPATH", path)
+        with pytest.MonkeyPatch.context() as while_it_starts:
+            for name, value in pace.environment.items():
+                while_it_starts.setenv(name, value)
+            made = LocalCluster.up(3, {"CPU": 1}, redis=True)
+        yield made
+        made.down()
 
 
 @pytest.fixture(scope="module")
-def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spec(cluster: LocalCluster, prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("submitted")
     train = {"steps": STEPS, "micro_batches": 8, "micro_batch_size": 4, "evaluate_every": 1000, "checkpoint_every": 1000}
     scale = {"workers": [1, 3], "resources": {"CPU": 1}}
-    return write_spec(folder, small_spec(prose, folder / "runs", model__width=64, train=train, scale=scale))
+    return write_spec(folder, small_spec(prose, folder / "runs", model__width=64, train=train, scale=scale, objective=HOOKED))
 
 
 def steps(run: Path) -> list[int]:
@@ -72,7 +84,7 @@ def calm(spec: Path) -> str:
 
 
 def test_a_run_outlives_its_head_twice_and_a_stop_and_is_the_run_on_a_laptop(
-    cluster: LocalCluster, spec: Path, calm: str
+    cluster: LocalCluster, spec: Path, calm: str, pace: Pace
 ) -> None:
     url, run = cluster.url, spec.parent / "runs" / "small"
     sent = foundray("submit", spec, "--cluster", url, "--set", "train.checkpoint_every=5", "--json")
@@ -82,6 +94,7 @@ def test_a_run_outlives_its_head_twice_and_a_stop_and_is_the_run_on_a_laptop(
     assert "the name small is taken" in foundray("submit", spec, "--set", "optimizer.lr=0.001").refusal
     wait_for_step(run, 12)
 
+    pace.set(LINGER)
     lose_head(cluster)  # and the driver, which was on it: submitting once more goes on
     assert foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json").facts["new"]
     wait_for_step(run, len(steps(run)) + 3)
@@ -93,6 +106,7 @@ def test_a_run_outlives_its_head_twice_and_a_stop_and_is_the_run_on_a_laptop(
     assert foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json").facts["new"]
     wait_for_step(run, len(steps(run)) + 3)
     lose_head(cluster)  # which the driver outlives on its node, and Redis for it
+    pace.set(0)
     followed = foundray("logs", "small", "--cluster", url, "--follow")
     assert followed.status == 0, followed.err
     assert re.search(rf"step {STEPS}: validation loss", followed.out)
@@ -188,8 +202,9 @@ def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
     assert "--pool goes with --verb embed" in foundray("submit", "spec.yaml", "--pool", "last", *flags[:2]).refusal
 
 
-def test_on_a_terminal_that_is_left(cluster: LocalCluster, spec: Path) -> None:
+def test_on_a_terminal_that_is_left(cluster: LocalCluster, spec: Path, pace: Pace) -> None:
     """A job goes on, whoever looks at it: Ctrl-C, a closed terminal, a reader that goes."""
+    pace.set(LINGER)
     command = (FOUNDRAY, "submit", spec, "--cluster", cluster.url, "--set", "name=looked-at", "--set", "train.steps=100000")
     goes_on = "looked-at goes on; foundray stop looked-at"
     terminals = [left := Terminal(*command, "--follow")]
@@ -207,11 +222,13 @@ def test_on_a_terminal_that_is_left(cluster: LocalCluster, spec: Path) -> None:
         terminals.append(read := Terminal(*unread))
         assert read.end() == 1
         assert goes_on in " ".join(read.text.split()) and "Traceback" not in read.text
+        assert foundray("status", "looked-at", "--cluster", cluster.url, "--json").facts["state"] == "running"
     finally:
         for terminal in terminals:
             terminal.close()
-    assert foundray("status", "looked-at", "--cluster", cluster.url, "--json").facts["state"] == "running"
-    assert foundray("stop", "looked-at", "--cluster", cluster.url).status == 0
+        stopped = foundray("stop", "looked-at", "--cluster", cluster.url)
+        pace.set(0)
+    assert stopped.status == 0
 
 
 def lose_head(cluster: LocalCluster) -> None:
