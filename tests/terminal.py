@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -18,6 +19,13 @@ import time
 SECONDS = 300
 ENTER, LEAVE, HIDE, SHOW = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25l", "\x1b[?25h"
 """The other screen, and the cursor."""
+
+
+def _sit_down() -> None:
+    """In the command's process: this is its terminal, whose signals it heeds, even if the tests run under `nohup`."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Terminal:
@@ -35,7 +43,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             env={**environment, "TERM": "xterm-256color"},
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_sit_down,
             start_new_session=True,
         )
         self.theirs, self.output = theirs, ""
