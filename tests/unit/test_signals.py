@@ -40,6 +40,16 @@ with signals.heeded(exits=True):
 """
 
 
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """As in a terminal, whatever the tests run under: `nohup` and shells' background jobs ignore some of them."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @contextmanager
 def begun(before: str = "", seconds: float = 60, soft: bool = False, closing: float = 0) -> Iterator[subprocess.Popen[str]]:
     code = RUN.format(before=before, seconds=seconds, soft=soft, closing=closing)
