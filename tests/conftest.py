@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 from threadpoolctl import threadpool_limits
@@ -23,6 +24,8 @@ def pytest_configure() -> None:
     """Before torch and NumPy are imported, which read this once; and for the processes that tests start, Ray's among them."""
     os.environ.update({f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")})
     threadpool_limits(THREADS)  # if a plugin of pytest has imported them already
+    hypothesis.settings.register_profile("steady", deadline=None)  # a busy machine is no fault
+    hypothesis.settings.load_profile("steady")
 
 
 @pytest.hookimpl(tryfirst=True)

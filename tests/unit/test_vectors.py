@@ -362,7 +362,7 @@ def test_what_is_complete_is_found_and_what_is_missing_or_of_nobody_is_made_anew
     class AsksForRay(Exception):
         pass
 
-    def connected() -> Any:
+    def connected(*_: object) -> Any:
         raise AsksForRay
 
     monkeypatch.setattr("foundray.vectors.embed.connected", connected)
