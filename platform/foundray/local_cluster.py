@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -139,7 +140,9 @@ class LocalCluster:
         if name in self.nodes:
             raise InputError(f"there is a node {name} already")
         # A folder for each node's session: in a shared one, each node would unpack a job's package anew under the others' feet.
-        arguments = [f"--address={self.address}", "--include-log-monitor=false", f"--temp-dir={self.folder / f'n{self.added}'}"]
+        own = self.folder / f"n{self.added}"
+        self._share_logs(own)
+        arguments = [f"--address={self.address}", "--include-log-monitor=false", f"--temp-dir={own}"]
         self._start(name, self.added, resources, arguments, environment or {}, wrapper)
         return name
 
@@ -218,6 +221,13 @@ class LocalCluster:
                 return (said.strip().splitlines() or ["it said nothing"])[-1]
             time.sleep(0.1)
         return None
+
+    def _share_logs(self, own: Path) -> None:
+        """Let a node's logs lie with the head's: a node's agent looks for jobs' logs there, since all nodes have one host."""
+        session = (self.folder / "ray" / "session_latest").resolve()
+        (own / session.name).mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            (own / session.name / "logs").symlink_to(session / "logs")
 
     def kill(self, *names: str) -> None:
         """End nodes at once with all their processes (SIGKILL), as when machines are lost. Raises InputError."""
