@@ -118,7 +118,7 @@ def _claimed(folder: Store, token: str, me: dict[str, Any], patience: float) -> 
                 claimed = time.monotonic()
                 continue
             if claimed and not first:
-                _delete(mine)
+                mine.delete_file()
                 claimed = 0.0
             if now - began > 8 * patience:
                 raise _held_up(folder, 8 * patience)
@@ -131,7 +131,7 @@ def _claimed(folder: Store, token: str, me: dict[str, Any], patience: float) -> 
         yield in_time
     finally:
         with contextlib.suppress(InputError):
-            _delete(mine)
+            mine.delete_file()
 
 
 def _others(folder: Store, mine: Store, seen: dict[str, float], limit: float) -> list[str]:
@@ -147,15 +147,10 @@ def _others(folder: Store, mine: Store, seen: dict[str, float], limit: float) ->
             content, alive = "", None  # it has just gone, or is damaged
         since = seen.setdefault(f"{claim.name} {content}", time.monotonic())
         if alive is False or time.monotonic() - since > limit:
-            _delete(claim)
+            claim.delete_file()
         else:
             found.append(claim.name)
     return found
-
-
-def _delete(file: Store) -> None:
-    with writing(file), contextlib.suppress(FileNotFoundError):
-        file.filesystem.delete_file(file.path)
 
 
 def _held_up(folder: Store, seconds: float) -> InputError:

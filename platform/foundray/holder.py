@@ -69,8 +69,8 @@ class Holder:
         with suppress(InputError, OSError):
             if not self.taken and (now := _read(self.file)) and now["token"] == self.token:
                 for file in (self.file, _request(self.file.parent)):
-                    with suppress(OSError):
-                        file.filesystem.delete_file(file.path)
+                    with suppress(InputError):
+                        file.delete_file()
 
     def stop(self, by: str) -> None:
         """Let the run end at its next step boundary."""

@@ -80,19 +80,24 @@ def test_bad_input_keeps_its_exit_status_without_standard_error() -> None:
     assert shell('"$0" -m foundray status /nowhere/at/all >&- 2>&-').returncode == 2
 
 
-def test_lines_that_were_lost_are_counted_where_output_comes_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    number = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
-    stream, write, room = Stream(number), os.write, [4]
+def limited(monkeypatch: pytest.MonkeyPatch, size: int) -> list[int]:
+    """Make the disk one with room for so many bytes more; gives the room, which a test may change."""
+    write, room = os.write, [size]
 
-    def limited(to: int, content: memoryview) -> int:
-        """A disk with room for so many bytes more."""
+    def onto_the_rest(to: int, content: memoryview) -> int:
         if not room[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
         part = content[: room[0]]
         room[0] -= len(part)
         return write(to, part)
 
-    monkeypatch.setattr(os, "write", limited)
+    monkeypatch.setattr(os, "write", onto_the_rest)
+    return room
+
+
+def test_lines_that_were_lost_are_counted_where_output_comes_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    number = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
+    stream, room = Stream(number), limited(monkeypatch, 4)
     for line in ("one", "two", "three"):
         print(line, file=stream, flush=True)
     assert stream.lost == 2
@@ -106,16 +111,7 @@ def test_lines_that_were_lost_are_counted_where_output_comes_back(monkeypatch: p
 
 def test_a_line_cut_short_is_not_joined_to_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     number = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
-    stream, write, room = Stream(number), os.write, [2]
-
-    def limited(to: int, content: memoryview) -> int:
-        if not room[0]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        part = content[: room[0]]
-        room[0] -= len(part)
-        return write(to, part)
-
-    monkeypatch.setattr(os, "write", limited)
+    stream, room = Stream(number), limited(monkeypatch, 2)
     print("one", file=stream)
     room[0] = 1000
     print("two", file=stream)
