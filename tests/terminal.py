@@ -94,7 +94,8 @@ class Terminal:
     def text(self) -> str:
         """Without what moves the cursor and the like. A drawing grows to megabytes, so only what is new is looked through."""
         output = self.output
-        end = len(output) if (escape := output.rfind("\x1b", self.read)) < len(output) - 20 else escape
+        begun = re.search(r"\x1b[^A-Za-z]*$", output[self.read :])  # the rest of it is on its way
+        end = self.read + begun.start() if begun else len(output)
         self.plain += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output[self.read : end])
         self.read = end
         return self.plain + output[end:]
