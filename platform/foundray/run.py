@@ -41,6 +41,8 @@ from foundray.storage import Store
 from foundray.urls import canonical
 
 FORECAST = "forecast.json"
+LAW = ("E", "A", "B", "alpha", "beta")
+"""Constants of a forecast's law."""
 PROBES = "probes"
 
 
@@ -211,15 +213,18 @@ class Run:
                 + "; give this run another name, or set the fields back"
             )
 
-    def forecast(self) -> dict[str, Any] | None:
-        """Of its validation loss, where one was stated before it began; none of a damaged one, which `damage` says."""
+    def forecast(self, spec: Spec | None = None) -> dict[str, Any] | None:
+        """Of its validation loss, stated before it began; none if it was of another spec than `spec` (default: the run's own).
+
+        A damaged one is none, and `damage` says so.
+        """
         file = self.folder / FORECAST
         if not file.exists():
             return None
         if (stated := _json(file)) is None or not _is_forecast(stated):
             self._damaged_forecast = [f"{file} is damaged: it is no forecast; restore it, or delete it"]
             return None
-        return stated if stated["fingerprint"] == self.spec().fingerprint() else None
+        return stated if stated["fingerprint"] == (spec or self.spec()).fingerprint() else None
 
     def append(self, file: str, records: Iterable[dict[str, Any]]) -> None:
         """Add records to `events.jsonl` or `metrics.jsonl`, all or none. Raises InputError."""
@@ -296,10 +301,11 @@ def _json(file: Store) -> dict[str, Any] | None:
 
 def _is_forecast(stated: dict[str, Any]) -> bool:
     """Whether it has what is shown of a forecast."""
-    interval = stated.get("interval")
-    if not isinstance(stated.get("fingerprint"), str) or not isinstance(interval, dict):
+    interval, law = stated.get("interval"), stated.get("law")
+    if not isinstance(stated.get("fingerprint"), str) or not isinstance(interval, dict) or not isinstance(law, dict):
         return False
-    return all(type(loss) in (int, float) for loss in (stated.get("loss"), interval.get("low"), interval.get("high")))
+    numbers = [stated.get("loss"), interval.get("low"), interval.get("high"), *(law.get(name) for name in LAW)]
+    return all(type(number) in (int, float) for number in numbers)
 
 
 def check_keeps_its_folder(overrides: Mapping[str, Any]) -> None:

@@ -52,7 +52,13 @@ def test_versions_that_are_none_are_a_sentence(run: Run, arithmetic: Any, capsys
 
 
 @pytest.mark.parametrize(
-    "content", [*OTHERS, b'{"fingerprint": "x"}', b'{"fingerprint": "x", "loss": 2, "interval": {"low": "1", "high": 3}}']
+    "content",
+    [
+        *OTHERS,
+        b'{"fingerprint": "x"}',
+        b'{"fingerprint": "x", "loss": 2, "interval": {"low": "1", "high": 3}}',
+        b'{"fingerprint": "x", "loss": 2, "interval": {"low": 1, "high": 3}, "law": {"E": 1}}',
+    ],
 )
 def test_a_forecast_that_is_none_is_a_sentence_and_all_else_is_shown(
     run: Run, content: bytes, capsys: pytest.CaptureFixture[str]

@@ -30,6 +30,7 @@ from foundray.planning.reading import UNSPACED, WORD
 from foundray.planning.seen import Seen
 from foundray.planning.survey import survey
 from foundray.planning.words import about, count, ratio
+from foundray.run import Run
 from foundray.spec import Spec
 from foundray.training.footprint import footprint, of_layers
 from foundray.training.step import Trainer
@@ -319,6 +320,17 @@ def test_too_few_tokens_are_said_with_their_numbers(tmp_path: Path, prose: Path)
     assert found.budget.size_for_data(1) == pytest.approx(training / 20)
     assert any("35.6 epochs" in text for text in found.advice.objections)
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_best_size_is_by_the_runs_forecast_unless_that_is_damaged(tmp_path: Path, prose: Path, damaged: bool) -> None:
+    spec, said = make(prose, tmp_path / "runs"), list[str]()
+    law: dict[str, Any] = {"E": 1.7, "A": 400.0, "B": 410.0, "alpha": 0.34} | ({} if damaged else {"beta": 0.28})
+    stated = {"fingerprint": spec.fingerprint(), "loss": 2.0, "interval": {"low": 1.9, "high": 2.1}, "law": law}
+    (Run.named(spec).folder / "forecast.json").write_text(json.dumps(stated))
+    found = plan(spec, gpus=["H100"], report=said.append)
+    assert found.budget.law == ("Hoffmann et al. 2022" if damaged else "this run's forecast")
+    assert any("forecast.json is damaged" in line for line in said) == damaged
 
 
 # What is refused, and how numbers read

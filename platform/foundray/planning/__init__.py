@@ -70,6 +70,6 @@ def plan(
     named, machines = load_named(tokenizers), fleets(spec, gpus, prices, peak_flops)
     found = survey(spec, sample_bytes, report)
     covered = coverage(spec, found, named)
-    amount = budget(spec, found)
+    amount = budget(spec, found, report)
     at = estimates(spec, found.vocabulary, amount.flops, machines, given)
     return Plan(spec, found, amount, tuple(at), measured(spec), given, covered, advice(spec, found, amount, covered, because))

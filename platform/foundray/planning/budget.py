@@ -12,14 +12,14 @@ N = sqrt(C / 120) for the compute. Both were fitted to text; for other data they
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from foundray.model.flops import flops, parameters_of
 from foundray.planning.survey import Survey
-from foundray.run import FORECAST, Run
+from foundray.run import LAW, Run
 from foundray.spec import Spec
 
 REPEATING = 15.387756
@@ -114,8 +114,8 @@ def best_size(compute: float) -> float:
     return math.sqrt(compute / 6 / TOKENS_A_PARAMETER)
 
 
-def budget(spec: Spec, survey: Survey) -> Budget:
-    """Of the spec, given what there is in its data."""
+def budget(spec: Spec, survey: Survey, report: Callable[[str], None] = lambda line: None) -> Budget:
+    """Of the spec, given what there is in its data; a damaged forecast is reported."""
     total = spec.train.steps * spec.tokens_per_step
     weights = sum(source.weight for source in survey.sources)
     sources = []
@@ -124,15 +124,18 @@ def budget(spec: Spec, survey: Survey) -> Budget:
         unique = training * (1 - source.documents.bytes)
         sources.append(SourceBudget(source.path, training, unique, total * source.weight / weights))
     compute = flops(spec, survey.vocabulary, spec.train.steps)
-    law, optimum = _optimum(spec, compute)
+    law, optimum = _optimum(spec, compute, report)
     return Budget(tuple(sources), parameters_of(spec, survey.vocabulary), total, compute, law, optimum)
 
 
-def _optimum(spec: Spec, compute: float) -> tuple[str, float]:
-    """By the law that was fitted for this run, where there is one; else Hoffmann's."""
+def _optimum(spec: Spec, compute: float, report: Callable[[str], None]) -> tuple[str, float]:
+    """By the law that was fitted for this run, if there is one; else Hoffmann's."""
     from foundray.tuning.scaling_law import Law
 
-    file = Run.named(spec).folder / FORECAST
-    if file.exists() and (stated := json.loads(file.read_text())).get("fingerprint") == spec.fingerprint():
-        return "this run's forecast", Law(**stated["law"]).optimum(compute)[0]
+    run = Run.named(spec)
+    stated = run.forecast(spec)
+    for line in run.damage():
+        report(line)
+    if stated:
+        return "this run's forecast", Law(**{name: stated["law"][name] for name in LAW}).optimum(compute)[0]
     return "Hoffmann et al. 2022", best_size(compute)
