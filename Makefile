@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
+TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test tools check bench bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
+.PHONY: demo test tools check bench bench-laptop bench-processes bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -32,8 +33,17 @@ check: $(VENV)/.ready-dev
 chaos: $(VENV)/.ready-dev  ## twenty seeded schedules of faults on a cluster of four nodes, about half an hour
 	CHAOS_RUNS=$${CHAOS_RUNS:-20} $(BIN)/pytest -s tests/chaos
 
-bench: $(VENV)/.ready-dev  ## throughput and memory beside a plain PyTorch loop
+bench: $(VENV)/.ready-dev  ## throughput beside plain PyTorch loops
 	$(BIN)/python -m tests.benchmarks.bench_training
+
+bench-laptop: $(VENV)/.ready-dev  ## whole commands and steady steps beside a checkout of nanoGPT, NANOGPT=folder: about a quarter of an hour
+	$(BIN)/python -m tests.benchmarks.bench_laptop --nanogpt "$(NANOGPT)" --text "$(TEXT)"
+
+bench-processes: $(VENV)/.ready-dev  ## CPU of every process of a run, per step: about a minute
+	$(BIN)/python -m tests.benchmarks.bench_processes
+
+bench-overload: $(VENV)/.ready-dev  ## two runs at once on the same cores: about five minutes
+	$(BIN)/python -m tests.benchmarks.bench_overload
 
 bench-faults: $(VENV)/.ready-dev  ## a node killed, a worker slow, the state copied: beside a peer each
 	$(BIN)/python -m tests.benchmarks.bench_faults

@@ -1,23 +1,22 @@
-"""This trainer beside a plain PyTorch loop, turn about in one run: `make bench`.
+"""This trainer beside plain PyTorch loops, turn about in one run: `make bench`.
 
-The plain loop is what one would write without a platform: one process, the same model and batch (taken whole), torch's
-fused AdamW, no micro-batches, no sharding, no checkpoints. Everything runs with one thread. Medians of the steady state
-(the first steps are left out) over several turns, since a shared machine's speed drifts.
+`plain_loops` says what the loops are. Beside the plain one, which has one thread, the trainer is one worker of one thread.
+Beside the usual one, which has all threads, it is what a spec without `scale` gets. Medians of the steady state (the first
+steps are left out) over several turns, since a shared machine's speed drifts.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.benchmarks import plain_loops
+from tests.benchmarks.small_runs import NEVER, standard_library
 from tests.conftest import write_spec
 
 STEPS, WARM_UP, TURNS = 50, 10, 3
@@ -26,6 +25,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adamw, rounded": {"optimizer.kind": "adamw", "train.exact": False},
     "adamw8bit, exact": {"optimizer.kind": "adamw8bit"},
 }
+ALONE = {"scale.workers": 1, "scale.threads": 1}
+SIZES = {12: "12 x 64", 3: "3 x 64"}
+"""Samples per micro-batch."""
 
 
 def spec(source: Path, storage: Path, micro_batch_size: int) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def spec(source: Path, storage: Path, micro_batch_size: int) -> dict[str, Any]:
         "optimizer": {"kind": "adamw", "lr": 4e-3},
         "train": {
             "steps": STEPS, "micro_batches": 4, "micro_batch_size": micro_batch_size,
-            "evaluate_every": 10**6, "checkpoint_every": 10**6,
+            "evaluate_every": NEVER, "checkpoint_every": NEVER,
         },
         "storage": str(storage),
     }  # fmt: skip
@@ -67,72 +69,24 @@ def ours(path: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def plain(path: Path) -> float:
-    """Steady-state tokens/s of the plain loop, in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", __spec__.name, str(path)], capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
-
-
-def plain_loop(path: Path) -> float:
-    import torch
-    from torch.nn import functional as F
-
-    from foundray.contract import UnitShape, load_objective
-    from foundray.data.manifest import Prepared
-    from foundray.data.recipe import prepared_folder
-    from foundray.data.stream import plan_for, read_samples
-    from foundray.loading import load_spec
-    from foundray.model.model import Batch, Model, initialise
-    from foundray.training.schedule import lr_factor
-
-    torch.set_num_threads(1)
-    checked = load_spec(path)
-    prepared = Prepared.open(prepared_folder(checked)[0])
-    size = checked.samples_per_step
-    samples = read_samples(replace(plan_for(prepared, checked), micro_batch_size=size), 0, STEPS)
-    tokens = torch.tensor(samples.column("tokens").to_pylist())
-    vocabulary = prepared.manifest.vocabulary
-    model = Model(checked.model, load_objective("next_token", {}), UnitShape(classes=vocabulary))
-    initialise(model, checked.seed)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=checked.optimizer.betas, fused=True)
-    seconds = []
-    for step in range(STEPS):
-        began = time.perf_counter()
-        batch = tokens[step * size : (step + 1) * size]
-        shown, asked = batch[:, :-1], batch[:, 1:]
-        everywhere = torch.ones_like(shown, dtype=torch.bool)
-        logits = model(Batch(shown, everywhere, None, None, None, {"lm_head": (asked, everywhere)}, padded=False))["lm_head"]
-        loss = F.cross_entropy(logits.flatten(0, 1), asked.flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = checked.optimizer.lr * lr_factor(checked.schedule, step, STEPS)
-        optimizer.step()
-        loss.item()
-        seconds.append(time.perf_counter() - began)
-    return checked.tokens_per_step / statistics.median(seconds[WARM_UP:])
-
-
-def table(path: Path, label: str, variants: dict[str, dict[str, Any]]) -> None:
-    """Every variant and the plain loop, turn about in one Ray, and their ratio: of neighbours, then the median over turns."""
+def table(path: Path, label: str, variants: dict[str, dict[str, Any]], loop: str, scale: dict[str, Any]) -> None:
+    """Every variant and the loop, turn about in one Ray, and their ratio: of neighbours, then the median over turns."""
     ratios: dict[str, list[float]] = {name: [] for name in variants}
     speeds: dict[str, list[float]] = {name: [] for name in variants}
     waits: list[float] = []
     for turn in range(TURNS):
-        before = plain(path)
+        before = plain_loops.measured(loop, path)
         for name, changes in variants.items():
-            measured = ours(path, f"{label}-{name}-{turn}".replace(" ", "-").replace(",", ""), changes)
-            after = plain(path)
+            run = f"{label}-{loop}-{name}-{turn}".replace(" ", "-").replace(",", "")
+            measured = ours(path, run, {**changes, **scale})
+            after = plain_loops.measured(loop, path)
             # The peer runs on both sides of each variant, so that a change of the machine's speed falls on both.
             ratios[name].append(measured["speed"] / statistics.mean([before, after]))
             speeds[name].append(measured["speed"])
             waits.append(measured["data wait"])
             before = after
-    print(f"\n{label}\n{'':22}{'tokens/s':>12}{'of the plain loop':>20}{'least .. most':>16}")
+    title = f"0.8M parameters, step of 4 micro-batches of {label} tokens"
+    print(f"\n{title}\n{'':22}{'tokens/s':>12}{f'of the {loop} loop':>20}{'least .. most':>16}")
     for name, values in ratios.items():
         spread = f"{min(values):.2f} .. {max(values):.2f}"
         print(f"{name:22}{statistics.median(speeds[name]):12,.0f}{statistics.median(values):20.3f}{spread:>16}")
@@ -146,31 +100,25 @@ def table(path: Path, label: str, variants: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    import sysconfig
-
     import foundray
     from foundray.cluster import connected
 
-    stdlib = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "source.txt"
-        text = "".join(file.read_text(encoding="utf-8", errors="ignore") for file in stdlib)
-        source.write_text("".join(c for c in text if c.isascii())[:1_500_000])
+        source = standard_library(Path(folder) / "source.txt")
         paths = {}
-        for size in (12, 3):
+        for size in SIZES:
             (at := Path(folder) / str(size)).mkdir()
             paths[size] = write_spec(at, spec(source, at / "runs", size))
             foundray.prepare(paths[size])
-        start = ours(paths[12], "cold", {})["start-up"]
+        start = ours(paths[12], "cold", ALONE)["start-up"]
         print("start-up of a run, s: " + ", ".join(f"{part} {seconds:.1f}" for part, seconds in start.items()), flush=True)
+        narrow = {"adamw8bit, exact": VARIANTS["adamw8bit, exact"]}
         with connected():
-            table(paths[12], "0.8M parameters, step of 4 micro-batches of 12 x 64 tokens", VARIANTS)
-            few = {"adamw, exact": VARIANTS["adamw, exact"]}
-            table(paths[3], "0.8M parameters, step of 4 micro-batches of 3 x 64 tokens", few)
+            table(paths[12], SIZES[12], VARIANTS, "plain", ALONE)
+            table(paths[3], SIZES[3], {"adamw, exact": VARIANTS["adamw, exact"]}, "plain", ALONE)
+            for size, label in SIZES.items():
+                table(paths[size], label, narrow, "usual", {})
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(plain_loop(Path(sys.argv[1])))
-    else:
-        main()
+    main()

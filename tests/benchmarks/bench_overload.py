@@ -1,0 +1,61 @@
+"""Two runs at once on the same cores, and one alone: `make bench-overload`.
+
+Both are commands with a Ray of their own, of 768 characters per step. A fair half of the machine makes a step take twice as
+long as alone. What is above that is lost to the two getting in each other's way. Only steps of the time in which both were
+training count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import yaml
+from tests.benchmarks.small_runs import SMALL, WARM_UP, Record, Train, machine, prepare, spec_of, standard_library
+from tests.conftest import write_spec
+
+FAIR = 2.0
+
+
+def training(record: Record) -> tuple[float, float]:
+    """From when until when it made steps that count, in seconds since the epoch."""
+    return record.metrics[WARM_UP]["time"], record.metrics[-1]["time"]
+
+
+def together(spec: Path, turn: int) -> tuple[float, float]:
+    """Seconds per step of two runs that are started at once, while both make steps."""
+    trains = [Train.start(spec, f"both-{turn}-{name}") for name in "ab"]
+    first, second = [train.wait() for train in trains]
+    (one_began, one_ended), (other_began, other_ended) = training(first), training(second)
+    since, until = max(one_began, other_began), min(one_ended, other_ended)
+    return first.step_seconds(since, until), second.step_seconds(since, until)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=3, help="of one alone, then two at once (%(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="of each run (%(default)s)")
+    parser.add_argument("--scale", type=yaml.safe_load, metavar="YAML", help="the spec's `scale` section (none)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder)
+        text = standard_library(at / "text.txt")
+        spec = write_spec(at, spec_of(SMALL, text, at / "runs", options.steps, scale=options.scale))
+        prepare(spec)
+        print(machine())
+        ratios = []
+        for turn in range(options.turns):
+            record = Train.start(spec, f"alone-{turn}").wait()
+            alone, both = record.step_seconds(), together(spec, turn)
+            ratios.append(sum(both) / len(both) / alone)
+            each = " and ".join(f"{1e3 * seconds:.1f}" for seconds in both)
+            print(
+                f"{record.workers}: alone {1e3 * alone:.1f} ms per step, two at once {each} ms, {ratios[-1]:.2f}x", flush=True
+            )
+    print(f"two at once: {median(ratios):.2f}x the time of one alone, {median(ratios) / FAIR:.2f}x a fair half")
+
+
+if __name__ == "__main__":
+    main()
