@@ -22,6 +22,8 @@ AGAIN_SECONDS = 0.3
 """A signal so soon after another is the same one: `timeout`, shells and `make` send theirs twice."""
 QUICK_SECONDS = 9.0
 """Longest that a command takes to end once it was told not to finish anything."""
+TELL_SECONDS = 1.0
+"""If it takes longer than this, as Ray's end does, the command says that it is ending."""
 SHOW_CURSOR = b"\x1b[?25h"
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -44,7 +46,7 @@ class _Heed:
         """Whether the command was told to end quickly."""
         self.exits = False
         """Whether this process is a command, and may be ended."""
-        self.timer: threading.Timer | None = None
+        self.timers: list[threading.Timer] = []
 
     def is_news(self, number: int) -> bool:
         """Whether a signal asks for more than the one before. Nobody presses a key again in a closed terminal."""
@@ -59,9 +61,10 @@ class _Heed:
         if self.exits:
             if self.ending:
                 _exit(self.last)
-            self.timer = threading.Timer(QUICK_SECONDS, _exit, [self.last])
-            self.timer.daemon = True
-            self.timer.start()
+            self.timers = [threading.Timer(TELL_SECONDS, _tell), threading.Timer(QUICK_SECONDS, _exit, [self.last])]
+            for timer in self.timers:
+                timer.daemon = True
+                timer.start()
         self.ending = True
         raise KeyboardInterrupt
 
@@ -108,8 +111,8 @@ def heeded(stop: Callable[[str], None] | None = None, exits: bool = False) -> It
             if handler is not None:
                 signal.signal(number, handler)
         if not _heed.depth:
-            if _heed.timer:
-                _heed.timer.cancel()
+            for timer in _heed.timers:
+                timer.cancel()
             _heed.forget()
 
 
@@ -119,6 +122,13 @@ def renew() -> None:
         for number in _numbers():
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _heed.handler)
+
+
+def leave() -> None:
+    """From now on a signal ends the process at once and quietly: its command is over, and only the interpreter has to end."""
+    for number in _numbers():
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
 
 
 def exit_status(name: str | None = None) -> int | None:
@@ -152,6 +162,10 @@ def spared() -> Iterator[None]:
 
 def _numbers() -> list[signal.Signals]:
     return [signal.Signals[name] for name in ASKING if name in signal.Signals.__members__]
+
+
+def _tell() -> None:
+    print("foundray: ending; press again to end at once", file=sys.stderr, flush=True)
 
 
 def _exit(number: int) -> None:

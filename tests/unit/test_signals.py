@@ -90,10 +90,13 @@ def test_the_second_ends_it_cleanly_and_tells_which_it_was() -> None:
 
 def test_the_third_ends_it_at_once() -> None:
     with begun(closing=60) as process:
-        send(process, signal.SIGINT, signal.SIGINT, signal.SIGINT)
+        send(process, signal.SIGINT, signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.readline().endswith("press again to end at once\n")
+        assert process.stderr.readline() == "foundray: ending; press again to end at once\n"
+        send(process, signal.SIGINT)
         out, err = process.communicate(timeout=5)
-    assert (process.returncode, out) == (130, "interrupted\n")
-    assert err.endswith("foundray: ended at once\n")
+    assert (process.returncode, out, err) == (130, "interrupted\n", "foundray: ended at once\n")
 
 
 def test_an_end_that_hangs_is_cut_short() -> None:
@@ -115,6 +118,19 @@ def test_the_same_signal_twice_at_once_is_one() -> None:
         send(process, signal.SIGHUP, signal.SIGHUP)
         out, _ = process.communicate(timeout=30)
     assert out == "done SIGHUP\ncleaned up\n"
+
+
+def test_a_command_that_is_over_is_ended_without_a_traceback() -> None:
+    """While the interpreter ends, which Ray makes long."""
+    before = "import atexit, time\natexit.register(lambda: (print('leaving'), time.sleep(60)))"
+    command = [sys.executable, "-c", f"{before}\nfrom foundray.cli import main\nmain()", "schema"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "leaving\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
 
 
 def test_a_key_that_is_pressed_fast_is_heard_again() -> None:

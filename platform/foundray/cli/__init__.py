@@ -14,11 +14,15 @@ from foundray.errors import FoundrayError
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 the run failed, 2 the input is at fault; 130 after Ctrl-C, 143 after SIGTERM, 129
-    after SIGHUP."""
+    after SIGHUP. Without `arguments`, it is the command of this process."""
     output.install()
-    with signals.heeded(exits=True):
-        if status := _run(arguments):
-            sys.exit(status)
+    try:
+        with signals.heeded(exits=True):
+            if status := _run(arguments):
+                sys.exit(status)
+    finally:
+        if arguments is None:
+            signals.leave()
 
 
 def _run(arguments: list[str] | None) -> int:
