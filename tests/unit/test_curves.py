@@ -135,7 +135,7 @@ def test_files_are_read_in_the_order_of_commands_whatever_the_clock_says(tmp_pat
 
 
 def test_a_file_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event
 
     many: Any = framed(Event(file_version="x" * 10_000))
     with no_more_than(100), pytest.raises(OSError):

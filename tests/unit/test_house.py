@@ -35,6 +35,13 @@ def test_the_driver_does_not_import_ray_before_it_knows_the_clusters_token() -> 
     assert python("import sys, foundray.training.driver; print('ray' in sys.modules)") == "False"
 
 
+def test_tensorboards_curves_import_no_torch(tmp_path: Path) -> None:
+    """Seconds of the driver's processor, at the start of every run."""
+    curves = f"Curves(Run(Store.at({str(tmp_path)!r})), [])"
+    code = "from foundray.training.curves import Curves; from foundray.run import Run; from foundray.storage import Store"
+    assert python(f"import sys; {code}; {curves}.close(); print('torch' in sys.modules)") == "False"
+
+
 def test_objectives_are_found_by_entry_point() -> None:
     assert "next_token" in installed(OBJECTIVES)
 

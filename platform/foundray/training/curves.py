@@ -59,11 +59,7 @@ class Curves:
 
     def __init__(self, run: Run, events: Iterable[dict[str, Any]]):
         """`events` are those of commands before."""
-        from tensorboardX import summary
-        from tensorboardX.proto.event_pb2 import Event
-
-        charts = {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in LAYOUT["Run"].items()}
-        self.layout = framed(Event(summary=summary.custom_scalars({"Run": charts})))
+        self.layout = framed(_event(_layout(), 0))
         self.target = run.folder / "tensorboard"
         self.scratch: tempfile.TemporaryDirectory[str] | None = None
         self.file: EventFile | None = None
@@ -90,14 +86,15 @@ class Curves:
         self.step = record["step"]
         computing = record["step_s"] - record["data_wait_s"]
         times = {"computing_s": computing, "data_wait_s": record["data_wait_s"], "copying_s": record["copy_s"]}
-        self._scalars("train", {name: record[name] for name in SCALARS})
-        self._scalars("time", times)
+        values = {f"train/{name}": record[name] for name in SCALARS} | {f"time/{name}": value for name, value in times.items()}
+        self._add_scalars(values, self.step)
 
     def add_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "evaluated":
             self.step = event["step"]
             measured = {"loss": event["val_loss"], **{name: event.get(name) for name in MEASURED}}
-            self._scalars("validation", {name: value for name, value in measured.items() if value is not None})
+            values = {f"validation/{name}": value for name, value in measured.items() if value is not None}
+            self._add_scalars(values, self.step)
         if event["event"] == "workers_started":
             self._begin_session(event["step"] + 1)
         if _mark(event):
@@ -107,7 +104,7 @@ class Curves:
 
     def _begin_session(self, step: int) -> None:
         """Make TensorBoard forget what it has from a step on, which comes again; what happened there is told again."""
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         self.added.append(framed(Event(session_log=SessionLog(status=SessionLog.START), step=step)))
         again = [event for event in self.marks if event.get("step", 0) >= step]
@@ -116,28 +113,19 @@ class Curves:
             self._add_mark(event)
 
     def _add_mark(self, event: dict[str, Any]) -> None:
-        from tensorboardX import summary
-
         mark, step = _mark(event), event.get("step", 0)
-        self._scalar(f"events/{mark}", self.marked[mark], step)
+        self._add_scalars({f"events/{mark}": self.marked[mark]}, step)
         self.marked[mark] += 1
-        self._scalar(f"events/{mark}", self.marked[mark], step)
+        self._add_scalars({f"events/{mark}": self.marked[mark]}, step)
         told = "; ".join(f"{name}: {value}" for name, value in event.items() if name not in ("event", "time", "step"))
-        self._add(summary.text(f"events/{mark}", f"**{event['event']}** {told}"), step)
+        self.added.append(framed(_event(_text(f"events/{mark}", f"**{event['event']}** {told}"), step)))
 
-    def _scalars(self, group: str, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._scalar(f"{group}/{name}", value, self.step)
+    def _add_scalars(self, values: dict[str, float], step: int) -> None:
+        """All of them in one record, since each costs a checksum."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-    def _scalar(self, tag: str, value: float, step: int) -> None:
-        from tensorboardX import summary
-
-        self._add(summary.scalar(tag, value), step)
-
-    def _add(self, summary: Any, step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
-        self.added.append(framed(Event(summary=summary, step=step)))
+        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.added.append(framed(_event(Summary(value=scalars), step)))
 
     def store(self) -> None:
         """Write what was added, and where storage is remote and it is time, copy it there. Raises nothing."""
@@ -206,3 +194,37 @@ class Curves:
 
 def _mark(event: dict[str, Any]) -> str | None:
     return next((mark for mark, kinds in MARKS.items() if event["event"] in kinds), None)
+
+
+def _event(summary: Any, step: int) -> Any:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    return Event(summary=summary, step=step)
+
+
+def _layout() -> Any:
+    """Which curves are in one picture, for the plugin of custom scalars."""
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    charts = [
+        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags]))
+        for title, tags in LAYOUT["Run"].items()
+    ]
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="Run", chart=charts)])
+    return _written(metadata.CONFIG_SUMMARY_TAG, layout.SerializeToString(), metadata.create_summary_metadata())
+
+
+def _text(tag: str, text: str) -> Any:
+    """Under a tag of its own, since TensorBoard takes a tag for one kind of value."""
+    from tensorboard.plugins.text import metadata
+
+    return _written(f"{tag}/text_summary", text.encode(), metadata.create_summary_metadata("", ""))
+
+
+def _written(tag: str, content: bytes, metadata: Any) -> Any:
+    """A value that is text, or a plugin's own bytes."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+
+    tensor = TensorProto(dtype="DT_STRING", string_val=[content])
+    return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])

@@ -25,7 +25,7 @@ class EventFile:
 
     def __init__(self, path: Path, first: bytes):
         """`first` are the records that follow that of the version. Raises OSError, and leaves no file then."""
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event
 
         path.parent.mkdir(exist_ok=True)  # but not the run's folder, which may come back
         self.stream = path.open("xb", buffering=0)
@@ -67,7 +67,7 @@ class EventFile:
 
 def framed(event: Any) -> bytes:
     """An event, which gets the present time, as it stands in a file: its length, the event, and a checksum of each."""
-    from tensorboardX.record_writer import masked_crc32c
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     event.wall_time = time.time()
     content = event.SerializeToString()
