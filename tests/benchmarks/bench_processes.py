@@ -32,10 +32,10 @@ def role(command: list[str]) -> str:
     first = command[0]
     if named := re.match(r"(ray::\w+)", first):
         return named[1]
-    script = next((part for part in command if part.endswith(".py")), first)
-    if Path(first).name.startswith("python") and script == first:
-        return f"{Path(first).name} {' '.join(command[1:3])}"
-    return Path(script).name if "foundray" not in " ".join(command[:2]) else "driver"
+    names = [Path(part).name for part in command]
+    if "foundray" in names[:2]:
+        return "driver"
+    return next((name for name in names if name.endswith(".py")), names[0])
 
 
 @dataclass

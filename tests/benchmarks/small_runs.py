@@ -155,7 +155,7 @@ class Record:
         command = next(event["time"] for event in self.events if event["event"] == "command")
         finished = next(event["time"] for event in self.events if event["event"] == "finished")
         parts = {"Ray and driver": command - self.began, **account(self.events, self.metrics), "ending": self.ended - finished}
-        return {part: seconds for part, seconds in parts.items() if seconds >= 0.05}
+        return {part: seconds for part, seconds in parts.items() if abs(seconds) >= 0.05}
 
 
 def told(parts: dict[str, float], unit: str = "s") -> str:
