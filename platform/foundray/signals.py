@@ -25,6 +25,7 @@ QUICK_SECONDS = 9.0
 TELL_SECONDS = 1.0
 """If it takes longer than this, as Ray's end does, the command says that it is ending."""
 SHOW_CURSOR = b"\x1b[?25h"
+LEAVE_SCREEN = b"\x1b[?1049l"
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -37,6 +38,8 @@ class _Heed:
         """Blocks of `heeded` around the present place."""
         self.handler: Handler | None = None
         """The innermost one's."""
+        self.on_screen = False
+        """Whether the terminal shows its other screen."""
         self.forget()
 
     def forget(self) -> None:
@@ -124,6 +127,16 @@ def renew() -> None:
                 signal.signal(number, _heed.handler)
 
 
+@contextmanager
+def on_other_screen() -> Iterator[None]:
+    """The block shows the terminal's other screen, which a command that ends at once leaves first."""
+    _heed.on_screen = True
+    try:
+        yield
+    finally:
+        _heed.on_screen = False
+
+
 def leave() -> None:
     """From now on a signal ends the process at once and quietly: its command is over, and only the interpreter has to end."""
     for number in _numbers():
@@ -171,5 +184,7 @@ def _tell() -> None:
 def _exit(number: int) -> None:
     """At once, leaving the terminal usable."""
     with suppress(OSError):
+        if _heed.on_screen and os.isatty(1):
+            os.write(1, LEAVE_SCREEN)
         os.write(2, (SHOW_CURSOR if os.isatty(2) else b"") + b"foundray: ended at once\n")
     os._exit(128 + number)

@@ -23,6 +23,7 @@ from foundray.plot import plot
 from foundray.progress import Progress
 from foundray.run import Run
 from foundray.sentences import plain
+from foundray.signals import on_other_screen
 from foundray.spec import Spec
 from foundray.standing import faults, forecast, goodput, spent_on, told
 from foundray.words import duration
@@ -53,7 +54,7 @@ def watch(run: Run, console: Console | None = None) -> None:
         console.print(screen.view())
         return
     try:
-        with Live(console=console, screen=True, auto_refresh=False) as live:
+        with on_other_screen(), Live(console=console, screen=True, auto_refresh=False) as live:
             for look in looks(run):
                 screen.see(look)
                 live.update(screen.view(), refresh=True)

@@ -10,8 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from tests.terminal import Terminal
+from tests.unit.test_probing import saved_run
 
 from foundray import signals
 from foundray.signals import heeded
@@ -104,6 +107,36 @@ def test_an_end_that_hangs_is_cut_short() -> None:
         send(process, signal.SIGINT, signal.SIGTERM)
         out, _ = process.communicate(timeout=10)
     assert (process.returncode, out) == (143, "interrupted\n")
+
+
+HANGS = """
+import sys, time
+from pathlib import Path
+from foundray import following, signals, watching
+from foundray.run import Run
+
+def looks(run):
+    yield next(following.looks(run))
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(60)
+
+watching.looks, signals.QUICK_SECONDS = looks, 0.5
+with signals.heeded(exits=True):
+    watching.watch(Run.open(sys.argv[1]))
+"""
+
+
+def test_a_view_that_hangs_is_cut_short_and_the_terminal_is_as_before(tmp_path: Path) -> None:
+    """As when storage does not answer."""
+    terminal = Terminal(sys.executable, "-c", HANGS, saved_run(tmp_path).folder.url)
+    try:
+        terminal.until("small")
+        terminal.interrupt()
+        assert (terminal.end(), terminal.is_clean) == (130, True)
+    finally:
+        terminal.close()
 
 
 def test_the_same_signal_twice_at_once_is_one() -> None:
