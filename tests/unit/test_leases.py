@@ -7,12 +7,14 @@ import heapq
 import threading
 from collections import deque
 from collections.abc import Iterator
+from itertools import product
 from typing import cast
 
 import pytest
 
-from foundray.data.feeder import _Feeder, _Stream, onward
+from foundray.data.feeder import AHEAD_SECONDS, _Feeder, _Stream, onward
 from foundray.data.leases import SMOOTHING, TRAINING, Lease
+from foundray.data.shares import duration, shares
 from foundray.data.stream import StreamPlan
 from foundray.errors import BadData
 
@@ -24,7 +26,7 @@ def stream(per_step: int = PER_STEP, steps: int = 1) -> _Stream:
     made = _Stream.__new__(_Stream)
     made.per_step, made.next, made.end = per_step, 0, per_step * steps
     made.ready, made.behind, made.unread = deque([(0, per_step * steps, None)]), deque(), 0
-    made.began, made.done = {}, {}
+    made.began, made.done, made.dealt = {}, {}, {}
     return made
 
 
@@ -64,10 +66,49 @@ def test_a_change_of_speed_is_made_up_for() -> None:
     assert simulate([1, 1, 1], [1, 1, 3])[0] < 1.15 * PER_STEP / 3
 
 
+@pytest.mark.parametrize("pace", [[0.01], [0.01, 0.01], [0.01, 0.02, 0.04], [0.03, 0.02, 0.02, 0.5]])
+@pytest.mark.parametrize("per_step", [1, 2, 3, 10])
+def test_short_steps_are_dealt_out_several_at_once_and_each_micro_batch_to_one_worker(pace: list[float], per_step: int) -> None:
+    data, seen, until, calls = stream(per_step, steps=100), [], [0] * len(pace), 0
+    for step in range(100):
+        for rank in range(len(pace)):
+            while until[rank] <= step:
+                lease = data.take(step, rank, pace)
+                assert lease is not None
+                seen += lease.micro_batches
+                until[rank], calls = lease.until, calls + 1
+                assert all(step <= position // per_step < max(lease.until, step + 1) for position in lease.micro_batches)
+                assert sorted(lease.micro_batches) == lease.micro_batches
+    assert sorted(seen) == list(range(100 * per_step))
+    seconds = duration(shares(per_step, pace), pace)
+    assert seconds > AHEAD_SECONDS / 2 or calls < 100 * len(pace) * 1.5 * max(seconds / AHEAD_SECONDS, 1 / 100)
+
+
+@pytest.mark.parametrize("pace", [[1.0, 1.0, 3.0], [1.0, 10.0], [2.0, 2.0]])
+def test_shares_of_short_steps_are_done_as_early_as_can_be(pace: list[float]) -> None:
+    for micro_batches in (1, 2, 5, 24):
+        best = min(
+            duration(list(counts), pace)
+            for counts in product(range(micro_batches + 1), repeat=len(pace))
+            if sum(counts) == micro_batches
+        )
+        assert duration(shares(micro_batches, pace), pace) == best
+
+
+def test_a_worker_that_has_slowed_down_is_dealt_less_of_the_next_steps() -> None:
+    data = stream(per_step=4, steps=100)
+    before, after = data.take(0, 0, [0.02, 0.02]), data.take(0, 1, [0.02, 0.02])
+    assert isinstance(before, Lease) and isinstance(after, Lease)
+    assert len(before.micro_batches) == len(after.micro_batches)
+    slower = data.take(before.until, 0, [0.06, 0.02])
+    assert isinstance(slower, Lease)
+    assert len(slower.micro_batches) == slower.until - before.until, "one a step of four"
+
+
 def test_the_last_who_can_takes_what_is_left() -> None:
     data = stream(per_step=3)
     data.next = 2
-    assert data.take(0, 0, [9.0, 1.0]) == Lease()
+    assert data.take(0, 0, [9.0, 1.0]) == Lease(until=1)
     assert data.take(0, 1, [1.0, 9.0]).micro_batches == [2]  # type: ignore[union-attr]
 
 
@@ -101,10 +142,10 @@ def test_a_parcel_that_arrives_while_parcels_are_looked_through_disturbs_no_leas
     class Watched(int):
         """Lets the next parcel arrive while a lease compares this one's position."""
 
-        def __lt__(self, other: int) -> bool:
+        def __le__(self, other: int) -> bool:
             looking.set()
             assert arrived.wait(10)
-            return int(self) < other
+            return int(self) <= other
 
     def parcels(plan: object, first: int, end: int) -> Iterator[tuple[int, int, None]]:
         yield Watched(0), 2, None
@@ -125,8 +166,11 @@ async def leased(workers: int, per_step: int, steps: int) -> list[int]:
     seen: list[int] = []
 
     async def work(rank: int) -> None:
+        had = 0
         for step in range(steps):
-            while (lease := await feeder.lease(generation, TRAINING, step, rank, 0.1)).micro_batches:
+            while had < step + 1:
+                lease = await feeder.lease(generation, TRAINING, step, rank, 1.0)
+                had = lease.until
                 seen.extend(lease.micro_batches)
                 await asyncio.sleep(0)
 

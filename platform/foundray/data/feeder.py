@@ -5,7 +5,8 @@ Its only state is where the run stands: it can be started again at any step, and
 micro-batches from the living. Workers *lease* micro-batches of a step: first most of the share that their measured speed
 makes theirs, then smaller parts of what is left (factoring, Hummel, Schonberg and Flynn 1992), so that whoever is faster
 than thought takes what a slower one would have had. Near the end a slow worker gets no more: the others are done sooner.
-A new group starts with the parcels that are at hand from the one before, while a new pipeline reads on from there.
+Short steps are dealt out several at once, by speed: within half a second a change of speed costs less than calls do. A
+new group starts with the parcels that are at hand from the one before, while a new pipeline reads on from there.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from statistics import mean
 from typing import Any
 
 import ray
 
 from foundray.cluster import beside_caller
 from foundray.data.leases import TRAINING, Lease
+from foundray.data.shares import better_left, dealt, duration, shares
 from foundray.data.stream import Parcel, StreamPlan
 
 BUFFERED_PARCELS = 8
@@ -32,6 +35,8 @@ AT_HAND_SECONDS = 0.2
 STORE_BYTES = 2**28
 FIRST, FURTHER = 0.75, 0.5
 """Parts of its share of a step, and later of what is left, that a worker leases at once."""
+AHEAD_SECONDS = 0.5
+"""Steps that take no longer together are dealt out at once: for so long a worker that slows down holds up the others."""
 
 
 HandOver = Callable[[Callable[[], None]], None]
@@ -64,6 +69,10 @@ class _Stream:
         """The last step of which each worker has leased something."""
         self.done: dict[int, int] = {}
         """The last step of which each worker was refused more: not all are, so that nothing is left over."""
+        self.dealt: dict[int, Lease] = {}
+        """What was dealt out to each worker, and not asked for yet."""
+        self.pace: dict[int, float] = {}
+        """Seconds a micro-batch of this stream takes each worker; none of one that does not know yet."""
         threading.Thread(target=self._fill, daemon=True).start()
 
     def _fill(self) -> None:
@@ -95,15 +104,19 @@ class _Stream:
 
         `pace` holds every worker's seconds a micro-batch.
         """
+        if rank in self.dealt:
+            return self.dealt.pop(rank)
         last = min((step + 1) * self.per_step, self.end)
         left = last - self.next
         if self.next < step * self.per_step:
             return None  # the step before has some left, for others
         if left <= 0:
-            return Lease()
-        if _better_left(left, rank, pace) and any(self.done.get(r) != step for r in range(len(pace)) if r != rank):
+            return Lease(step + 1)
+        if self.next == step * self.per_step and self._deal(step, pace):
+            return self.dealt.pop(rank)
+        if better_left(left, rank, pace) and any(self.done.get(r) != step for r in range(len(pace)) if r != rank):
             self.done[rank] = step
-            return Lease()
+            return Lease(step + 1)
         if self.available <= self.next:
             return None
         share = (1 / pace[rank]) / sum(1 / seconds for seconds in pace)
@@ -112,10 +125,27 @@ class _Stream:
         part = FIRST * share * self.per_step if first else FURTHER * share * left
         count = left if len(pace) == 1 else max(1, int(part))
         count = min(count, left, self.available - self.next)
-        chosen = range(self.next, self.next + count)
-        held = [(first, n, [ref]) for first, n, ref in self.ready if first < chosen.stop and first + n > chosen.start]
-        self.next = chosen.stop
-        return Lease(list(chosen), held, chosen.stop == last)
+        chosen = list(range(self.next, self.next + count))
+        self.next += count
+        return Lease(step + 1 if self.next == last else step, chosen, self._holding(chosen))
+
+    def _deal(self, step: int, pace: list[float]) -> bool:
+        """Deal out the steps from this one on, if several are short enough for that and their data at hand."""
+        at_hand = (min(self.available, self.end) - self.next) // self.per_step
+        if at_hand < 2:
+            return False
+        counts = shares(self.per_step, pace)
+        steps = min(at_hand, int(AHEAD_SECONDS / duration(counts, pace)))
+        if steps < 2:
+            return False
+        for rank, chosen in enumerate(dealt(counts, self.per_step, self.next, steps)):
+            self.dealt[rank] = Lease(step + steps, chosen, self._holding(chosen))
+        self.next += steps * self.per_step
+        return True
+
+    def _holding(self, chosen: list[int]) -> list[tuple[int, int, list[Any]]]:
+        """The parcels that hold the chosen micro-batches."""
+        return [(first, n, [ref]) for first, n, ref in self.ready if any(first <= one < first + n for one in chosen)]
 
     def forget(self) -> None:
         """Let go of parcels that are leased whole, so that a step may be longer than the buffer; leases hold them on."""
@@ -133,15 +163,6 @@ class _Stream:
         return left
 
 
-def _better_left(left: int, rank: int, pace: list[float]) -> bool:
-    """Whether the others would be done with what is left before this worker with one more micro-batch.
-
-    They may each have one under way.
-    """
-    others = [seconds for other, seconds in enumerate(pace) if other != rank]
-    return bool(others) and pace[rank] > min(others) + left / sum(1 / seconds for seconds in others)
-
-
 class _Feeder:
     """The actor. Every method is a coroutine of one event loop, and threads only hand over to it, so nothing needs a lock."""
 
@@ -151,8 +172,8 @@ class _Feeder:
 
         configure_ray_data(STORE_BYTES)
         self.generation = 0
-        self.pace: list[float] = []
-        """Seconds a micro-batch of every worker of the generation, by rank; 0 where not known yet."""
+        self.workers = 0
+        """Of the generation."""
         self.streams: dict[str, _Stream] = {}
         self.foreseen: _Stream | None = None
         """The training stream, begun before there is anybody to ask for it."""
@@ -168,7 +189,7 @@ class _Feeder:
     async def begin(self, workers: int) -> int:
         """A new worker group: forget the old one's leases, and number the new one."""
         # Time, not a count: a feeder that was itself restarted must not repeat a number.
-        self.generation, self.pace = time.time_ns(), [0.0] * workers
+        self.generation, self.workers = time.time_ns(), workers
         ended, self.streams = self.streams, {}
         left = {name: (stream.plan, stream.close()) for name, stream in ended.items()}
         if TRAINING in left:
@@ -212,9 +233,10 @@ class _Feeder:
                 stream = self.streams[name]
                 if stream.error:
                     raise stream.error
-                self.pace[rank] = seconds
-                known = [seconds for seconds in self.pace if seconds] or [1.0]
-                pace = [seconds or sum(known) / len(known) for seconds in self.pace]
+                if seconds:
+                    stream.pace[rank] = seconds
+                unknown = mean(stream.pace.values()) if stream.pace else 1.0
+                pace = [stream.pace.get(rank, unknown) for rank in range(self.workers)]
                 if (lease := stream.take(step, rank, pace)) is not None:
                     stream.forget()
                     self.leases += 1

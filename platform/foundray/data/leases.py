@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,18 +22,18 @@ EVALUATION_BATCH = 32
 
 @dataclass
 class Lease:
-    """Consecutive micro-batches of one step, each in a parcel."""
+    """Micro-batches of one step or of several, in order, each in a parcel."""
 
+    until: int
+    """What falls to this worker of the steps before this one is here, or was before."""
     micro_batches: list[int] = field(default_factory=list)
-    """Positions in the stream; empty when the step has none left."""
+    """Positions in the stream."""
     parcels: list[tuple[int, int, list[Any]]] = field(default_factory=list)
     """(first micro-batch, micro-batches, [reference]) of the parcels that hold them."""
-    last: bool = True
-    """The step has none left after these."""
 
 
 class MicroBatchSource:
-    """A worker's view of a stream: iterate over its micro-batches of a step. The next step's first lease is under way."""
+    """A worker's view of a stream: iterate over its micro-batches of a step. The next lease is asked for in advance."""
 
     def __init__(
         self,
@@ -47,7 +48,12 @@ class MicroBatchSource:
     ):
         self.feeder, self.generation, self.name, self.rank = feeder, generation, name, rank
         ray.get(feeder.open.remote(generation, name, plan, per_step, first_step, end))
-        self.parcels: dict[int, list[bytes]] = {}
+        self.per_step = per_step
+        self.lease = Lease(first_step)
+        self.given: deque[int] = deque()
+        """Of the lease, what is yet to be computed."""
+        self.opened: tuple[int, list[bytes]] = (-1, [])
+        """The parcel under way: its first micro-batch, and the payloads."""
         self.waited = 0.0
         """Seconds spent waiting for data since last asked."""
         self.pace = 0.0
@@ -56,32 +62,36 @@ class MicroBatchSource:
 
     def step(self, step: int) -> Iterator[tuple[int, bytes]]:
         """(position in the stream, payload) of the micro-batches of the step that fall to this worker."""
-        last = False
-        while not last:
+        while True:
+            if self.lease.until == step + 1 and self.under_way[0] != step + 1:
+                self.under_way = (step + 1, self._ask(step + 1))
+            while self.given and self.given[0] < (step + 1) * self.per_step:
+                began = time.perf_counter()
+                position = self.given.popleft()
+                payload = self._payload(position)
+                computing = time.perf_counter()
+                self.waited += computing - began
+                yield position, payload
+                took = time.perf_counter() - computing
+                self.pace = took if not self.pace else (1 - SMOOTHING) * self.pace + SMOOTHING * took
+            if self.lease.until > step:
+                return
             began = time.perf_counter()
             asked, reply = self.under_way
-            lease: Lease = ray.get(reply if asked == step else self._ask(step))
-            last = lease.last or not lease.micro_batches
-            # A lease held ahead is work withheld from others, so only the next step's first is asked for in advance.
-            self.under_way = (step + 1, self._ask(step + 1)) if last else (-1, None)
-            self.parcels = {first: self._parcel(first, refs) for first, _, refs in lease.parcels} or self.parcels
+            self.lease = ray.get(reply if asked == step else self._ask(step))
+            self.given, self.under_way = deque(self.lease.micro_batches), (-1, None)
             self.waited += time.perf_counter() - began
-            for micro_batch in lease.micro_batches:
-                first = max(first for first in self.parcels if first <= micro_batch)
-                began = time.perf_counter()
-                yield micro_batch, self.parcels[first][micro_batch - first]
-                took = time.perf_counter() - began
-                self.pace = took if not self.pace else (1 - SMOOTHING) * self.pace + SMOOTHING * took
 
     def _ask(self, step: int) -> Any:
         return self.feeder.lease.remote(self.generation, self.name, step, self.rank, self.pace)
 
-    def _parcel(self, first: int, refs: list[Any]) -> list[bytes]:
-        if first in self.parcels:
-            return self.parcels[first]
-        opened, payloads = open_parcel(ray.get(refs[0]))
-        assert opened == first, f"parcel {opened} came in place of {first}"
-        return payloads
+    def _payload(self, position: int) -> bytes:
+        first, payloads = self.opened
+        if not first <= position < first + len(payloads):
+            first, refs = next((f, refs) for f, count, refs in self.lease.parcels if f <= position < f + count)
+            self.opened = opened, payloads = open_parcel(ray.get(refs[0]))
+            assert opened == first, f"parcel {opened} came in place of {first}"
+        return payloads[position - first]
 
     def take_waited(self) -> float:
         waited, self.waited = self.waited, 0.0
