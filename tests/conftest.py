@@ -70,6 +70,7 @@ def small_spec(source: Path, storage: Path, **changes: Any) -> dict[str, Any]:
         "model": {"width": 32, "depth": 2, "heads": 2, "context": 32},
         "optimizer": {"kind": "adamw8bit", "lr": 4e-3},
         "train": {"steps": 12, "micro_batches": 5, "micro_batch_size": 2, "evaluate_every": 100, "checkpoint_every": 4},
+        "scale": {"workers": 1},
         "storage": str(storage),
     }
     for name, value in changes.items():

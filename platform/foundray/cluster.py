@@ -18,6 +18,7 @@ from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.head import ask_head
 from foundray.local_cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
 from foundray.local_ray import local_ray
+from foundray.machine import cores
 from foundray.sentences import short_node
 from foundray.signals import heeded, renew
 from foundray.spec import Pool, Scale
@@ -136,11 +137,6 @@ def _quieten() -> None:
     from ray._private import worker  # there is no public switch
 
     worker.listen_error_messages = lambda *_: None
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fit(

@@ -13,7 +13,9 @@ def derived(spec: Spec) -> dict[str, object]:
     """Parameters, tokens and memory, by the names that `--dry-run` prints. Raises InputError for missing sources."""
     import torch
 
+    from foundray.machine import physical_cores
     from foundray.model.model import Model
+    from foundray.training.default_scale import choose, with_workers
     from foundray.training.footprint import footprint
 
     vocabulary, certain = known_vocabulary(spec)
@@ -41,7 +43,15 @@ def derived(spec: Spec) -> dict[str, object]:
         by = f"rates of matrices between two widths / {spec.model.wider:g}, branches / {spec.model.deeper:g}"
         facts["hyperparameters"] = f"scaled from width {base.width}, depth {base.depth} (CompleteP): {by}"
     on_gpu = any("GPU" in pool.resources for pool in spec.scale.all_pools.values())
-    for world in dict.fromkeys(spec.scale.workers):
+    if spec.scale.is_open:
+        choice = choose(spec, vocabulary, physical_cores())
+        spec = with_workers(spec, choice.workers)
+        facts["workers"] = (
+            f"{choice.workers} on this machine, {choice.reason}, as scale leaves it open; one on a cluster. "
+            "scale.workers says how many otherwise, and never changes the result"
+        )
+    facts["threads per worker"] = _threads(spec)
+    for world in dict.fromkeys(spec.scale.world):
         held = footprint(spec, vocabulary, world, on_gpu)
         facts[f"memory per worker, of {world}"] = (
             f"{size(held.weights)} weights + {size(held.gradients + held.summing)} gradients"
@@ -51,6 +61,13 @@ def derived(spec: Spec) -> dict[str, object]:
         if world > 1:
             facts[f"main memory per worker for copies of the state, of {world}"] = size(held.copies)
     return facts
+
+
+def _threads(spec: Spec) -> str:
+    threads = spec.scale.worker_threads
+    if spec.scale.threads:
+        return f"{threads}; the run keeps this number, for another may round differently"
+    return f"{threads}, the whole CPUs that it holds; another number may round differently, and scale.threads fixes it"
 
 
 def _gpus_missing(spec: Spec) -> str | None:

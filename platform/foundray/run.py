@@ -206,7 +206,11 @@ class Run:
 
     def check_same(self, spec: Spec) -> None:
         """Raises InputError where the folder was made by a spec that gives another result."""
-        if changed := differences(_told_apart_by(self._stored()), _told_apart_by(self.as_begun(spec))):
+        stored = self._stored()
+        here, there = _told_apart_by(self.as_begun(spec)), _told_apart_by(stored)
+        if stored.scale.threads or spec.scale.threads:  # else they follow from the machines, as they always did
+            here["scale.threads"], there["scale.threads"] = spec.scale.worker_threads, stored.scale.worker_threads
+        if changed := differences(there, here):
             raise InputError(
                 f"the run folder {self.folder} was made by another spec: {'; '.join(changed[:3])}"
                 + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -48,7 +48,7 @@ def test_types_and_bounds_are_in_words(page: str) -> None:
         '| `schedule.kind` | one of `wsd`, `cosine`, `constant` | `"wsd"` | yes |',
         "| `optimizer.betas` | [number ≥ 0 and < 1, number ≥ 0 and < 1] | `[0.9, 0.95]` | yes |",
         "| `data.tokenizer.vocab_size` | whole number ≥ 257 or `null` | `null` | yes |",
-        "| `scale.workers` | [whole number ≥ 0, whole number > 0] | `[1, 1]` | no |",
+        "| `scale.workers` | [whole number ≥ 0, whole number > 0] or `null` | `null` | no |",
         "| `train.checkpoint_every` | whole number > 0 or `auto` | `250` | no |",
         "| `objective.ratio` | number > 0 and < 1 | `0.4` |",
     ):

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from foundray import writable
+from foundray import machine, writable
 from foundray.doctor.finding import Finding, judged
 from foundray.errors import InputError
 
@@ -19,8 +19,7 @@ FULL = 0.95
 
 
 def cores() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding("cores", "ok", f"{usable} of {os.cpu_count()} usable")
+    return Finding("cores", "ok", f"{machine.cores()} of {os.cpu_count()} usable")
 
 
 def memory() -> Finding:

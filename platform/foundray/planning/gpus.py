@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import psutil
 
 from foundray.checkup.product import product
-from foundray.cluster import cores
 from foundray.errors import InputError
+from foundray.machine import cores, physical_cores
 from foundray.model.flops import known_peak
 from foundray.spec import Spec, nearest
 from foundray.threads import torch_threads
@@ -81,11 +81,11 @@ def fleets(spec: Spec, asked: Sequence[str], prices: Sequence[str], peak_flops: 
 
 
 def _usual(spec: Spec) -> dict[str, int]:
-    most, pools = spec.scale.workers[1], spec.scale.all_pools.values()
+    most, pools = spec.scale.world[1], spec.scale.all_pools.values()
     if any("GPU" in pool.resources for pool in pools):
         own = [_plain(pool.accelerator) for pool in pools if pool.accelerator]
         return dict.fromkeys([name for name in MEMORY if _plain(name) in own] or SHOWN, most)
-    here = max(1, min(most, cores() // spec.scale.worker_threads))
+    here = physical_cores() if spec.scale.is_open else max(1, min(most, cores() // spec.scale.worker_threads))
     return {CPU: here, **dict.fromkeys(SHOWN, 1)}
 
 

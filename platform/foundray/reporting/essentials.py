@@ -28,5 +28,5 @@ def described(spec: Spec, parameters: int | None) -> str:
         f"depth {model.depth}, {plural(model.heads, 'head')}, context {model.context:,}. {start}Trains "
         f"{plural(train.steps, 'step')} of {spec.tokens_per_step:,} tokens by {OPTIMIZERS[spec.optimizer.kind]} at a peak "
         f"rate of {spec.optimizer.lr:g} ({SCHEDULES[spec.schedule.kind]}), seed {spec.seed}, gradients {sums}, "
-        f"on {workers(spec.scale.workers)}."
+        f"on {workers(spec.scale.workers) if spec.scale.workers else 'as many workers as the machine has cores for'}."
     )

@@ -46,8 +46,9 @@ class Pool(Section):
 
 
 class Scale(Section):
-    workers: Annotated[Range, AfterValidator(_ordered)] = (1, 1)
-    """Fewest and most workers, or one number for both; what fits the cluster runs. With pools, the sum of theirs."""
+    workers: Annotated[Range, AfterValidator(_ordered)] | None = None
+    """Fewest and most workers, or one number for both; what fits the cluster runs (default: the sum of the pools'; without
+    `resources` and `threads`, on one machine, up to one for each of its cores, as memory allows; otherwise one)."""
     resources: dict[str, PositiveFloat] = Field(default={"CPU": 1})
     """What Ray reserves for each worker, such as `{CPU: 4, GPU: 1}`."""
     pools: dict[str, Pool] = Field(default={})
@@ -55,7 +56,8 @@ class Scale(Section):
     peak_flops: PositiveFloat | None = None
     """FLOP/s that a worker's hardware can do at most, for MFU (default: known from the GPU's name, as far as it is)."""
     threads: PositiveInt | None = None
-    """CPU threads a worker computes with (default: the whole CPUs it holds); another number may round differently."""
+    """CPU threads a worker computes with (default: the whole CPUs it holds). Another number may round differently, so a run
+    keeps the one that it began with."""
 
     @model_validator(mode="before")
     @classmethod
@@ -70,16 +72,26 @@ class Scale(Section):
     def _consistent(self) -> Scale:
         sums = tuple(sum(pool.workers[end] for pool in self.pools.values()) for end in (0, 1))
         if self.pools and sums != self.workers:
-            raise ValueError(f"the pools have {list(sums)} workers together, and workers is {list(self.workers)}: leave it out")
+            raise ValueError(f"the pools have {list(sums)} workers together, and workers is {list(self.world)}: leave it out")
         if len({"GPU" in pool.resources for pool in self.pools.values()}) > 1:
             raise ValueError("pools with GPUs and pools without cannot work in one group")
-        if self.workers[0] < 1:
+        if self.world[0] < 1:
             raise ValueError("at least one worker is needed")
         return self
 
     @property
+    def world(self) -> tuple[int, int]:
+        """Fewest and most workers: one, where the spec leaves that open and nobody has chosen yet."""
+        return self.workers or (1, 1)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the spec leaves it to the machine how many workers there are, and says nothing of what each takes."""
+        return self.workers is None and self.resources == {"CPU": 1} and (self.threads or 1) == 1
+
+    @property
     def all_pools(self) -> dict[str, Pool]:
-        return self.pools or {"": Pool(workers=self.workers, resources=self.resources, peak_flops=self.peak_flops)}
+        return self.pools or {"": Pool(workers=self.world, resources=self.resources, peak_flops=self.peak_flops)}
 
     @property
     def worker_threads(self) -> int:

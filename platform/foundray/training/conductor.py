@@ -141,10 +141,10 @@ class Conductor:
     def _enough_at_the_start(self) -> bool:
         able = [known for known in self.crew.members.values() if self.crew.may_stay(known)]
         ready = self._ready()
-        if len(ready) < self.spec.scale.workers[0]:
+        if len(ready) < self.spec.scale.world[0]:
             self._wait_or_give_up(len(ready))
             return False
-        expected = max(len(able) + self.crew.awaited(), min(len(self.places), self.spec.scale.workers[1]))
+        expected = max(len(able) + self.crew.awaited(), min(len(self.places), self.spec.scale.world[1]))
         return len(ready) == expected or time.monotonic() - min(k.placed or 0.0 for k in ready) > GATHER_SECONDS
 
     def _ready(self) -> list[Known]:
@@ -160,7 +160,7 @@ class Conductor:
         kinds = dict.fromkeys(kind for pool in pools for kind in pool.resources)
         nodes = node_resources(ray)
         have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in kinds)
-        fewest = self.spec.scale.workers[0]
+        fewest = self.spec.scale.world[0]
         missing = f"{there} of at least {fewest} workers are there; each takes {each}, and the cluster has {have} in all"
         if tell:
             self.told_waiting = True
@@ -238,12 +238,12 @@ class Conductor:
         try:
             held = self.formation.halt(old)
             staying = self.formation.choose(old, held)
-            if len(staying) < self.spec.scale.workers[0]:
+            if len(staying) < self.spec.scale.world[0]:
                 self.waiting_since, self.told_waiting = time.monotonic(), False
-                self._note("too_few", workers=len(staying), needed=self.spec.scale.workers[0])
+                self._note("too_few", workers=len(staying), needed=self.spec.scale.world[0])
                 return
             self._read_board(now=True)
-            self.formation.start(staying[: self.spec.scale.workers[1]], held, self.failures.total)
+            self.formation.start(staying[: self.spec.scale.world[1]], held, self.failures.total)
         except RayError as error:
             # One more was lost meanwhile; those that are left try again.
             self._note("group_not_formed", reason=type(error).__name__)
@@ -265,7 +265,7 @@ class Conductor:
         if not self.holder.stopping:
             return False
         if not self.formation.group:
-            return len(self._ready()) < self.spec.scale.workers[0]
+            return len(self._ready()) < self.spec.scale.world[0]
         return (step := self._stopped_at()) is not None and self._kept(step)
 
     def _stopped_at(self) -> int | None:

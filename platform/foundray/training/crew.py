@@ -58,7 +58,7 @@ class Known:
 class Crew:
     def __init__(self, work: Work, spec: Spec, note: Callable[..., None]):
         """A member that says nothing for `fault.silence_s` is lost: they answer every second."""
-        self.work, self.most, self.silence, self.note = work, spec.scale.workers[1], spec.fault.silence_s, note
+        self.work, self.most, self.silence, self.note = work, spec.scale.world[1], spec.fault.silence_s, note
         self.pools = spec.scale.all_pools
         self.members: dict[int, Known] = {}
         """By number, in the order in which they were started."""

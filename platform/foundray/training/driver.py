@@ -18,14 +18,16 @@ from foundray.data.recipe import prepared_folder
 from foundray.environment import environment
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.holder import Holder
+from foundray.machine import physical_cores
 from foundray.run import Facts, Run, event
 from foundray.signals import heeded
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.training.default_scale import choose, with_workers
 from foundray.training.leftovers import clear
 from foundray.training.parent import Start, check_not_itself, find_start
 from foundray.training.record import Recorder, asked_for
-from foundray.words import span
+from foundray.words import plural, span
 
 Report = Callable[[str], None]
 
@@ -46,7 +48,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
         report(f"init_from: {start.told()}")
     with connected(report) as ray:
         admit(ray, spec, report)
-        workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
+        workers = _fit(ray, spec, report)
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
         if start:
@@ -61,8 +63,29 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
             else:
                 _make(run, spec, prepared, start)
             start = None  # it holds the weights
+            spec, workers = _chosen(ray, spec, prepared, workers, report)
             with heeded(holder.stop):
                 return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
+
+
+def _fit(ray: Any, spec: Spec, report: Report) -> dict[str, tuple[int, int]]:
+    return fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
+
+
+def _chosen(
+    ray: Any, spec: Spec, prepared: Prepared, workers: dict[str, tuple[int, int]], report: Report
+) -> tuple[Spec, dict[str, tuple[int, int]]]:
+    """The spec and what fits, where this machine decides how many workers there are; a cluster has as many as are asked for.
+
+    What the run's folder holds stays open: another command may find another machine.
+    """
+    if not spec.scale.is_open or os.environ.get("RAY_ADDRESS"):
+        return spec, workers
+    cpus = int(sum(node.get("CPU", 0) for node in node_resources(ray)))
+    choice = choose(spec, prepared.manifest.vocabulary, min(cpus, physical_cores()))
+    report(f"{plural(choice.workers, 'worker')}: {choice.reason}")
+    spec = with_workers(spec, choice.workers)
+    return spec, _fit(ray, spec, report)
 
 
 def _make(run: Run, spec: Spec, prepared: Prepared, start: Start | None) -> None:
@@ -86,7 +109,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
         if (facts := _finished(run, spec, report)) is not None:
             return facts
         admit(ray, spec, report, raw=False)
-        workers = fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
+        spec, workers = _chosen(ray, spec, prepared, _fit(ray, spec, report), report)
         with heeded(holder.stop):
             return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
 
@@ -151,7 +174,7 @@ def _run(
     from foundray.training.places import Places
 
     # Ray Train takes longest to start: the rest is imported beside it.
-    fewest = spec.scale.workers[0]
+    fewest = spec.scale.world[0]
     report(f"starting {span(fewest, max(fewest, sum(most for _, most in workers.values())), 'worker')}")
     board = start_board()
     places = Places(run, spec, workers, board, asked_for(run.records("events.jsonl")))
@@ -177,7 +200,7 @@ def _run(
     scores = spec.objective.build().scores
     told = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
     recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, told)
-    recorder.write([event("command", workers=list(spec.scale.workers), environment=environment())])
+    recorder.write([event("command", workers=list(spec.scale.world), environment=environment())])
     conductor = Conductor(spec, run, work, recorder, places, holder)
     go_on = f"`foundray resume {run.folder}` goes on from the last checkpoint"
 

@@ -86,7 +86,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
         model = Model(spec.model, objective, spec.unit_shape(classes))
     layout = Layout.of(model)
     share = layout.share(world)
-    elements = (layout.blocks + max(spec.scale.workers[1], world) - 1) * BLOCK
+    elements = (layout.blocks + max(spec.scale.world[1], world) - 1) * BLOCK
     piece = min(CHUNKS["cuda" if on_gpu else "cpu"], elements)
     summing = elements * 8 + piece * 12 if spec.train.exact else elements * 4
     weights = elements * (8 if objective.teaches else 4)

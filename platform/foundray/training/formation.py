@@ -49,7 +49,7 @@ class Formation:
 
     def joiners(self) -> list[Known]:
         """Members that could take part besides."""
-        room = self.spec.scale.workers[1] - len(self.group)
+        room = self.spec.scale.world[1] - len(self.group)
         waiting = [known for number, known in self.crew.members.items() if number not in self.group]
         return [k for k in waiting if k.status.phase in ("ready", "paused", "broken") and self.crew.may_stay(k)][:room]
 
@@ -59,7 +59,7 @@ class Formation:
             self.crew.members[n] for n in self.group if n in self.crew.members and not self.crew.may_stay(self.crew.members[n])
         ]
         staying = len(self.group) - len(going) + len(self.joiners())
-        return going if staying >= self.spec.scale.workers[0] else []
+        return going if staying >= self.spec.scale.world[0] else []
 
     def foresee(self) -> None:
         """Let get ready what the first group will most likely need: its members, and the data from the last checkpoint on."""
@@ -92,7 +92,7 @@ class Formation:
         """Who takes part next, of those who answered. Those of the old group who do not give their piece to one who does."""
         staying = [number for number in held if self.crew.may_stay(self.crew.members[number])]
         # One on a draining node goes on, rather than that the run stands still.
-        needed = max(0, self.spec.scale.workers[0] - len(staying))
+        needed = max(0, self.spec.scale.world[0] - len(staying))
         staying += [number for number in held if number in old and number not in staying][:needed]
         self._hand_over(old, held, staying)
         return staying

@@ -122,7 +122,7 @@ class RunMetrics:
         self.pace = self.evaluation = self.peak = 0.0
         self.asked: Any = None
         self._set(running=1, target_steps=spec.train.steps, step=0, workers=0, checkpoint_step=0, restarts=0)
-        self._set(workers_fewest=spec.scale.workers[0], workers_most=spec.scale.workers[1])
+        self._set(workers_fewest=spec.scale.world[0], workers_most=spec.scale.world[1])
         self._set(steps_repeated=0, spikes=0, not_finite=0, skipped_micro_batches=0)
         self.values |= {("faults", kind): 0 for kind in FAULTS}
         self.sources = [_label(index, source.path) for index, source in enumerate(spec.data.sources)]

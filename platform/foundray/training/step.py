@@ -47,7 +47,7 @@ class Trainer:
         self.spec, self.model, self.objective = spec, model, objective
         self.device = next(model.parameters()).device
         self.layout = Layout.of(model)
-        self.flat = FlatParameters(model, self.layout, max(spec.scale.workers[1], group.world if group else 1))
+        self.flat = FlatParameters(model, self.layout, max(spec.scale.world[1], group.world if group else 1))
         choose_kernels(self.device, spec.train.exact)
         if spec.train.compile and self.device.type == "cuda":
             compile_layers(model)

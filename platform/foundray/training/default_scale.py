@@ -1,0 +1,68 @@
+"""How many workers a run has on one machine, if its spec leaves that open: one for each core, as far as memory goes.
+
+The number never changes the result. Several workers of one thread each are chosen over one of several threads, since the
+number of threads may change bits on some processors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from foundray.machine import available_memory
+from foundray.spec import Spec
+from foundray.words import plural, size
+
+PROCESSES = 600_000_000
+"""Bytes of a worker before its model: its process and the one that holds its place, as measured, and some more."""
+SHARE = 0.8
+"""Of the memory that is available, what workers may plan with: the driver, the data and others need the rest. Judgement."""
+
+
+class Choice(NamedTuple):
+    workers: int
+    """The most that there are."""
+    reason: str
+    """Why, for people."""
+
+
+def choose(spec: Spec, classes: int, cores: int, memory: int | None = None) -> Choice:
+    """The number of workers, for data whose ids are below `classes` (0 for values), on a machine with so many `cores`.
+
+    `memory` is what is available, in bytes (default: what this machine has).
+    """
+    most = min(cores, spec.train.micro_batches)
+    reason = "one for each core" if most == cores else f"one for each micro-batch of a step, of {plural(cores, 'core')}"
+    usable = SHARE * (available_memory() if memory is None else memory)
+    for workers in range(most, 1, -1):
+        if workers * (PROCESSES + _at_most(spec, classes)) <= usable or workers * _needed(spec, classes, workers) <= usable:
+            break
+    else:
+        workers = 1
+    if workers < most:
+        each = size(_needed(spec, classes, workers + 1))
+        reason = f"{reason} would be {most}, but {workers + 1} take {each} each, and {size(usable)} can be planned with"
+    return Choice(workers, reason)
+
+
+def with_workers(spec: Spec, workers: int) -> Spec:
+    """The spec of a run on one to `workers` workers: one that is lost, or finds no memory, does not end it."""
+    return spec.model_copy(update={"scale": spec.scale.model_copy(update={"workers": (1, workers)})})
+
+
+def _at_most(spec: Spec, classes: int) -> int:
+    """A generous bound of a worker's bytes, found without torch, whose import takes a second."""
+    model, hidden = spec.model, spec.model.hidden_width
+    values = spec.unit_shape(classes).width
+    layers = model.depth + model.of_predictor.depth
+    parameters = layers * model.width * (4 * model.width + 3 * hidden) + 4 * (classes + values + model.context) * model.width
+    units = 2 * spec.train.micro_batch_size * model.context
+    activations = layers * (48 * model.width + 24 * hidden + 8 * model.context) + 16 * (classes + values + model.width)
+    return 60 * parameters + units * activations
+
+
+def _needed(spec: Spec, classes: int, workers: int) -> int:
+    """Bytes of each of some workers."""
+    from foundray.training.footprint import footprint
+
+    found = footprint(spec, classes, workers, on_gpu=False)
+    return PROCESSES + found.total + found.copies
