@@ -18,7 +18,7 @@ from foundray.cluster import beside_caller
 from foundray.run import event
 
 FLUSH_SECONDS = 0.5
-ATTENDANCE_SECONDS = 0.5
+ATTENDANCE_SECONDS = 1.0
 """Between two signs of life of a place."""
 ABSENT_SECONDS = 5.0
 """Without a sign of life for so long, a place is gone."""

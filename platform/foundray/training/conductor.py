@@ -22,7 +22,7 @@ from foundray.run import Run, event
 from foundray.spec import Spec
 from foundray.training.board import Place
 from foundray.training.committer import Committer
-from foundray.training.crew import Crew, Known
+from foundray.training.crew import CALM_SECONDS, LISTEN_SECONDS, Crew, Known
 from foundray.training.ending import keep_what_is_done
 from foundray.training.failures import Failures, hung_up
 from foundray.training.formation import Formation
@@ -34,7 +34,6 @@ from foundray.training.rollback import roll_back
 BOARD_SECONDS = 0.2
 TELL_SECONDS = 40.0
 """Without enough workers for so long, the run says what it waits for."""
-TEND_SECONDS = 0.5
 ROLL_BACKS = 16
 """Roll-backs past loss spikes that a run may make."""
 PAUSE_SECONDS = 1.0
@@ -74,9 +73,10 @@ class Conductor:
                 self._read_board(now=True)
                 kept = max(self.committer.steps, default=0)
                 return self._note("stopped", step=self.recorder.reached, checkpoint=kept, by=self.holder.stopping)
-            self.crew.listen()
+            beat = CALM_SECONDS if self.formation.all_are("running") and not self.pausing else LISTEN_SECONDS
+            self.crew.listen(beat)
             self._read_board()
-            if self._due("places", TEND_SECONDS):
+            if self._due("places", 2 * beat):
                 self.crew.tend(self.places, self.formation.group)
                 for pool, reason in self.ray_train.tend(self.places, bool(self.formation.group)):
                     self._note("places_lost", pool=pool, reason=reason)

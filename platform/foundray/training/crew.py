@@ -22,7 +22,8 @@ from foundray.training.canary import KIND
 from foundray.training.member import Member
 from foundray.training.orders import Status, Work
 
-LISTEN_SECONDS = 0.1
+LISTEN_SECONDS, CALM_SECONDS = 0.1, 0.5
+"""Longest waits for members' news: while a group is formed or ends, and while it computes."""
 SHUN_SECONDS = 10.0
 """For so long no member is started on a node where one could not start."""
 CLAIM_SECONDS, FORESEEN_SECONDS = 5.0, 180.0
@@ -76,12 +77,12 @@ class Crew:
         for place in certain_places(self.pools, free):
             self._start_member(place)
 
-    def listen(self) -> None:
-        """Take in what members have to tell, waiting a little for it. Raises InputError or RunFailed where one says so."""
+    def listen(self, seconds: float) -> None:
+        """Take in what members tell, waiting `seconds` for it at most. Raises InputError or RunFailed where one says so."""
         watches = {known.watch: known for known in self.members.values()}
         if not watches:
-            return time.sleep(LISTEN_SECONDS)
-        if ray.wait(list(watches), num_returns=1, timeout=LISTEN_SECONDS)[0]:
+            return time.sleep(seconds)
+        if ray.wait(list(watches), num_returns=1, timeout=seconds)[0]:
             for answered in ray.wait(list(watches), num_returns=len(watches), timeout=0)[0]:
                 known = watches[answered]
                 try:

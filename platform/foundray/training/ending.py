@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 
 from foundray.errors import FoundrayError
 from foundray.training.committer import Committer
-from foundray.training.crew import Crew
+from foundray.training.crew import LISTEN_SECONDS, Crew
 from foundray.training.formation import Formation
 from foundray.training.record import Recorder
 
@@ -34,7 +34,7 @@ def keep_what_is_done(
             if not ("failed" in phases and "running" in phases):
                 break
             with suppress(FoundrayError):
-                crew.listen()
+                crew.listen(LISTEN_SECONDS)
         with suppress(FoundrayError):
             read_board()
     statuses = formation.statuses()

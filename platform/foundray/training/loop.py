@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from foundray.training.member import Member
 
 MIRROR_BEAT_SECONDS = 0.05
+MIRROR_STEPS, MIRROR_SECONDS = 2, 0.5
+"""Between two mirrorings, at least, where the spec leaves that to us: steps that are lost with a worker take as long again."""
 AGAIN_SECONDS = 0.5
 """Between two tries to write what must be written."""
 WRITTEN = 32
@@ -68,7 +70,10 @@ class Loop:
         self.mirrored: int | None = None
         """The step of the last state that this group has mirrored."""
         self.interval = Interval()
-        self.saving = False
+        self.mirror_began = 0.0
+        """When it did."""
+        self.saving = self.mirror_due = False
+        """Whether all agreed on a checkpoint, and on mirroring, after the step that was done last."""
         self.generation = 0
         """Of the group in which the state was last moved."""
         self.done = 0
@@ -114,7 +119,8 @@ class Loop:
         self.generation = order.generation
         self.passed_over = passed_over(order.roll_backs, self.done)
         self.until = next_turn(order.roll_backs, self.done) or self.spec.train.steps
-        self.saving, self.saved = False, None if order.source else self.done
+        self.saving = self.mirror_due = False
+        self.saved = None if order.source else self.done
         self.interval.begin(self.done)
         self.journal.begin(order.rank == 0, order.recorded, order.evaluated, self.done)
         if taken:
@@ -174,7 +180,8 @@ class Loop:
             self.began = time.perf_counter()
             try:
                 leave, save = self.member.leaving.is_set(), self.member.saving.is_set() or self._checkpoint_pays()
-                result = self.trainer.step(self.done, self._micro_batches(source), leave, save, self.passed_over)
+                mirror = self._mirroring_pays()
+                result = self.trainer.step(self.done, self._micro_batches(source), leave, save, mirror, self.passed_over)
             except Overflow as overflow:
                 raise self._explained(overflow) from None
             except Spike:
@@ -183,7 +190,7 @@ class Loop:
             self._count(result, source.take_waited())
             if result.unchecked:
                 self.journal.event("recheck_skipped", step=self.done, reason=result.unchecked)
-            self.saving = result.saving
+            self.saving, self.mirror_due = result.saving, result.mirroring
             if result.leaving and self.done < train.steps:
                 if result.saving and len(self.trainer.blocks):
                     self._save(self.trainer.piece(), last=True)
@@ -220,7 +227,8 @@ class Loop:
         wanted = last or (self.saving if every == "auto" else due(every))
         pinned = last or (self.done > 0 and train.pins(self.done))
         save = (wanted or pinned) and self.saved != self.done and len(self.trainer.blocks) > 0
-        mirror = (due(self.spec.fault.mirror_every) and self.order.mirror is not None) or due(self.spec.guard.roll_back)
+        mirror = self.mirror_due or due(self.spec.fault.mirror_every)
+        mirror = (mirror and self.order.mirror is not None) or due(self.spec.guard.roll_back)
         began = time.perf_counter()
         if save or mirror:
             tensors = self.trainer.piece()
@@ -235,6 +243,13 @@ class Loop:
         """Whether rank 0, for all, wishes a checkpoint after the step under way, where the interval is left to us."""
         wanted = self.spec.train.checkpoint_every == "auto" and self.order.rank == 0
         return wanted and self.interval.pays(self.done + 1, self.order.failures)
+
+    def _mirroring_pays(self) -> bool:
+        """Whether rank 0, for all, wishes the state to be mirrored after the step under way, if the interval is left to us."""
+        if self.spec.fault.mirror_every or self.order.rank or self.order.mirror is None:
+            return False
+        steps = self.done + 1 - (self.mirrored or 0)
+        return steps >= MIRROR_STEPS and time.monotonic() - self.mirror_began >= MIRROR_SECONDS
 
     def _micro_batches(self, source: MicroBatchSource) -> Iterator[tuple[int, bytes]]:
         yield from source.step(self.done + self.passed_over)
@@ -295,6 +310,7 @@ class Loop:
 
     def _mirror(self, tensors: dict[str, Tensor]) -> None:
         self._settle_mirror()
+        self.mirror_began = time.monotonic()
         piece = self._live()
         self.member.memory.keep(piece, tensors, own=True)
         if self.order.mirror is not None:

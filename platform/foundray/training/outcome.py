@@ -22,6 +22,8 @@ class StepResult:
     """Whether any worker was asked to stop here."""
     saving: bool
     """Whether any worker wishes a checkpoint here."""
+    mirroring: bool
+    """Whether any worker wishes the state to be mirrored here."""
     skipped: tuple[int, ...]
     """Micro-batches that were left out, for their loss or gradient was not finite."""
     spike: bool

@@ -33,7 +33,7 @@ from foundray.training.schedule import lr_factor
 from foundray.training.teacher import NAME as TEACHER
 from foundray.training.teacher import Teacher
 
-WHOLE, EACH = WORDS + 3, 5
+WHOLE, EACH = WORDS + 4, 5
 """Integers that workers sum in a step, of the whole and of each micro-batch."""
 
 MicroBatches = Iterable[tuple[int, bytes]]
@@ -101,17 +101,23 @@ class Trainer:
         self.optimizer.load(tensors)
 
     def step(
-        self, step: int, micro_batches: MicroBatches, leave: bool = False, save: bool = False, passed_over: int = 0
+        self,
+        step: int,
+        micro_batches: MicroBatches,
+        leave: bool = False,
+        save: bool = False,
+        mirror: bool = False,
+        passed_over: int = 0,
     ) -> StepResult:
         """Do the step that comes after `step` others. Raises Overflow, Corruption or Spike, on every worker alike.
 
-        `leave` and `save` are this worker's wishes for what all do after the step: stop, and write a checkpoint. Its data
-        are those of a step as many further on as are `passed_over`.
+        `leave`, `save` and `mirror` are this worker's wishes for what all do after the step: stop, write a checkpoint, mirror
+        the state. Its data are those of a step as many further on as are `passed_over`.
         """
         recheck, at = self._rechecked(step), step + passed_over
         facts = self._compute(at, micro_batches, recheck)
-        facts[WORDS + 1], facts[WORDS + 2] = int(leave), int(save)
-        *loss_words, tokens_sum, leaving, saving = self.group.sum(facts)[:WHOLE].tolist()
+        facts[WORDS + 1], facts[WORDS + 2], facts[WORDS + 3] = int(leave), int(save), int(mirror)
+        *loss_words, tokens_sum, leaving, saving, mirroring = self.group.sum(facts)[:WHOLE].tolist()
         times, takers, fingerprints, bad, checksums = facts[WHOLE:].view(-1, EACH).T.tolist()
         if times != [1] * len(times):
             raise NotOnce(step, times)
@@ -131,7 +137,7 @@ class Trainer:
             self.optimizer.step(step + 1, lr, gradient)
             if self.teacher:
                 self.teacher.follow(self.blocks, step / self.spec.train.steps)
-        wishes = leaving > 0, saving > 0
+        wishes = leaving > 0, saving > 0, mirroring > 0
         data = combined(fingerprints)
         self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *wishes, tuple(skipped), spike, unchecked)
         self.updates = step + 1
@@ -143,7 +149,7 @@ class Trainer:
     def _compute(self, at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
         """Sum this worker's micro-batches' gradients of the data step `at`; gives what all sum in integers.
 
-        That is [8 + 5 * micro-batches] int64: the loss's words, tokens, wishes to leave and to save; and of each micro-batch
+        That is [9 + 5 * micro-batches] int64: the loss's words, tokens, wishes to leave, save and mirror; of each micro-batch
         how often it was computed, by which rank, its samples' fingerprint, whether it was skipped, perhaps its gradient's
         checksum.
         """
