@@ -7,6 +7,7 @@ k-th block of the stream is the k-th parcel.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +19,9 @@ from ray.data.block import BlockMetadata
 from foundray.cluster import beside_caller
 from foundray.data.stream import Parcel, StreamPlan, read_micro_batches
 
-TASKS_PER_DATASET = 64
-"""Planning costs milliseconds a task, so the endless stream is cut into Datasets of so many."""
-TASKS_BESIDE = 2
-"""Of a stream's first Dataset, which are read beside whoever asks."""
+FEWEST_PARCELS, MOST_TASKS = 16, 64
+"""Of a Dataset. Ray Data keeps looking around while a Dataset is not read to its end, so they are small where workers are
+slow; and where workers are fast, as large as planning allows, which costs milliseconds per task."""
 
 
 def parcels(plan: StreamPlan, first: int, end: int) -> Iterator[Parcel]:
@@ -30,11 +30,18 @@ def parcels(plan: StreamPlan, first: int, end: int) -> Iterator[Parcel]:
     The first few are read beside the caller: when a group starts because a node was lost, Ray may not know that yet, and
     would send tasks there.
     """
-    start, tasks, near = first, TASKS_BESIDE, beside_caller(soft=True)
+    start, where = first, beside_caller(soft=True)
+    fewest, most = FEWEST_PARCELS * plan.per_parcel, MOST_TASKS * plan.per_task
+    size = fewest
     while start < end:
-        stop = min(end, start + tasks * plan.per_task)
-        yield from _parcels_of_dataset(plan, start, stop, near)
-        start, tasks, near = stop, TASKS_PER_DATASET, "DEFAULT"
+        stop, began, taking = min(end, start + size), time.monotonic(), 0.0
+        for parcel in _parcels_of_dataset(plan, start, stop, where):
+            given = time.monotonic()
+            yield parcel
+            taking += time.monotonic() - given
+        start, where = stop, "DEFAULT"
+        waited_for_data = taking < (time.monotonic() - began) / 2
+        size = min(2 * size, most) if waited_for_data else max(size // 2 // plan.per_parcel * plan.per_parcel, fewest)
 
 
 def _parcels_of_dataset(plan: StreamPlan, first: int, end: int, where: Any) -> Iterator[Parcel]:
