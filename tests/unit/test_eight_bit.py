@@ -61,6 +61,22 @@ def test_blocks_of_any_scale(signed: bool, scale: float) -> None:
     assert_same(values if signed else values.abs(), create_dynamic_map(signed))
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("direct", [True, False])
+def test_what_every_code_stands_for(signed: bool, direct: bool) -> None:
+    """By bitsandbytes' kernel where it can be called directly, and else by its operation."""
+    code = create_dynamic_map(signed)
+    codes = torch.arange(256, dtype=torch.uint8).repeat(len(SCALES))
+    scales, values = torch.tensor(SCALES), torch.empty(len(SCALES) * BLOCK)
+    quantiser = Quantiser(code)
+    assert quantiser.kernel is not None
+    if not direct:
+        quantiser.kernel = None
+    quantiser.values(codes, scales, values)
+    theirs = torch.ops.bitsandbytes.dequantize_blockwise(codes, scales, code, BLOCK, torch.float32)
+    assert torch.equal(values.view(torch.int32), theirs.view(torch.int32))
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_updates(kind: str, weight_decay: float) -> None:
