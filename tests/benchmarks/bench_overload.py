@@ -48,12 +48,11 @@ def main() -> None:
         ratios = []
         for turn in range(options.turns):
             record = Train.start(spec, f"alone-{turn}").wait()
-            alone, both = record.step_seconds(), together(spec, turn)
+            alone = record.step_seconds()
+            print(f"{record.workers}: alone {1e3 * alone:.1f} ms per step", flush=True)
+            both = together(spec, turn)
             ratios.append(sum(both) / len(both) / alone)
-            each = " and ".join(f"{1e3 * seconds:.1f}" for seconds in both)
-            print(
-                f"{record.workers}: alone {1e3 * alone:.1f} ms per step, two at once {each} ms, {ratios[-1]:.2f}x", flush=True
-            )
+            print(f"two at once {' and '.join(f'{1e3 * one:.1f}' for one in both)} ms: {ratios[-1]:.2f}x", flush=True)
     print(f"two at once: {median(ratios):.2f}x the time of one alone, {median(ratios) / FAIR:.2f}x a fair half")
 
 

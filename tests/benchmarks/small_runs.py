@@ -148,6 +148,8 @@ class Record:
             for first, last in zip(ends, ends[WINDOW:], strict=False)
             if since <= first and last <= until and not any(first < at - 0.001 and at < last + 0.001 for at in breaks)
         ]
+        if not windows:
+            raise RuntimeError(f"there are no {WINDOW} steps in a row to measure among {len(self.metrics)}: it takes more")
         return median(windows)
 
     def parts(self) -> dict[str, float]:
