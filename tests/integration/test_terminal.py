@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +20,14 @@ from tests.terminal import Terminal
 from tests.unit.test_probing import saved_run
 
 import foundray as api
+from foundray.signals import AGAIN_SECONDS
 
 SOON = 60
 """Seconds within which a command that was told to end quickly has ended, on a busy machine. It gives itself ten."""
 ASKED = "ending after the step under way, with a checkpoint; press again to end at once"
-
-
+UNREAD = "standard output cannot be written (Broken pipe); going on without it"
+PARTS = 60
+"""Sources of a preparation, of 400 kB each."""
 ENDLESS = {"train__steps": 10**6, "train__checkpoint_every": 10**6, "train__evaluate_every": 10**6}
 
 
@@ -47,15 +50,62 @@ def piped(command: str, *arguments: object) -> tuple[object, ...]:
     return "bash", "-o", "pipefail", "-c", command, FOUNDRAY, *arguments
 
 
+def interrupt_twice(terminal: Terminal) -> None:
+    """The second ends it at once, or finds it ended by the first. No process of Ray's is left."""
+    started = psutil.Process(terminal.process.pid).children(recursive=True)
+    terminal.interrupt()
+    time.sleep(2 * AGAIN_SECONDS)
+    terminal.interrupt()
+    assert terminal.process.wait(SOON) == 130
+    assert (terminal.end(), fine(terminal)) == (130, True)
+    assert re.search("ended at once|interrupted; the same", " ".join(terminal.text.split()))
+    assert not psutil.wait_procs(started, SOON)[1]
+
+
+def begun_by(terminal: Terminal, folder: Path, pattern: str) -> dict[Path, int]:
+    """The first files that a command finishes in a folder beyond those that were there, with their times."""
+    before, deadline = set(folder.glob(pattern)), time.monotonic() + 200
+    while not (after := set(folder.glob(pattern))) > before:
+        assert terminal.process.poll() is None and time.monotonic() < deadline, terminal.text
+        time.sleep(0.05)
+    return {file: file.stat().st_mtime_ns for file in after}
+
+
+def test_preparing(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
+    sources = [{"path": str(storage / f"{number}.txt")} for number in range(PARTS)]
+    for source in sources:
+        shutil.copy(prose, source["path"])
+    spec = write_spec(storage, small_spec(prose, storage / "runs", name="read", data__sources=sources))
+    finished = "prepared/*/units/*.json"
+
+    terminals.append(closed := Terminal(FOUNDRAY, "prepare", spec))
+    closed.until("starting Ray")
+    closed.resize(30, 8)
+    kept = begun_by(closed, storage / "runs", finished)
+    closed.hang_up()
+    assert closed.process.wait(SOON) == 129
+
+    terminals.append(once := Terminal(FOUNDRAY, "prepare", spec))
+    once.until("starting Ray")
+    once.interrupt()
+    assert (once.end(), fine(once)) == (130, True)
+    assert "interrupted; the same `foundray prepare` goes on" in " ".join(once.text.split())
+
+    terminals.append(unread := Terminal(*piped('"$0" prepare "$1" | head -n 1', spec)))
+    kept = begun_by(unread, storage / "runs", finished) | kept
+    interrupt_twice(unread)
+    assert UNREAD in " ".join(unread.text.split())
+
+    assert len(list((storage / "runs").glob(finished))) < PARTS, "some are left"
+    terminals.append(last := Terminal(FOUNDRAY, "prepare", spec))
+    assert (last.end(), fine(last)) == (0, True)
+    assert "going on with the preparation" in " ".join(last.text.split())
+    assert kept == {file: file.stat().st_mtime_ns for file in kept}, "what was done is not done again"
+
+
 def test_a_run_and_who_watches_it(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
     spec = write_spec(storage, small_spec(prose, storage / "runs", **ENDLESS))
     run = storage / "runs" / "small"
-
-    terminals.append(preparing := Terminal(FOUNDRAY, "prepare", spec))
-    preparing.until("starting Ray")
-    preparing.interrupt()
-    assert (preparing.end(), fine(preparing)) == (130, True)
-    assert "interrupted; the same `foundray prepare` goes on" in preparing.text
 
     terminals.append(training := Terminal(FOUNDRAY, "train", spec))
     training.until("starting 1 worker")
@@ -108,7 +158,7 @@ def test_a_run_whose_terminal_is_closed_and_one_that_nobody_reads(
     parts = psutil.Process(unread.process.pid).children()
     next(one for one in parts if "resume" in one.cmdline()).terminate()
     assert (unread.end(), fine(unread)) == (143, True)
-    assert "standard output cannot be written (Broken pipe); going on without it" in " ".join(unread.text.split())
+    assert UNREAD in " ".join(unread.text.split())
     last = api.status(run)
     assert (last.state, last.stopped_by, last.checkpoint, last.steps_repeated) == ("stopped", "SIGTERM", last.step, 0)
 
