@@ -13,22 +13,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from foundray.contract import UnitShape
+from foundray.model.rotation import Tables, rotary, rotated, tables
 from foundray.spec import Model as Shape
 
 NORM_EPS = 1e-6
-
-
-def rotary(context: int, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position's angles, each [T, head width] (Su et al. 2021; halves, as Llama lays them out)."""
-    frequencies = theta ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
-    angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies).repeat(1, 2)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: [B, H, T, head width]; cos, sin: [T, head width], or [B, 1, T, head width]."""
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
 
 
 class Attention(nn.Module):
@@ -39,12 +27,12 @@ class Attention(nn.Module):
             nn.Linear(shape.width, shape.width, bias=shape.bias) for _ in range(4)
         )
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+    def forward(self, x: Tensor, turns: Tables, mask: Tensor | None, causal: bool) -> Tensor:
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if self.rotary:
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            q, k = rotated(q, k, self.heads, turns)
+        else:
+            q, k = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (q, k))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
@@ -86,8 +74,8 @@ class Layer(nn.Module):
         self.share = 1 / shape.deeper
         """Of what a branch gives, that is added."""
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        x = torch.add(x, self.self_attn(self.input_layernorm(x), cos, sin, mask, causal), alpha=self.share)
+    def forward(self, x: Tensor, turns: Tables, mask: Tensor | None, causal: bool) -> Tensor:
+        x = torch.add(x, self.self_attn(self.input_layernorm(x), turns, mask, causal), alpha=self.share)
         return torch.add(x, self.mlp(self.post_attention_layernorm(x)), alpha=self.share)
 
 
@@ -111,12 +99,13 @@ class Layers(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.depth))
         self.norm = normalisation(shape)
+        self.heads = shape.heads
         self.recompute = False
         """Whether layers forget their activations and compute them again in the backward pass (Chen et al. 2016)."""
         self.ahead = int(shape.class_unit)
         """Units that stand before a sample's: then T and S below are one more, and the class unit is the first."""
-        tables = rotary(shape.context + self.ahead, shape.width // shape.heads, shape.rope_theta or 1.0)
-        for name, table in zip(("cos", "sin"), tables, strict=True):
+        angles = rotary(shape.context + self.ahead, shape.width // shape.heads, shape.rope_theta or 1.0)
+        for name, table in zip(("cos", "sin"), angles, strict=True):
             self.register_buffer(name, table, persistent=False)
         places = F.pad(places_in_plane(grid, shape.width), (0, 0, self.ahead, 0)) if grid else None  # it has none itself
         self.register_buffer("places", places, persistent=False)
@@ -136,12 +125,13 @@ class Layers(nn.Module):
             if self.ahead:
                 keep = F.pad(keep + 1, (1, 0))
             h = h.gather(1, keep[..., None].expand(-1, -1, h.shape[-1]))
-            cos, sin = cos[keep][:, None], sin[keep][:, None]
+            cos, sin = cos[keep], sin[keep]
+        turns = tables(cos, sin, self.heads, len(h))
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
-                h = checkpoint(layer, h, cos, sin, mask, causal, use_reentrant=False)
+                h = checkpoint(layer, h, turns, mask, causal, use_reentrant=False)
             else:
-                h = layer(h, cos, sin, mask, causal)
+                h = layer(h, turns, mask, causal)
             if states is not None:
                 states.append(h)
         h = self.norm(h)

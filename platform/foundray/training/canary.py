@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foundray.model.backbone import Layer, rotary
+from foundray.model.backbone import Layer
+from foundray.model.rotation import rotary, tables
 from foundray.spec import Model
 from foundray.training.kernels import low_precision
 
@@ -59,7 +60,7 @@ def canary(shape: Model, causal: bool, device: torch.device) -> int:
     weights = seeded((SAMPLES, tokens, shape.width), 1, 1.0).to(device)
     cos, sin = (table.to(device) for table in rotary(tokens, shape.width // shape.heads, shape.rope_theta or 1.0))
     with low_precision(device):
-        (layer(x, cos, sin, None, causal).float() * weights).sum().backward()
+        (layer(x, tables(cos, sin, shape.heads, SAMPLES), None, causal).float() * weights).sum().backward()
     crc = 0
     for tensor in (x, *layer.parameters()):
         assert tensor.grad is not None

@@ -21,6 +21,7 @@ from foundray.errors import BadData, FoundrayError, StorageAway
 from foundray.spec import Spec
 from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike
+from foundray.training.heap import keep_memory
 from foundray.training.loop import Loop
 from foundray.training.memory import Memory, as_arrays
 from foundray.training.orders import Order, Status, Work
@@ -34,6 +35,7 @@ class Member:
     """The actor. Its methods answer while a thread of its own computes."""
 
     def __init__(self, work: Work, device: str):
+        keep_memory()
         self.work, self.device = work, device
         self.status = Status()
         self.changed = threading.Condition()

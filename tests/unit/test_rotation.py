@@ -1,0 +1,37 @@
+"""Rotary positions on a CPU: the bits, forward and backward, of the formula as it is written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from foundray.model.rotation import _rotate, rotary, rotated, tables
+
+
+def by_formula(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """[B, T, D] to [B, H, T, head width], by operations whose gradient autograd knows."""
+    return _rotate(x.unflatten(-1, (heads, -1)).transpose(1, 2), cos, sin)
+
+
+@pytest.mark.parametrize(("heads", "width"), [(1, 2), (3, 6), (4, 32), (2, 64)])
+@pytest.mark.parametrize("kept", [False, True])
+def test_bits_of_values_and_gradients(heads: int, width: int, kept: bool) -> None:
+    """Where positions are the same for all samples, and where each sample keeps its own."""
+    chance = torch.Generator().manual_seed(0)
+    cos, sin = rotary(12, width, 10_000.0)
+    if kept:
+        places = torch.stack([torch.randperm(12, generator=chance)[:5].sort().values for _ in range(3)])
+        cos, sin = cos[places], sin[places]
+    length = cos.shape[-2]
+    q, k = (torch.randn(3, length, heads * width, generator=chance, requires_grad=True) for _ in range(2))
+    weights = torch.randn(2, 3, heads, length, width, generator=chance)
+    plain = (cos[:, None], sin[:, None]) if kept else (cos, sin)
+
+    fast = torch.stack(rotated(q, k, heads, tables(cos, sin, heads, 3)))
+    slow = torch.stack([by_formula(x, *plain, heads) for x in (q, k)])
+    assert torch.equal(fast, slow)
+    assert not torch.equal(fast[0, :, :, -1], q.unflatten(-1, (heads, -1)).transpose(1, 2)[:, :, -1])
+    for one, other in zip(*(torch.autograd.grad((x * weights).sum(), (q, k)) for x in (fast, slow)), strict=True):
+        assert torch.equal(one, other)
+        assert one.abs().max() > 0
