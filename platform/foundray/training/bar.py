@@ -17,6 +17,8 @@ DOING = {
     "waiting": "waiting for workers",
 }
 """What a run does after an event of this kind, until its next step."""
+REFRESHES = 2
+"""Per second: each takes a millisecond or two of processors that workers compute on."""
 
 
 class Bar:
@@ -28,13 +30,14 @@ class Bar:
             TextColumn("{task.fields[doing]}", markup=False),
             TimeRemainingColumn(),
             console=console or Console(stderr=True),
+            refresh_per_second=REFRESHES,
         )
         self.task = self.progress.add_task("train", total=steps, doing=f"starting {span(*workers, 'worker')}")
         self.progress.start()
 
     def event(self, kind: str) -> None:
         if kind in DOING:
-            self.progress.update(self.task, doing=DOING[kind])
+            self.progress.update(self.task, doing=DOING[kind], refresh=True)
 
     def step(self, record: dict[str, Any]) -> None:
         """Of a step's record."""
