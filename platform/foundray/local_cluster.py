@@ -36,6 +36,7 @@ from foundray.local_node import (
     wait_for_port,
 )
 from foundray.local_redis import Redis
+from foundray.machine import PASSIVE
 from foundray.processes import identity
 from foundray.writable import check_temporary_folder
 
@@ -191,7 +192,7 @@ class LocalCluster:
             *arguments,
         ]
         log = self.folder / f"{name}.log"
-        inherited = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        inherited = {**PASSIVE, **{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}}
         # Jobs run this Python, and their drivers join the node that they are on.
         path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
         own = {NODE_IP: ip, "PATH": path, **HEALTH_CHECKS, **token_environment(self.folder)}

@@ -13,6 +13,7 @@ from typing import Any
 
 from foundray.errors import InputError
 from foundray.local_node import TOO_BUSY
+from foundray.machine import PASSIVE
 from foundray.signals import spared
 from foundray.writable import OBJECT_STORE, check_shared_memory, check_temporary_folder, temporary_folder
 
@@ -26,6 +27,8 @@ def local_ray(cores: int, quiet: dict[str, Any]) -> Iterator[Any]:
 
     check_temporary_folder()
     check_shared_memory()
+    for name, value in PASSIVE.items():  # Ray's processes inherit it
+        os.environ.setdefault(name, value)
     with _own_token():
         try:
             _start(ray, {"num_cpus": cores, **quiet})

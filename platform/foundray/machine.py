@@ -1,4 +1,5 @@
-"""What this process may use of its machine: cores and memory, where a container or an affinity leaves it less."""
+"""What this process may use of its machine: cores and memory, where a container or an affinity leaves it less; and how it
+shares them with others."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ import psutil
 
 CPU_FOLDERS = "/sys/devices/system/cpu"
 GROUPS = "/sys/fs/cgroup"
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""In the environment of what computes: OpenMP's threads sleep while they wait for each other. By default they spin, which takes
+the core from those they wait for as soon as anybody else computes on the machine. It changes no bits."""
 
 
 def cores() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from foundray.admission import admit
 from foundray.causes import cause_of, sentence_of
-from foundray.cluster import HEAD_SECONDS, connected, fit, head_watched, node_resources
+from foundray.cluster import HEAD_SECONDS, connected, fit, free_resources, head_watched, node_resources
 from foundray.data.manifest import Prepared
 from foundray.data.prepare import prepare
 from foundray.data.recipe import prepared_folder
@@ -75,17 +75,18 @@ def _fit(ray: Any, spec: Spec, report: Report) -> dict[str, tuple[int, int]]:
 def _chosen(
     ray: Any, spec: Spec, prepared: Prepared, workers: dict[str, tuple[int, int]], report: Report
 ) -> tuple[Spec, dict[str, tuple[int, int]]]:
-    """The spec and what fits, where this machine decides how many workers there are; a cluster has as many as are asked for.
+    """The spec and its places, where this machine decides how many workers there are; a cluster has as many as are asked for.
 
     What the run's folder holds stays open: another command may find another machine.
     """
     if not spec.scale.is_open or os.environ.get("RAY_ADDRESS"):
         return spec, workers
-    cpus = int(sum(node.get("CPU", 0) for node in node_resources(ray)))
-    choice = choose(spec, prepared.manifest.vocabulary, min(cpus, physical_cores()))
+    there, free = (int(sum(node.get("CPU", 0) for node in nodes)) for nodes in (node_resources(ray), free_resources().values()))
+    choice = choose(spec, prepared.manifest.vocabulary, max(1, min(there, physical_cores())))
     report(f"{plural(choice.workers, 'worker')}: {choice.reason}")
-    spec = with_workers(spec, choice.workers)
-    return spec, _fit(ray, spec, report)
+    # Nobody else can take what is free here, so Ray Train need not look for more or fewer places now and then.
+    fewest = choice.workers if free >= choice.workers else 1
+    return with_workers(spec, choice.workers), {"": (fewest, choice.workers)}
 
 
 def _make(run: Run, spec: Spec, prepared: Prepared, start: Start | None) -> None:
@@ -174,7 +175,7 @@ def _run(
     from foundray.training.places import Places
 
     # Ray Train takes longest to start: the rest is imported beside it.
-    fewest = spec.scale.world[0]
+    fewest = sum(fewest for fewest, _ in workers.values())
     report(f"starting {span(fewest, max(fewest, sum(most for _, most in workers.values())), 'worker')}")
     board = start_board()
     places = Places(run, spec, workers, board, asked_for(run.records("events.jsonl")))
