@@ -34,7 +34,7 @@ def disturbed(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A real run on two workers, of which one is killed on the way; Ray starts another in its place."""
     folder = tmp_path_factory.mktemp("disturbed")
     changes = {"train__steps": 100, "train__evaluate_every": 40, "train__checkpoint_every": 50}
-    scale = {"scale": {"workers": [1, 2], "resources": {"CPU": 0.5}}}
+    scale = {"scale": {"workers": [1, 2], "resources": {"CPU": 0.5}}, "fault": {"mirror_every": 2}}
     spec = write_spec(folder, small_spec(prose, folder / "runs", **changes) | scale)
     command = [FOUNDRAY, "train", str(spec)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
