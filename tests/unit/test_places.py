@@ -106,7 +106,9 @@ class OneTurn(Conductor):
 
     def __init__(self, crew: Crew):
         self.crew = crew
-        self.formation = cast(Formation, SimpleNamespace(group=[], statuses=list, foresee=lambda: None))
+        self.formation = cast(
+            Formation, SimpleNamespace(group=[], statuses=list, foresee=lambda: None, all_are=lambda _: False)
+        )
         self.holder = cast(Any, SimpleNamespace(taken=False))
         self.ray_train = cast(Places, SimpleNamespace(problem=lambda: "no place"))
         self.due = {"places": float("inf")}
@@ -135,7 +137,7 @@ def test_a_run_that_has_a_member_with_a_place_does_not_give_up_for_want_of_place
     placed: float | None, draining: bool, expected: type[Exception]
 ) -> None:
     crew = Crew(cast(Any, None), make_spec(), print)
-    crew.listen = lambda: None  # type: ignore[method-assign]
+    crew.listen = lambda _: None  # type: ignore[method-assign]
     crew.members[1] = Known(None, Place("a", (), ""), 1, None, "a", placed=placed)  # it warms up
     crew.draining = {"a"} if draining else set()
     with pytest.raises(expected):
