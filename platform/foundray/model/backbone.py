@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from foundray.contract import UnitShape
+from foundray.model.rms_norm import RMSNorm
 from foundray.model.rotation import Tables, rotary, rotated, tables
 from foundray.spec import Model as Shape
 
@@ -61,7 +62,12 @@ class FeedForward(nn.Module):
 
 
 def normalisation(shape: Shape) -> nn.Module:
-    return (nn.RMSNorm if shape.norm == "rms" else nn.LayerNorm)(shape.width, NORM_EPS)
+    return (RMSNorm if shape.norm == "rms" else nn.LayerNorm)(shape.width, NORM_EPS)
+
+
+def _beside(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """x for a branch, and for what bypasses it."""
+    return norm.beside(x) if isinstance(norm, RMSNorm) else (norm(x), x)
 
 
 class Layer(nn.Module):
@@ -75,8 +81,10 @@ class Layer(nn.Module):
         """Of what a branch gives, that is added."""
 
     def forward(self, x: Tensor, turns: Tables, mask: Tensor | None, causal: bool) -> Tensor:
-        x = torch.add(x, self.self_attn(self.input_layernorm(x), turns, mask, causal), alpha=self.share)
-        return torch.add(x, self.mlp(self.post_attention_layernorm(x)), alpha=self.share)
+        normed, x = _beside(self.input_layernorm, x)
+        x = torch.add(x, self.self_attn(normed, turns, mask, causal), alpha=self.share)
+        normed, x = _beside(self.post_attention_layernorm, x)
+        return torch.add(x, self.mlp(normed), alpha=self.share)
 
 
 def places_in_plane(grid: tuple[int, int], width: int) -> Tensor:
