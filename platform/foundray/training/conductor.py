@@ -31,7 +31,6 @@ from foundray.training.places import Places
 from foundray.training.record import Recorder
 from foundray.training.rollback import roll_back
 
-BOARD_SECONDS = 0.2
 TELL_SECONDS = 40.0
 """Without enough workers for so long, the run says what it waits for."""
 ROLL_BACKS = 16
@@ -54,6 +53,7 @@ class Conductor:
         self.told_waiting = False
         self.failures = Failures(spec.fault, f"foundray resume {run.folder}")
         self.due: dict[str, float] = {}
+        self.beat = LISTEN_SECONDS
         self.committer = Committer(spec, run.checkpoints, self._note, lambda: recorder.val_losses)
         self.formation = Formation(spec, work, self.crew, recorder, self.committer, self._note)
         self.done_since = time.monotonic()
@@ -73,10 +73,10 @@ class Conductor:
                 self._read_board(now=True)
                 kept = max(self.committer.steps, default=0)
                 return self._note("stopped", step=self.recorder.reached, checkpoint=kept, by=self.holder.stopping)
-            beat = CALM_SECONDS if self.formation.all_are("running") and not self.pausing else LISTEN_SECONDS
-            self.crew.listen(beat)
+            self.beat = CALM_SECONDS if self.formation.all_are("running") and not self.pausing else LISTEN_SECONDS
+            self.crew.listen(self.beat)
             self._read_board()
-            if self._due("places", 2 * beat):
+            if self._due("places", 2 * self.beat):
                 self.crew.tend(self.places, self.formation.group)
                 for pool, reason in self.ray_train.tend(self.places, bool(self.formation.group)):
                     self._note("places_lost", pool=pool, reason=reason)
@@ -101,7 +101,7 @@ class Conductor:
         self.committer.close()
 
     def _read_board(self, now: bool = False) -> None:
-        if now or self._due("board", BOARD_SECONDS):
+        if now or self._due("board", self.beat):
             records, self.places = ray.get(self.work.board.take.remote(), timeout=60)
             self.recorder.write(records)
             self.ray_train.take_note(records)
