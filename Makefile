@@ -14,6 +14,7 @@ demo: $(VENV)/.ready  ## train on the standard library's source, about two minut
 	@echo; echo "A sample, continuing 'def ':"; echo
 	@$(BIN)/foundray sample runs/demo-$(STEPS) --prompt "def " --tokens 120
 	@echo; echo "Look at runs/demo-$(STEPS): spec.yaml, metrics.jsonl, checkpoints/; or: $(BIN)/tensorboard --logdir runs"
+	@echo "The command is $(BIN)/foundray; \`source $(BIN)/activate\` makes it \`foundray\` in this terminal"
 
 test: check  ## all checks and tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"

@@ -23,7 +23,11 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which kernels it ha
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
+
+try:
+    from peft import LoraConfig, PeftModel, get_peft_model
+except ImportError:
+    raise SystemExit("PEFT is not installed: `pip install '.[after]'` in the repository installs it") from None
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 

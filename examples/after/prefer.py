@@ -23,11 +23,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # all that is read lies on this machine
 warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, about each other
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which kernels it has not: none of them is needed
 
-import datasets
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer
+
+try:
+    import datasets
+    from trl import DPOConfig, DPOTrainer
+except ImportError:
+    raise SystemExit("TRL is not installed: `pip install '.[after]'` in the repository installs it") from None
 
 DATA = Path(sysconfig.get_paths()["stdlib"]) / "asyncio"
 LINES = 4  # of a prompt

@@ -202,10 +202,12 @@ def sample(
 
     The step `best` is that of the lowest validation loss among the checkpoints.
     """
-    from foundray.generate import generate
     from foundray.run import Run
 
-    return generate(Run.open(_path(run)), prompt, tokens, temperature, top_k, seed, step)
+    opened = Run.open(_path(run))
+    from foundray.generate import generate  # imports torch: a name that is wrong should be said at once
+
+    return generate(opened, prompt, tokens, temperature, top_k, seed, step)
 
 
 def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = None) -> Judgement:

@@ -126,10 +126,12 @@ def _get(origin: str, place: Path, file: File) -> None:
             raise InputError(f"{origin} is not what was expected: {difference}; nothing was kept")
         part.replace(place)
     except (OSError, HTTPException, ValueError) as error:
-        raise InputError(f"{origin} could not be fetched to {place}: {getattr(error, 'reason', None) or error}") from None
+        why = getattr(error, "reason", None) or error
+        raise InputError(f"{origin} could not be fetched to {place}: {why}; --mirror FOLDER takes a copy from there") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+            place.parent.rmdir()  # if nothing came into it
 
 
 def _difference(place: Path, file: File) -> str | None:

@@ -36,6 +36,7 @@ from foundray.logfiles.writer import Writer
 from foundray.restarts import restarts
 from foundray.spec import InitFrom, Spec, differences
 from foundray.spec.arithmetic import differing
+from foundray.spec.section import nearest
 from foundray.standard_json import dumps
 from foundray.storage import Store
 from foundray.urls import canonical
@@ -123,9 +124,10 @@ class Run:
             if (run := Run(Store.at(place))).exists():
                 return run
         if not any(Store.at(place).exists() for place in (location, f"runs/{location}")):
+            near = nearest(location, sorted(place.name for place in Store.at("runs").children()))
             raise NotBegun(
                 f"{location} is not a run's folder: the run {NOT_BEGUN}, or called otherwise; there is no such folder, and "
-                "none in runs/ (one is made once the data is prepared)"
+                f"none in {Store.at('runs')} (one is made once the data is prepared){near}"
             )
         raise InputError(
             f"{location} is not a run's folder: spec.yaml and data.json are not in it; name one such as runs/shakespeare"

@@ -13,7 +13,7 @@ from tests.unit.test_storage import tiny_disk  # noqa: F401 - a fixture
 def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
     for change, said in (
         ("data.sources.0.path=none.txt", "the source none.txt does not exist"),
-        ("model.widht=3", "model.widht is not a field; did you mean 'width'?"),
+        ("model.widht=3", "model.widht is not a field (did you mean 'width'?)"),
         ("model.heads=3", "width 32 does not divide into 3 heads"),
         ("scale.workers=[3,1]", "the fewest come first: [1, 3]"),
         ("storage=/proc/none", "/proc/none"),

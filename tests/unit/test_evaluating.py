@@ -94,7 +94,7 @@ def test_it_is_no_part_of_a_runs_identity() -> None:
 @pytest.mark.parametrize(
     ("sets", "told"),
     [
-        ({"validaton": {}}, "there is no set 'validaton'; did you mean 'validation'?"),
+        ({"validaton": {}}, "there is no set 'validaton' .did you mean 'validation'"),
         ({"validation": {"samples": 0}}, "samples"),
         ({"validation": {"samples": "all"}}, "samples"),
     ],

@@ -70,7 +70,7 @@ def test_other_content_is_refused_and_leaves_nothing(served: tuple[Path, str], t
     (served[0] / "a.txt").write_bytes(CONTENT[:-1])
     with pytest.raises(InputError, match=r"it has 9,999 bytes instead of 10,000; nothing was kept"):
         foundray.fetch(name, tmp_path / "data")
-    assert list((tmp_path / "data" / "example").iterdir()) == []
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_from_a_mirror_by_either_name(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_names_cannot_lead_elsewhere(name: str, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no example 'genom' .* did you mean 'genome'\?; there are: .*shakespeare"):
+    with pytest.raises(InputError, match=r"no example 'genom' .*did you mean 'genome'\?\); there are: .*shakespeare"):
         foundray.fetch("genom")
     with pytest.raises(InputError, match=r"files\.a\.txt\.url: string should match pattern"):
         foundray.fetch(example(tmp_path, "file:///etc/passwd"), tmp_path)

@@ -221,8 +221,8 @@ def test_classes_of_images_from_end_to_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"kind": "clasify"}, "did you mean 'classify'\\?; there are: classify, forecast"),
-        ({"labels_per_clas": 3}, "labels_per_clas is not a field; did you mean 'labels_per_class'"),
+        ({"kind": "clasify"}, "did you mean 'classify'\\?\\); there are: classify, forecast"),
+        ({"labels_per_clas": 3}, "labels_per_clas is not a field .did you mean 'labels_per_class'"),
         ({"labels": {"kind": "name", "pattern": "("}}, "labels.pattern: not a regular expression"),
         ({"labels": {"kind": "name", "pattern": "x"}}, "labels.pattern: it has no group"),
         ({"labels": {"kind": "idx", "column": "y"}}, "column goes with kind 'column', and the kind is 'idx'"),

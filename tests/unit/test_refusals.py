@@ -135,3 +135,10 @@ def test_a_cluster_on_this_machine_is_asked_directly_whatever_the_proxy(monkeypa
         for url in ("http://127.7.0.10:8265", "http://localhost:8265", "http://elsewhere.org", "http://head.example.org:8265")
     }
     assert list(proxied.values()) == [False, False, False, True]
+
+
+def test_a_run_that_is_nearly_called_so_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "demo-100").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"none in {tmp_path}/runs .*did you mean 'demo-100'\?"):
+        Run.open("demo-10")

@@ -146,7 +146,7 @@ def test_what_is_no_parent_is_told(parent: Run, tmp_path: Path) -> None:
     said = refusal(init_from={"run": "parent", "weights_sha256": "0" * 64})
     assert f"at step 8 is {have}, not {'0' * 64}" in said
     assert "since not both runs have a teacher" in refusal(init_from={"run": "parent", "teacher_sha256": "0" * 64})
-    with pytest.raises(InputError, match=r"init_from.stpe is not a field; did you mean 'step'"):
+    with pytest.raises(InputError, match=r"init_from.stpe is not a field .did you mean 'step'"):
         child(init_from={"run": "parent", "stpe": 3})
 
 

@@ -86,7 +86,7 @@ def test_proxies_are_a_quarter_as_wide_and_half_as_deep(prose: Path, tmp_path: P
         ({"proxy": {"width": 128}}, "a proxy of width 128 and depth 2 is larger than the run's model, of width 64 and depth 4"),
         ({"proxy": {"width": 24}}, "tune.proxy.width: heads keep their size, 16"),
         ({"space": {"optimizer.rate": {"choice": [1]}}}, "optimizer.rate is not a field of the spec that can vary"),
-        ({"space": {"optimiser.lr": {"choice": [1]}}}, "optimiser.lr is not a field .*; did you mean 'optimizer.lr'"),
+        ({"space": {"optimiser.lr": {"choice": [1]}}}, "optimiser.lr is not a field .*did you mean 'optimizer.lr'"),
         ({"space": {"scale.threads": {"choice": [1]}}}, "scale.threads never changes the result"),
         ({"space": {"model.width": {"choice": [16]}}}, "model.width cannot vary: a proxy's size is said in tune.proxy"),
         ({"space": {"train.steps": {"choice": [9]}}}, "train.steps cannot vary: the horizon does not transfer"),

@@ -80,7 +80,7 @@ def test_a_format_is_told_by_endings_and_by_the_run(tmp_path: Path) -> None:
         assert source_of(str(tmp_path / name), run.spec(), {}).format == form
     assert source_of(str(tmp_path / "*.*"), run.spec(), {}).format == "auto", "each file by its own ending"
     assert source_of(str(tmp_path / "*.*"), run.spec(), {"format": "csv"}).format == "csv"
-    with pytest.raises(InputError, match="fromat is not a field; did you mean 'format'"):
+    with pytest.raises(InputError, match="did you mean 'format'"):
         source_of(str(tmp_path / "b.csv"), run.spec(), {"fromat": "csv"})
 
 

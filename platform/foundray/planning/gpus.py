@@ -109,7 +109,7 @@ def _known(flag: str, name: str) -> str:
     plain = {_plain(known): known for known in (*MEMORY, CPU)}
     if (found := plain.get(_plain(name))) is None:
         near = nearest(_plain(name), list(plain))
-        told = next((f"; did you mean {known}?" for key, known in plain.items() if f"'{key}'" in near), "")
+        told = next((f" (did you mean {known}?)" for key, known in plain.items() if f"'{key}'" in near), "")
         raise InputError(f"{flag}: no GPU of the name {name!r} is known{told}; known are: {', '.join(plain.values())}")
     return found
 

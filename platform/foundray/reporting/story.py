@@ -230,7 +230,7 @@ def _source(spec: Spec, manifest: Manifest, index: int, weights: float) -> Sourc
         text_bytes=sum(shard.text_bytes for shard in shards),
         quarantined=amount(balance.lost) if balance.lost else "0",
         empty=balance.empty,
-        licence=_licence(source.path),
+        licence=source.licence or _licence(source.path),
     )
 
 

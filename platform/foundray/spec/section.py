@@ -14,5 +14,6 @@ class Section(BaseModel):
 
 
 def nearest(name: str, known: list[str]) -> str:
+    """` (did you mean 'x'?)`, of the known name that is nearest, if one is near."""
     near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""

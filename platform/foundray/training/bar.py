@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from foundray.words import plural, span
+from foundray.words import plural
 
 DOING = {
     "workers_started": "first step",
@@ -22,8 +22,7 @@ REFRESHES = 2
 
 
 class Bar:
-    def __init__(self, steps: int, workers: tuple[int, int], console: Console | None = None):
-        """`workers` are the fewest and the most that are started."""
+    def __init__(self, steps: int, console: Console | None = None):
         self.progress = Progress(
             MofNCompleteColumn(),
             BarColumn(),
@@ -32,7 +31,7 @@ class Bar:
             console=console or Console(stderr=True),
             refresh_per_second=REFRESHES,
         )
-        self.task = self.progress.add_task("train", total=steps, doing=f"starting {span(*workers, 'worker')}")
+        self.task = self.progress.add_task("train", total=steps, doing="starting workers")
         self.progress.start()
 
     def event(self, kind: str) -> None:

@@ -93,7 +93,7 @@ class Recorder:
         if show_progress and sys.stderr.isatty():
             from foundray.training.bar import Bar
 
-            self.bar = Bar(spec.train.steps, spec.scale.world)
+            self.bar = Bar(spec.train.steps)
 
     @property
     def reached(self) -> int:
