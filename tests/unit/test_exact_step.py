@@ -125,7 +125,7 @@ def test_the_sum_is_the_true_sum() -> None:
         for i in order:
             assert not overflows(gradients[i], subject.limit)
             subject.add(gradients[i])
-        totals.append(subject.as_float(subject.total))
+        totals.append(subject.as_float(subject.total, 1.0))
     assert torch.equal(*totals)
     true = torch.stack(gradients).double().sum(0)
     assert (totals[0].double() - true).norm() / true.norm() < 1e-6
@@ -134,6 +134,20 @@ def test_the_sum_is_the_true_sum() -> None:
         for i in order:
             subject.add(gradients[i])
     assert not torch.equal(rounded[0].total, rounded[1].total)  # the comparison can fail
+
+
+@pytest.mark.parametrize("kind", [ExactSum, RoundedSum])
+def test_a_sum_that_is_cleared_begins_anew(kind: type[ExactSum | RoundedSum]) -> None:
+    """Whether something is added to it then, or nothing, as where others take all micro-batches of a step."""
+    subject = kind(3 * BLOCK, 2, torch.device("cpu"))
+    first, second = torch.randn(2, 3 * BLOCK).double().mul(2**20).round().div(2**20).float()
+    for _ in range(2):
+        subject.clear()
+        subject.add(first)
+        subject.add(second)
+        assert torch.equal(subject.as_float(subject.summed().clone(), 3.0), (first + second) * 3.0)
+    subject.clear()
+    assert torch.equal(subject.summed(), torch.zeros_like(subject.total))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 2.0**62 / SCALE, -(2.0**62) / SCALE])
@@ -151,7 +165,7 @@ def test_the_largest_gradients_allowed_do_not_wrap_around() -> None:
     assert not overflows(gradient, subject.limit)
     for _ in range(8):
         subject.add(gradient)
-    assert (subject.as_float(subject.total) == 8 * subject.limit).all()
+    assert (subject.as_float(subject.total, 1.0) == 8 * subject.limit).all()
 
 
 def test_a_step_that_overflows_names_its_micro_batch() -> None:
@@ -165,9 +179,9 @@ def test_a_step_that_overflows_names_its_micro_batch() -> None:
 
 def test_squares_of_a_block_are_summed_alike_however_many_blocks_there_are() -> None:
     values = torch.randn(1000, BLOCK)
-    sums = row_sums(values)
+    sums = row_sums(values.clone())
     assert torch.allclose(sums, values.double().sum(1).float(), atol=1e-4)
-    assert torch.equal(torch.cat([row_sums(values[:1]), row_sums(values[1:7]), row_sums(values[7:])]), sums)
+    assert torch.equal(torch.cat([row_sums(part.clone()) for part in values.split([1, 6, 993])]), sums)
 
 
 def test_an_operation_that_has_no_deterministic_kernel_is_named() -> None:

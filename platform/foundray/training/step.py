@@ -22,7 +22,7 @@ from foundray.data.order import mix
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
 from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
-from foundray.training.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
+from foundray.training.gradient_sum import CHUNKS, ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
 from foundray.training.kernels import choose_kernels, compile_layers, low_precision, unfit
@@ -156,7 +156,7 @@ class Trainer:
         per_step = self.spec.train.micro_batches
         facts = torch.zeros(WHOLE + EACH * per_step, dtype=torch.int64, device=self.device)
         whole, each = facts[:WHOLE], facts[WHOLE:].view(per_step, EACH)
-        self.sum.total.zero_()
+        self.sum.clear()
         for position, payload in micro_batches:
             index = position - at * per_step
             loss, tokens = self._backward(payload, at, index)
@@ -200,9 +200,8 @@ class Trainer:
 
     def _gradient(self, tokens: int) -> tuple[Tensor, float]:
         """This worker's shard of the step's gradient, clipped, and the norm of the whole before that."""
-        mine = self.group.reduce_to_owners(self.sum.total, [bound * BLOCK for bound in self.bounds])
-        gradient = self.sum.as_float(mine)[: len(self.blocks) * BLOCK]
-        gradient *= self.spec.tokens_per_step / tokens
+        mine = self.group.reduce_to_owners(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
+        gradient = self.sum.as_float(mine[: len(self.blocks) * BLOCK], self.spec.tokens_per_step / tokens)
         norm = self._norm(gradient)
         if self.spec.optimizer.clip is not None and norm > self.spec.optimizer.clip:
             gradient *= self.spec.optimizer.clip / norm
@@ -267,8 +266,9 @@ class Trainer:
     def _norm(self, gradient: Tensor) -> float:
         """Of the whole gradient, from this worker's shard: squares are summed in each block, and blocks in block order."""
         squares = torch.zeros(self.bounds[-1], dtype=torch.float64, device=self.device)
-        mine = gradient.view(-1, BLOCK)
-        squares[self.blocks.start : self.blocks.stop] = row_sums(mine * mine)
+        sums, rows = squares[self.blocks.start : self.blocks.stop], CHUNKS[self.device.type] // BLOCK
+        for some, mine in zip(sums.split(rows), gradient.view(-1, BLOCK).split(rows), strict=True):
+            some.copy_(row_sums(mine * mine))
         self.group.gather(squares, self.bounds)
         return float(squares[: self.layout.blocks].cpu().cumsum(0)[-1].sqrt())
 
@@ -279,10 +279,14 @@ def copied(tensor: Tensor) -> Tensor:
 
 
 def row_sums(values: Tensor) -> Tensor:
-    """Of values [rows, a power of two], by halves: a GPU's own sum may add in another order where there are fewer rows."""
-    while values.shape[1] > 1:
-        first, second = values.chunk(2, 1)
-        values = first + second
+    """Of values [rows, a power of two], by halves: a GPU's own sum may add in another order where there are fewer rows.
+
+    The values are overwritten.
+    """
+    width = values.shape[1]
+    while width > 1:
+        width //= 2
+        values[:, :width] += values[:, width : 2 * width]
     return values[:, 0]
 
 
