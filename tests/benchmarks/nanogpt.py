@@ -73,5 +73,5 @@ def train(copy: Path, shape: Shape, iterations: int, evaluate_every: int | None)
     took = {int(number): float(ms) / 1e3 for number, ms in ITERATION.findall(done.stdout)}
     losses = {int(number): float(loss) for number, loss in EVALUATION.findall(done.stdout)}
     steady = median(s for number, s in took.items() if number >= WARM_UP and number not in losses)
-    evaluating = sum(took[number] - steady for number in losses)
+    evaluating = sum(took[number] - steady for number in losses if number in took)
     return Trained(seconds, steady, losses[max(losses)], evaluating, iterations)
