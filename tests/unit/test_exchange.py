@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from tests.unit import distributed
+from tests.unit.test_exact_step import make_spec, steps
 
+from foundray.spec import Spec
 from foundray.training.exchange import open_exchange
 from foundray.training.group import Group
 
@@ -34,14 +36,17 @@ def both(group: Group, bounds: tuple[int, ...]) -> list[bool]:
             whole = [mine[: bounds[-1]].clone() for _ in (group, shared)]
             group.gather(whole[0], bounds)
             shared.exchange.gather([whole[1][start:stop] for start, stop in pairwise(bounds)])
-            same += [torch.equal(*found), torch.equal(*whole)]
+            shared.offer(offered := mine.clone(), bounds)
+            group.meet()
+            found.append(shared.reduce_to_owners(offered, bounds))
+            same += [torch.equal(found[0], other) for other in found[1:]] + [torch.equal(*whole)]
     return same
 
 
 @pytest.mark.parametrize("bounds", BOUNDS)
 def test_collectives_give_the_same_by_shared_memory_as_by_gloo(bounds: tuple[int, ...]) -> None:
     for same in distributed.run(len(bounds) - 1, both, bounds):
-        assert same == [True] * 12
+        assert same == [True] * 18
 
 
 def left_behind(group: Group) -> tuple[int, int]:
@@ -70,3 +75,16 @@ def one_elsewhere(group: Group) -> list[Any]:
 
 def test_workers_that_cannot_map_each_other_s_memory_do_without() -> None:
     assert distributed.run(2, one_elsewhere) == [[None] * 3] * 2
+
+
+def steps_by_exchange(group: Group, spec: Spec, count: int, skew: int | None) -> Any:
+    group.exchange = open_exchange(group.rank, group.share, group.meet)
+    assert group.exchange
+    return steps(group, spec, count, skew)
+
+
+def test_steps_have_the_same_bits_by_shared_memory() -> None:
+    spec = make_spec(model__width=64)
+    alone = steps(Group(), spec, 3, None)
+    for world, skew in ((2, None), (3, 1)):
+        assert set(map(str, distributed.run(world, steps_by_exchange, spec, 3, skew))) == {str(alone)}

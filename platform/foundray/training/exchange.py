@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WINDOW = 2**22
-"""Bytes of a window: a few are written and read while they are in the processor's caches."""
+WINDOW = 2**23
+"""Bytes of a window: enough that small models need one round, and each round one wait for the others."""
 MARK = 32
 """Bytes at the beginning of a region by which the others know that it is the right one."""
 
@@ -34,25 +34,43 @@ class Exchange:
             for turn in (0, 1)
         ]
         self.turn = 0
+        self.offered: list[Tensor] = []
+        """The windows of a sum that has begun."""
 
     @property
     def world(self) -> int:
         return len(self.windows[0])
 
+    def offer(self, parts: Sequence[Tensor]) -> None:
+        """Begin to `reduce_to_owners`: where all meet for another reason before that, its first round need not wait."""
+        self.offered = self._offered(parts, 0)
+
     def reduce_to_owners(self, parts: Sequence[Tensor]) -> None:
         """Add to this worker's own part what the others have of it; `parts` are flat, by owner."""
         mine = parts[self.rank]
-        room = WINDOW // self.world // mine.element_size()
+        room = self._room(mine)
         for start in range(0, max(part.numel() for part in parts), room):
-            windows = [window.view(self.world, room) for window in self._round(mine.dtype, self.world * room)]
-            for owner, part in enumerate(parts):
-                if owner != self.rank:
-                    _put(part[start : start + room], windows[self.rank][owner])
-            self.wait()
+            windows, self.offered = self.offered, []
+            if not windows:
+                windows = self._offered(parts, start)
+                self.wait()
             here = mine[start : start + room]
             for rank, window in enumerate(windows):
                 if rank != self.rank:
                     here += window[self.rank, : here.numel()]
+
+    def _room(self, part: Tensor) -> int:
+        """Values of each owner's part that a round brings."""
+        return WINDOW // self.world // part.element_size()
+
+    def _offered(self, parts: Sequence[Tensor], start: int) -> list[Tensor]:
+        """Write what the others own, from `start` on; gives the round's windows [owner, room] by rank."""
+        room = self._room(parts[0])
+        windows = [window.view(self.world, room) for window in self._round(parts[0].dtype, self.world * room)]
+        for owner, part in enumerate(parts):
+            if owner != self.rank:
+                _put(part[start : start + room], windows[self.rank][owner])
+        return windows
 
     def gather(self, parts: Sequence[Tensor]) -> None:
         """Fill in the others' parts; `parts` are flat, by owner."""

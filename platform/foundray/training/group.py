@@ -83,6 +83,11 @@ class Group:
         """Wait until all members have come here."""
         self.sum(torch.zeros(1, device=self.device))
 
+    def offer(self, total: Tensor, bounds: Sequence[int]) -> None:
+        """Begin to `reduce_to_owners` these: the next collective of all, which comes before that, then saves a wait."""
+        if self.exchange:
+            self.exchange.offer(_parts(total, bounds))
+
     def reduce_to_owners(self, total: Tensor, bounds: Sequence[int]) -> Tensor:
         """Sum over the workers; gives the elements of which this worker is the owner: [bounds[rank], bounds[rank + 1])."""
         parts = _parts(total, bounds)
