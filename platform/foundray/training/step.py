@@ -117,7 +117,7 @@ class Trainer:
         recheck, at = self._rechecked(step), step + passed_over
         facts = self._compute(at, micro_batches, recheck)
         facts[WORDS + 1], facts[WORDS + 2], facts[WORDS + 3] = int(leave), int(save), int(mirror)
-        self.group.offer(self.sum.total, [bound * BLOCK for bound in self.bounds])
+        self.group.offer(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
         *loss_words, tokens_sum, leaving, saving, mirroring = self.group.sum(facts)[:WHOLE].tolist()
         times, takers, fingerprints, bad, checksums = facts[WHOLE:].view(-1, EACH).T.tolist()
         if times != [1] * len(times):
