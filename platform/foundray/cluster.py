@@ -198,6 +198,13 @@ def node_resources(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def whole_nodes() -> dict[str, dict[str, float]]:
+    """What each node has, taken or not, by its id."""
+    import ray
+
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
 def free_resources() -> dict[str, dict[str, float]]:
     """What is not taken on each node that stays, by its id."""
     from ray._private.state import available_resources_per_node  # there is no public call

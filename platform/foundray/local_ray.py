@@ -18,6 +18,13 @@ from foundray.signals import spared
 from foundray.writable import OBJECT_STORE, check_shared_memory, check_temporary_folder, temporary_folder
 
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+_own: list[Any] = []
+"""The Ray that this process has started, while it runs."""
+
+
+def is_alone() -> bool:
+    """Whether this process started the Ray it is connected to: nobody else uses it, and its one node stays all it has."""
+    return bool(_own)
 
 
 @contextmanager
@@ -32,8 +39,10 @@ def local_ray(cores: int, quiet: dict[str, Any]) -> Iterator[Any]:
     with _own_token():
         try:
             _start(ray, {"num_cpus": cores, **quiet})
+            _own.append(ray)
             yield ray
         finally:
+            _own.clear()
             ray.shutdown()
 
 

@@ -6,9 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from foundray.contract import DOCUMENTED
+
 
 class Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=DOCUMENTED)
 
     time: float
     """Seconds since the epoch, by the driver's clock, which does not go back."""
@@ -70,7 +72,7 @@ class Places(Line):
     pool: str
     """The pool's name; empty where there are none."""
     request: str
-    """What Ray's autoscaling coordinator knows the request as."""
+    """What Ray's autoscaling coordinator knows the request as; empty where a command has a Ray for itself, and asks none."""
 
 
 class PlacesLost(Line):

@@ -22,8 +22,8 @@ from foundray.errors import InputError
 from foundray.model.model import initialise
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.training.blocks import BLOCK
 from foundray.training.checkpoint import load_latest
-from foundray.training.flat import BLOCK
 from foundray.training.group import Group
 from foundray.training.optimizer import state_bytes_per_block
 from foundray.training.outcome import Overflow

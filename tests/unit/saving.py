@@ -2,8 +2,9 @@
 
 from foundray.checkpoints import Keep, prune
 from foundray.storage import Store
-from foundray.training.checkpoint import CheckpointManifest, commit, write_shard
+from foundray.training.checkpoint import write_shard
 from foundray.training.step import Trainer
+from foundray.training.written import CheckpointManifest, commit
 
 
 def save(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int) -> None:

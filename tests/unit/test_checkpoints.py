@@ -21,12 +21,14 @@ from foundray.errors import InputError, RunFailed
 from foundray.run import Run
 from foundray.storage import Store
 from foundray.training import checkpoint as reading
-from foundray.training.checkpoint import MANIFEST, CheckpointManifest, ShardFile, commit, load_latest, load_weights, write_shard
+from foundray.training import written
+from foundray.training.checkpoint import MANIFEST, load_latest, load_weights, write_shard
 from foundray.training.committer import BEGUN, Committer
 from foundray.training.coverage import problem_of
 from foundray.training.group import Group
 from foundray.training.leftovers import clear
 from foundray.training.orders import Status, Written
+from foundray.training.written import CheckpointManifest, ShardFile, commit
 
 BLOCKS = 10
 PARAMETERS = [("w", [BLOCKS * 256], 0)]
@@ -368,7 +370,7 @@ def test_the_best_by_validation_loss_is_kept(folder: Store) -> None:
 def test_a_look_costs_the_same_however_many_checkpoints_there_were(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, not timed: shards looked at in a look in which nothing is new."""
     looked_at = 0
-    coverage = reading.coverage
+    coverage = written.coverage
 
     def counted(shards: list[ShardFile], blocks: int) -> str:
         nonlocal looked_at

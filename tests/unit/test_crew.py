@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from foundray.spec import Pool
-from foundray.training.crew import certain_places
+from foundray.training.ahead import certain_places
 
 
 def found(free: dict[str, dict[str, float]], **pools: Any) -> dict[tuple[str, str], int]:

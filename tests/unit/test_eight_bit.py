@@ -11,8 +11,8 @@ import torch
 from bitsandbytes.functional import create_dynamic_map
 from torch import Tensor
 
+from foundray.training.blocks import BLOCK
 from foundray.training.eight_bit import CODES, HALF, PIECE, Quantiser, on_cpu
-from foundray.training.flat import BLOCK
 
 KINDS = {"adamw8bit": bitsandbytes.optim.AdamW8bit, "lion8bit": bitsandbytes.optim.Lion8bit}
 SCALES = (1.0, 1e-3, 1e-12, 1e-20, 1e-30, 1e18, 0.0)

@@ -21,9 +21,10 @@ from foundray.loading import parse_spec
 from foundray.model.model import Model, initialise
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.training.blocks import BLOCK, shard_bounds
 from foundray.training.checkpoint import load_latest, weights_sha256
 from foundray.training.evaluation import evaluate
-from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
+from foundray.training.flat import FlatParameters, Layout
 from foundray.training.gradient_sum import SCALE, ExactSum, RoundedSum, overflows
 from foundray.training.group import Group
 from foundray.training.kernels import unfit

@@ -14,11 +14,11 @@ from foundray.checkpoints import folders
 from foundray.errors import InputError
 from foundray.storage import Store
 from foundray.training import loop as looping
-from foundray.training.checkpoint import ShardFile
 from foundray.training.group import Group
 from foundray.training.loop import Loop
 from foundray.training.member import Member
 from foundray.training.orders import Work
+from foundray.training.written import ShardFile
 
 
 class Worker:
@@ -30,7 +30,7 @@ class Worker:
         nothing: Any = None
         work = Work(spec.model_dump_json(), str(folder), nothing, VOCABULARY, 0, nothing, nothing)
         monkeypatch.setattr(Member, "_live", lambda self: None)
-        self.member = Member(work, "cpu")
+        self.member = Member("cpu")
         self.loop = Loop(work, self.member)
         self.loop.trainer.take_part(Group(), (0, self.loop.trainer.layout.blocks))
         self.loop.trainer.initialise()

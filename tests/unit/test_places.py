@@ -78,6 +78,24 @@ def pools(*made: Asked) -> Places:
     return subject
 
 
+def test_ray_train_begins_once_the_first_group_computes_or_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody else can take the places."""
+    trainer = Trainer(monkeypatch)
+    subject = pools(Asked("pool", trainer.begin, places.LATER_SECONDS))
+    subject.tend([], computing=False)
+    assert not trainer.calls
+    subject.tend([], computing=True)
+    assert len(trainer.calls) == 1
+    trainer.end()
+    subject.tend([], computing=True)
+    subject.tend([], computing=True)
+    assert len(trainer.calls) == 1, "what it gives up is begun again after a pause, as ever"
+    late = pools(Asked("pool", trainer.begin, trainer.now + places.LATER_SECONDS))
+    trainer.now += places.LATER_SECONDS
+    late.tend([], computing=False)
+    assert len(trainer.calls) == 2
+
+
 def test_the_run_gives_up_where_every_pool_is_asked_for_in_vain_and_nobody_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(monkeypatch)
     first, second = Asked("first", trainer.begin), Asked("second", trainer.begin)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -23,9 +24,11 @@ from typing import Any
 import ray
 
 from foundray.cluster import beside_caller
+from foundray.data.alone import without_helpers
 from foundray.data.leases import TRAINING, Lease
 from foundray.data.shares import better_left, dealt, duration, shares
 from foundray.data.stream import Parcel, StreamPlan
+from foundray.local_ray import is_alone
 
 BUFFERED_PARCELS = 8
 KEPT_PARCELS = 32
@@ -166,11 +169,15 @@ class _Stream:
 class _Feeder:
     """The actor. Every method is a coroutine of one event loop, and threads only hand over to it, so nothing needs a lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = False) -> None:
+        """`alone` says that no other command uses this Ray."""
         # Not at the top: a worker that is given the feeder's handle imports this module, and has no use for Ray Data.
         from foundray.data.parcels import configure_ray_data
 
         configure_ray_data(STORE_BYTES)
+        self.helpers = ExitStack()
+        if alone:
+            self.helpers.enter_context(without_helpers())
         self.generation = 0
         self.workers = 0
         """Of the generation."""
@@ -296,4 +303,4 @@ def start_feeder() -> Any:
     It runs beside the caller where that is possible, so that a node which comes and goes does not take it along.
     """
     options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000}
-    return ray.remote(_Feeder).options(scheduling_strategy=beside_caller(soft=True), **options).remote()
+    return ray.remote(_Feeder).options(scheduling_strategy=beside_caller(soft=True), **options).remote(is_alone())

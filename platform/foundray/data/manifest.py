@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from foundray.data.quarantine import Balance
-from foundray.data.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.storage import Store
+
+if TYPE_CHECKING:
+    from foundray.data.tokenizer import Tokenizer
 
 TOKENS_PER_ROW_GROUP = 2**18
 """A row group is the unit of reading: about a megabyte of tokens."""
@@ -111,6 +114,8 @@ class Prepared:
             raise InputError(f"{folder / 'manifest.json'} is not a manifest: {error.errors()[0]['msg']}") from None
 
     def tokenizer(self) -> Tokenizer:
+        from foundray.data.tokenizer import Tokenizer  # not above: most processes that read data have no use for it
+
         return Tokenizer.from_json((self.folder / "tokenizer.json").read_text(), self.manifest.document_id)
 
     def check_files(self) -> None:

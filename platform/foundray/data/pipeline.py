@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from foundray.causes import cause_of, described
+from foundray.data.alone import without_helpers
 from foundray.data.files import RawFile
 from foundray.data.shard import Unit
 from foundray.errors import FoundrayError, InputError, RunFailed
+from foundray.local_ray import is_alone
 
 _Result = TypeVar("_Result")
 
@@ -35,6 +38,12 @@ def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing:
     # Its progress bars, plans and tracebacks would interleave with what `report` says; an error's cause is in ours.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    with without_helpers() if is_alone() else nullcontext():
+        yield from _results(units, work, doing)
+
+
+def _results(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing: str) -> Iterator[dict[str, Any]]:
+    import ray.data
 
     def guarded(row: dict[str, Any]) -> dict[str, Any]:
         fields = json.loads(row["unit"])

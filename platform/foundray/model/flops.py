@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
-from foundray.model.model import Model
 from foundray.spec import Spec
 
 PEAKS = {
@@ -40,6 +37,10 @@ def parameters_of(spec: Spec, classes: int) -> int:
 
     `classes` are the data's ids, 0 for values.
     """
+    import torch  # not above: the driver has a use for the rest, and none for torch
+
+    from foundray.model.model import Model
+
     with torch.device("meta"):
         model = Model(spec.model, spec.objective.build(), spec.unit_shape(classes))
     return sum(p.numel() for name, p in model.named_parameters() if p.dim() >= 2 and not name.endswith("embed_tokens.weight"))

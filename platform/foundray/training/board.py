@@ -14,9 +14,6 @@ from typing import Any
 
 import ray
 
-from foundray.cluster import beside_caller
-from foundray.run import event
-
 FLUSH_SECONDS = 0.5
 ATTENDANCE_SECONDS = 1.0
 """Between two signs of life of a place."""
@@ -70,6 +67,8 @@ class _Board:
 
 def start_board() -> Any:
     """A board of the calling process's lifetime, beside it: while the driver is there to read, so is the board."""
+    from foundray.cluster import beside_caller  # not above: the board, and who holds a place, have no use for it
+
     return ray.remote(_Board).options(num_cpus=0, scheduling_strategy=beside_caller()).remote()
 
 
@@ -111,6 +110,8 @@ class Journal:
 
     def event(self, name: str, **fields: Any) -> None:
         """Something that happened to the group, told at once."""
+        from foundray.run import event  # as above
+
         if self.sends:
             self.pending.append((event(name, **fields), time.monotonic()))
             self.flush()

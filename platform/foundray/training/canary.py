@@ -19,6 +19,7 @@ from foundray.model.backbone import Layer
 from foundray.model.rotation import rotary, tables
 from foundray.spec import Model
 from foundray.training.kernels import low_precision
+from foundray.training.orders import KIND
 
 WIDTH, TOKENS, SAMPLES = 1024, 64, 2
 """At most: a wider layer is made narrower in all its parts, so that the canary takes a tenth of a second."""
@@ -28,9 +29,8 @@ VALUES = 65_521
 WORDS = {"hardware": "", "gradient": "gradients of the same layer ", "threads": "CPU threads "}
 """How a difference is told."""
 
-KIND = ("hardware", "gradient", "torch", "bitsandbytes", "threads")
 Kind = dict[str, str]
-"""What equal bits depend on, by a word for it."""
+"""By the words of KIND."""
 
 
 def kind(shape: Model, causal: bool, device: torch.device) -> Kind:

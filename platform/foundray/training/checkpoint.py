@@ -8,14 +8,13 @@ checked to hold every block once; a folder without one is not a checkpoint. Any 
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
@@ -26,62 +25,14 @@ from foundray.model.parametrisation import Scaling
 from foundray.spec import Spec
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store, sha256
-from foundray.training.coverage import problem_of
-from foundray.training.flat import BLOCK, Entry
+from foundray.training.flat import Entry
 from foundray.training.step import Trainer
+from foundray.training.written import CheckpointManifest, ShardFile
 
 MASTER = "master"
 """The model's own weights, among the tensors of a state."""
 AGAIN_SECONDS = 0.5
 T = TypeVar("T")
-
-
-class ShardFile(BaseModel):
-    file: str
-    ranges: list[tuple[int, int]]
-    """Block ranges [start, stop) whose state the file holds, one after another."""
-    bytes: int
-    sha256: str
-    generation: int = 0
-    """Of the worker group whose member wrote it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_one_range(cls, fields: Any) -> Any:
-        """As earlier versions wrote it."""
-        if isinstance(fields, dict) and "first_block" in fields and "ranges" not in fields:
-            first = fields["first_block"]
-            return {**fields, "ranges": [(first, first + fields.get("blocks", 0))]}
-        return fields
-
-
-class CheckpointManifest(BaseModel):
-    step: int
-    """Optimizer steps done."""
-    fingerprint: str
-    """Of the spec that made it."""
-    arithmetic: dict[str, int] = {}
-    """By part, the version of what it computed; a part that is not named was at 1."""
-    optimizer: str
-    parameters: list[tuple[str, list[int], int]]
-    """Name, shape and first block of each, in flat order."""
-    shards: list[ShardFile]
-    losses: list[tuple[int, float]] | None = None
-    """The spike guard's window, (step, loss); None in checkpoints from before it was part of the state."""
-
-    @property
-    def blocks(self) -> int:
-        """Of the whole state."""
-        return max((first + -(-math.prod(shape) // BLOCK) for _, shape, first in self.parameters), default=0)
-
-    def problem(self) -> str:
-        """Why its shards are not the whole state; empty if they are."""
-        return coverage(self.shards, self.blocks)
-
-
-def coverage(shards: Sequence[ShardFile], blocks: int) -> str:
-    """Why shards are not the whole state of so many blocks; empty if they are."""
-    return problem_of(((shard.file, shard.ranges, shard.generation) for shard in shards), blocks)
 
 
 class Damaged(Exception):
@@ -119,11 +70,6 @@ def write_shard(
     (place(folder, step) / name).write_bytes(content)
     held = [(run.start, run.stop) for run in ranges]
     return ShardFile(file=name, ranges=held, bytes=len(content), sha256=sha256(content), generation=generation)
-
-
-def commit(folder: Store, manifest: CheckpointManifest) -> None:
-    """Make the checkpoint complete, now that all its shards are written. Raises InputError."""
-    (place(folder, manifest.step) / MANIFEST).write_text(manifest.model_dump_json(indent=1))
 
 
 def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float = 0.0) -> Restored:

@@ -13,8 +13,8 @@ from foundray.checkpoints import Keep, completed, delete, place, prune, step_of
 from foundray.errors import InputError
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.checkpoint import CheckpointManifest, ShardFile, commit, coverage
 from foundray.training.orders import Status, Written
+from foundray.training.written import CheckpointManifest, ShardFile, commit, coverage
 
 AGAIN_SECONDS = 1.0
 TELL_SECONDS = 30.0

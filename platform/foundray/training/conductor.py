@@ -20,6 +20,7 @@ from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.holder import Holder
 from foundray.run import Run, event
 from foundray.spec import Spec
+from foundray.training.ahead import Ahead
 from foundray.training.board import Place
 from foundray.training.committer import Committer
 from foundray.training.crew import CALM_SECONDS, LISTEN_SECONDS, Crew, Known
@@ -42,10 +43,19 @@ GATHER_SECONDS = 30.0
 
 
 class Conductor:
-    def __init__(self, spec: Spec, run: Run, work: Work, recorder: Recorder, places: Places, holder: Holder):
+    def __init__(
+        self,
+        spec: Spec,
+        run: Run,
+        work: Work,
+        recorder: Recorder,
+        places: Places,
+        holder: Holder,
+        ahead: Ahead | None = None,
+    ):
         self.spec, self.run_folder, self.work, self.recorder = spec, run, work, recorder
         self.ray_train, self.holder = places, holder
-        self.crew = Crew(work, spec, self._note)
+        self.crew = Crew(work, spec, self._note, ahead)
         self.places: list[Place] = []
         self.pausing: Literal["", "regroup", "stop"] = ""
         """Why members were told to pause."""

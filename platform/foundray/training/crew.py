@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from foundray.cluster import draining_nodes, fits_on, node_memory, node_name
+from foundray.cluster import draining_nodes, free_resources, node_memory, node_name, whole_nodes
 from foundray.errors import InputError, RunFailed
 from foundray.model.flops import known_peak
-from foundray.spec import Pool, Spec
+from foundray.spec import Spec
+from foundray.training.ahead import Ahead, certain_places, start_member
 from foundray.training.board import Place
-from foundray.training.canary import KIND
-from foundray.training.member import Member
-from foundray.training.orders import Status, Work
+from foundray.training.orders import KIND, Status, Work
 
 LISTEN_SECONDS, CALM_SECONDS = 0.1, 0.5
 """Longest waits for members' news: while a group is formed or ends, and while it computes."""
@@ -49,7 +47,7 @@ class Known:
     heard: float = field(default_factory=time.monotonic)
     """When it last answered."""
     placed: float | None = None
-    """Since when its place has been held; None where that is only foreseen."""
+    """Since when its place has been held, or is certain to be; None where that is only foreseen."""
     left: bool = False
     """Whether it has handed its state over, and goes."""
     forsaken: float | None = None
@@ -57,10 +55,13 @@ class Known:
 
 
 class Crew:
-    def __init__(self, work: Work, spec: Spec, note: Callable[..., None]):
-        """A member that says nothing for `fault.silence_s` is lost: they answer every second."""
+    def __init__(self, work: Work, spec: Spec, note: Callable[..., None], ahead: Ahead | None = None):
+        """A member that says nothing for `fault.silence_s` is lost: they answer every second.
+
+        `ahead` holds members that are started already: nobody else can take the places that they are in.
+        """
         self.work, self.most, self.silence, self.note = work, spec.scale.world[1], spec.fault.silence_s, note
-        self.pools = spec.scale.all_pools
+        self.pools, self.ahead = spec.scale.all_pools, ahead
         self.members: dict[int, Known] = {}
         """By number, in the order in which they were started."""
         self.places: list[Place] = []
@@ -72,10 +73,15 @@ class Crew:
         self.claimed_by = time.monotonic() + FORESEEN_SECONDS
         """Until when a place that is foreseen has to be held."""
 
-    def foresee(self, free: Mapping[str, Mapping[str, float]]) -> None:
-        """Start members where Ray Train will find places, so that they warm up while it does. `free` is each node's room."""
-        for place in certain_places(self.pools, free):
+    def foresee(self) -> None:
+        """Start members where Ray Train will find places, so that they warm up while it does."""
+        for place in certain_places(self.pools, whole_nodes() if self.ahead else free_resources()):
             self._start_member(place)
+            if self.ahead:
+                self.members[self.numbers].placed = time.monotonic()
+        if self.ahead:
+            self.ahead.close()
+            self.ahead = None
 
     def listen(self, seconds: float) -> None:
         """Take in what members tell, waiting `seconds` for it at most. Raises InputError or RunFailed where one says so."""
@@ -123,6 +129,8 @@ class Crew:
         """One member for each place; one outside the group, without a place for long or on a draining node, is let go."""
         if places and not self.places:
             self.claimed_by = min(self.claimed_by, time.monotonic() + CLAIM_SECONDS)
+            for known in self.members.values():
+                known.forsaken = None
         self.places, self.draining = places, draining_nodes()
         held = Counter(places)
         for known in list(self.members.values()):
@@ -153,19 +161,8 @@ class Crew:
 
     def _start_member(self, place: Place) -> None:
         self.numbers += 1
-        there = NodeAffinitySchedulingStrategy(place.node, soft=False)
-        # The place's GPUs are reserved by Ray Train's worker; its member sees the same ones.
-        environment = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        handle = (
-            ray.remote(Member)
-            .options(
-                num_cpus=0,
-                max_concurrency=32,
-                scheduling_strategy=there,
-                runtime_env={"env_vars": environment} if place.gpus else None,
-            )
-            .remote(self.work, "cuda" if place.gpus else "cpu")
-        )
+        handle = (self.ahead.take(place) if self.ahead else None) or start_member(place)
+        handle.begin.remote(self.work)
         self.members[self.numbers] = Known(handle, place, self.numbers, handle.watch.remote(0), node_name(place.node))
 
     def may_stay(self, known: Known) -> bool:
@@ -205,25 +202,6 @@ class Crew:
         for known in self.members.values():
             with suppress(RayError):
                 ray.kill(known.handle)
-
-
-def certain_places(pools: Mapping[str, Pool], free: Mapping[str, Mapping[str, float]]) -> list[Place]:
-    """Places that Ray Train will find where each node has so much free, of those pools for which that is certain.
-
-    That is so where all that there is room for are wanted, or on one node; not with GPUs, of which nobody knows yet who gets
-    which, and not where labels decide.
-    """
-    found, left = [], {node: dict(resources) for node, resources in free.items()}
-    for name, pool in pools.items():
-        fewest, most = pool.workers
-        room = {node: count for node, resources in left.items() if (count := fits_on(pool.resources, resources))}
-        certain = fewest <= sum(room.values()) and (len(room) == 1 or sum(room.values()) <= most)
-        if certain and not (pool.resources.get("GPU") or pool.labels or pool.accelerator):
-            found += [Place(node, (), name) for node, count in room.items() for _ in range(min(count, most))]
-        for node, count in room.items():  # whoever it is that takes them, they are not for the next pool
-            for kind, amount in pool.resources.items():
-                left[node][kind] -= min(count, most) * amount
-    return found
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:

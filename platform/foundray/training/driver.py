@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from foundray.admission import admit
 from foundray.causes import cause_of, sentence_of
@@ -18,6 +18,7 @@ from foundray.data.recipe import prepared_folder
 from foundray.environment import environment
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.holder import Holder
+from foundray.local_ray import is_alone
 from foundray.machine import physical_cores
 from foundray.run import Facts, Run, event
 from foundray.signals import heeded
@@ -28,6 +29,9 @@ from foundray.training.leftovers import clear
 from foundray.training.parent import Start, check_not_itself, find_start
 from foundray.training.record import Recorder, asked_for
 from foundray.words import plural, span
+
+if TYPE_CHECKING:
+    from foundray.training.ahead import Ahead
 
 Report = Callable[[str], None]
 
@@ -46,9 +50,10 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
     if start:
         spec = start.spec
         report(f"init_from: {start.told()}")
-    with connected(report) as ray:
+    with connected(report) as ray, ExitStack() as holding:
         admit(ray, spec, report)
         workers = _fit(ray, spec, report)
+        ahead = holding.enter_context(_ahead(spec))
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
         if start:
@@ -65,11 +70,28 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
             start = None  # it holds the weights
             spec, workers = _chosen(ray, spec, prepared, workers, report)
             with heeded(holder.stop):
-                return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
+                return _run(ray, run, spec, prepared, workers, holder, report, show_progress, ahead)
+
+
+@contextmanager
+def _ahead(spec: Spec) -> Iterator[Ahead | None]:
+    """The run's processes, started before its data are prepared: on a Ray of this command alone, which nobody competes for."""
+    if not is_alone():
+        yield None
+        return
+    from foundray.training.ahead import Ahead
+
+    if spec.scale.is_open:
+        spec = with_workers(spec, min(physical_cores(), spec.train.micro_batches))
+    ahead = Ahead(spec.scale)
+    try:
+        yield ahead
+    finally:
+        ahead.close()
 
 
 def _fit(ray: Any, spec: Spec, report: Report) -> dict[str, tuple[int, int]]:
-    return fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")), report)
+    return fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")) and not is_alone(), report)
 
 
 def _chosen(
@@ -110,9 +132,10 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
         if (facts := _finished(run, spec, report)) is not None:
             return facts
         admit(ray, spec, report, raw=False)
-        spec, workers = _chosen(ray, spec, prepared, _fit(ray, spec, report), report)
-        with heeded(holder.stop):
-            return _run(ray, run, spec, prepared, workers, holder, report, show_progress)
+        workers = _fit(ray, spec, report)
+        with _ahead(spec) as ahead, heeded(holder.stop):
+            spec, workers = _chosen(ray, spec, prepared, workers, report)
+            return _run(ray, run, spec, prepared, workers, holder, report, show_progress, ahead)
 
 
 def _finished(run: Run, spec: Spec, report: Report) -> Facts | None:
@@ -167,18 +190,20 @@ def _run(
     holder: Holder,
     report: Report,
     show_progress: bool,
+    ahead: Ahead | None,
 ) -> Facts:
     if problem := clear(run):
         report(f"what a command before left could not be removed: {problem}")
-    # Imported here: these import torch, and a bad spec should be told at once.
+    # Imported here: these import Ray, and a bad spec should be told at once.
     from foundray.training.board import start_board
     from foundray.training.places import Places
 
     # Ray Train takes longest to start: the rest is imported beside it.
     fewest = sum(fewest for fewest, _ in workers.values())
     report(f"starting {span(fewest, max(fewest, sum(most for _, most in workers.values())), 'worker')}")
-    board = start_board()
-    places = Places(run, spec, workers, board, asked_for(run.records("events.jsonl")))
+    board = ahead.board if ahead else start_board()
+    later = ahead is not None and ahead.enough
+    places = Places(run, spec, workers, board, asked_for(run.records("events.jsonl")), later)
 
     from foundray.data.feeder import start_feeder
     from foundray.data.stream import plan_for
@@ -195,14 +220,14 @@ def _run(
         plan=plan,
         classes=manifest.vocabulary,
         validation_samples=plan.order().validation_samples,
-        feeder=start_feeder(),
+        feeder=ahead.feeder if ahead else start_feeder(),
         board=board,
     )
     scores = spec.objective.build().scores
     told = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
     recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, told)
-    recorder.write([event("command", workers=list(spec.scale.world), environment=environment())])
-    conductor = Conductor(spec, run, work, recorder, places, holder)
+    recorder.write([event("command", workers=list(spec.scale.world), environment=environment()), *places.asked()])
+    conductor = Conductor(spec, run, work, recorder, places, holder, ahead)
     go_on = f"`foundray resume {run.folder}` goes on from the last checkpoint"
 
     def note_failure(error: FoundrayError) -> None:

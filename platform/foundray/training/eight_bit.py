@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundray.training.flat import BLOCK
+from foundray.training.blocks import BLOCK
 
 PIECE = 2**16
 """Elements that are updated at once: few enough for a cache of 2 MB, enough for the calls to cost little."""

@@ -29,7 +29,8 @@ from foundray.contract import WIDTH, Units, Values
 from foundray.model.model import Model
 from foundray.spec import Model as Shape
 from foundray.spec import Spec
-from foundray.training.flat import BLOCK, Layout
+from foundray.training.blocks import BLOCK
+from foundray.training.flat import Layout
 from foundray.training.gradient_sum import CHUNKS
 from foundray.training.memory import STATES_KEPT
 from foundray.training.optimizer import state_bytes_per_block

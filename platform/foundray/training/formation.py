@@ -9,11 +9,10 @@ from collections.abc import Callable
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from foundray.cluster import free_resources
 from foundray.spec import Spec
+from foundray.training.blocks import shard_bounds
 from foundray.training.committer import Committer
 from foundray.training.crew import Crew, Known
-from foundray.training.flat import shard_bounds
 from foundray.training.orders import Order, Status, Work
 from foundray.training.record import Recorder
 from foundray.training.recovery import Piece, buddies, newest_whole
@@ -63,7 +62,7 @@ class Formation:
 
     def foresee(self) -> None:
         """Let get ready what the first group will most likely need: its members, and the data from the last checkpoint on."""
-        self.crew.foresee(free_resources())
+        self.crew.foresee()
         done, turns, per_step = max(self.committer.steps, default=0), self.recorder.roll_backs, self.spec.train.micro_batches
         ahead, until = passed_over(turns, done), next_turn(turns, done) or self.spec.train.steps
         if done < until:

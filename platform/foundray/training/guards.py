@@ -6,8 +6,10 @@ import statistics
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # the driver has a use for the rest, and none for torch
+    from torch import Tensor
 
 WINDOW = 64
 """Losses that the estimate is made of."""

@@ -14,18 +14,15 @@ from torch import Tensor
 
 from foundray.data.leases import TRAINING, MicroBatchSource
 from foundray.data.stream import read_micro_batches
-from foundray.data.validation import part_of
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.logfiles.runs import runs
 from foundray.model.model import Model
-from foundray.run import event
 from foundray.spec import Spec
-from foundray.spec.evaluating import VALIDATION
 from foundray.storage import Store
 from foundray.training.board import Journal
 from foundray.training.canary import differences, kind
-from foundray.training.checkpoint import ShardFile, load_latest, weights_sha256, write_shard
-from foundray.training.evaluation import evaluate
+from foundray.training.checkpoint import load_latest, weights_sha256, write_shard
+from foundray.training.evaluations import Evaluations
 from foundray.training.group import Group
 from foundray.training.guards import Losses, Spike
 from foundray.training.interval import Interval
@@ -36,6 +33,7 @@ from foundray.training.recovery import Piece
 from foundray.training.rollback import next_turn, passed_over
 from foundray.training.starting import begin
 from foundray.training.step import Trainer, named_weights
+from foundray.training.written import ShardFile
 
 if TYPE_CHECKING:
     from foundray.training.member import Member
@@ -62,6 +60,7 @@ class Loop:
         model.to(member.device)
         self.trainer = Trainer(spec, model, objective)
         self.trainer.read = lambda position: next(read_micro_batches(work.plan, position, 1))
+        self.evaluations = Evaluations(work, spec, self.trainer)
         self.checkpoints = Store.at(work.run) / "checkpoints"
         self.journal = Journal(work.board)
         self.writer = ThreadPoolExecutor(1)
@@ -122,6 +121,7 @@ class Loop:
         self.saving = self.mirror_due = False
         self.saved = None if order.source else self.done
         self.interval.begin(self.done)
+        self.evaluations.begin(order)
         self.journal.begin(order.rank == 0, order.recorded, order.evaluated, self.done)
         if taken:
             self.journal.event("initialised", step=0, **taken)
@@ -222,7 +222,8 @@ class Loop:
             return last or (every is not None and self.done > 0 and self.done % every == 0)
 
         if due(train.evaluate_every) and self.evaluated < self.done:
-            self._evaluate()
+            self.journal.record(self.evaluations.evaluate(self.done))
+            self.evaluated = self.done
         every = train.checkpoint_every
         wanted = last or (self.saving if every == "auto" else due(every))
         pinned = last or (self.done > 0 and train.pins(self.done))
@@ -259,6 +260,7 @@ class Loop:
         """One more step is done."""
         self.done += 1
         seconds = time.perf_counter() - self.began
+        self.evaluations.foresee(self.done, seconds)
         self.journal.record(
             {
                 "step": self.done,
@@ -279,31 +281,6 @@ class Loop:
                 "lineage": "",
                 "mirrored": self.mirrored,
             }
-        )
-
-    def _evaluate(self) -> None:
-        """On the validation split, or a part of it, as one step of a stream of its own."""
-        began = time.perf_counter()
-        part = part_of(self.work.plan, self.spec, self.work.validation_samples, self.done == self.spec.train.steps)
-        name, batches, order = f"validation-{self.done}", part.micro_batches, self.order
-        source = MicroBatchSource(self.work.feeder, order.generation, name, part.plan, batches, 0, batches, order.rank)
-        found = evaluate(self.trainer, source.step(0))
-        source.close()
-        self.evaluated = self.done
-        self.journal.record(
-            event(
-                "evaluated",
-                step=self.done,
-                set=VALIDATION,
-                samples=part.samples,
-                of_samples=part.of_samples,
-                val_loss=found.loss,
-                val_tokens=found.tokens,
-                not_finite=found.not_finite,
-                feature_spread=round(found.spread, 4),
-                effective_rank=round(found.effective_rank, 2),
-                seconds=round(time.perf_counter() - began, 3),
-            )
         )
 
     # Copies of the state

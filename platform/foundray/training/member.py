@@ -11,21 +11,21 @@ import queue
 import socket
 import threading
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
 from foundray.causes import cause_of, is_away
 from foundray.errors import BadData, FoundrayError, StorageAway
 from foundray.spec import Spec
-from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike
 from foundray.training.heap import keep_memory
-from foundray.training.loop import Loop
-from foundray.training.memory import Memory, as_arrays
 from foundray.training.orders import Order, Status, Work
 from foundray.training.recovery import Piece
+
+if TYPE_CHECKING:  # these import torch, which the driver has no use for
+    from foundray.training.group import Group
+    from foundray.training.memory import Memory
 
 WATCH_SECONDS = 1.0
 """Longest that a watcher waits for news."""
@@ -34,18 +34,26 @@ WATCH_SECONDS = 1.0
 class Member:
     """The actor. Its methods answer while a thread of its own computes."""
 
-    def __init__(self, work: Work, device: str):
+    memory: Memory
+    work: Work
+
+    def __init__(self, device: str):
+        """It imports what it needs to compute, and waits for its work."""
         keep_memory()
-        self.work, self.device = work, device
+        self.device = device
         self.status = Status()
         self.changed = threading.Condition()
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self.memory = Memory(Spec.model_validate_json(work.spec_json).guard.roll_back)
+        self.given: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self.group: Group | None = None
         self.leaving, self.saving = threading.Event(), threading.Event()
         threading.Thread(target=self._live, daemon=True).start()
 
     # What the conductor and other members call.
+
+    def begin(self, work: Work) -> None:
+        """Build the model, to be ready for a group."""
+        self.given.put(work)
 
     def watch(self, version: int) -> Status:
         """The status as soon as it is not `version` any more, or after a second."""
@@ -82,10 +90,14 @@ class Member:
 
     def hold(self, piece: Piece, tensors: dict[str, Any]) -> None:
         """Mirror a piece of another member, given as NumPy arrays."""
+        import torch
+
         self.memory.keep(piece, {name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
 
     def hand_over(self, heir: Any) -> Piece | None:
         """Give this member's newest piece, if it has one, to another."""
+        from foundray.training.memory import as_arrays
+
         if (piece := self.memory.own) is not None:
             ray.get(heir.hold.remote(piece, as_arrays(self.memory.get(piece))))
         return piece
@@ -100,6 +112,11 @@ class Member:
 
     def _live(self) -> None:
         try:
+            from foundray.training.loop import Loop
+            from foundray.training.memory import Memory
+
+            self.work = self.given.get()
+            self.memory = Memory(Spec.model_validate_json(self.work.spec_json).guard.roll_back)
             loop = Loop(self.work, self)
             self.say(phase="ready", facts=loop.facts())
         except FoundrayError as error:

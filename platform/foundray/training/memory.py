@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundray.training.flat import BLOCK
+from foundray.training.blocks import BLOCK
 from foundray.training.group import Group
 from foundray.training.optimizer import STATE
 from foundray.training.recovery import Piece, Source

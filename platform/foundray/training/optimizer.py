@@ -16,8 +16,9 @@ from torch import Tensor
 
 from foundray.model.parametrisation import Scaling
 from foundray.spec import Optimizer
+from foundray.training.blocks import BLOCK
 from foundray.training.eight_bit import on_cpu
-from foundray.training.flat import BLOCK, Layout
+from foundray.training.flat import Layout
 
 STATE: dict[str, dict[str, tuple[torch.dtype, int]]] = {
     "adamw": {"exp_avg": (torch.float32, BLOCK), "exp_avg_sq": (torch.float32, BLOCK)},

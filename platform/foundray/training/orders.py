@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from foundray.data.stream import StreamPlan
-from foundray.training.checkpoint import ShardFile
 from foundray.training.guards import Losses
 from foundray.training.recovery import Source
 from foundray.training.rollback import RollBack
+from foundray.training.written import ShardFile
+
+KIND = ("hardware", "gradient", "torch", "bitsandbytes", "threads")
+"""What equal bits depend on, by a word for it: a member's facts say what it has of each."""
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ class Recorder:
 
 def asked_for(events: list[dict[str, Any]]) -> list[str]:
     """What the run's commands have asked Ray's autoscaling coordinator for, by name."""
-    return [event["request"] for event in events if event["event"] == "places"]
+    return [event["request"] for event in events if event["event"] == "places" and event["request"]]
 
 
 def evaluated_until(events: list[dict[str, Any]], recheck_every: int) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 
 from foundray.cluster import draining_nodes
 
@@ -46,3 +47,19 @@ class StayingNodes(ElasticScalingPolicy):
         reserved = self._get_reserved_resources()
         room = 0 if reserved is None else self._count_possible_workers(reserved)
         return self._get_resize_decision(room) if room == state.num_workers else None
+
+
+class OneMachine(FixedScalingPolicy):
+    """As many places as this command's own Ray was found to have room for: nothing comes or goes there, and nobody else asks.
+
+    So no coordinator is asked, which would be one more process.
+    """
+
+    def _send_resource_request(self) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+    def _cancel_resource_request(self) -> None:
+        pass

@@ -21,7 +21,8 @@ from foundray.contract import Objective
 from foundray.data.order import mix
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
-from foundray.training.flat import BLOCK, FlatParameters, Layout, shard_bounds
+from foundray.training.blocks import BLOCK, shard_bounds
+from foundray.training.flat import FlatParameters, Layout
 from foundray.training.gradient_sum import CHUNKS, ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.group import Group
 from foundray.training.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out

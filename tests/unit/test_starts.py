@@ -1,0 +1,73 @@
+"""What each kind of process imports as it starts: nothing heavy that it has no use for, and not many modules in all.
+
+Every run pays for these imports, once per process. They are read from Python's own account of them (`-X importtime`), which
+also says, where a test fails, what took the time.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import REPOSITORY
+
+HEAVY = {
+    "torch",
+    "bitsandbytes",
+    "ray",
+    "ray.data",
+    "ray.train",
+    "ray.tune",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "rich",
+    "tokenizers",
+}
+
+CLI = "import contextlib\nfrom foundray.cli import main\nwith contextlib.suppress(SystemExit):\n    main({})"
+KINDS: dict[str, tuple[str, set[str], int]] = {
+    "a command's help": (CLI.format(["--help"]), set(), 200),
+    "foundray status": (CLI.format(["status", "{run}"]), {"pyarrow", "pydantic"}, 500),
+    "the driver, before it knows of Ray": ("import foundray.training.driver", {"pyarrow", "pydantic", "tokenizers"}, 600),
+    "the driver": (
+        "import foundray.training.driver, foundray.training.ahead, foundray.training.places, foundray.training.conductor",
+        {"pyarrow", "pydantic", "tokenizers", "ray"},
+        1200,
+    ),
+    "the board, and who holds a place": ("import foundray.training.board", {"ray"}, 850),
+    "a worker, until it answers": ("import foundray.training.member", {"pyarrow", "pydantic", "ray"}, 1150),
+    "a worker": (
+        "import foundray.training.member, foundray.training.loop",
+        {"pyarrow", "pydantic", "ray", "torch"},
+        2200,
+    ),
+    "the feeder": (
+        "import foundray.data.feeder, foundray.data.parcels",
+        {"pyarrow", "pydantic", "ray", "ray.data", "pandas"},
+        1800,
+    ),
+}
+"""By the kind of process: how it starts, what of the heavy packages it needs, and the most modules that it imports in all."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_imports_what_it_needs(kind: str, tmp_path: Path) -> None:
+    code, needed, most = KINDS[kind]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code.replace("{run}", str(tmp_path))],
+        cwd=REPOSITORY, capture_output=True, text=True,
+    )  # fmt: skip
+    times = imports(done.stderr)
+    assert "foundray" in times, done.stderr[-2000:]
+    longest = sorted(times.items(), key=lambda item: -item[1])[:20]
+    assert HEAVY & times.keys() <= needed, longest
+    assert len(times) <= most, longest
+
+
+def imports(account: str) -> dict[str, int]:
+    """Microseconds that importing each module took, with what it imports, by name."""
+    lines = [line.removeprefix("import time:").split("|") for line in account.splitlines() if line.startswith("import time:")]
+    return {name.strip(): int(whole) for _, whole, name in lines if whole.strip().isdigit()}
