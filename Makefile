@@ -6,7 +6,7 @@ STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test tools check bench bench-laptop bench-processes bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
+.PHONY: demo test tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -42,6 +42,9 @@ bench-laptop: $(VENV)/.ready-dev  ## whole commands and steady steps beside a ch
 
 bench-processes: $(VENV)/.ready-dev  ## CPU of every process of a run, per step: about a minute
 	$(BIN)/python -m tests.benchmarks.bench_processes
+
+bench-start: $(VENV)/.ready-dev  ## from the command to the first step and the end of a run of 12 steps: about three minutes
+	$(BIN)/python -m tests.benchmarks.bench_start
 
 bench-overload: $(VENV)/.ready-dev  ## two runs at once on the same cores: about five minutes
 	$(BIN)/python -m tests.benchmarks.bench_overload
