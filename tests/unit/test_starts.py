@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import REPOSITORY
 
 HEAVY = {
+    "torch._dynamo",
+    "sympy",
     "torch",
     "bitsandbytes",
     "ray",
@@ -28,6 +30,22 @@ HEAVY = {
 }
 
 CLI = "import contextlib\nfrom foundray.cli import main\nwith contextlib.suppress(SystemExit):\n    main({})"
+COMPUTING = """
+import torch
+from tests.unit.test_exact_step import make_spec
+from foundray.training.canary import kind
+from foundray.training.flat import Entry, Layout
+from foundray.training.optimizer import ShardOptimizer
+from foundray.model.parametrisation import Scaling
+import foundray.training.member, foundray.training.loop
+spec = make_spec()
+kind(spec.model, True, torch.device("cpu"))
+for name in ("adamw", "adamw8bit", "lion8bit"):
+    layout = Layout((Entry("weight", (1000,), 0, 4, Scaling()),))
+    optimizer = ShardOptimizer(spec.optimizer.model_copy(update={"kind": name}), layout, range(4), torch.randn(1024))
+    optimizer.step(1, 1e-3, torch.randn(1024))
+"""
+"""A worker that has looked at how it computes, and made an update of each kind."""
 KINDS: dict[str, tuple[str, set[str], int]] = {
     "a command's help": (CLI.format(["--help"]), set(), 200),
     "foundray status": (CLI.format(["status", "{run}"]), {"pyarrow", "pydantic"}, 500),
@@ -44,6 +62,7 @@ KINDS: dict[str, tuple[str, set[str], int]] = {
         {"pyarrow", "pydantic", "ray", "torch"},
         2200,
     ),
+    "a worker that computes": (COMPUTING, {"pyarrow", "pydantic", "ray", "torch", "bitsandbytes"}, 2700),
     "the feeder": (
         "import foundray.data.feeder, foundray.data.parcels",
         {"pyarrow", "pydantic", "ray", "ray.data", "pandas"},

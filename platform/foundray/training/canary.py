@@ -49,9 +49,8 @@ def canary(shape: Model, causal: bool, device: torch.device) -> int:
     """CRC-32 of the gradients of one layer and its input."""
     shape = narrowed(shape)
     tokens = min(TOKENS, shape.context)
-    with torch.device("meta"):  # torch's own generator is left alone: a run's numbers follow from its seed
-        layer = Layer(shape)
-    layer = layer.to_empty(device=device)
+    with torch.random.fork_rng(devices=[]):  # torch's own generator is left alone: a run's numbers follow from its seed
+        layer = Layer(shape).to(device)
     for number, parameter in enumerate(layer.parameters()):
         fan_in = parameter.shape[-1] if parameter.ndim > 1 else 1
         with torch.no_grad():

@@ -7,9 +7,12 @@ AdamW (Loshchilov and Hutter 2019), Lion is that of Chen et al. 2023.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Iterable, Iterator
+from types import MethodType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -100,22 +103,33 @@ def _cut(pieces: Iterable[tuple[range, Scaling]]) -> Iterator[tuple[range, Scali
 
 @contextlib.contextmanager
 def _without_compiler() -> Iterator[None]:
-    """bitsandbytes hands some functions to torch.compile as it is imported, none of which is used here: torch's compiler alone
-    takes longer to import than all else that a member needs. Where compiling fails, it takes them as they are."""
+    """bitsandbytes hands some functions to torch.compile as it is imported, and others to torch with the wish that its compiler
+    keeps off them. Both import that compiler, sooner or later, which takes longer than all else that a member imports, and none
+    of these functions is compiled here. Where compiling fails, it takes them as they are."""
 
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("not compiled")
 
-    compiler, torch.compile = torch.compile, refuse
-    try:
+    def keep(function: Any, recursive: bool = True) -> Any:
+        return function
+
+    with mock.patch.multiple(torch, compile=refuse, _disable_dynamo=keep):
         yield
-    finally:
-        torch.compile = compiler
+
+
+def _spare_compiler() -> None:
+    """Let torch take an optimizer's parameters without importing its compiler, as it does to keep that off the method: nothing
+    that is compiled here calls it."""
+    method = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    method.__dynamo_disable = method  # where torch looks for the method kept off
 
 
 def _make(spec: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    _spare_compiler()
     if spec.kind == "adamw":
         update: Any = torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
+        # What torch wraps the step in imports its compiler too, and else only sees to it that no gradients are recorded.
+        update.step = torch.no_grad()(MethodType(inspect.unwrap(torch.optim.AdamW.step), update))
         for group in groups:
             for piece in group["params"]:
                 moments = {name: torch.zeros_like(piece) for name in STATE["adamw"]}
