@@ -60,7 +60,8 @@ def best_of(steps: Iterable[int], losses: Mapping[int, float], count: int = 1) -
 def with_loss(losses: Mapping[int, float], event: Mapping[str, Any]) -> dict[int, float]:
     """Validation losses by step, after one more of a run's events: a roll-back undoes those of later steps."""
     if event["event"] == "evaluated" and event.get("set", VALIDATION) == VALIDATION:
-        return {**losses, event["step"]: event["val_loss"]}
+        loss = event.get("compared_loss")  # of equal samples: those of one evaluation may be harder than those of another
+        return {**losses, event["step"]: event["val_loss"] if loss is None else loss}
     if event["event"] == "rolled_back":
         return {step: loss for step, loss in losses.items() if step <= event["to"]}
     return dict(losses)

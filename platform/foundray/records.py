@@ -190,6 +190,9 @@ class Evaluated(Line):
     """How many there are."""
     val_loss: float
     """Mean in nats per token; infinite where a loss was not finite (`null` where `foundray logs --json` prints it)."""
+    compared_loss: float | None = None
+    """The same over the samples that the evaluations before looked at, by which checkpoints are compared: of the last
+    evaluation, if that looks at more."""
     val_tokens: int
     """Tokens predicted."""
     not_finite: int = 0

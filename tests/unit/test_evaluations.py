@@ -9,7 +9,9 @@ import pytest
 from tests.unit.test_exact_step import make_spec
 
 from foundray.data import validation
+from foundray.spec import Spec
 from foundray.training.evaluations import FORESEE_SECONDS, Evaluations
+from foundray.training.outcome import Evaluation
 
 
 class Feeder:
@@ -45,6 +47,24 @@ def test_the_last_one_is_at_the_end_of_the_run(monkeypatch: pytest.MonkeyPatch) 
     feeder = Feeder()
     evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=12).foresee(1, 0.01)
     assert [asked[1] for asked in feeder.opened] == ["validation-12"]
+
+
+def test_the_last_one_is_compared_by_what_the_others_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[str] = []
+    monkeypatch.setattr(validation, "replace", lambda plan, **changes: plan)
+
+    def looked(self: Evaluations, stream: tuple[Any, ...]) -> Evaluation:
+        streams.append(stream[1])
+        return Evaluation(2.0 if stream[1] == "validation-12" else 3.0, 1, 0, 0.0, 0.0)
+
+    monkeypatch.setattr(Evaluations, "_on", looked)
+    subject = evaluations(Feeder(), 0, monkeypatch, evaluate_every=4, steps=12)
+    assert "compared_loss" not in subject.evaluate(12), "all look at the same"
+    evaluate = {"evaluate": {"sets": {"validation": {"samples": 8}}, "at_end": "whole"}}
+    subject.spec = Spec.model_validate({**subject.spec.model_dump(), **evaluate})
+    assert "compared_loss" not in subject.evaluate(8)
+    assert (subject.evaluate(12)["val_loss"], subject.evaluate(12)["compared_loss"]) == (2.0, 3.0)
+    assert streams[-2:] == ["validation-12", "compared-12"]
 
 
 def test_one_worker_asks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

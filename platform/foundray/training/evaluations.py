@@ -13,6 +13,7 @@ from foundray.spec import Spec
 from foundray.spec.evaluating import VALIDATION
 from foundray.training.evaluation import evaluate
 from foundray.training.orders import Order, Work
+from foundray.training.outcome import Evaluation
 from foundray.training.step import Trainer
 
 FORESEE_SECONDS = 5.0
@@ -43,9 +44,10 @@ class Evaluations:
         """The event of the evaluation after `done` steps."""
         began = time.perf_counter()
         part = self._part(done)
-        source = MicroBatchSource(self.work.feeder, *self._stream(done, part), self.order.rank)
-        found = evaluate(self.trainer, source.step(0))
-        source.close()
+        found = self._on(self._stream(done, part))
+        compared = {}
+        if (before := self._part_before()).samples < part.samples:
+            compared = {"compared_loss": self._on(self._stream(done, before, "compared")).loss}
         return event(
             "evaluated",
             step=done,
@@ -58,11 +60,22 @@ class Evaluations:
             feature_spread=round(found.spread, 4),
             effective_rank=round(found.effective_rank, 2),
             seconds=round(time.perf_counter() - began, 3),
+            **compared,
         )
+
+    def _on(self, stream: tuple[int, str, StreamPlan, int, int, int]) -> Evaluation:
+        source = MicroBatchSource(self.work.feeder, *stream, self.order.rank)
+        found = evaluate(self.trainer, source.step(0))
+        source.close()
+        return found
+
+    def _part_before(self) -> Part:
+        """What evaluations look at before the one at the end."""
+        return part_of(self.work.plan, self.spec, self.work.validation_samples, False)
 
     def _part(self, done: int) -> Part:
         return part_of(self.work.plan, self.spec, self.work.validation_samples, done == self.spec.train.steps)
 
-    def _stream(self, done: int, part: Part) -> tuple[int, str, StreamPlan, int, int, int]:
+    def _stream(self, done: int, part: Part, name: str = "validation") -> tuple[int, str, StreamPlan, int, int, int]:
         """How the feeder is asked to open it, by every worker alike."""
-        return self.order.generation, f"validation-{done}", part.plan, part.micro_batches, 0, part.micro_batches
+        return self.order.generation, f"{name}-{done}", part.plan, part.micro_batches, 0, part.micro_batches
