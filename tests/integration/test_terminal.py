@@ -202,27 +202,44 @@ def test_a_search(prose: Path, storage: Path, terminals: list[Terminal]) -> None
     assert (searching.end(), fine(searching)) == (130, True)
     assert "the same `foundray tune` goes on" in " ".join(searching.text.split())
 
-    terminals.append(again := Terminal(FOUNDRAY, "tune", spec))
-    assert (again.end(), fine(again)) == (0, True)
-    assert "best: optimizer.lr" in again.text
+    terminals.append(closed := Terminal(FOUNDRAY, "tune", spec))
+    closed.until(r"\d trials?, of which")
+    closed.hang_up()
+    assert closed.process.wait(SOON) == 129
+
+    terminals.append(twice := Terminal(FOUNDRAY, "tune", spec))
+    twice.until(r"\d trials?, of which")
+    interrupt_twice(twice)
+
+    terminals.append(unread := Terminal(*piped('"$0" tune "$1" | head -n 1', spec)))
+    assert (unread.end(), fine(unread)) == (0, True)
+    assert UNREAD in " ".join(unread.text.split())
+    assert "best of 3 trials" in (storage / "runs" / "searched-tune" / "tuned.yaml").read_text()
 
 
 def test_embedding(tmp_path: Path, terminals: list[Terminal]) -> None:
     run = saved_run(tmp_path, model__context=64, model__depth=1)
     texts, out = tmp_path / "texts.txt", tmp_path / "out"
-    texts.write_text("\n".join(f"{number} is a number, and so is {number + 1}" for number in range(8_000)))
+    texts.write_text("\n".join(f"{number} is a number, and so is {number + 1}" for number in range(30_000)))
     command = (FOUNDRAY, "embed", run.folder.url, texts, out, "--set", "documents=line")
     terminals.append(embedding := Terminal(*command))
-    deadline = time.monotonic() + 200
-    while not list(out.glob("shards/*.parquet")):
-        assert embedding.process.poll() is None and time.monotonic() < deadline, embedding.text
-        time.sleep(0.05)
+    kept = begun_by(embedding, out, "shards/*.parquet")
     embedding.resize(30, 8)
     embedding.interrupt()
     assert embedding.process.wait(SOON) == 130
     assert (embedding.end(), fine(embedding)) == (130, True)
     assert "the same `foundray embed` goes on" in " ".join(embedding.text.split())
 
+    terminals.append(closed := Terminal(*command))
+    kept = begun_by(closed, out, "shards/*.parquet") | kept
+    closed.hang_up()
+    assert closed.process.wait(SOON) == 129
+
+    terminals.append(twice := Terminal(*command))
+    kept = begun_by(twice, out, "shards/*.parquet") | kept
+    interrupt_twice(twice)
+
     terminals.append(unread := Terminal(*piped('"$0" "${@:1}" | head -n 1', *command[1:])))
     assert (unread.end(), fine(unread)) == (0, True), "its reader has gone, and it went on"
+    assert kept == {file: file.stat().st_mtime_ns for file in kept}, "what was done is not done again"
     assert api.search(out, "7 is a number, and so is 8", run=run.folder.url, top=1)[0].id.endswith("#7")
