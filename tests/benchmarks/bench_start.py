@@ -59,7 +59,7 @@ def command(spec: Path, storage: Path, workers: int, name: str) -> tuple[dict[st
     at = {event["event"]: event["time"] - given for event in events}
     times = {
         "command is read": next(seconds for line, seconds in told.items() if line.startswith("starting Ray")),
-        "Ray is up": next(seconds for line, seconds in told.items() if "worker" in line),
+        "data are prepared": next(seconds for line, seconds in told.items() if "worker" in line),
         "worker is ready": at["member_ready"],
         "first step": steps[0]["time"] - given,
         "last step": steps[-1]["time"] - given,
