@@ -17,8 +17,8 @@ NEEDED = {
     "RayTrainWorker": "holds a place", "SynchronizationActor": "is started by Ray Train with every group of its workers",
 }  # fmt: skip
 """Actors, and what each does."""
-TASKS = ("IDLE", "Map(", "Read")
-"""How the names of processes begin that are no actors': Ray Data's, and those that wait for work."""
+OTHERS = ("IDLE", "Map(", "Read", "DashboardAgent", "RuntimeEnvAgent")
+"""How the names of processes begin that are no actors': those that wait for work, Ray Data's tasks, and Ray's daemons."""
 
 
 def test_a_run_on_one_machine_starts_what_it_needs(prose: Path, tmp_path: Path) -> None:
