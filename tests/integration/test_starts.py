@@ -49,10 +49,6 @@ def actors(pid: int) -> set[str]:
         except (psutil.Error, IndexError):
             continue
         kind = name.removeprefix("ray::").partition(".")[0]
-        if (
-            name.startswith("ray::")
-            and kind != "IDLE"
-            and not kind.startswith(("Map(", "ReadMicroBatches", "Read", "<lambda>"))
-        ):
+        if name.startswith("ray::") and not kind.startswith(OTHERS):
             found.add(kind)
     return found
