@@ -28,8 +28,9 @@ LINGER = 0.3
 def spec_of(folder: Path, prose: Path, steps: int, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     train = {"steps": steps, "micro_batches": 12, "micro_batch_size": 4, "evaluate_every": 1000, "checkpoint_every": 50}
-    spec = small_spec(prose, folder / "runs", model__width=64, train=train, **changes)
-    return write_spec(folder, {"scale": {"workers": [1, 4], "resources": {"CPU": 1}}, "fault": {"mirror_every": 5}, **spec})
+    scale, fault = {"workers": [1, 4], "resources": {"CPU": 1}}, {"mirror_every": 5}
+    changes = {"scale": scale, "fault": fault, **changes}
+    return write_spec(folder, small_spec(prose, folder / "runs", model__width=64, train=train, **changes))
 
 
 @pytest.fixture(scope="module")
