@@ -1,15 +1,28 @@
 """The shape of the repository, and what importing it costs."""
 
+import argparse
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.conftest import REPOSITORY
 
+from foundray.cli import clusters, outcomes, planning, runs, searching, submitting, vectors, watching
+from foundray.cli.parsing import Verbs
 from foundray.contract import OBJECTIVES, installed
 from foundray.loading import load_spec
 from foundray.probing import load_task
+
+DOCUMENTS = [
+    path
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")))
+    if path != REPOSITORY / "docs" / "spec.md"
+]
+SHAKESPEARE = REPOSITORY / "examples" / "shakespeare" / "spec.yaml"
 
 
 def python(code: str) -> str:
@@ -64,6 +77,45 @@ def test_every_example_is_whole() -> None:
                 load_spec(file)
 
 
-def test_the_readme_shows_the_example_as_it_is() -> None:
-    example = (REPOSITORY / "examples" / "shakespeare" / "spec.yaml").read_text()
-    assert example in (REPOSITORY / "README.md").read_text()
+def test_getting_started_shows_the_example_as_it_is() -> None:
+    assert SHAKESPEARE.read_text() in (REPOSITORY / "docs" / "getting-started.md").read_text()
+
+
+def shown(kind: str) -> list[str]:
+    """The blocks of this kind in README and docs."""
+    return [block for path in DOCUMENTS for block in re.findall(rf"```{kind}\n(.*?)```", path.read_text(), re.DOTALL)]
+
+
+@pytest.mark.parametrize("block", shown("yaml"))
+def test_specs_and_tasks_in_the_documents_can_be_read(block: str, tmp_path: Path) -> None:
+    """A spec, a task, or a part of a spec, which is put into an example."""
+    file = tmp_path / "shown.yaml"
+    file.write_text(block)
+    if block.startswith("kind:"):
+        load_task(file)
+    elif block.startswith("name:"):
+        load_spec(file)
+    else:
+        file.write_text(yaml.safe_dump(yaml.safe_load(SHAKESPEARE.read_text()) | yaml.safe_load(block)))
+        load_spec(file)
+
+
+def commands() -> list[str]:
+    """Indented lines of README and docs that call `foundray`, each command once."""
+    lines = [line for path in DOCUMENTS for line in re.findall(r"^    (.*foundray .*)$", path.read_text(), re.MULTILINE)]
+    parts = [part.strip() for line in lines for part in line.split("#")[0].split(";")]
+    return list(dict.fromkeys(part for part in parts if part.startswith("foundray ")))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_in_the_documents_are_commands(command: str) -> None:
+    """Their verbs and flags exist; other tests run them."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    verbs = Verbs(parser)
+    for part in (planning, runs, submitting, watching, searching, outcomes, vectors, clusters):
+        part.add_to(verbs)
+    parser.parse_args(shlex.split(command)[1:])
+
+
+def test_the_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 180
