@@ -68,7 +68,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 def _wheel(source: Path) -> None:
     for name in ("platform", "objectives", "clusters"):
         shutil.copytree(REPOSITORY / name, source / name)
-    for name in ("pyproject.toml", "README.md", "constraints.txt"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
         shutil.copy(REPOSITORY / name, source)
     wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
     subprocess.run(wheel, cwd=source, check=True, capture_output=True)
