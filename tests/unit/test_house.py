@@ -1,21 +1,44 @@
 """The shape of the repository, and what importing it costs."""
 
 import argparse
+import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import entry_points, version
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import yaml
 from tests.conftest import REPOSITORY
 
+import foundray
 from foundray.cli import clusters, outcomes, planning, runs, searching, submitting, vectors, watching
 from foundray.cli.parsing import Verbs
-from foundray.contract import OBJECTIVES, installed
+from foundray.contract import MODALITIES, OBJECTIVES, installed
 from foundray.loading import load_spec
 from foundray.probing import load_task
+from foundray.spec.arithmetic import ENGINE
+
+FILES = (
+    "ARCHITECTURE.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md",
+    ".ci/run", ".github/ISSUE_TEMPLATE/bug.yml", ".github/ISSUE_TEMPLATE/feature.yml", ".github/pull_request_template.md",
+    ".github/workflows/ci.yml", ".pre-commit-config.yaml",
+)  # fmt: skip
+NOT_OURS = {".git", ".venv", "runs", "data", "build", "dist"}
+"""Folders at the top with files that are not the repository's."""
+FENCE = re.compile(r"^ *(```|~~~).*?^ *\1[`~]* *$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
+LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
+IMAGE = re.compile(r"!\[[^\]]*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
+REFERENCE = re.compile(r"^ {0,3}\[[^\]]+\]: *<?([^\s>]+)", re.MULTILINE)
+HTML = re.compile(r"<(?:a|img)\b[^>]*?\b(?:href|src)=\"([^\"]+)\"")
+PLACEHOLDERS = ("NAME", "GROUP", "WORD")
+"""In CONTRIBUTING.md: parts of the paths of files that are yet to be made."""
 
 DOCUMENTS = [
     path
@@ -119,3 +142,129 @@ def test_commands_in_the_documents_are_commands(command: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 180
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_projects_files_are_there(name: str) -> None:
+    assert (REPOSITORY / name).stat().st_size > 0
+
+
+def markdown_files(root: Path) -> list[Path]:
+    """All Markdown files of a repository, hidden folders included."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        skipped = NOT_OURS if Path(folder) == root else set()
+        folders[:] = [name for name in folders if name not in skipped and not name.endswith("_cache")]
+        found += [Path(folder) / name for name in files if name.endswith(".md")]
+    return sorted(found)
+
+
+def anchors(text: str) -> set[str]:
+    """What `#` can name in a page: its headings, in the form that GitHub gives them, and `id`s."""
+    seen: dict[str, int] = {}
+    titles = re.findall(r"^#{1,6} +(.+?)(?: +#+)? *$", FENCE.sub("", text), re.MULTILINE)
+    for title in titles:
+        shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)
+        name = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        seen[name] = seen.get(name, -1) + 1
+        if seen[name]:
+            seen[f"{name}-{seen[name]}"] = 0
+    return set(seen) | set(re.findall(r"\bid=\"([^\"]+)\"", text))
+
+
+def broken_links(root: Path) -> Iterator[str]:
+    """A phrase for each link between files of a repository that leads nowhere. Links to elsewhere are not followed."""
+    texts = {file: file.read_text(encoding="utf-8") for file in markdown_files(root)}
+    for file, text in texts.items():
+        prose = CODE.sub("", FENCE.sub("", text))
+        for target in (found for form in (LINK, IMAGE, REFERENCE, HTML) for found in form.findall(prose)):
+            if re.match(r"[a-z][a-z0-9+.-]*:|//", target, re.IGNORECASE):
+                continue
+            path, _, anchor = unquote(target).partition("#")
+            there = (root / path[1:] if path.startswith("/") else file.parent / path).resolve() if path else file
+            where = f"{file.relative_to(root)}: {target}"
+            if not there.exists() or not there.is_relative_to(root.resolve()):
+                yield f"{where}: there is no such file"
+            elif anchor and anchor not in anchors(texts.get(there, "")):
+                yield f"{where}: there is no such heading"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    assert len(markdown_files(REPOSITORY)) > 20
+    assert list(broken_links(REPOSITORY)) == []
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "other.md").write_text("# A title, `code` & more\n## Twice\n## Twice\n```sh\n# no title\n```\n")
+    (tmp_path / "page.md").write_text(
+        "[a](docs/other.md#a-title-code--more) [b](docs/other.md#twice-1) [c](#own) [d](https://example.com/none) [e](docs)\n"
+        "`[f](none-in-code.md)`\n```\n[g](none-in-a-block.md)\n```\n# Own\n"
+        "[h](none.md) [i](docs/other.md#twice-2) [j](#none) ![k](none.png) [l](docs/other.md#no-title) [m](../)\n"
+        "[![n](none.svg)](docs/none.md)\n\n[o]: none-by-reference.md\n"
+    )
+    found = [line.split(": ")[1] for line in broken_links(tmp_path)]
+    assert sorted(found) == sorted([
+        "none.md", "docs/other.md#twice-2", "#none", "none.png", "docs/other.md#no-title", "../", "none.svg", "docs/none.md",
+        "none-by-reference.md",
+    ])  # fmt: skip
+
+
+def named_in_contributing() -> Iterator[tuple[str, str]]:
+    """(path, what is to be touched there) of each row of the recipes, and (path, "") of each that the text names."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    for path, touch in re.findall(r"^\| `([^`]+)` \| (.*) \|$", text, re.MULTILINE):
+        yield path, touch
+    for path in re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text):
+        yield path, ""
+
+
+def test_the_recipes_of_contributing_name_files_and_what_is_in_them() -> None:
+    rows = [(path, touch) for path, touch in named_in_contributing() if not any(word in path for word in PLACEHOLDERS)]
+    assert len([touch for _, touch in rows if touch]) > 40
+    for path, touch in rows:
+        assert (REPOSITORY / path).exists(), path
+        if (REPOSITORY / path).suffix == ".py":
+            code = (REPOSITORY / path).read_text()
+            names = [name for name in re.findall(r"`([A-Za-z_]\w*)`", touch) if not re.search(rf"\b{name}\b", code)]
+            assert not names, f"{path} has no {', '.join(names)}"
+
+
+def test_the_version_has_one_source() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"] and "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "foundray.__version__"}
+    assert version("foundray") == foundray.__version__
+    tags = {tag for file in (REPOSITORY / "clusters").rglob("*") if file.is_file() for tag in image_tags(file.read_text())}
+    assert tags == {foundray.__version__}
+
+
+def image_tags(text: str) -> list[str]:
+    return re.findall(r"\bfoundray:(\d[\d.]*\d)", text)
+
+
+def test_the_changelog_knows_the_version_and_every_arithmetic_that_was_raised() -> None:
+    text = (REPOSITORY / "CHANGELOG.md").read_text()
+    assert "## [Unreleased]" in text and re.search(rf"^## \[?{re.escape(foundray.__version__)}\b", text, re.MULTILINE)
+    (today,) = re.findall(r"The numbers\s+today: (.*?)\.\n", text, re.DOTALL)
+    said = dict(re.findall(r"(?:modality|objective) `(\w+)` (\d+)", today))
+    parts = {name: point for group in (MODALITIES, OBJECTIVES) for point in entry_points(group=group) for name in [point.name]}
+    raised = {name: str(part.arithmetic) for name, point in parts.items() if (part := point.load()).arithmetic > 1}
+    assert said == raised and f"the engine {ENGINE}," in today
+
+
+def test_the_hooks_are_the_checks_of_the_makefile() -> None:
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"], "nothing is downloaded"
+    entries = [hook["entry"].removeprefix(".venv/bin/") for repository in hooks for hook in repository["hooks"]]
+    (rule,) = re.findall(r"^check:.*\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert entries == re.findall(r"\$\(BIN\)/(.+)", rule)
+
+
+def test_the_hosted_workflow_runs_what_anyone_can_run_once() -> None:
+    text = (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text()
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    for form in ("bug", "feature"):
+        fields = yaml.safe_load((REPOSITORY / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())
+        assert {"name", "description", "body"} <= set(fields)
