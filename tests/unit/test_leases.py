@@ -147,7 +147,7 @@ def test_a_parcel_that_arrives_while_parcels_are_looked_through_disturbs_no_leas
             assert arrived.wait(10)
             return int(self) <= other
 
-    def parcels(plan: object, first: int, end: int) -> Iterator[tuple[int, int, None]]:
+    def parcels(plan: object, first: int, end: int, goes_on: object) -> Iterator[tuple[int, int, None]]:
         yield Watched(0), 2, None
         assert looking.wait(10)
         yield 2, 2, None
@@ -179,7 +179,7 @@ async def leased(workers: int, per_step: int, steps: int) -> list[int]:
 
 
 def test_a_pipeline_that_fails_is_told_to_the_worker_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def parcels(plan: object, first: int, end: int) -> Iterator[tuple[int, int, None]]:
+    def parcels(plan: object, first: int, end: int, goes_on: object) -> Iterator[tuple[int, int, None]]:
         yield 0, 4, None
         raise BadData("shard 7 is damaged")
 

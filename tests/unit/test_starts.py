@@ -63,8 +63,13 @@ KINDS: dict[str, tuple[str, set[str], int]] = {
         2200,
     ),
     "a worker that computes": (COMPUTING, {"pyarrow", "pydantic", "ray", "torch", "bitsandbytes"}, 2700),
-    "the feeder": (
+    "the feeder, until Ray Data is needed": (
         "import foundray.data.feeder, foundray.data.parcels",
+        {"pyarrow", "pydantic", "ray"},
+        1500,
+    ),
+    "the feeder": (
+        "import foundray.data.feeder, foundray.data.datasets",
         {"pyarrow", "pydantic", "ray", "ray.data", "pandas"},
         1800,
     ),

@@ -55,11 +55,20 @@ class _Stream:
     Everything here belongs to the feeder's event loop. The thread changes nothing: it hands each parcel over to the loop.
     """
 
-    def __init__(self, plan: StreamPlan, per_step: int, first_step: int, end: int, hand_over: HandOver, at_hand: list[Parcel]):
+    def __init__(
+        self,
+        plan: StreamPlan,
+        per_step: int,
+        first_step: int,
+        end: int,
+        hand_over: HandOver,
+        ray_data: RayData,
+        at_hand: list[Parcel],
+    ):
         """`hand_over` runs a function in the event loop. `at_hand` are parcels from the first step on."""
         self.asked = plan, per_step, first_step, end
         self.plan, self.per_step, self.next = plan, per_step, first_step * per_step
-        self.end, self.hand_over = end, hand_over
+        self.end, self.hand_over, self.ray_data = end, hand_over, ray_data
         self.ready: deque[Parcel] = deque(at_hand)
         self.behind: deque[Parcel] = deque(maxlen=KEPT_PARCELS)
         """Those that are leased whole."""
@@ -68,6 +77,8 @@ class _Stream:
         self.error: BaseException | None = None
         self.room = threading.Semaphore(BUFFERED_PARCELS)
         self.closed = False
+        self.computing = threading.Event()
+        """Set once a worker has leased something, or none will."""
         self.began: dict[int, int] = {}
         """The last step of which each worker has leased something."""
         self.done: dict[int, int] = {}
@@ -79,16 +90,24 @@ class _Stream:
         threading.Thread(target=self._fill, daemon=True).start()
 
     def _fill(self) -> None:
-        from foundray.data.parcels import parcels
+        from foundray.data.parcels import parcels  # not at the top, as in the feeder itself
 
         try:
-            for parcel in parcels(self.plan, self.unread, self.end):
+            for parcel in parcels(self.plan, self.unread, self.end, self._begin_ray_data):
                 self.room.acquire()
                 if self.closed:
                     return
                 self.hand_over(partial(self._arrive, parcel))
         except BaseException as error:  # raised in the worker that waits for data
             self.hand_over(partial(self._fail, error))
+
+    def _begin_ray_data(self) -> bool:
+        """In the thread: Ray Data's start would slow that of workers. Gives whether the stream is still wanted."""
+        if not self.ray_data.is_there:
+            self.computing.wait()
+        if not self.closed:
+            self.ray_data.start()
+        return not self.closed
 
     def _arrive(self, parcel: Parcel) -> None:
         if not self.closed:  # a parcel may have been on its way while the stream was closed
@@ -160,10 +179,32 @@ class _Stream:
     def close(self) -> list[Parcel]:
         """End the pipeline; gives the parcels that are here."""
         self.closed = True
+        self.computing.set()
         self.room.release()
         left = [*self.behind, *self.ready]
         self.ready.clear()
         return left
+
+
+class RayData:
+    """Ray Data in the feeder's process, from when it is needed."""
+
+    def __init__(self, alone: bool):
+        self.alone, self.is_there = alone, False
+        self.helpers = ExitStack()
+        self.starting = threading.Lock()
+
+    def start(self) -> None:
+        """Import it and set what the streams rely on, once; it takes seconds."""
+        with self.starting:
+            if self.is_there:
+                return
+            from foundray.data.datasets import configure_ray_data
+
+            configure_ray_data(STORE_BYTES)
+            if self.alone:
+                self.helpers.enter_context(without_helpers())
+            self.is_there = True
 
 
 class _Feeder:
@@ -171,13 +212,7 @@ class _Feeder:
 
     def __init__(self, alone: bool = False) -> None:
         """`alone` says that no other command uses this Ray."""
-        # Not at the top: a worker that is given the feeder's handle imports this module, and has no use for Ray Data.
-        from foundray.data.parcels import configure_ray_data
-
-        configure_ray_data(STORE_BYTES)
-        self.helpers = ExitStack()
-        if alone:
-            self.helpers.enter_context(without_helpers())
+        self.ray_data = RayData(alone)
         self.generation = 0
         self.workers = 0
         """Of the generation."""
@@ -227,7 +262,7 @@ class _Feeder:
         def hand_over(change: Callable[[], None]) -> None:
             asyncio.run_coroutine_threadsafe(self._changed(change), loop)
 
-        return _Stream(plan, per_step, first_step, end, hand_over, at_hand)
+        return _Stream(plan, per_step, first_step, end, hand_over, self.ray_data, at_hand)
 
     async def lease(self, generation: int, name: str, step: int, rank: int, seconds: float) -> Lease:
         """The caller's next micro-batches of the step, waiting for data if need be; empty when there are no more for it.
@@ -246,6 +281,7 @@ class _Feeder:
                 pace = [stream.pace.get(rank, unknown) for rank in range(self.workers)]
                 if (lease := stream.take(step, rank, pace)) is not None:
                     stream.forget()
+                    stream.computing.set()
                     self.leases += 1
                     self.changed.notify_all()  # whoever is a step ahead may go on
                     return lease

@@ -93,6 +93,12 @@ def _order(plan: StreamPlan) -> SampleOrder:
     return SampleOrder(manifest, list(plan.weights), plan.holdout, plan.seed)
 
 
+def parcel(plan: StreamPlan, first: int, count: int) -> pa.Table:
+    """Micro-batches [first, first + count) as one row, which travels as one Ray object."""
+    payloads = list(read_micro_batches(plan, first, count))
+    return pa.table({"first": [first], "payloads": pa.array([payloads], pa.list_(pa.large_binary()))})
+
+
 def open_parcel(block: pa.Table) -> tuple[int, list[bytes]]:
     """A parcel's first micro-batch, and the payloads from there on."""
     return block.column("first")[0].as_py(), block.column("payloads")[0].as_py()
