@@ -6,11 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from foundray.contract import DOCUMENTED
-
 
 class Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=DOCUMENTED)
+    model_config = ConfigDict(extra="forbid")
 
     time: float
     """Seconds since the epoch, by the driver's clock, which does not go back."""

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from foundray.contract import MODALITIES, OBJECTIVES, installed, pairs
 from foundray.spec import Modality, Objective, Source, Spec
+from foundray.spec.documented import descriptions
 
 HEAD = """# Every field
 
@@ -65,7 +66,7 @@ def _inside(model: type[BaseModel], prefix: str, level: int, decides: bool = Fal
     for name, info in model.model_fields.items():
         for inner, step in _models(info.annotation):
             path = f"{prefix}{name}{step}"
-            yield _part(inner, path, f"{path}.", level, info.description or "", decides)
+            yield _part(inner, path, f"{path}.", level, descriptions(model).get(name, ""), decides)
             if inner in (Objective, Modality):
                 yield from _installed(inner, path, level + 1)
             yield from _inside(inner, f"{path}.", level, decides)
@@ -98,7 +99,7 @@ def _of_tasks() -> Iterator[Part]:
             for inner, step in _models(info.annotation):
                 if inner is not Source and inner not in told:  # a source is told as data.sources.N
                     told.add(inner)
-                    yield _part(inner, f"task: {name}{step}", f"{name}{step}.", 4, info.description or "")
+                    yield _part(inner, f"task: {name}{step}", f"{name}{step}.", 4, descriptions(task).get(name, ""))
 
 
 def _of_data_sets() -> Iterator[Part]:
@@ -124,7 +125,7 @@ def _of_records() -> Iterator[Part]:
 def _fields(model: type[BaseModel], but: tuple[str, ...] = ()) -> list[str]:
     """A line a field."""
     fields = [(name, info) for name, info in model.model_fields.items() if name not in but]
-    return [f"- `{name}` ({_words(info.annotation, info.metadata)}): {info.description}" for name, info in fields]
+    return [f"- `{name}` ({_words(info.annotation, info.metadata)}): {descriptions(model).get(name)}" for name, info in fields]
 
 
 def _part(model: type[BaseModel], title: str, prefix: str, level: int, about: str = "", decides: bool = False) -> Part:
@@ -137,7 +138,13 @@ def _part(model: type[BaseModel], title: str, prefix: str, level: int, about: st
     for name, info in model.model_fields.items():
         path = prefix + name
         verdict = [_decides(info, path)] if decides else []
-        cells = [f"`{path}`", _words(info.annotation, info.metadata), _default(info), *verdict, info.description or ""]
+        cells = [
+            f"`{path}`",
+            _words(info.annotation, info.metadata),
+            _default(info),
+            *verdict,
+            descriptions(model).get(name, ""),
+        ]
         lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |")
     return Part(title, level, lines)
 

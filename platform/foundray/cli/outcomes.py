@@ -71,8 +71,9 @@ def _schema(options: Any) -> None:
         print(markdown(), end="")
     else:
         from foundray.spec import Spec
+        from foundray.spec.documented import json_schema
 
-        print(json.dumps(Spec.model_json_schema(), indent=2))
+        print(json.dumps(json_schema(Spec), indent=2))
 
 
 def _doctor(options: Any) -> None:

@@ -10,7 +10,6 @@ Each is one class in one file, found by the entry point groups `foundray.modalit
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OBJECTIVES, MODALITIES = "foundray.objectives", "foundray.modalities"
-DOCUMENTED = "RAY_RAYLET_PID" not in os.environ
-"""Whether fields of models carry the docstrings below them, for docs and schemas. Reading these from the source takes a quarter
-of a second, and Ray's workers have no use for them."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ class Unreadable(Exception):
 class Modality(BaseModel, ABC):
     """Base of all modalities. Its fields are the options that `data.modality:` takes in a spec."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=DOCUMENTED)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     arithmetic: ClassVar[int] = 1
     """Version of what it computes: raised whenever the same files give other units, so that no run mixes the two."""
@@ -169,7 +165,7 @@ class Values(Modality):
 class Objective(BaseModel, ABC):
     """Base of all objectives. Its fields are the options that `objective:` takes in a spec."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=DOCUMENTED)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     arithmetic: ClassVar[int] = 1
     """Version of what it computes: raised whenever the same units give another plan or loss, so that no run mixes the two."""

@@ -6,13 +6,11 @@ import difflib
 
 from pydantic import BaseModel, ConfigDict
 
-from foundray.contract import DOCUMENTED
-
 
 class Section(BaseModel):
     """A part of the spec: unknown fields are refused, and nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=DOCUMENTED, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -1,0 +1,56 @@
+"""What is written below the fields of models, for docs and schemas.
+
+Pydantic would read it from the source as classes are made, which takes a quarter of a second of every command and every worker.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+
+@cache
+def descriptions(model: type[BaseModel]) -> dict[str, str]:
+    """The docstring below each field of a model, by the field's name."""
+    found: dict[str, str] = {}
+    for one in reversed(model.__mro__):
+        if one is not BaseModel and issubclass(one, BaseModel):
+            body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+            assert isinstance(body, ast.ClassDef)
+            for field, below in zip(body.body, body.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_text(below):
+                    found[field.target.id] = inspect.cleandoc(below.value.value)  # type: ignore[attr-defined]
+    return found
+
+
+def json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON schema, with the descriptions of its fields and of their fields."""
+    _describe(model, set())
+    return model.model_json_schema()
+
+
+def models_in(kind: Any) -> list[type[BaseModel]]:
+    """The models that a field's type holds."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [model for part in get_args(kind) for model in models_in(part)]
+
+
+def _describe(model: type[BaseModel], done: set[type[BaseModel]]) -> None:
+    if model in done:
+        return
+    done.add(model)
+    for name, info in model.model_fields.items():
+        for inner in models_in(info.annotation):
+            _describe(inner, done)
+        info.description = info.description or descriptions(model).get(name)
+    model.model_rebuild(force=True)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
