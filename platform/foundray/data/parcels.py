@@ -13,8 +13,8 @@ import ray
 
 from foundray.data.stream import Parcel, StreamPlan, parcel
 
-OWN = 2
-"""Parcels of about a megabyte: more micro-batches than workers compute while Ray Data starts, unless these are tiny."""
+OWN = 4
+"""Parcels, together about a megabyte: micro-batches for the seconds in which Ray Data starts, unless steps are very short."""
 _reading = threading.Lock()
 """Streams are read by a thread each, and row groups that were read are kept for all."""
 
