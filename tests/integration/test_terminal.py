@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY
-from tests.terminal import Terminal
+from tests.terminal import SECONDS, Terminal
 from tests.unit.test_probing import saved_run
 
 import foundray as api
@@ -59,7 +59,7 @@ def interrupt_twice(terminal: Terminal) -> None:
     assert terminal.process.wait(SOON) == 130
     assert (terminal.end(), fine(terminal)) == (130, True)
     assert re.search("ended at once|interrupted; the same", " ".join(terminal.text.split()))
-    assert not psutil.wait_procs(started, SOON)[1]
+    assert not psutil.wait_procs(started, SECONDS)[1]
 
 
 def begun_by(terminal: Terminal, folder: Path, pattern: str) -> dict[Path, int]:
