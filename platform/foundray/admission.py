@@ -42,5 +42,5 @@ def admit_places(ray: object, storage: str, sources: Mapping[str, Sequence[RawFi
         )
     if problems := unreachable(storage, sources):
         raise InputError(problems[0])
-    nodes = f"{len(node_resources(ray))} node(s), of which all that answer and can work"
+    nodes = f"{len(node_resources())} node(s), of which all that answer and can work"
     report(f"{ADMITTED}{nodes} reach {plain(storage)}{' and the data' if sources else ''}")

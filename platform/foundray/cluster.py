@@ -194,12 +194,13 @@ def _share(nodes: list[dict[str, float]], workers: int) -> float:
     return int(100 * sum(node.get("CPU", 0.0) for node in nodes) / workers) / 100
 
 
-def node_resources(ray: Any) -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def node_resources() -> list[dict[str, float]]:
+    """What each node has, taken or not."""
+    return list(whole_nodes().values())
 
 
 def whole_nodes() -> dict[str, dict[str, float]]:
-    """What each node has, taken or not, by its id."""
+    """The same by the node's id."""
     import ray
 
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from foundray.contract import MODALITIES, OBJECTIVES, installed, pairs
 from foundray.spec import Modality, Objective, Source, Spec
-from foundray.spec.documented import descriptions
+from foundray.spec.documented import descriptions, models_in
 
 HEAD = """# Every field
 
@@ -64,7 +64,7 @@ def _of_spec() -> Iterator[Part]:
 def _inside(model: type[BaseModel], prefix: str, level: int, decides: bool = False) -> Iterator[Part]:
     """The parts of the models that a model's fields hold."""
     for name, info in model.model_fields.items():
-        for inner, step in _models(info.annotation):
+        for inner, step in models_in(info.annotation):
             path = f"{prefix}{name}{step}"
             yield _part(inner, path, f"{path}.", level, descriptions(model).get(name, ""), decides)
             if inner in (Objective, Modality):
@@ -96,7 +96,7 @@ def _of_tasks() -> Iterator[Part]:
     for kind, task in KINDS.items():
         yield _part(task, f"task: {kind}", "", 3, task.__doc__ or "")
         for name, info in task.model_fields.items():
-            for inner, step in _models(info.annotation):
+            for inner, step in models_in(info.annotation):
                 if inner is not Source and inner not in told:  # a source is told as data.sources.N
                     told.add(inner)
                     yield _part(inner, f"task: {name}{step}", f"{name}{step}.", 4, descriptions(task).get(name, ""))
@@ -150,7 +150,7 @@ def _part(model: type[BaseModel], title: str, prefix: str, level: int, about: st
 
 
 def _decides(info: FieldInfo, path: str) -> str:
-    if _models(info.annotation):
+    if models_in(info.annotation):
         return ""
     return "yes" if Spec.decides(path.replace(".N.", ".0.")) else "no"
 
@@ -167,14 +167,6 @@ def _literal(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_literal, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
-
-
-def _models(kind: Any) -> list[tuple[type[BaseModel], str]]:
-    """The models that a type holds, and what a path needs to come to them."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [(kind, "")]
-    step = {list: ".N", dict: ".NAME"}.get(get_origin(kind) or kind, "")
-    return [(model, step + more) for part in get_args(kind) for model, more in _models(part)]
 
 
 def _words(kind: Any, metadata: list[Any]) -> str:

@@ -47,7 +47,11 @@ class Usage:
     seconds: dict[int, float] = field(default_factory=dict)
 
     def look(self) -> None:
-        for process in (self.root, *self.root.children(recursive=True)):
+        try:
+            processes = [self.root, *self.root.children(recursive=True)]
+        except psutil.Error:  # the command has ended
+            return
+        for process in processes:
             try:
                 with process.oneshot():
                     times, command = process.cpu_times(), process.cmdline()

@@ -7,7 +7,6 @@ last tenths of a process that ends are missed.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -17,20 +16,21 @@ import threading
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
 
 import psutil
+from tests.benchmarks.bench_processes import Usage
+from tests.benchmarks.small_runs import FOUNDRAY, Record
 from tests.conftest import small_spec, write_spec
 
 TURNS = 5
 LOOK_SECONDS = 0.2
 KINDS = {
-    "foundray train": "driver", "Member": "worker", "_Keeper": "Ray Train", "TrainController": "Ray Train",
+    "default_worker.py": "started ahead, unused", "Member": "worker", "_Keeper": "Ray Train", "TrainController": "Ray Train",
     "RayTrainWorker": "Ray Train", "PlacementGroupCleaner": "Ray Train", "SynchronizationActor": "Ray Train",
     "AutoscalingRequester": "Ray Train", "_Feeder": "feeder", "_Board": "board", "gcs_server": "Ray's daemons",
     "raylet": "Ray's daemons", "dashboard": "Ray's daemons", "agent": "Ray's daemons", "monitor": "Ray's daemons",
 }  # fmt: skip
-"""Kinds of processes, by a part of their command lines; the rest, such as Ray Data's own, goes by its name."""
+"""Kinds of processes, by a part of their roles; the rest, such as the driver and Ray Data's own, goes by its role."""
 
 
 def command(spec: Path, storage: Path, workers: int, name: str) -> tuple[dict[str, float], Counter[str]]:
@@ -38,9 +38,7 @@ def command(spec: Path, storage: Path, workers: int, name: str) -> tuple[dict[st
     began, given = time.monotonic(), time.time()
     told: dict[str, float] = {}
     arguments = ["train", str(spec), "--set", f"scale={{workers: {workers}}}", "--set", f"name={name}"]
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("foundray"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen([FOUNDRAY, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def listen() -> None:
         assert process.stdout
@@ -54,15 +52,14 @@ def command(spec: Path, storage: Path, workers: int, name: str) -> tuple[dict[st
     listener.join()
     if process.returncode:
         raise SystemExit("\n".join(told))
-    events = read(storage / name / "events.jsonl")
-    steps = read(storage / name / "metrics.jsonl")
-    at = {event["event"]: event["time"] - given for event in events}
+    record = Record.read(storage / name, given, given + ended)
+    at = {event["event"]: event["time"] - given for event in record.events}
     times = {
         "command is read": next(seconds for line, seconds in told.items() if line.startswith("starting Ray")),
         "data are prepared": next(seconds for line, seconds in told.items() if "worker" in line),
         "worker is ready": at["member_ready"],
-        "first step": steps[0]["time"] - given,
-        "last step": steps[-1]["time"] - given,
+        "first step": record.metrics[0]["time"] - given,
+        "last step": record.metrics[-1]["time"] - given,
         "evaluated": at["evaluated"],
         "finished": at["finished"],
         "end": ended,
@@ -72,36 +69,19 @@ def command(spec: Path, storage: Path, workers: int, name: str) -> tuple[dict[st
 
 def look_at(process: subprocess.Popen[str]) -> Counter[str]:
     """CPU seconds of a command's processes, by kind, until it ends."""
-    root, seen = psutil.Process(process.pid), dict[tuple[int, float], tuple[str, float]]()
+    usage = Usage(psutil.Process(process.pid))
     while process.poll() is None:
-        try:
-            found = [root, *root.children(recursive=True)]
-        except psutil.Error:
-            break
-        for one in found:
-            try:
-                times = one.cpu_times()
-                seen[one.pid, one.create_time()] = kind_of(one.cmdline()), times.user + times.system
-            except psutil.Error:
-                continue
+        usage.look()
         time.sleep(LOOK_SECONDS)
-    process.wait()
     spent: Counter[str] = Counter()
-    for kind, seconds in seen.values():
-        spent[kind] += seconds  # type: ignore[assignment]
-    spent["processes"] = len(seen)
+    for pid, seconds in usage.seconds.items():
+        spent[kind_of(usage.roles[pid])] += seconds  # type: ignore[assignment]
+    spent["processes"] = len(usage.seconds)
     return spent
 
 
-def kind_of(words: list[str]) -> str:
-    line = " ".join(words)
-    if "default_worker.py" in line:
-        return "started ahead, unused"
-    return next((kind for part, kind in KINDS.items() if part in line), line.split("(")[0][:40])
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+def kind_of(role: str) -> str:
+    return next((kind for part, kind in KINDS.items() if part in role), role)
 
 
 def main() -> None:

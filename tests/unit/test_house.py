@@ -1,6 +1,5 @@
 """The shape of the repository, and what importing it costs."""
 
-import argparse
 import os
 import re
 import shlex
@@ -17,8 +16,7 @@ import yaml
 from tests.conftest import REPOSITORY
 
 import foundray
-from foundray.cli import clusters, outcomes, planning, runs, searching, submitting, vectors, watching
-from foundray.cli.parsing import Verbs
+from foundray.cli import _parser
 from foundray.contract import MODALITIES, OBJECTIVES, installed
 from foundray.loading import load_spec
 from foundray.probing import load_task
@@ -133,11 +131,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_commands_in_the_documents_are_commands(command: str) -> None:
     """Their verbs and flags exist; other tests run them."""
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    verbs = Verbs(parser)
-    for part in (planning, runs, submitting, watching, searching, outcomes, vectors, clusters):
-        part.add_to(verbs)
-    parser.parse_args(shlex.split(command)[1:])
+    _parser().parse_args(shlex.split(command)[1:])
 
 
 def test_the_readme_is_short() -> None:

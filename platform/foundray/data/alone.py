@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 from foundray.cluster import whole_nodes
@@ -21,19 +22,13 @@ def without_helpers() -> Iterator[None]:
     from ray.data._internal.stats import _StatsManager as manager
 
     told = ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics")
-    instead: list[tuple[Any, str, Any]] = [
-        (autoscaler, "DefaultAutoscalingCoordinator", _WholeMachine),
-        (manager, "gen_dataset_id_from_stats_actor", staticmethod(lambda: uuid4().hex)),
-        *((manager, name, staticmethod(_nothing)) for name in told),
-    ]
-    before = [(where, name, vars(where)[name]) for where, name, _ in instead]
-    try:
-        for where, name, value in instead:
-            setattr(where, name, value)
+    statistics: dict[str, Any] = {name: staticmethod(_nothing) for name in told}
+    statistics["gen_dataset_id_from_stats_actor"] = staticmethod(lambda: uuid4().hex)
+    with (
+        mock.patch.multiple(autoscaler, DefaultAutoscalingCoordinator=_WholeMachine),
+        mock.patch.multiple(manager, **statistics),
+    ):
         yield
-    finally:
-        for where, name, value in before:
-            setattr(where, name, value)
 
 
 def _nothing(*arguments: Any, **options: Any) -> None:

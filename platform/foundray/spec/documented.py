@@ -9,7 +9,7 @@ import ast
 import inspect
 import textwrap
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -34,11 +34,12 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     return model.model_json_schema()
 
 
-def models_in(kind: Any) -> list[type[BaseModel]]:
-    """The models that a field's type holds."""
+def models_in(kind: Any) -> list[tuple[type[BaseModel], str]]:
+    """The models that a field's type holds, and what a path needs to come to them."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [kind]
-    return [model for part in get_args(kind) for model in models_in(part)]
+        return [(kind, "")]
+    step = {list: ".N", dict: ".NAME"}.get(get_origin(kind) or kind, "")
+    return [(model, step + more) for part in get_args(kind) for model, more in models_in(part)]
 
 
 def _describe(model: type[BaseModel], done: set[type[BaseModel]]) -> None:
@@ -46,7 +47,7 @@ def _describe(model: type[BaseModel], done: set[type[BaseModel]]) -> None:
         return
     done.add(model)
     for name, info in model.model_fields.items():
-        for inner in models_in(info.annotation):
+        for inner, _ in models_in(info.annotation):
             _describe(inner, done)
         info.description = info.description or descriptions(model).get(name)
     model.model_rebuild(force=True)

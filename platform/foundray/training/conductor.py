@@ -168,7 +168,7 @@ class Conductor:
         pools = self.spec.scale.all_pools.values()
         each = " or ".join(", ".join(f"{amount:g} {kind}" for kind, amount in pool.resources.items()) for pool in pools)
         kinds = dict.fromkeys(kind for pool in pools for kind in pool.resources)
-        nodes = node_resources(ray)
+        nodes = node_resources()
         have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in kinds)
         fewest = self.spec.scale.world[0]
         missing = f"{there} of at least {fewest} workers are there; each takes {each}, and the cluster has {have} in all"

@@ -91,7 +91,7 @@ def _ahead(spec: Spec) -> Iterator[Ahead | None]:
 
 
 def _fit(ray: Any, spec: Spec, report: Report) -> dict[str, tuple[int, int]]:
-    return fit(spec.scale, node_resources(ray), bool(os.environ.get("RAY_ADDRESS")) and not is_alone(), report)
+    return fit(spec.scale, node_resources(), bool(os.environ.get("RAY_ADDRESS")) and not is_alone(), report)
 
 
 def _chosen(
@@ -103,7 +103,7 @@ def _chosen(
     """
     if not spec.scale.is_open or os.environ.get("RAY_ADDRESS"):
         return spec, workers
-    there, free = (int(sum(node.get("CPU", 0) for node in nodes)) for nodes in (node_resources(ray), free_resources().values()))
+    there, free = (int(sum(node.get("CPU", 0) for node in nodes)) for nodes in (node_resources(), free_resources().values()))
     choice = choose(spec, prepared.manifest.vocabulary, max(1, min(there, physical_cores())))
     report(f"{plural(choice.workers, 'worker')}: {choice.reason}")
     # Nobody else can take what is free here, so Ray Train need not look for more or fewer places now and then.

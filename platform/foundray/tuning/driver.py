@@ -54,7 +54,7 @@ def tune(spec: Spec, text: str, overrides: Mapping[str, Any], report: Report, sh
     _check_same(folder, spec)
     with connected(report) as ray, ExitStack() as holding:
         admit(ray, spec, report)
-        nodes = node_resources(ray)
+        nodes = node_resources()
         fit(proxy.scale, nodes, False, report)
         prepared = prepare(spec, report)
         check_fits(spec, prepared)

@@ -136,7 +136,7 @@ def embed(
         if todo := job.todo():
             with connected(report) as ray:
                 admit_places(ray, folder.url, {data: files}, report)
-                workers = _workers(room(resources, node_resources(ray)), options.workers, resources, report)
+                workers = _workers(room(resources, node_resources()), options.workers, resources, report)
                 of = f"{len(files):,} files ({source.format})" if len(files) > 1 else f"{plain(files[0].url)} ({source.format})"
                 report(f"embed: {of} by step {recipe.step:,} of {plain(recipe.run)}, on {workers} worker(s)")
                 (folder / RECIPE).write_text(recipe.model_dump_json(indent=1))
