@@ -28,7 +28,7 @@ def evaluations(feeder: Feeder, rank: int, monkeypatch: pytest.MonkeyPatch, **tr
     found = Evaluations(
         cast(Any, work), make_spec(**{f"train__{name}": value for name, value in train.items()}), cast(Any, None)
     )
-    found.begin(cast(Any, SimpleNamespace(rank=rank, generation=7)))
+    found.begin(cast(Any, SimpleNamespace(rank=rank, generation=7, evaluated=0)))
     return found
 
 
@@ -77,6 +77,17 @@ def test_a_new_group_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = Feeder()
     subject = evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=12)
     subject.foresee(1, 0.01)
-    subject.begin(cast(Any, SimpleNamespace(rank=0, generation=8)))
+    subject.begin(cast(Any, SimpleNamespace(rank=0, generation=8, evaluated=0)))
     subject.foresee(1, 0.01)
     assert [asked[0] for asked in feeder.opened] == [7, 8]
+
+
+def test_what_is_evaluated_already_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a group that begins at an earlier step: nobody would close that stream."""
+    feeder = Feeder()
+    subject = evaluations(feeder, 0, monkeypatch, evaluate_every=6, steps=12)
+    subject.begin(cast(Any, SimpleNamespace(rank=0, generation=8, evaluated=6)))
+    subject.foresee(4, 0.01)
+    assert not feeder.opened
+    subject.foresee(7, 0.01)
+    assert [asked[1] for asked in feeder.opened] == ["validation-12"]

@@ -52,7 +52,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
         report(f"init_from: {start.told()}")
     with connected(report) as ray, ExitStack() as holding:
         admit(ray, spec, report)
-        workers = _fit(ray, spec, report)
+        workers = _fit(spec, report)
         ahead = holding.enter_context(_ahead(spec))
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
@@ -68,7 +68,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
             else:
                 _make(run, spec, prepared, start)
             start = None  # it holds the weights
-            spec, workers = _chosen(ray, spec, prepared, workers, report)
+            spec, workers = _chosen(spec, prepared, workers, report)
             with heeded(holder.stop):
                 return _run(ray, run, spec, prepared, workers, holder, report, show_progress, ahead)
 
@@ -90,18 +90,23 @@ def _ahead(spec: Spec) -> Iterator[Ahead | None]:
         ahead.close()
 
 
-def _fit(ray: Any, spec: Spec, report: Report) -> dict[str, tuple[int, int]]:
-    return fit(spec.scale, node_resources(), bool(os.environ.get("RAY_ADDRESS")) and not is_alone(), report)
+def _has_joined() -> bool:
+    """Whether the Ray is that of a cluster at RAY_ADDRESS, which may be `local`, Ray's word for one of a command's own."""
+    return bool(os.environ.get("RAY_ADDRESS")) and not is_alone()
+
+
+def _fit(spec: Spec, report: Report) -> dict[str, tuple[int, int]]:
+    return fit(spec.scale, node_resources(), _has_joined(), report)
 
 
 def _chosen(
-    ray: Any, spec: Spec, prepared: Prepared, workers: dict[str, tuple[int, int]], report: Report
+    spec: Spec, prepared: Prepared, workers: dict[str, tuple[int, int]], report: Report
 ) -> tuple[Spec, dict[str, tuple[int, int]]]:
     """The spec and its places, where this machine decides how many workers there are; a cluster has as many as are asked for.
 
     What the run's folder holds stays open: another command may find another machine.
     """
-    if not spec.scale.is_open or os.environ.get("RAY_ADDRESS"):
+    if not spec.scale.is_open or _has_joined():
         return spec, workers
     there, free = (int(sum(node.get("CPU", 0) for node in nodes)) for nodes in (node_resources(), free_resources().values()))
     choice = choose(spec, prepared.manifest.vocabulary, max(1, min(there, physical_cores())))
@@ -132,9 +137,9 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
         if (facts := _finished(run, spec, report)) is not None:
             return facts
         admit(ray, spec, report, raw=False)
-        workers = _fit(ray, spec, report)
+        workers = _fit(spec, report)
         with _ahead(spec) as ahead, heeded(holder.stop):
-            spec, workers = _chosen(ray, spec, prepared, workers, report)
+            spec, workers = _chosen(spec, prepared, workers, report)
             return _run(ray, run, spec, prepared, workers, holder, report, show_progress, ahead)
 
 

@@ -29,8 +29,8 @@ class Evaluations:
     def begin(self, order: Order) -> None:
         """Take part in a group."""
         self.order = order
-        self.foreseen = 0
-        """The last step whose evaluation's stream is open, or was."""
+        self.foreseen = order.evaluated
+        """The last step whose evaluation's stream is open, or was, or that has its evaluation: it is not made again."""
 
     def foresee(self, done: int, step_s: float) -> None:
         """Let the next evaluation's stream begin if that is due soon, at `step_s` seconds per step; nothing is waited for."""
@@ -46,7 +46,7 @@ class Evaluations:
         part = self._part(done)
         found = self._on(self._stream(done, part))
         compared = {}
-        if (before := self._part_before()).samples < part.samples:
+        if (before := self._part()).samples < part.samples:
             compared = {"compared_loss": self._on(self._stream(done, before, "compared")).loss}
         return event(
             "evaluated",
@@ -69,11 +69,8 @@ class Evaluations:
         source.close()
         return found
 
-    def _part_before(self) -> Part:
-        """What evaluations look at before the one at the end."""
-        return part_of(self.work.plan, self.spec, self.work.validation_samples, False)
-
-    def _part(self, done: int) -> Part:
+    def _part(self, done: int | None = None) -> Part:
+        """What is looked at after `done` steps; by default what evaluations before the one at the end look at."""
         return part_of(self.work.plan, self.spec, self.work.validation_samples, done == self.spec.train.steps)
 
     def _stream(self, done: int, part: Part, name: str = "validation") -> tuple[int, str, StreamPlan, int, int, int]:
