@@ -7,9 +7,10 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from foundray.errors import InputError
 from foundray.local_node import TOO_BUSY
@@ -49,7 +50,7 @@ def local_ray(cores: int, quiet: dict[str, Any]) -> Iterator[Any]:
 def _start(ray: Any, arguments: dict[str, Any]) -> None:
     for again in (True, False):
         try:
-            with spared():
+            with spared(), _without_monitors():
                 ray.init(address="local", object_store_memory=OBJECT_STORE, include_dashboard=False, **arguments)
             return
         except Exception as error:  # Ray raises many kinds here, bare Exception among them if the machine is too busy
@@ -57,6 +58,21 @@ def _start(ray: Any, arguments: dict[str, Any]) -> None:
             why = (str(error).splitlines() or [type(error).__name__])[0]
             if not (again and TOO_BUSY in why):
                 raise InputError(f"a local Ray does not start: {why}; `foundray doctor` looks for the cause") from None
+
+
+@contextmanager
+def _without_monitors() -> Iterator[None]:
+    """Start no process for what nobody uses here: Ray's logs are not forwarded, and one machine has nothing to scale.
+
+    There is no public way to leave these two out. They take a second of processor time to start, and some all the while.
+    """
+    from ray._private.node import Node
+
+    with ExitStack() as replaced:
+        for name in ("start_log_monitor", "start_monitor"):
+            if hasattr(Node, name):
+                replaced.enter_context(mock.patch.object(Node, name, lambda node: None))
+        yield
 
 
 @contextmanager

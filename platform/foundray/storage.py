@@ -77,15 +77,25 @@ class Store:
                 folder = Path(self.path)
                 names = [child.name for child in folder.iterdir() if _is_utf8(child.name)] if folder.exists() else []
             else:
-                found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-                names = [info.base_name for info in found]
+                names = [info.base_name for info in self._listing()]
         return [self / name for name in sorted(names)]
 
     def files(self) -> dict[str, int]:
         """Size in bytes of each file that lies directly in this folder, by name; nothing if there is no folder."""
         with reading(self):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+            found = self._listing()
         return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+
+    def _listing(self) -> list[fs.FileInfo]:
+        """What lies directly in this folder; nothing if there is no folder.
+
+        pyarrow looks twice if a folder is missing, and fails if another process makes it between the two looks.
+        """
+        folder = fs.FileSelector(self.path, allow_not_found=True)
+        for _ in range(8):
+            with contextlib.suppress(FileNotFoundError):
+                return self.filesystem.get_file_info(folder)
+        return self.filesystem.get_file_info(folder)
 
     def read_bytes(self) -> bytes:
         """Raises InputError where the file cannot be read."""

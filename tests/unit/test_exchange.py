@@ -26,7 +26,7 @@ def values(rank: int, count: int, dtype: torch.dtype) -> torch.Tensor:
 def both(group: Group, bounds: tuple[int, ...]) -> list[bool]:
     """Whether each collective gives with an exchange what it gives without one."""
     shared = Group(group.rank, group.world)
-    shared.exchange = open_exchange(group.rank, group.share, group.meet)
+    shared.exchange = open_exchange(group.rank, group.world, group.share, 60)
     assert shared.exchange
     same = []
     for dtype in (torch.int64, torch.float32):
@@ -37,7 +37,7 @@ def both(group: Group, bounds: tuple[int, ...]) -> list[bool]:
             group.gather(whole[0], bounds)
             shared.exchange.gather([whole[1][start:stop] for start, stop in pairwise(bounds)])
             shared.offer(offered := mine.clone(), bounds)
-            group.meet()
+            shared.meet()
             found.append(shared.reduce_to_owners(offered, bounds))
             same += [torch.equal(found[0], other) for other in found[1:]] + [torch.equal(*whole)]
     return same
@@ -51,7 +51,7 @@ def test_collectives_give_the_same_by_shared_memory_as_by_gloo(bounds: tuple[int
 
 def left_behind(group: Group) -> tuple[int, int]:
     """Exchanges made one after the other, and what of their memory is still mapped when they are gone."""
-    made = sum(open_exchange(group.rank, group.share, group.meet) is not None for _ in range(3))
+    made = sum(open_exchange(group.rank, group.world, group.share, 60) is not None for _ in range(3))
     return made, Path("/proc/self/maps").read_text().count("memfd:foundray")
 
 
@@ -66,10 +66,10 @@ def one_elsewhere(group: Group) -> list[Any]:
 
         def share(value: Any, named: str = named) -> list[Any]:
             if isinstance(value, list) and group.rank == 1:
-                value = [named, value[1]]
+                value = [named, *value[1:]]
             return group.share(value)
 
-        found.append(open_exchange(group.rank, share, group.meet))
+        found.append(open_exchange(group.rank, group.world, share, 60))
     return found
 
 
@@ -78,7 +78,7 @@ def test_workers_that_cannot_map_each_other_s_memory_do_without() -> None:
 
 
 def steps_by_exchange(group: Group, spec: Spec, count: int, skew: int | None) -> Any:
-    group.exchange = open_exchange(group.rank, group.share, group.meet)
+    group.exchange = open_exchange(group.rank, group.world, group.share, 60)
     assert group.exchange
     return steps(group, spec, count, skew)
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def test_write_read_list_delete(tmp_path: Path) -> None:
     assert Store.at(tmp_path / "none").children() == []
     (Store.at(tmp_path) / "a").delete_folder()
     assert not store.exists()
+
+
+def test_a_folder_that_another_process_makes_meanwhile_can_be_listed(tmp_path: Path) -> None:
+    """pyarrow's own listing fails about once per hundred attempts here."""
+    folder = str(tmp_path / "run")
+    toggle = f"import os\nprint(flush=True)\nwhile True: os.mkdir({folder!r}), os.rmdir({folder!r})"
+    store = Store(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "run", "run")
+    with subprocess.Popen([sys.executable, "-c", toggle], stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        assert all(store.children() == [] and store.files() == {} for _ in range(5_000))
+        other.kill()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,28 +34,29 @@ class Address:
 
 def permutation(n: int, *key: int) -> np.ndarray:
     """A permutation of range(n) drawn by `key`: the order of hashed numbers, the same on every machine and version."""
-    base = mix(*key)
     with np.errstate(over="ignore"):
-        return np.argsort(_scramble(np.arange(n, dtype=np.uint64) * _GOLDEN + base), kind="stable")
+        numbers = np.arange(n, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(mix(*key))
+        return np.argsort(_scramble(numbers), kind="stable")
 
 
-def mix(*key: int) -> np.uint64:
+def mix(*key: int) -> int:
     """64 well-mixed bits of some non-negative integers."""
-    state = np.uint64(0)
-    with np.errstate(over="ignore"):
-        for part in key:
-            state = _scramble(np.atleast_1d(state + np.uint64(part) + _GOLDEN))[0]
+    state = 0
+    for part in key:
+        state = _scramble(state + int(part) + _GOLDEN & _BITS)
     return state
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN, _BITS = 0x9E3779B97F4A7C15, 2**64 - 1
+
+Bits = TypeVar("Bits", int, np.ndarray)
 
 
-def _scramble(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def _scramble(x: Bits) -> Bits:
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014), of an integer or of uint64s."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _BITS
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _BITS
+    return x ^ (x >> 31)
 
 
 class _SourceOrder:

@@ -72,7 +72,7 @@ class StreamPlan:
             return index
         whole = self.order().validation_samples // self.micro_batch_size
         start, stop = index * whole // self.chosen, (index + 1) * whole // self.chosen
-        return start + int(mix(self.seed, CHOOSING, index)) % (stop - start)
+        return start + mix(self.seed, CHOOSING, index) % (stop - start)
 
     @property
     def per_parcel(self) -> int:
@@ -143,7 +143,7 @@ class _Planner:
         with one_blas_thread():
             for ahead, row in enumerate(_rows(samples)):
                 key = mix(plan.seed, position + ahead, int(plan.validation))
-                chance = np.random.Generator(np.random.Philox(key=int(key)))
+                chance = np.random.Generator(np.random.Philox(key=key))
                 with _named(plan, position + ahead):
                     for _ in range(self.views):
                         units = self._units(row, None if plan.validation and self.views == 1 else chance)

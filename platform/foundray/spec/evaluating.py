@@ -15,7 +15,7 @@ class EvaluationSet(Section):
     samples: Literal["auto", "whole"] | PositiveInt = "auto"
     """How many samples are looked at each time: `whole`, or a number of them, chosen once by the seed from all over the set
     and rounded up to whole micro-batches. `auto` is the whole set while all evaluations together take less than 1 % of the
-    tokens that the run trains on, else as many samples as that allows, and at least 4,096."""
+    tokens that the run trains on, else as many samples as that allows, and at least 1,024."""
 
 
 class Evaluate(Section):

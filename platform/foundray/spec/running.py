@@ -103,7 +103,7 @@ class Fault(Section):
     """Failures in a row, without a step done in between, after which a command gives up."""
     mirror_every: PositiveInt | None = None
     """Steps between copies of every worker's state into the memory of another, on another node if there is one: at most so many
-    are repeated (default: 2, or as many as take half a second)."""
+    are repeated (default: 2, or as many as take half a second; five seconds if all workers are on one node)."""
     silence_s: PositiveFloat = 30
     """Seconds after which a worker that says nothing, though its machine is there, is taken for lost."""
     wait_s: PositiveFloat = 1800

@@ -24,6 +24,9 @@ HALT_SECONDS = 60.0
 """Longest that a member may take to come out of a broken group: it finishes its micro-batch."""
 FEEDER_SECONDS = 60.0
 """Longest that a feeder takes to start anew."""
+MIRROR_SECONDS, NEAR_MIRROR_SECONDS = 0.5, 5.0
+"""Between two mirrorings: steps that are lost with a worker take as long again. On one node only a worker's process can be lost
+alone, which is rare, and the processors that copy are the ones that compute."""
 
 
 class Formation:
@@ -119,7 +122,8 @@ class Formation:
             source = None
         self.generation = self._begin_feeder(len(chosen))
         rendezvous = ray.get(members[0].handle.rendezvous.remote(), timeout=5) if len(chosen) > 1 else None
-        mirrors = buddies([known.place.node for known in members])
+        nodes = [known.place.node for known in members]
+        mirrors = buddies(nodes)
         peak_flops = self.crew.peak_flops(members)
         bounds = shard_bounds(members[0].status.facts["blocks"], self.crew.room(members))
         for rank, known in enumerate(members):
@@ -132,6 +136,7 @@ class Formation:
                 source=source,
                 bounds=bounds,
                 mirror=None if mirror is None else members[mirror].handle,
+                mirror_s=MIRROR_SECONDS if len(set(nodes)) > 1 else NEAR_MIRROR_SECONDS,
                 recorded=self.recorder.step,
                 evaluated=self.recorder.evaluated,
                 failures=failures,

@@ -21,8 +21,6 @@ from foundray.training.exchange import Exchange, open_exchange
 
 GATHERING = timedelta(seconds=15)
 """Longest that members wait for each other when they form a group."""
-SMALL = 2**16
-"""Bytes up to which gloo is as fast as memory that is shared: most of the time goes into waiting for the others."""
 SILENCE = timedelta(minutes=10)
 """Longest that a collective waits for a member that neither answers nor hangs up."""
 
@@ -43,7 +41,7 @@ class Group:
             group = Group(rank, world, device)
             group.meet()  # connects all to all while the short limit holds
             if device.type == "cpu":
-                group.exchange = open_exchange(rank, group.share, group.meet)
+                group.exchange = open_exchange(rank, world, group.share, SILENCE.total_seconds())
             dist.distributed_c10d._set_pg_timeout(SILENCE)
             group.sockets = _sockets() - others
             return group
@@ -51,6 +49,8 @@ class Group:
 
     def leave(self) -> None:
         """Hang up: the others' collectives with this worker fail."""
+        if self.exchange:
+            self.exchange.meeting.close()
         if dist.is_initialized():
             with contextlib.suppress(Exception):  # it may be broken in any way
                 dist.destroy_process_group()
@@ -61,6 +61,8 @@ class Group:
         Gloo's own abort does nothing (torch 2.13), so its connections are cut.
         """
         self.aborted = True
+        if self.exchange:
+            self.exchange.meeting.break_off()
         if self.world > 1 and dist.is_initialized():
             with contextlib.suppress(Exception):
                 dist.distributed_c10d._get_default_group().abort()
@@ -77,7 +79,7 @@ class Group:
         self.sockets: set[tuple[int, int]] = set()
         """(descriptor, inode) of the connections with the others."""
         self.exchange: Exchange | None = None
-        """By which those of one machine pass large values to each other."""
+        """By which those of one machine pass values to each other."""
 
     def meet(self) -> None:
         """Wait until all members have come here."""
@@ -109,8 +111,9 @@ class Group:
         parts = _parts(whole, bounds)
         if self.world == 1:
             return
-        if self.exchange and whole.nbytes > SMALL:
+        if self.exchange:
             self.exchange.gather(parts)
+            self._check_whole()
         elif _equal(parts):
             with _in_reach(whole[: bounds[-1]]) as there:
                 dist.all_gather_into_tensor(there, _parts(there, bounds)[self.rank])
@@ -128,10 +131,14 @@ class Group:
         return values
 
     def sum(self, values: Tensor) -> Tensor:
-        if self.world > 1:
+        if self.world == 1:
+            return values
+        if self.exchange:
+            self.exchange.sum(values)
+        else:
             with _in_reach(values) as there:
                 dist.all_reduce(there)
-            self._check_whole()
+        self._check_whole()
         return values
 
     def share(self, value: Any) -> list[Any]:

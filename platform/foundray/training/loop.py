@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from foundray.training.member import Member
 
 MIRROR_BEAT_SECONDS = 0.05
-MIRROR_STEPS, MIRROR_SECONDS = 2, 0.5
-"""Between two mirrorings, at least, where the spec leaves that to us: steps that are lost with a worker take as long again."""
+MIRROR_STEPS = 2
+"""Between two mirrorings, at least, where the spec leaves that to us."""
 AGAIN_SECONDS = 0.5
 """Between two tries to write what must be written."""
 WRITTEN = 32
@@ -250,7 +250,7 @@ class Loop:
         if self.spec.fault.mirror_every or self.order.rank or self.order.mirror is None:
             return False
         steps = self.done + 1 - (self.mirrored or 0)
-        return steps >= MIRROR_STEPS and time.monotonic() - self.mirror_began >= MIRROR_SECONDS
+        return steps >= MIRROR_STEPS and time.monotonic() - self.mirror_began >= self.order.mirror_s
 
     def _micro_batches(self, source: MicroBatchSource) -> Iterator[tuple[int, bytes]]:
         yield from source.step(self.done + self.passed_over)

@@ -45,6 +45,8 @@ class Order:
     """Where the workers' shards begin and end, in blocks."""
     mirror: Any
     """The member that mirrors this one's piece, if any."""
+    mirror_s: float
+    """Seconds between two mirrorings, at least, if the spec leaves that to us."""
     recorded: int
     """Steps whose records the driver has."""
     evaluated: int

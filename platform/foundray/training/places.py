@@ -169,7 +169,8 @@ class _Keeper:
     def hold(self, board: Any, name: str, pool: Pool, fewest: int, most: int, folder: str, alone: bool) -> str:
         # Ray Train counts a lost node for a while yet: it should not wait a minute for a place there.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        # On one node no place is lost, and each look takes time from the workers.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "5" if alone else "0.5")
         # Who is told to go is looked after by the crew: nobody asks Ray Train's watcher, which is one more process.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         from ray.train import FailureConfig, RunConfig, ScalingConfig

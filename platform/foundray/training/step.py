@@ -214,7 +214,7 @@ class Trainer:
         every = self.spec.guard.recheck_every
         if every is None or self.read is None or not self.alike or (step + 1) % every:
             return None
-        return int(mix(self.spec.seed, step, 2**33)) % self.spec.train.micro_batches
+        return mix(self.spec.seed, step, 2**33) % self.spec.train.micro_batches
 
     def _recheck(self, step: int, at: int, index: int, taker: int, first: int) -> str:
         """Raises Corruption where a worker gets other bits for the micro-batch than the others.
@@ -245,7 +245,7 @@ class Trainer:
 
     def encoded(self, payload: bytes, step: int, index: int) -> tuple[Batch, Tensor]:
         """The micro-batch, and the encoder's hidden states."""
-        torch.manual_seed(int(mix(self.spec.seed, step, index)))  # for dropout and the like, inside the model
+        torch.manual_seed(mix(self.spec.seed, step, index))  # for dropout and the like, inside the model
         batch = Batch.load(payload, self.device)
         with low_precision(self.device):
             return batch, self.model.encode(batch)

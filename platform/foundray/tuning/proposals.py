@@ -48,7 +48,7 @@ class Proposals:
             known = self.own
         if known is not None:
             self.study.enqueue_trial(known, skip_if_exists=False)
-        seed = int(mix(self.seed, number)) % 2**32
+        seed = mix(self.seed, number) % 2**32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             tree = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
