@@ -37,8 +37,8 @@ RACES = {
     race.shape.name: race
     for race in (
         Race(SMALL, steps=1000, evaluate_every=250, step_bar=1.2, whole_bar=1.25),
-        Race(MEDIUM, steps=80, evaluate_every=None, step_bar=1.2),
-        Race(LARGE, steps=30, evaluate_every=None, step_bar=1.05),
+        Race(MEDIUM, steps=300, evaluate_every=None, step_bar=1.2),
+        Race(LARGE, steps=50, evaluate_every=None, step_bar=1.05),
     )
 }
 

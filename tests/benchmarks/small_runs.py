@@ -19,8 +19,9 @@ import yaml
 from foundray.account import account
 
 FOUNDRAY = str(Path(sys.executable).with_name("foundray"))
-WARM_UP, WINDOW = 10, 10
-"""Steps left out at the beginning, and steps whose mean is one measurement, so that what happens every few steps counts."""
+SETTLED_SECONDS, WINDOW = 15.0, 10
+"""Left out after the first step, in which Ray Train and Ray Data start on the same processors; and steps whose mean is one
+measurement, so that what happens every few steps counts."""
 NEVER = 10**6
 
 
@@ -142,7 +143,8 @@ class Record:
         Windows with an evaluation in them are left out, and those not between `since` and `until` (seconds since the epoch).
         """
         breaks = [event["time"] for event in self.events if event["event"] == "evaluated"]
-        ends = [record["time"] for record in self.metrics][WARM_UP:]
+        settled = self.metrics[0]["time"] + SETTLED_SECONDS
+        ends = [record["time"] for record in self.metrics if record["time"] >= settled]
         windows = [
             (last - first) / WINDOW
             for first, last in zip(ends, ends[WINDOW:], strict=False)
