@@ -1,6 +1,6 @@
 """Makes the Grafana dashboards beside this file: `python -m dashboards.make`.
 
-Queries are PromQL over the names in `foundray.training.metrics.METRICS`, and Ray's own.
+Queries are PromQL over the names in `foundray.training.telemetry.metrics.METRICS`, and Ray's own.
 """
 
 from __future__ import annotations

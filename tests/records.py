@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from tests.conftest import small_spec
 
-from foundray.data.manifest import Manifest, Shard
-from foundray.loading import parse_spec
-from foundray.records import EVENTS
-from foundray.run import Run, event
+from foundray.data.prepare.manifest import Manifest, Shard
+from foundray.records.schema import EVENTS
+from foundray.runs.run import Run, event
+from foundray.spec.loading import parse_spec
 
 BEGAN = 1_800_000_000.0
 """The time of second 0."""

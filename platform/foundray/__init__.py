@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame
 
-    from foundray.auditing import Audit
-    from foundray.data.manifest import Prepared
-    from foundray.exporting import Exported
-    from foundray.exporting.folder import Loaded
+    from foundray.data.prepare.manifest import Prepared
+    from foundray.evaluation.probes.task import Judgement
+    from foundray.exports import Exported
+    from foundray.exports.folder import Loaded
+    from foundray.inspection.auditing import Audit
+    from foundray.inspection.quarantined import Quarantine
     from foundray.planning import Plan
-    from foundray.probing.task import Judgement
-    from foundray.quarantined import Quarantine
-    from foundray.run import Facts
-    from foundray.tuning.coordcheck import CoordinateCheck
-    from foundray.tuning.forecast import Forecast
-    from foundray.tuning.outcome import Tuned
-    from foundray.tuning.transfer import Transfer
+    from foundray.runs.run import Facts
+    from foundray.tuning.forecast.forecast import Forecast
+    from foundray.tuning.search.outcome import Tuned
+    from foundray.tuning.transfer.coordcheck import CoordinateCheck
+    from foundray.tuning.transfer.transfer import Transfer
     from foundray.vectors.embed import Embedded
     from foundray.vectors.search import Hit
 
@@ -66,7 +66,7 @@ def plan(
     `tokenizers` are tokenizer.json files of models to start from, `gpus` such as `H100:8`, `prices` such as `H100=2.5`,
     `because` of `architecture`, `control` and `research`; what is None is assumed, and said so.
     """
-    from foundray.loading import load_spec
+    from foundray.spec.loading import load_spec
 
     checked = load_spec(_path(spec), overrides)
     from foundray.planning import plan as make  # imports torch: only once the spec makes sense
@@ -79,11 +79,11 @@ def plan(
 
 def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent) -> Prepared:
     """Turn the spec's raw sources into prepared shards. Raises InputError."""
-    from foundray.admission import admit
-    from foundray.cluster import connected
-    from foundray.data.prepare import prepare as prepare_data
-    from foundray.data.recipe import prepared_folder
-    from foundray.loading import load_spec
+    from foundray.cluster.connect import connected
+    from foundray.data.prepare.prepare import prepare as prepare_data
+    from foundray.data.prepare.recipe import prepared_folder
+    from foundray.preflight.admission import admit
+    from foundray.spec.loading import load_spec
     from foundray.storage import Store
 
     checked = load_spec(_path(spec), overrides)
@@ -99,7 +99,7 @@ def quarantine(what: SpecPath, overrides: Mapping[str, Any] | None = None, sourc
 
     `overrides` are fields of the spec. Raises InputError.
     """
-    from foundray.quarantined import quarantine as look
+    from foundray.inspection.quarantined import quarantine as look
 
     return look(_path(what), dict(overrides or {}), source)
 
@@ -108,7 +108,7 @@ def train(
     spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
 ) -> Facts:
     """Run a spec to its end, preparing its data first if need be. Raises InputError or RunFailed."""
-    from foundray.loading import load_spec
+    from foundray.spec.loading import load_spec
     from foundray.training import driver
 
     return driver.train(load_spec(_path(spec), overrides), report, show_progress)
@@ -118,7 +118,7 @@ def resume(
     run: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
 ) -> Facts:
     """Go on with a run from its last complete checkpoint. Raises InputError or RunFailed."""
-    from foundray.run import Run
+    from foundray.runs.run import Run
     from foundray.training import driver
 
     opened = Run.open(_path(run))
@@ -127,23 +127,23 @@ def resume(
 
 def status(run: SpecPath) -> Facts:
     """Where a run stands. Raises InputError."""
-    from foundray.run import Run
+    from foundray.runs.run import Run
 
     return Run.open(_path(run)).facts()
 
 
 def stop(run: SpecPath, report: Report = _silent) -> Facts:
     """Stop a run at its next step boundary, with a checkpoint, wherever it runs. Raises InputError."""
-    from foundray.run import Run
-    from foundray.stopping import stop as stop_run
+    from foundray.runs.run import Run
+    from foundray.runs.stopping import stop as stop_run
 
     return stop_run(Run.open(_path(run)), report)
 
 
 def report(runs: Sequence[SpecPath], out: SpecPath | None = None, report: Report = _silent) -> str:
     """Write one HTML page of a run, or of several side by side; gives its place. Raises InputError."""
-    from foundray.reporting import report as write
-    from foundray.run import Run
+    from foundray.reports import report as write
+    from foundray.runs.run import Run
     from foundray.storage import Store
 
     return write([Run.open(_path(run)) for run in runs], None if out is None else Store.at(_path(out)), report).url
@@ -151,25 +151,25 @@ def report(runs: Sequence[SpecPath], out: SpecPath | None = None, report: Report
 
 def steps(run: SpecPath) -> DataFrame:
     """A run's step log as a pandas frame: a row per step, in the order in which they were done. Raises InputError."""
-    from foundray.logfiles import frames
-    from foundray.run import Run
+    from foundray.records import frames
+    from foundray.runs.run import Run
 
     return frames.steps(Run.open(_path(run)).folder)
 
 
 def events(run: SpecPath) -> DataFrame:
     """A run's event log as a pandas frame: a row per event, in order. Raises InputError."""
-    from foundray.logfiles import frames
-    from foundray.run import Run
+    from foundray.records import frames
+    from foundray.runs.run import Run
 
     return frames.events(Run.open(_path(run)).folder)
 
 
 def audit(run: SpecPath) -> Audit:
     """Prove from the run's ledger that every sample of every committed step was used exactly once. Raises InputError."""
-    from foundray.auditing import audit as audit_run
-    from foundray.data.stream import plan_for
-    from foundray.run import Run
+    from foundray.data.stream.plan import plan_for
+    from foundray.inspection.auditing import audit as audit_run
+    from foundray.runs.run import Run
     from foundray.training.driver import prepared_data
 
     opened = Run.open(_path(run))
@@ -181,8 +181,8 @@ def samples(run: SpecPath, step: int, report: Report = _silent) -> list[str]:
 
     Raises InputError, also for a step that the run has not done.
     """
-    from foundray.run import Run
-    from foundray.step_samples import samples_of
+    from foundray.inspection.samples import samples_of
+    from foundray.runs.run import Run
     from foundray.training.driver import prepared_data
 
     opened = Run.open(_path(run))
@@ -202,19 +202,19 @@ def sample(
 
     The step `best` is that of the lowest validation loss among the checkpoints.
     """
-    from foundray.run import Run
+    from foundray.runs.run import Run
 
     opened = Run.open(_path(run))
-    from foundray.generate import generate  # imports torch: a name that is wrong should be said at once
+    from foundray.exports.generate import generate  # imports torch: a name that is wrong should be said at once
 
     return generate(opened, prompt, tokens, temperature, top_k, seed, step)
 
 
 def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = None) -> Judgement:
     """Judge a run's newest weights by a task file, beside a floor and the same network untrained. Raises InputError."""
-    from foundray.probing import load_task
-    from foundray.probing import probe as judge
-    from foundray.run import Run
+    from foundray.evaluation.probes import load_task
+    from foundray.evaluation.probes import probe as judge
+    from foundray.runs.run import Run
 
     checked = load_task(_path(task), overrides)
     return judge(Run.open(_path(run)), checked)
@@ -234,8 +234,8 @@ def export(
     Where none computes the same, in Foundray's own form, for `load`. `overrides` are fields that do not change the result, such
     as a source's licence. Raises InputError.
     """
-    from foundray.exporting import export as write
-    from foundray.run import Run
+    from foundray.exports import export as write
+    from foundray.runs.run import Run
     from foundray.storage import Store
 
     return write(Run.open(_path(run)), Store.at(_path(out)), step, dict(overrides or {}), report)
@@ -243,7 +243,7 @@ def export(
 
 def load(folder: SpecPath, layer: int | Literal["last", "all"] = "last") -> Loaded:
     """What `export` wrote, as an encoder: data in, features out. `layer` is how many layers deep to look. Raises InputError."""
-    from foundray.exporting.folder import load as read
+    from foundray.exports.folder import load as read
 
     return read(_path(folder), layer)
 
@@ -267,7 +267,7 @@ def embed(
 
     `overrides` are fields of the source that the data is. Raises InputError.
     """
-    from foundray.run import Run
+    from foundray.runs.run import Run
     from foundray.vectors.embed import Options
     from foundray.vectors.embed import embed as embed_data
 
@@ -292,12 +292,12 @@ def tune(
     spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
 ) -> Tuned:
     """Search hyperparameters on proxies, and write the full run's spec with them. Raises InputError or RunFailed."""
-    from foundray.cluster import enter_cluster
-    from foundray.loading import load_spec, read_yaml
+    from foundray.cluster.connect import enter_cluster
+    from foundray.spec.loading import load_spec, read_yaml
 
     checked = load_spec(_path(spec), overrides)
     enter_cluster()
-    from foundray.tuning.driver import tune as search
+    from foundray.tuning.search.driver import tune as search
 
     return search(checked, read_yaml(_path(spec), "the spec"), dict(overrides or {}), report, show_progress)
 
@@ -311,12 +311,12 @@ def coordcheck(
     report: Report = _silent,
 ) -> CoordinateCheck:
     """How much activations move in a few steps, by width or by depth. Raises InputError."""
-    from foundray.cluster import enter_cluster
-    from foundray.loading import load_spec
+    from foundray.cluster.connect import enter_cluster
+    from foundray.spec.loading import load_spec
 
     checked = load_spec(_path(spec), overrides)
     enter_cluster()
-    from foundray.tuning.coordcheck import coordcheck as check
+    from foundray.tuning.transfer.coordcheck import coordcheck as check
 
     return check(checked, widths, depths, steps, report)
 
@@ -331,12 +331,12 @@ def transfer(
     report: Report = _silent,
 ) -> Transfer:
     """Which learning rate is best, by width, under CompleteP and under the standard parametrisation. Raises InputError."""
-    from foundray.cluster import enter_cluster
-    from foundray.loading import load_spec
+    from foundray.cluster.connect import enter_cluster
+    from foundray.spec.loading import load_spec
 
     checked = load_spec(_path(spec), overrides)
     enter_cluster()
-    from foundray.tuning.transfer import transfer as check
+    from foundray.tuning.transfer.transfer import transfer as check
 
     return check(checked, widths, rates, seeds, steps, report)
 
@@ -353,7 +353,7 @@ def forecast(
 
     Raises InputError.
     """
-    from foundray.loading import load_spec
+    from foundray.spec.loading import load_spec
 
     spec = None if target is None else load_spec(_path(target), overrides)
     from foundray.tuning.foretell import foretell

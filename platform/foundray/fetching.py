@@ -20,8 +20,8 @@ from pydantic import Field, PositiveInt, field_validator
 
 from foundray.data.formats.tar import members
 from foundray.errors import InputError
-from foundray.loading import checked, parse_fields, read_yaml
 from foundray.spec import nearest
+from foundray.spec.loading import checked, parse_fields, read_yaml
 from foundray.spec.section import Section
 
 TIMEOUT_S = 60

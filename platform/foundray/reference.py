@@ -89,7 +89,7 @@ def _installed(model: type[BaseModel], path: str, level: int) -> Iterator[Part]:
 
 
 def _of_tasks() -> Iterator[Part]:
-    from foundray.probing import KINDS
+    from foundray.evaluation.probes import KINDS
 
     yield Part("A task", 2, ["The file that `foundray probe RUN --task FILE` takes. Its fields depend on its `kind`."])
     told: set[type[BaseModel]] = set()
@@ -111,7 +111,7 @@ def _of_data_sets() -> Iterator[Part]:
 
 
 def _of_records() -> Iterator[Part]:
-    from foundray.records import EVENTS, Step
+    from foundray.records.schema import EVENTS, Step
 
     about = "What a run writes into its folder as it goes: a JSON object a line; on object stores in `metrics/` and `events/`."
     yield Part("A run's record", 2, [about])

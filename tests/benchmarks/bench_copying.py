@@ -21,11 +21,11 @@ from tests.benchmarks.bench_faults import MIRROR_EVERY, steps_of, text
 from tests.conftest import small_spec, write_spec
 
 from foundray.contract import UnitShape, load_objective
-from foundray.loading import parse_spec
 from foundray.model.model import Model, initialise
+from foundray.spec.loading import parse_spec
 from foundray.storage import Store
-from foundray.training.checkpoint import write_shard
-from foundray.training.step import Trainer
+from foundray.training.checkpoints.checkpoint import write_shard
+from foundray.training.step.trainer import Trainer
 
 TURNS = 3
 
@@ -85,7 +85,7 @@ def checkpoints(folder: Path) -> None:
 def mirroring(folder: Path) -> None:
     """Mean seconds a step of two workers, with mirroring as by default and without, turn about in one Ray."""
     import foundray
-    from foundray.cluster import connected
+    from foundray.cluster.connect import connected
 
     spec = small_spec(text(folder), folder / "runs", model={"width": 256, "depth": 4, "heads": 4, "context": 64})
     spec["train"] |= {"steps": 60, "micro_batches": 8, "micro_batch_size": 8, "evaluate_every": 10**6}

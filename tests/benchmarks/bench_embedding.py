@@ -51,9 +51,9 @@ def of_transformers(model: str, texts: list[str]) -> np.ndarray:
 
 def of_encoder(run: str, texts: list[str]) -> np.ndarray:
     """[N, D]: one text at a time, by our own encoder."""
-    from foundray.data.reader import Reader
-    from foundray.embedding import Encoder, features
-    from foundray.run import Run
+    from foundray.data.prepare.reader import Reader
+    from foundray.evaluation.encoder import Encoder, features
+    from foundray.runs.run import Run
 
     reader, encoder = Reader(Run.open(run)), Encoder.trained(Run.open(run))
     return _timed(lambda text: features(encoder, [reader.text_units(text)], "mean")[0], texts)
@@ -83,7 +83,7 @@ def main() -> None:
     from tests.conftest import small_spec, write_spec
 
     import foundray
-    from foundray.cluster import connected
+    from foundray.cluster.connect import connected
     from foundray.vectors.search import Searcher
 
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.integration.conftest import FOUNDRAY, foundray
 
-from foundray.probing.task import told
+from foundray.evaluation.probes.task import told
 
 NATS = "nats a character"
 LONGEST = 3600.0

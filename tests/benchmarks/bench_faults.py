@@ -22,7 +22,7 @@ from tests.chaos.faults import Run, remove
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY
 
-from foundray.local_cluster import LocalCluster
+from foundray.cluster.local.cluster import LocalCluster
 
 MIRROR_EVERY = 2
 """As by default."""
@@ -147,7 +147,7 @@ TorchTrainer(
 
 
 def _plain(folder: Path, settings: dict[str, str], quick: bool) -> tuple[float, int]:
-    import foundray.local_cluster as local
+    import foundray.cluster.local.cluster as local
 
     checks = dict(local.HEALTH_CHECKS)
     if not quick:

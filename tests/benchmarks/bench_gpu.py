@@ -24,15 +24,15 @@ import torch
 from tests.conftest import write_spec
 from torch.nn import functional as F
 
-from foundray.data.manifest import Prepared
-from foundray.data.recipe import prepared_folder
-from foundray.data.stream import plan_for, read_micro_batches
-from foundray.loading import load_spec
+from foundray.data.prepare.manifest import Prepared
+from foundray.data.prepare.recipe import prepared_folder
+from foundray.data.stream.plan import plan_for, read_micro_batches
 from foundray.model.flops import flops, known_peak
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
-from foundray.training.kernels import compile_layers, low_precision
-from foundray.training.step import Trainer
+from foundray.spec.loading import load_spec
+from foundray.training.step.kernels import compile_layers, low_precision
+from foundray.training.step.trainer import Trainer
 
 WARM_UP, STEPS = 2, 6
 TEXT_BYTES = 12_000_000

@@ -68,7 +68,7 @@ def write_tokenizer(path: Path, kind: str, texts: list[str]) -> None:
     """A tokenizer.json, trained on little; its token 0 opens documents."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    from foundray.data.tokenizer import DOCUMENT
+    from foundray.data.tokenizers.tokenizer import DOCUMENT
 
     options: dict[str, Any] = {"vocab_size": ENTRIES, "show_progress": False}
     if kind == "llama3":
@@ -95,12 +95,12 @@ def task(name: str, kind: str, text: Path, tokenizer: Path, folder: Path) -> Non
     import ray.data  # noqa: F401 - so does a task
 
     from foundray import spec
-    from foundray.data import vocabulary
-    from foundray.data.files import find_files
-    from foundray.data.limits import Limits
-    from foundray.data.reader import Row
-    from foundray.data.shard import Unit, make_shard
-    from foundray.data.tokenizer import Tokenizer
+    from foundray.data.files.files import find_files
+    from foundray.data.prepare import vocabulary
+    from foundray.data.prepare.limits import Limits
+    from foundray.data.prepare.reader import Row
+    from foundray.data.prepare.shard import Unit, make_shard
+    from foundray.data.tokenizers.tokenizer import Tokenizer
     from foundray.planning.reading import read_text_unit
 
     source = spec.Source(path=str(text))
@@ -133,7 +133,7 @@ def _spec(text: Path, folder: Path, tokenizer: dict[str, Any]) -> Any:
 
 def _reader(tokenizer: Any, folder: Path) -> Any:
     """What `embed` reads by, of a run that never was."""
-    from foundray.data.reader import Reader
+    from foundray.data.prepare.reader import Reader
 
     class Run:
         def __init__(self, folder: Any):
@@ -185,7 +185,7 @@ def main(megabytes: int, kinds: list[str], texts: list[str], tasks: list[str]) -
 
 def _make(kind: str, text: Path, tokenizer: Path, folder: Path) -> tuple[float, float]:
     """Write the tokenizer; (peak, seconds) where the data makes it."""
-    from foundray.data import tokenizer as tokenizers
+    from foundray.data.tokenizers import tokenizer as tokenizers
 
     with text.open("rb") as file:
         start = file.read(BLOCK).decode("utf-8", "ignore")

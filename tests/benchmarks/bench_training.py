@@ -104,7 +104,7 @@ def table(path: Path, label: str, variants: dict[str, dict[str, Any]], loop: str
 
 def main() -> None:
     import foundray
-    from foundray.cluster import connected
+    from foundray.cluster.connect import connected
 
     with tempfile.TemporaryDirectory() as folder:
         source = standard_library(Path(folder) / "source.txt")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from foundray.data import feeder
+from foundray.data.stream import feeder
 
 
 class EqualFeeder(feeder._Feeder):

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foundray.contract import UnitShape, load_objective
-from foundray.data.manifest import Prepared
-from foundray.data.recipe import prepared_folder
-from foundray.data.stream import plan_for, read_samples
-from foundray.exporting import causal_lm
-from foundray.loading import load_spec
+from foundray.data.prepare.manifest import Prepared
+from foundray.data.prepare.recipe import prepared_folder
+from foundray.data.stream.plan import plan_for, read_samples
+from foundray.exports import causal_lm
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
-from foundray.training.schedule import lr_factor
+from foundray.spec.loading import load_spec
+from foundray.training.step.schedule import lr_factor
 
 WARM_UP = 10
 Logits = Callable[[Tensor], Tensor]

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from foundray.account import account
+from foundray.runs.goodput import account
 
 FOUNDRAY = str(Path(sys.executable).with_name("foundray"))
 SETTLED_SECONDS, WINDOW = 15.0, 10

@@ -14,7 +14,7 @@ from tests.chaos.faults import EVALUATE_EVERY, RESOURCES, STEPS, leftovers, shar
 from tests.conftest import small_spec, write_spec
 
 import foundray as api
-from foundray.local_cluster import LocalCluster
+from foundray.cluster.local.cluster import LocalCluster
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import psutil
 from tests.chaos.disk import Disk
 from tests.integration.conftest import FOUNDRAY, Done
 
-from foundray.local_cluster import LocalCluster
+from foundray.cluster.local.cluster import LocalCluster
 
 NODES = 4
 STEPS = 200

@@ -16,9 +16,9 @@ from tests.hooked import Pace
 from tests.integration.conftest import foundray
 
 import foundray as api
-from foundray.data.stream import plan_for, read_samples
-from foundray.loading import load_spec
-from foundray.local_cluster import LocalCluster
+from foundray.cluster.local.cluster import LocalCluster
+from foundray.data.stream.plan import plan_for, read_samples
+from foundray.spec.loading import load_spec
 
 MIRROR_EVERY = 5
 LINGER = 0.3

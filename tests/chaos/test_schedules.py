@@ -16,7 +16,7 @@ from tests.chaos.disk import Disk
 from tests.chaos.faults import NODES, RESOURCES, STEPS, Faults, Run, schedule
 from tests.integration.conftest import foundray
 
-from foundray.local_cluster import LocalCluster
+from foundray.cluster.local.cluster import LocalCluster
 
 SEEDS = range(int(os.environ["CHAOS_RUNS"])) if "CHAOS_RUNS" in os.environ else (6, 17)
 

@@ -117,7 +117,7 @@ def test_doctor_looks_at_the_gpu() -> None:
 
 def test_the_checkup_measures_the_gpu() -> None:
     said = subprocess.run(
-        [sys.executable, "-m", "foundray.checkup.product", "1", "1"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "foundray.preflight.checkup.product", "1", "1"], capture_output=True, text=True, check=True
     ).stdout
     (device,) = json.loads(said)["devices"][:1]
     assert device["dtype"] == "bf16"

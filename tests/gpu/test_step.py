@@ -13,21 +13,21 @@ import torch
 from tests.gpu.devices import needs_gpu
 from tests.unit import distributed
 from tests.unit.saving import save
-from tests.unit.test_exact_step import make_model, make_spec, make_trainer, micro_batch, steps
+from tests.unit.training.step.test_exact_step import make_model, make_spec, make_trainer, micro_batch, steps
 from torch.nn import functional as F
 
-from foundray.batch import packed
 from foundray.contract import Units
+from foundray.data.stream.batch import packed
 from foundray.errors import InputError
 from foundray.model.model import initialise
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.blocks import BLOCK
-from foundray.training.checkpoint import load_latest
-from foundray.training.group import Group
-from foundray.training.optimizer import state_bytes_per_block
-from foundray.training.outcome import Overflow
-from foundray.training.step import Trainer
+from foundray.training.checkpoints.checkpoint import load_latest
+from foundray.training.collectives.group import Group
+from foundray.training.step.blocks import BLOCK
+from foundray.training.step.optimizers.shard import state_bytes_per_block
+from foundray.training.step.outcome import Overflow
+from foundray.training.step.trainer import Trainer
 from foundray_objectives.next_token import NextToken
 
 pytestmark = needs_gpu

@@ -13,12 +13,12 @@ import pytest
 from tests.integration.conftest import foundray
 
 import foundray as api
-from foundray.causes import cause_of
-from foundray.data.pipeline import in_task, over_units
-from foundray.data.recipe import prepared_folder
-from foundray.data.shard import Unit
+from foundray.cluster.causes import cause_of
+from foundray.data.prepare.pipeline import in_task, over_units
+from foundray.data.prepare.recipe import prepared_folder
+from foundray.data.prepare.shard import Unit
 from foundray.errors import BadData, InputError, RunFailed
-from foundray.loading import load_spec
+from foundray.spec.loading import load_spec
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ import pytest
 from tests.conftest import REPOSITORY, small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY, Done
 
-from foundray.local_cluster import LocalCluster
+from foundray.cluster.local.cluster import LocalCluster
 
 CHECK = """
 import json, sys, time
-from foundray.checkup import check, source_files, unreachable
-from foundray.cluster import connected
-from foundray.loading import load_spec
+from foundray.preflight.checkup import check, source_files, unreachable
+from foundray.cluster.connect import connected
+from foundray.spec.loading import load_spec
 
 spec = load_spec(sys.argv[1])
 with connected():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.integration.conftest import foundray
 
-from foundray.checkpoints import completed_steps
-from foundray.run import Run
+from foundray.runs.checkpoints import completed_steps
+from foundray.runs.run import Run
 
 
 def test_a_run_that_diverges_keeps_what_was_done(spec: Path, tmp_path: Path) -> None:

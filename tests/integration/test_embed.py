@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tests.integration.conftest import FOUNDRAY, foundray
-from tests.unit.test_probing import IMAGE_RUN, SERIES_RUN, saved_run
+from tests.unit.evaluation.test_probing import IMAGE_RUN, SERIES_RUN, saved_run
 
 import foundray as api
 from foundray.errors import InputError
-from foundray.run import Run
+from foundray.runs.run import Run
 
 ROWS = 50_000
 

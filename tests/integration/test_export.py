@@ -22,15 +22,15 @@ from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY, foundray
 
 import foundray as api
-from foundray.batch import packed
 from foundray.contract import Ask, Plan, Units
-from foundray.data.recipe import prepared_folder
-from foundray.embedding import Encoder, Reader, features
-from foundray.loading import load_spec
+from foundray.data.prepare.recipe import prepared_folder
+from foundray.data.stream.batch import packed
+from foundray.evaluation.encoder import Encoder, Reader, features
 from foundray.model.model import Batch
-from foundray.run import Run
+from foundray.runs.run import Run
 from foundray.spec import Source
-from foundray.training.checkpoint import load_weights
+from foundray.spec.loading import load_spec
+from foundray.training.checkpoints.checkpoint import load_weights
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", {"data__tokenizer": {"kind": "char"}}),

@@ -18,10 +18,10 @@ from tests.integration.conftest import foundray
 from tests.integration.test_modalities import images
 
 import foundray as api
-from foundray.batch import packed
-from foundray.embedding import Encoder, Reader
+from foundray.data.stream.batch import packed
+from foundray.evaluation.encoder import Encoder, Reader
 from foundray.model.model import Batch
-from foundray.run import Run
+from foundray.runs.run import Run
 from foundray.spec import Source
 
 FLAGS = {"width": 32, "depth": 2, "heads": 2, "norm": "ln", "act": "gelu", "bias": True, "rope_theta": None}

@@ -11,10 +11,10 @@ import ray
 from tests.conftest import small_spec, write_spec
 
 import foundray
-from foundray.data.feeder import BUFFERED_PARCELS, start_feeder
-from foundray.data.leases import MicroBatchSource
-from foundray.data.stream import StreamPlan, plan_for, read_micro_batches
-from foundray.loading import load_spec
+from foundray.data.stream.feeder import BUFFERED_PARCELS, start_feeder
+from foundray.data.stream.leases import MicroBatchSource
+from foundray.data.stream.plan import StreamPlan, plan_for, read_micro_batches
+from foundray.spec.loading import load_spec
 
 PER_STEP = BUFFERED_PARCELS + 4
 SAMPLES = 2500

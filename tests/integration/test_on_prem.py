@@ -24,7 +24,7 @@ NODES = (
 BUSY = (
     CONNECT
     + """
-from foundray.cluster import draining_nodes
+from foundray.cluster.connect import draining_nodes
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 (node,) = [n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] == '192.0.2.2']
 @ray.remote(num_cpus=1, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from foundray.local_ray import local_ray
+from foundray.cluster.local_ray import local_ray
 
 
 def test_openmp_s_threads_sleep_while_they_wait_in_all_of_ray_s_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import REPOSITORY, small_spec, write_spec
 from tests.integration.conftest import Done, foundray
 
-from foundray.data.tokenizer import train_bpe
+from foundray.data.tokenizers.tokenizer import train_bpe
 
 DATA = REPOSITORY.parent / "shared" / "data"
 

@@ -17,9 +17,9 @@ from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY
 
 import foundray
-from foundray.data.quarantine import Balance
+from foundray.data.prepare.quarantine import Balance
 from foundray.errors import InputError
-from foundray.loading import load_spec
+from foundray.spec.loading import load_spec
 from foundray.storage import sha256
 
 
@@ -152,7 +152,7 @@ def test_a_killed_preparation_is_gone_on_with(tmp_path: Path, monkeypatch: pytes
     # The command runs in a process of its own, with smaller units, so that there is time to kill it between two.
     script = tmp_path / "prepare.py"
     script.write_text(
-        "import sys, foundray.data.recipe as p\np.UNIT_BYTES = 10**6\n"
+        "import sys, foundray.data.prepare.recipe as p\np.UNIT_BYTES = 10**6\n"
         "from foundray.cli import main\nmain(['prepare', sys.argv[1]])\n"
     )
     spec = spec_of(tmp_path, [{"path": str(raw)}])
@@ -167,7 +167,7 @@ def test_a_killed_preparation_is_gone_on_with(tmp_path: Path, monkeypatch: pytes
     assert done
     assert not list(units.glob("*/manifest.json"))
     stamps = {path: path.stat().st_mtime_ns for path in done}
-    monkeypatch.setattr("foundray.data.recipe.UNIT_BYTES", 10**6)
+    monkeypatch.setattr("foundray.data.prepare.recipe.UNIT_BYTES", 10**6)
     said: list[str] = []
     prepared = foundray.prepare(spec, report=said.append)
     assert any(line.startswith("data: going on with the preparation") for line in said)
@@ -198,9 +198,9 @@ def test_the_stream_is_the_order(tmp_path: Path, prose: Path) -> None:
     import ray
     import torch
 
-    from foundray.data.feeder import StaleGeneration, start_feeder
-    from foundray.data.leases import MicroBatchSource, validation_plan
-    from foundray.data.stream import plan_for
+    from foundray.data.stream.feeder import StaleGeneration, start_feeder
+    from foundray.data.stream.leases import MicroBatchSource, validation_plan
+    from foundray.data.stream.plan import plan_for
     from foundray.model.model import Batch
 
     spec_path = spec_of(tmp_path, [{"path": str(prose)}])

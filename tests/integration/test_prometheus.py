@@ -19,8 +19,8 @@ import yaml
 from tests.chaos.faults import Run
 from tests.conftest import REPOSITORY, small_spec, write_spec
 
-from foundray.local_cluster import LocalCluster
-from foundray.local_node import free_ports
+from foundray.cluster.local.cluster import LocalCluster
+from foundray.cluster.local.node import free_ports
 
 DASHBOARDS = REPOSITORY / "dashboards"
 NEED_GPUS = {"GPU", "GPU memory"}

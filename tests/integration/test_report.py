@@ -18,9 +18,9 @@ from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY
 from tests.records import made_run, troubled
 
-from foundray.reporting import report
-from foundray.reporting.story import Story
-from foundray.run import Run
+from foundray.reports import report
+from foundray.reports.story import Story
+from foundray.runs.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -17,16 +17,16 @@ from tests.integration.conftest import foundray
 from tests.integration.test_train import local_ray  # noqa: F401 - a fixture
 
 import foundray as api
-from foundray.data.leases import validation_plan
-from foundray.data.stream import plan_for, read_micro_batches
+from foundray.data.stream.leases import validation_plan
+from foundray.data.stream.plan import plan_for, read_micro_batches
 from foundray.errors import InputError
 from foundray.model.model import Model
-from foundray.run import Facts, Run
+from foundray.runs.run import Facts, Run
 from foundray.training.driver import prepared_data
-from foundray.training.evaluation import evaluate
-from foundray.training.parent import find_start
-from foundray.training.starting import START, take
-from foundray.training.step import Trainer
+from foundray.training.evaluating.evaluation import evaluate
+from foundray.training.step.trainer import Trainer
+from foundray.training.warm_start.parent import find_start
+from foundray.training.warm_start.starting import START, take
 
 STEPS = 60
 

@@ -22,9 +22,9 @@ from tests.conftest import small_spec, write_spec
 from tests.hooked import Pace, install
 from tests.integration.conftest import FOUNDRAY, foundray
 from tests.terminal import Terminal
-from tests.unit.test_probing import saved_run
+from tests.unit.evaluation.test_probing import saved_run
 
-from foundray.local_cluster import LocalCluster, token_environment
+from foundray.cluster.local.cluster import LocalCluster, token_environment
 
 STEPS = 120
 HOOKED = {"kind": "hooked"}

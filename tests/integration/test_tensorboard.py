@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from tests.browser import ARTEFACTS, chromium
 
-from foundray.local_node import free_ports
-from foundray.run import Run, event
+from foundray.cluster.local.node import free_ports
+from foundray.runs.run import Run, event
 from foundray.storage import Store
-from foundray.training.curves import LAYOUT, Curves
+from foundray.training.telemetry.curves import LAYOUT, Curves
 
 NUMBERS = {"lr": 0.1, "grad_norm": 1.0, "tokens_per_s": 640.0, "data_wait_s": 0.1, "copy_s": 0.05, "step_s": 0.5}
 

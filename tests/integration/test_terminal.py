@@ -17,10 +17,10 @@ import pytest
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY
 from tests.terminal import SECONDS, Terminal
-from tests.unit.test_probing import saved_run
+from tests.unit.evaluation.test_probing import saved_run
 
 import foundray as api
-from foundray.signals import AGAIN_SECONDS
+from foundray.host.signals import AGAIN_SECONDS
 
 SOON = 60
 """Seconds within which a command that was told to end quickly has ended, on a busy machine. It gives itself ten."""

@@ -15,8 +15,8 @@ import pytest
 from tests.integration.conftest import FOUNDRAY, foundray
 
 import foundray as api
-from foundray import holder
-from foundray.records import Step
+from foundray.records.schema import Step
+from foundray.runs import lock as holder
 
 
 @pytest.fixture(scope="module", autouse=True)

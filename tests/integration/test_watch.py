@@ -12,13 +12,14 @@ from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY
 from tests.terminal import LEAVE, Terminal
 
-from foundray.records import EVENTS, Step
-from foundray.run import Run
+from foundray.records.schema import EVENTS, Step
+from foundray.runs.run import Run
 from foundray.storage import Store
 
 SECONDS = 300
-WATCH = "import sys; from foundray.run import Run; from foundray.watching import watch; watch(Run.open(sys.argv[1]))"
-LOGS = "import sys; from foundray.run import Run; from foundray.logs import logs; logs(Run.open(sys.argv[1]), True, print)"
+RUN = "import sys; from foundray.runs.run import Run; run = Run.open(sys.argv[1]); "
+WATCH = RUN + "from foundray.runs.watching import watch; watch(run)"
+LOGS = RUN + "from foundray.runs.logs import logs; logs(run, True, print)"
 
 
 def test_a_real_run(prose: Path, tmp_path: Path) -> None:

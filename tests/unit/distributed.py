@@ -77,7 +77,7 @@ def _serve(connection: Connection) -> None:
 def _in_group(rank: int, world: int, store: str, function: Callable[..., Any], arguments: Any) -> Any:
     import torch.distributed as dist
 
-    from foundray.training.group import Group
+    from foundray.training.collectives.group import Group
 
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60))
     try:

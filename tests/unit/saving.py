@@ -1,10 +1,10 @@
 """Saving with a group's own means, as members and conductor do it together in a run."""
 
-from foundray.checkpoints import Keep, prune
+from foundray.runs.checkpoints import Keep, prune
 from foundray.storage import Store
-from foundray.training.checkpoint import write_shard
-from foundray.training.step import Trainer
-from foundray.training.written import CheckpointManifest, commit
+from foundray.training.checkpoints.checkpoint import write_shard
+from foundray.training.checkpoints.written import CheckpointManifest, commit
+from foundray.training.step.trainer import Trainer
 
 
 def save(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int) -> None:

@@ -15,7 +15,7 @@ import yaml
 from dashboards.make import made
 from tests.conftest import REPOSITORY
 
-from foundray.training.metrics import METRICS
+from foundray.training.telemetry.metrics import METRICS
 
 DASHBOARDS = REPOSITORY / "dashboards"
 ALERTS = {

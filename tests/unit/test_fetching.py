@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 from tests.conftest import REPOSITORY
-from tests.unit.test_modalities import archive
+from tests.unit.objectives.test_modalities import archive
 
 import foundray
 from foundray.errors import InputError
 from foundray.fetching import load_data_set
-from foundray.loading import load_spec
+from foundray.spec.loading import load_spec
 
 CONTENT = b"some data\n" * 1000
 

@@ -1,5 +1,6 @@
 """The shape of the repository, and what importing it costs."""
 
+import ast
 import os
 import re
 import shlex
@@ -18,9 +19,9 @@ from tests.conftest import REPOSITORY
 import foundray
 from foundray.cli import _parser
 from foundray.contract import MODALITIES, OBJECTIVES, installed
-from foundray.loading import load_spec
-from foundray.probing import load_task
+from foundray.evaluation.probes import load_task
 from foundray.spec.arithmetic import ENGINE
+from foundray.spec.loading import load_spec
 
 FILES = (
     "ARCHITECTURE.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md",
@@ -69,11 +70,22 @@ def test_the_driver_does_not_import_ray_before_it_knows_the_clusters_token() -> 
     assert python("import sys, foundray.training.driver; print('ray' in sys.modules)") == "False"
 
 
+def test_objectives_and_modalities_import_nothing_of_the_engine_but_its_contract() -> None:
+    """An allowlist: a package that is added to the engine is refused, too."""
+    for file in sorted((REPOSITORY / "objectives").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            of_engine = [name for name in names if name and name.split(".")[0] == "foundray"]
+            assert all(name.split(".")[:2] == ["foundray", "contract"] for name in of_engine), f"{file}: {of_engine}"
+
+
 def test_tensorboards_curves_import_no_torch(tmp_path: Path) -> None:
     """Seconds of the driver's processor, at the start of every run."""
     curves = f"Curves(Run(Store.at({str(tmp_path)!r})), [])"
-    code = "from foundray.training.curves import Curves; from foundray.run import Run; from foundray.storage import Store"
-    assert python(f"import sys; {code}; {curves}.close(); print('torch' in sys.modules)") == "False"
+    code = "from foundray.training.telemetry.curves import Curves; from foundray.runs.run import Run"
+    code = f"import sys; {code}; from foundray.storage import Store; {curves}.close(); print('torch' in sys.modules)"
+    assert python(code) == "False"
 
 
 def test_objectives_are_found_by_entry_point() -> None:

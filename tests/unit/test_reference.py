@@ -7,10 +7,10 @@ import re
 
 import pytest
 from tests.conftest import REPOSITORY
-from tests.unit.test_exact_step import make_spec
+from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.contract import MODALITIES, OBJECTIVES, installed
-from foundray.records import EVENTS
+from foundray.records.schema import EVENTS
 from foundray.reference import markdown
 from foundray.spec import flatten
 

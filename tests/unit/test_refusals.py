@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 from tests.conftest import small_spec, write_spec
-from tests.unit.test_probing import saved_run
+from tests.unit.evaluation.test_probing import saved_run
 
 from foundray.cli import _run
-from foundray.cluster import fit
-from foundray.describe import derived
+from foundray.cluster.connect import fit
 from foundray.errors import InputError
+from foundray.inspection.describe import derived
 from foundray.jobs.client import _pass_by_proxies, _reason
-from foundray.loading import load_spec
-from foundray.run import Run
+from foundray.runs.run import Run
 from foundray.spec import Scale, Spec
+from foundray.spec.loading import load_spec
 
 LONG = "a" * 101
 

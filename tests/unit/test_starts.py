@@ -32,12 +32,12 @@ HEAVY = {
 CLI = "import contextlib\nfrom foundray.cli import main\nwith contextlib.suppress(SystemExit):\n    main({})"
 COMPUTING = """
 import torch
-from tests.unit.test_exact_step import make_spec
-from foundray.training.canary import kind
-from foundray.training.flat import Entry, Layout
-from foundray.training.optimizer import ShardOptimizer
+from tests.unit.training.step.test_exact_step import make_spec
+from foundray.training.elastic.canary import kind
+from foundray.training.step.flat import Entry, Layout
+from foundray.training.step.optimizers.shard import ShardOptimizer
 from foundray.model.parametrisation import Scaling
-import foundray.training.member, foundray.training.loop
+import foundray.training.elastic.worker, foundray.training.elastic.loop
 spec = make_spec()
 kind(spec.model, True, torch.device("cpu"))
 for name in ("adamw", "adamw8bit", "lion8bit"):
@@ -51,25 +51,26 @@ KINDS: dict[str, tuple[str, set[str], int]] = {
     "foundray status": (CLI.format(["status", "{run}"]), {"pyarrow", "pydantic"}, 500),
     "the driver, before it knows of Ray": ("import foundray.training.driver", {"pyarrow", "pydantic", "tokenizers"}, 600),
     "the driver": (
-        "import foundray.training.driver, foundray.training.ahead, foundray.training.places, foundray.training.conductor",
+        "import foundray.training.driver, foundray.training.elastic.prestart, foundray.training.slots.slots; "
+        "import foundray.training.elastic.coordinator",
         {"pyarrow", "pydantic", "tokenizers", "ray"},
         1200,
     ),
-    "the board, and who holds a place": ("import foundray.training.board", {"ray"}, 850),
-    "a worker, until it answers": ("import foundray.training.member", {"pyarrow", "pydantic", "ray"}, 1150),
+    "the board, and who holds a place": ("import foundray.training.slots.board", {"ray"}, 850),
+    "a worker, until it answers": ("import foundray.training.elastic.worker", {"pyarrow", "pydantic", "ray"}, 1150),
     "a worker": (
-        "import foundray.training.member, foundray.training.loop",
+        "import foundray.training.elastic.worker, foundray.training.elastic.loop",
         {"pyarrow", "pydantic", "ray", "torch"},
         2200,
     ),
     "a worker that computes": (COMPUTING, {"pyarrow", "pydantic", "ray", "torch", "bitsandbytes"}, 2700),
     "the feeder, until Ray Data is needed": (
-        "import foundray.data.feeder, foundray.data.parcels",
+        "import foundray.data.stream.feeder, foundray.data.stream.parcels",
         {"pyarrow", "pydantic", "ray"},
         1500,
     ),
     "the feeder": (
-        "import foundray.data.feeder, foundray.data.datasets",
+        "import foundray.data.stream.feeder, foundray.data.stream.datasets",
         {"pyarrow", "pydantic", "ray", "ray.data", "pandas"},
         1800,
     ),

@@ -6,10 +6,10 @@ import argparse
 import sys
 
 import foundray
-from foundray import output, signals
 from foundray.cli import clusters, outcomes, planning, runs, searching, submitting, vectors, watching
 from foundray.cli.parsing import Verbs
 from foundray.errors import FoundrayError
+from foundray.host import output, signals
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def _run(arguments: list[str] | None) -> int:
         finally:
             sys.stdout.flush()
     except FoundrayError as error:
-        from foundray.causes import sentence_of
+        from foundray.cluster.causes import sentence_of
 
         print(f"foundray: {sentence_of(error)}", file=sys.stderr)
         return error.exit_status

@@ -41,8 +41,8 @@ def _local(verbs: Verbs, name: str, run: Any, about: str, node: bool = False, re
 def _check(options: Any) -> None:
     if options.cluster:
         return _check_there(options)
-    from foundray.checkup import check
-    from foundray.loading import load_spec
+    from foundray.preflight.checkup import check
+    from foundray.spec.loading import load_spec
 
     spec = load_spec(options.spec, overrides_of(options)) if options.spec else None
     found = check(spec, options.storage, say)
@@ -54,11 +54,11 @@ def _check(options: Any) -> None:
 
 
 def _check_there(options: Any) -> None:
+    from foundray.cluster.local.cluster import local_cluster_at
     from foundray.jobs.asking import ask
     from foundray.jobs.client import Client, cluster_url
     from foundray.jobs.travel import found_there, travelling
-    from foundray.loading import read_yaml
-    from foundray.local_cluster import local_cluster_at
+    from foundray.spec.loading import read_yaml
 
     url = cluster_url(options.cluster)
     here, files, flags = bool(local_cluster_at(url)), {}, " --json" if options.json else ""
@@ -73,7 +73,7 @@ def _check_there(options: Any) -> None:
 
 
 def _up(options: Any) -> None:
-    from foundray.local_cluster import LocalCluster, parse_resources
+    from foundray.cluster.local.cluster import LocalCluster, parse_resources
 
     cluster = LocalCluster.up(options.nodes, parse_resources(options.resources), redis=options.redis)
     print(f"up: {', '.join(cluster.nodes)}; {cluster.url}")
@@ -82,30 +82,30 @@ def _up(options: Any) -> None:
 
 
 def _add(options: Any) -> None:
-    from foundray.local_cluster import LocalCluster, parse_resources
+    from foundray.cluster.local.cluster import LocalCluster, parse_resources
 
     print(f"added: {LocalCluster().add(parse_resources(options.resources))}")
 
 
 def _kill(options: Any) -> None:
-    from foundray.local_cluster import LocalCluster
+    from foundray.cluster.local.cluster import LocalCluster
 
     LocalCluster().kill(options.node)
 
 
 def _restart(options: Any) -> None:
-    from foundray.local_cluster import LocalCluster
+    from foundray.cluster.local.cluster import LocalCluster
 
     LocalCluster().restart_head()
 
 
 def _drain(options: Any) -> None:
-    from foundray.local_cluster import LocalCluster
+    from foundray.cluster.local.cluster import LocalCluster
 
     LocalCluster().drain(options.node, options.notice)
 
 
 def _down(options: Any) -> None:
-    from foundray.local_cluster import LocalCluster
+    from foundray.cluster.local.cluster import LocalCluster
 
     LocalCluster().down()

@@ -56,7 +56,7 @@ class Verbs:
 
 def overrides_of(options: Any) -> dict[str, Any]:
     """The fields that `--set` overrides. Raises InputError."""
-    from foundray.loading import parse_override
+    from foundray.spec.loading import parse_override
 
     return dict(parse_override(text) for text in options.set)
 

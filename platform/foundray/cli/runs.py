@@ -8,7 +8,7 @@ from typing import Any
 
 import foundray
 from foundray.cli.parsing import Verbs, overrides_of, say
-from foundray.words import plural
+from foundray.wording.words import plural
 
 
 def add_to(verbs: Verbs) -> None:
@@ -50,8 +50,8 @@ def _quarantine(options: Any) -> None:
 
 
 def _dry_run(options: Any) -> None:
-    from foundray.describe import derived
-    from foundray.loading import load_spec
+    from foundray.inspection.describe import derived
+    from foundray.spec.loading import load_spec
 
     spec = load_spec(options.target, overrides_of(options))
     facts = derived(spec)
@@ -74,9 +74,9 @@ def _resume(options: Any) -> None:
 
 def _tell(facts: Any, as_json: bool) -> None:
     """How good, what it took, where, what next."""
-    from foundray.run import Run
-    from foundray.signals import exit_status
-    from foundray.standing import faults, goodput
+    from foundray.host.signals import exit_status
+    from foundray.runs.run import Run
+    from foundray.runs.status import faults, goodput
 
     run = Run.open(facts.run)
     if facts.state == "finished":

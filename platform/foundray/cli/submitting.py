@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from foundray import signals
 from foundray.cli.parsing import Verbs, overrides_of, say
 from foundray.cli.vectors import add_flags, asked, flags_given
 from foundray.errors import InputError
-from foundray.output import Unwritable, must_be_written
+from foundray.host import signals
+from foundray.host.output import Unwritable, must_be_written
 
 VERBS = ("train", "tune", "prepare", "resume", "embed")
 
@@ -41,10 +41,10 @@ def add_to(verbs: Verbs) -> None:
 
 
 def _submit(options: Any) -> None:
+    from foundray.cluster.local.cluster import local_cluster_at
     from foundray.jobs import submit as jobs
     from foundray.jobs.client import Client, cluster_url
     from foundray.jobs.follow import exit_status
-    from foundray.local_cluster import local_cluster_at
 
     url = cluster_url(options.cluster)
     here = bool(local_cluster_at(url))
@@ -97,7 +97,7 @@ def _embedding(options: Any, on_this_machine: bool) -> Any:
 
 
 def _runtime_env(file: str) -> dict[str, Any]:
-    from foundray.loading import parse_fields, read_yaml
+    from foundray.spec.loading import parse_fields, read_yaml
 
     fields = parse_fields(read_yaml(file, "the runtime environment"), file, "it has fields such as pip: [...]")
     if not isinstance(fields.get("env_vars") or {}, dict):

@@ -54,7 +54,7 @@ def flags_given(options: Any) -> str:
 
 def asked(options: Any) -> dict[str, Any]:
     """What the flags say, for `foundray.embed`. Raises InputError for what that would refuse of any run."""
-    from foundray.local_cluster import parse_resources
+    from foundray.cluster.local.cluster import parse_resources
     from foundray.vectors.embed import Options
 
     layer = options.layer or "last"
@@ -71,7 +71,7 @@ def asked(options: Any) -> dict[str, Any]:
 
 
 def _embed(options: Any) -> None:
-    from foundray.data.quarantine import amount
+    from foundray.data.prepare.quarantine import amount
 
     made = foundray.embed(options.target, options.data, options.out, overrides_of(options), **asked(options), report=say)
     bad = ""

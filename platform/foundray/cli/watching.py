@@ -11,7 +11,7 @@ from typing import Any
 
 import foundray
 from foundray.cli.parsing import TAKES, Verbs, say, say_aside
-from foundray.signals import exit_status
+from foundray.host.signals import exit_status
 
 
 def add_to(verbs: Verbs) -> None:
@@ -45,8 +45,8 @@ def _status(options: Any) -> None:
         if options.json:
             print(json.dumps(facts))
         return
-    from foundray.run import Run
-    from foundray.standing import standing
+    from foundray.runs.run import Run
+    from foundray.runs.status import standing
 
     if options.text or not options.json:
         print(standing(Run.open(options.target)))
@@ -64,8 +64,8 @@ def _left() -> Iterator[None]:
 
 
 def _watch(options: Any) -> None:
-    from foundray.run import Run
-    from foundray.watching import watch
+    from foundray.runs.run import Run
+    from foundray.runs.watching import watch
 
     with _left():
         watch(Run.open(options.target))
@@ -75,8 +75,8 @@ def _logs(options: Any) -> None:
     with _left():
         if options.cluster is not None:
             return _logs_of_job(options)
-        from foundray.logs import logs, raw
-        from foundray.run import Run
+        from foundray.runs.logs import logs, raw
+        from foundray.runs.run import Run
 
         run = Run.open(options.target)
         if options.json:
@@ -121,7 +121,7 @@ def _stop(options: Any) -> None:
 
 
 def _report(options: Any) -> None:
-    from foundray.sentences import plain
+    from foundray.wording.sentences import plain
 
     place = plain(foundray.report(options.runs, options.out, say_aside))
     print(place)

@@ -191,7 +191,7 @@ class Objective(BaseModel, ABC):
 
     becomes: ClassVar[str | None] = None
     """What `foundray export` makes of a model that learned by it: `causal_lm`, `masked_lm`, `mae` or `decision_transformer` (a
-    stock class of Hugging Face's, see `foundray.exporting.forms`); None where no stock class computes the same."""
+    stock class of Hugging Face's, see `foundray.exports.forms`); None where no stock class computes the same."""
 
     @property
     def extra_tokens(self) -> tuple[str, ...]:

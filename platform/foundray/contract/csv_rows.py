@@ -15,7 +15,7 @@ from typing import Any
 
 from foundray.contract import Unreadable
 from foundray.contract.columns import check
-from foundray.words import plural
+from foundray.wording.words import plural
 
 DELIMITERS = ",;\t|"
 """What may stand between fields, the usual one first."""

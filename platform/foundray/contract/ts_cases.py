@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foundray.contract import Unreadable
-from foundray.words import plural
+from foundray.wording.words import plural
 
 _BETWEEN_DIMENSIONS = re.compile(r":(?![^()]*\))")
 """A colon, but not one of a time stamp: those stand in brackets, each before its value."""

@@ -1,1 +1,1 @@
-"""From raw sources to micro-batches: `sources → tokenizer → pack → prepare`, then `order → stream → feeder`."""
+"""From raw files to micro-batches: `files → formats → prepare`, then `stream`."""

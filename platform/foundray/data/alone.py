@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 from uuid import uuid4
 
-from foundray.cluster import whole_nodes
+from foundray.cluster.connect import whole_nodes
 
 
 @contextmanager

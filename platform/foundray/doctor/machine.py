@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from foundray import machine, writable
 from foundray.doctor.finding import Finding, judged
 from foundray.errors import InputError
+from foundray.host import machine, writable
 
 GB = 1e9
 FULL = 0.95

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from foundray.doctor.finding import Finding
 from foundray.errors import FoundrayError, InputError
-from foundray.sentences import plain
+from foundray.wording.sentences import plain
 
 SECONDS = 120
 
@@ -128,8 +128,8 @@ def _objectives() -> Finding:
 def _ray() -> Finding:
     import time
 
-    from foundray.cluster import connected
-    from foundray.writable import check_shared_memory, check_temporary_folder
+    from foundray.cluster.connect import connected
+    from foundray.host.writable import check_shared_memory, check_temporary_folder
 
     for check in (check_temporary_folder, check_shared_memory):
         try:

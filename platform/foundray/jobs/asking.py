@@ -13,7 +13,7 @@ from foundray.errors import InputError, RunFailed
 from foundray.jobs.client import Client
 from foundray.jobs.follow import exit_status, lines
 from foundray.jobs.package import packed
-from foundray.run import NOT_BEGUN
+from foundray.runs.run import NOT_BEGUN
 from foundray.storage import Store
 
 BEAT_SECONDS = 0.5

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from foundray.causes import raised_in
-from foundray.cluster import enter_cluster
+from foundray.cluster.causes import raised_in
+from foundray.cluster.connect import enter_cluster
+from foundray.cluster.head import HOW_TO_GIVE, token_source
+from foundray.cluster.local.cluster import LocalCluster
 from foundray.errors import InputError, RunFailed
-from foundray.head import HOW_TO_GIVE, token_source
-from foundray.local_cluster import LocalCluster
-from foundray.sentences import plain
 from foundray.storage import redacted
+from foundray.wording.sentences import plain
 
 ANSWER_SECONDS = 10.0
 """Longest that a cluster may take to answer at all."""

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundray.admission import ADMITTED, EXPECTED
-from foundray.checkup.probe import code
+from foundray.cluster.local.cluster import parse_resources
 from foundray.errors import InputError, RunFailed
 from foundray.jobs.client import Client, Refused
 from foundray.jobs.follow import exit_status, lines
 from foundray.jobs.package import packed
 from foundray.jobs.travel import flags_of, found_there, travelling
-from foundray.loading import read_yaml
-from foundray.local_cluster import parse_resources
-from foundray.run import Run, check_keeps_its_folder
+from foundray.preflight.admission import ADMITTED, EXPECTED
+from foundray.preflight.checkup.probe import code
+from foundray.runs.run import Run, check_keeps_its_folder
 from foundray.spec import digest
-from foundray.tuning.anew import check_begins_anew
+from foundray.spec.loading import read_yaml
+from foundray.tuning.search.anew import check_begins_anew
 
 STOP_SECONDS = 300
 """Longest that a run may take to come to a step boundary and write its checkpoint."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.loading import load_spec
 from foundray.spec import Spec
+from foundray.spec.loading import load_spec
 from foundray.storage import Store, check_no_secret
 
 

@@ -22,7 +22,7 @@ from foundray.spec import Model as Shape
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of B samples of T units; see `foundray.batch`."""
+    """A micro-batch of B samples of T units; see `foundray.data.stream.batch`."""
 
     x: Tensor
     """[B, T] int64, or [B, T, K] float32; padding is 0."""

@@ -16,8 +16,8 @@ from foundray.planning.budget import FEW_EPOCHS, MANY_EPOCHS, TOKENS_A_PARAMETER
 from foundray.planning.coverage import COVERED, UNKNOWN, Compared, Coverage
 from foundray.planning.survey import Survey
 from foundray.planning.words import count, ratio
-from foundray.sentences import plain
 from foundray.spec import Spec
+from foundray.wording.sentences import plain
 
 BECAUSE = {
     "architecture": "the architecture is new: no model of it exists to start from",

@@ -19,7 +19,7 @@ from typing import Any
 
 from foundray.model.flops import flops, parameters_of
 from foundray.planning.survey import Survey
-from foundray.run import LAW, Run
+from foundray.runs.run import LAW, Run
 from foundray.spec import Spec
 
 REPEATING = 15.387756
@@ -130,7 +130,7 @@ def budget(spec: Spec, survey: Survey, report: Callable[[str], None] = lambda li
 
 def _optimum(spec: Spec, compute: float, report: Callable[[str], None]) -> tuple[str, float]:
     """By the law that was fitted for this run, if there is one; else Hoffmann's."""
-    from foundray.tuning.scaling_law import Law
+    from foundray.tuning.forecast.scaling_law import Law
 
     run = Run.named(spec)
     stated = run.forecast(spec)

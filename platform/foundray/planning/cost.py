@@ -20,10 +20,10 @@ from typing import Any
 
 from foundray.errors import InputError
 from foundray.planning.gpus import IN_A_MACHINE, Fleet
-from foundray.run import Run
+from foundray.runs.run import Run
 from foundray.spec import Spec
+from foundray.training.checkpoints.interval import young_daly
 from foundray.training.footprint import Footprint, footprint
-from foundray.training.interval import young_daly
 
 MFU = 0.4
 """Model FLOPs utilisation that is assumed: published runs of dense transformers have 0.3 to 0.55 (Chowdhery et al. 2022,

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from foundray.data.encoding import EngineFailed, calling, encode_or_reason
-from foundray.data.tokenizer import Tokenizer, make_char, train_bpe
-from foundray.data.tokenizer_checks import Anatomy
-from foundray.data.tokenizer_file import read_engine
-from foundray.data.training_sample import without_long_words
-from foundray.data.vocabulary import known_tokenizer
+from foundray.data.prepare.vocabulary import known_tokenizer
+from foundray.data.tokenizers.checks import Anatomy
+from foundray.data.tokenizers.encoding import EngineFailed, calling, encode_or_reason
+from foundray.data.tokenizers.file import read_engine
+from foundray.data.tokenizers.tokenizer import Tokenizer, make_char, train_bpe
+from foundray.data.tokenizers.training_sample import without_long_words
 from foundray.errors import InputError
 from foundray.planning.reading import WORD
 from foundray.planning.survey import Survey

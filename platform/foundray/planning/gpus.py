@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import psutil
 
-from foundray.checkup.product import product
 from foundray.errors import InputError
-from foundray.machine import cores, physical_cores
+from foundray.host.machine import cores, physical_cores
+from foundray.host.threads import torch_threads
 from foundray.model.flops import known_peak
+from foundray.preflight.checkup.product import product
 from foundray.spec import Spec, nearest
-from foundray.threads import torch_threads
 
 MEMORY = {
     "A100": 80e9,

@@ -12,9 +12,9 @@ from foundray.planning.budget import FEW_EPOCHS, TOKENS_A_PARAMETER
 from foundray.planning.cost import MFU
 from foundray.planning.coverage import Compared, Fertility
 from foundray.planning.words import about, count, flops, ratio, three
-from foundray.sentences import plain
-from foundray.tuning.table import aligned
-from foundray.words import size
+from foundray.tuning.search.table import aligned
+from foundray.wording.sentences import plain
+from foundray.wording.words import size
 
 if TYPE_CHECKING:
     from foundray.planning import Plan

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from foundray.contract import Values
-from foundray.data.encoding import encode_or_reason
-from foundray.data.long_documents import Cutter, Piece, in_batches
-from foundray.data.quarantine import Found, Tally
-from foundray.data.shard import IN_FLIGHT, Unit
-from foundray.data.sources import BadRow, Document, read_documents, read_rows
-from foundray.data.tokenizer import Tokenizer, make_bytes
+from foundray.data.prepare.quarantine import Found, Tally
+from foundray.data.prepare.shard import IN_FLIGHT, Unit
+from foundray.data.prepare.sources import BadRow, Document, read_documents, read_rows
+from foundray.data.tokenizers.encoding import encode_or_reason
+from foundray.data.tokenizers.long_documents import Cutter, Piece, in_batches
+from foundray.data.tokenizers.tokenizer import Tokenizer, make_bytes
 from foundray.planning.seen import Seen
 from foundray.planning.seen_text import SeenText
 from foundray.spec import Source

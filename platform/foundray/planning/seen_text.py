@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from foundray.data.long_documents import Piece
+from foundray.data.tokenizers.long_documents import Piece
 from foundray.planning.seen import HASH, Seen
 
 LONG_LINE = 32

@@ -11,15 +11,15 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from foundray.contract import Values
-from foundray.data.files import RawFile
-from foundray.data.limits import nothing_in
-from foundray.data.manifest import Manifest, Prepared
-from foundray.data.pipeline import over_units
-from foundray.data.quarantine import Tally
-from foundray.data.recipe import prepared_folder, units_read
-from foundray.data.shard import Unit
-from foundray.data.tokenizer import Tokenizer, train_bpe
-from foundray.data.vocabulary import known_tokenizer
+from foundray.data.files.files import RawFile
+from foundray.data.prepare.limits import nothing_in
+from foundray.data.prepare.manifest import Manifest, Prepared
+from foundray.data.prepare.pipeline import over_units
+from foundray.data.prepare.quarantine import Tally
+from foundray.data.prepare.recipe import prepared_folder, units_read
+from foundray.data.prepare.shard import Unit
+from foundray.data.prepare.vocabulary import known_tokenizer
+from foundray.data.tokenizers.tokenizer import Tokenizer, train_bpe
 from foundray.errors import InputError
 from foundray.planning.reading import Counts, Part, read_text_unit, read_values_unit
 from foundray.planning.seen import Repeats, Seen
@@ -194,8 +194,8 @@ def _read(spec: Spec, units: list[Unit], tokenizer: Tokenizer | None, report: Ca
 
     if len(units) == 1 and not os.environ.get("RAY_ADDRESS"):
         return [Part.model_validate_json(work(units[0])["part"])]
-    from foundray.admission import admit
-    from foundray.cluster import connected
+    from foundray.cluster.connect import connected
+    from foundray.preflight.admission import admit
 
     found: dict[str, Part] = {}
     with connected(report) as ray:

@@ -1,1 +1,3 @@
-"""The elastic run. The exact step is `flat → gradient_sum → optimizer → step`; around it `worker`, `checkpoint`, `driver`."""
+"""The elastic run. `driver` starts it; `elastic` decides who computes;
+`step` is the exact step; `checkpoints` keeps the state.
+"""

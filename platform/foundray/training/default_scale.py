@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from foundray.machine import available_memory
+from foundray.host.machine import available_memory
 from foundray.spec import Spec
-from foundray.words import plural, size
+from foundray.wording.words import plural, size
 
 PROCESSES = 600_000_000
 """Bytes of a worker before its model: its process and the one that holds its place, as measured, and some more."""

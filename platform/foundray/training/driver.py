@@ -9,29 +9,29 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from foundray.admission import admit
-from foundray.causes import cause_of, sentence_of
-from foundray.cluster import HEAD_SECONDS, connected, fit, free_resources, head_watched, node_resources
-from foundray.data.manifest import Prepared
-from foundray.data.prepare import prepare
-from foundray.data.recipe import prepared_folder
-from foundray.environment import environment
+from foundray.cluster.causes import cause_of, sentence_of
+from foundray.cluster.connect import HEAD_SECONDS, connected, fit, free_resources, head_watched, node_resources
+from foundray.cluster.local_ray import is_alone
+from foundray.data.prepare.manifest import Prepared
+from foundray.data.prepare.prepare import prepare
+from foundray.data.prepare.recipe import prepared_folder
 from foundray.errors import FoundrayError, InputError, RunFailed
-from foundray.holder import Holder
-from foundray.local_ray import is_alone
-from foundray.machine import physical_cores
-from foundray.run import Facts, Run, event
-from foundray.signals import heeded
+from foundray.host.environment import environment
+from foundray.host.machine import physical_cores
+from foundray.host.signals import heeded
+from foundray.preflight.admission import admit
+from foundray.runs.lock import Holder
+from foundray.runs.run import Facts, Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.training.checkpoints.leftovers import clear
 from foundray.training.default_scale import choose, with_workers
-from foundray.training.leftovers import clear
-from foundray.training.parent import Start, check_not_itself, find_start
-from foundray.training.record import Recorder, asked_for
-from foundray.words import plural, span
+from foundray.training.telemetry.recorder import Recorder, asked_for
+from foundray.training.warm_start.parent import Start, check_not_itself, find_start
+from foundray.wording.words import plural, span
 
 if TYPE_CHECKING:
-    from foundray.training.ahead import Ahead
+    from foundray.training.elastic.prestart import Ahead
 
 Report = Callable[[str], None]
 
@@ -79,7 +79,7 @@ def _ahead(spec: Spec) -> Iterator[Ahead | None]:
     if not is_alone():
         yield None
         return
-    from foundray.training.ahead import Ahead
+    from foundray.training.elastic.prestart import Ahead
 
     if spec.scale.is_open:
         spec = with_workers(spec, min(physical_cores(), spec.train.micro_batches))
@@ -200,8 +200,8 @@ def _run(
     if problem := clear(run):
         report(f"what a command before left could not be removed: {problem}")
     # Imported here: these import Ray, and a bad spec should be told at once.
-    from foundray.training.board import start_board
-    from foundray.training.places import Places
+    from foundray.training.slots.board import start_board
+    from foundray.training.slots.slots import Places
 
     # Ray Train takes longest to start: the rest is imported beside it.
     fewest = sum(fewest for fewest, _ in workers.values())
@@ -210,12 +210,12 @@ def _run(
     later = ahead is not None and ahead.enough
     places = Places(run, spec, workers, board, asked_for(run.records("events.jsonl")), later)
 
-    from foundray.data.feeder import start_feeder
-    from foundray.data.stream import plan_for
+    from foundray.data.stream.feeder import start_feeder
+    from foundray.data.stream.plan import plan_for
     from foundray.model.flops import flops
-    from foundray.training.conductor import Conductor
-    from foundray.training.metrics import RunMetrics
-    from foundray.training.orders import Work
+    from foundray.training.elastic.coordinator import Conductor
+    from foundray.training.elastic.messages import Work
+    from foundray.training.telemetry.metrics import RunMetrics
 
     manifest = prepared.manifest
     plan = plan_for(prepared, spec)

@@ -29,11 +29,11 @@ from foundray.contract import WIDTH, Units, Values
 from foundray.model.model import Model
 from foundray.spec import Model as Shape
 from foundray.spec import Spec
-from foundray.training.blocks import BLOCK
-from foundray.training.flat import Layout
-from foundray.training.gradient_sum import CHUNKS
-from foundray.training.memory import STATES_KEPT
-from foundray.training.optimizer import state_bytes_per_block
+from foundray.training.elastic.replicas import STATES_KEPT
+from foundray.training.step.blocks import BLOCK
+from foundray.training.step.flat import Layout
+from foundray.training.step.gradient_sum import CHUNKS
+from foundray.training.step.optimizers.shard import state_bytes_per_block
 
 BYTES_AN_OUTPUT = 12
 RESERVED = 2**30

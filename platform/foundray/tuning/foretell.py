@@ -7,15 +7,15 @@ import math
 from collections.abc import Callable, Sequence
 
 from foundray.errors import InputError
-from foundray.loading import parse_spec
 from foundray.model.flops import parameters_of
-from foundray.run import Run
+from foundray.runs.run import Run
 from foundray.spec import Spec
+from foundray.spec.loading import parse_spec
 from foundray.storage import Store
 from foundray.tuning import pictures
-from foundray.tuning.anew import check_begins_anew
-from foundray.tuning.forecast import Forecast, Point, Target, forecast, points_from_csv
-from foundray.tuning.outcome import state_forecast, target_of
+from foundray.tuning.forecast.forecast import Forecast, Point, Target, forecast, points_from_csv
+from foundray.tuning.search.anew import check_begins_anew
+from foundray.tuning.search.outcome import state_forecast, target_of
 
 
 def foretell(

@@ -22,7 +22,7 @@ from matplotlib.ticker import NullLocator
 
 from foundray.errors import InputError
 from foundray.storage import Store
-from foundray.tuning.forecast import Forecast
+from foundray.tuning.forecast.forecast import Forecast
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -15,18 +15,18 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
-from foundray.batch import packed
-from foundray.causes import described
+from foundray.cluster.causes import described
 from foundray.contract import Plan, Units, Unreadable
-from foundray.data.files import RawFile, grouped
-from foundray.data.limits import Limits
-from foundray.data.quarantine import Balance, Line, Tally
-from foundray.data.reader import Reader, Row
-from foundray.data.sources import BadRow
+from foundray.data.files.files import RawFile, grouped
+from foundray.data.prepare.limits import Limits
+from foundray.data.prepare.quarantine import Balance, Line, Tally
+from foundray.data.prepare.reader import Reader, Row
+from foundray.data.prepare.sources import BadRow
+from foundray.data.stream.batch import packed
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.spec import Source
 from foundray.storage import Store
-from foundray.words import plural
+from foundray.wording.words import plural
 
 PART_BYTES, PART_FILES = 16 * 2**20, 4096
 BLOCK_ROWS, BLOCK_VALUES = 512, 2**23

@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from foundray.admission import admit_places
-from foundray.cluster import connected, node_resources, room
-from foundray.data.limits import Limits
-from foundray.data.reader import Reader
+from foundray.cluster.connect import connected, node_resources, room
+from foundray.data.prepare.limits import Limits
+from foundray.data.prepare.reader import Reader
 from foundray.errors import InputError
-from foundray.holder import Holder
-from foundray.run import Run
-from foundray.sentences import plain
+from foundray.preflight.admission import admit_places
+from foundray.runs.lock import Holder
+from foundray.runs.run import Run
 from foundray.storage import Store
 from foundray.vectors.blocks import LISTS, parts
 from foundray.vectors.job import Job
 from foundray.vectors.kinds import source_of
 from foundray.vectors.recipe import INDEX, RECIPE, Complete, Recipe
 from foundray.vectors.shards import finish
+from foundray.wording.sentences import plain
 
 Report = Callable[[str], None]
 

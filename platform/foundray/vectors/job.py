@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from foundray.causes import cause_of
-from foundray.data.limits import Limits
-from foundray.data.quarantine import amount
-from foundray.data.reader import Reader
+from foundray.cluster.causes import cause_of
+from foundray.data.prepare.limits import Limits
+from foundray.data.prepare.quarantine import amount
+from foundray.data.prepare.reader import Reader
 from foundray.errors import InputError, RunFailed
 from foundray.spec import Source
 from foundray.storage import Store

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from foundray.contract import Values, endings
-from foundray.data.files import find_files
-from foundray.data.names import bare, format_of
+from foundray.data.files.files import find_files
+from foundray.data.files.names import bare, format_of
 from foundray.errors import InputError
-from foundray.loading import checked, set_field
 from foundray.spec import Source, Spec
+from foundray.spec.loading import checked, set_field
 
 
 def source_of(data: str, spec: Spec, overrides: Mapping[str, Any]) -> Source:

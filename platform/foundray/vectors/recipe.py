@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from foundray.entering import LOCK
 from foundray.errors import InputError
+from foundray.runs.claims import LOCK
 from foundray.spec import Source, differences, flatten
 from foundray.spec.arithmetic import raised
 from foundray.storage import Store

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foundray.batch import packed
 from foundray.contract import Plan, Units
-from foundray.data.files import RawFile
-from foundray.data.sources import BadRow
+from foundray.data.files.files import RawFile
+from foundray.data.prepare.sources import BadRow
+from foundray.data.stream.batch import packed
 from foundray.errors import InputError
-from foundray.run import Run
+from foundray.runs.run import Run
 from foundray.storage import Store
 from foundray.vectors.blocks import parts
 from foundray.vectors.kinds import source_of

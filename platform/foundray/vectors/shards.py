@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from foundray.data.limits import Limits
+from foundray.data.prepare.limits import Limits
 from foundray.errors import InputError
 from foundray.storage import Store
 from foundray.vectors.blocks import Part, Record, check_all, tally_of

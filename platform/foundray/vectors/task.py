@@ -9,17 +9,17 @@ import numpy as np
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from foundray.batch import packed
-from foundray.checkpoints import completed_steps
 from foundray.contract import Plan, Units
-from foundray.data.files import RawFile
-from foundray.data.reader import Reader
-from foundray.embedding import POOLS, check_pool, trained_weights
+from foundray.data.files.files import RawFile
+from foundray.data.prepare.reader import Reader
+from foundray.data.stream.batch import packed
 from foundray.errors import InputError
-from foundray.run import Run
+from foundray.evaluation.encoder import POOLS, check_pool, trained_weights
+from foundray.runs.checkpoints import completed_steps
+from foundray.runs.run import Run
 from foundray.spec import Source
 from foundray.spec.arithmetic import installed, of_data
-from foundray.training.checkpoint import sha256_of
+from foundray.training.checkpoints.checkpoint import sha256_of
 from foundray.vectors.blocks import BATCH_UNITS, rows_per_block
 from foundray.vectors.recipe import Recipe
 from foundray.vectors.worker import Maker, Task

@@ -14,14 +14,14 @@ import torch
 from safetensors import torch as safetensors
 from torch.nn import functional as F
 
-from foundray.causes import described
-from foundray.embedding import Encoder, Layer, Pool, pooled
+from foundray.cluster.causes import described
 from foundray.errors import InputError, RunFailed
+from foundray.evaluation.encoder import Encoder, Layer, Pool, pooled
+from foundray.host.threads import torch_threads
 from foundray.model.model import Batch
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.threads import torch_threads
-from foundray.training.kernels import low_precision
+from foundray.training.step.kernels import low_precision
 
 
 @dataclass(frozen=True)

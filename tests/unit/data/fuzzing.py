@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from tests.unit.data.seeds import SEEDS, Seed
 
 from foundray.contract import Values, load_modality
-from foundray.data.files import RawFile
-from foundray.data.sources import BadRow, Document, read_documents, read_rows
+from foundray.data.files.files import RawFile
+from foundray.data.prepare.sources import BadRow, Document, read_documents, read_rows
 from foundray.spec import Source
 
 PLACE = st.floats(0, 1, exclude_max=True)

@@ -12,20 +12,20 @@ from tests.conftest import small_spec, write_spec
 
 import foundray
 from foundray.contract import Values, load_modality
-from foundray.data.files import find_files
+from foundray.data.files.files import find_files
 from foundray.data.formats.row import BadRow, empty
-from foundray.data.limits import Limits, nothing_in
-from foundray.data.manifest import Manifest, Prepared, Shard
-from foundray.data.prepare import prepare
-from foundray.data.quarantine import Balance, Line, Tally, amount, kind_of, read_lines, summary
-from foundray.data.recipe import prepared_folder
-from foundray.data.shard import Intake, make_shard
-from foundray.data.sources import read_documents, read_rows
-from foundray.data.tokenizer import make_bytes
+from foundray.data.prepare.limits import Limits, nothing_in
+from foundray.data.prepare.manifest import Manifest, Prepared, Shard
+from foundray.data.prepare.prepare import prepare
+from foundray.data.prepare.quarantine import Balance, Line, Tally, amount, kind_of, read_lines, summary
+from foundray.data.prepare.recipe import prepared_folder
+from foundray.data.prepare.shard import Intake, make_shard
+from foundray.data.prepare.sources import read_documents, read_rows
+from foundray.data.tokenizers.tokenizer import make_bytes
 from foundray.errors import InputError
-from foundray.loading import parse_spec
 from foundray.planning.survey import survey
 from foundray.spec import Source, Spec
+from foundray.spec.loading import parse_spec
 from foundray.storage import Store
 
 NO_LIMIT = Limits(10**9, 1.0)

@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 
 from foundray.contract import Unreadable, Values, load_modality
-from foundray.data.files import find_files
+from foundray.data.files.files import find_files
 from foundray.data.formats.tar import members
-from foundray.data.sources import BadRow, Document, read_documents, read_located_rows
+from foundray.data.prepare.sources import BadRow, Document, read_documents, read_located_rows
 from foundray.spec import Source
 
 BLOCK = 512

@@ -16,17 +16,17 @@ from PIL import Image
 from ray.exceptions import RayTaskError, UserCodeException, WorkerCrashedError
 from tests.conftest import small_spec
 
-from foundray.causes import cause_of, described, sentence_of
+from foundray.cluster.causes import cause_of, described, sentence_of
 from foundray.contract import Unreadable, Values
-from foundray.data import stream
-from foundray.data.limits import Limits
-from foundray.data.manifest import Manifest, Prepared, rows_per_group
-from foundray.data.recipe import prepared_folder, units_read
-from foundray.data.shard import make_shard
-from foundray.data.stream import plan_for, read_micro_batches
+from foundray.data.prepare.limits import Limits
+from foundray.data.prepare.manifest import Manifest, Prepared, rows_per_group
+from foundray.data.prepare.recipe import prepared_folder, units_read
+from foundray.data.prepare.shard import make_shard
+from foundray.data.stream import plan as stream
+from foundray.data.stream.plan import plan_for, read_micro_batches
 from foundray.errors import BadData, InputError, RunFailed
-from foundray.loading import parse_spec
 from foundray.spec import Spec
+from foundray.spec.loading import parse_spec
 from foundray.storage import sha256
 
 ADVICE = """Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).

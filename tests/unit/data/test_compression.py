@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 import zstandard
 
-from foundray.data.compression import Broken, decompressed, decompressing, kind_of
-from foundray.data.files import find_files
-from foundray.data.sources import BadRow, Document, read_documents
+from foundray.data.files.compression import Broken, decompressed, decompressing, kind_of
+from foundray.data.files.files import find_files
+from foundray.data.prepare.sources import BadRow, Document, read_documents
 from foundray.spec import Source
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from foundray.contract import Unreadable, csv_rows
 from foundray.contract.csv_rows import CsvRows
-from foundray.data.files import find_files
-from foundray.data.sources import BadRow, Document, read_documents
+from foundray.data.files.files import find_files
+from foundray.data.prepare.sources import BadRow, Document, read_documents
 from foundray.spec import Source
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from foundray.data.files import find_files
+from foundray.data.files.files import find_files
 from foundray.data.formats.row import LONG, BadRow, Document, empty
-from foundray.data.sources import read_documents
+from foundray.data.prepare.sources import read_documents
 from foundray.spec import Source
 
 

@@ -17,13 +17,13 @@ import pytest
 import yaml
 from tests.conftest import small_spec
 
-from foundray.data.files import Found, RawFile, find_files, grouped, look
-from foundray.data.names import bare, compression, ending, format_of
-from foundray.data.sources import BadRow, Document, read_documents
-from foundray.describe import derived
+from foundray.data.files.files import Found, RawFile, find_files, grouped, look
+from foundray.data.files.names import bare, compression, ending, format_of
+from foundray.data.prepare.sources import BadRow, Document, read_documents
 from foundray.errors import InputError
-from foundray.loading import parse_spec
+from foundray.inspection.describe import derived
 from foundray.spec import Source, Spec
+from foundray.spec.loading import parse_spec
 from foundray.storage import Store
 from foundray.vectors.kinds import source_of
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from PIL import ImageCms
-from tests.unit.test_modalities import rows
+from tests.unit.objectives.test_modalities import rows
 
 from foundray.contract import Unreadable, load_modality
-from foundray.data.sources import BadRow
+from foundray.data.prepare.sources import BadRow
 from foundray_modalities import idx, picture
 
 SIDE = 32

@@ -18,19 +18,19 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
 from foundray import spec
-from foundray.data import tokenizer as tokenizers
-from foundray.data.files import find_files
+from foundray.data.files.files import find_files
 from foundray.data.formats.row import LONG, BadRow, Document, Gathering, decode
-from foundray.data.limits import Limits
-from foundray.data.long_documents import PIECE, Cutter, Piece, cutting, follows, in_batches, recipe_of_cuts
-from foundray.data.manifest import Shard
-from foundray.data.pack import Packer
-from foundray.data.quarantine import Line, read_lines
-from foundray.data.reader import Reader, Row
-from foundray.data.recipe import prepared_folder
-from foundray.data.shard import Unit, make_shard
-from foundray.data.tokenizer import Tokenizer
-from foundray.data.training_sample import LongDocuments, sample, without_long_words
+from foundray.data.prepare.limits import Limits
+from foundray.data.prepare.manifest import Shard
+from foundray.data.prepare.pack import Packer
+from foundray.data.prepare.quarantine import Line, read_lines
+from foundray.data.prepare.reader import Reader, Row
+from foundray.data.prepare.recipe import prepared_folder
+from foundray.data.prepare.shard import Unit, make_shard
+from foundray.data.tokenizers import tokenizer as tokenizers
+from foundray.data.tokenizers.long_documents import PIECE, Cutter, Piece, cutting, follows, in_batches, recipe_of_cuts
+from foundray.data.tokenizers.tokenizer import Tokenizer
+from foundray.data.tokenizers.training_sample import LongDocuments, sample, without_long_words
 from foundray.planning.reading import read_text_unit
 from foundray.planning.seen import Seen
 from foundray.planning.seen_text import SeenText

@@ -13,9 +13,9 @@ import pytest
 
 from foundray.contract import Unreadable
 from foundray.contract.parquet_rows import ParquetRows
-from foundray.data.files import find_files
+from foundray.data.files.files import find_files
 from foundray.data.formats.row import empty
-from foundray.data.sources import BadRow, Document, read_documents
+from foundray.data.prepare.sources import BadRow, Document, read_documents
 from foundray.spec import Source
 
 

@@ -13,12 +13,12 @@ from tests.records import made_run
 
 import foundray
 from foundray.cli import main
-from foundray.data.limits import Limits
-from foundray.data.recipe import prepared_folder
-from foundray.data.shard import make_shard
-from foundray.data.tokenizer import make_bytes
+from foundray.data.prepare.limits import Limits
+from foundray.data.prepare.recipe import prepared_folder
+from foundray.data.prepare.shard import make_shard
+from foundray.data.tokenizers.tokenizer import make_bytes
 from foundray.errors import InputError
-from foundray.loading import load_spec
+from foundray.spec.loading import load_spec
 from foundray.storage import Store
 
 

@@ -11,15 +11,15 @@ import pytest
 import yaml
 from tests.conftest import small_spec
 
-from foundray.data import recipe as recipes
-from foundray.data.files import RawFile
-from foundray.data.manifest import Manifest
-from foundray.data.prepare import prepare
-from foundray.data.recipe import changes, formats_of, prepared_folder
-from foundray.data.tokenizer import make_bytes
-from foundray.loading import parse_spec
-from foundray.run import Run
+from foundray.data.files.files import RawFile
+from foundray.data.prepare import recipe as recipes
+from foundray.data.prepare.manifest import Manifest
+from foundray.data.prepare.prepare import prepare
+from foundray.data.prepare.recipe import changes, formats_of, prepared_folder
+from foundray.data.tokenizers.tokenizer import make_bytes
+from foundray.runs.run import Run
 from foundray.spec import Spec, digest
+from foundray.spec.loading import parse_spec
 from foundray.storage import Store
 
 NOON = 1_700_000_000_123_456_789

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from foundray.contract import load_modality
-from foundray.data.files import find_files
-from foundray.data.sources import BadRow, read_located_rows
+from foundray.data.files.files import find_files
+from foundray.data.prepare.sources import BadRow, read_located_rows
 from foundray.spec import Source
 from foundray_modalities.series import standardised
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tests.unit.test_audio import audio, encoded, sound
-from tests.unit.test_modalities import archive, rows
+from tests.unit.objectives.test_audio import audio, encoded, sound
+from tests.unit.objectives.test_modalities import archive, rows
 
 from foundray.contract import Unreadable
-from foundray.data.sources import BadRow
+from foundray.data.prepare.sources import BadRow
 from foundray_modalities import mpeg, ogg, recording
 
 KINDS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("OGG", "OPUS")]

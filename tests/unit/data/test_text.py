@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from foundray.data.files import find_files
+from foundray.data.files.files import find_files
 from foundray.data.formats.lines import line_parts
 from foundray.data.formats.not_text import looks_like
 from foundray.data.formats.row import LONG, BadRow, Document, decode, text_of
-from foundray.data.sources import read_documents
+from foundray.data.prepare.sources import read_documents
 from foundray.spec import Source
 
 LATIN = "convert it: iconv -f WINDOWS-1252 -t UTF-8"

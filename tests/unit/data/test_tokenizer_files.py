@@ -14,14 +14,14 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Engine
 
 from foundray import spec as fields
-from foundray.data.encoding import EngineFailed, calling, encode_one, encode_or_reason
-from foundray.data.limits import Limits
-from foundray.data.manifest import Shard
-from foundray.data.recipe import prepared_folder
-from foundray.data.shard import make_shard
-from foundray.data.tokenizer import Tokenizer, make_bytes, make_char, train_bpe
-from foundray.data.tokenizer_checks import Anatomy, byte_letters, byte_tokens
-from foundray.data.tokenizer_file import load_file, read_engine, recipe_of_file
+from foundray.data.prepare.limits import Limits
+from foundray.data.prepare.manifest import Shard
+from foundray.data.prepare.recipe import prepared_folder
+from foundray.data.prepare.shard import make_shard
+from foundray.data.tokenizers.checks import Anatomy, byte_letters, byte_tokens
+from foundray.data.tokenizers.encoding import EngineFailed, calling, encode_one, encode_or_reason
+from foundray.data.tokenizers.file import load_file, read_engine, recipe_of_file
+from foundray.data.tokenizers.tokenizer import Tokenizer, make_bytes, make_char, train_bpe
 from foundray.errors import InputError
 from foundray.planning import plan
 from foundray.planning.coverage import fertility, load_named

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.test_modalities import rows
+from tests.unit.objectives.test_modalities import rows
 
 from foundray.contract import load_modality
-from foundray.data.sources import BadRow
+from foundray.data.prepare.sources import BadRow
 
 COUNT = 40
 WHOLE = {

@@ -13,11 +13,11 @@ from typing import IO
 
 import pyarrow as pa
 
-from foundray.data.compression import decompressed
+from foundray.data.files.compression import decompressed
+from foundray.data.files.names import ending, ends_in, format_of, is_hidden
 from foundray.data.formats import conllu, csv, fasta, jsonl, parquet, tar_headers, text
 from foundray.data.formats.row import BadRow, Document
 from foundray.data.formats.tar import Missing, members
-from foundray.data.names import ending, ends_in, format_of, is_hidden
 from foundray.spec import Source
 
 __all__ = ["chosen", "members", "read"]

@@ -11,7 +11,7 @@ from foundray.contract import Unreadable
 from foundray.data.formats.lines import merged, numbered_lines, or_empty
 from foundray.data.formats.row import MARK, BadRow, Document, decode
 from foundray.spec import Source
-from foundray.words import plural
+from foundray.wording.words import plural
 
 COLUMNS = 10
 NUL = "holds NUL bytes, so it is not text"

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from foundray.contract import Unreadable
 from foundray.contract.csv_rows import DELIMITERS, CsvRows, raw
-from foundray.data.compression import decompressed
+from foundray.data.files.compression import decompressed
+from foundray.data.files.names import bare
 from foundray.data.formats.row import BadRow, Document, decode, text_of
-from foundray.data.names import bare
 from foundray.spec import Source
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from foundray.contract import Unreadable
-from foundray.data.compression import Broken
+from foundray.data.files.compression import Broken
 from foundray.data.formats.lines import LONGEST_ROW
 
 CUT_SHORT = 16

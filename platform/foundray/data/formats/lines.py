@@ -13,7 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from foundray.contract import Unreadable
-from foundray.data.compression import Broken, decompressed
+from foundray.data.files.compression import Broken, decompressed
 from foundray.data.formats.not_text import MARKS, not_utf8
 from foundray.data.formats.row import LONG, MARK, BadRow, empty
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from foundray.contract import Unreadable
 from foundray.contract.parquet_rows import ParquetRows
-from foundray.data.compression import decompressed
+from foundray.data.files.compression import decompressed
+from foundray.data.files.names import compression
 from foundray.data.formats.row import BadRow, Document, text_of
-from foundray.data.names import compression
 from foundray.spec import Source
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import IO
 
 from foundray.contract import Unreadable
-from foundray.data.ahead import MOST
-from foundray.data.compression import decompressing, kind_of
+from foundray.data.files.ahead import MOST
+from foundray.data.files.compression import decompressing, kind_of
 from foundray.data.formats import tar_headers
 from foundray.data.formats.not_text import looks_like
 from foundray.data.formats.tar_headers import BLOCK, EXTENDED, Blocks, header, printable, whole

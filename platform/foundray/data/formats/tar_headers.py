@@ -9,9 +9,9 @@ import re
 import tarfile
 from typing import Any, cast
 
-from foundray.data.ahead import Ahead
-from foundray.data.compression import Broken
-from foundray.data.names import bare
+from foundray.data.files.ahead import Ahead
+from foundray.data.files.compression import Broken
+from foundray.data.files.names import bare
 
 BLOCK = 512
 EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)

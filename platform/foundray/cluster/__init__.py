@@ -1,0 +1,1 @@
+"""Ray: connected to, started on this machine, and asked what it has."""

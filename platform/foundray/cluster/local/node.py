@@ -1,0 +1,81 @@
+"""What a cluster on this machine consists of: nodes, each a process that ends with all its children, and addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import psutil
+
+from foundray.host.processes import living
+
+START_SECONDS = 180.0
+TOO_BUSY = "timed out during startup"
+"""What Ray says if a node has not started within 30 s, which a busy machine may need: it is tried again."""
+NETWORKS = range(1, 200)
+"""N of the loopback addresses 127.N.0.0/16 that a cluster may have for its own, so that several can be up at once."""
+
+
+@dataclass
+class Node:
+    ip: str
+    pid: int
+    known_as: str
+    """The process's identity, so that another one with its number is not taken for it."""
+
+    def processes(self) -> list[psutil.Process]:
+        process = living(self.pid, self.known_as)
+        return [process, *process.children(recursive=True)] if process else []
+
+    def kill(self) -> None:
+        """End it at once, with all its processes."""
+        kill([self])
+
+
+def kill(nodes: Iterable[Node]) -> None:
+    """End them at once, with all their processes."""
+    processes = [process for node in nodes for process in node.processes()]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def free_network() -> int:
+    """N of a network 127.N.0.0/16 where nobody listens: a random one, for clusters that start at once see no other yet."""
+    taken = {connection.laddr.ip for connection in psutil.net_connections("tcp") if connection.laddr}
+    free = [network for network in NETWORKS if not any(ip.startswith(f"127.{network}.") for ip in taken)]
+    return random.SystemRandom().choice(free or NETWORKS)
+
+
+def node_ip(network: int, number: int) -> str:
+    """Of a cluster's node; the head is number 0."""
+    return str(ip_address(f"127.{network}.0.10") + number)
+
+
+def agent_port(network: int, number: int) -> int:
+    """Where Ray's agent on a node listens, at every address of the machine: below the ports that programs are given."""
+    return 20_000 + 64 * network + number % 64
+
+
+def free_ports(ip: str, count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((ip, 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def wait_for_port(ip: str, port: int, seconds: float) -> bool:
+    """Whether somebody listens there before the time is over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((ip, port), timeout=1):
+            return True
+        time.sleep(0.1)
+    return False

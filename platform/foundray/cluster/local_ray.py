@@ -1,0 +1,107 @@
+"""A Ray of a command's own on this machine: its start, and its token."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from foundray.cluster.local.node import TOO_BUSY
+from foundray.errors import InputError
+from foundray.host.machine import PASSIVE
+from foundray.host.signals import spared
+from foundray.host.writable import OBJECT_STORE, check_shared_memory, check_temporary_folder, temporary_folder
+
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+_own: list[Any] = []
+"""The Ray that this process has started, while it runs."""
+
+
+def is_alone() -> bool:
+    """Whether this process started the Ray it is connected to: nobody else uses it, and its one node stays all it has."""
+    return bool(_own)
+
+
+@contextmanager
+def local_ray(cores: int, quiet: dict[str, Any]) -> Iterator[Any]:
+    """Ray, started on this machine while the block runs; `quiet` are further arguments of `ray.init`. Raises InputError."""
+    import ray
+
+    check_temporary_folder()
+    check_shared_memory()
+    for name, value in PASSIVE.items():  # Ray's processes inherit it
+        os.environ.setdefault(name, value)
+    with _own_token():
+        try:
+            _start(ray, {"num_cpus": cores, **quiet})
+            _own.append(ray)
+            yield ray
+        finally:
+            _own.clear()
+            ray.shutdown()
+
+
+def _start(ray: Any, arguments: dict[str, Any]) -> None:
+    for again in (True, False):
+        try:
+            with spared(), _without_monitors():
+                ray.init(address="local", object_store_memory=OBJECT_STORE, include_dashboard=False, **arguments)
+            return
+        except Exception as error:  # Ray raises many kinds here, bare Exception among them if the machine is too busy
+            ray.shutdown()  # what was begun before it failed
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            if not (again and TOO_BUSY in why):
+                raise InputError(f"a local Ray does not start: {why}; `foundray doctor` looks for the cause") from None
+
+
+@contextmanager
+def _without_monitors() -> Iterator[None]:
+    """Start no process for what nobody uses here: Ray's logs are not forwarded, and one machine has nothing to scale.
+
+    There is no public way to leave these two out. They take a second of processor time to start, and some all the while.
+    """
+    from ray._private.node import Node
+
+    with ExitStack() as replaced:
+        for name in ("start_log_monitor", "start_monitor"):
+            if hasattr(Node, name):
+                replaced.enter_context(mock.patch.object(Node, name, lambda node: None))
+        yield
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """Give Ray a token made for this block: Ray would keep one in the home folder, which may be read-only or missing.
+
+    A token that the environment names is used instead.
+    """
+    from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
+
+    named = os.environ.get(TOKEN_PATH)
+    if os.environ.get("RAY_AUTH_TOKEN") or (named and os.access(named, os.R_OK)):
+        yield
+        return
+    folder = Path(tempfile.mkdtemp(prefix="foundray-token-", dir=_made(temporary_folder())))  # mode 700
+    try:
+        (folder / "token").write_text(secrets.token_hex(32))
+        os.environ[TOKEN_PATH] = str(folder / "token")
+        AuthenticationTokenLoader.instance().reset_cache()
+        yield
+    finally:
+        if named is None:
+            os.environ.pop(TOKEN_PATH, None)
+        else:
+            os.environ[TOKEN_PATH] = named
+        AuthenticationTokenLoader.instance().reset_cache()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,1 @@
+"""Raw files: found, told apart by name, decompressed as streams."""

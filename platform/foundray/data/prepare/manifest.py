@@ -1,0 +1,135 @@
+"""The manifest of a prepared data set: what its shards hold, what made them, and how to address a sample."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from foundray.data.prepare.quarantine import Balance
+from foundray.errors import InputError
+from foundray.storage import Store
+
+if TYPE_CHECKING:
+    from foundray.data.tokenizers.tokenizer import Tokenizer
+
+TOKENS_PER_ROW_GROUP = 2**18
+"""A row group is the unit of reading: about a megabyte of tokens."""
+MEDIA_PER_ROW_GROUP = 64
+
+
+class Shard(BaseModel):
+    file: str
+    """Path inside the prepared folder."""
+    source: int
+    """Index of its source in the spec."""
+    inputs: list[str]
+    """The raw files it was made from."""
+    documents: int
+    rows: int
+    """Samples."""
+    tokens: int
+    """Predicted tokens: one less than each sample's length, summed."""
+    text_bytes: int
+    """UTF-8 bytes of the documents."""
+    bytes: int
+    sha256: str
+    quarantined: int
+    """Units of its raw files that could not be used; `quarantine.jsonl` lists them."""
+    lost: dict[str, int] = {}
+    """The same by their noun, such as `row`; nothing in manifests of before, which counted rows."""
+    empty: int = 0
+    """Rows, documents and files without content; they are not listed."""
+    notes: int = 0
+    """Lines of the quarantine that say what was left out on purpose."""
+    cut: int = 0
+    """Documents that were cut where their tokens may have changed."""
+
+    @property
+    def balance(self) -> Balance:
+        lost = self.lost or ({"row": self.quarantined} if self.quarantined else {})
+        return Balance(documents=self.documents, lost=lost, empty=self.empty, notes=self.notes)
+
+
+class Manifest(BaseModel):
+    name: str
+    """The run that first asked for this data."""
+    recipe: dict[str, object]
+    """The part of the spec, and the raw files, that made the shards."""
+    recipe_sha256: str
+    arithmetic: dict[str, int] = {}
+    """By part, `engine` and `modality`, the version of what it computed; a part that is not named was at 1."""
+    context: int
+    """Units of data in a sample, besides the next one's first."""
+    vocabulary: int
+    document_id: int
+    tokenizer_sha256: str
+    rows: int
+    tokens: int
+    quarantined: int
+    rows_per_group: int
+    shards: list[Shard]
+    """Those that hold samples."""
+    balances: list[Balance] = []
+    """Of each source; nothing in manifests of before."""
+
+    def balance(self, source: int | None = None) -> Balance:
+        """What became of a source's raw data, or of all."""
+        if self.balances:
+            return Balance.together(self.balances if source is None else [self.balances[source]])
+        return Balance.together(shard.balance for shard in self.shards if source in (None, shard.source))
+
+    def of_source(self, source: int) -> list[Shard]:
+        return [shard for shard in self.shards if shard.source == source]
+
+    def split(self, source: int, holdout: float) -> tuple[int, int]:
+        """Samples of the source in the training split, and in all; the validation split is what lies between."""
+        total = sum(shard.rows for shard in self.of_source(source))
+        return total - max(1, math.ceil(total * holdout)), total
+
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of text behind one predicted token, on average."""
+        return sum(shard.text_bytes for shard in self.shards) / max(1, self.tokens)
+
+
+def rows_per_group(context: int, tokens: bool) -> int:
+    """Of samples of tokens, which are all about as large; encoded media are not, and may be large."""
+    return max(1, TOKENS_PER_ROW_GROUP // (context + 1)) if tokens else MEDIA_PER_ROW_GROUP
+
+
+class Prepared:
+    """A prepared data set in its folder."""
+
+    def __init__(self, folder: Store, manifest: Manifest):
+        self.folder, self.manifest = folder, manifest
+
+    @staticmethod
+    def open(folder: Store) -> Prepared:
+        """Raises InputError where there is no complete data set."""
+        try:
+            return Prepared(folder, Manifest.model_validate_json((folder / "manifest.json").read_bytes()))
+        except ValidationError as error:
+            raise InputError(f"{folder / 'manifest.json'} is not a manifest: {error.errors()[0]['msg']}") from None
+
+    def tokenizer(self) -> Tokenizer:
+        from foundray.data.tokenizers.tokenizer import Tokenizer  # not above: most processes that read data have no use for it
+
+        return Tokenizer.from_json((self.folder / "tokenizer.json").read_text(), self.manifest.document_id)
+
+    def check_files(self) -> None:
+        """Raises InputError where a shard is missing or has another size than the manifest says."""
+        for shard in self.manifest.shards:
+            info = (self.folder / shard.file).info()
+            if info.size != shard.bytes:
+                have = "is missing" if info.size is None else f"has {info.size} bytes instead of {shard.bytes}"
+                raise InputError(
+                    f"the prepared shard {self.folder / shard.file} {have}; delete {self.folder} and prepare again"
+                )
+
+
+def group_sizes(shards: list[Shard], per_group: int) -> np.ndarray:
+    """Rows in each row group of the shards, in order: full groups and one shorter at a shard's end."""
+    sizes = [np.minimum(per_group, shard.rows - np.arange(0, shard.rows, per_group)) for shard in shards]
+    return np.concatenate(sizes) if sizes else np.empty(0, np.int64)

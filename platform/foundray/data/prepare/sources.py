@@ -1,0 +1,152 @@
+"""What is in a raw file: documents, or rows of a modality that has rows of its own, and what of them cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from foundray.contract import Unreadable, Values
+from foundray.data.files.compression import decompressed, read_all
+from foundray.data.files.files import RawFile
+from foundray.data.files.names import ends_in, format_of
+from foundray.data.formats import archive
+from foundray.data.formats.row import BadRow, Document, empty
+from foundray.errors import FoundrayError
+from foundray.spec import Source
+from foundray.storage import Store, reading
+
+__all__ = ["BadRow", "Document", "read_documents", "read_located_rows", "read_rows", "read_whole"]
+
+_Read = TypeVar("_Read")
+
+READERS = {**archive.READERS, "webdataset": archive.read}
+"""Of each format of documents, what reads an open file: its handle, its path, and the source that it is of."""
+
+
+def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]:
+    """The file's documents in order, with a BadRow in place of each part that cannot be used."""
+    with _opened(file) as (handle, path):
+        rows = _guarded(READERS[file.format](handle, path, source), lambda at, bad: bad)
+        for number, row in enumerate(rows):
+            yield _doubted(row, file) if number == 0 and isinstance(row, BadRow) else row
+
+
+def _doubted(row: BadRow, file: RawFile) -> BadRow:
+    """The first row of a file, which is bad: with what the file is by its name, if it is read as something else."""
+    named = format_of(file.url) or "of no format that is read"
+    if "code" in (named, file.format) or named in (file.format, "text") or not row.lost:
+        return row
+    return replace(row, reason=f"{row.reason} (by its name the file is {named}, and it is read as {file.format})")
+
+
+def read_rows(file: RawFile, source: Source, modality: Values, length: int) -> Iterator[dict[str, Any] | BadRow]:
+    """The rows of a modality that has files of its own, in order, with a BadRow in place of what cannot be used."""
+    for _, _, row in read_located_rows(file, source, modality, length):
+        yield row
+
+
+def read_located_rows(
+    file: RawFile, source: Source, modality: Values, length: int
+) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
+    """(path of the file, or name in the archive; position in it; row), as `read_rows` gives them."""
+    with _opened(file) as (handle, path):
+        stream = decompressed(handle, path)
+        if file.format == "webdataset":
+            yield from _guarded(_archived_rows(stream, modality, length), lambda at, bad: ("", at, bad))
+            return
+        yield from _decompressed_rows(modality, path, stream, length, "")
+
+
+def _archived_rows(stream: Any, modality: Values, length: int) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
+    for name, content in archive.chosen(stream, lambda name: ends_in(name, modality.endings)):
+        if isinstance(content, BadRow):
+            yield name, "", content
+        else:
+            yield from _decompressed_rows(modality, name, decompressed(pa.BufferReader(content), name), length, name)
+
+
+def _decompressed_rows(
+    modality: Values, name: str, stream: Any, length: int, label: str
+) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
+    """The rows of one file or member; `label` says which member it is. None of one that breaks off."""
+    whole = label or "byte 0"
+    try:
+        content, broken = read_all(stream)
+    except OSError as error:
+        yield name, "", BadRow(whole, f"it cannot be read ({error})", unit="file")
+        return
+    if broken is None and not content:
+        yield name, "", empty(whole, "file")
+    elif broken is None or broken.whole:
+        yield from _rows(modality, name, content, length, label)
+    if broken is not None:
+        unit = broken.unit if broken.whole else "file"
+        yield name, "", BadRow(whole, f"the compressed stream is broken: {broken}", unit=unit)
+
+
+def _rows(
+    modality: Values, name: str, content: bytes, length: int, label: str
+) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
+    """The rows, each tried as training will read it."""
+
+    def where(position: str) -> str:
+        return f"{label}, {position}" if label else position
+
+    def tried() -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
+        for position, row in modality.rows(name, content, length):
+            if not isinstance(row, Unreadable):
+                try:
+                    modality.units(row, length, None)
+                except Unreadable as error:
+                    row = error
+            yield name, position, BadRow.of(row, where(position)) if isinstance(row, Unreadable) else row
+
+    yield from _guarded(tried(), lambda at, bad: (name, at, bad), label or "byte 0")
+
+
+def _guarded(rows: Iterator[_Read], instead: Callable[[str, BadRow], _Read], whole: str = "byte 0") -> Iterator[_Read]:
+    """The rows; where a reader breaks off, whatever by, one that says so stands in place of the rest of the file.
+
+    A file without any row is empty, and counted as that.
+    """
+    count = 0
+    try:
+        for row in rows:
+            count += 1
+            yield row
+    except FoundrayError:
+        raise
+    except Unreadable as error:
+        count += 1
+        yield instead("", BadRow.of(error, whole))
+    except BaseException as error:
+        # A panic in a library written in Rust is no Exception, and says so by its name alone.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        count += 1
+        at = f"behind row {count - 2}" if count > 1 else whole
+        reason = f"the rest of the file cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        yield instead(at, BadRow(at, reason, unit="file"))
+    if not count:
+        yield instead("", empty(whole, "file"))
+
+
+@contextmanager
+def _opened(file: RawFile) -> Iterator[tuple[pa.NativeFile, str]]:
+    """(handle, path) of a raw file."""
+    store = Store.at(file.url)
+    with reading(file.url):
+        handle = store.filesystem.open_input_file(store.path)
+    with handle:
+        yield handle, store.path
+
+
+def read_whole(url: str) -> bytes:
+    """What a file holds, decompressed. Raises InputError."""
+    store = Store.at(url)
+    with reading(url), store.filesystem.open_input_file(store.path) as handle:
+        return decompressed(handle, store.path).read()

@@ -1,0 +1,187 @@
+"""The global order of samples: a pure function of (manifest, weights, seed, position), without any state.
+
+Position p of the endless training stream names one sample. Two levels keep reading local and starting anywhere cheap:
+the row groups of a source are permuted once an epoch, and rows are permuted inside windows of `WINDOW` such groups.
+Sources are interleaved by weight in cycles of `CYCLE` positions; each source counts its own epochs, and shows every
+sample exactly once in each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+from foundray.data.prepare.manifest import Manifest, group_sizes
+
+CYCLE = 4096
+WINDOW = 16
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where samples lie: parallel arrays, one entry a sample."""
+
+    shard: np.ndarray
+    """Index into the manifest's shards."""
+    group: np.ndarray
+    """Row group inside the shard."""
+    row: np.ndarray
+    """Row inside the row group."""
+
+
+def permutation(n: int, *key: int) -> np.ndarray:
+    """A permutation of range(n) drawn by `key`: the order of hashed numbers, the same on every machine and version."""
+    with np.errstate(over="ignore"):
+        numbers = np.arange(n, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(mix(*key))
+        return np.argsort(_scramble(numbers), kind="stable")
+
+
+def mix(*key: int) -> int:
+    """64 well-mixed bits of some non-negative integers."""
+    state = 0
+    for part in key:
+        state = _scramble(state + int(part) + _GOLDEN & _BITS)
+    return state
+
+
+_GOLDEN, _BITS = 0x9E3779B97F4A7C15, 2**64 - 1
+
+Bits = TypeVar("Bits", int, np.ndarray)
+
+
+def _scramble(x: Bits) -> Bits:
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014), of an integer or of uint64s."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _BITS
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _BITS
+    return x ^ (x >> 31)
+
+
+class _SourceOrder:
+    """The order of one source's training samples, epoch after epoch."""
+
+    def __init__(self, sizes: np.ndarray, train: int, seed: int, source: int):
+        starts = np.cumsum(sizes) - sizes
+        kept = starts < train
+        self.sizes = np.minimum(sizes, train - starts)[kept]
+        self.train, self.key = train, (seed, source)
+        self.epoch_groups = lru_cache(4)(self._epoch_groups)
+        self.window_rows = lru_cache(8)(self._window_rows)
+
+    def _epoch_groups(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's order of row groups, and the position at which each of its windows starts (and the end)."""
+        groups = permutation(len(self.sizes), *self.key, epoch)
+        ends = np.cumsum(self.sizes[groups])
+        return groups, np.concatenate([[0], ends[WINDOW - 1 : -1 : WINDOW], [self.train]])
+
+    def _window_rows(self, epoch: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """(group, row) of every sample of the window, in order."""
+        groups = self.epoch_groups(epoch)[0][window * WINDOW : (window + 1) * WINDOW]
+        sizes = self.sizes[groups]
+        order = permutation(int(sizes.sum()), *self.key, epoch, window)
+        rows = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.repeat(groups, sizes)[order], rows[order]
+
+    def locate(self, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(group, row) of the source's `ranks`-th samples, counted from the start of the run."""
+        group, row = np.empty(len(ranks), np.int64), np.empty(len(ranks), np.int64)
+        epochs, inside = np.divmod(ranks, self.train)
+        for epoch in np.unique(epochs):
+            starts = self.epoch_groups(int(epoch))[1]
+            windows = np.searchsorted(starts, inside, side="right") - 1
+            for window in np.unique(windows[epochs == epoch]):
+                here = (epochs == epoch) & (windows == window)
+                groups, rows = self.window_rows(int(epoch), int(window))
+                at = inside[here] - starts[window]
+                group[here], row[here] = groups[at], rows[at]
+        return group, row
+
+
+class SampleOrder:
+    """The training order (endless) and the validation order (once through) of a prepared data set."""
+
+    def __init__(self, manifest: Manifest, weights: list[float], holdout: float, seed: int):
+        self.manifest, self.seed = manifest, seed
+        self.counts = apportion(weights, CYCLE)
+        self.splits = [manifest.split(source, holdout) for source in range(len(weights))]
+        self.sources = []
+        self.groups: list[tuple[np.ndarray, np.ndarray]] = []  # of each source: shard, and group in the shard
+        for source, (train, _) in enumerate(self.splits):
+            shards = [i for i, shard in enumerate(manifest.shards) if shard.source == source]
+            sizes = [group_sizes([manifest.shards[i]], manifest.rows_per_group) for i in shards]
+            self.sources.append(_SourceOrder(np.concatenate(sizes), train, seed, source))
+            self.groups.append((np.repeat(shards, [len(s) for s in sizes]), np.concatenate([np.arange(len(s)) for s in sizes])))
+        self.cycle = lru_cache(8)(self._cycle)
+
+    @property
+    def train_samples(self) -> int:
+        return sum(train for train, _ in self.splits)
+
+    @property
+    def validation_samples(self) -> int:
+        return sum(total - train for train, total in self.splits)
+
+    def seen(self, samples: int) -> list[int]:
+        """How many of the training stream's first samples are each source's."""
+        number, rest = divmod(samples, CYCLE)
+        begun = np.bincount(self.cycle(number)[0][:rest], minlength=len(self.counts))
+        return [int(count) for count in number * self.counts + begun]
+
+    def _cycle(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each position in a cycle: its source, and how many positions of that source the cycle had before."""
+        pattern = np.repeat(np.arange(len(self.counts)), self.counts)[permutation(CYCLE, self.seed, 2**32, number)]
+        before = np.empty(CYCLE, np.int64)
+        for source, count in enumerate(self.counts):
+            before[pattern == source] = np.arange(count)
+        return pattern, before
+
+    def train(self, first: int, count: int) -> Address:
+        """The samples at positions [first, first + count) of the training stream."""
+        cycles, offsets = np.divmod(np.arange(first, first + count), CYCLE)
+        source, rank = np.empty(count, np.int64), np.empty(count, np.int64)
+        for number in np.unique(cycles):
+            here = cycles == number
+            pattern, before = self.cycle(int(number))
+            source[here] = pattern[offsets[here]]
+            rank[here] = number * self.counts[source[here]] + before[offsets[here]]
+        return self._address(source, lambda s, here: self.sources[s].locate(rank[here]))
+
+    def validation(self, first: int, count: int) -> Address:
+        """The samples at positions [first, first + count) of the validation split: source after source, in file order."""
+        sizes = np.array([total - train for train, total in self.splits])
+        starts = np.cumsum(sizes) - sizes
+        positions = np.arange(first, min(first + count, int(sizes.sum())))
+        source = np.searchsorted(starts, positions, side="right") - 1
+
+        def locate(s: int, here: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            index = positions[here] - starts[s] + self.splits[s][0]
+            all_sizes = group_sizes(self.manifest.of_source(s), self.manifest.rows_per_group)
+            ends = np.cumsum(all_sizes)
+            group = np.searchsorted(ends, index, side="right")
+            return group, index - (ends - all_sizes)[group]
+
+        return self._address(source, locate)
+
+    def _address(self, source: np.ndarray, locate) -> Address:
+        shard, group, row = (np.empty(len(source), np.int64) for _ in range(3))
+        for s in np.unique(source):
+            here = source == s
+            of_source, row[here] = locate(int(s), here)
+            shard[here], group[here] = (column[of_source] for column in self.groups[s])
+        return Address(shard, group, row)
+
+    def ids(self, address: Address) -> list[str]:
+        """A name for each sample: its shard's, and its row in it."""
+        rows = address.group * self.manifest.rows_per_group + address.row
+        names = [shard.file.removeprefix("shards/").removesuffix(".parquet") for shard in self.manifest.shards]
+        return [f"{names[s]}:{r}" for s, r in zip(address.shard, rows, strict=True)]
+
+
+def apportion(weights: list[float], seats: int) -> np.ndarray:
+    """Whole seats by weight, by largest remainder, and at least one each."""
+    exact = np.array(weights) / sum(weights) * (seats - len(weights))
+    counts = np.floor(exact).astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: seats - len(weights) - counts.sum()]] += 1
+    return counts + 1

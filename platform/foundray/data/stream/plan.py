@@ -1,0 +1,243 @@
+"""Micro-batches in the global order, from any position: samples read, planned by the objective, and packed.
+
+Ray Data does this in tasks (`parcels`), which send parcels of several micro-batches. This module knows nothing of Ray Data,
+whose import takes a second: workers only open what they are sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foundray.cluster.causes import described
+from foundray.contract import Units, UnitShape, Values, load_modality, load_objective
+from foundray.data.prepare.manifest import Manifest, Prepared
+from foundray.data.stream.batch import packed
+from foundray.data.stream.order import WINDOW, Address, SampleOrder, mix
+from foundray.errors import BadData, InputError, StorageAway
+from foundray.host.threads import one_blas_thread
+from foundray.spec import Spec
+from foundray.storage import Store, sha256
+
+PARCEL_BYTES = 2**18
+PACKED_BYTES = 8
+"""Of one id, or one of a unit's values, in a packed micro-batch, about: what is shown, and what is asked."""
+CHOOSING = 2**34
+"""Of the random numbers that choose micro-batches of the validation split: no other has this place."""
+CACHED_BYTES = 2**27
+"""Decoded row groups that a data task keeps for the next one in its process."""
+
+
+Parcel = tuple[int, int, Any]
+"""(first micro-batch, micro-batches, reference)"""
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """Which micro-batches a stream consists of; small, and all that a data task needs to know."""
+
+    folder: str
+    manifest: str
+    """The manifest, as JSON."""
+    weights: tuple[float, ...]
+    holdout: float
+    seed: int
+    micro_batch_size: int
+    planning: str
+    """The objective and what the data's ids mean, as JSON."""
+    validation: bool = False
+    chosen: int | None = None
+    """Of how many micro-batches of the validation split it consists, chosen by the seed from all over it; None for all."""
+
+    def order(self) -> SampleOrder:
+        return _order(self)
+
+    def addresses(self, first: int, count: int) -> Address:
+        """Of the samples in micro-batches [first, first + count)."""
+        size = self.micro_batch_size
+        order = self.order()
+        return (order.validation if self.validation else order.train)(first * size, count * size)
+
+    def place(self, index: int) -> int:
+        """Where the stream's micro-batch lies in the split: each is chosen from an equal part of the full ones, in order."""
+        if self.chosen is None:
+            return index
+        whole = self.order().validation_samples // self.micro_batch_size
+        start, stop = index * whole // self.chosen, (index + 1) * whole // self.chosen
+        return start + mix(self.seed, CHOOSING, index) % (stop - start)
+
+    @property
+    def per_parcel(self) -> int:
+        """Micro-batches in a parcel."""
+        unit = PACKED_BYTES * max(1, json.loads(self.planning)["width"])
+        return max(1, PARCEL_BYTES // (unit * (self.order().manifest.context + 1) * self.micro_batch_size))
+
+    @property
+    def per_task(self) -> int:
+        """Micro-batches read by one task: half a shuffling window's samples, as whole parcels."""
+        window = WINDOW * self.order().manifest.rows_per_group
+        return max(1, window // 2 // (self.micro_batch_size * self.per_parcel)) * self.per_parcel
+
+
+@lru_cache(4)
+def _order(plan: StreamPlan) -> SampleOrder:
+    manifest = Manifest.model_validate_json(plan.manifest)
+    return SampleOrder(manifest, list(plan.weights), plan.holdout, plan.seed)
+
+
+def parcel(plan: StreamPlan, first: int, count: int) -> pa.Table:
+    """Micro-batches [first, first + count) as one row, which travels as one Ray object."""
+    payloads = list(read_micro_batches(plan, first, count))
+    return pa.table({"first": [first], "payloads": pa.array([payloads], pa.list_(pa.large_binary()))})
+
+
+def open_parcel(block: pa.Table) -> tuple[int, list[bytes]]:
+    """A parcel's first micro-batch, and the payloads from there on."""
+    return block.column("first")[0].as_py(), block.column("payloads")[0].as_py()
+
+
+def read_samples(plan: StreamPlan, first: int, count: int) -> pa.Table:
+    """The samples of micro-batches [first, first + count), in order."""
+    at = plan.addresses(first, count)
+    key = at.shard * 2**32 + at.group
+    groups, which = np.unique(key, return_inverse=True)
+    tables = [_row_group(plan, int(k >> 32), int(k & 0xFFFFFFFF)) for k in groups]
+    starts = np.cumsum([0] + [len(t) for t in tables])[:-1]
+    return pa.concat_tables(tables).take(starts[which] + at.row).combine_chunks()
+
+
+def read_micro_batches(plan: StreamPlan, first: int, count: int) -> Iterator[bytes]:
+    """The payloads of micro-batches [first, first + count), in order."""
+    if plan.chosen is not None:
+        for index in range(first, first + count):
+            yield from read_micro_batches(replace(plan, chosen=None), plan.place(index), 1)
+        return
+    samples, size = read_samples(plan, first, count), plan.micro_batch_size
+    planner = _planner(plan.planning)
+    for index in range(count):
+        yield planner.micro_batch(plan, (first + index) * size, samples.slice(index * size, size))
+
+
+class _Planner:
+    """Modality and objective at work in a data worker."""
+
+    def __init__(self, planning: str):
+        told = json.loads(planning)
+        self.objective = load_objective(told["objective"], told["objective_options"])
+        self.modality = load_modality(told["modality"], told["modality_options"])
+        self.views = 2 if self.objective.couples else 1
+        self.document_id, self.length = told["document_id"], told["length"]
+        self.shape = self.modality.shape if isinstance(self.modality, Values) else UnitShape(classes=told["classes"])
+
+    def micro_batch(self, plan: StreamPlan, position: int, samples: pa.Table) -> bytes:
+        """The payload of samples that lie in the order from `position` on. A sample's chance follows from its place."""
+        plans = []
+        with one_blas_thread():
+            for ahead, row in enumerate(_rows(samples)):
+                key = mix(plan.seed, position + ahead, int(plan.validation))
+                chance = np.random.Generator(np.random.Philox(key=key))
+                with _named(plan, position + ahead):
+                    for _ in range(self.views):
+                        units = self._units(row, None if plan.validation and self.views == 1 else chance)
+                        plans.append(self.objective.plan(units, chance))
+        with _named(plan, position, len(samples)):  # which compares the samples' shapes
+            return packed(plans)
+
+    def _units(self, row: dict[str, Any], chance: np.random.Generator | None) -> Units:
+        if isinstance(self.modality, Values):
+            return replace(self.modality.units(row, self.length, chance), shape=self.shape)
+        x = row["tokens"].astype(np.int64)
+        document = np.cumsum(x == self.document_id)
+        units = Units(x, document if document[-1] > document[0] else None, self.shape)
+        return units if chance is None else self.modality.augment(units, chance)
+
+
+@contextmanager
+def _named(plan: StreamPlan, position: int, count: int = 1) -> Iterator[None]:
+    """Turn what is raised inside into a sentence that names the samples, and the raw files that they were made of."""
+    try:
+        yield
+    except MemoryError:  # it may work on another node
+        raise
+    except Exception as error:
+        order = plan.order()
+        at = (order.validation if plan.validation else order.train)(position, count)
+        names, inputs = order.ids(at), [file for shard in np.unique(at.shard) for file in order.manifest.shards[shard].inputs]
+        several = f"{len(names):,} samples from {names[0]} on" if count > 1 else f"sample {names[0]}"
+        raise BadData(f"{several} (of {_few(inputs)}) cannot be used: {described(error)}") from error
+
+
+def _few(files: list[str]) -> str:
+    return files[0] if len(files) == 1 else f"one of {len(files):,} files, {files[0]} to {files[-1]}"
+
+
+def _rows(samples: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows by column name; lists of numbers as arrays."""
+    for index in range(len(samples)):
+        cells = {name: samples.column(name)[index] for name in samples.column_names}
+        yield {
+            name: cell.values.to_numpy(zero_copy_only=False) if isinstance(cell, pa.ListScalar) else cell.as_py()
+            for name, cell in cells.items()
+        }
+
+
+_planner = lru_cache(4)(_Planner)
+
+
+_cache: dict[tuple[str, int], pa.Table] = {}
+
+
+def _row_group(plan: StreamPlan, shard: int, group: int) -> pa.Table:
+    """One decoded row group, from this process's memory where it was read before."""
+    about = plan.order().manifest.shards[shard]
+    file = Store.at(plan.folder) / about.file
+    key = (file.url, group)
+    table = _cache.pop(key, None)
+    if table is None:
+        try:
+            table = _parquet(file.url).read_row_group(group)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(file, about.sha256, plan.folder, error) from error
+    _cache[key] = table
+    while sum(t.nbytes for t in _cache.values()) > CACHED_BYTES and len(_cache) > 1:
+        del _cache[next(iter(_cache))]
+    return table
+
+
+def _unreadable(file: Store, sha: str, folder: str, error: Exception) -> InputError:
+    """Why: the shard's bytes are not those that were written, or storage does not give them. Raises InputError."""
+    if sha256(file.read_bytes()) != sha:
+        return BadData(f"the prepared shard {file} is damaged ({described(error)}); delete {folder} and prepare again")
+    return StorageAway(f"{file} cannot be read: {described(error)}")
+
+
+@lru_cache(64)
+def _parquet(url: str) -> pq.ParquetFile:
+    store = Store.at(url)
+    return pq.ParquetFile(store.filesystem.open_input_file(store.path), page_checksum_verification=True)
+
+
+def plan_for(prepared: Prepared, spec: Spec) -> StreamPlan:
+    """The training stream's plan over a prepared data set."""
+    manifest = prepared.manifest
+    weights = tuple(source.weight for source in spec.data.sources)
+    planning = {
+        "objective": spec.objective.kind,
+        "objective_options": spec.objective.model_extra or {},
+        "modality": spec.data.modality.kind,
+        "modality_options": spec.data.modality.model_extra or {},
+        "document_id": manifest.document_id,
+        "classes": manifest.vocabulary,
+        "length": manifest.context,
+        "width": spec.unit_shape(manifest.vocabulary).width,
+    }
+    text, size = manifest.model_dump_json(), spec.train.micro_batch_size
+    return StreamPlan(prepared.folder.url, text, weights, spec.data.holdout, spec.seed, size, json.dumps(planning))

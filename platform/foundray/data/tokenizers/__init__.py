@@ -1,0 +1,1 @@
+"""Tokenizers: read or trained, checked, and applied to documents of any length."""

@@ -1,0 +1,178 @@
+"""Where the labels of examples come from: beside the data, or in its names."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from foundray.contract import Unreadable
+from foundray.contract.ts_cases import Case, cases
+from foundray.data.files.names import format_of
+from foundray.data.formats import csv, json_elements, parquet
+from foundray.data.formats.lines import content, in_lines
+from foundray.data.prepare.sources import read_whole
+from foundray.errors import InputError
+from foundray.evaluation.encoder import Row
+from foundray.spec import Source
+from foundray.spec.section import Section
+from foundray.storage import Store, reading
+
+FOLDER = r"(?P<label>[^/]+)/[^/]*$"
+"""The name of the folder that a file is in."""
+
+
+@dataclass(frozen=True)
+class Label:
+    example: str
+    """Rows that bear the same one are parts of one example."""
+    label: str
+    group: str = ""
+    """Who made it, where that is known, such as the speaker."""
+
+
+class Labels(Section):
+    kind: Literal["name", "idx", "case", "column"]
+    """From the names of files or archive members; from idx files beside idx images; the class of each case in .ts files; or
+    from a column of CSV, JSON Lines or Parquet."""
+    pattern: str = FOLDER
+    """Of kind `name`: a regular expression that is found in the name, with a group `label` and perhaps a group `group`
+    (default: the folder's name)."""
+    column: str = "label"
+    """Of kind `column`: the column's name."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            found = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if "label" not in found.groupindex:
+            raise ValueError("it has no group (?P<label>...)")
+        return pattern
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Labels:
+        for name, kind in (("pattern", "name"), ("column", "column")):
+            if name in self.model_fields_set and self.kind != kind:
+                raise ValueError(f"{name} goes with kind {kind!r}, and the kind is {self.kind!r}")
+        return self
+
+    @property
+    def groups(self) -> bool:
+        """Whether they tell a group, too."""
+        return self.kind == "name" and "group" in re.compile(self.pattern).groupindex
+
+    def finder(self, source: Source) -> Callable[[Row], Label]:
+        """What tells a row's label. It raises InputError for a row that has none."""
+        if self.kind == "name":
+            return self._in_name
+        tables: dict[str, Mapping[str, str]] = {}
+
+        def find(row: Row) -> Label:
+            if row.file not in tables:
+                tables[row.file] = self._table(row.file, source)
+            where = row.position.partition(",")[0]
+            if (label := tables[row.file].get(row.location or where)) is None:
+                raise InputError(f"labels: {row.file}, {where} has none")
+            return Label(f"{row.file}, {where}", label)
+
+        return find
+
+    def _in_name(self, row: Row) -> Label:
+        if (found := re.search(self.pattern, row.name)) is None:
+            raise InputError(f"labels.pattern: {row.name} does not match {self.pattern}")
+        return Label(row.name, found["label"], found["group"] if self.groups else "")
+
+    def _table(self, file: str, source: Source) -> Mapping[str, str]:
+        """Labels by position in a file."""
+        match self.kind:
+            case "idx":
+                return {f"image {index}": str(label) for index, label in enumerate(_idx_labels(file))}
+            case "case":
+                return _case_labels(file)
+            case _:
+                values = _column(file, source, self.column)
+                return {where: str(value) for where, value in values.items() if value not in (None, "")}
+
+
+def _idx_labels(images: str) -> bytes:
+    """Of `...-images-idx3-ubyte`, those in `...-labels-idx1-ubyte`. Raises InputError."""
+    file = re.sub(r"images([-.])idx3", r"labels\1idx1", images)
+    if file == images:
+        raise InputError(f"labels: {images} is not named ...images-idx3-ubyte, so its labels cannot be found beside it")
+    content = read_whole(file)
+    if len(content) < 8 or struct.unpack(">HBBI", content[:8]) != (0, 8, 1, len(content) - 8):
+        raise InputError(f"labels: {file} is not an idx file of labels, or not whole")
+    return content[8:]
+
+
+def _case_labels(file: str) -> dict[str, str]:
+    """The class of each case of a .ts file that can be used. Raises InputError."""
+    labels = {}
+    try:
+        for line, header, case in cases(read_whole(file)):
+            if header.label == "target":
+                raise InputError(
+                    f"labels: {file} has @targetLabel: its cases bear numbers, not classes, and a probe needs classes"
+                )
+            if isinstance(case, Case):
+                if case.label is None:
+                    raise InputError(f"labels: {file} has no @classLabel true, so its cases bear no class")
+                labels[f"line {line}"] = case.label
+    except Unreadable as error:
+        raise InputError(f"labels: {file}: {error}") from None
+    return labels
+
+
+def _column(file: str, source: Source, name: str) -> dict[str, Any]:
+    """The values of a column, by where their documents are. Raises InputError."""
+    store = Store.at(file)
+    form = format_of(file) if source.format == "auto" else source.format
+    with reading(file), store.filesystem.open_input_file(store.path) as handle:
+        try:
+            match form:
+                case "jsonl":
+                    return dict(_of_objects(content(handle, store.path), name))
+                case "csv":
+                    # By the text's column, so that the delimiter is the one by which the documents are read.
+                    table = csv.table(handle, store.path, source.field)
+                    return {f"line {line}": value for line, value in table.column(name) if isinstance(value, str)}
+                case "parquet":
+                    rows = parquet.table(handle, store.path).rows([name])
+                    return {f"row {number}": row[name] for number, row in rows if isinstance(row, dict)}
+        except Unreadable as error:
+            raise InputError(f"labels.column: {file}: {error}") from None
+    raise InputError(f"labels.kind: there are columns in csv, jsonl and parquet, and the format of {file} is {form}")
+
+
+def _of_objects(parts: Iterator[bytes | Unreadable], name: str) -> Iterator[tuple[str, Any]]:
+    """(position, value of a field) of each object of a JSON file that can be read, as `jsonl.read` finds them."""
+    first = next(parts, b"")
+    whole = chain([first], parts)
+    if isinstance(first, bytes) and json_elements.begins(first):
+        found = ((f"element {number}", [element]) for number, element in json_elements.elements(whole, name))
+    else:
+        found = ((f"line {number}", _objects(line)) for number, line in in_lines(whole) if isinstance(line, bytes))
+    for position, objects in found:
+        values = [one.get(name) for one in objects if isinstance(one, dict)]
+        if values and all(value == values[0] for value in values):  # else it is not clear which document bears which
+            yield position, values[0]
+
+
+def _objects(line: bytes) -> list[Any]:
+    """What is in a line: nothing if it cannot be read, and several objects if the end of a line between them is missing."""
+    text = line.decode("utf-8", "replace").removeprefix("\ufeff")
+    try:
+        return [json_elements.value_of(text)]
+    except json.JSONDecodeError:
+        return json_elements.side_by_side(text)
+    except Unreadable:
+        return []

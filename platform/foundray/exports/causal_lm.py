@@ -1,0 +1,49 @@
+"""Decoders: `LlamaForCausalLM`, or `GraniteForCausalLM`, which has CompleteP's multipliers, where these are not 1.
+
+The weights are the run's as they are: names and layout are Llama's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from foundray.exports.llama import configuration
+from foundray.model.model import Model
+from foundray.spec import Spec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PIPELINE = "text-generation"
+SPECIAL_TOKENS: dict[str, str] = {}
+USE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("FOLDER"), AutoModelForCausalLM.from_pretrained("FOLDER")
+ids = model.generate(**tokenizer("", return_tensors="pt"), max_new_tokens=20)
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
+"""
+
+
+def build(model: Model, spec: Spec) -> PreTrainedModel:
+    """The same answers at every position. Raises NoStockClass."""
+    fields = configuration(model, spec, "LlamaForCausalLM")
+    import transformers
+
+    shape = spec.model
+    if shape.wider == shape.deeper == 1:
+        stock = transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields))
+    else:
+        multipliers = {
+            "embedding_multiplier": 1.0,
+            "attention_multiplier": (shape.width // shape.heads) ** -0.5,
+            "residual_multiplier": 1 / shape.deeper,
+            "logits_scaling": shape.wider,
+        }
+        stock = transformers.GraniteForCausalLM(transformers.GraniteConfig(**fields, **multipliers))
+    stock.load_state_dict(model.state_dict())
+    return stock.eval()
+
+
+def processor(spec: Spec) -> None:
+    """A tokenizer does it."""

@@ -1,0 +1,57 @@
+"""Continuing a text with a run's weights, on this machine, without Ray."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from foundray.contract import Ask, Plan, Units, UnitShape
+from foundray.data.stream.batch import packed
+from foundray.data.tokenizers.encoding import encode_one
+from foundray.errors import InputError
+from foundray.evaluation.encoder import Encoder, Reader
+from foundray.model.model import Batch, Model
+from foundray.runs.run import Run
+
+
+@torch.no_grad()
+def generate(
+    run: Run, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, step: int | str | None = None
+) -> str:
+    """Up to `tokens` more, each drawn from the `top_k` likeliest; ends early where the model ends the text.
+
+    Temperature 0 takes the likeliest. Raises InputError for a run without a usable checkpoint or a causal head.
+    """
+    if not 0 <= temperature < math.inf or top_k < 1 or tokens < 0:  # nan is neither
+        raise InputError("a temperature is a number of at least 0, --top-k at least 1 and --tokens at least 0")
+    spec = run.spec()
+    objective = spec.objective.build()
+    if not objective.continues:
+        raise InputError(f"{spec.objective.kind} does not predict what comes next, so it cannot continue a text")
+    reader, model = Reader(run), Encoder.trained(run, step=run.checkpoint_step(step)).model
+    tokenizer, classes = reader.tokenizer, reader.shape.classes
+    (head,) = model.heads
+    generator = torch.Generator().manual_seed(seed)
+    ids = [tokenizer.document_id, *encode_one(tokenizer, prompt).tolist()]
+    start = len(ids)
+    while len(ids) < start + tokens:
+        logits = _next_logits(model, head, ids[-spec.model.context :], classes)
+        if temperature == 0:
+            chosen = int(logits.argmax())
+        else:
+            likeliest = logits.topk(min(top_k, len(logits)))
+            weight = (likeliest.values / temperature).softmax(-1)
+            chosen = int(likeliest.indices[torch.multinomial(weight, 1, generator=generator)])
+        if chosen == tokenizer.document_id:
+            break
+        ids.append(chosen)
+    return prompt + tokenizer.decode(ids[start:])
+
+
+def _next_logits(model: Model, head: str, ids: list[int], classes: int) -> torch.Tensor:
+    """[classes] after the last of some ids."""
+    x = np.array(ids, np.int64)
+    shown = Plan(Units(x, None, UnitShape(classes=classes)), (Ask(head, x),))
+    return model(Batch.load(packed([shown]), torch.device("cpu")))[head][0, -1, :classes]

@@ -1,0 +1,150 @@
+"""Masked autoencoders of images: `ViTMAEForPreTraining` (He et al. 2022), whose encoder is a ViT.
+
+The stem becomes a convolution, fixed places are copied, CompleteP's multipliers are folded into the weights, and biases that
+ours lacks are zeros. The weights go in by the names that they have on disk, which all of the class's versions read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from foundray.exports.flags import check_flags
+from foundray.exports.fold import folded
+from foundray.exports.forms import NoStockClass
+from foundray.model.backbone import NORM_EPS, Layers
+from foundray.model.model import Model
+from foundray.spec import Spec
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel
+
+NAMED = "ViTMAEForPreTraining"
+PIPELINE = "image-feature-extraction"
+SPECIAL_TOKENS: dict[str, str] = {}
+USE = """\
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForPreTraining
+
+processor, model = AutoImageProcessor.from_pretrained("FOLDER"), AutoModelForPreTraining.from_pretrained("FOLDER")
+picture = Image.new("RGB", (64, 64)).convert("L" if model.config.num_channels == 1 else "RGB")
+images = processor(images=picture, return_tensors="pt")
+print("loss:", model(**images).loss)  # three quarters of the patches are left out and predicted
+
+model.config.mask_ratio = 0.0  # none is left out; the noise keeps them in order
+patches = (model.config.image_size // model.config.patch_size) ** 2
+states = model.vit(**images, noise=torch.arange(patches)[None].float()).last_hidden_state
+print("features:", states[:, 0].shape)  # of the class unit; the patches' own are states[:, 1:]
+"""
+LAYER = {
+    "input_layernorm": "layernorm_before", "self_attn.q_proj": "attention.attention.query",
+    "self_attn.k_proj": "attention.attention.key", "self_attn.v_proj": "attention.attention.value",
+    "self_attn.o_proj": "attention.output.dense", "post_attention_layernorm": "layernorm_after",
+    "mlp.up_proj": "intermediate.dense", "mlp.down_proj": "output.dense",
+}  # fmt: skip
+"""A layer's parts by our names, and theirs on disk."""
+
+
+def build(model: Model, spec: Spec) -> PreTrainedModel:
+    """The same answers at every patch. Raises NoStockClass."""
+    shape, narrow = spec.model, spec.model.of_predictor
+    size, patch, channels = _image(spec)
+    check_flags(NAMED, shape, class_unit=True, norm="ln", act="gelu", rope_theta=None)
+    if odd := [width for width in (shape.width, narrow.width) if width % 4]:
+        raise NoStockClass(f"{NAMED} has places in the plane for widths that are multiples of 4, and the run has {odd[0]}")
+    if list(model.heads) != ["pixels"] or model.predictor is None:
+        raise NoStockClass(f"{NAMED} has a decoder that answers with pixels, and the run has none")
+    import transformers
+
+    config = transformers.ViTMAEConfig(
+        hidden_size=shape.width,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.hidden_width,
+        decoder_hidden_size=narrow.width,
+        decoder_num_hidden_layers=narrow.depth,
+        decoder_num_attention_heads=narrow.heads,
+        decoder_intermediate_size=narrow.hidden_width,
+        hidden_act="gelu",
+        layer_norm_eps=NORM_EPS,
+        qkv_bias=shape.bias,
+        image_size=size,
+        patch_size=patch,
+        num_channels=channels,
+        mask_ratio=spec.objective.build().model_dump()["ratio"],
+        norm_pix_loss=True,
+    )
+    state = {name: value.contiguous() for name, value in _renamed(model, patch, channels, shape.bias)}
+    stock, found = transformers.ViTMAEForPreTraining.from_pretrained(
+        None, config=config, state_dict=state, output_loading_info=True
+    )
+    wrong = [name for names in found.values() for name in names]
+    assert not wrong, f"names that {NAMED} does not have, or has and was not given: {wrong}"
+    return stock.eval()
+
+
+def processor(spec: Spec) -> BaseImageProcessor:
+    """Brings images to the size and range that the run was shown: scaled by the shorter side, cut in the middle, -1 to 1.
+
+    An image of one channel is to be given as such: `picture.convert("L")`.
+    """
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    size, _, channels = _image(spec)
+    return ViTImageProcessorPil(
+        size={"shortest_edge": size},
+        resample=3,  # bicubic
+        do_center_crop=True,
+        crop_size={"height": size, "width": size},
+        rescale_factor=1 / 255,
+        image_mean=[0.5] * channels,
+        image_std=[0.5] * channels,
+        do_convert_rgb=channels == 3,
+    )
+
+
+def _image(spec: Spec) -> tuple[int, int, int]:
+    """Size, patch and channels of the modality's images. Raises NoStockClass where it has others than these."""
+    options: dict[str, Any] = spec.data.modality.build().model_dump()
+    if not {"size", "patch", "channels"} <= options.keys():
+        raise NoStockClass(f"{NAMED} takes square images, and {spec.data.modality.kind} gives others")
+    return options["size"], options["patch"], options["channels"]
+
+
+def _renamed(model: Model, patch: int, channels: int, biased: bool) -> Iterator[tuple[str, Tensor]]:
+    """The stock class's state dict. A patch's values are ordered by row, column and channel here and there."""
+    state = folded(model)
+    stem = state["model.embed_values.weight"]
+    yield "vit.embeddings.patch_embeddings.projection.weight", stem.unflatten(1, (patch, patch, channels)).permute(0, 3, 1, 2)
+    yield "vit.embeddings.patch_embeddings.projection.bias", state["model.embed_values.bias"]
+    yield "vit.embeddings.cls_token", state["model.class_unit"][None, None]
+    yield "decoder.decoder_embed.weight", state["predictor.into.weight"]
+    yield "decoder.decoder_embed.bias", state["predictor.into.bias"]
+    yield "decoder.mask_token", state["predictor.mask"][None, None]
+    yield "decoder.decoder_pred.weight", state["pixels.weight"]
+    yield "decoder.decoder_pred.bias", torch.zeros(len(state["pixels.weight"]))
+    yield "vit.embeddings.position_embeddings", _places(model.model)
+    assert model.predictor is not None
+    yield "decoder.decoder_pos_embed", _places(model.predictor)
+    for ours, layers, theirs, norm in (
+        ("model", model.model, "vit.encoder", "vit.layernorm"),
+        ("predictor", model.predictor, "decoder.decoder_encoder", "decoder.decoder_norm"),
+    ):
+        yield f"{norm}.weight", state[f"{ours}.norm.weight"]
+        yield f"{norm}.bias", state[f"{ours}.norm.bias"]
+        for layer in range(len(layers.layers)):
+            for here, there in LAYER.items():
+                weight = state[f"{ours}.layers.{layer}.{here}.weight"]
+                yield f"{theirs}.layer.{layer}.{there}.weight", weight
+                bias = state.get(f"{ours}.layers.{layer}.{here}.bias")
+                if bias is not None or biased or here[-6:] not in ("q_proj", "k_proj", "v_proj"):
+                    yield f"{theirs}.layer.{layer}.{there}.bias", torch.zeros(len(weight)) if bias is None else bias
+
+
+def _places(layers: Layers) -> Tensor:
+    assert layers.places is not None
+    return layers.places[None].clone()

@@ -1,0 +1,53 @@
+"""Encoders of tokens: `EuroBertForMaskedLM`, Llama's layers with attention to both sides.
+
+CompleteP's multipliers are folded into the weights. The learned mask vector becomes the embedding of a token of its own,
+which comes last and is never an answer: its row of the head is zeros.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from foundray.exports.fold import folded
+from foundray.exports.forms import NoStockClass
+from foundray.exports.llama import configuration
+from foundray.model.model import Model
+from foundray.spec import Spec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PIPELINE = "fill-mask"
+SPECIAL_TOKENS = {"mask_token": "<|mask|>"}
+USE = """\
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("FOLDER"), AutoModelForMaskedLM.from_pretrained("FOLDER")
+ids = tokenizer("<|mask|>", return_tensors="pt")
+print(tokenizer.decode(model(**ids).logits[0].argmax(-1), skip_special_tokens=True))
+"""
+
+
+def build(model: Model, spec: Spec) -> PreTrainedModel:
+    """The same answers at every position, and one more class. Raises NoStockClass."""
+    fields = configuration(model, spec, "EuroBertForMaskedLM")
+    state = folded(model)
+    if (vector := state.pop("model.mask", None)) is None:
+        raise NoStockClass("EuroBertForMaskedLM has a mask token, and the run has no mask vector")
+    import transformers
+
+    mask = fields["vocab_size"]
+    config = transformers.EuroBertConfig(**fields | {"vocab_size": mask + 1}, mask_token_id=mask)
+    stock = transformers.EuroBertForMaskedLM(config)
+    state["model.embed_tokens.weight"] = torch.cat([state["model.embed_tokens.weight"], vector[None]])
+    state["lm_head.weight"] = torch.cat([state["lm_head.weight"], torch.zeros(1, spec.model.width)])
+    if spec.model.bias:  # then theirs has one here, too
+        state["lm_head.bias"] = torch.zeros(mask + 1)
+    stock.load_state_dict(state)
+    return stock.eval()
+
+
+def processor(spec: Spec) -> None:
+    """A tokenizer does it."""

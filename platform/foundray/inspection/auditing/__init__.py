@@ -1,0 +1,98 @@
+"""Was every sample used exactly once? A run's record, every field of it compared with what the run's spec and order imply.
+
+In go the spec, the two logs and the prepared data; out comes an `Audit`. `groups` puts the logs together, `lines` judges a
+step's record by itself, `events` the events, `samples` the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from foundray.data.stream.plan import StreamPlan
+from foundray.errors import InputError
+from foundray.inspection.auditing.events import judge_events
+from foundray.inspection.auditing.groups import Placed, groups_of, missing, placed
+from foundray.inspection.auditing.lines import judge_line, unsound
+from foundray.inspection.auditing.samples import fingerprints
+from foundray.inspection.auditing.spikes import judge_spikes
+from foundray.runs.run import Run
+from foundray.spec import Spec
+from foundray.spec.arithmetic import differing
+
+
+@dataclass
+class Audit:
+    """What the record proves."""
+
+    steps: int
+    """Steps committed."""
+    samples: int
+    """Samples that they consist of."""
+    repeated: int
+    """Steps done again after a fault; of each, the last time counts."""
+    workers: dict[int, int]
+    """World sizes seen, and the steps done with each."""
+    left_out: int
+    """Micro-batches of these steps that are in no update, since their loss or gradient was not finite."""
+    spikes: int
+    """Steps whose update was not made, since their loss was a spike."""
+    passed_over: int
+    """Steps' worth of data that roll-backs have passed over."""
+    problems: list[str]
+    """One sentence each; none where every sample of every step was computed exactly once, and the record agrees with itself."""
+
+    @property
+    def clean(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, object]:
+        return {**asdict(self), "clean": self.clean}
+
+
+def audit(run: Run, plan: StreamPlan) -> Audit:
+    """Compare every record of the run with the order and the spec. Raises InputError where there is nothing to compare."""
+    spec = run.spec()
+    if begun := differing(run.arithmetic, spec):
+        raise InputError(
+            f"the run {run.folder} was begun with {begun}, so its samples would be other ones here: audit it with the Foundray "
+            "that began it"
+        )
+    events, metrics = run.records("events.jsonl"), run.records("metrics.jsonl")
+    committed = min(run.facts().step, spec.train.steps)
+    if not committed:
+        raise InputError(f"{run.folder} has no step to audit yet")
+    problems = run.damage()
+    problems += [text for record in metrics if (text := unsound(record))]
+    lines, misplaced = placed([record for record in metrics if not unsound(record)], groups_of(events))
+    problems += misplaced
+    last = {line.step: line for line in lines if line.step <= committed}
+    problems += missing(step for step in range(1, committed + 1) if step not in last)
+    for line in lines:
+        problems += judge_line(line, spec)
+    problems += _data(lines, plan, spec)
+    problems += judge_spikes(events, lines, last, spec)
+    problems += judge_events(events, lines, spec)
+    worlds: dict[int, int] = {}
+    for step in sorted(last):
+        workers = last[step].record.get("workers", 0)
+        worlds[workers] = worlds.get(workers, 0) + 1
+    counting = [last[step].record for step in sorted(last)]
+    return Audit(
+        steps=committed,
+        samples=committed * spec.samples_per_step,
+        repeated=len(lines) - len({line.step for line in lines}),
+        workers=worlds,
+        left_out=sum(len(record["skipped"]) for record in counting),
+        spikes=sum(bool(record["spike"]) for record in counting),
+        passed_over=max((line.passed_over for line in last.values()), default=0),
+        problems=list(dict.fromkeys(problems)),
+    )
+
+
+def _data(lines: Sequence[Placed], plan: StreamPlan, spec: Spec) -> list[str]:
+    """Whether each step was computed on the samples that the order says."""
+    known = [line for line in lines if 0 < line.step <= spec.train.steps]
+    expected = fingerprints(plan, sorted({line.position for line in known}), spec.train.micro_batches)
+    wrong = [line.step for line in known if line.record["data"] != expected[line.position]]
+    return [f"step {step} was computed on other samples than the order says" for step in wrong]

@@ -1,0 +1,69 @@
+"""What of a run's events the order implies: roll-backs, where groups begin, what is kept, and the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from foundray.inspection.auditing.groups import SLACK_SECONDS, Placed
+from foundray.spec import Spec
+from foundray.training.rollback import RollBack, appended, recorded, roll_back
+
+Event = Mapping[str, Any]
+LATE = ("places", "evaluated")
+"""Kinds of events that have the time when they were, and may be recorded long after it, behind events that came later."""
+
+
+def judge_events(events: Sequence[Event], lines: Sequence[Placed], spec: Spec) -> list[str]:
+    """A sentence for each event that cannot have been."""
+    problems = list[str]()
+    for before, after in pairwise(lines):
+        if after.record["time"] < before.record["time"] - SLACK_SECONDS:
+            problems.append(f"step {after.step} is recorded to have been {_ago(before, after)} before step {before.step}")
+    for first, second in pairwise(event for event in events if event["event"] not in LATE):
+        if second["time"] < first["time"] - SLACK_SECONDS:
+            problems.append(f"the event {second['event']} is recorded to have been before {first['event']}, which it follows")
+    over = events and events[-1]["event"] in ("finished", "stopped")
+    if over and lines and lines[-1].record["time"] > events[-1]["time"] + SLACK_SECONDS:
+        problems.append(f"step {lines[-1].step} is recorded to have been after the run's end")
+    highest = max((line.step for line in lines), default=0)
+    turns = tuple[RollBack, ...]()
+    for event in events:
+        problems += [f"{event['event']}: {text}" for text in _judged(event, turns, highest, spec)]
+        if event["event"] == "rolled_back":
+            turns = appended(turns, *recorded([event]))
+    return problems
+
+
+def _ago(before: Placed, after: Placed) -> str:
+    return f"{before.record['time'] - after.record['time']:.0f} s"
+
+
+def _judged(event: Event, turns: Sequence[RollBack], highest: int, spec: Spec) -> Iterator[str]:
+    match event["event"]:
+        case "rolled_back":
+            yield from _rolled_back(event, turns, spec)
+        case "workers_started":
+            if not 0 <= event["step"] <= highest or event["workers"] < 1:
+                yield f"{event['workers']} workers cannot have begun after step {event['step']}"
+        case "checkpoint" | "evaluated":
+            if not 0 < event["step"] <= highest:
+                yield f"no step {event['step']} is recorded"
+        case "finished":
+            if event["step"] != spec.train.steps or highest < spec.train.steps:
+                yield f"after step {event['step']}, where the run has {spec.train.steps}, of which {highest} are recorded"
+        case "stopped":
+            if not (0 <= event["checkpoint"] <= highest and 0 <= event["step"] <= highest):
+                yield f"after step {event['step']}, with a checkpoint of step {event['checkpoint']}"
+
+
+def _rolled_back(event: Event, turns: Sequence[RollBack], spec: Spec) -> Iterator[str]:
+    made = RollBack(event["spike"], event["to"], event["passed_over"])
+    if not spec.guard.roll_back:
+        yield "guard.roll_back is not set"
+        return
+    due = roll_back(turns, event["spike"], spec.guard.roll_back)
+    if made != due or event["step"] != made.spike:
+        told = f"from step {made.spike} to {made.to}, with the data of {made.passed_over} steps passed over"
+        yield f"{told}, where the rule says to {due.to}, with {due.passed_over}"

@@ -1,0 +1,82 @@
+"""What a step's record must hold by itself: by the spec, and by the group of workers that did it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from foundray.inspection.auditing.groups import Placed
+from foundray.records.schema import Step
+from foundray.records.takers import runs_of
+from foundray.spec import Spec
+from foundray.training.step.schedule import lr_factor
+
+ROUNDED_SECONDS = 1e-6
+"""Of a record: they have six places."""
+
+
+def unsound(record: Mapping[str, Any]) -> str:
+    """Why the record is none of a step at all, if so."""
+    try:
+        Step.model_validate({**record, "takers": runs_of(record["takers"])}, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"step {record.get('step')}: {'.'.join(map(str, first['loc']))} is {first['input']!r:.40}: {first['msg']}"
+    except (ValueError, TypeError, KeyError) as error:
+        return f"step {record.get('step')}: takers: {error}"
+    return ""
+
+
+def judge_line(line: Placed, spec: Spec) -> list[str]:
+    """A sentence for each field that is not as it must be."""
+    told = [*_numbers(line, spec), *_micro_batches(line, spec), *_times(line.record, spec)]
+    return [f"step {line.step}: {text}" for text in told]
+
+
+def _numbers(line: Placed, spec: Spec) -> Iterator[str]:
+    record, step = line.record, line.step
+    if not 0 < step <= spec.train.steps:
+        yield f"the run has the steps 1 to {spec.train.steps}"
+        return
+    if record["tokens"] != step * spec.tokens_per_step:
+        yield f"{record['tokens']} tokens are recorded, where {step * spec.tokens_per_step} were predicted"
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(record[name]):
+            yield f"its {name} is {record[name]}"
+    if record["grad_norm"] < 0:
+        yield f"its grad_norm is {record['grad_norm']}"
+    rate = spec.optimizer.lr * lr_factor(spec.schedule, step - 1, spec.train.steps)
+    if not math.isclose(record["lr"], rate, rel_tol=1e-12):
+        yield f"its learning rate is {record['lr']}, where the schedule says {rate}"
+    if record["passed_over"] != line.passed_over:
+        yield f"its data are {record['passed_over']} steps ahead, where the roll-backs say {line.passed_over}"
+    mirrored = record.get("mirrored")
+    if mirrored is not None and not 0 <= mirrored <= step:
+        yield f"mirrored is {mirrored}"
+    if record.get("lineage") and not line.group.cuts:
+        yield f"its lineage is {record['lineage']!r:.40}, but the run has never gone back"
+
+
+def _micro_batches(line: Placed, spec: Spec) -> Iterator[str]:
+    record, count, workers = line.record, spec.train.micro_batches, line.group.workers
+    runs = runs_of(record["takers"])
+    if (taken := sum(length for _, length in runs)) != count:
+        yield f"{taken} micro-batches were computed, where a step has {count}"
+    if strangers := sorted({rank for rank, _ in runs if not 0 <= rank < workers}):
+        yield f"worker {strangers[0]} computed some of it, where the group had {workers}"
+    skipped = record["skipped"]
+    if sorted(set(skipped)) != skipped or any(not 0 <= index < count for index in skipped) or len(skipped) >= count:
+        yield f"the micro-batches {skipped!s:.60} were left out, which is no choice of some of {count}"
+
+
+def _times(record: Mapping[str, Any], spec: Spec) -> Iterator[str]:
+    seconds = record["step_s"]
+    if not seconds > 0 or not 0 <= record["data_wait_s"] <= seconds + ROUNDED_SECONDS or record["copy_s"] < 0:
+        yield f"it took {seconds} s, waited {record['data_wait_s']} s for data, and copied for {record['copy_s']} s"
+        return
+    speed = spec.tokens_per_step / seconds
+    if not math.isclose(record["tokens_per_s"], speed, rel_tol=2 * ROUNDED_SECONDS / seconds, abs_tol=0.11):
+        yield f"its speed is {record['tokens_per_s']} tokens/s, where its {seconds} s make {speed:.1f}"

@@ -1,0 +1,54 @@
+"""A run's logs as data frames, for whoever looks at them in Python."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from foundray.records.lines import told
+from foundray.records.reader import Reader
+from foundray.records.schema import Step
+from foundray.storage import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AT_ONCE = 1 << 16
+"""Records that are held as Python objects at a time."""
+_ARROW: dict[Any, pa.DataType] = {
+    int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string(), int | None: pa.int64(),
+    list[int]: pa.list_(pa.int64()), list[tuple[int, int]]: pa.list_(pa.list_(pa.int32(), 2)),
+}  # fmt: skip
+STEPS = pa.schema([(name, _ARROW[info.annotation]) for name, info in Step.model_fields.items()])
+
+
+def steps(folder: Store) -> pd.DataFrame:
+    """A row per step, in the order in which they were done; the columns are the fields of `records.Step`, kept by Arrow.
+
+    Raises InputError where the log cannot be read; warns of lines that are no records.
+    """
+    import pandas as pd
+
+    reader = Reader(folder, "metrics")
+    records = reader.new()
+    tables = [pa.Table.from_pylist(some, STEPS) for some in iter(lambda: list(islice(records, AT_ONCE)), [])]
+    _warn(reader)
+    return pa.concat_tables(tables or [STEPS.empty_table()]).to_pandas(types_mapper=pd.ArrowDtype)
+
+
+def events(folder: Store) -> pd.DataFrame:
+    """A row per event, in order; a column per field that any of them has. Raises InputError; warns of damage, as `steps`."""
+    import pandas as pd
+
+    reader = Reader(folder, "events")
+    found = list(reader.new())
+    _warn(reader)
+    return pd.DataFrame(found, columns=None if found else ["time", "event"])
+
+
+def _warn(reader: Reader) -> None:
+    for sentence in told(reader.damage):
+        warnings.warn(sentence, stacklevel=3)

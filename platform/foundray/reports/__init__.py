@@ -1,0 +1,33 @@
+"""`report`: one HTML page of a run, or of several side by side, that loads nothing and runs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from foundray.errors import InputError
+from foundray.runs.run import Run
+from foundray.storage import Store
+
+PAGE = "report.html"
+
+
+def report(runs: Sequence[Run], out: Store | None = None, say: Callable[[str], None] | None = None) -> Store:
+    """Write a page of the runs, and give its place: in the folder of a single run, else in the current one (default).
+
+    Runs may be new, under way, failed or finished; what of their records is damaged is said. Raises InputError for none,
+    and where the page cannot be written.
+    """
+    # Imported here: drawing takes a second to import, and a wrong name should be told at once.
+    from foundray.reports.page import page
+    from foundray.reports.story import Story
+
+    if not runs:
+        raise InputError("no run is named: name one or more, such as runs/shakespeare")
+    place = out or (runs[0].folder if len(runs) == 1 else Store.at(Path.cwd())) / PAGE
+    place.write_text(page([Story(run) for run in runs]))
+    if say:
+        for run in runs:
+            for sentence in run.damage():
+                say(sentence)
+    return place

@@ -1,0 +1,257 @@
+"""What is known of a run, put together for a page: from its folder, and from those of its data and of its search."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from foundray.data.prepare.manifest import Manifest
+from foundray.data.prepare.quarantine import LIST, Tally, amount, read_lines
+from foundray.data.prepare.recipe import formats_of
+from foundray.errors import InputError
+from foundray.fetching import load_data_set
+from foundray.reports.incidents import Incident, incidents
+from foundray.reports.series import Clock, Records, Steps
+from foundray.runs.run import PROBES, Run
+from foundray.spec import Spec
+from foundray.spec.loading import parse_spec
+from foundray.storage import Store
+from foundray.tuning.forecast.forecast import Forecast
+from foundray.wording.sentences import short_node
+from foundray.wording.words import plural
+
+BAD_ROWS = 1000
+"""Lines of a quarantine that are looked at, at most."""
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """One source of a run's data."""
+
+    path: str
+    format: str
+    share: float
+    """Of the samples seen in training."""
+    files: int
+    documents: int
+    training: int
+    """Samples."""
+    validation: int
+    tokens: int
+    text_bytes: int
+    quarantined: str
+    """How much could not be used, in words; `0` for nothing."""
+    empty: int
+    """Rows, documents and files without content."""
+    licence: str
+    """Where it is known."""
+
+
+@dataclass(frozen=True)
+class SearchTrial:
+    number: int
+    values: dict[str, Any]
+    tokens: int
+    score: float
+    state: str
+
+
+@dataclass(frozen=True)
+class SearchFacts:
+    """The search that a run's hyperparameters came from."""
+
+    folder: str
+    metric: str
+    trials: list[SearchTrial]
+    """The best first."""
+    flops: float
+    full: float
+    """FLOPs of the full run."""
+
+    @property
+    def scored(self) -> list[SearchTrial]:
+        return [trial for trial in self.trials if trial.state != "diverged" and trial.tokens]
+
+
+class Story:
+    """A run, read once."""
+
+    def __init__(self, run: Run):
+        """Raises InputError for a run whose spec is not one."""
+        self.run, self.spec, self.facts = run, run.spec(), run.facts()
+        self.events: Records = run.records("events.jsonl")
+        self.metrics: Records = run.records("metrics.jsonl")
+        self.forecast = run.forecast()
+        self.clock = Clock.of(self.events, self.metrics)
+        self.steps = Steps.of(self.metrics)
+
+    @property
+    def name(self) -> str:
+        return self.run.folder.name
+
+    @property
+    def unit(self) -> str:
+        """Of its loss, where that is the data's own likelihood."""
+        return ", nats per token" if self.spec.objective.build().scores else ""
+
+    @cached_property
+    def incidents(self) -> list[Incident]:
+        return incidents(self.events, self.metrics)
+
+    @property
+    def length(self) -> float:
+        """Seconds of running time; a little where nothing is recorded."""
+        ends = [float(self.clock.at(record["time"])) for record in (*self.events[-1:], *self.metrics[-1:])]
+        return max([*ends, 1.0])
+
+    @property
+    def evaluations(self) -> list[tuple[Mapping[str, Any], float]]:
+        return [(event, event["val_loss"]) for event in self.events if event["event"] == "evaluated"]
+
+    @property
+    def validation(self) -> list[tuple[int, float]]:
+        """(step, loss); of a step that was judged again, the last."""
+        return sorted({event["step"]: value for event, value in self.evaluations}.items())
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        return next((event["bits_per_byte"] for event, _ in reversed(self.evaluations) if "bits_per_byte" in event), None)
+
+    @property
+    def parameters(self) -> int | None:
+        """By the newest checkpoint that there is."""
+        for place in reversed(self.run.checkpoints.children()):
+            if (file := place / "manifest.json").exists():
+                shapes = [shape for _, shape, _ in json.loads(file.read_text())["parameters"]]
+                return sum(map(prod, shapes))
+        return None
+
+    @property
+    def law(self) -> Forecast | None:
+        """The forecast's law and ladder."""
+        if not self.forecast:
+            return None
+        fields = {name: value for name, value in self.forecast.items() if name in Forecast.__dataclass_fields__}
+        return TypeAdapter(Forecast).validate_python(fields)
+
+    # Data
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        try:
+            return Manifest.model_validate(self.run.manifest())
+        except ValidationError:
+            return None
+
+    @property
+    def sources(self) -> list[SourceFacts]:
+        if not self.manifest:
+            return []
+        weights = [source.weight for source in self.spec.data.sources]
+        return [_source(self.spec, self.manifest, index, sum(weights)) for index in range(len(weights))]
+
+    @property
+    def bad_rows(self) -> list[tuple[str, str]]:
+        """(why, how much) of what could not be used, the most first, and of what was left out; nothing if it cannot be read."""
+        folder = json.loads((self.run.folder / "data.json").read_text()).get("folder")
+        if not folder or not self.manifest or not (self.manifest.quarantined or self.manifest.balance().notes):
+            return []
+        recorded, tally = Store.at(folder), Tally()
+        beside = self.run.folder.parent / "prepared" / recorded.name
+        try:
+            for line in islice(read_lines((beside if beside.exists() else recorded) / LIST), BAD_ROWS):
+                tally.add_line(line)
+        except InputError:
+            return []
+        found = tally.reasons()
+        return [(one.reason, amount({one.unit: one.lost}) if one.lost else plural(one.lines, "note")) for one in found]
+
+    # What else lies about
+
+    @property
+    def probes(self) -> list[dict[str, Any]]:
+        """Judgements by `foundray probe`, the latest last."""
+        files = [file for file in (self.run.folder / PROBES).children() if file.name.endswith(".json")]
+        return sorted((json.loads(file.read_text()) for file in files), key=lambda judged: judged["time"])
+
+    @cached_property
+    def search(self) -> SearchFacts | None:
+        """Where the run's spec is what a search beside it found."""
+        folder = self.run.folder.parent / f"{self.name.removesuffix('-tuned')}-tune"
+        tuned, ranking = folder / "tuned.yaml", folder / "ranking.json"
+        if not (tuned.exists() and ranking.exists()):
+            return None
+        try:
+            searched = parse_spec(tuned.read_text(), str(tuned)).begun_with(self.run.arithmetic)
+            same = searched.fingerprint() == self.spec.fingerprint()
+        except InputError:  # it was edited since, and is not this run's anyhow
+            same = False
+        if not same:
+            return None
+        found = json.loads(ranking.read_text())
+        trials = [_trial(trial, found["metric"]) for trial in found["trials"]]
+        return SearchFacts(folder.url, found["metric"], trials, found["flops"], found["full"])
+
+    @property
+    def environments(self) -> list[tuple[float, dict[str, str]]]:
+        """(time, versions) of each command that ran with others than the one before."""
+        told = [(event["time"], event["environment"]) for event in self.events if "environment" in event]
+        return [one for before, one in zip([(0.0, {}), *told], told, strict=False) if one[1] != before[1]]
+
+    @property
+    def members(self) -> list[tuple[str, str, int]]:
+        """(node, device and hardware, members that were ready there)."""
+        ready = [event for event in self.events if event["event"] == "member_ready"]
+        places = Counter((short_node(event["node"]), _device(event)) for event in ready)
+        return [(node, device, times) for (node, device), times in places.items()]
+
+
+def _source(spec: Spec, manifest: Manifest, index: int, weights: float) -> SourceFacts:
+    source, shards, balance = spec.data.sources[index], manifest.of_source(index), manifest.balance(index)
+    kept, total = manifest.split(index, spec.data.holdout)
+    return SourceFacts(
+        path=source.path,
+        format=formats_of(manifest.recipe, index, source),
+        share=source.weight / weights,
+        files=len({name for shard in shards for name in shard.inputs}),
+        documents=balance.documents,
+        training=kept,
+        validation=total - kept,
+        tokens=sum(shard.tokens for shard in shards),
+        text_bytes=sum(shard.text_bytes for shard in shards),
+        quarantined=amount(balance.lost) if balance.lost else "0",
+        empty=balance.empty,
+        licence=source.licence or _licence(source.path),
+    )
+
+
+def _licence(path: str) -> str:
+    """What `foundray fetch` has noted beside the folder in which the source lies."""
+    try:
+        place = Store.at(path)
+        for folder in (place, place.parent, place.parent.parent):
+            note = folder.parent / f".{folder.name}.yaml"
+            if folder.name and note.is_local and note.exists():
+                return load_data_set(Path(note.path)).licence
+    except (InputError, OSError):  # pyarrow's own, where the path is none
+        pass
+    return ""
+
+
+def _trial(found: Mapping[str, Any], metric: str) -> SearchTrial:
+    last = found["rungs"][-1] if found["rungs"] else None
+    tokens, score = (last["tokens"], last[metric]) if last else (0, float("inf"))
+    return SearchTrial(found["number"], found["values"], tokens, score, found["state"])
+
+
+def _device(event: Mapping[str, Any]) -> str:
+    return ", ".join(dict.fromkeys(str(event[name]) for name in ("device", "hardware") if event.get(name)))

@@ -1,0 +1,87 @@
+"""`foundray logs`: what happened in a run, as its command told it, and more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from foundray.runs.following import Follower, looks
+from foundray.runs.run import Run
+from foundray.wording.sentences import QUIET, Record, dated, plain, progress, remarks, sentence
+from foundray.wording.standard_json import dumps
+
+STEP_SECONDS = 10.0
+"""Of the run's time, between two lines about steps."""
+
+
+def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
+    """A line an event, and one about the steps every ten seconds; to `follow` is to go on until the run ends.
+
+    Raises InputError.
+    """
+    log = Log(run.spec().train.steps, out)
+    if not follow:
+        follower = Follower(run.folder)
+        log.tell(follower.new())
+        return log.warn(follower.damage())
+    problem = ""
+    for look in looks(run):
+        if look.problem and look.problem != problem:
+            out(plain(look.problem))
+        problem = look.problem
+        if look.anew and log.told:
+            out("the run was begun anew")
+            log = Log(log.steps, out)
+        log.tell(look.records)
+        log.warn(look.damage)
+
+
+def raw(run: Run, follow: bool, out: Callable[[str], None], aside: Callable[[str], None]) -> None:
+    """Each event and step as a JSON object, in order of time; what is damaged is said `aside`. A number that is not finite is
+    `null`. Raises InputError.
+    """
+    if not follow:
+        follower = Follower(run.folder)
+        for record in follower.all():
+            out(dumps(record))
+        for sentence in follower.damage():
+            aside(plain(sentence))
+        return
+    said: Sequence[str] = ()
+    for look in looks(run):
+        for record in look.records:
+            out(dumps(record))
+        for sentence in (*([look.problem] if look.problem else []), *(look.damage if look.damage != said else ())):
+            aside(plain(sentence))
+        said = look.damage
+
+
+class Log:
+    def __init__(self, steps: int, out: Callable[[str], None]):
+        self.steps, self.out = steps, out
+        self.told = False
+        """Whether there was anything yet."""
+        self.stepped = -math.inf
+        """The time of the last step that has a line."""
+        self.warned: list[str] = []
+
+    def warn(self, damage: Sequence[str]) -> None:
+        """Of what is damaged and left out; again where there is more of it."""
+        if (said := list(damage)) != self.warned:
+            self.warned = said
+            for sentence in said:
+                self.out(plain(sentence))
+
+    def tell(self, records: list[Record]) -> None:
+        for record in records:
+            self.told = True
+            for text in self._lines(record):
+                self.out(dated(record, text))
+
+    def _lines(self, record: Record) -> list[str]:
+        if "event" in record:
+            return [] if record["event"] in QUIET else [sentence(record)]
+        if record["time"] - self.stepped < STEP_SECONDS:
+            return remarks(record)
+        self.stepped = record["time"]
+        return [*remarks(record), progress(record, self.steps)]

@@ -1,0 +1,396 @@
+"""A run's folder: its spec, its record, and where it stands.
+
+spec.yaml         the resolved spec
+data.json         where its prepared data lies, that data's manifest, and the versions of the arithmetic it was begun with
+tokenizer.json
+start.safetensors another run's weights, where it started from these
+checkpoints/      step-00001000/ ...
+events.jsonl      what happened: starts, restarts, evaluations, checkpoints, the end
+metrics.jsonl     one line a step; on object stores these two are the folders events/ and metrics/, see `logfiles`
+tensorboard/
+forecast.json     of its loss, where one was stated before it began
+probes/           judgements by `foundray probe`, one a task
+report.html       by `foundray report`
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
+from functools import cached_property
+from heapq import merge
+from itertools import groupby
+from typing import Any
+
+from foundray.errors import InputError
+from foundray.records.lines import Damage, told
+from foundray.records.reader import Reader
+from foundray.records.writer import Writer
+from foundray.runs.checkpoints import best_step, newest_step
+from foundray.runs.goodput import Account
+from foundray.runs.lock import is_held
+from foundray.runs.restarts import restarts
+from foundray.spec import InitFrom, Spec, differences
+from foundray.spec.arithmetic import differing
+from foundray.spec.loading import parse_spec
+from foundray.spec.section import nearest
+from foundray.storage import Store
+from foundray.urls import canonical
+from foundray.wording.standard_json import dumps
+
+FORECAST = "forecast.json"
+LAW = ("E", "A", "B", "alpha", "beta")
+"""Constants of a forecast's law."""
+PROBES = "probes"
+
+
+@dataclass
+class Facts:
+    """Where a run stands, for programs: the last line of `train`, `resume` and `status` with `--json`."""
+
+    run: str
+    state: str
+    """`new`, `running`, `stopped` (it was asked to), `interrupted`, `failed` or `finished`."""
+    step: int
+    """Optimizer steps done, as far as recorded."""
+    tokens: int
+    """Positions trained on: steps times tokens a step."""
+    loss: float | None
+    """Training loss of the last step, in nats per token."""
+    val_loss: float | None
+    """Last validation loss, in nats per token."""
+    weights_sha256: str | None
+    """Of the finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
+    init_from: dict[str, Any] | None
+    """Where its first weights came from: `run`, `step`, `weights_sha256`, `teacher_sha256`."""
+    stopped_by: str | None
+    """Who asked a stopped run to: a person, or a signal: `SIGINT` (Ctrl-C), `SIGTERM`, or `SIGHUP` (a closed terminal)."""
+    checkpoint: int | None
+    """The step of the newest complete checkpoint that is there."""
+    workers: int | None
+    """In the last worker group."""
+    worlds: list[dict[str, Any]]
+    """The world size over time: `time`, `step` and `workers` of each group that was not as large as the one before."""
+    restarts: int
+    """Worker groups formed anew: see `foundray.runs.restarts`."""
+    steps_repeated: int
+    """Steps done again because they came after the checkpoint that the run went on from."""
+    tokens_per_s: float | None
+    """While stepping: without start-up, evaluation and checkpoints."""
+    seconds: float
+    """Wall time while a command was running the run, all told."""
+    goodput: float | None
+    """Share of that time spent on steps that count."""
+    account: dict[str, float]
+    """Those seconds by part: see `foundray.runs.goodput`."""
+    damage: list[str] = dataclass_field(default_factory=list)
+    """A sentence for each damaged file of the record: what of it cannot be read is missing from all of this."""
+
+    def to_json(self) -> str:
+        """A number that is not finite is `null`."""
+        return dumps(asdict(self))
+
+    def __getitem__(self, name: str) -> Any:
+        """Reads like the JSON object, too."""
+        return asdict(self)[name]
+
+
+NOT_BEGUN = "is not begun"
+"""What is said of a run whose folder is not there."""
+
+
+class NotBegun(InputError):
+    """There is nothing yet where a run is looked for."""
+
+
+class Run:
+    def __init__(self, folder: Store):
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self._damage: dict[str, list[Damage]] = {}
+        self._damaged_forecast: list[str] = []
+
+    @staticmethod
+    def named(spec: Spec) -> Run:
+        return Run(Store.at(spec.storage) / spec.name)
+
+    @staticmethod
+    def open(location: str) -> Run:
+        """An existing run, by its folder, or by its name in `runs/`. Raises InputError."""
+        for place in (location, f"runs/{location}"):
+            if (run := Run(Store.at(place))).exists():
+                return run
+        if not any(Store.at(place).exists() for place in (location, f"runs/{location}")):
+            near = nearest(location, sorted(place.name for place in Store.at("runs").children()))
+            raise NotBegun(
+                f"{location} is not a run's folder: the run {NOT_BEGUN}, or called otherwise; there is no such folder, and "
+                f"none in {Store.at('runs')} (one is made once the data is prepared){near}"
+            )
+        raise InputError(
+            f"{location} is not a run's folder: spec.yaml and data.json are not in it; name one such as runs/shakespeare"
+        )
+
+    def exists(self) -> bool:
+        return (self.folder / "spec.yaml").exists() and (self.folder / "data.json").exists()
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a complete one."""
+        return newest_step(self.checkpoints) is not None
+
+    def checkpoint_step(self, wanted: int | str | None) -> int | None:
+        """The step of the checkpoint that is wanted: a number as it is, or of `best`, by validation loss. Raises InputError."""
+        if wanted == "best":
+            return best_step(self.checkpoints, self.records("events.jsonl"))
+        if isinstance(wanted, str):
+            raise InputError(f"step {wanted}: it is a number, or best")
+        return wanted
+
+    def spec(self, overrides: dict[str, Any] | None = None) -> Spec:
+        """The run's spec, stored beside it wherever the folder lies now. Raises InputError where overrides change the run.
+
+        It has the versions of the arithmetic that the run was begun with, and so the fingerprint that it had then.
+        """
+        check_keeps_its_folder(overrides or {})
+        where = self.folder / "spec.yaml"
+        text = where.read_text()
+        here = {"storage": self.folder.parent.url, "name": self.folder.name}
+        spec = parse_spec(text, str(where), {**here, **(overrides or {})})
+        self.check_same(spec)
+        return spec.begun_with(self.arithmetic)
+
+    @cached_property
+    def arithmetic(self) -> dict[str, int]:
+        """By part, the version of what it computed when the run began; a part that is not named was at 1."""
+        versions = self._data().get("arithmetic", {})
+        if not isinstance(versions, dict) or not all(type(version) is int for version in versions.values()):
+            raise InputError(f"{self.folder / 'data.json'} is damaged: its arithmetic names no versions, so restore it")
+        return versions
+
+    def check_arithmetic(self) -> None:
+        """Raises InputError where this Foundray computes by other rules than the one that began the run."""
+        if begun := differing(self.arithmetic, self._stored()):
+            raise InputError(
+                f"the run {self.folder} was begun with {begun}, so the rest of it would be computed by other rules: finish it "
+                "with the Foundray that began it, or give this run another name"
+            )
+
+    def manifest(self) -> dict[str, Any]:
+        """Of its prepared data, as it was when the run began."""
+        manifest = self._data().get("manifest")
+        if not isinstance(manifest, dict):
+            raise InputError(f"{self.folder / 'data.json'} is damaged: it has no manifest of the run's data, so restore it")
+        return manifest
+
+    def data_folder(self) -> str:
+        """Where its prepared data lay when it began. Raises InputError."""
+        folder = self._data().get("folder")
+        if not isinstance(folder, str):
+            raise InputError(f"{self.folder / 'data.json'} is damaged: it names no folder of the run's data, so restore it")
+        return folder
+
+    def _data(self) -> dict[str, Any]:
+        file = self.folder / "data.json"
+        if (data := _json(file)) is None:
+            raise InputError(f"{file} is damaged: it is no JSON object; it says where the run's data lies, so restore it")
+        return data
+
+    def as_begun(self, spec: Spec) -> Spec:
+        """The spec, with the hash of the weights that this run started from, where it starts from the same place."""
+        here, there = spec.init_from, self._stored().init_from
+        return spec.model_copy(update={"init_from": there}) if here and there and _same_start(here, there) else spec
+
+    def _stored(self) -> Spec:
+        where = self.folder / "spec.yaml"
+        return parse_spec(where.read_text(), str(where))
+
+    def check_same(self, spec: Spec) -> None:
+        """Raises InputError where the folder was made by a spec that gives another result."""
+        stored = self._stored()
+        here, there = _told_apart_by(self.as_begun(spec)), _told_apart_by(stored)
+        if stored.scale.threads or spec.scale.threads:  # else they follow from the machines, as they always did
+            here["scale.threads"], there["scale.threads"] = spec.scale.worker_threads, stored.scale.worker_threads
+        if changed := differences(there, here):
+            raise InputError(
+                f"the run folder {self.folder} was made by another spec: {'; '.join(changed[:3])}"
+                + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+                + "; give this run another name, or set the fields back"
+            )
+
+    def forecast(self, spec: Spec | None = None) -> dict[str, Any] | None:
+        """Of its validation loss, stated before it began; none if it was of another spec than `spec` (default: the run's own).
+
+        A damaged one is none, and `damage` says so.
+        """
+        file = self.folder / FORECAST
+        if not file.exists():
+            return None
+        if (stated := _json(file)) is None or not _is_forecast(stated):
+            self._damaged_forecast = [f"{file} is damaged: it is no forecast; restore it, or delete it"]
+            return None
+        return stated if stated["fingerprint"] == (spec or self.spec()).fingerprint() else None
+
+    def append(self, file: str, records: Iterable[dict[str, Any]]) -> None:
+        """Add records to `events.jsonl` or `metrics.jsonl`, all or none. Raises InputError."""
+        Writer(self.folder, file.removesuffix(".jsonl")).append(records)
+
+    def records(self, file: str) -> list[dict[str, Any]]:
+        """What `events.jsonl` or `metrics.jsonl` holds, or the segments in their place. `damage` says what is no record.
+
+        Raises InputError where it cannot be read.
+        """
+        return list(self.each(file))
+
+    def each(self, file: str) -> Iterator[dict[str, Any]]:
+        """`records`, one at a time: a long run's do not fit into memory."""
+        reader = Reader(self.folder, file.removesuffix(".jsonl"))
+        self._damage[file] = reader.damage
+        return reader.new()
+
+    def story(self) -> Iterator[dict[str, Any]]:
+        """Events and steps, in order of time, one at a time. Raises InputError, as `records`."""
+        return merge(self.each("metrics.jsonl"), self.each("events.jsonl"), key=lambda record: record["time"])
+
+    def damage(self) -> list[str]:
+        """A sentence for each damaged file of the record, as it was read last, and for a damaged forecast."""
+        return told([one for found in self._damage.values() for one in found]) + self._damaged_forecast
+
+    def facts(self) -> Facts:
+        spec, events, spent = self.spec(), list[dict[str, Any]](), Account()
+        steps = _Steps(spec.train.steps)
+        for record in self.story():
+            spent.add(record)
+            if "event" in record:
+                events.append(record)
+            else:
+                steps.add(record)
+        groups = [event for event in events if event["event"] == "workers_started"]
+        ends = [event for event in events if event["event"] in ("finished", "failed", "stopped")]
+        end = ends[-1] if ends and not any(e["event"] == "command" for e in events[events.index(ends[-1]) :]) else None
+        over = end["event"] if end else None
+        state = over or ("running" if is_held(self.folder) else "interrupted" if events else "new")
+        parts = spent.parts()
+        step = ends[-1]["step"] if state == "finished" else _done(events, steps.last)
+        return Facts(
+            run=self.folder.url,
+            state=state,
+            step=step,
+            tokens=step * spec.tokens_per_step,
+            loss=steps.last.get("loss"),
+            val_loss=_val_loss(events),
+            weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
+            init_from=spec.init_from.model_dump() if spec.init_from else None,
+            stopped_by=end["by"] if end and state == "stopped" else None,
+            checkpoint=newest_step(self.checkpoints),
+            workers=groups[-1]["workers"] if groups else None,
+            worlds=_worlds(events),
+            restarts=restarts(events),
+            steps_repeated=steps.repeated,
+            tokens_per_s=round(steps.count * spec.tokens_per_step / steps.seconds, 1) if steps.seconds else None,
+            seconds=round(sum(parts.values()), 3),
+            goodput=round(parts["stepping"] / sum(parts.values()), 4) if steps.count else None,
+            account=parts,
+            damage=self.damage(),
+        )
+
+
+def _json(file: Store) -> dict[str, Any] | None:
+    """The object in a file; None where it holds none."""
+    try:
+        found = json.loads(file.read_text())
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_forecast(stated: dict[str, Any]) -> bool:
+    """Whether it has what is shown of a forecast."""
+    interval, law = stated.get("interval"), stated.get("law")
+    if not isinstance(stated.get("fingerprint"), str) or not isinstance(interval, dict) or not isinstance(law, dict):
+        return False
+    numbers = [stated.get("loss"), interval.get("low"), interval.get("high"), *(law.get(name) for name in LAW)]
+    return all(type(number) in (int, float) for number in numbers)
+
+
+def check_keeps_its_folder(overrides: Mapping[str, Any]) -> None:
+    """Raises InputError where overrides of a run that was begun would give it another folder."""
+    for field in ("name", "storage"):
+        if field in overrides:
+            raise InputError(
+                f"--set {field}=...: a run that was begun is called what its folder is called, and lies where that lies: "
+                "rename or move the folder instead"
+            )
+
+
+def _told_apart_by(spec: Spec) -> dict[str, Any]:
+    """What decides the result, and where the data lies, however the path is written."""
+    paths = {f"data.sources.{i}.path": canonical(Store.at(source.path).url) for i, source in enumerate(spec.data.sources)}
+    return spec.identity() | paths
+
+
+def _same_start(here: InitFrom, there: InitFrom) -> bool:
+    """Whether a spec's start is that of a run which has begun: by its hash, or where it has none by its place."""
+    if here.weights_sha256:
+        return here.weights_sha256 == there.weights_sha256 and here.teacher_sha256 in (None, there.teacher_sha256)
+    return there.run in urls_of(here.run) and here.step in (None, there.step)
+
+
+def urls_of(location: str) -> list[str]:
+    """Where a run may lie that is named by its folder, or by its name in `runs/`."""
+    place = location.rstrip("/")
+    return [place] if "://" in place else [Store.at(place).url, Store.at(f"runs/{place}").url]
+
+
+class _Steps:
+    """What a run's steps come to."""
+
+    def __init__(self, steps: int) -> None:
+        self.last: dict[str, Any] = {}
+        self.count, self.seconds = 0, 0.0
+        self.seen = bytearray(steps + 1)
+        """Whether each step was recorded, by its number."""
+        self.repeated = 0
+        """Steps recorded again."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        number = record["step"]
+        self.last = record
+        self.count += 1
+        self.seconds += record["step_s"]
+        if 0 <= number < len(self.seen):
+            self.repeated += self.seen[number]
+            self.seen[number] = 1
+
+
+def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
+    """Steps done in the state that the run is in: that of the last step, or what the run went back to since."""
+    moves = ("workers_started", "rolled_back")
+    moved = next((event for event in reversed(events) if event["event"] in moves), None)
+    if moved and (not last or moved["time"] > last["time"]):
+        return int(moved.get("to", moved["step"]))
+    return int(last.get("step", 0))
+
+
+def _val_loss(events: list[dict[str, Any]]) -> float | None:
+    """That of the last evaluation which no roll-back has undone since."""
+    reached = math.inf
+    for event in reversed(events):
+        if event["event"] == "rolled_back":
+            reached = min(reached, event["to"])
+        elif event["event"] == "evaluated" and event["step"] <= reached:
+            return float(event["val_loss"])
+    return None
+
+
+def _worlds(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The world size over time: time, step and workers of each group that is not as large as the one before."""
+    groups = (event for event in events if event["event"] == "workers_started")
+    firsts = (next(same) for _, same in groupby(groups, key=lambda group: group["workers"]))
+    return [{"time": group["time"], "step": group["step"], "workers": group["workers"]} for group in firsts]
+
+
+def event(name: str, **fields: Any) -> dict[str, Any]:
+    """Something that happened. Whoever records it adds the time."""
+    return {"event": name, **fields}

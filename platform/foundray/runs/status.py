@@ -1,0 +1,88 @@
+"""Where a run stands, for people: what `foundray status` shows, and what `foundray watch` shows too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from foundray.runs.run import Facts, Run
+from foundray.wording.sentences import QUIET, clock, dated, sentence
+from foundray.wording.words import plural
+
+EVENTS = 12
+"""The last events that are shown; events.jsonl has them all."""
+TOLD_OTHERWISE = QUIET | {"command", "initialised", "member_ready", "workers_started", "evaluated", "checkpoint"}
+"""Kinds of events that are not shown: other lines say what they do."""
+
+
+class Spent(Protocol):
+    """Facts, or whatever else knows how a run's time was spent."""
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def goodput(self) -> float | None: ...
+
+
+def standing(run: Run) -> str:
+    stated = run.forecast()  # before the facts, which name what is damaged
+    facts, spec, events = run.facts(), run.spec(), run.records("events.jsonl")
+    done = f"step {facts.step:,} of {spec.train.steps:,}, {facts.tokens:,} tokens"
+    lines = [("run", facts.run), ("state", f"{facts.state}, {done}"), *(("record", said) for said in facts.damage)]
+    if start := spec.init_from:
+        lines.append(("start", f"the weights of {start}, SHA-256 {start.weights_sha256}"))
+    if facts.loss is not None:
+        validation = "" if facts.val_loss is None else f", validation {facts.val_loss:.4f}"
+        lines.append(("loss", f"{facts.loss:.4f}{validation} (nats per token)"))
+    if stated:
+        lines.append(("forecast", forecast(stated, facts.val_loss if facts.state == "finished" else None)))
+    if facts.tokens_per_s is not None:
+        lines.append(("speed", f"{facts.tokens_per_s:,.0f} tokens/s while stepping"))
+    if facts.weights_sha256:
+        lines.append(("weights", f"SHA-256 {facts.weights_sha256}"))
+    if facts.checkpoint is not None:
+        times = [f", {clock(e['time'])}" for e in events if e["event"] == "checkpoint" and e["step"] == facts.checkpoint]
+        lines.append(("kept", f"step {facts.checkpoint:,}{''.join(times[-1:])}: the newest complete checkpoint"))
+    lines += [("time", goodput(facts)), *_parts(facts)]
+    lines.append(("faults", faults(facts.restarts, facts.steps_repeated)))
+    lines += _table("workers", (dated(w, f"step {w['step']:>7,}  {w['workers']}") for w in facts.worlds))
+    lines += _table("events", told(events)[-EVENTS:])
+    return "\n".join(f"{name:9} {text}" for name, text in lines)
+
+
+def told(events: Iterable[dict[str, Any]]) -> list[str]:
+    """The events that no other line tells, a line each."""
+    return [dated(event, sentence(event)) for event in events if event["event"] not in TOLD_OTHERWISE]
+
+
+def goodput(spent: Spent) -> str:
+    """`312 s, of which 88.1 % on steps that count`."""
+    share = "" if spent.goodput is None else f", of which {spent.goodput:.1%} on steps that count (goodput)"
+    return f"{spent.seconds:,.0f} s{share}"
+
+
+def faults(restarts: int, repeated: int) -> str:
+    """`1 regrouping, 12 steps repeated`."""
+    return f"{plural(restarts, 'regrouping')}, {plural(repeated, 'step')} repeated"
+
+
+def forecast(stated: Mapping[str, Any], came: float | None) -> str:
+    """What was stated of a run's validation loss, and what came, once that is known."""
+    low, high = stated["interval"]["low"], stated["interval"]["high"]
+    verdict = "" if came is None else f"; {came:.4f} came, {'inside' if low <= came <= high else 'outside'}"
+    return f"{stated['loss']:.4f} (90 %: {low:.4f} to {high:.4f}), stated before it began{verdict}"
+
+
+def spent_on(account: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """(part, seconds, share) of the parts that time was spent on, most first."""
+    whole = sum(account.values()) or 1.0
+    parts = sorted(account.items(), key=lambda item: -item[1])
+    return [(part, seconds, seconds / whole) for part, seconds in parts if seconds]
+
+
+def _parts(facts: Facts) -> list[tuple[str, str]]:
+    return [("", f"{part:10} {seconds:9,.1f} s {share:6.1%}") for part, seconds, share in spent_on(facts.account)]
+
+
+def _table(name: str, rows: Iterable[str]) -> list[tuple[str, str]]:
+    return [("" if index else name, row) for index, row in enumerate(rows)]

@@ -1,0 +1,229 @@
+"""Checkpoints: the flat state in block ranges, without pickle and without per-rank state.
+
+A shard file holds the master weights and the optimizer's state of one or several ranges of blocks: its content does not
+depend on how many workers there were. The manifest is written last and holds every shard's SHA-256 and ranges, which are
+checked to hold every block once; a folder without one is not a checkpoint. Any number of workers loads any checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from foundray.errors import InputError, RunFailed, StorageAway
+from foundray.model.parametrisation import Scaling
+from foundray.runs.checkpoints import MANIFEST, completed, place, step_of
+from foundray.spec import Spec
+from foundray.spec.arithmetic import differing
+from foundray.storage import Store, sha256
+from foundray.training.checkpoints.written import CheckpointManifest, ShardFile
+from foundray.training.step.flat import Entry
+from foundray.training.step.trainer import Trainer
+
+MASTER = "master"
+"""The model's own weights, among the tensors of a state."""
+AGAIN_SECONDS = 0.5
+T = TypeVar("T")
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be used, and why."""
+
+    away = False
+
+
+class Away(Damaged):
+    """A checkpoint that storage does not give now."""
+
+    away = True
+
+
+@dataclass(frozen=True)
+class Restored:
+    step: int
+    """Steps done; 0 where there was no checkpoint."""
+    skipped: list[str]
+    """Why newer checkpoints were passed over."""
+    losses: list[tuple[int, float]] | None = None
+    """The spike guard's window that belongs to the state; None where the checkpoint does not hold it."""
+
+
+def write_shard(
+    folder: Store, step: int, blocks: range | Sequence[range], tensors: dict[str, Tensor], generation: int = 0
+) -> ShardFile:
+    """Write one worker's part of the state after `step` updates. Raises InputError.
+
+    `tensors` hold the state of `blocks`, one range after another, or one range alone.
+    """
+    ranges = [blocks] if isinstance(blocks, range) else blocks
+    content = safetensors.save(tensors)
+    name = f"blocks-{ranges[0].start:09d}-{ranges[-1].stop:09d}.safetensors"
+    (place(folder, step) / name).write_bytes(content)
+    held = [(run.start, run.stop) for run in ranges]
+    return ShardFile(file=name, ranges=held, bytes=len(content), sha256=sha256(content), generation=generation)
+
+
+def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float = 0.0) -> Restored:
+    """Load the newest checkpoint that all workers find whole.
+
+    Storage that does not answer is asked again for `wait_s` seconds. Raises RunFailed if it does not by then, and InputError
+    if there are only damaged checkpoints.
+    """
+    until = time.monotonic() + wait_s
+    try:
+        # One of them looks for all: storage may show another more, or less.
+        found = _patiently(lambda: [p.name for p in completed(folder)], until) if trainer.group.rank == 0 else []
+    except InputError as error:
+        raise _away(folder, str(error)) from None
+    skipped: list[str] = []
+    away = False
+    for there in (folder / name for name in trainer.group.share(found)[0]):
+        problem: tuple[str, bool] | None = None
+        try:
+            manifest = _patiently(lambda there=there: _read_manifest(there), until)  # type: ignore[misc]
+            _check_made_by(there, manifest, fingerprint, trainer.spec)
+            tensors = _patiently(lambda p=there, m=manifest: _read_blocks(p, m, trainer.blocks), until)  # type: ignore[misc]
+        except Damaged as error:
+            problem = str(error), error.away
+        if told := next((p for p in trainer.group.share(problem) if p), None):
+            skipped.append(told[0])
+            away = away or told[1]
+            continue
+        if trainer.blocks:
+            trainer.load(tensors)
+        trainer.gather_weights()
+        return Restored(manifest.step, skipped, manifest.losses)
+    if away:
+        raise _away(folder, "; ".join(skipped))
+    if skipped:
+        raise InputError(f"no checkpoint in {folder} can be used: {'; '.join(skipped)}; delete the folder to start over")
+    return Restored(0, [])
+
+
+def _patiently(read: Callable[[], T], until: float) -> T:
+    """What is read, if need be again and again until a time."""
+    while True:
+        try:
+            return read()
+        except (StorageAway, Away):
+            if time.monotonic() + AGAIN_SECONDS > until:
+                raise
+        time.sleep(AGAIN_SECONDS)
+
+
+def _away(folder: Store, reason: str) -> RunFailed:
+    return RunFailed(f"{reason}; `foundray resume {folder.parent}` goes on once storage answers")
+
+
+def load_weights(folder: Store, whose: str = MASTER, step: int | None = None) -> tuple[int, dict[str, Tensor], list[str]]:
+    """The newest whole checkpoint's step and weights by name, and why newer ones were passed over. Raises InputError.
+
+    `whose` are the model's own, or those of its `teacher`; with `step`, that checkpoint's.
+    """
+    done, found, skipped = load_states(folder, (whose,), step)
+    return done, found[whose], skipped
+
+
+def load_states(
+    folder: Store, whose: Sequence[str], step: int | None = None
+) -> tuple[int, dict[str, dict[str, Tensor]], list[str]]:
+    """The same of several at once."""
+    skipped: list[str] = []
+    there = completed(folder)
+    wanted = [one for one in there if step in (None, step_of(one))]
+    if there and not wanted:
+        steps = ", ".join(str(step_of(one)) for one in reversed(there))
+        raise InputError(f"{folder} holds no complete checkpoint of step {step}; there are those of the steps {steps}")
+    for one in wanted:
+        try:
+            manifest = _read_manifest(one)
+            weights = _read_blocks(one, manifest, range(manifest.blocks), whose)
+        except Damaged as error:
+            skipped.append(str(error))
+            continue
+        entries = [Entry(name, tuple(shape), first, 0, Scaling()) for name, shape, first in manifest.parameters]
+        return manifest.step, {w: {e.name: weights[w][e.elements].view(e.shape) for e in entries} for w in whose}, skipped
+    which = "no usable checkpoint" if step is None else f"no usable checkpoint of step {step:,}"
+    raise InputError(f"{folder} holds {which}" + (f": {'; '.join(skipped)}" if skipped else " yet" if step is None else ""))
+
+
+def _read_manifest(place: Store) -> CheckpointManifest:
+    """Raises Damaged for one that cannot be read, or whose shards are not the whole state."""
+    try:
+        manifest = CheckpointManifest.model_validate_json((place / MANIFEST).read_bytes())
+    except StorageAway as error:
+        raise Away(str(error)) from None
+    except (ValidationError, InputError):
+        raise Damaged(f"{place.name} is damaged ({MANIFEST} is not readable)") from None
+    if problem := manifest.problem():
+        raise Damaged(f"{place.name} is not whole ({problem})")
+    return manifest
+
+
+def _check_made_by(place: Store, manifest: CheckpointManifest, fingerprint: str, spec: Spec) -> None:
+    """Raises Damaged for a checkpoint of another spec, or of other rules of computing than those installed."""
+    if manifest.fingerprint == fingerprint:
+        return
+    if begun := differing(manifest.arithmetic, spec):
+        raise Damaged(f"{place.name} was made with {begun}")
+    raise Damaged(f"{place.name} was made by another spec")
+
+
+def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range, only: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The state of some blocks: each tensor [blocks * elements a block], or `only` those of these names."""
+    parts: dict[str, list[tuple[int, Tensor]]] = {}
+    for shard in manifest.shards:
+        if not any(max(blocks.start, start) < min(blocks.stop, stop) for start, stop in shard.ranges):
+            continue
+        held = sum(stop - start for start, stop in shard.ranges)
+        for name, tensor in _read_shard(place, shard).items():
+            if only and name not in only:
+                continue
+            if tensor.numel() % held:
+                raise Damaged(f"{place.name} is damaged ({name} in {shard.file} does not divide into {held:,} blocks)")
+            width, before = tensor.numel() // held, 0
+            for first, last in shard.ranges:
+                start, stop = max(blocks.start, first), min(blocks.stop, last)
+                if start < stop:
+                    part = tensor[(before + start - first) * width : (before + stop - first) * width]
+                    parts.setdefault(name, []).append((start, part))
+                before += last - first
+    return {name: torch.cat([part for _, part in sorted(found, key=lambda f: f[0])]) for name, found in parts.items()}
+
+
+def _read_shard(place: Store, shard: ShardFile) -> dict[str, Tensor]:
+    try:
+        content = (place / shard.file).read_bytes()
+    except StorageAway as error:
+        raise Away(str(error)) from None
+    except InputError as error:
+        raise Damaged(f"{place.name} is damaged ({error})") from None
+    if sha256(content) != shard.sha256:
+        raise Damaged(f"{place.name} is damaged (the SHA-256 of {shard.file} is not the one in its manifest)")
+    try:
+        return safetensors.load(content)
+    except SafetensorError as error:
+        raise Damaged(f"{place.name} is damaged ({shard.file}: {error})") from None
+
+
+def sha256_of(weights: Mapping[str, Tensor]) -> str:
+    """`weights_sha256` of parameters by name, in name order."""
+    return weights_sha256(iter(sorted(weights.items())))
+
+
+def weights_sha256(weights: Iterator[tuple[str, Tensor]]) -> str:
+    """SHA-256 over the parameters in the order given: the UTF-8 name, then the little-endian fp32 bytes."""
+    sha = hashlib.sha256()
+    for name, tensor in weights:
+        sha.update(name.encode())
+        sha.update(tensor.contiguous().numpy().astype("<f4", copy=False).tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,67 @@
+"""What is written of a checkpoint besides tensors: its shard files' records, and the manifest. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, model_validator
+
+from foundray.runs.checkpoints import MANIFEST, place
+from foundray.storage import Store
+from foundray.training.checkpoints.coverage import problem_of
+from foundray.training.step.blocks import BLOCK
+
+
+class ShardFile(BaseModel):
+    file: str
+    ranges: list[tuple[int, int]]
+    """Block ranges [start, stop) whose state the file holds, one after another."""
+    bytes: int
+    sha256: str
+    generation: int = 0
+    """Of the worker group whose member wrote it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_range(cls, fields: Any) -> Any:
+        """As earlier versions wrote it."""
+        if isinstance(fields, dict) and "first_block" in fields and "ranges" not in fields:
+            first = fields["first_block"]
+            return {**fields, "ranges": [(first, first + fields.get("blocks", 0))]}
+        return fields
+
+
+class CheckpointManifest(BaseModel):
+    step: int
+    """Optimizer steps done."""
+    fingerprint: str
+    """Of the spec that made it."""
+    arithmetic: dict[str, int] = {}
+    """By part, the version of what it computed; a part that is not named was at 1."""
+    optimizer: str
+    parameters: list[tuple[str, list[int], int]]
+    """Name, shape and first block of each, in flat order."""
+    shards: list[ShardFile]
+    losses: list[tuple[int, float]] | None = None
+    """The spike guard's window, (step, loss); None in checkpoints from before it was part of the state."""
+
+    @property
+    def blocks(self) -> int:
+        """Of the whole state."""
+        return max((first + -(-math.prod(shape) // BLOCK) for _, shape, first in self.parameters), default=0)
+
+    def problem(self) -> str:
+        """Why its shards are not the whole state; empty if they are."""
+        return coverage(self.shards, self.blocks)
+
+
+def coverage(shards: Sequence[ShardFile], blocks: int) -> str:
+    """Why shards are not the whole state of so many blocks; empty if they are."""
+    return problem_of(((shard.file, shard.ranges, shard.generation) for shard in shards), blocks)
+
+
+def commit(folder: Store, manifest: CheckpointManifest) -> None:
+    """Make the checkpoint complete, now that all its shards are written. Raises InputError."""
+    (place(folder, manifest.step) / MANIFEST).write_text(manifest.model_dump_json(indent=1))

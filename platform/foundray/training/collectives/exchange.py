@@ -1,0 +1,188 @@
+"""What workers of one machine pass to each other in memory that all of them map: gloo's sockets would take several copies more.
+
+Each worker has a *region*, which it alone writes and all read: windows, two of a kind, used in turn. A round is: write your
+window, wait until all have (`meeting`), read the others'. A window is written again two rounds later, when nobody can still
+read it.
+
+Regions are files without a name, which others open by way of /proc: nothing is left behind when a process is killed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foundray.training.collectives.meeting import Inbox, Meeting, opened
+
+WINDOW = 2**23
+"""Bytes of a window for parameters: enough that small models need one round, and each round one wait for the others."""
+SMALL = 2**20
+"""Bytes of a window for what all sum, which is little."""
+MARK = 32
+"""Bytes at the beginning of a region by which the others know that it is the right one."""
+REGION = MARK + 2 * (SMALL + WINDOW)
+
+
+class Exchange:
+    def __init__(self, rank: int, regions: Sequence[mmap.mmap], meeting: Meeting):
+        """`regions` by rank."""
+        self.rank, self.meeting = rank, meeting
+
+        def windows(begin: int, size: int) -> Windows:
+            return Windows(
+                [
+                    [torch.frombuffer(region, dtype=torch.uint8, offset=begin + turn * size, count=size) for region in regions]
+                    for turn in (0, 1)
+                ]
+            )
+
+        self.small, self.large = windows(MARK, SMALL), windows(MARK + 2 * SMALL, WINDOW)
+        self.offered: list[Tensor] = []
+        """The windows of a reduction that has begun."""
+
+    @property
+    def world(self) -> int:
+        return len(self.small.of[0])
+
+    def sum(self, values: Tensor) -> None:
+        """Sum over all workers, in place and in rank order; `values` are contiguous."""
+        flat, room = values.view(-1), SMALL // values.element_size()
+        for part in flat.split(room):
+            windows = self.small.next(part.dtype, part.numel())
+            windows[self.rank].copy_(part)
+            self.meeting.wait()
+            part.copy_(windows[0])
+            for window in windows[1:]:
+                part += window
+
+    def offer(self, parts: Sequence[Tensor]) -> None:
+        """Begin to `reduce_to_owners`: what all sum before that is a wait for all, so that its first round needs none."""
+        self.offered = self._offered(parts, 0)
+
+    def reduce_to_owners(self, parts: Sequence[Tensor]) -> None:
+        """Add to this worker's own part what the others have of it; `parts` are flat, by owner."""
+        mine = parts[self.rank]
+        room = self._room(mine)
+        for start in range(0, max(part.numel() for part in parts), room):
+            windows, self.offered = self.offered, []
+            if not windows:
+                windows = self._offered(parts, start)
+                self.meeting.wait()
+            here = mine[start : start + room]
+            for rank, window in enumerate(windows):
+                if rank != self.rank:
+                    here += window[self.rank, : here.numel()]
+
+    def _room(self, part: Tensor) -> int:
+        """Values of each owner's part that a round brings."""
+        return WINDOW // self.world // part.element_size()
+
+    def _offered(self, parts: Sequence[Tensor], start: int) -> list[Tensor]:
+        """Write what the others own, from `start` on; gives the round's windows [owner, room] by rank."""
+        room = self._room(parts[0])
+        windows = [window.view(self.world, room) for window in self.large.next(parts[0].dtype, self.world * room)]
+        for owner, part in enumerate(parts):
+            if owner != self.rank:
+                _put(part[start : start + room], windows[self.rank][owner])
+        return windows
+
+    def gather(self, parts: Sequence[Tensor]) -> None:
+        """Fill in the others' parts; `parts` are flat, by owner."""
+        room = WINDOW // parts[0].element_size()
+        for start in range(0, max(part.numel() for part in parts), room):
+            windows = self.large.next(parts[0].dtype, room)
+            _put(parts[self.rank][start : start + room], windows[self.rank])
+            self.meeting.wait()
+            for owner, part in enumerate(parts):
+                if owner != self.rank:
+                    there = part[start : start + room]
+                    there.copy_(windows[owner][: there.numel()])
+
+
+class Windows:
+    """The windows of one kind, by turn and by rank."""
+
+    def __init__(self, of: Sequence[Sequence[Tensor]]):
+        self.of, self.turn = of, 0
+
+    def next(self, dtype: torch.dtype, count: int) -> list[Tensor]:
+        """Begin a round; gives its windows by rank, as `count` values each."""
+        self.turn = 1 - self.turn
+        return [window[: count * dtype.itemsize].view(dtype) for window in self.of[self.turn]]
+
+
+def _put(values: Tensor, window: Tensor) -> None:
+    window[: values.numel()] = values
+
+
+def open_exchange(rank: int, world: int, share: Callable[[Any], list[Any]], silence_s: float) -> Exchange | None:
+    """An exchange of all members, if all are on one machine and can map each other's memory; else None.
+
+    `share` gives every member's value, in rank order. What it raises, if a member is gone, comes through. `silence_s` is the
+    longest that anybody is waited for.
+    """
+    others = [other for other in range(world) if other != rank]
+    file, mark = _made_region(), secrets.token_hex(MARK // 2).encode()
+    with Inbox(others if file is not None else []) as inbox:
+        try:
+            mine = None if file is None else _mapped(file)
+            if mine:
+                mine[:MARK] = mark
+            told = share(None if file is None else [f"/proc/{os.getpid()}/fd/{file}", mark.decode(), inbox.names()])
+            regions = [mine if other == rank else _opened(one) for other, one in enumerate(told)]
+            # Those whose memory is here are processes of this machine that go by the same numbers here.
+            ends = None if None in regions else opened([told[other][2][str(rank)] for other in others])
+            if all(share(ends is not None)) and ends is not None:
+                return Exchange(rank, [region for region in regions if region], Meeting(inbox.keep(), ends, silence_s))
+            for end in ends or []:
+                with suppress(OSError):
+                    os.close(end)
+            return None
+        finally:
+            if file is not None:
+                os.close(file)
+
+
+def _made_region() -> int | None:
+    """A file without a name; None where there cannot be one."""
+    if not sys.platform.startswith("linux"):
+        return None
+    file = None
+    try:
+        file = os.memfd_create("foundray")
+        os.posix_fallocate(file, 0, REGION)  # or a write could end the process later, for want of memory
+    except OSError:
+        if file is not None:
+            os.close(file)
+        return None
+    return file
+
+
+def _mapped(file: int) -> mmap.mmap:
+    return mmap.mmap(file, REGION)
+
+
+def _opened(told: list[Any] | None) -> mmap.mmap | None:
+    """Another process's region; None where it is on another machine, or in another container."""
+    if told is None:
+        return None
+    path, mark, _ = told
+    try:
+        file = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        region = _mapped(file)
+    except (OSError, ValueError):  # another kind of file, or a shorter one
+        return None
+    finally:
+        os.close(file)
+    return region if region[:MARK] == mark.encode() else None

@@ -1,0 +1,238 @@
+"""What workers say to each other in a step: a few collectives over a process group that can be left and made anew."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from foundray.training.collectives.exchange import Exchange, open_exchange
+
+GATHERING = timedelta(seconds=15)
+"""Longest that members wait for each other when they form a group."""
+SILENCE = timedelta(minutes=10)
+"""Longest that a collective waits for a member that neither answers nor hangs up."""
+
+
+class Group:
+    """The workers of one generation. Alone, every collective is nothing."""
+
+    @staticmethod
+    def gather_at(rendezvous: tuple[str, int] | None, rank: int, world: int, device: torch.device) -> Group:
+        """Form a group with the others who were told the same address. Raises RuntimeError when one does not come."""
+        if rendezvous is not None:
+            host, port = rendezvous
+            others = _sockets()
+            store = dist.TCPStore(host, port, world, is_master=rank == 0, timeout=GATHERING)
+            backend = _backend(store, rank, world, device)
+            dist.distributed_c10d._world.group_count = 0  # torch counts failed attempts into the name members must share
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GATHERING)
+            group = Group(rank, world, device)
+            group.meet()  # connects all to all while the short limit holds
+            if device.type == "cpu":
+                group.exchange = open_exchange(rank, world, group.share, SILENCE.total_seconds())
+            dist.distributed_c10d._set_pg_timeout(SILENCE)
+            group.sockets = _sockets() - others
+            return group
+        return Group(rank, world, device)
+
+    def leave(self) -> None:
+        """Hang up: the others' collectives with this worker fail."""
+        if self.exchange:
+            self.exchange.meeting.close()
+        if dist.is_initialized():
+            with contextlib.suppress(Exception):  # it may be broken in any way
+                dist.destroy_process_group()
+
+    def abort(self) -> None:
+        """From another thread: make the collective under way fail, also where it waits for somebody who is silent.
+
+        Gloo's own abort does nothing (torch 2.13), so its connections are cut.
+        """
+        self.aborted = True
+        if self.exchange:
+            self.exchange.meeting.break_off()
+        if self.world > 1 and dist.is_initialized():
+            with contextlib.suppress(Exception):
+                dist.distributed_c10d._get_default_group().abort()
+            _cut(self.sockets)
+
+    def check(self) -> None:
+        """Raises RuntimeError where the group was broken off, or somebody has hung up: for who waits for something else."""
+        if self.aborted or any(map(_hung_up, self.sockets)):
+            raise RuntimeError("the group is broken")
+
+    def __init__(self, rank: int = 0, world: int = 1, device: torch.device | None = None):
+        self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
+        self.aborted = False
+        self.sockets: set[tuple[int, int]] = set()
+        """(descriptor, inode) of the connections with the others."""
+        self.exchange: Exchange | None = None
+        """By which those of one machine pass values to each other."""
+
+    def meet(self) -> None:
+        """Wait until all members have come here."""
+        self.sum(torch.zeros(1, device=self.device))
+
+    def offer(self, total: Tensor, bounds: Sequence[int]) -> None:
+        """Begin to `reduce_to_owners` these: the next collective of all, which comes before that, then saves a wait."""
+        if self.exchange:
+            self.exchange.offer(_parts(total, bounds))
+
+    def reduce_to_owners(self, total: Tensor, bounds: Sequence[int]) -> Tensor:
+        """Sum over the workers; gives the elements of which this worker is the owner: [bounds[rank], bounds[rank + 1])."""
+        parts = _parts(total, bounds)
+        if self.world == 1:
+            return parts[0]
+        if self.exchange:
+            self.exchange.reduce_to_owners(parts)
+        elif dist.get_backend() == "gloo":
+            self.sum(total[: bounds[-1]])  # gloo's reduce-scatter takes five times as long as its all-reduce
+        elif _equal(parts):
+            dist.reduce_scatter_tensor(parts[self.rank], total[: bounds[-1]])
+        else:
+            dist.reduce_scatter(parts[self.rank], parts)
+        self._check_whole()
+        return parts[self.rank]
+
+    def gather(self, whole: Tensor, bounds: Sequence[int]) -> None:
+        """Fill in every owner's elements; each has put its own in place."""
+        parts = _parts(whole, bounds)
+        if self.world == 1:
+            return
+        if self.exchange:
+            self.exchange.gather(parts)
+            self._check_whole()
+        elif _equal(parts):
+            with _in_reach(whole[: bounds[-1]]) as there:
+                dist.all_gather_into_tensor(there, _parts(there, bounds)[self.rank])
+            self._check_whole()
+        else:
+            for owner, part in enumerate(parts):
+                if part.numel():
+                    self.broadcast(part, owner)
+
+    def broadcast(self, values: Tensor, holder: int) -> Tensor:
+        if self.world > 1:
+            with _in_reach(values) as there:
+                dist.broadcast(there, holder)
+            self._check_whole()
+        return values
+
+    def sum(self, values: Tensor) -> Tensor:
+        if self.world == 1:
+            return values
+        if self.exchange:
+            self.exchange.sum(values)
+        else:
+            with _in_reach(values) as there:
+                dist.all_reduce(there)
+        self._check_whole()
+        return values
+
+    def share(self, value: Any) -> list[Any]:
+        """Every worker's value, in rank order, for small values now and then.
+
+        They travel as JSON, so tuples arrive as lists: nothing that arrives is unpickled, whoever sent it.
+        """
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = torch.zeros(self.world, dtype=torch.int64, device=self.device)
+        sizes[self.rank] = len(text)
+        ends = self.sum(sizes).cumsum(0).tolist()
+        everything = torch.zeros(ends[-1], dtype=torch.uint8, device=self.device)
+        everything[ends[self.rank] - len(text) : ends[self.rank]] = text.to(self.device)
+        told = self.sum(everything).cpu().numpy().tobytes()
+        return [json.loads(told[start:end]) for start, end in pairwise([0, *ends])]
+
+    def share_rows(self, mine: Mapping[int, Tensor]) -> Tensor:
+        """All workers' rows [N, D] in fp32, each part of them under a number of its own, in the order of the numbers."""
+        told = self.share({number: rows.shape for number, rows in mine.items()})
+        sizes = {int(number): size for one in told for number, size in one.items()}
+        parts = [torch.zeros(*sizes[number], device=self.device) for number in sorted(sizes)]
+        for number, part in zip(sorted(sizes), parts, strict=True):
+            if number in mine:
+                part.copy_(mine[number])
+        return self.sum(torch.cat(parts))  # the others' are zeros here, so the sum is exact
+
+    def _check_whole(self) -> None:
+        """Raises RuntimeError where the collective before was broken off: NCCL's ends then as if it had been done."""
+        if self.aborted:
+            raise RuntimeError("the group was broken off")
+
+
+def _backend(store: dist.Store, rank: int, world: int, device: torch.device) -> str:
+    """NCCL where each worker has a GPU of its own; otherwise gloo, since NCCL refuses two workers on one GPU."""
+    if device.type != "cuda":
+        return "gloo"
+    # A collective that cannot be done raises in the thread that waits for it; by default NCCL's watchdog ends the process.
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+    store.set(f"gpu {rank}", str(torch.cuda.get_device_properties(device).uuid))
+    gpus = [store.get(f"gpu {other}") for other in range(world)]
+    return "nccl" if len(set(gpus)) == world else "gloo"
+
+
+@contextlib.contextmanager
+def _in_reach(values: Tensor) -> Iterator[Tensor]:
+    """The values where the group's collectives reach them: for gloo in main memory, from where they are copied back."""
+    if not values.is_cuda or dist.get_backend() != "gloo":
+        yield values
+        return
+    there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values)
+    yield there
+    values.copy_(there)
+
+
+def _sockets() -> set[tuple[int, int]]:
+    """(descriptor, inode) of this process's sockets."""
+    found = set()
+    for entry in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            status = os.fstat(int(entry.name))
+            if stat.S_ISSOCK(status.st_mode):
+                found.add((int(entry.name), status.st_ino))
+    return found
+
+
+def _cut(sockets: set[tuple[int, int]]) -> None:
+    """Hang up connections; a listening socket, which has no peer, is left alone."""
+    for descriptor, inode in sockets:
+        with contextlib.suppress(OSError):
+            if os.fstat(descriptor).st_ino == inode:
+                with socket.socket(fileno=os.dup(descriptor)) as connection:
+                    connection.getpeername()
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _hung_up(known: tuple[int, int]) -> bool:
+    """Whether the other end of a connection is gone, or this one was closed because of that."""
+    descriptor, inode = known
+    try:
+        if os.fstat(descriptor).st_ino != inode:
+            return True
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return False
+            return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _parts(whole: Tensor, bounds: Sequence[int]) -> list[Tensor]:
+    return [whole[start:stop] for start, stop in pairwise(bounds)]
+
+
+def _equal(parts: Sequence[Tensor]) -> bool:
+    return len({part.numel() for part in parts}) == 1

@@ -1,0 +1,1 @@
+"""The loss on data that the run does not train on."""

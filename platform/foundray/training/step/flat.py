@@ -1,0 +1,109 @@
+"""One flat parameter space: all parameters in one buffer, each padded to whole blocks of 256 elements.
+
+256 is the block of bitsandbytes' 8-bit quantisation. A worker owns a contiguous range of blocks, so no block is ever
+shared, its 8-bit state is the same bits for any number of workers, and resharding is slicing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from foundray.model.model import Model
+from foundray.model.parametrisation import Scaling
+from foundray.training.step.blocks import BLOCK
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a parameter lies."""
+
+    name: str
+    shape: tuple[int, ...]
+    first: int
+    """First block."""
+    blocks: int
+    scaling: Scaling
+    """By what its hyperparameters are multiplied."""
+
+    @property
+    def elements(self) -> slice:
+        """Of the flat buffer, without the padding."""
+        return slice(self.first * BLOCK, self.first * BLOCK + torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of parameters in the flat space: matrices, then vectors; those of one scaling together, by name."""
+
+    entries: tuple[Entry, ...]
+
+    @staticmethod
+    def of(model: Model) -> Layout:
+        entries, first, scalings = [], 0, model.scalings
+        order = sorted(model.named_parameters(), key=lambda item: (item[1].dim() < 2, scalings[item[0]], item[0]))
+        for name, parameter in order:
+            blocks = -(-parameter.numel() // BLOCK)
+            entries.append(Entry(name, tuple(parameter.shape), first, blocks, scalings[name]))
+            first += blocks
+        return Layout(tuple(entries))
+
+    @property
+    def blocks(self) -> int:
+        return self.entries[-1].first + self.entries[-1].blocks
+
+    def shard(self, bounds: Sequence[int], rank: int) -> range:
+        """The blocks that a worker owns, without the padding; see `shard_bounds`."""
+        return range(min(bounds[rank], self.blocks), min(bounds[rank + 1], self.blocks))
+
+    def share(self, world: int) -> int:
+        """Blocks of an equal share; the last ones are padded."""
+        return -(-self.blocks // world)
+
+    def pieces(self, shard: range) -> list[tuple[range, Scaling]]:
+        """The shard cut where hyperparameters change: runs of blocks, and their scaling."""
+        cut = []
+        for scaling, run in groupby(self.entries, key=lambda entry: entry.scaling):
+            alike = list(run)
+            blocks = range(max(shard.start, alike[0].first), min(shard.stop, alike[-1].first + alike[-1].blocks))
+            if blocks:
+                cut.append((blocks, scaling))
+        return cut
+
+
+class FlatParameters:
+    """A model's parameters and their gradients, moved into two buffers that the sum, the collectives and the update use.
+
+    The buffers have room for the padding that equal shares of up to `most` workers need, so that a group of another size
+    goes on with the same buffers.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, most: int):
+        device = next(model.parameters()).device
+        self.layout = layout
+        self.buffer = torch.zeros((layout.blocks + most - 1) * BLOCK, device=device)
+        """[(blocks + most - 1) * 256] fp32: the master weights, which every worker holds and their owner updates."""
+        self.gradient = torch.zeros_like(self.buffer)
+        """What the backward passes of this worker added since it was last cleared."""
+        parameters = dict(model.named_parameters())
+        for entry in layout.entries:
+            parameter, view = parameters[entry.name], self.buffer[entry.elements].view(entry.shape)
+            view.copy_(parameter.data)
+            parameter.data = view
+            parameter.grad = self.gradient[entry.elements].view(entry.shape)
+
+    def shard(self, blocks: range) -> Tensor:
+        """A view of some blocks' elements."""
+        return self.part(self.buffer, blocks)
+
+    @staticmethod
+    def part(buffer: Tensor, blocks: range) -> Tensor:
+        """The same of a buffer that is laid out alike."""
+        return buffer[blocks.start * BLOCK : blocks.stop * BLOCK]
+
+    def named(self) -> dict[str, Tensor]:
+        return {entry.name: self.buffer[entry.elements].view(entry.shape) for entry in self.layout.entries}

@@ -1,0 +1,298 @@
+"""The exact step: the same micro-batches, the same sum, the same update, whoever takes part.
+
+1. Every worker takes micro-batches of the step as it is ready for them. A micro-batch's samples and its random numbers
+   follow from (seed, step, index), so its loss and gradient do not depend on the worker.
+2. Gradients are summed in fixed point and reduced to the owners of the blocks.
+3. Each owner scales its shard to the mean, clips by the global norm, and updates its parameters.
+4. The new parameters are gathered by all.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from foundray.cluster.causes import described
+from foundray.contract import Objective
+from foundray.data.stream.batch import combined, fingerprint
+from foundray.data.stream.order import mix
+from foundray.model.model import Batch, Model, initialise
+from foundray.spec import Spec
+from foundray.training.collectives.group import Group
+from foundray.training.step.blocks import BLOCK, shard_bounds
+from foundray.training.step.flat import FlatParameters, Layout
+from foundray.training.step.gradient_sum import CHUNKS, ExactSum, GradientSum, RoundedSum, overflows
+from foundray.training.step.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
+from foundray.training.step.kernels import choose_kernels, compile_layers, low_precision, unfit
+from foundray.training.step.loss_sum import WORDS, fits, nats, words
+from foundray.training.step.optimizers.shard import ShardOptimizer
+from foundray.training.step.outcome import NotOnce, Overflow, StepResult
+from foundray.training.step.schedule import lr_factor
+from foundray.training.step.teacher import NAME as TEACHER
+from foundray.training.step.teacher import Teacher
+
+WHOLE, EACH = WORDS + 4, 5
+"""Integers that workers sum in a step, of the whole and of each micro-batch."""
+
+MicroBatches = Iterable[tuple[int, bytes]]
+"""(position in the stream, payload)"""
+
+
+class Trainer:
+    """A model on one worker, its shard of the optimizer, and the step that moves both."""
+
+    def __init__(self, spec: Spec, model: Model, objective: Objective, group: Group | None = None):
+        self.spec, self.model, self.objective = spec, model, objective
+        self.device = next(model.parameters()).device
+        self.layout = Layout.of(model)
+        self.flat = FlatParameters(model, self.layout, max(spec.scale.world[1], group.world if group else 1))
+        choose_kernels(self.device, spec.train.exact)
+        if spec.train.compile and self.device.type == "cuda":
+            compile_layers(model)
+        summing = ExactSum if spec.train.exact else RoundedSum
+        self.sum: GradientSum = summing(self.flat.buffer.numel(), spec.train.micro_batches, self.device)
+        self.teacher = Teacher(model, objective, self.flat) if objective.teaches else None
+        self.whole = {"master": self.flat.buffer, **({TEACHER: self.teacher.buffer} if self.teacher else {})}
+        """What every worker holds as a whole, while it moves its shard only; by the names in the state."""
+        self.spikes = SpikeGuard(spec.guard.spike)
+        self.read: Callable[[int], bytes] | None = None
+        """Reads the micro-batch at a position of the stream, for rechecks."""
+        self.alike = True
+        """Whether all workers' hardware is of one kind, so that their bits can be compared."""
+        self.take_part(group or Group())
+
+    def take_part(self, group: Group, bounds: tuple[int, ...] | None = None) -> None:
+        """Become a worker of `group`: own a shard, with an optimizer whose state is yet to be loaded.
+
+        Shards are equal, or as `bounds` says (`shard_bounds`).
+        """
+        self.group = group
+        self.bounds = bounds or shard_bounds(self.layout.blocks, [1.0] * group.world)
+        self.blocks = self.layout.shard(self.bounds, group.rank)
+        self.optimizer = ShardOptimizer(self.spec.optimizer, self.layout, self.blocks, self.flat.shard(self.blocks))
+        self.updates: int | None = None
+        """Updates that this worker's shard has had; None where it is not known to be whole."""
+        self.result: StepResult | None = None
+        """Of the last update."""
+
+    def gather_weights(self) -> None:
+        """Fill in the other workers' shards of what all hold."""
+        for buffer in self.whole.values():
+            self.group.gather(buffer, [bound * BLOCK for bound in self.bounds])
+
+    def initialise(self) -> None:
+        """Put the weights to where a run starts."""
+        initialise(self.model, self.spec.seed)
+        if self.teacher:
+            self.teacher.begin()
+
+    def piece(self) -> dict[str, Tensor]:
+        """A copy of this worker's shard of the state, on the CPU: master weights, teacher and optimizer state."""
+        tensors = {name: self.flat.part(buffer, self.blocks) for name, buffer in self.whole.items()}
+        tensors |= self.optimizer.tensors()
+        return {name: copied(tensor.detach()) for name, tensor in tensors.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over this worker's shard of a state."""
+        for name, buffer in self.whole.items():
+            self.flat.part(buffer, self.blocks).copy_(tensors[name])
+        self.optimizer.load(tensors)
+
+    def step(
+        self,
+        step: int,
+        micro_batches: MicroBatches,
+        leave: bool = False,
+        save: bool = False,
+        mirror: bool = False,
+        passed_over: int = 0,
+    ) -> StepResult:
+        """Do the step that comes after `step` others. Raises Overflow, Corruption or Spike, on every worker alike.
+
+        `leave`, `save` and `mirror` are this worker's wishes for what all do after the step: stop, write a checkpoint, mirror
+        the state. Its data are those of a step as many further on as are `passed_over`.
+        """
+        recheck, at = self._rechecked(step), step + passed_over
+        facts = self._compute(at, micro_batches, recheck)
+        facts[WORDS + 1], facts[WORDS + 2], facts[WORDS + 3] = int(leave), int(save), int(mirror)
+        self.group.offer(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
+        *loss_words, tokens_sum, leaving, saving, mirroring = self.group.sum(facts)[:WHOLE].tolist()
+        times, takers, fingerprints, bad, checksums = facts[WHOLE:].view(-1, EACH).T.tolist()
+        if times != [1] * len(times):
+            raise NotOnce(step, times)
+        skipped = [index for index, value in enumerate(bad) if value]
+        if not tokens_sum:
+            raise Overflow(step, skipped[0])
+        unchecked = ""
+        if recheck is not None and recheck not in skipped:
+            unchecked = self._recheck(step, at, recheck, takers[recheck], checksums[recheck])
+        loss = nats(loss_words) / tokens_sum
+        if (spike := self.spikes.is_spike(loss)) and self.spec.guard.roll_back:
+            raise Spike(step + 1, loss)
+        lr = self.spec.optimizer.lr * lr_factor(self.spec.schedule, step, self.spec.train.steps)
+        gradient, norm = self._gradient(tokens_sum)
+        self.updates = None
+        if not spike:
+            self.optimizer.step(step + 1, lr, gradient)
+            if self.teacher:
+                self.teacher.follow(self.blocks, step / self.spec.train.steps)
+        wishes = leaving > 0, saving > 0, mirroring > 0
+        data = combined(fingerprints)
+        self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *wishes, tuple(skipped), spike, unchecked)
+        self.updates = step + 1
+        if not spike:
+            self.spikes.add(step + 1, loss)
+        self.gather_weights()
+        return self.result
+
+    def _compute(self, at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
+        """Sum this worker's micro-batches' gradients of the data step `at`; gives what all sum in integers.
+
+        That is [9 + 5 * micro-batches] int64: the loss's words, tokens, wishes to leave, save and mirror; of each micro-batch
+        how often it was computed, by which rank, its samples' fingerprint, whether it was skipped, perhaps its gradient's
+        checksum.
+        """
+        per_step = self.spec.train.micro_batches
+        facts = torch.zeros(WHOLE + EACH * per_step, dtype=torch.int64, device=self.device)
+        whole, each = facts[:WHOLE], facts[WHOLE:].view(per_step, EACH)
+        self.sum.clear()
+        for position, payload in micro_batches:
+            index = position - at * per_step
+            loss, tokens = self._backward(payload, at, index)
+            each[index, 0] += 1
+            each[index, 1] = self.group.rank
+            each[index, 2] = fingerprint(payload)
+            if overflows(self.flat.gradient, self.sum.limit) | ~fits(loss):
+                each[index, 3] = 1  # left out as a whole: what it would have added to any sum is gone with it
+                continue
+            self.sum.add(self.flat.gradient)
+            whole[:WORDS] += words(loss)
+            whole[WORDS] += tokens
+            if index == recheck:
+                each[index, 4] = checksum(self.flat.gradient)
+        return facts
+
+    def _backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
+        """Leave one micro-batch's gradient in the flat buffer; gives its loss and weight.
+
+        A device too small for that goes on with recomputed activations, which give the same bits.
+        """
+        try:
+            return self._forward_backward(payload, step, index)
+        except torch.OutOfMemoryError:
+            if self.model.model.recompute:
+                raise
+            self.model.model.recompute = True
+        except RuntimeError as error:
+            raise (unfit(error) or error) from None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self._forward_backward(payload, step, index)
+
+    def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
+        loss, tokens = self._loss(payload, step, index)
+        self.flat.gradient.zero_()
+        # A fixed divisor keeps gradients near those of the mean loss; the true number of tokens is known at the end.
+        (loss / self.spec.tokens_per_step).backward()
+        return loss.detach(), tokens
+
+    def _gradient(self, tokens: int) -> tuple[Tensor, float]:
+        """This worker's shard of the step's gradient, clipped, and the norm of the whole before that."""
+        mine = self.group.reduce_to_owners(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
+        gradient = self.sum.as_float(mine[: len(self.blocks) * BLOCK], self.spec.tokens_per_step / tokens)
+        norm = self._norm(gradient)
+        if self.spec.optimizer.clip is not None and norm > self.spec.optimizer.clip:
+            gradient *= self.spec.optimizer.clip / norm
+        return gradient, norm
+
+    def _rechecked(self, step: int) -> int | None:
+        """The micro-batch of the step that all workers compute once more, if any."""
+        every = self.spec.guard.recheck_every
+        if every is None or self.read is None or not self.alike or (step + 1) % every:
+            return None
+        return mix(self.spec.seed, step, 2**33) % self.spec.train.micro_batches
+
+    def _recheck(self, step: int, at: int, index: int, taker: int, first: int) -> str:
+        """Raises Corruption where a worker gets other bits for the micro-batch than the others.
+
+        Gives why nothing was compared, where a worker could not read the micro-batch.
+        """
+        assert self.read is not None
+        again = torch.zeros(self.group.world + 1, dtype=torch.int64, device=self.device)
+        problem = ""
+        try:
+            payload = self.read(at * self.spec.train.micro_batches + index)
+        except Exception as error:  # storage that is away, mostly; the step itself has all that it needs
+            problem = described(error)
+            again[-1] = 1
+        else:
+            self._backward(payload, at, index)
+            again[self.group.rank] = checksum(self.flat.gradient)
+        *checksums, unread = self.group.sum(again).tolist()
+        if unread:
+            return next(filter(None, self.group.share(problem)))
+        if odd := odd_ones_out(taker, first, checksums):
+            raise Corruption(step + 1, index, odd)
+        return ""
+
+    def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
+        """Summed loss and its count, of a micro-batch with random numbers of its own."""
+        return self.loss_of(*self.encoded(payload, step, index))
+
+    def encoded(self, payload: bytes, step: int, index: int) -> tuple[Batch, Tensor]:
+        """The micro-batch, and the encoder's hidden states."""
+        torch.manual_seed(mix(self.spec.seed, step, index))  # for dropout and the like, inside the model
+        batch = Batch.load(payload, self.device)
+        with low_precision(self.device):
+            return batch, self.model.encode(batch)
+
+    def loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        with low_precision(self.device):
+            answers = self.model.answer(batch, hidden)
+            lesson = self.teacher.targets(batch) if self.teacher else None
+        losses = []
+        for head, (target, where) in batch.asks.items():
+            answer = answers[head]
+            if self.objective.couples:
+                target, where = answer, where[:, :1]
+            told = lesson if target is None else target
+            assert told is not None, f"nobody tells what {head} should answer"
+            losses.append(self.objective.loss(answer, told, where))
+        loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
+        return loss, count
+
+    def _norm(self, gradient: Tensor) -> float:
+        """Of the whole gradient, from this worker's shard: squares are summed in each block, and blocks in block order."""
+        squares = torch.zeros(self.bounds[-1], dtype=torch.float64, device=self.device)
+        sums, rows = squares[self.blocks.start : self.blocks.stop], CHUNKS[self.device.type] // BLOCK
+        for some, mine in zip(sums.split(rows), gradient.view(-1, BLOCK).split(rows), strict=True):
+            some.copy_(row_sums(mine * mine))
+        self.group.gather(squares, self.bounds)
+        return float(squares[: self.layout.blocks].cpu().cumsum(0)[-1].sqrt())
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy in main memory: from a GPU into pinned memory, which torch keeps for the next one, and which is filled faster."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda).copy_(tensor)
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Of values [rows, a power of two], by halves: a GPU's own sum may add in another order where there are fewer rows.
+
+    The values are overwritten.
+    """
+    width = values.shape[1]
+    while width > 1:
+        width //= 2
+        values[:, :width] += values[:, width : 2 * width]
+    return values[:, 0]
+
+
+def named_weights(flat: FlatParameters) -> Iterator[tuple[str, Tensor]]:
+    """The master weights by name, in name order, on the CPU."""
+    for name, tensor in sorted(flat.named().items()):
+        yield name, tensor.detach().cpu()

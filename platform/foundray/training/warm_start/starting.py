@@ -1,0 +1,160 @@
+"""A run's first weights where they are another run's: which of them fit, and how every worker takes them over.
+
+A run keeps a copy of them in its folder, so that nothing of it depends on the other run once it has begun. What is taken
+follows from the two lists of shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from foundray.errors import InputError
+from foundray.model.model import Model
+from foundray.spec import InitFrom
+from foundray.storage import Store
+from foundray.training.checkpoints.checkpoint import MASTER, sha256_of
+from foundray.training.step.teacher import NAME as TEACHER
+from foundray.training.step.trainer import Trainer
+
+START = "start.safetensors"
+"""In the run's folder: tensors `master.NAME` and, where there is a teacher, `teacher.NAME`."""
+EMBEDDING, MASK = "model.embed_tokens.weight", "model.mask"
+
+Weights = Mapping[str, Mapping[str, Tensor]]
+"""`master` and `teacher`: parameters by name."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A parameter of the backbone that is not the same in both."""
+
+    name: str
+    there: tuple[int, ...] | None
+    here: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a model takes of other weights."""
+
+    taken: Mapping[str, int]
+    """How many rows, by the parameter's name; a vector's are its elements."""
+    parameters: int
+    """That the model has."""
+    new: tuple[str, ...]
+    """Parts that are initialised as usual."""
+    misfits: tuple[Misfit, ...]
+    """What must be the same and is not; then nothing should be taken."""
+
+    def facts(self, place: InitFrom) -> dict[str, Any]:
+        """For the record: how much was taken from where."""
+        start = place.model_dump(exclude={"step"}) | {"run_step": place.step}
+        return {**start, "taken": len(self.taken), "parameters": self.parameters, "new": list(self.new)}
+
+
+def fit_of(model: Model, there: Mapping[str, Sequence[int]], classes: int) -> Fit:
+    """What the model can take of parameters of the shapes given.
+
+    Heads, mask vector and predictor are taken where all of their parameters have the same shapes. Ids are embedded and
+    predicted in rows: the first `classes` are the data's, and are taken where an objective's own, which follow, are others.
+    All else is the backbone, which must be the same.
+    """
+    here = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    known = {name: tuple(shape) for name, shape in there.items()}
+    taken: dict[str, int] = {}
+    new: dict[str, None] = {}
+    for part in dict.fromkeys(map(_part, here)):
+        rows = {name: _rows(model, name, known.get(name), here[name], classes) for name in here if _part(name) == part}
+        if part and not all(rows.values()):
+            new[part] = None
+            continue
+        taken |= {name: count for name, count in rows.items() if count}
+        new |= {f"{n} (rows from {count})": None for n, count in rows.items() if 0 < count < here[n][0]}
+    names = dict.fromkeys([*here, *known])
+    misfits = [Misfit(n, known.get(n), here.get(n)) for n in names if not _part(n) and n not in taken]
+    return Fit(taken, len(here), tuple(new), tuple(misfits))
+
+
+def _part(name: str) -> str:
+    """Whose parameter it is: a head's, the mask vector's, the predictor's; of the backbone, nobody's."""
+    if name == MASK:
+        return MASK
+    return "" if name.startswith("model.") else name.partition(".")[0]
+
+
+def _rows(model: Model, name: str, there: tuple[int, ...] | None, here: tuple[int, ...], classes: int) -> int:
+    """How many are the same in both."""
+    if there == here:
+        return here[0]
+    ids = name == EMBEDDING or name in {f"{head}.weight" for head in model.heads}
+    data_first = ids and classes and there and there[1:] == here[1:] and min(there[0], here[0]) >= classes
+    return classes if data_first else 0
+
+
+def write_start(folder: Store, weights: Weights) -> None:
+    """Keep a run's first weights in its folder. Raises InputError."""
+    named = {f"{whose}.{name}": tensor.contiguous() for whose, of in weights.items() for name, tensor in of.items()}
+    (folder / START).write_bytes(safetensors.save(named))
+
+
+def read_start(folder: Store, wanted: InitFrom) -> dict[str, dict[str, Tensor]]:
+    """Them again. Raises InputError where they are not what the spec says."""
+    file = folder / START
+    try:
+        named = safetensors.load(file.read_bytes())
+    except (InputError, SafetensorError) as error:
+        raise InputError(f"{_lost(file, wanted)}: {error}; {_anew(folder)}") from None
+    found: dict[str, dict[str, Tensor]] = {MASTER: {}, TEACHER: {}}
+    for key, tensor in named.items():
+        whose, _, name = key.partition(".")
+        found.setdefault(whose, {})[name] = tensor
+    for whose, sha in ((MASTER, wanted.weights_sha256), (TEACHER, wanted.teacher_sha256)):
+        if sha and sha256_of(found[whose]) != sha:
+            raise InputError(f"{_lost(file, wanted)}: the SHA-256 of its {whose} weights is not {sha[:16]}…; {_anew(folder)}")
+    return found
+
+
+def _lost(file: Store, wanted: InitFrom) -> str:
+    return f"the weights of {wanted}, from which this run starts, are not in {file} any more"
+
+
+def _anew(folder: Store) -> str:
+    return f"delete {folder}, and train the same spec anew"
+
+
+def begin(trainer: Trainer, folder: Store, wanted: InitFrom, classes: int) -> Fit:
+    """Put an initialised trainer's weights to where a run starts that was given another's; all workers do.
+
+    Raises InputError, on all of them, where one cannot read the weights.
+    """
+    problem, weights = None, {}
+    try:
+        weights = read_start(folder, wanted)
+    except InputError as error:
+        problem = str(error)
+    if problem := next((p for p in trainer.group.share(problem) if p), None):
+        raise InputError(problem)
+    return take(trainer, weights, classes)
+
+
+@torch.no_grad()
+def take(trainer: Trainer, weights: Weights, classes: int) -> Fit:
+    """Overwrite what fits; the teacher follows the other's where that has one, and else knows what the model knows."""
+    fit = fit_of(trainer.model, {name: list(tensor.shape) for name, tensor in weights[MASTER].items()}, classes)
+    mine = trainer.flat.named()
+    for name, rows in fit.taken.items():
+        mine[name][:rows] = weights[MASTER][name][:rows].to(mine[name].device)
+    if trainer.teacher:
+        trainer.teacher.begin()
+        for name, tensor in weights.get(TEACHER, {}).items():
+            if name in fit.taken:
+                rows = fit.taken[name]
+                trainer.teacher.weights[name][:rows] = tensor[:rows].to(trainer.device)
+    return fit

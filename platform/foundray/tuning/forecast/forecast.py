@@ -1,0 +1,155 @@
+"""What a large run will reach, told from a ladder of small ones: its loss, how sure that is, and what would change it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from foundray.host.threads import one_blas_thread
+from foundray.tuning.forecast.extrapolation import WARY, cautions, check_falls, drift
+from foundray.tuning.forecast.ladder import Point, Target, check, check_positive, points_from_csv
+from foundray.tuning.forecast.plausible import plausible, without_each
+from foundray.tuning.forecast.scaling_law import Centred, Law, constants_of
+
+__all__ = ["Forecast", "Interval", "Point", "Target", "forecast", "points_from_csv"]
+
+QUANTILES = (0.05, 0.95)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Holds the true value with a probability of 90 %."""
+
+    low: float
+    high: float
+
+    @staticmethod
+    def of(draws: Sequence[float] | np.ndarray, value: float) -> Interval:
+        """The middle 90 % of the draws, and the fitted value, which the draws may pass by where little is known."""
+        low, high = np.quantile(draws, QUANTILES)
+        return Interval(min(float(low), value), max(float(high), value))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Losses are in nats, gains are losses minus that of the target."""
+
+    points: tuple[Point, ...]
+    target: Target
+    law: Law
+    """Fitted to all points."""
+    loss: float
+    """Of the target, by that law."""
+    interval: Interval
+    """For the loss that the target's run will measure: doubt about the law, the noise of one run, and what large runs are known
+    to leave such laws by."""
+    noise: float
+    """Standard deviation of runs about the law, relative to the loss."""
+    optimum: Target
+    """Where the target's FLOPs give the least loss."""
+    optimum_loss: float
+    optimum_parameters: Interval
+    twice_data: float
+    """Gain with twice the tokens."""
+    twice_model: float
+    """Gain with twice the parameters."""
+    E: Interval
+    alpha: Interval
+    beta: Interval
+    left_out: tuple[tuple[str, float], ...]
+    """Names of points, and the target's loss by the law fitted without each."""
+    cautions: tuple[str, ...] = ()
+    """Why the interval is wider than the reach alone would make it; none of a forecast by an earlier version."""
+
+    @property
+    def reach(self) -> float:
+        """The target's FLOPs as a multiple of those of the largest point."""
+        return self.target.flops / max(point.flops for point in self.points)
+
+    @property
+    def most_telling(self) -> tuple[str, float]:
+        """The point without which the loss changes most, and that loss."""
+        return max(self.left_out, key=lambda left: abs(left[1] - self.loss))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "reach": self.reach, "flops": self.target.flops}
+
+    def table(self) -> str:
+        """What is known, one thing a line; A and B are left out, since they are not."""
+        target, best, without = self.target, self.optimum, [loss for _, loss in self.left_out]
+        name, moved = self.most_telling
+        reach = "inside the ladder: interpolated" if self.reach <= 1 else f"{self.reach:.3g} times the largest run"
+        lines = [
+            ("target", f"{target.parameters:.3g} parameters, {target.tokens:.3g} tokens, {target.flops:.3g} FLOPs, {reach}"),
+            (
+                "expected loss",
+                f"{self.loss:.4f} nats, 90 % of runs between {self.interval.low:.4f} and {self.interval.high:.4f}",
+            ),
+            ("without one run", f"{min(without):.4f} to {max(without):.4f}, farthest ({moved:.4f}) without {name}"),
+            ("twice the data", f"{self.twice_data:+.4f} nats"),
+            ("twice the model", f"{self.twice_model:+.4f} nats"),
+            (
+                "same FLOPs, best",
+                f"{best.parameters:.3g} parameters ({self.optimum_parameters.low:.2g} to {self.optimum_parameters.high:.2g}), "
+                f"{best.tokens:.3g} tokens: {self.optimum_loss:.4f} nats",
+            ),
+            ("E", f"{self.law.E:.3f} nats ({self.E.low:.3f} to {self.E.high:.3f})"),
+            ("alpha", f"{self.law.alpha:.3f} ({self.alpha.low:.3f} to {self.alpha.high:.3f}), of parameters"),
+            ("beta", f"{self.law.beta:.3f} ({self.beta.low:.3f} to {self.beta.high:.3f}), of tokens"),
+            ("fitted to", f"{len(self.points)} runs, with noise of about {self.noise:.1%} of the loss"),
+        ]
+        lines += [("caution", caution) for caution in self.cautions]
+        return "\n".join(f"{what:<18}{said}" for what, said in lines)
+
+
+def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int = 1000) -> Forecast:
+    """Fit the scaling law to the points and say what it means for the target. The same seed gives the same intervals.
+
+    Raises InputError for points that are too few, too alike or follow no such law, and for values that are not positive.
+    """
+    check(points)
+    check_positive(target.parameters, "the target's parameters")
+    check_positive(target.tokens, "the target's tokens")
+    with one_blas_thread():  # more would wait for one another over products as small as these
+        return _forecast(points, target, np.random.default_rng(seed), draws)
+
+
+def _forecast(points: Sequence[Point], target: Target, chance: np.random.Generator, draws: int) -> Forecast:
+    ladder = Centred.of(points)
+    fitted = constants_of(ladder)
+    check_falls(ladder, fitted)
+    law = ladder.law(fitted)
+    found, noise = plausible(ladder, fitted, chance, draws)
+    laws = [ladder.law(constants) for constants in found]
+    warned = cautions(ladder, fitted, target, points)
+
+    def at(law: Law, parameters: float = 1, tokens: float = 1) -> float:
+        """Loss of so many times the target's parameters and tokens."""
+        return float(law.loss(target.parameters * parameters, target.tokens * tokens))
+
+    loss = at(law)
+    off = noise + drift(target, points) * (WARY if warned else 1) * chance.standard_normal(draws)
+    runs = np.array([at(one) for one in laws]) * np.exp(off)
+    optimum = Target(*law.optimum(target.flops))
+    return Forecast(
+        points=tuple(points),
+        target=target,
+        law=law,
+        loss=loss,
+        interval=Interval.of(runs, loss),
+        noise=float(np.std(noise)),
+        optimum=optimum,
+        optimum_loss=law.loss(optimum.parameters, optimum.tokens),
+        optimum_parameters=Interval.of([one.optimum(target.flops)[0] for one in laws], optimum.parameters),
+        twice_data=at(law, tokens=2) - loss,
+        twice_model=at(law, parameters=2) - loss,
+        E=Interval.of([one.E for one in laws], law.E),
+        alpha=Interval.of([one.alpha for one in laws], law.alpha),
+        beta=Interval.of([one.beta for one in laws], law.beta),
+        left_out=tuple((out.name, at(law)) for out, law in zip(points, without_each(points, ladder, fitted), strict=True)),
+        cautions=warned,
+    )

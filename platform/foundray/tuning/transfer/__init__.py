@@ -1,0 +1,1 @@
+"""Whether hyperparameters stay right for other widths and depths."""

@@ -1,0 +1,1 @@
+"""Numbers, errors and records as people read them."""

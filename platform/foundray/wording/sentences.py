@@ -1,0 +1,138 @@
+"""What a run's records say, in words: for `train` as it goes, and for `logs`, `status` and `watch` afterwards."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from foundray.host.signals import ASKING
+from foundray.storage import redacted
+from foundray.wording.words import plural
+
+Record = dict[str, Any]
+
+QUIET = frozenset({"places"})
+"""Kinds of events that tell a person nothing."""
+NODE_DIGITS = 8
+"""Of a node's id, which has 56, where nobody has given it a name."""
+REASON = 600
+"""Characters of a reason that came out of another library."""
+
+
+def sentence(event: Record) -> str:
+    """What happened. An event of an unknown kind is told by its name and fields."""
+    match event["event"]:
+        case "command":
+            fewest, most = event["workers"]
+            return f"a command begins, for {plural(most, 'worker') if fewest == most else f'{fewest} to {most} workers'}"
+        case "places_lost":
+            return f"Ray Train gave up its places ({event['reason'][:REASON]}); it is asked again"
+        case "member_ready":
+            return f"member {event['member']} is ready on node {short_node(event['node'])} after {event['seconds']:.1f} s"
+        case "member_lost":
+            return f"member {event['member']} on node {short_node(event['node'])} is lost: {event['reason']}"
+        case "member_left":
+            return f"member {event['member']} leaves node {short_node(event['node'])}, and hands its state over"
+        case "initialised":
+            return taken_over(event["taken"], event["parameters"], f"{event['run']} at step {event['run_step']}", event["new"])
+        case "workers_started":
+            going_on = f" at step {event['step']}" if event["step"] else ""
+            return f"training on {plural(event['workers'], 'worker')}, {event['device']}{going_on}"
+        case "evaluated":
+            bits = f", {event['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in event else ""
+            rank = f", features of effective rank {event['effective_rank']:.1f}" if "effective_rank" in event else ""
+            loss = f"{event['val_loss']:.4f} nats per token"
+            return f"step {event['step']}: validation loss {loss}{bits}{rank}{_looked_at(event)}"
+        case "checkpoint":
+            return f"step {event['step']}: a checkpoint of {event['bytes'] / 1e6:,.1f} MB is complete"
+        case "checkpoint_late":
+            return f"step {event['step']}: no checkpoint, since {event['reason']}"
+        case "checkpoint_skipped":
+            return f"{event['reason']}; falling back to step {event['going_on_from']}"
+        case "checkpoint_failed":
+            return f"the checkpoint of step {event['step']} could not be written: {event['reason']}"
+        case "prune_failed":
+            return f"step {event['step']}: older checkpoints could not be deleted ({event['reason']}); trying again later"
+        case "group_broken":
+            return f"step {event['step']}: the group broke ({event['reason'][:REASON]})"
+        case "group_not_formed":
+            return f"no group could be formed ({event['reason']}); trying again"
+        case "too_few":
+            return f"too few workers are left: {event['workers']} of at least {event['needed']}"
+        case "waiting":
+            return f"waiting for workers: {event['reason']}"
+        case "rolled_back":
+            return f"the loss of step {event['spike']} is a spike: back to step {event['to']}, on with later data"
+        case "left_out":
+            return f"the node {short_node(event['node'])} is left out: {event['reason']}"
+        case "recheck_skipped":
+            return (
+                f"step {event['step']}: no recheck, since a worker could not read the micro-batch ({event['reason'][:REASON]})"
+            )
+        case "unlike":
+            return f"{event['reason']}: sums are exact, but the bits depend on who computes what"
+        case "stopped":
+            return f"stopped at step {event['step']}, asked to by {ASKING.get(event['by'], event['by'])}"
+        case "failed":
+            return f"failed at step {event['step']}: {event['reason']}"
+        case "finished":
+            return f"finished at step {event['step']}, weights {event['weights_sha256'][:16]}…"
+        case kind:
+            fields = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("time", "event"))
+            return f"{kind}: {fields}" if fields else str(kind)
+
+
+def _looked_at(event: Record) -> str:
+    """On how much of its set an evaluation was, unless on all; and what was not finite."""
+    said = []
+    if event.get("samples") is not None and event["samples"] != event["of_samples"]:
+        said.append(f"on {event['samples']:,} of {event['of_samples']:,} samples")
+    if lost := event.get("not_finite"):
+        said.append(f"the loss of {lost:,} micro-batch{'es' if lost > 1 else ''} is not finite")
+    return "".join(f", {part}" for part in said)
+
+
+def taken_over(taken: int, parameters: int, place: str, new: Sequence[str]) -> str:
+    """What a run starts from, where that is another run's weights."""
+    others = f"; {', '.join(new)} new" if new else ""
+    return f"{taken} of {parameters} parameters from {place}{others}"
+
+
+def remarks(step: Record) -> list[str]:
+    """What is out of the ordinary about a step."""
+    said = []
+    if step["skipped"]:
+        said.append(f"step {step['step']}: micro-batches {step['skipped']} were not finite and are left out")
+    if step["spike"]:
+        said.append(f"step {step['step']}: the loss of {step['loss']:.4f} is a spike; its update is not made")
+    return said
+
+
+def progress(step: Record, steps: int) -> str:
+    """How far a run of so many steps is."""
+    left = (steps - step["step"]) * step["step_s"]
+    return (
+        f"step {step['step']}/{steps}: loss {step['loss']:.4f}, "
+        f"{step['tokens_per_s']:,.0f} tokens/s, {plural(step['workers'], 'worker')}, about {left:.0f} s left"
+    )
+
+
+def dated(record: Record, text: str) -> str:
+    """One line, with the local time of its record in front."""
+    return f"{clock(record['time'])}  {plain(text)}"
+
+
+def plain(text: str) -> str:
+    """Text that came from elsewhere, as one line: without colours, and without the keys that a URL may hold."""
+    return redacted(" ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split()))
+
+
+def clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def short_node(node: str) -> str:
+    """The name of a node, or of several, as it is; of Ray's id, which earlier versions recorded in its place, a few digits."""
+    return re.sub(f"\\b([0-9a-f]{{{NODE_DIGITS}}})[0-9a-f]{{{56 - NODE_DIGITS}}}\\b", r"\1", node)

@@ -1,0 +1,62 @@
+"""What is said of a cluster: its nodes by the names that people know, and that its head is gone."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from foundray.cluster import connect as cluster
+from foundray.cluster.connect import names_of
+from foundray.wording.sentences import sentence
+
+
+def node(number: int, name: str = "", host: str = "", alive: bool = True) -> dict[str, Any]:
+    ip = f"10.0.0.{number}"
+    return {
+        "NodeID": f"{number:056x}"[::-1], "NodeName": name or ip, "NodeManagerAddress": ip, "NodeManagerHostname": host,
+        "Alive": alive,
+    }  # fmt: skip
+
+
+def test_a_node_has_the_name_that_it_was_given_or_its_hosts_or_some_digits() -> None:
+    nodes = [node(1, "node-1", "vm"), node(2, host="gpu-7"), node(3, host="vm"), node(4, host="gpu-7", alive=False), node(5)]
+    assert list(names_of(nodes).values()) == ["node-1", "gpu-7", "30000000", "gpu-7", "50000000"]
+
+
+def test_ids_of_records_of_before_are_shortened_and_names_are_not() -> None:
+    def said(node: str) -> str:
+        return sentence({"event": "left_out", "node": node, "reason": "it computed other bits than the others"})
+
+    name = "a-host-with-quite-a-long-name-on-premises.example"
+    assert said(name).startswith(f"the node {name} is left out")
+    assert said("ab" * 28).startswith("the node abababab is left out")
+    assert said(f"{'ab' * 28}, {'0c' * 28}").startswith("the node abababab, 0c0c0c0c is left out")
+    lost = {"event": "member_lost", "member": 3, "node": "node-2", "reason": "its node is draining"}
+    assert sentence(lost) == "member 3 on node node-2 is lost: its node is draining"
+
+
+def test_of_a_head_that_is_gone_the_innermost_who_watches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "HEAD_BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(cluster, "HEAD_SECONDS", 0.5)
+    told, done = list[str](), threading.Event()
+
+    def by(name: str) -> None:
+        told.append(name)
+        done.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        monkeypatch.setattr(cluster, "_head_address", lambda: address)
+        with cluster.head_watched(lambda: by("outer")):
+            with cluster.head_watched(lambda: by("inner")):
+                assert not done.wait(1.0), "it is there"
+                head.close()
+                assert done.wait(10)
+            assert told == ["inner"]
+    done.clear()
+    with cluster.head_watched(lambda: by("the only one")):
+        assert done.wait(10)
+    assert told == ["inner", "the only one"]

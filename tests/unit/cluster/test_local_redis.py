@@ -1,0 +1,46 @@
+"""The Redis of a local cluster lets in who has its key, and no secret of it stands in a command line."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from foundray.cluster.local.redis import CERTIFICATE, KEY, Redis
+from foundray.errors import InputError
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    if not all(map(shutil.which, ("redis-server", "redis-cli", "openssl"))):
+        pytest.skip("redis-server, redis-cli or openssl is not installed")
+    started = Redis.start(tmp_path, "127.0.0.1")
+    yield started
+    started.node.kill()
+
+
+def asked(redis: Redis, *certificate: str) -> str:
+    """What Redis answers to a ping."""
+    _, host, port = redis.environment["RAY_REDIS_ADDRESS"].split(":")
+    command = ["redis-cli", "-h", host.removeprefix("//"), "-p", port, *certificate, "ping"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    return done.stdout + done.stderr
+
+
+def test_redis_answers_who_has_the_key(redis: Redis) -> None:
+    authority = ("--tls", "--cacert", str(redis.folder / CERTIFICATE))
+    mine = ("--cert", str(redis.folder / CERTIFICATE), "--key", str(redis.folder / KEY))
+    assert asked(redis, *authority, *mine) == "PONG\n"
+    assert "PONG" not in asked(redis, *authority)
+    assert "PONG" not in asked(redis)
+    assert stat.S_IMODE((redis.folder / KEY).stat().st_mode) == 0o600
+
+
+def test_a_redis_that_cannot_be_had_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="redis-server is not installed; Debian's package redis-server has it"):
+        Redis.start(tmp_path, "127.0.0.1")

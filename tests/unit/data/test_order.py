@@ -1,0 +1,125 @@
+"""The global order: every sample once an epoch, by weight, from any position, the same everywhere."""
+
+import numpy as np
+import pytest
+
+from foundray.data.prepare.manifest import Manifest, Shard, rows_per_group
+from foundray.data.stream.order import CYCLE, SampleOrder, apportion, mix, permutation
+
+
+def manifest(rows: list[list[int]], context: int = 1023) -> Manifest:
+    """Of sources, each a list of its shards' rows; 256 rows are a row group."""
+    shards = [
+        Shard(
+            file=f"shards/{source}-{number:05d}.parquet", source=source, inputs=[], documents=1, rows=n,
+            tokens=n * context, text_bytes=n * context, bytes=1, sha256="", quarantined=0,
+        )
+        for source, sizes in enumerate(rows)
+        for number, n in enumerate(sizes)
+    ]  # fmt: skip
+    return Manifest(
+        name="x", recipe={}, recipe_sha256="", context=context, vocabulary=1, document_id=0, tokenizer_sha256="",
+        rows_per_group=rows_per_group(context, tokens=True), rows=sum(map(sum, rows)), tokens=0, quarantined=0, shards=shards,
+    )  # fmt: skip
+
+
+def order(rows: list[list[int]], weights: list[float], seed: int = 7, holdout: float = 0.1) -> SampleOrder:
+    return SampleOrder(manifest(rows), weights, holdout, seed)
+
+
+def test_every_sample_once_an_epoch() -> None:
+    subject = order([[1000, 300, 5000, 17, 9000]], [1.0])
+    n = subject.train_samples
+    assert n == 15317 - 1532
+    epochs = [subject.ids(subject.train(e * n, n)) for e in range(3)]
+    assert len(set(epochs[0])) == n
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2]
+    held_out = subject.ids(subject.validation(0, 10**9))
+    assert len(held_out) == 1532
+    assert not set(held_out) & set(epochs[0])
+    # The validation split is the end of the source, in file order.
+    assert held_out[-1] == "0-00004:8999"
+    assert held_out == [f"0-00004:{row}" for row in range(9000 - 1532, 9000)]
+
+
+def test_order_does_not_depend_on_how_it_is_asked() -> None:
+    subject = order([[3000, 500], [700]], [1.0, 2.0])
+    whole = subject.ids(subject.train(0, 20_000))
+    parts: list[str] = []
+    while len(parts) < 20_000:
+        parts += subject.ids(subject.train(len(parts), min(617, 20_000 - len(parts))))
+    assert parts == whole
+    assert subject.ids(subject.train(12_345, 50)) == whole[12_345:12_395]
+
+
+def test_sources_are_mixed_by_weight_and_each_keeps_its_own_epochs() -> None:
+    subject = order([[2000], [300], [50]], [1.0, 2.0, 5.0])
+    ids = subject.ids(subject.train(0, 8 * CYCLE))
+    sources = np.array([int(name[0]) for name in ids])
+    assert np.allclose(np.bincount(sources) / len(ids), [1 / 8, 2 / 8, 5 / 8], atol=2e-3)
+    for part in np.split(sources, 64):  # and evenly over time
+        assert np.allclose(np.bincount(part, minlength=3) / len(part), [1 / 8, 2 / 8, 5 / 8], atol=0.09)
+    for source, n in enumerate((1800, 270, 45)):
+        mine = [name for name in ids if name.startswith(f"{source}-")]
+        for epoch in range(len(mine) // n):
+            assert len(set(mine[epoch * n : (epoch + 1) * n])) == n
+
+
+def test_another_seed_is_another_order_of_the_same_samples() -> None:
+    one, other = order([[5000]], [1.0], seed=1), order([[5000]], [1.0], seed=2)
+    a, b = (o.ids(o.train(0, 4500)) for o in (one, other))
+    assert a != b
+    assert sorted(a) == sorted(b)
+
+
+def test_it_is_shuffled() -> None:
+    subject = order([[256 * 40]], [1.0])
+    address = subject.train(0, subject.train_samples)
+    rows = address.group * 256 + address.row
+    assert (np.diff(rows) == 1).mean() < 0.01
+    # Neighbours come from the same window of row groups, and from anywhere in it.
+    assert abs(np.corrcoef(address.row[:-1], address.row[1:])[0, 1]) < 0.05
+    assert len(set(address.group[:100])) > 10
+
+
+def test_a_late_start_costs_no_more_than_an_early_one() -> None:
+    def permuted(position: int) -> int:
+        """Numbers permuted to find 1000 samples."""
+        subject, work = order([[100_000] * 20], [1.0]), 0
+
+        def counted(n: int, *key: int) -> np.ndarray:
+            nonlocal work
+            work += n
+            return permutation(n, *key)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("foundray.data.stream.order.permutation", counted)
+            subject.train(position, 1000)
+        return work
+
+    assert permuted(10**9) <= 2 * permuted(0)  # twice, where it falls on the border of two windows
+
+
+def test_permutations_are_pinned() -> None:
+    """The order must not change between versions: runs are resumed by later ones."""
+    assert permutation(8, 1, 2, 3).tolist() == PINNED
+    assert sorted(permutation(1000, 5)) == list(range(1000))
+    assert mix(1, 2) != mix(2, 1)
+
+
+PINNED = [0, 6, 1, 4, 7, 2, 5, 3]
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0], [1e-9, 1.0], [0.3, 0.3, 0.4]])
+def test_apportion(weights: list[float]) -> None:
+    counts = apportion(weights, CYCLE)
+    assert counts.sum() == CYCLE
+    assert (counts >= 1).all()
+    assert np.allclose(counts / CYCLE, np.array(weights) / sum(weights), atol=1e-3)
+
+
+def test_samples_of_each_source_so_far() -> None:
+    subject = order([[4000], [2000]], [3.0, 1.0])
+    for samples in (0, 1, 100, CYCLE, 2 * CYCLE + 777):
+        assert subject.seen(samples) == [int((subject.train(0, samples).shard == source).sum()) for source in (0, 1)]

@@ -1,0 +1,261 @@
+"""Exports: the same answers from stock classes, the same ids from the tokenizer, a card that says what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tests.conftest import REPOSITORY, small_spec
+from tests.unit.model.test_model import CLASSES, SHAPE, batch_of, random_model, tokens
+from tokenizers import Tokenizer as Engine
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer
+
+from foundray.contract import UnitShape, load_objective
+from foundray.data.tokenizers.file import load_file
+from foundray.data.tokenizers.tokenizer import Tokenizer, make_bytes, make_char, train_bpe
+from foundray.errors import InputError
+from foundray.exports import causal_lm, masked_lm
+from foundray.exports.fold import folded
+from foundray.exports.forms import WORDS, NoStockClass, form_of
+from foundray.exports.place import whole
+from foundray.exports.tokens import wrapped
+from foundray.model.model import Batch, Model
+from foundray.spec import Model as Shape
+from foundray.spec import Spec
+from foundray.spec import Tokenizer as TokenizerField
+from foundray.storage import Store
+
+TEXTS = ["Hello  world,\n\tdef f(x): return x .", "“é” naïve 日本 \x00", " a <|document|> b <|fim_middle|>", ""]
+
+
+def spec_of(kind: str, **shape: Any) -> Spec:
+    """A spec of the tests' small model, with other fields of its shape."""
+    model = SHAPE.model_dump(exclude={"predictor"}) | shape
+    return Spec.model_validate(small_spec(Path("x"), Path("y"), objective={"kind": kind}, model=model))
+
+
+def ours(kind: str, shape: Shape) -> tuple[Model, Batch, torch.Tensor]:
+    """A model with weights far from zero, what it is asked, and its answers at all units, [N, classes]."""
+    objective = load_objective(kind, {})
+    model = random_model(objective, shape).eval()
+    batch = batch_of(objective, tokens(3, objective.reads(shape.context) + 1))
+    with torch.no_grad():
+        return model, batch, model(batch)["lm_head"][batch.valid]
+
+
+def worst(answers: torch.Tensor, others: torch.Tensor) -> float:
+    """Difference, as a part of the largest answer."""
+    return float((answers - others).abs().max() / answers.abs().max())
+
+
+COMPLETE_P = {"base_width": 32, "base_depth": 1}
+
+
+@pytest.mark.parametrize("kind", ["next_token", "fill_in_middle", "span_corruption"])
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({}, "LlamaForCausalLM"),
+        ({"bias": True, "rope_theta": 500.0}, "LlamaForCausalLM"),
+        (COMPLETE_P, "GraniteForCausalLM"),
+        ({"base_depth": 1, "bias": True}, "GraniteForCausalLM"),
+    ],
+)
+def test_decoders(kind: str, flags: dict[str, Any], name: str) -> None:
+    spec = spec_of(kind, **flags)
+    model, batch, answers = ours(kind, spec.model)
+    stock = causal_lm.build(model, spec)
+    assert type(stock).__name__ == name
+    with torch.no_grad():
+        assert worst(answers, stock(batch.x).logits[batch.valid]) < 1e-5
+        wrong = causal_lm.build(model, spec_of(kind, **flags | {"rope_theta": 5_000.0}))
+        assert worst(answers, wrong(batch.x).logits[batch.valid]) > 1e-3  # the comparison can fail
+    assert all(torch.equal(stock.state_dict()[n], w) for n, w in model.state_dict().items()), "weights as they are"
+
+
+@pytest.mark.parametrize("flags", [{}, {"bias": True}, COMPLETE_P, {"base_depth": 1, "bias": True, "rope_theta": 500.0}])
+def test_encoders(flags: dict[str, Any]) -> None:
+    spec = spec_of("masked_token", **flags)
+    model, batch, answers = ours("masked_token", spec.model)
+    stock = masked_lm.build(model, spec)
+    assert type(stock).__name__ == "EuroBertForMaskedLM"
+    mask = stock.config.mask_token_id
+    assert mask == CLASSES
+    shown = torch.where(batch.hidden, mask, batch.x)
+    with torch.no_grad():
+        logits = stock(shown).logits[batch.valid]
+        assert worst(answers, logits[..., :mask]) < 1e-5
+        assert (logits[..., mask] == 0).all()
+        assert worst(answers, stock(batch.x).logits[batch.valid][..., :mask]) > 1e-3  # the comparison can fail
+
+
+def test_folded_weights_are_the_same_function() -> None:
+    """In a model of the same shape without a base, whose multipliers are 1; the first one keeps its weights."""
+    spec = spec_of("next_token", **COMPLETE_P, bias=True)
+    model, batch, answers = ours("next_token", spec.model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plain = Model(spec_of("next_token", bias=True).model, load_objective("next_token", {}), UnitShape(classes=CLASSES)).eval()
+    with torch.no_grad():
+        plain.load_state_dict(folded(model))
+        assert worst(answers, plain(batch)["lm_head"][batch.valid]) < 1e-5
+        plain.load_state_dict(before)
+        assert worst(answers, plain(batch)["lm_head"][batch.valid]) > 1e-2  # the comparison can fail
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"norm": "ln"}, "needs model: {norm: rms}, and the run has norm: ln"),
+        ({"act": "gelu", "rope_theta": None}, "needs model: {act: swiglu}, and the run has act: gelu"),
+        ({"rope_theta": None}, "has rotary positions, and the run has rope_theta: null"),
+    ],
+)
+def test_what_no_stock_class_has(flags: dict[str, Any], said: str) -> None:
+    for kind, form in (("next_token", causal_lm), ("masked_token", masked_lm)):
+        spec = spec_of(kind, **flags)
+        with pytest.raises(NoStockClass, match=re.escape(said)):
+            form.build(ours(kind, spec.model)[0], spec)
+
+
+def test_there_is_a_module_for_every_word() -> None:
+    assert {form_of(spec_of(kind)).PIPELINE for kind in ("next_token", "masked_token")} == {"text-generation", "fill-mask"}
+    for word in WORDS:
+        assert (Path(causal_lm.__file__).parent / f"{word}.py").exists()
+    with pytest.raises(NoStockClass, match="learns by joint_embedding"):
+        form_of(spec_of("joint_embedding"))
+
+
+def word_pieces(folder: Path) -> Tokenizer:
+    """A file of somebody else's making: lower case, its own opener and end, and a cut of long texts."""
+    engine = Engine(models.WordPiece(unk_token="[UNK]"))
+    engine.normalizer, engine.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    engine.train_from_iterator(TEXTS * 9, trainers.WordPieceTrainer(vocab_size=90, special_tokens=["[UNK]", "[CLS]", "[SEP]"]))
+    engine.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    engine.enable_truncation(6)
+    engine.enable_padding(length=40)
+    engine.save(str(folder / "file.json"))
+    return load_file(TokenizerField(kind="file", path=str(folder / "file.json")))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "char", "dna", "bpe", "file"])
+def test_tokenizers_give_our_ids_and_texts_back(kind: str, tmp_path: Path) -> None:
+    made = {
+        "bytes": make_bytes,
+        "char": lambda: make_char(set("".join(TEXTS))),
+        "dna": lambda: make_char("ACGTN"),
+        "bpe": lambda: train_bpe(TEXTS * 9, 300),
+        "file": lambda: word_pieces(tmp_path),
+    }[kind]()
+    extra, roles = ("<|fim_prefix|>", "<|fim_middle|>"), {"mask_token": "<|mask|>"}
+    vocabulary = made.vocabulary
+    wrapped(made.to_json(), made.document_id, vocabulary, extra, roles, 32, left=True).save_pretrained(tmp_path / "out")
+    stock = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert len(stock) == vocabulary + 3
+    assert stock.convert_tokens_to_ids([*extra, "<|mask|>"]) == [*range(vocabulary, vocabulary + 3)]
+    assert stock.mask_token_id == vocabulary + 2
+    assert stock.bos_token_id == stock.eos_token_id == stock.pad_token_id == made.document_id
+    assert (stock.model_max_length, stock.padding_side) == (32, "left")
+    for text in ["ACGT", "NNAC"] if kind == "dna" else TEXTS:
+        ids = stock(text, split_special_tokens=True)["input_ids"]
+        assert ids == [made.document_id, *made.encode([text])[0].tolist()]
+        back = stock.decode(ids, skip_special_tokens=True)
+        assert back == made.decode(ids) if kind == "file" else back == text
+    if kind == "file":
+        assert len(made.encode([TEXTS[0]])[0]) > 6, "a file's own cut is not taken over"
+        assert len(made.encode([TEXTS[3]])[0]) == 0, "nor its padding"
+    if kind != "dna":
+        assert vocabulary + 1 in stock(TEXTS[2])["input_ids"], "what is spelled is taken as the token"
+    batch = stock(["A", "A C G"], padding=True)
+    assert batch["attention_mask"][0][0] == 0
+    assert batch["input_ids"][0][0] == made.document_id
+    assert sorted(batch) == ["attention_mask", "input_ids"]
+
+
+def test_ids_that_cannot_follow_are_told() -> None:
+    made = make_char("ab")
+    with pytest.raises(InputError, match="cannot be given the ids from 9 on"):
+        wrapped(made.to_json(), 0, 9, ("<|mask|>",), {}, 8, left=False)
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    out = Store.at(tmp_path / "deep" / "out")
+    with pytest.raises(RuntimeError), whole(out) as folder:
+        (folder / "config.json").write_text("{}")
+        raise RuntimeError("killed")
+    assert not list((tmp_path / "deep").iterdir())
+    with whole(out) as folder:
+        (folder / "config.json").write_text("{}")
+        assert not out.exists()
+    assert [child.name for child in out.children()] == ["config.json"]
+    with pytest.raises(InputError, match="holds something already"), whole(out):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"), whole(Store.at(tmp_path / "file")):
+        pass
+
+
+def test_a_folder_elsewhere_gets_its_config_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On pyarrow's filesystem in memory; a copy that breaks off leaves no config."""
+    names = ["README.md", "config.json", "model.safetensors"]
+    out = Store.at("mock:///bucket/out")
+    copied: list[str] = []
+    replacing = Store.replacing
+    monkeypatch.setattr(Store, "replacing", lambda store: copied.append(store.name) or replacing(store))
+    with whole(out) as folder:
+        for name in names:
+            (folder / name).write_text(name)
+    assert copied == ["README.md", "model.safetensors", "config.json"]
+    assert [(out / name).read_text() for name in names] == names
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '"foundray"', "{}", '{"spec": 1, "data": {"vocabulary": 9}, "class": null}', '{"spec": {}, "class": null}'],
+)
+def test_a_folder_that_is_no_export_is_refused(content: str, tmp_path: Path) -> None:
+    import foundray
+
+    with pytest.raises(InputError, match=r"there is no config\.json in it"):
+        foundray.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "foundray.json").write_text(content)
+    with pytest.raises(InputError, match=r"there is no readable foundray\.json in it"):
+        foundray.load(tmp_path)
+
+
+def test_licences_decide_nothing(prose: Path, tmp_path: Path) -> None:
+    """Neither which run it is, nor which prepared data."""
+    from foundray.data.prepare.recipe import prepared_folder
+
+    spec = Spec.model_validate(small_spec(prose, tmp_path))
+    source = spec.data.sources[0].model_copy(update={"licence": "CC-BY-SA-4.0"})
+    other = spec.model_copy(update={"data": spec.data.model_copy(update={"sources": [source]})})
+    assert other != spec
+    assert other.fingerprint() == spec.fingerprint()
+    assert prepared_folder(other)[0] == prepared_folder(spec)[0]
+    changed = spec.model_copy(update={"data": spec.data.model_copy(update={"holdout": 0.2})})
+    assert changed.fingerprint() != spec.fingerprint()
+
+
+def test_examples_tell_their_licences() -> None:
+    for file in (REPOSITORY / "examples").glob("*/*.yaml"):
+        if file.name == "data.yaml" or "task" in file.stem:
+            continue
+        assert all(source.get("licence") for source in yaml.safe_load(file.read_text())["data"]["sources"]), file
+
+
+def test_sampling_is_as_sample_samples() -> None:
+    import inspect
+
+    import foundray
+    from foundray.exports.writing import SAMPLING
+
+    defaults = {name: p.default for name, p in inspect.signature(foundray.sample).parameters.items()}
+    assert {"do_sample": True, "temperature": defaults["temperature"], "top_k": defaults["top_k"]} == SAMPLING

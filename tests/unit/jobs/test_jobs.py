@@ -1,0 +1,134 @@
+"""Runs on their way to a cluster: what travels, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+from tests.conftest import small_spec, write_spec
+from tests.unit.evaluation.test_probing import saved_run
+
+from foundray.errors import InputError, RunFailed
+from foundray.jobs import client
+from foundray.jobs.client import Client, cluster_url
+from foundray.jobs.follow import _Reader
+from foundray.jobs.package import packed
+from foundray.jobs.submit import embedding_of, job_of
+from foundray.jobs.travel import travelling
+from foundray.spec.loading import load_spec
+
+
+@contextmanager
+def server(answer: str) -> Iterator[str]:
+    """Something that answers by HTTP, always the same."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{made.server_port}"
+        made.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FOUNDRAY_LOCAL_CLUSTER", str(tmp_path / "none"))
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+
+
+def test_a_cluster_of_another_ray_and_what_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        server(json.dumps({"ray_version": "2.40.0"})) as url,
+        pytest.raises(InputError, match=r"runs Ray 2\.40\.0, and"),
+    ):
+        Client(url)
+    with server("<html>hello</html>") as url, pytest.raises(InputError, match="does not answer as a Ray cluster does"):
+        Client(url)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="no cluster answers at "):
+        Client(cluster_url(None))
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
+    with pytest.raises(InputError, match="which cluster"):
+        cluster_url(None)
+
+
+def test_a_cluster_that_goes_away_while_a_verb_talks_to_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(client, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.5)
+    with server(json.dumps({"ray_version": ray.__version__})) as url:
+        talking = Client(url)
+        with pytest.raises(RunFailed, match="does not know its head yet; try again"):
+            talking.head()
+    for question in (lambda: talking.info("x"), lambda: talking.known("x"), talking.head, lambda: talking.runs("x")):
+        with pytest.raises(RunFailed, match=r"^the cluster at \S+ does not answer \(ConnectionError\); try again$"):
+            question()
+
+
+def test_code_and_spec_travel_and_are_found_by_entry_point(tmp_path: Path) -> None:
+    with packed({"spec.yaml": "name: x\n"}, code=True) as folder:
+        assert (Path(folder) / "spec.yaml").read_text() == "name: x\n"
+        assert (Path(folder) / "foundray" / "training" / "loop.py").exists()
+        assert not list(Path(folder).rglob("__pycache__"))
+        (there,) = distributions(name="foundray", path=[folder])
+        assert "next_token" in there.entry_points.select(group="foundray.objectives").names
+        assert (Path(folder) / "foundray_objectives" / "next_token.py").exists()
+    assert not Path(folder).exists()
+
+
+def test_a_spec_is_the_same_there_wherever_its_places_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a text.txt").write_text("some text")
+    spec = write_spec(tmp_path, small_spec(Path("a text.txt"), Path("runs")))
+    there, flags = travelling(str(spec), {"optimizer.lr": 1e-4}, on_this_machine=True)
+    assert (there.storage, there.data.sources[0].path) == (f"{tmp_path}/runs", f"{tmp_path}/a text.txt")
+    assert there.fingerprint() == load_spec(spec, {"optimizer.lr": 1e-4}).fingerprint()
+    assert "'optimizer.lr=0.0001'" in flags or "optimizer.lr=0.0001" in flags
+    job = job_of("tune", str(spec), {}, on_this_machine=True, as_json=True)
+    assert (job.name, job.metadata["run"]) == ("small-tune", f"{tmp_path}/runs/small")
+    assert job.entrypoint.startswith("tune spec.yaml --set ") and job.entrypoint.endswith(" --json")
+    with pytest.raises(InputError, match="storage is runs, which the cluster's nodes do not know"):
+        job_of("train", str(spec), {}, on_this_machine=False, as_json=False)
+    with pytest.raises(InputError, match="holds a secret") as refused:
+        job_of("train", str(spec), {"storage": "s3://key:sesame@bucket"}, on_this_machine=True, as_json=False)
+    assert "sesame" not in str(refused.value)
+
+
+def test_an_embedding_knows_its_places_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = ("s3://bucket/runs/small", "s3://bucket/raw/*.txt", "s3://bucket/vectors/")
+    job = embedding_of(*there, {"documents": "line"}, " --pool last", on_this_machine=False, as_json=True)
+    assert (job.name, job.metadata["run"], job.files) == ("vectors-embed", "s3://bucket/vectors", {})
+    assert job.entrypoint == (
+        "embed s3://bucket/runs/small 's3://bucket/raw/*.txt' s3://bucket/vectors --set 'documents=\"line\"' --pool last --json"
+    )
+    other = embedding_of(*there, {}, " --pool last", on_this_machine=False, as_json=True)
+    assert other.metadata["fingerprint"] != job.metadata["fingerprint"], "the name is taken, where it is for other vectors"
+    with pytest.raises(InputError, match="the data is raw, which the cluster's nodes do not know"):
+        embedding_of("s3://bucket/runs/small", "raw", "s3://bucket/vectors", {}, "", on_this_machine=False, as_json=False)
+    run = saved_run(Path("runs"))
+    job = embedding_of("small", "raw/a b.txt", "vectors", {}, "", on_this_machine=True, as_json=False)
+    assert job.entrypoint == f"embed {run.folder.url} '{tmp_path}/raw/a b.txt' {tmp_path}/vectors"
+
+
+def test_a_log_that_is_told_anew_after_a_cut_is_told_once() -> None:
+    reader = _Reader("mark")
+    reader.begin()
+    assert [*reader.read("of another job\nRunning: mark\none\ntw")] == ["one"]
+    reader.begin()  # the connection was cut
+    assert [*reader.read("of another job\nRunning: mark\no"), *reader.read("ne\ntwo\nthree")] == ["two"]
+    assert [*reader.rest()] == ["three"]

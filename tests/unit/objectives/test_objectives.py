@@ -1,0 +1,293 @@
+"""What each objective shows and asks, by hand and by law; and the same bits for one and three workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit import distributed
+from tests.unit.training.step.test_exact_step import make_spec, steps
+
+from foundray.contract import (
+    OBJECTIVES,
+    Objective,
+    Plan,
+    Units,
+    UnitShape,
+    cross_entropy,
+    installed,
+    load_objective,
+    squared_error,
+)
+from foundray.spec import Spec
+from foundray.training.collectives.group import Group
+from foundray_objectives.masked_frame import quantiser, spans
+
+CLASSES = 100
+
+
+def units(*ids: int, opener: int = -1) -> Units:
+    x = np.array(ids, np.int64)
+    return Units(x, np.cumsum(x == opener), UnitShape(classes=CLASSES))
+
+
+def planned(objective: Objective, data: Units, seed: int = 0) -> Plan:
+    return objective.plan(data, np.random.default_rng(seed))
+
+
+def test_next_token_by_hand() -> None:
+    plan = planned(load_objective("next_token", {}), units(5, 6, 7))
+    (ask,) = plan.asks
+    assert (plan.units.x.tolist(), ask.target.tolist(), ask.where) == ([5, 6], [6, 7], None)
+
+
+def values(length: int, width: int = 4) -> Units:
+    return Units(np.random.default_rng(9).standard_normal((length, width)).astype(np.float32))
+
+
+def test_masked_pixel_asks_for_what_it_drops() -> None:
+    plan = planned(load_objective("masked_pixel", {}), data := values(16))
+    (ask,) = plan.asks
+    assert plan.keep is not None
+    assert ask.where is not None
+    assert sorted([*plan.keep, *np.flatnonzero(ask.where)]) == list(range(16))
+    assert len(plan.keep) == 4
+    by_hand = (data.x[3] - data.x[3].mean()) / np.sqrt(((data.x[3] - data.x[3].mean()) ** 2).sum() / 3 + 1e-6)
+    assert np.allclose(ask.target[3], by_hand, atol=1e-6)
+
+
+def test_next_patch_by_hand() -> None:
+    data = Units(np.array([[0.0, 2.0], [1.0, 5.0], [3.0, 3.0]], np.float32))
+    (ask,) = planned(load_objective("next_patch", {}), data).asks
+    assert ask.where is not None
+    assert ask.where.tolist() == [True, True, False]
+    assert np.allclose(ask.target[:2], [[-(0.5**0.5), 0.5**0.5], [0.0, 0.0]], atol=1e-5)
+    prediction = torch.tensor([[[0.0, 0.0], [1.0, 3.0], [9.0, 9.0]]])
+    loss, count = squared_error(prediction, torch.from_numpy(ask.target)[None], torch.from_numpy(ask.where)[None])
+    assert (loss.item(), count.item()) == (pytest.approx(0.5 + (1 + 9) / 2, abs=1e-4), 2)
+
+
+def test_masked_patch_hides_what_it_asks() -> None:
+    plan = planned(load_objective("masked_patch", {}), data := values(10))
+    (ask,) = plan.asks
+    assert plan.hidden is not None
+    assert plan.hidden.sum() == 4
+    assert np.array_equal(ask.where, plan.hidden)
+    assert np.array_equal(ask.target, data.x)
+
+
+def test_next_frame_by_hand() -> None:
+    data = Units(np.array([[0.0, 2.0], [1.0, 5.0], [3.0, 3.0]], np.float32))
+    objective = load_objective("next_frame", {"ahead": 1})
+    (ask,) = planned(objective, data).asks
+    assert ask.where is not None
+    assert ask.where.tolist() == [True, True, False]
+    assert ask.target[:2].tolist() == [[1.0, 5.0], [3.0, 3.0]]
+    prediction = torch.tensor([[[0.0, 0.0], [1.0, 3.0], [9.0, 9.0]]])
+    loss, count = objective.loss(prediction, torch.from_numpy(ask.target)[None], torch.from_numpy(ask.where)[None])
+    assert (loss.item(), count.item()) == ((1 + 5) / 2 + (2 + 0) / 2, 2)
+    (ask,) = planned(load_objective("next_frame", {}), values(5)).asks
+    assert ask.where is not None
+    assert ask.where.tolist() == [True, True, False, False, False]
+    assert np.array_equal(ask.target[:2], values(5).x[3:])
+    assert not planned(load_objective("next_frame", {}), data).asks[0].where.any(), "nothing comes after the end"  # type: ignore[union-attr]
+
+
+def test_masked_frame_asks_for_the_nearest_code_where_it_hides() -> None:
+    options = {"codes": 7, "code_width": 3, "ratio": 0.3, "seed": 5}
+    plan = planned(load_objective("masked_frame", options), data := values(3))
+    projection, codebook = quantiser(4, 7, 3, 5)
+    seen = [x @ projection / np.linalg.norm(x @ projection) for x in data.x]
+    by_hand = [int(np.argmin([((code - vector) ** 2).sum() for code in codebook])) for vector in seen]
+    (ask,) = plan.asks
+    assert ask.target.tolist() == by_hand
+    assert plan.hidden is not None
+    assert plan.hidden.sum() == 1
+    assert np.array_equal(ask.where, plan.hidden)
+    assert np.array_equal(plan.units.x, data.x)
+    other = planned(load_objective("masked_frame", options | {"seed": 6}), values(50)).asks[0].target
+    assert not np.array_equal(other, planned(load_objective("masked_frame", options), values(50)).asks[0].target)
+
+
+def test_hidden_spans_by_law() -> None:
+    for length in range(1, 60):
+        found = np.array([spans(length, 0.4, 5, np.random.default_rng(seed)) for seed in range(30)])
+        hidden = max(1, round(0.4 * length))
+        assert found.shape == (30, length)
+        assert (found.sum(1) == hidden).all()
+        runs = (np.diff(found, axis=1, prepend=False) & found).sum(1)
+        assert runs.max() <= -(-hidden // 5)
+    at = np.mean([spans(60, 0.4, 5, np.random.default_rng(seed)) for seed in range(600)], 0)
+    assert at[5:-5] == pytest.approx(0.4, abs=0.12), "every unit has its turn"
+    assert at.min() > 0.05
+
+
+def test_codes_spread_over_the_codebook_where_units_are_normalised() -> None:
+    """How many are in use, by the entropy of what is asked; an offset, which normalisation takes away, leaves few."""
+    objective = load_objective("masked_frame", {"codes": 256})
+
+    def used(offset: float) -> float:
+        data = Units(values(20_000, 80).x + np.float32(offset))
+        share = np.bincount(planned(objective, data).asks[0].target, minlength=256) / 20_000
+        return float(np.exp(-(share * np.log(share + 1e-12)).sum()))
+
+    assert used(0.0) > 128
+    assert used(5.0) < 32
+
+
+def test_the_loss_is_a_sum_over_what_is_asked() -> None:
+    prediction = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    target, where = torch.tensor([[0, 1, 2], [3, 0, 1]]), torch.tensor([[True, False, True], [False, False, True]])
+    loss, count = cross_entropy(prediction, target, where)
+    by_hand = sum(-prediction[b, t].log_softmax(-1)[target[b, t]] for b, t in ((0, 0), (0, 2), (1, 2)))
+    assert torch.allclose(loss, torch.as_tensor(by_hand))
+    assert count == 3
+
+
+def test_masked_token_hides_what_it_asks() -> None:
+    objective = load_objective("masked_token", {"ratio": 0.5})
+    data = units(*range(10, 21))
+    plan = planned(objective, data)
+    (ask,) = plan.asks
+    assert ask.where is not None
+    assert plan.hidden is not None
+    assert ask.where.sum() == 5
+    assert np.array_equal(ask.where, plan.hidden)
+    assert np.array_equal(ask.target, np.arange(10, 20))
+    assert not np.array_equal(planned(objective, data, 1).hidden, plan.hidden)
+
+
+def test_masked_token_as_bert_shows_some_at_random_and_some_as_they_are() -> None:
+    objective = load_objective("masked_token", {"ratio": 0.15, "random": 0.1, "same": 0.1})
+    plan = planned(objective, units(*[7] * 20_001))
+    (ask,) = plan.asks
+    assert ask.where is not None
+    assert plan.hidden is not None
+    assert ask.where.sum() == 3000
+    assert (ask.target == 7).all()
+    assert plan.hidden.sum() == pytest.approx(2400, abs=100)
+    changed = plan.units.x != 7
+    assert changed.sum() == pytest.approx(300, abs=60)
+    assert not (changed & ~ask.where).any()
+
+
+def undone(x: np.ndarray) -> list[int]:
+    """The text that a rearranged one was made of."""
+    prefix, suffix, middle = (int(np.flatnonzero(x == CLASSES + part)[0]) for part in range(3))
+    if suffix == prefix + 1:  # SPM: prefix and middle follow each other
+        return [*x[:prefix], *x[middle + 1 :], *x[suffix + 1 : middle]]
+    return [*x[:prefix], *x[prefix + 1 : suffix], *x[middle + 1 :], *x[suffix + 1 : middle]]
+
+
+def test_fill_in_middle_can_be_undone_and_takes_both_orders() -> None:
+    objective = load_objective("fill_in_middle", {"rate": 1.0})
+    data, orders = units(0, *range(10, 40)), set()
+    for seed in range(30):
+        plan = planned(objective, data, seed)
+        whole = np.array([*plan.units.x, plan.asks[0].target[-1]])
+        assert undone(whole) == data.x.tolist()
+        assert whole[0] == 0
+        assert plan.asks[0].where is None, "every token is predicted"
+        orders.add(bool(np.flatnonzero(whole == CLASSES + 1)[0] == np.flatnonzero(whole == CLASSES)[0] + 1))
+    assert orders == {True, False}
+    rare = load_objective("fill_in_middle", {"rate": 0.5})
+    touched = [bool((planned(rare, data, seed).units.x >= CLASSES).any()) for seed in range(200)]
+    assert 70 < sum(touched) < 130
+
+
+def test_fill_in_middle_stays_inside_a_document() -> None:
+    objective = load_objective("fill_in_middle", {"rate": 1.0})
+    data = units(0, 1, 2, 0, *range(10, 20), 0, 5, opener=0)
+    for seed in range(10):
+        plan = planned(objective, data, seed)
+        x = np.array([*plan.units.x, plan.asks[0].target[-1]])
+        assert x[:4].tolist() == [0, 1, 2, 0]
+        assert x[-2:].tolist() == [0, 5]
+        assert sorted(x[4:-2]) == [*range(10, 20), *range(CLASSES, CLASSES + 3)]
+        assert len(set(plan.units.document[3:17].tolist())) == 1
+
+
+def test_span_corruption_by_law() -> None:
+    """Sentinels in order; each answer fills its gap, so that the text can be put together again."""
+    objective: Any = load_objective("span_corruption", {"ratio": 0.3, "span": 3.0})
+    text = np.arange(200, 240) - 190  # 40 distinct ids below CLASSES
+    for seed in range(20):
+        plan = planned(objective, units(*text, 99), seed)
+        (ask,) = plan.asks
+        assert ask.where is not None
+        x = np.array([*plan.units.x, ask.target[-1]])
+        asked = ask.where.sum()
+        shown, answer = x[:-asked], x[-asked:]
+        missing, spans = objective.spans(40)
+        assert (missing, spans, asked) == (12, 4, 12 + 4 + 1)
+        assert [i for i in shown if i >= CLASSES] == list(range(CLASSES, CLASSES + spans))
+        assert [i for i in answer if i >= CLASSES] == list(range(CLASSES, CLASSES + spans + 1))
+        gaps = np.split(answer, np.flatnonzero(answer >= CLASSES))[1:]
+        whole = [i for unit in shown for i in (gaps[unit - CLASSES][1:] if unit >= CLASSES else [unit])]
+        assert whole == text.tolist()
+
+
+@pytest.mark.parametrize("context", [16, 64, 513])
+def test_plans_fit_the_context(context: int) -> None:
+    for kind in TOKEN_OBJECTIVES:
+        objective = load_objective(kind, {"rate": 1.0} if kind == "fill_in_middle" else {})
+        read = objective.reads(context)
+        plan = planned(objective, units(*(np.arange(read + 1) % CLASSES)))
+        assert len(plan.units) <= context, kind
+        assert len(plan.units) > context - 4, f"{kind} uses the room there is"
+
+
+TOKEN_OBJECTIVES = ["fill_in_middle", "masked_token", "next_token", "span_corruption"]
+
+
+IMAGE = {"data__modality": {"kind": "image", "size": 16, "patch": 4, "channels": 1}, "model__context": 16}
+SERIES = {"data__modality": {"kind": "series", "patch": 6}, "model__context": 10}
+AUDIO = {"data__modality": {"kind": "audio", "rate": 8000, "bins": 8}, "model__context": 10}
+AGENT = {"kind": "trajectory", "state_width": 3, "action_width": 2, "discrete": True}
+STEPS = {"data__modality": AGENT, "model__context": 12}
+VALUE_OBJECTIVES: dict[str, dict[str, Any]] = {
+    "contrastive": IMAGE,
+    "joint_embedding": {**IMAGE, "objective__masking": "drop"},
+    "masked_frame": {**AUDIO, "objective__codes": 64},
+    "masked_patch": SERIES,
+    "masked_pixel": IMAGE,
+    "next_action": STEPS,
+    "next_frame": AUDIO,
+    "next_patch": IMAGE,
+    "next_state": STEPS,
+    "vicreg": SERIES,
+}
+
+
+def test_all_installed_objectives_are_tested_here() -> None:
+    assert set(installed(OBJECTIVES)) == {*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES}
+
+
+def spec_of(kind: str, changes: dict[str, Any]) -> Spec:
+    files = {"data__sources": [{"path": "x", "format": "files"}]} if "data__modality" in changes else {}
+    return make_spec(objective={"kind": kind}, **changes, **files)
+
+
+SPECS = {
+    **{kind: spec_of(kind, VALUE_OBJECTIVES.get(kind, {})) for kind in [*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES]},
+    "joint_embedding of tokens": spec_of("joint_embedding", {}),
+}
+
+
+def each(group: Group, skew: int | None) -> dict[str, str]:
+    """What three steps of each lead to."""
+    return {name: str(steps(group, spec, 3, skew)) for name, spec in SPECS.items()}
+
+
+@pytest.fixture(scope="module")
+def several() -> list[dict[str, str]]:
+    """The same of three workers, each of which tells; one start of three processes for all."""
+    return distributed.run(3, each, 1)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_same_bits_for_one_and_three_workers(name: str, several: list[dict[str, str]]) -> None:
+    alone = str(steps(Group(), SPECS[name], 3, None))
+    assert {told[name] for told in several} == {alone}

@@ -1,0 +1,323 @@
+"""The page of a run: what happened is told rightly, whatever state the run is in, and nothing from outside does harm on it."""
+
+from __future__ import annotations
+
+import json
+import time
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.records import BEGAN, at, made_run, steps, troubled
+
+from foundray.errors import InputError
+from foundray.reports import report
+from foundray.reports.incidents import incidents
+from foundray.reports.series import Clock, parted, smoothed, thinned, throughput
+from foundray.reports.story import Story
+from foundray.reports.timeline import numbered
+from foundray.runs.run import Run
+from foundray.storage import Store, redacted
+from foundray.wording.words import duration
+
+
+class Page(HTMLParser):
+    """Elements of a page, with their attributes and the text inside."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(*runs: Run, out: Path) -> Page:
+    return Page(report(runs, Store.at(out)).read_text())
+
+
+# What happened
+
+
+def test_every_fault_is_an_incident_with_what_came_of_it() -> None:
+    found = incidents(*troubled())
+    assert [(one.sort, one.title) for one in found] == [
+        ("start", "Started on 3 workers"),
+        ("fault", "Lost 1 worker, 3 → 2 workers"),
+        ("change", "Grew, 2 → 3 workers"),
+        ("change", "A worker on node-1, which had notice, handed over and left, 3 → 2 workers"),
+        ("storage", "A checkpoint could not be written"),
+        ("fault", "The node node-4 computed other bits and was left out, 2 workers as before"),
+        ("fault", "Loss spike at step 94: rolled back to step 90"),
+        ("numbers", "2 micro-batches not finite, left out; Loss spike, update not made"),
+        ("numbers", "The hardware is not of one kind"),
+        ("stop", "The command ended: the run failed"),
+        ("change", "Resumed after a pause of 16 min 40 s"),
+        ("fault", "Resumed after a pause of 33 min 20 s: the command before ended without a word"),
+        ("storage", "A damaged checkpoint was passed over"),
+        ("end", "Finished"),
+    ]
+    lost, left_out = found[1], found[5]
+    assert lost.kinds == ["member_lost", "group_broken", "workers_started"]
+    assert lost.consequence == "2 workers went on from memory, step 18; 2 steps repeated; 2 s until the next step"
+    assert lost.reasons == ["ActorDiedError", "Connection closed by peer"]
+    assert left_out.kinds == ["left_out", "too_few", "waiting", "workers_started"]
+    assert "55 s until the next step" in left_out.consequence
+    assert len(found[4].records) == 2, "storage that fails for long is one incident"
+    assert found[3].kinds[-1] == "member_lost", "the one that left is not lost once more"
+
+
+def test_an_idle_worker_that_is_lost_does_not_swallow_what_comes_later() -> None:
+    events = [
+        at(0, "command"), at(1, "workers_started", step=0, workers=2, state="storage"),
+        at(20, "member_lost", member=3, node="n", reason="its place is gone"),
+        at(60, "workers_started", step=58, workers=3, state="memory"),
+    ]  # fmt: skip
+    found = incidents(events, [*steps(1, 58, 1), *steps(59, 60, 60)])
+    assert [one.title for one in found][1:] == ["A worker that was not in the group was lost", "Grew, 2 → 3 workers"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "workers", "title"),
+    [
+        ("the feeder: ActorDiedError", 2, "The data feeder was lost, 2 workers as before"),
+        ("Connection closed by peer", 2, "The group broke, 2 workers as before"),
+        ("Connection closed by peer", 1, "Lost 1 worker, 2 → 1 workers"),
+    ],
+)
+def test_why_a_group_broke(reason: str, workers: int, title: str) -> None:
+    events = [
+        at(0, "command"), at(1, "workers_started", step=0, workers=2, state="storage"),
+        at(9, "group_broken", step=8, reason=reason), at(10, "workers_started", step=8, workers=workers, state="memory"),
+        at(10.1, "member_lost", member=4, node="n", reason="ActorUnschedulableError"),
+    ]  # fmt: skip
+    assert [one.title for one in incidents(events, steps(1, 8, 1))][1:] == [title]
+
+
+def test_a_run_that_was_asked_to_stop() -> None:
+    events = [at(0, "command"), at(1, "workers_started", step=0, workers=1, state="storage"), at(9, "stopped", step=8, by="me")]
+    events += [at(99, "command"), at(100, "workers_started", step=8, workers=1, state="storage")]
+    found = incidents(events, [*steps(1, 8, 1), *steps(9, 10, 100)])
+    assert [one.title for one in found][1:] == ["Stopped, asked to by me", "Resumed after a pause of 1 min 30 s"]
+    assert not any(one.alarming for one in found)
+
+
+def test_a_kind_of_event_that_is_new_is_told_by_its_name() -> None:
+    assert incidents([at(0, "command"), at(1, "comet_struck", reason="it fell")], [])[1].title == "Comet struck"
+
+
+# Series
+
+
+def test_the_clock_leaves_pauses_out() -> None:
+    events, metrics = troubled()
+    clock = Clock.of(events, metrics)
+    assert clock.paused.tolist() == [1000.0, 2000.0]
+    assert clock.at([BEGAN, BEGAN + 185, BEGAN + 1185, BEGAN + 3231]).tolist() == [0, 185, 185, 231]
+
+
+def test_throughput_is_of_steps_that_count_and_adds_up() -> None:
+    events, metrics = troubled()
+    edges, rates = throughput(metrics, Clock.of(events, metrics), 320)
+    assert np.sum(rates * np.diff(edges)) == pytest.approx(120 * 320)
+    assert rates[(edges[:-1] > 100) & (edges[1:] < 145)].tolist() == [0] * len(rates[(edges[:-1] > 100) & (edges[1:] < 145)])
+
+
+def test_thinning_keeps_extremes_and_smoothing_leaves_out_what_is_no_number() -> None:
+    values = np.sin(np.arange(100_000) / 3000)
+    values[777], values[55_555], values[9] = 40, -40, np.nan
+    x, y = thinned(np.arange(100_000), values, 1000)
+    assert len(x) <= 1000
+    assert {(777, 40.0), (55_555, -40.0)} <= set(zip(x.tolist(), y.tolist(), strict=True))
+    assert smoothed(np.array([1.0, np.nan, 3.0, 5.0]), 3).tolist() == [1, 2, 4, 4]
+    x, y = parted(np.array([1.0, 3.0]), np.array([5.0, 6.0]), [2.0])
+    assert x.tolist() == [1, 2, 3]
+    assert np.isnan(y).tolist() == [False, True, False]
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (-1, 0.04, 9.97, 59.4, 59.6, 60, 200, 3725, 7500, 90_000, 280_000)] == [
+        "0 s", "0.04 s", "10 s", "59 s", "1 min 00 s", "1 min 00 s", "3 min 20 s", "1 h 02 min",
+        "2 h 05 min", "1 d 1 h", "3 d 5 h",
+    ]  # fmt: skip
+
+
+# Pages
+
+
+def test_the_page_of_a_troubled_run(tmp_path: Path) -> None:
+    run = made_run(tmp_path, *troubled(), train__steps=120)
+    place = report([run])
+    assert place.path == str(tmp_path / "small" / "report.html")
+    page = Page(place.read_text())
+    rows = [row for row in page.all("tr") if "data-incident" in row]
+    for form in ("wide", "narrow"):
+        assert f'id="timeline-{form}-title"' in place.read_text()
+    parts = [group["data-part"] for group in page.all("g") if "data-part" in group]
+    for row in rows:
+        assert parts.count(f"incident-{row['data-incident']}") == 2, "in the wide picture, and in the narrow one"
+    assert parts.count("raw") == parts.count("mean") == 4
+    for words in ("finished", "abab", "2.0500", "Goodput", "Connection closed by peer", "2.14.0", "AVX512", "the disk is full"):
+        assert words in page.text, words
+
+
+def test_the_page_is_sound_for_machines_and_for_readers_who_listen(tmp_path: Path) -> None:
+    page = page_of(made_run(tmp_path, *troubled(), train__steps=120), out=tmp_path / "x.html")
+    names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(names) == len(set(names))
+    pictures = page.all("svg")
+    assert pictures
+    for svg in pictures:
+        assert svg["role"] == "img"
+        assert set(svg["aria-labelledby"].split()) <= set(names)
+    levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3")]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(deeper <= level + 1 for level, deeper in pairwise(levels))
+    assert all(head.get("scope") in ("col", "row") for head in page.all("th"))
+    assert not page.all("script") and not page.all("link") and not page.all("img") and not page.all("iframe")
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize(
+    ("events", "metrics", "words"),
+    [
+        ([], [], ["Nothing yet", "new"]),
+        ([at(0, "command", workers=[1, 1])], [], ["interrupted", "no step is recorded yet"]),
+        (
+            [at(0, "command"), at(1, "workers_started", step=0, workers=1, state="storage")],
+            steps(1, 1, 1),
+            ["interrupted", "Started on 1 worker"],
+        ),
+        (
+            [at(0, "command"), at(9, "failed", step=0, reason="the source x is empty", exit_status=2)],
+            [],
+            ["failed", "the source x is empty"],
+        ),
+        (
+            [at(0, "command"), at(1, "workers_started", step=0, workers=1, state="storage")],
+            steps(1, 9, 1, loss=float("nan")),
+            ["interrupted"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_in_any_state_has_a_page(events: list, metrics: list, words: list[str], tmp_path: Path) -> None:
+    run = made_run(tmp_path, events, metrics)
+    with (tmp_path / "small" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"time": 1800000')  # its writer was killed
+    page = page_of(run, out=tmp_path / "x.html")
+    for word in words:
+        assert word in page.text, word
+    assert page_of(run, run, out=tmp_path / "two.html").all("svg")
+
+
+def test_what_is_no_run_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a run's folder"):
+        report([Run.open(str(tmp_path))])
+    with pytest.raises(InputError, match="no run is named"):
+        report([])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        report([made_run(tmp_path)], Store.at(tmp_path / "file" / "x.html"))
+
+
+def test_texts_from_outside_are_inert(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&]]>"
+    events = [
+        at(0, "command", environment={evil: evil}),
+        at(1, "member_ready", member=1, node=evil, device=evil),
+        at(2, evil, reason=evil),
+        at(3, "failed", step=0, reason=evil),
+    ]
+    run = made_run(tmp_path, events, steps(1, 3, 1), source=f"/data/{evil}")
+    judged = {"time": 1.0, "step": 3, "task": {"kind": evil}, "measure": evil, "higher_is_better": True}
+    numbers = {"floor": [0.1], "random": [0.2, 0.3], "ours": [0.4], "facts": {evil: evil}}
+    (run.folder / "probes" / "x.json").write_text(json.dumps(judged | numbers))
+    page = page_of(run, out=tmp_path / "x.html")
+    assert not page.all("script") and not page.all("img")
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert page.text.count("alert(1)") >= 7
+
+
+def test_credentials_are_not_on_the_page(tmp_path: Path) -> None:
+    leaky = "s3://AKIAKEY:wJal%2Fr@bucket/a.txt?region=eu-central-1"
+    events = [
+        at(0, "command"),
+        at(1, "failed", step=0, reason=f"{leaky} cannot be read: https://me:pass/w@host/x?a=1&sas_token=sesame"),
+    ]
+    text = report([made_run(tmp_path, events)]).read_text()
+    assert "s3://bucket/a.txt" in text
+    for secret in ("AKIAKEY", "wJal", "sesame", "me:pass", "pass/w"):
+        assert secret not in text, secret
+    assert redacted("http://127.0.0.1:8265/a@b and me@example.org") == "http://127.0.0.1:8265/a@b and me@example.org"
+
+
+def test_several_runs_side_by_side(tmp_path: Path) -> None:
+    one = made_run(tmp_path / "a", *troubled(), train__steps=120, name="one")
+    two = made_run(tmp_path / "b", *troubled(), train__steps=120, name="two", scale__workers=2)
+    page = page_of(one, two, out=tmp_path / "x.html")
+    assert "2 runs side by side" in page.text
+    assert "ended with the same weights, bit for bit" in page.text
+    assert "scale.workers.0 1 2" in page.text and "★" not in page.text
+    assert [group["data-part"] for group in page.all("g") if "data-part" in group] == ["run-0", "run-1"] * 2
+    other = made_run(tmp_path / "c", name="three", optimizer__lr=0.1)
+    assert "optimizer.lr ★ 0.004 0.1" in page_of(one, other, out=tmp_path / "y.html").text
+
+
+def test_data_its_licence_and_its_quarantine(tmp_path: Path) -> None:
+    (tmp_path / "prepared" / "0").mkdir(parents=True)
+    rows = [{"source": "x", "position": n, "reason": reason} for n, reason in enumerate(["empty", "broken JSON", "empty"])]
+    rows += [{**rows[0], "reason": "damaged", "lost": 1000, "unit": "case"}, {**rows[0], "reason": "left out", "lost": 0}]
+    (tmp_path / "prepared/0/quarantine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = {"url": "https://example.org/a", "bytes": 1, "sha256": "0" * 64}
+    noted = {"set": "words", "origin": "o", "licence": "CC-BY-4.0, by Somebody", "files": {"a.txt": file}}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ".words.yaml").write_text(json.dumps(noted))
+    run = made_run(tmp_path, source=str(tmp_path / "data/words/*.txt"))
+    page = page_of(run, out=tmp_path / "x.html")
+    assert "CC-BY-4.0, by Somebody" in page.text
+    assert "1,000 cases: damaged 2 rows: empty 1 row: broken JSON 1 note: left out" in page.text
+    assert "2 rows in quarantine" in page.text and "foundray quarantine small" in page.text
+    assert "32,000 tokens in 1,000 samples of 32" in page.text
+
+
+def test_a_long_run_is_a_small_page_made_in_seconds(tmp_path: Path) -> None:
+    count = 100_000
+    dealer = np.random.default_rng(0)
+    metrics = [
+        record | {"loss": 2 + 4 / (1 + record["step"] / 1000) + noise, "takers": []}
+        for record, noise in zip(steps(1, count, 5), dealer.normal(0, 0.1, count).tolist(), strict=True)
+    ]
+    events = [at(0, "command"), at(5, "workers_started", step=0, workers=3, state="storage")]
+    for step in range(500, count, 1000):
+        events += [
+            at(5 + step, "group_broken", step=step, reason="x"),
+            at(5.1 + step, "workers_started", step=step, workers=3, state="memory"),
+        ]
+    run = made_run(tmp_path, events, metrics, train__steps=count)
+    began = time.process_time()
+    place = report([run])
+    assert time.process_time() - began < 60, "seconds of CPU, a few times what it takes: it does not grow faster than the run"
+    assert place.info().size < 1_000_000
+    assert "at most 1,200 points are drawn" in place.read_text()
+    assert len(Story(run).incidents) == 101
+
+
+def test_numbers_that_would_run_into_each_other_are_one_label() -> None:
+    assert numbered([0, 10, 11, 50, 90], 2) == [(0, "1"), (10.5, "2–3"), (50, "4"), (90, "5")]
+    assert numbered([0, 5, 10, 15], 3) == [(5, "1–3"), (15, "4")]
+    assert numbered([], 1) == []

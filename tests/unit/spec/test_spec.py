@@ -1,0 +1,144 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import REPOSITORY, small_spec, write_spec
+
+from foundray.errors import InputError
+from foundray.spec import Section, Spec
+from foundray.spec.documented import descriptions, json_schema
+from foundray.spec.loading import load_spec, parse_override, parse_spec
+
+
+def refused(changes: dict[str, Any], tmp_path: Path) -> str:
+    path = write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path))
+    with pytest.raises(InputError) as caught:
+        load_spec(path, changes)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("model.widht", 3, "did you mean 'width'"),
+        ("model.heads", 3, "width 32 does not divide into 3 heads"),
+        ("scale.workers", [3, 1], "the fewest come first: [1, 3]"),
+        ("scale.workers", 0, "scale.workers"),
+        ("scale", {"workers": 9, "pools": {"a": {"workers": 2}}}, "the pools have [2, 2] workers together"),
+        ("scale", {"pools": {"a": {"workers": [3, 1]}}}, "the fewest come first: [1, 3]"),
+        ("scale", {"pools": {"a": {"workers": 1, "resources": {"GPU": 1}}, "b": {"workers": 1}}}, "cannot work in one group"),
+        ("train.steps", -1, "train.steps"),
+        ("train.keep_checkpoints", 1, "train.keep_checkpoints"),
+        ("objective.kind", "next_tokn", "did you mean 'next_token'"),
+        ("optimizer.kind", "sgd", "'adamw8bit', 'adamw' or 'lion8bit'"),
+        ("optimizer.lr", float("nan"), "optimizer.lr"),
+        ("schedule", {"warmup": 0.7, "decay": 0.7}, "more than the whole run"),
+        ("data.tokenizer", {"kind": "bpe"}, "needs vocab_size"),
+        ("data.tokenizer", {"kind": "char", "path": "x"}, "goes with kind 'file'"),
+        ("data.holdout", 1.5, "data.holdout"),
+        ("name", "../escape", "name"),
+        ("data.sources", [], "data.sources"),
+    ],
+)
+def test_a_bad_field_is_one_sentence_that_names_it(field: str, value: Any, said: str, tmp_path: Path) -> None:
+    sentence = refused({field: value}, tmp_path)
+    assert said in sentence
+    assert field.split(".")[0] in sentence
+
+
+def test_files_that_are_no_spec(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        load_spec(tmp_path / "none.yaml")
+    for text, said in (("a: [", "not valid YAML"), ("- 1", "holds no fields"), ("", "holds no fields")):
+        with pytest.raises(InputError, match=said):
+            parse_spec(text, "spec.yaml")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_spec(tmp_path / "binary")
+
+
+def test_yaml_cannot_run_code(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not valid YAML"):
+        parse_spec("name: !!python/object/apply:os.getcwd []", "spec.yaml")
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path))
+    settings = ["optimizer.lr=3e-4", "data.sources.0.weight=2", "scale.workers=3", "scale.resources.CPU=0.5"]
+    spec = load_spec(path, dict(map(parse_override, settings)))
+    assert spec.optimizer.lr == 3e-4
+    assert spec.data.sources[0].weight == 2
+    assert spec.scale.workers == (3, 3)
+    assert spec.scale.worker_threads == 1
+    for wrong in ("optimizer.lr", "=3"):
+        with pytest.raises(InputError, match=r"field.name=value"):
+            parse_override(wrong)
+    with pytest.raises(InputError, match="not one of the 1 items"):
+        load_spec(path, {"data.sources.7.weight": 1})
+
+
+def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path))
+    spec = load_spec(path)
+    for field, value in (
+        ("scale.workers", 7),
+        ("storage", "elsewhere"),
+        ("train.checkpoint_every", 9),
+        ("fault.max_restarts", 0),
+    ):
+        assert load_spec(path, {field: value}).fingerprint() == spec.fingerprint()
+    assert load_spec(path, {"train.compile": False}).fingerprint() == spec.fingerprint(), "as when it is not said"
+    for field, value in (
+        ("seed", 1),
+        ("optimizer.lr", 1.0),
+        ("train.steps", 9),
+        ("train.exact", False),
+        ("train.compile", True),
+    ):
+        assert load_spec(path, {field: value}).fingerprint() != spec.fingerprint()
+
+
+def test_a_resolved_spec_reads_back_as_itself(tmp_path: Path) -> None:
+    spec = load_spec(write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path)))
+    assert parse_spec(spec.to_yaml(), "again") == spec
+    assert yaml.safe_load(spec.to_yaml())["model"]["width"] == 32
+
+
+def test_every_field_is_documented() -> None:
+    def sections(section: type[Section]) -> Any:
+        yield section
+        for sub in section.__subclasses__():
+            yield from sections(sub)
+
+    for section in sections(Section):
+        for name in section.model_fields:
+            assert descriptions(section).get(name), f"{section.__name__}.{name} has no docstring"
+    assert json_schema(Spec)["properties"]["seed"]["description"]
+
+
+def test_pools_add_up() -> None:
+    pools = {"big": {"workers": [1, 4], "accelerator": "A100", "resources": {"GPU": 1, "CPU": 4}}}
+    pools["small"] = {"workers": [0, 8], "labels": {"zone": "in(a,b)"}, "resources": {"GPU": 1, "CPU": 2}}
+    spec = parse_spec(yaml.safe_dump(small_spec(Path("x"), Path("y"), scale={"pools": pools})), "test")
+    assert spec.scale.workers == (1, 12)
+    assert spec.scale.worker_threads == 2
+    assert parse_spec(spec.to_yaml(), "again") == spec
+    alone = parse_spec(yaml.safe_dump(small_spec(Path("x"), Path("y"))), "test")
+    assert spec.fingerprint() == alone.fingerprint()
+    assert list(alone.scale.all_pools) == [""]
+
+
+@pytest.mark.parametrize(
+    ("example", "fingerprint"),
+    [
+        ("control/pendulum.yaml", "4469ce3a5102e9b9"),
+        ("handwritten-digits/spec.yaml", "b625ba2c7776ba35"),
+        ("shakespeare/spec.yaml", "8eb78b87a65a8884"),
+    ],
+)
+def test_runs_from_before_are_the_same_runs(example: str, fingerprint: str) -> None:
+    """A new field must leave alone what a spec without it is; where results change on purpose, this may change, too."""
+    assert load_spec(REPOSITORY / "examples" / example).fingerprint() == fingerprint

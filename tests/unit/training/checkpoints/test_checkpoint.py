@@ -1,0 +1,100 @@
+"""Damage, half-written folders, and what the manifest is for. That bits survive is tested with the exact step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.unit.saving import save
+from tests.unit.training.step.test_exact_step import make_spec, make_trainer
+
+from foundray.errors import InputError
+from foundray.runs.checkpoints import completed
+from foundray.storage import Store
+from foundray.training.checkpoints.checkpoint import load_latest, load_weights, weights_sha256
+from foundray.training.collectives.group import Group
+from foundray.training.step.trainer import Trainer, named_weights
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Store, Trainer]:
+    """Checkpoints of steps 1, 2 and 3, each of weights that all equal the step."""
+    trainer, folder = make_trainer(make_spec(), Group()), Store.at(tmp_path / "checkpoints")
+    for step in (1, 2, 3):
+        trainer.flat.buffer.fill_(step)
+        save(folder, trainer, step, "print", keep=3)
+    return folder, trainer
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def shard(folder: Store, step: int) -> Path:
+    return next(Path(folder.path).glob(f"step-{step:08d}/*.safetensors"))
+
+
+def test_one_changed_byte_falls_back_to_the_checkpoint_before(saved: tuple[Store, Trainer]) -> None:
+    folder, trainer = saved
+    flip(shard(folder, 3))
+    trainer.flat.buffer.zero_()
+    restored = load_latest(folder, trainer, "print")
+    assert restored.step == 2
+    assert "step-00000003 is damaged (the SHA-256" in restored.skipped[0]
+    assert (trainer.flat.buffer == 2).all()
+    step, weights, skipped = load_weights(folder)
+    assert (step, len(skipped)) == (2, 1)
+    assert all((tensor == 2).all() for tensor in weights.values())
+
+
+def test_missing_and_unreadable_parts_fall_back_too(saved: tuple[Store, Trainer]) -> None:
+    folder, trainer = saved
+    shard(folder, 3).unlink()
+    (Path(folder.path) / "step-00000002" / "manifest.json").write_text("{")
+    assert load_latest(folder, trainer, "print").step == 1
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(saved: tuple[Store, Trainer]) -> None:
+    folder, trainer = saved
+    (Path(folder.path) / "step-00000003" / "manifest.json").unlink()
+    restored = load_latest(folder, trainer, "print")
+    assert (restored.step, restored.skipped) == (2, [])
+
+
+def test_nothing_usable_is_said_and_nothing_is_deleted(saved: tuple[Store, Trainer]) -> None:
+    folder, trainer = saved
+    for step in (1, 2, 3):
+        flip(shard(folder, step))
+    with pytest.raises(InputError, match=r"no checkpoint in .* can be used"):
+        load_latest(folder, trainer, "print")
+    assert len(completed(folder)) == 3
+
+
+def test_another_specs_checkpoint_is_not_loaded(saved: tuple[Store, Trainer]) -> None:
+    folder, trainer = saved
+    with pytest.raises(InputError, match="made by another spec"):
+        load_latest(folder, trainer, "other")
+
+
+def test_old_ones_are_removed(saved: tuple[Store, Trainer]) -> None:
+    folder, trainer = saved
+    save(folder, trainer, 4, "print", keep=2)
+    assert [place.name for place in folder.children()] == ["step-00000003", "step-00000004"]
+
+
+def test_no_pickle(saved: tuple[Store, Trainer]) -> None:
+    folder, _ = saved
+    for path in Path(folder.path).rglob("*.*"):
+        assert path.suffix in (".safetensors", ".json")
+
+
+def test_weights_sha256_is_as_documented(saved: tuple[Store, Trainer]) -> None:
+    import hashlib
+
+    _, trainer = saved
+    torch.nn.init.normal_(trainer.flat.buffer)
+    sha = hashlib.sha256()
+    for name, parameter in sorted(trainer.model.named_parameters()):
+        sha.update(name.encode("utf-8") + parameter.detach().numpy().astype("<f4").tobytes())
+    assert weights_sha256(named_weights(trainer.flat)) == sha.hexdigest()

@@ -1,0 +1,139 @@
+"""A group's members and what happens to the others when one falls silent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.unit import distributed
+
+from foundray.training.collectives.group import Group
+
+WORLD = 3
+
+
+def survivors(target: Callable[..., None], world: int) -> dict[int, float]:
+    """What all but one of a group's processes say, by rank; nothing of them is left behind."""
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [context.Process(target=target, args=(rank, port, results)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    try:
+        return dict(results.get(timeout=60) for _ in range(world - 1))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def member(rank: int, port: int, results: Any) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    from foundray.training.collectives.group import Group
+
+    group = Group.gather_at(("127.0.0.1", port), rank, WORLD, torch.device("cpu"))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    began = time.monotonic()
+    threading.Timer(0.5, group.abort).start()
+    values = torch.ones(1000)
+    try:
+        while True:
+            group.sum(values)
+    except RuntimeError:
+        group.leave()
+        results.put((rank, time.monotonic() - began))
+
+
+def test_a_collective_can_be_broken_off_while_it_waits_for_a_silent_member() -> None:
+    answers = survivors(member, WORLD)
+    assert sorted(answers) == [0, 2]
+    assert all(seconds < 10 for seconds in answers.values())
+
+
+def partner(rank: int, port: int, results: Any) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    from foundray.training.collectives.group import Group
+
+    group = Group.gather_at(("127.0.0.1", port), rank, 2, torch.device("cpu"))
+    for _ in range(20):
+        group.sum(torch.ones(1000))
+        group.check()
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    began = time.monotonic()
+    try:
+        while time.monotonic() - began < 20:
+            group.check()
+            time.sleep(0.05)
+    except RuntimeError:
+        results.put((rank, time.monotonic() - began))
+
+
+def test_who_waits_for_something_else_learns_that_a_member_is_gone() -> None:
+    ((rank, seconds),) = survivors(partner, 2).items()
+    assert (rank, seconds < 5) == (0, True)
+
+
+def comrade(rank: int, port: int, results: Any) -> None:
+    """Rank 1 comes to the first meeting and says nothing there; the second meeting, at the next port, is a proper one."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    from torch.distributed import TCPStore
+
+    from foundray.training.collectives import group as module
+
+    module.GATHERING = timedelta(seconds=2)
+    if rank == 1:
+        TCPStore("127.0.0.1", port, 2, is_master=False)
+    else:
+        with pytest.raises(RuntimeError):
+            module.Group.gather_at(("127.0.0.1", port), rank, 2, torch.device("cpu"))
+    module.GATHERING = timedelta(seconds=15)
+    group = module.Group.gather_at(("127.0.0.1", port + 1), rank, 2, torch.device("cpu"))
+    results.put((rank, float(group.sum(torch.ones(1)))))
+
+
+def test_who_has_failed_to_form_a_group_can_form_one_with_a_newcomer() -> None:
+    assert list(survivors(comrade, 2).values()) == [2]
+
+
+def told(group: Group, values: list[Any]) -> tuple[list[Any], Any, list[list[float]]]:
+    """What a group shares, in a process that cannot unpickle anything."""
+    import pickle
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("something was unpickled")
+
+    honest = pickle.loads, pickle.load, pickle.Unpickler, dist.distributed_c10d._unpickler
+    pickle.loads = pickle.load = pickle.Unpickler = dist.distributed_c10d._unpickler = refuse  # type: ignore[assignment]
+    try:
+        shared = group.share(values[group.rank])
+        rows = group.share_rows({group.rank: torch.full((group.rank + 1, 2), float(group.rank))} if group.rank else {})
+        try:
+            group.share(Path("nothing that JSON has"))
+        except TypeError as error:
+            refused = type(error).__name__
+    finally:
+        pickle.loads, pickle.load, pickle.Unpickler, dist.distributed_c10d._unpickler = honest  # type: ignore[assignment]
+    return shared, refused, rows.tolist()
+
+
+def test_what_a_group_shares_is_never_unpickled() -> None:
+    values = [{"kind": "AVX2", "losses": [[1, 0.1], [2, 2.5e-300]]}, None, "d\u00e9j\u00e0 vu"]
+    rows = [[1.0, 1.0]] * 2 + [[2.0, 2.0]] * 3
+    assert distributed.run(3, told, values) == [(values, "TypeError", rows)] * 3
+    assert Group().share((1, "a")) == [[1, "a"]]

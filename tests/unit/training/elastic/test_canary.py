@@ -1,0 +1,91 @@
+"""The canary: machines that compute other bits are told apart, also where their instructions have one name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from foundray.spec import Model
+from foundray.training.elastic.canary import TOKENS, WIDTH, Kind, canary, differences, kind, narrowed
+
+CPU = torch.device("cpu")
+SHAPE = {"width": 64, "depth": 2, "heads": 4, "context": 32}
+PROGRAM = """
+import json, sys, torch
+from foundray.spec import Model
+from foundray.training.elastic.canary import kind
+torch.set_num_threads(1)
+torch.manual_seed(7)
+print(json.dumps([kind(Model(**json.loads(sys.argv[1])), True, torch.device("cpu")), torch.rand(1).item()]))
+"""
+
+
+def elsewhere(**environment: str) -> tuple[Kind, float]:
+    """What another process finds, whose libraries are told to do without some instructions; and its next random number."""
+    command = [sys.executable, "-c", PROGRAM, json.dumps(SHAPE)]
+    said = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout
+    found, chance = json.loads(said.splitlines()[-1])
+    return found, chance
+
+
+def test_equal_machines_are_alike_and_another_path_through_the_libraries_is_told() -> None:
+    here, chance = elsewhere()
+    again, _ = elsewhere()
+    assert differences([here, again]) == ""
+    torch.manual_seed(7)
+    assert chance == torch.rand(1).item(), "the canary leaves torch's generator alone"
+    # As on a machine of another vendor: the instructions have the same name, and the product of matrices takes another path.
+    other, _ = elsewhere(MKL_CBWR="COMPATIBLE")
+    assert other["hardware"] == here["hardware"]
+    if torch.backends.mkl.is_available():
+        assert differences([here, other]) == "gradients of the same layer " + " and ".join(
+            sorted([here["gradient"], other["gradient"]])
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ""),
+        ({"torch": "2.10"}, "torch 2.10 and 2.9"),
+        ({"bitsandbytes": "0.51", "threads": "8"}, "bitsandbytes 0.50 and 0.51, CPU threads 4 and 8"),
+        ({"hardware": "AVX2", "gradient": "0b"}, "AVX2 and AVX512, gradients of the same layer 0a and 0b"),
+    ],
+)
+def test_what_differs_is_named(changes: dict[str, str], told: str) -> None:
+    one = {"hardware": "AVX512", "gradient": "0a", "torch": "2.9", "bitsandbytes": "0.50", "threads": "4"}
+    assert differences([one, {**one, **changes}, one]) == told
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm": "ln", "act": "gelu", "bias": True, "rope_theta": None},
+        {"width": 96, "heads": 3, "context": 5},
+        {"width": 4096, "heads": 32, "context": 2048},
+    ],
+)
+def test_every_shape_of_layer_has_one_and_it_is_cheap(changes: dict[str, Any]) -> None:
+    shape = Model(**{**SHAPE, **changes})
+    canary(Model(**SHAPE), True, CPU)  # what a process computes first, libraries are loaded for
+    began = time.process_time()
+    found = canary(shape, True, CPU)
+    assert time.process_time() - began < 3.0  # a tenth of that on a machine that has nothing else to do
+    assert found == canary(shape, True, CPU)
+    assert narrowed(shape).width <= WIDTH and min(TOKENS, shape.context) >= 5
+    if not changes:
+        assert found != canary(shape, False, CPU), "an objective that looks both ways computes otherwise"
+
+
+def test_it_says_what_it_is_of() -> None:
+    found = kind(Model(**SHAPE), True, CPU)
+    assert found["torch"] == torch.__version__ and found["threads"] == str(torch.get_num_threads())
+    assert len(found["gradient"]) == 8

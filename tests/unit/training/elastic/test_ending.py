@@ -1,0 +1,43 @@
+"""A run that ends with an error ends with that one, whatever else fails then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.unit.training.telemetry.test_recorder import recorder, started, step
+
+from foundray.errors import RunFailed, StorageAway
+from foundray.records.writer import Writer
+from foundray.training.elastic import ending
+from foundray.training.elastic.ending import keep_what_is_done
+
+
+def test_a_record_that_cannot_be_stored_does_not_hide_why_the_run_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its members and its committer are not asked, as nothing of the record is stored."""
+    monkeypatch.setattr(ending, "LAST_SECONDS", 0.5)
+    said: list[str] = []
+    (tmp_path / "run").mkdir()
+    subject = recorder(tmp_path / "run", said)
+    subject.spec = subject.spec.model_copy(update={"fault": subject.spec.fault.model_copy(update={"storage_wait_s": 1.0})})
+
+    def refuse(self: Writer, records: list[dict[str, Any]]) -> None:
+        raise StorageAway("the disk is full")
+
+    monkeypatch.setattr(Writer, "append", refuse)
+    subject.write([started(0), step(1)])
+    group: Any = SimpleNamespace(statuses=lambda: [SimpleNamespace(phase="failed", written=(1,))], generation=1)
+    nobody: Any = None
+    with pytest.raises(RunFailed, match="no micro-batch"):
+        try:
+            raise RunFailed("no micro-batch has a finite loss")
+        finally:
+            keep_what_is_done(nobody, group, nobody, subject, lambda: None)
+            subject.close(failed=True)
+    assert said[-1].startswith("the run's record could not be written: the disk is full; make room")
+    with pytest.raises(RunFailed, match="could not be written"):
+        subject.close()

@@ -1,0 +1,93 @@
+"""An evaluation's data are asked for before it is due: once, by one worker, and exactly as the evaluation will ask for them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from tests.unit.training.step.test_exact_step import make_spec
+
+from foundray.data.stream import validation
+from foundray.spec import Spec
+from foundray.training.elastic.evaluations import FORESEE_SECONDS, Evaluations
+from foundray.training.step.outcome import Evaluation
+
+
+class Feeder:
+    """Takes note of what it is asked for."""
+
+    def __init__(self) -> None:
+        self.opened: list[tuple[Any, ...]] = []
+        self.open = SimpleNamespace(remote=lambda *arguments: self.opened.append(arguments))
+
+
+def evaluations(feeder: Feeder, rank: int, monkeypatch: pytest.MonkeyPatch, **train: int) -> Evaluations:
+    monkeypatch.setattr(validation, "validation_plan", lambda plan, coupled: SimpleNamespace(micro_batch_size=8))
+    work = SimpleNamespace(feeder=feeder, plan=None, validation_samples=100)
+    found = Evaluations(
+        cast(Any, work), make_spec(**{f"train__{name}": value for name, value in train.items()}), cast(Any, None)
+    )
+    found.begin(cast(Any, SimpleNamespace(rank=rank, generation=7, evaluated=0)))
+    return found
+
+
+def test_it_is_foreseen_by_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    feeder = Feeder()
+    subject = evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=1000)
+    for done in range(1, 101):
+        subject.foresee(done, 1.0)
+        assert len(feeder.opened) == (100 - done < FORESEE_SECONDS), done
+    subject.foresee(100, 1.0)
+    [asked] = feeder.opened
+    assert asked == subject._stream(100, subject._part(100)) and asked[:2] == (7, "validation-100")
+
+
+def test_the_last_one_is_at_the_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    feeder = Feeder()
+    evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=12).foresee(1, 0.01)
+    assert [asked[1] for asked in feeder.opened] == ["validation-12"]
+
+
+def test_the_last_one_is_compared_by_what_the_others_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[str] = []
+    monkeypatch.setattr(validation, "replace", lambda plan, **changes: plan)
+
+    def looked(self: Evaluations, stream: tuple[Any, ...]) -> Evaluation:
+        streams.append(stream[1])
+        return Evaluation(2.0 if stream[1] == "validation-12" else 3.0, 1, 0, 0.0, 0.0)
+
+    monkeypatch.setattr(Evaluations, "_on", looked)
+    subject = evaluations(Feeder(), 0, monkeypatch, evaluate_every=4, steps=12)
+    assert "compared_loss" not in subject.evaluate(12), "all look at the same"
+    evaluate = {"evaluate": {"sets": {"validation": {"samples": 8}}, "at_end": "whole"}}
+    subject.spec = Spec.model_validate({**subject.spec.model_dump(), **evaluate})
+    assert "compared_loss" not in subject.evaluate(8)
+    assert (subject.evaluate(12)["val_loss"], subject.evaluate(12)["compared_loss"]) == (2.0, 3.0)
+    assert streams[-2:] == ["validation-12", "compared-12"]
+
+
+def test_one_worker_asks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    feeder = Feeder()
+    evaluations(feeder, 1, monkeypatch, evaluate_every=100, steps=12).foresee(1, 0.01)
+    assert not feeder.opened
+
+
+def test_a_new_group_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    feeder = Feeder()
+    subject = evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=12)
+    subject.foresee(1, 0.01)
+    subject.begin(cast(Any, SimpleNamespace(rank=0, generation=8, evaluated=0)))
+    subject.foresee(1, 0.01)
+    assert [asked[0] for asked in feeder.opened] == [7, 8]
+
+
+def test_what_is_evaluated_already_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a group that begins at an earlier step: nobody would close that stream."""
+    feeder = Feeder()
+    subject = evaluations(feeder, 0, monkeypatch, evaluate_every=6, steps=12)
+    subject.begin(cast(Any, SimpleNamespace(rank=0, generation=8, evaluated=6)))
+    subject.foresee(4, 0.01)
+    assert not feeder.opened
+    subject.foresee(7, 0.01)
+    assert [asked[1] for asked in feeder.opened] == ["validation-12"]

@@ -1,0 +1,60 @@
+"""When a command gives up."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from ray.exceptions import RayTaskError
+
+from foundray.cluster.causes import is_away
+from foundray.errors import InputError, RunFailed, StorageAway
+from foundray.spec import Fault
+from foundray.training.elastic.failures import Failures
+
+
+class Clock:
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def failures(clock: Clock) -> Failures:
+    return Failures(Fault(max_restarts=3, storage_wait_s=60), "foundray resume x", clock)
+
+
+def test_failures_in_a_row_are_counted_and_a_step_forgives_them() -> None:
+    subject = failures(Clock())
+    for step in (4, 4, 4, 5, 5, 5):
+        assert subject.add(step, "a member was lost", False) == 0
+    with pytest.raises(RunFailed, match=r"failed 4 times at step 5: a member was lost; `foundray resume x`"):
+        subject.add(5, "a member was lost", False)
+    assert subject.total == 7
+
+
+def test_storage_that_is_away_does_not_use_up_the_restarts() -> None:
+    clock = Clock()
+    subject = failures(clock)
+    for _ in range(25):
+        clock.seconds += 2
+        assert subject.add(4, "s3://b/x cannot be read: SLOW_DOWN", True) > 0
+        assert subject.add(4, "Connection closed by peer", False) > 0, "of one whose neighbour could not read"
+    subject.add(5, "s3://b/x cannot be read: SLOW_DOWN", True)  # it answered in between
+    clock.seconds += 59
+    assert subject.add(5, "s3://b/x cannot be read: SLOW_DOWN", True) > 0
+    clock.seconds += 2
+    with pytest.raises(RunFailed, match=r"not answered for 60 s: s3://b/x cannot be read: SLOW_DOWN; once it does, `foundray"):
+        subject.add(5, "s3://b/x cannot be read: SLOW_DOWN", True)
+    assert RunFailed.exit_status == 1
+
+
+def test_storage_that_is_away_is_known_through_rays_layers() -> None:
+    away, fault = StorageAway("s3://b/x cannot be read: SLOW_DOWN"), InputError("no such file")
+    for cause, expected in ((away, True), (fault, False)):
+        told = 'Traceback (most recent call last):\n  File "x.py", line 1, in read\nfoundray.errors.' + type(cause).__name__
+        inner = RayTaskError("read", f"{told}: {cause}", cause)
+        assert is_away(inner) is expected
+        assert is_away(inner.as_instanceof_cause()) is expected
+        assert is_away(RayTaskError("lease", f"{told}: {cause}", inner)) is expected
+    assert is_away(pickle.loads(pickle.dumps(away)))

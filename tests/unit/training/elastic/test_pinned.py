@@ -1,0 +1,112 @@
+"""Checkpoints that are to be kept are not left out where storage is slow, or fails for a while."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.unit.training.step.test_exact_step import VOCABULARY, make_spec
+
+from foundray.errors import InputError
+from foundray.runs.checkpoints import folders
+from foundray.storage import Store
+from foundray.training.checkpoints.written import ShardFile
+from foundray.training.collectives.group import Group
+from foundray.training.elastic import loop as looping
+from foundray.training.elastic.loop import Loop
+from foundray.training.elastic.messages import Work
+from foundray.training.elastic.worker import Member
+
+
+class Worker:
+    """A member's loop in a group of one, after its steps."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any):
+        self.late: list[int] = []
+        spec = make_spec(**changes)
+        nothing: Any = None
+        work = Work(spec.model_dump_json(), str(folder), nothing, VOCABULARY, 0, nothing, nothing)
+        monkeypatch.setattr(Member, "_live", lambda self: None)
+        self.member = Member("cpu")
+        self.loop = Loop(work, self.member)
+        self.loop.trainer.take_part(Group(), (0, self.loop.trainer.layout.blocks))
+        self.loop.trainer.initialise()
+        self.loop.saving, self.loop.saved, self.loop.evaluated = False, None, spec.train.steps
+        order: Any = SimpleNamespace(generation=self.member.status.generation, mirror=None)
+        self.loop.order = order
+        monkeypatch.setattr(self.loop.journal, "event", lambda name, step, **_: self.late.append(step))
+
+    def after(self, *steps: int) -> None:
+        for step in steps:
+            self.loop.done = step
+            self.loop._look_after()
+
+    def told(self) -> dict[int, str]:
+        """By step, what became of the shard: empty for one that is written."""
+        self.loop.writer.shutdown(wait=True)
+        written = self.member.status.written
+        return {one.step: "" if isinstance(one.outcome, ShardFile) else one.outcome for one in written}
+
+
+KEEPING = {"train__checkpoint_every": 1, "train__steps": 9, "train__evaluate_every": 9}
+
+
+@pytest.mark.parametrize("pinned", [{"train__keep_every": 3}, {"train__keep_best": 1, "train__evaluate_every": 3}])
+def test_one_to_keep_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: dict[str, Any]) -> None:
+    worker, write = Worker(tmp_path, monkeypatch, **{**KEEPING, **pinned}), looping.write_shard
+
+    answers = {1: threading.Event(), 3: threading.Event()}
+
+    def slow(folder: Store, step: int, *rest: Any) -> ShardFile:
+        assert answers[step].wait(20)
+        return write(folder, step, *rest)
+
+    monkeypatch.setattr(looping, "write_shard", slow)
+    worker.after(1, 2)
+    threading.Timer(0.2, answers[1].set).start()
+    worker.after(3, 4)
+    assert answers[1].is_set()
+    assert worker.late == [2, 4], "for these there is another"
+    answers[3].set()
+    assert worker.told() == {1: "", 3: ""}
+    assert len(folders(Store.at(tmp_path) / "checkpoints")) == 2
+
+
+def test_one_to_keep_is_tried_again_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, write = Worker(tmp_path, monkeypatch, **KEEPING, train__keep_every=3), looping.write_shard
+    monkeypatch.setattr(looping, "AGAIN_SECONDS", 0.01)
+    refused = {2: 1, 3: 2}
+
+    def refusing(folder: Store, step: int, *rest: Any) -> ShardFile:
+        if refused.get(step):
+            refused[step] -= 1
+            raise InputError("503")
+        return write(folder, step, *rest)
+
+    monkeypatch.setattr(looping, "write_shard", refusing)
+    for step in (2, 3):
+        worker.after(step)
+        worker.loop._settle_writing()
+    assert worker.told() == {2: "503", 3: ""}
+
+
+def test_one_to_keep_that_cannot_be_written_is_told_and_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, answers = (
+        Worker(tmp_path, monkeypatch, **KEEPING, train__keep_every=3, fault__storage_wait_s=0.2),
+        threading.Event(),
+    )
+
+    def hanging(*_: Any) -> ShardFile:
+        answers.wait(20)
+        raise InputError("503")
+
+    monkeypatch.setattr(looping, "write_shard", hanging)
+    worker.after(2, 3)
+    answers.set()
+    worker.loop._settle_writing()
+    worker.after(6)
+    told = worker.told()
+    assert told == {3: "it was to be kept, but for 0 s the one before has still been being written", 2: "503", 6: "503"}

@@ -1,0 +1,96 @@
+"""The spike guard's window is part of the state: whoever goes on from a state judges as the one that made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.unit.training.step.test_exact_step import make_spec, make_trainer, micro_batch
+
+from foundray.spec import Spec
+from foundray.storage import Store
+from foundray.training.checkpoints.checkpoint import MANIFEST, load_latest, place, write_shard
+from foundray.training.collectives.group import Group
+from foundray.training.elastic.committer import Committer
+from foundray.training.elastic.messages import Status, Written
+from foundray.training.elastic.recovery import Piece, newest_whole
+from foundray.training.step.guards import WINDOW
+from foundray.training.step.trainer import Trainer
+
+STEPS = WINDOW + 6
+
+
+def spec_with_guard() -> Spec:
+    return make_spec(guard__spike=6, train__steps=2 * STEPS)
+
+
+def advance(trainer: Trainer, first: int, count: int) -> None:
+    per_step = trainer.spec.train.micro_batches
+    for step in range(first, first + count):
+        trainer.step(step, [(at, micro_batch(trainer.spec, at)) for at in range(step * per_step, (step + 1) * per_step)])
+
+
+def committed(folder: Store, trainer: Trainer, step: int, **changes: Any) -> dict[str, Any]:
+    """The manifest that the driver writes of what a member says that it has written."""
+    shard = write_shard(folder, step, trainer.blocks, trainer.piece())
+    written = Written(1, step, shard, 0.1, **{"losses": trainer.spikes.window(), **changes})
+    parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]
+    facts = {"blocks": trainer.layout.blocks, "parameters": parameters}
+    committer = Committer(trainer.spec, folder, lambda *_, **__: None)
+    committer.complete(1, [Status("running", 1, 1, written=(written,), facts=facts)], step)
+    committer.thread.shutdown(wait=True)
+    manifest: dict[str, Any] = json.loads((place(folder, step) / MANIFEST).read_bytes())
+    return manifest
+
+
+def test_a_checkpoint_holds_the_window_however_far_back_it_lies(tmp_path: Path) -> None:
+    trainer, folder = make_trainer(spec_with_guard(), Group()), Store.at(tmp_path)
+    advance(trainer, 0, STEPS)
+    window = trainer.spikes.window()
+    assert [step for step, _ in window] == list(range(STEPS - WINDOW + 1, STEPS + 1))
+    assert committed(folder, trainer, STEPS)["losses"] == [list(one) for one in window]
+    advance(trainer, STEPS, 3)
+
+    again = make_trainer(spec_with_guard(), Group())
+    restored = load_latest(folder, again, trainer.spec.fingerprint())
+    assert restored.losses is not None
+    again.spikes.restore(restored.losses, restored.step)
+    assert again.spikes.window() == window
+    advance(again, STEPS, 3)
+    assert again.spikes.window() == trainer.spikes.window()
+    assert again.spikes.is_spike(9.0)
+    assert not make_trainer(spec_with_guard(), Group()).spikes.is_spike(9.0), "without a window nothing is a spike"
+
+
+def test_a_checkpoint_from_before_has_none(tmp_path: Path) -> None:
+    trainer, folder = make_trainer(spec_with_guard(), Group()), Store.at(tmp_path)
+    advance(trainer, 0, 2)
+    old = committed(folder, trainer, 2)
+    del old["losses"]
+    (place(folder, 2) / MANIFEST).write_text(json.dumps(old))
+    restored = load_latest(folder, make_trainer(spec_with_guard(), Group()), trainer.spec.fingerprint())
+    assert (restored.step, restored.losses) == (2, None)
+
+
+def test_pieces_in_memory_hold_it_and_it_moves_with_the_update() -> None:
+    trainer = make_trainer(spec_with_guard(), Group())
+    advance(trainer, 0, 4)
+    window = trainer.spikes.window()
+    held = {0: [Piece(4, 1, 0, 5, window)], 1: [Piece(4, 1, 5, 9, window), Piece(3, 1, 0, 9, window[:-1])]}
+    source = newest_whole(held, 9)
+    assert source
+    assert (source.step, source.losses) == (4, window)
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("the group is broken")
+
+    reduce_to_owners = trainer.group.reduce_to_owners
+    trainer.group.reduce_to_owners = broken  # type: ignore[method-assign]
+    try:
+        advance(trainer, 4, 1)
+    except RuntimeError:
+        assert (trainer.spikes.window(), trainer.updates) == (window, 4), "neither the state nor its window has moved"
+    trainer.group.reduce_to_owners = reduce_to_owners  # type: ignore[method-assign]
+    advance(trainer, 4, 1)
+    assert [step for step, _ in trainer.spikes.window()] == [1, 2, 3, 4, 5]

@@ -1,0 +1,66 @@
+"""What is drawn on a terminal while a command works: a run's progress, and a search."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+from rich.console import Console
+from tests.unit.training.step.test_exact_step import make_spec
+
+from foundray.storage import Store
+from foundray.training.telemetry.bar import Bar
+from foundray.tuning.search.budget import Purse
+from foundray.tuning.search.search import Budgeted, Proposer, Search, _Watcher
+from foundray.tuning.search.table import Live
+
+
+def test_what_a_run_does_until_it_steps() -> None:
+    text = io.StringIO()
+    bar = Bar(1000, Console(file=text, force_terminal=True, width=120, height=24))
+
+    def seen() -> str:
+        """What was drawn since the last look."""
+        bar.progress.refresh()
+        drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
+        text.seek(0)
+        text.truncate()
+        return drawn
+
+    record = {"step": 3, "loss": 5.5438, "tokens_per_s": 1266.4, "workers": 2}
+    assert "0/1000" in (first := seen()) and "starting workers" in first
+    assert "nan" not in first and "tokens/s" not in first
+    bar.event("member_ready")
+    assert "starting workers" in seen()
+    bar.event("workers_started")
+    assert "first step" in seen()
+    bar.step(record)
+    assert "3/1000" in (third := seen()) and "loss 5.5438  1,266 tokens/s  2 workers" in third
+    bar.event("group_broken")
+    assert "regrouping" in (broken := seen()) and "loss" not in broken
+    bar.step(record | {"step": 4, "workers": 1})
+    assert "1 worker " in seen()
+    bar.print("[red]what was said[/]")
+    assert "[red]what was said[/]" in seen(), "a line is not markup"
+    bar.close()
+
+
+def test_a_search_on_a_terminal_goes_through_ray_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which pickles all that it is given, and a screen holds locks."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    purse = Purse(1.0)
+    live = Live("val_loss", purse, print, on_terminal=True)
+    try:
+        assert live.screen is not None
+        with pytest.raises(TypeError, match="pickle"):
+            cloudpickle.dumps(live)
+        search = Search(make_spec(), Store.at(tmp_path), purse, lambda number: None, print, live)
+        scheduler = Budgeted(search, time_attr="rung", grace_period=1, reduction_factor=3, max_t=9)
+        for given in (Proposer(search), scheduler, _Watcher(search)):
+            cloudpickle.dumps(given)
+    finally:
+        live.close()
