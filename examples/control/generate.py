@@ -46,11 +46,11 @@ def episode(name: str, slips: float, seed: int) -> dict[str, list[Any]]:
     """States, actions and rewards until it ends."""
     game = gymnasium.make(name)
     game.action_space.seed(seed)
-    chance, steps = np.random.default_rng(seed), dict[str, list[Any]](states=[], actions=[], rewards=[])
+    rng, steps = np.random.default_rng(seed), dict[str, list[Any]](states=[], actions=[], rewards=[])
     state, _ = game.reset(seed=seed)
     over = False
     while not over:
-        action = game.action_space.sample() if chance.random() < slips else RULES[name](state)
+        action = game.action_space.sample() if rng.random() < slips else RULES[name](state)
         steps["states"].append(state)
         state, reward, ended, cut, _ = game.step(action)
         steps["actions"].append(np.ravel(action)[0])

@@ -98,7 +98,7 @@ class Audio(Values):
             if sound.frames <= most:
                 yield None, {"audio": content}
 
-    def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
+    def units(self, row: dict[str, Any], length: int, rng: np.random.Generator | None) -> Units:
         """Up to `length` units: of a longer recording a random stretch, or the first one."""
         with recording.opened(row["audio"]) as sound:
             samples = np.concatenate([samples for _, samples in recording.pieces(sound, sound.frames)])
@@ -106,7 +106,7 @@ class Audio(Values):
         frames = log_mel(samples, self.rate, self.bins, *self._frame)
         frames = (frames - frames.mean(0)) / np.sqrt(frames.var(0) + 1e-5)
         spare = max(0, len(frames) - length * self.stack)
-        start = 0 if chance is None else int(chance.integers(0, spare + 1))
+        start = 0 if rng is None else int(rng.integers(0, spare + 1))
         count = min(length, len(frames) // self.stack)
         cut = frames[start : start + count * self.stack]
         return Units(cut.reshape(count, -1).astype(np.float32))

@@ -21,9 +21,9 @@ class Dna(Modality):
     reverse_complement: float = Field(default=0.5, ge=0, le=1)
     """Part of the samples that is read from the other strand."""
 
-    def augment(self, units: Units, chance: np.random.Generator) -> Units:
+    def augment(self, units: Units, rng: np.random.Generator) -> Units:
         """A sample of one sequence, which an opening token may come before, is reversed as a whole; others stay."""
-        if chance.random() >= self.reverse_complement or units.document is not None:
+        if rng.random() >= self.reverse_complement or units.document is not None:
             return units
         table = _complement(units.classes)
         opened = int(units.x[0] < units.classes - len(COMPLEMENT))

@@ -70,36 +70,36 @@ class Image(Values):
         if (frames := picture.frames(opened)) != 1:
             yield "frame 2", Unreadable(f"of {frames or 'its'} frames the first is taken", 0, "frame")
 
-    def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
+    def units(self, row: dict[str, Any], length: int, rng: np.random.Generator | None) -> Units:
         image = picture.in_mode(picture.opened(row["image"]), "L" if self.channels == 1 else "RGB")
-        if chance is not None and self.crop < 1:
-            image = _cut(image, self.crop, chance)
+        if rng is not None and self.crop < 1:
+            image = _cut(image, self.crop, rng)
         pixels = np.asarray(_squared(image, self.size), np.float32).reshape(self.size, self.size, self.channels) / 127.5 - 1
-        if chance is not None:
-            pixels = self._moved(pixels, chance)
+        if rng is not None:
+            pixels = self._moved(pixels, rng)
         side, patch = self.size // self.patch, self.patch
         patches = pixels.reshape(side, patch, side, patch, self.channels).transpose(0, 2, 1, 3, 4)
         return Units(patches.reshape(side * side, -1))
 
-    def _moved(self, pixels: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-        if self.flip and chance.random() < 0.5:
+    def _moved(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         if self.shift:
             most = int(self.shift * self.size)
-            down, right = chance.integers(0, 2 * most + 1, 2)
+            down, right = rng.integers(0, 2 * most + 1, 2)
             padded = np.pad(pixels, ((most, most), (most, most), (0, 0)), "edge")
             pixels = padded[down : down + self.size, right : right + self.size]
         if self.light:
-            contrast, brightness = chance.uniform(-self.light, self.light, 2)
+            contrast, brightness = rng.uniform(-self.light, self.light, 2)
             pixels = np.clip(pixels * (1 + contrast) + brightness, -1, 1).astype(np.float32)
         return pixels
 
 
-def _cut(picture: Pillow.Image, least: float, chance: np.random.Generator) -> Pillow.Image:
+def _cut(picture: Pillow.Image, least: float, rng: np.random.Generator) -> Pillow.Image:
     """A random square of an image's middle square, of at least a part of its area (Szegedy et al. 2015, of one aspect)."""
     whole = _squared(picture, min(picture.size))
-    side = max(1, round(whole.width * chance.uniform(least, 1) ** 0.5))
-    left, top = (int(chance.integers(0, whole.width - side + 1)) for _ in range(2))
+    side = max(1, round(whole.width * rng.uniform(least, 1) ** 0.5))
+    left, top = (int(rng.integers(0, whole.width - side + 1)) for _ in range(2))
     return whole.crop((left, top, left + side, top + side))
 
 

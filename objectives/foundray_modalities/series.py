@@ -71,9 +71,9 @@ class Series(Values):
                 Unreadable(f"the last {amount} steps{of} are left out: they are fewer than a sample of {window}", 0, "step"),
             )
 
-    def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
+    def units(self, row: dict[str, Any], length: int, rng: np.random.Generator | None) -> Units:
         values, window = np.asarray(row["values"], np.float64), length * self.patch
-        start = 0 if chance is None else int(chance.integers(0, len(values) - window + 1))
+        start = 0 if rng is None else int(rng.integers(0, len(values) - window + 1))
         return Units(standardised(values[start : start + window]).astype(np.float32).reshape(length, self.patch))
 
 

@@ -75,12 +75,12 @@ class Trajectory(Values):
                 stretch = {key: values[start : start + 2 * window].ravel().tolist() for key, values in steps.items()}
                 yield f"{label}, step {start}", {**stretch, "time": start}
 
-    def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
+    def units(self, row: dict[str, Any], length: int, rng: np.random.Generator | None) -> Units:
         returns = np.asarray(row["returns"], np.float32)
         states = self._narrow(np.asarray(row["states"], np.float64).reshape(len(returns), -1))
         actions = np.asarray(row["actions"], np.float32).reshape(len(returns), -1)
         window = min(len(returns), length // len(self.shape.kinds))
-        start = 0 if chance is None else int(chance.integers(0, len(returns) - window + 1))
+        start = 0 if rng is None else int(rng.integers(0, len(returns) - window + 1))
         cut = slice(start, start + window)
         return Units(self.interleaved(returns[cut], states[cut], actions[cut], row["time"] + start))
 

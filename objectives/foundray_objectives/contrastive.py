@@ -33,7 +33,7 @@ class Contrastive(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int | tuple[int, ...]]:
         return {"projector": self.projector}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         return Plan(units, (Ask("projector", None),))
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

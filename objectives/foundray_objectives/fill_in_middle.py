@@ -37,20 +37,20 @@ class FillInMiddle(NextToken):
     def reads(self, context: int) -> int:
         return context - 3
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
-        return super().plan(rearranged(units, chance) if chance.random() < self.rate else units, chance)
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
+        return super().plan(rearranged(units, rng) if rng.random() < self.rate else units, rng)
 
 
-def rearranged(units: Units, chance: np.random.Generator) -> Units:
+def rearranged(units: Units, rng: np.random.Generator) -> Units:
     """With the longest document's parts in another order, three ids longer. Its first token, which opens it, stays first."""
     of = np.zeros(len(units), np.int64) if units.document is None else units.document
     borders = [0, *(np.flatnonzero(np.diff(of)) + 1), len(units)]
     start, stop = max(pairwise(borders), key=lambda piece: piece[1] - piece[0])
     before, text, after = units.x[: start + 1], units.x[start + 1 : stop], units.x[stop:]
-    first, second = np.sort(chance.integers(0, len(text) + 1, 2))
+    first, second = np.sort(rng.integers(0, len(text) + 1, 2))
     prefix, middle, suffix = text[:first], text[first:second], text[second:]
     pre, suf, mid = ([units.classes + part] for part in (PREFIX, SUFFIX, MIDDLE))
-    if chance.random() < 0.5:
+    if rng.random() < 0.5:
         parts = [pre, prefix, suf, suffix, mid, middle]
     else:
         parts = [pre, suf, suffix, mid, prefix, middle]

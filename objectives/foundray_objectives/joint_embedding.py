@@ -58,14 +58,14 @@ class JointEmbedding(Objective):
             raise ValueError("objective.masking: drop needs units that lie in a plane, as those of images; hide takes any")
         return {"latent": WIDTH}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         if units.classes:
             units = units[:-1]  # the next sample's first
         if self.predicts:
             assert units.shape.grid is not None
-            keep, asked = context_and_targets(units.shape.grid, round(self.shown * len(units)), chance)
+            keep, asked = context_and_targets(units.shape.grid, round(self.shown * len(units)), rng)
             return Plan(units, (Ask("latent", None, asked),), keep=keep)
-        hidden = spans(len(units), self.ratio, self.span, chance)
+        hidden = spans(len(units), self.ratio, self.span, rng)
         return Plan(units, (Ask("latent", None, hidden),), hidden)
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class JointEmbedding(Objective):
         errors = F.smooth_l1_loss(prediction.float(), target.float(), reduction="none").mean(-1)
         return (errors * where).sum(), where.sum()
 
-    def lesson(self, states: Sequence[Tensor]) -> Tensor:
+    def teacher_targets(self, states: Sequence[Tensor]) -> Tensor:
         from torch.nn import functional as F
 
         taken = states[-1:] if self.predicts else states[-self.layers :]
@@ -87,15 +87,15 @@ class JointEmbedding(Objective):
         return self.start_momentum + (1 - self.start_momentum) * progress
 
 
-def context_and_targets(grid: tuple[int, int], shown: int, chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def context_and_targets(grid: tuple[int, int], shown: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The `shown` units of the context, ascending, and [T] bool where the blocks are that are asked for."""
     asked = np.zeros(grid, bool)
     for _ in range(BLOCKS):
-        asked[_block(grid, SCALE, ASPECT, chance)] = True
+        asked[_block(grid, SCALE, ASPECT, rng)] = True
     context = np.zeros(grid, bool)
-    context[_block(grid, CONTEXT_SCALE, (1.0, 1.0), chance)] = True
+    context[_block(grid, CONTEXT_SCALE, (1.0, 1.0), rng)] = True
     # Those of the context block come first, then others; targets are given up where there are too few of both.
-    order = np.argsort((2 * asked + ~context).flatten() + chance.random(asked.size) * 0.5)
+    order = np.argsort((2 * asked + ~context).flatten() + rng.random(asked.size) * 0.5)
     keep = np.sort(order[: max(1, min(shown, asked.size - 1))])
     flat = asked.flatten()
     flat[keep] = False
@@ -105,11 +105,11 @@ def context_and_targets(grid: tuple[int, int], shown: int, chance: np.random.Gen
 
 
 def _block(
-    grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float], chance: np.random.Generator
+    grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float], rng: np.random.Generator
 ) -> tuple[slice, slice]:
     rows, columns = grid
-    area, shape = chance.uniform(*scale) * rows * columns, chance.uniform(*aspect)
+    area, shape = rng.uniform(*scale) * rows * columns, rng.uniform(*aspect)
     height = min(rows, max(1, round((area * shape) ** 0.5)))
     width = min(columns, max(1, round((area / shape) ** 0.5)))
-    top, left = chance.integers(0, rows - height + 1), chance.integers(0, columns - width + 1)
+    top, left = rng.integers(0, rows - height + 1), rng.integers(0, columns - width + 1)
     return slice(top, top + height), slice(left, left + width)

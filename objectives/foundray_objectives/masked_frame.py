@@ -39,10 +39,10 @@ class MaskedFrame(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"codes": self.codes}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         projection, codebook = quantiser(units.x.shape[1], self.codes, self.code_width, self.seed)
         classes = (units.x @ projection @ codebook.T).argmax(1)  # the nearest of unit vectors, however long the projection is
-        hidden = spans(len(units), self.ratio, self.span, chance)
+        hidden = spans(len(units), self.ratio, self.span, rng)
         return Plan(units, (Ask("codes", classes, hidden),), hidden)
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,18 +52,18 @@ class MaskedFrame(Objective):
 @lru_cache(4)
 def quantiser(width: int, codes: int, code_width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Projection [width, code_width] and codebook of unit vectors [codes, code_width], float64: ties are then no matter."""
-    chance = np.random.Generator(np.random.Philox(key=seed))
-    projection = chance.standard_normal((width, code_width)) * (2 / (width + code_width)) ** 0.5
-    codebook = chance.standard_normal((codes, code_width))
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    projection = rng.standard_normal((width, code_width)) * (2 / (width + code_width)) ** 0.5
+    codebook = rng.standard_normal((codes, code_width))
     return projection, codebook / np.linalg.norm(codebook, axis=1, keepdims=True)
 
 
-def spans(length: int, ratio: float, longest: int, chance: np.random.Generator) -> np.ndarray:
+def spans(length: int, ratio: float, longest: int, rng: np.random.Generator) -> np.ndarray:
     """[length] bool: a fixed number of hidden units, one or more, in as few spans as may be, about equally long.
 
     Two spans may touch, never overlap.
     """
     count = max(1, round(length * ratio))
     lengths = [len(part) for part in np.array_split(np.arange(count), -(-count // longest))]
-    starts = np.sort(chance.integers(0, length - count + 1, len(lengths)))  # among the units that are shown
+    starts = np.sort(rng.integers(0, length - count + 1, len(lengths)))  # among the units that are shown
     return np.insert(np.zeros(length - count, bool), np.repeat(starts, lengths), True)

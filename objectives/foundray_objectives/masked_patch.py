@@ -30,10 +30,10 @@ class MaskedPatch(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"patch": shape.width}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         shown = int(len(units) * (1 - self.ratio))
         hidden = np.zeros(len(units), bool)
-        hidden[chance.permutation(len(units))[min(shown, len(units) - 1) :]] = True
+        hidden[rng.permutation(len(units))[min(shown, len(units) - 1) :]] = True
         return Plan(units, (Ask("patch", units.x, hidden),), hidden)
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

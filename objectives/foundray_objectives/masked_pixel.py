@@ -31,9 +31,9 @@ class MaskedPixel(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"pixels": shape.width}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         kept = max(1, int(len(units) * (1 - self.ratio)))
-        keep = np.sort(chance.permutation(len(units))[:kept])
+        keep = np.sort(rng.permutation(len(units))[:kept])
         asked = np.ones(len(units), bool)
         asked[keep] = False
         return Plan(units, (Ask("pixels", normalised(units.x), asked),), keep=keep)

@@ -33,13 +33,13 @@ class MaskedToken(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"lm_head": shape.classes}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         units = units[:-1]  # the next sample's first token is masked there, or not
         asked = np.zeros(len(units), bool)
-        asked[chance.permutation(len(units))[: max(1, round(self.ratio * len(units)))]] = True
-        how = chance.random(len(units))
+        asked[rng.permutation(len(units))[: max(1, round(self.ratio * len(units)))]] = True
+        how = rng.random(len(units))
         randomly = asked & (how < self.random)
-        shown = np.where(randomly, chance.integers(0, units.classes, len(units)), units.x)
+        shown = np.where(randomly, rng.integers(0, units.classes, len(units)), units.x)
         hidden = asked & (how >= self.random + self.same)
         return Plan(replace(units, x=shown), (Ask("lm_head", units.x, asked),), hidden)
 

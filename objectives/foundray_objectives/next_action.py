@@ -28,7 +28,7 @@ class NextAction(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"action": shape.kinds[ACTION].width}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         action = units.shape.kinds[ACTION]
         following = np.roll(units.x[:, : action.width], -1, 0)
         asked = np.arange(len(units)) % len(units.shape.kinds) == STATE

@@ -27,7 +27,7 @@ class NextFrame(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"frames": shape.width}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         asked = np.arange(len(units)) < len(units) - self.ahead
         return Plan(units, (Ask("frames", np.roll(units.x, -self.ahead, 0), asked),))
 

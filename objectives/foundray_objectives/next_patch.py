@@ -24,7 +24,7 @@ class NextPatch(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"pixels": shape.width}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         following = normalised(units.x)
         asked = np.arange(len(units)) < len(units) - 1  # nothing follows the last
         return Plan(units, (Ask("pixels", np.roll(following, -1, 0), asked),))

@@ -32,7 +32,7 @@ class NextState(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"state": shape.kinds[STATE].width}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         kinds, width = len(units.shape.kinds), units.shape.kinds[STATE].width
         turn = np.arange(len(units)) % kinds
         states = units.x[turn == STATE, :width]

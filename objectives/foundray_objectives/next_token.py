@@ -22,7 +22,7 @@ class NextToken(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"lm_head": shape.classes}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         return Plan(units[:-1], (Ask("lm_head", units.x[1:]),))
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,10 +45,10 @@ class SpanCorruption(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"lm_head": shape.classes}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         text = units.x[:-1] if len(units) > 2 else units.x
         missing, spans = self.spans(len(text))
-        kept, taken = _parts(len(text) - missing, spans, chance), _parts(missing, spans, chance)
+        kept, taken = _parts(len(text) - missing, spans, rng), _parts(missing, spans, rng)
         shown: list[np.ndarray] = []
         answer: list[np.ndarray] = []
         at = 0
@@ -65,7 +65,7 @@ class SpanCorruption(Objective):
         return cross_entropy(prediction, target, where)
 
 
-def _parts(total: int, count: int, chance: np.random.Generator) -> np.ndarray:
+def _parts(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """`total` as `count` positive numbers, all ways alike."""
-    cuts = np.sort(chance.permutation(total - 1)[: count - 1]) + 1
+    cuts = np.sort(rng.permutation(total - 1)[: count - 1]) + 1
     return np.diff([0, *cuts, total])

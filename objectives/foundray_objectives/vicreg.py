@@ -37,7 +37,7 @@ class VicReg(Objective):
     def heads(self, shape: UnitShape) -> dict[str, int | tuple[int, ...]]:
         return {"expander": self.expander}
 
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         return Plan(units, (Ask("expander", None),))
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

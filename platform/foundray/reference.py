@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from foundray.contract import MODALITIES, OBJECTIVES, installed, pairs
-from foundray.spec import Modality, Objective, Source, Spec
+from foundray.spec import ModalityConfig, ObjectiveConfig, SourceConfig, Spec
 from foundray.spec.documented import descriptions, models_in
 
 HEAD = """# Every field
@@ -67,18 +67,18 @@ def _inside(model: type[BaseModel], prefix: str, level: int, decides: bool = Fal
         for inner, step in models_in(info.annotation):
             path = f"{prefix}{name}{step}"
             yield _part(inner, path, f"{path}.", level, descriptions(model).get(name, ""), decides)
-            if inner in (Objective, Modality):
+            if inner in (ObjectiveConfig, ModalityConfig):
                 yield from _installed(inner, path, level + 1)
             yield from _inside(inner, f"{path}.", level, decides)
 
 
 def _installed(model: type[BaseModel], path: str, level: int) -> Iterator[Part]:
     """One part for each objective, or modality."""
-    group, together = OBJECTIVES if model is Objective else MODALITIES, pairs()
+    group, together = OBJECTIVES if model is ObjectiveConfig else MODALITIES, pairs()
     for kind in installed(group):
         found: type[BaseModel] = entry_points(group=group)[kind].load()
         about = found.__doc__ if "__doc__" in vars(found) and found.__doc__ else sys.modules[found.__module__].__doc__ or ""
-        if model is Objective:
+        if model is ObjectiveConfig:
             with_these = [modality for modality, objectives in together.items() if kind in objectives]
             goes = f"Learns from: {', '.join(with_these)}."
         else:
@@ -97,7 +97,7 @@ def _of_tasks() -> Iterator[Part]:
         yield _part(task, f"task: {kind}", "", 3, task.__doc__ or "")
         for name, info in task.model_fields.items():
             for inner, step in models_in(info.annotation):
-                if inner is not Source and inner not in told:  # a source is told as data.sources.N
+                if inner is not SourceConfig and inner not in told:  # a source is told as data.sources.N
                     told.add(inner)
                     yield _part(inner, f"task: {name}{step}", f"{name}{step}.", 4, descriptions(task).get(name, ""))
 

@@ -30,9 +30,9 @@ def write_texts(path: Path) -> None:
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]
     found = " ".join(file.read_text(encoding="utf-8", errors="ignore") for file in files).split()
     words = sorted({word for word in found if word.isalpha() and len(word) < 9})
-    chance = np.random.default_rng(0)
-    lengths = chance.integers(4, 13, TEXTS)
-    path.write_text("\n".join(" ".join(words[at] for at in chance.integers(0, len(words), length)) for length in lengths))
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(4, 13, TEXTS)
+    path.write_text("\n".join(" ".join(words[at] for at in rng.integers(0, len(words), length)) for length in lengths))
 
 
 def of_transformers(model: str, texts: list[str]) -> np.ndarray:

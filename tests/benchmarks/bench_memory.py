@@ -35,16 +35,16 @@ ENTRIES = 4096
 
 def blocks(text: str) -> Iterator[bytes]:
     """The text's UTF-8 without end, about `BLOCK` bytes at a time."""
-    chance, words = random.Random(0), _words()
+    rng, words = random.Random(0), _words()
     while True:
         if text == "words":
             yield (" ".join(words) + " ").encode()
-            chance.shuffle(words)
+            rng.shuffle(words)
         elif text == "letters":
-            yield "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=BLOCK)).encode()
+            yield "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=BLOCK)).encode()
         else:
             signs = "".join(map(chr, range(0x4E00, 0x5E00)))
-            yield "".join([*chance.choices(signs, k=BLOCK // 3), "🙂"]).encode()
+            yield "".join([*rng.choices(signs, k=BLOCK // 3), "🙂"]).encode()
 
 
 def _words() -> list[str]:
@@ -103,7 +103,7 @@ def task(name: str, kind: str, text: Path, tokenizer: Path, folder: Path) -> Non
     from foundray.data.tokenizers.tokenizer import Tokenizer
     from foundray.planning.reading import read_text_unit
 
-    source = spec.Source(path=str(text))
+    source = spec.SourceConfig(path=str(text))
     unit = Unit("0-00000", 0, tuple(find_files(source)))
     began = time.perf_counter()
     if name == "alphabet":

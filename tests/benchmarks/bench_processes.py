@@ -22,7 +22,7 @@ import yaml
 from tests.benchmarks.small_runs import SMALL, Train, machine, prepare, spec_of, standard_library
 from tests.conftest import write_spec
 
-WORKER = "ray::Member"
+WORKER = "ray::Worker"
 AFTER = 60
 """Steps after the last one that counts, so that the run does not end before it was seen."""
 

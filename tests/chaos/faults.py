@@ -122,11 +122,11 @@ class Faults:
                 victim.send_signal(by)
 
     def worker(self) -> None:
-        self._kill_process("ray::Member")
+        self._kill_process("ray::Worker")
 
     def rank_0(self) -> None:
         """The oldest member: the one that records, and evaluates with the others."""
-        self._kill_process("ray::Member", first=True)
+        self._kill_process("ray::Worker", first=True)
 
     def evaluating(self) -> None:
         """A member, while all evaluate."""
@@ -136,7 +136,7 @@ class Faults:
 
     def frozen(self) -> None:
         """A worker that falls silent without hanging up."""
-        self._kill_process("ray::Member", by=signal.SIGSTOP)
+        self._kill_process("ray::Worker", by=signal.SIGSTOP)
 
     def place(self) -> None:
         """A worker of Ray Train's, which restarts its whole group."""

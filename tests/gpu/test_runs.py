@@ -81,7 +81,7 @@ def test_a_killed_worker_leaves_no_trace(alone: dict[str, Any], gpu_spec: Path, 
             assert time.monotonic() < deadline
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
-        members = [pid for pid in descendants(process.pid) if "ray::Member" in title(pid)]
+        members = [pid for pid in descendants(process.pid) if "ray::Worker" in title(pid)]
         os.kill(members[0], signal.SIGKILL)
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err

@@ -28,7 +28,7 @@ from foundray.data.stream.batch import packed
 from foundray.evaluation.encoder import Encoder, Reader, features
 from foundray.model.model import Batch
 from foundray.runs.run import Run
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.spec.loading import load_spec
 from foundray.training.checkpoints.checkpoint import load_weights
 
@@ -216,7 +216,9 @@ def test_what_no_stock_class_computes_foundray_loads(runs: Path, prose: Path, tm
     own = load_weights(run.checkpoints)[1]
     assert not torch.equal(own["model.norm.weight"], loaded.encoder.model.state_dict()["model.norm.weight"])
     (tmp_path / "text.txt").write_text(prose.read_text()[:300])
-    expected = features(teacher, [reader.units(row) for row in reader.read(Source(path=str(tmp_path / "text.txt")))], "mean")
+    expected = features(
+        teacher, [reader.units(row) for row in reader.read(SourceConfig(path=str(tmp_path / "text.txt")))], "mean"
+    )
     assert np.array_equal(loaded.encode(str(tmp_path / "text.txt")), expected)
     assert expected.shape == (10, 32)
     assert [str(row.name) for row, _ in loaded.samples(str(tmp_path / "text.txt"))] == [str(tmp_path / "text.txt")] * 10

@@ -22,7 +22,7 @@ from foundray.data.stream.batch import packed
 from foundray.evaluation.encoder import Encoder, Reader
 from foundray.model.model import Batch
 from foundray.runs.run import Run
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 FLAGS = {"width": 32, "depth": 2, "heads": 2, "norm": "ln", "act": "gelu", "bias": True, "rope_theta": None}
 PICTURE = {"kind": "image", "size": 16, "patch": 4, "channels": 1}
@@ -48,10 +48,10 @@ RUNS: dict[str, tuple[str | None, dict[str, Any]]] = {
 
 def episodes(folder: Path) -> Path:
     """A point that is pushed about."""
-    chance = np.random.default_rng(0)
-    lengths = chance.integers(20, 60, 30)
-    actions = chance.normal(0, 1, (lengths.sum(), 2))
-    states = np.concatenate([actions.cumsum(0) * 0.1, chance.normal(0, 1, (len(actions), 1))], 1)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(20, 60, 30)
+    actions = rng.normal(0, 1, (lengths.sum(), 2))
+    states = np.concatenate([actions.cumsum(0) * 0.1, rng.normal(0, 1, (len(actions), 1))], 1)
     arrays = {"states": states, "actions": actions, "rewards": -np.abs(states[:, 0])}
     (made := folder / "episodes").mkdir()
     np.savez(made / "all.npz", lengths=lengths, **{name: values.astype(np.float32) for name, values in arrays.items()})
@@ -80,10 +80,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers(run: Run, source: Path) -> dict[str, torch.Tensor]:
     """What our model makes of the first three samples, with everything that the stock class must be told to do the same."""
     reader, model, objective = Reader(run), Encoder.trained(run).model, run.spec().objective.build()
-    some = [row for row, _ in zip(reader.read(Source(path=str(source), format="files")), range(3), strict=False)]
+    some = [row for row, _ in zip(reader.read(SourceConfig(path=str(source), format="files")), range(3), strict=False)]
     rows = [reader.units(row) for row in some]  # type: ignore[arg-type]
-    chance = np.random.default_rng(0)
-    batch = Batch.load(packed([objective.plan(units, chance) for units in rows]), torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    batch = Batch.load(packed([objective.plan(units, rng) for units in rows]), torch.device("cpu"))
     hidden = model.encode(batch)
     found: dict[str, torch.Tensor] = {"hidden": hidden, "answers": next(iter(model.answer(batch, hidden).values()))}
     if batch.keep is not None:

@@ -85,13 +85,13 @@ def test_a_new_group_goes_on_with_what_is_at_hand_and_repeats_what_it_has_to(pla
 def test_data_that_were_foreseen_are_there_at_once_and_others_are_read_anew(plan: StreamPlan) -> None:
     feeder = start_feeder()
     expected = dict(zip(range(PER_STEP), read_micro_batches(plan, 0, PER_STEP), strict=True))
-    for foreseen in (0, 1):
-        feeder.foresee.remote(plan, PER_STEP, foreseen, 2 * PER_STEP)
+    for prefetched in (0, 1):
+        feeder.prefetch.remote(plan, PER_STEP, prefetched, 2 * PER_STEP)
         while not (ready := ray.get(feeder.standing.remote())["parcels_ready"]):
             time.sleep(0.05)
         stream = ray.get(feeder.begin.remote(1)), "train", plan, PER_STEP, 0, 2 * PER_STEP
         ray.get(feeder.open.remote(*stream))
-        if foreseen == 0:
+        if prefetched == 0:
             assert ray.get(feeder.standing.remote())["parcels_ready"] >= ready
         source = MicroBatchSource(feeder, *stream)  # which leases at once
         assert dict(source.step(0)) == expected

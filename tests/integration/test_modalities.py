@@ -28,10 +28,10 @@ def images(folder: Path) -> Path:
     """Bright squares on dark ground; one file is cut off."""
     (made := folder / "images").mkdir()
     for number in range(150):
-        chance = np.random.default_rng(number)
+        rng = np.random.default_rng(number)
         pixels = np.full((16, 16), 30, np.uint8)
-        down, right = chance.integers(0, 10, 2)
-        pixels[down : down + 6, right : right + 6] = chance.integers(150, 250)
+        down, right = rng.integers(0, 10, 2)
+        pixels[down : down + 6, right : right + 6] = rng.integers(150, 250)
         Image.fromarray(pixels).save(file := io.BytesIO(), "png")
         (made / f"{number:03d}.png").write_bytes(file.getvalue()[: -40 if number == 7 else None])
     return made
@@ -42,8 +42,8 @@ def recordings(folder: Path) -> Path:
     (made := folder / "recordings").mkdir()
     seconds = np.arange(8000) / 8000
     for number in range(60):
-        chance = np.random.default_rng(number)
-        wave = 0.3 * np.sin(2 * np.pi * (200 + 50 * number) * seconds) + chance.normal(0, 0.01, len(seconds))
+        rng = np.random.default_rng(number)
+        wave = 0.3 * np.sin(2 * np.pi * (200 + 50 * number) * seconds) + rng.normal(0, 0.01, len(seconds))
         soundfile.write(file := io.BytesIO(), wave, 8000, format="WAV")
         (made / f"{number:03d}.wav").write_bytes(file.getvalue()[: -400 if number == 7 else None])
     return made
@@ -51,10 +51,10 @@ def recordings(folder: Path) -> Path:
 
 def genome(folder: Path) -> Path:
     """A repeat with mutations, so that there is something to learn."""
-    chance = np.random.default_rng(0)
-    unit = chance.choice(list("ACGT"), 50)
+    rng = np.random.default_rng(0)
+    unit = rng.choice(list("ACGT"), 50)
     letters = np.tile(unit, 600)
-    letters[chance.random(len(letters)) < 0.02] = "N"
+    letters[rng.random(len(letters)) < 0.02] = "N"
     (path := folder / "genome.fna").write_text(">one\n" + "".join(letters))
     return path
 

@@ -57,7 +57,7 @@ def _steps(file: Path) -> int:
 def _kill_a_member(driver: int) -> bool:
     for process in psutil.Process(driver).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "ray::Member" in " ".join(process.cmdline()):
+            if "ray::Worker" in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGKILL)
                 return True
     return False

@@ -94,7 +94,7 @@ def test_two_workers_of_which_one_is_killed_give_the_same_bits(alone, shared_spe
         while not (run / "metrics.jsonl").exists() or not metrics(run):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        os.kill(next(pid for pid in descendants(os.getpid()) if "ray::Member" in title(pid)), signal.SIGKILL)
+        os.kill(next(pid for pid in descendants(os.getpid()) if "ray::Worker" in title(pid)), signal.SIGKILL)
         facts = training.result()
     assert facts.restarts >= 1
     assert facts.weights_sha256 == alone.weights_sha256

@@ -13,7 +13,7 @@ from tests.conftest import small_spec, write_spec
 
 SECONDS = 120
 NEEDED = {
-    "Member": "computes", "_Feeder": "reads", "_Board": "collects", "_Keeper": "is Ray Train",
+    "Worker": "computes", "_Feeder": "reads", "_Board": "collects", "_Keeper": "is Ray Train",
     "RayTrainWorker": "holds a place", "SynchronizationActor": "is started by Ray Train with every group of its workers",
 }  # fmt: skip
 """Actors, and what each does."""

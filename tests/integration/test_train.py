@@ -154,18 +154,18 @@ def test_the_audit_finds_what_is_amiss(alone, storage: Path) -> None:
     clean = foundray("audit", run, "--json")
     assert clean.facts["clean"]
     assert "12 steps, 120 samples: every one used exactly once" in clean.out
-    ledger = run / "metrics.jsonl"
-    whole = ledger.read_text()
+    record_writer = run / "metrics.jsonl"
+    whole = record_writer.read_text()
     try:
         lines = whole.splitlines(keepends=True)
         swapped = json.loads(lines[4]) | {"data": json.loads(lines[5])["data"]}
-        ledger.write_text("".join([*lines[:2], *lines[3:4], json.dumps(swapped) + "\n", *lines[5:]]))
+        record_writer.write_text("".join([*lines[:2], *lines[3:4], json.dumps(swapped) + "\n", *lines[5:]]))
         amiss = foundray("audit", run)
         assert amiss.status == 1
         assert "step 3 is not in the step log" in amiss.out
         assert "step 5 was computed on other samples than the order says" in amiss.out
     finally:
-        ledger.write_text(whole)
+        record_writer.write_text(whole)
 
 
 TAMPERED: dict[str, tuple[Any, ...]] = {

@@ -18,7 +18,7 @@ from ray.autoscaler.node_provider import NodeProvider
 from ray.scripts.scripts import cli
 from tests.conftest import REPOSITORY
 
-from foundray.spec import Pool
+from foundray.spec import PoolConfig
 
 CLUSTERS = REPOSITORY / "clusters"
 HEAD_IP = "192.0.2.1"
@@ -127,7 +127,7 @@ def ray_knows(variable: str) -> bool:
     return variable.encode() in _ray_says() or variable.removeprefix("RAY_").encode() in _ray_says()
 
 
-def node_types_chosen(config: dict[str, Any], pool: Pool) -> tuple[dict[str, int], int]:
+def node_types_chosen(config: dict[str, Any], pool: PoolConfig) -> tuple[dict[str, int], int]:
     """The nodes that Ray's autoscaler would start for all workers of a pool, by type, and how many workers it cannot place."""
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest

@@ -47,7 +47,7 @@ def test_the_parts_of_a_command_sum_to_all_of_it() -> None:
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        ("ray::Member", "ray::Member"),
+        ("ray::Worker", "ray::Worker"),
         ("ray::_Board.take", "ray::_Board"),
         ("ray::IDLE_SpillWorker", "ray::IDLE_SpillWorker"),
         ("/x/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/r", "raylet"),

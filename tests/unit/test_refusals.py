@@ -15,7 +15,7 @@ from foundray.errors import InputError
 from foundray.inspection.describe import derived
 from foundray.jobs.client import _pass_by_proxies, _reason
 from foundray.runs.run import Run
-from foundray.spec import Scale, Spec
+from foundray.spec import ScaleConfig, Spec
 from foundray.spec.loading import load_spec
 
 LONG = "a" * 101
@@ -80,8 +80,8 @@ def test_a_run_from_before_there_were_limits_keeps_its_name(tmp_path: Path) -> N
     assert (schema["maxLength"], schema["not"]) == (100, {"enum": ["prepared", "surveys"]})
 
 
-def scale(**fields: Any) -> Scale:
-    return Scale.model_validate(fields)
+def scale(**fields: Any) -> ScaleConfig:
+    return ScaleConfig.model_validate(fields)
 
 
 def test_gpus_on_a_machine_without_one(places: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

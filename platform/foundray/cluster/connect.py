@@ -20,7 +20,7 @@ from foundray.cluster.local_ray import local_ray
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.host.machine import cores
 from foundray.host.signals import heeded, renew
-from foundray.spec import Pool, Scale
+from foundray.spec import PoolConfig, ScaleConfig
 from foundray.wording.sentences import short_node
 
 HEAD_BEAT_SECONDS = 2.0
@@ -140,14 +140,14 @@ def _quieten() -> None:
 
 
 def fit(
-    scale: Scale, nodes: list[dict[str, float]], can_grow: bool, report: Callable[[str], None]
+    scale: ScaleConfig, nodes: list[dict[str, float]], can_grow: bool, report: Callable[[str], None]
 ) -> dict[str, tuple[int, int]]:
     """The fewest and most workers of each pool on these nodes, saying what was reduced. Raises InputError."""
     return {name: _fit(name, pool, nodes, can_grow, report) for name, pool in scale.all_pools.items()}
 
 
 def _fit(
-    name: str, pool: Pool, nodes: list[dict[str, float]], can_grow: bool, report: Callable[[str], None]
+    name: str, pool: PoolConfig, nodes: list[dict[str, float]], can_grow: bool, report: Callable[[str], None]
 ) -> tuple[int, int]:
     fewest, most = pool.workers
     where = f"scale.pools.{name}" if name else "scale"

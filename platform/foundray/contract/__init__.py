@@ -134,7 +134,7 @@ class Modality(BaseModel, ABC):
     """Models of such data that anyone can have: `foundray plan` names them to who might start from one. Of text none are
     needed, since there a tokenizer tells what a model covers."""
 
-    def augment(self, units: Units, chance: np.random.Generator) -> Units:
+    def augment(self, units: Units, rng: np.random.Generator) -> Units:
         """Tokens as they are read for training."""
         return units
 
@@ -158,7 +158,7 @@ class Values(Modality):
         """
 
     @abstractmethod
-    def units(self, row: dict[str, Any], length: int, chance: np.random.Generator | None) -> Units:
+    def units(self, row: dict[str, Any], length: int, rng: np.random.Generator | None) -> Units:
         """Decode a row, and augment it where there is a `chance`: not for validation."""
 
 
@@ -215,7 +215,7 @@ class Objective(BaseModel, ABC):
         """
 
     @abstractmethod
-    def plan(self, units: Units, chance: np.random.Generator) -> Plan:
+    def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         """Decide what is shown and asked, for a sample of up to `reads(context)` + 1 units.
 
         A pure function: all chance comes from `chance`, which is seeded by (seed, sample's place in the order).
@@ -230,7 +230,7 @@ class Objective(BaseModel, ABC):
         it, too.
         """
 
-    def lesson(self, states: Sequence[Tensor]) -> Tensor:
+    def teacher_targets(self, states: Sequence[Tensor]) -> Tensor:
         """The targets, [B, T, D], from what a teacher that sees all units has after each layer, [B, T, D] each."""
         raise NotImplementedError
 

@@ -31,14 +31,14 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
     import transformers
 
     shape = spec.model
-    if shape.wider == shape.deeper == 1:
+    if shape.width_mult == shape.depth_mult == 1:
         stock = transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields))
     else:
         multipliers = {
             "embedding_multiplier": 1.0,
             "attention_multiplier": (shape.width // shape.heads) ** -0.5,
-            "residual_multiplier": 1 / shape.deeper,
-            "logits_scaling": shape.wider,
+            "residual_multiplier": 1 / shape.depth_mult,
+            "logits_scaling": shape.width_mult,
         }
         stock = transformers.GraniteForCausalLM(transformers.GraniteConfig(**fields, **multipliers))
     stock.load_state_dict(model.state_dict())

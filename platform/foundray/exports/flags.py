@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from foundray.exports.forms import NoStockClass
-from foundray.spec import Model as Shape
+from foundray.spec import ModelConfig
 
 
-def check_flags(named: str, shape: Shape, **flags: Any) -> None:
+def check_flags(named: str, shape: ModelConfig, **flags: Any) -> None:
     """`flags`: by field, the one value that will do, or a tuple of them. Raises NoStockClass, which says what would do."""
     unlike = {field: right for field, right in flags.items() if getattr(shape, field) not in _several(right)}
     if unlike:

@@ -23,7 +23,7 @@ def folded(model: Model) -> dict[str, Tensor]:
             for writer in ("self_attn.o_proj", "mlp.down_proj"):
                 _multiply(state, f"{name}.{writer}", module.share)
         elif isinstance(module, Readout):
-            _multiply(state, name, 1 / module.wider)
+            _multiply(state, name, 1 / module.width_mult)
     return state
 
 

@@ -16,7 +16,7 @@ from foundray.errors import InputError
 from foundray.evaluation.encoder import Encoder, Layer, Pool, Reader, Row, check_pool, features, model_of
 from foundray.exports import IDENTITY
 from foundray.exports.place import LAST
-from foundray.spec import Source, Spec
+from foundray.spec import SourceConfig, Spec
 from foundray.spec.loading import checked
 from foundray.storage import Store
 
@@ -66,7 +66,7 @@ class Loaded:
         self.spec = folder.spec()
         self.reader, self.encoder = Reader(folder), folder.encoder(layer)
 
-    def encode(self, source: str | Source, pool: Pool = "mean") -> np.ndarray:
+    def encode(self, source: str | SourceConfig, pool: Pool = "mean") -> np.ndarray:
         """[N, F] float32, one row a sample of files like those of the run. Raises InputError, for an unreadable part, too.
 
         A source given by its path is of `files`, or of plain text.
@@ -81,10 +81,10 @@ class Loaded:
         check_pool(self.spec, pool)
         return features(self.encoder, [self.reader.text_units(text) for text in texts], pool)
 
-    def samples(self, source: str | Source) -> Iterator[tuple[Row, Units]]:
+    def samples(self, source: str | SourceConfig) -> Iterator[tuple[Row, Units]]:
         """The source's samples in order, and where each comes from. Raises InputError."""
         if isinstance(source, str):
-            source = Source(path=source, format="files" if isinstance(self.reader.modality, Values) else "text")
+            source = SourceConfig(path=source, format="files" if isinstance(self.reader.modality, Values) else "text")
         for row in self.reader.read(source):
             if isinstance(row, BadRow):
                 raise InputError(f"{source.path} ({row.position}): {row.reason}")

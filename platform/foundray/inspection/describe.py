@@ -40,7 +40,7 @@ def derived(spec: Spec) -> dict[str, object]:
     if missing := _gpus_missing(spec):
         facts["workers"] = missing
     if base := spec.model.base:
-        by = f"rates of matrices between two widths / {spec.model.wider:g}, branches / {spec.model.deeper:g}"
+        by = f"rates of matrices between two widths / {spec.model.width_mult:g}, branches / {spec.model.depth_mult:g}"
         facts["hyperparameters"] = f"scaled from width {base.width}, depth {base.depth} (CompleteP): {by}"
     on_gpu = any("GPU" in pool.resources for pool in spec.scale.all_pools.values())
     if spec.scale.is_open:

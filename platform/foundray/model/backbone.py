@@ -15,13 +15,13 @@ from torch.utils.checkpoint import checkpoint
 from foundray.contract import UnitShape
 from foundray.model.rms_norm import RMSNorm
 from foundray.model.rotation import Tables, rotary, rotated, tables
-from foundray.spec import Model as Shape
+from foundray.spec import ModelConfig
 
 NORM_EPS = 1e-6
 
 
 class Attention(nn.Module):
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: ModelConfig):
         super().__init__()
         self.heads, self.rotary = shape.heads, shape.rope_theta is not None
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
@@ -41,7 +41,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU (Shazeer 2020), or the plain one with GELU or ReLU."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: ModelConfig):
         super().__init__()
         self.act = shape.act
         if self.act == "swiglu":
@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
         return self.down_proj(inner)
 
 
-def normalisation(shape: Shape) -> nn.Module:
+def normalisation(shape: ModelConfig) -> nn.Module:
     return (RMSNorm if shape.norm == "rms" else nn.LayerNorm)(shape.width, NORM_EPS)
 
 
@@ -71,13 +71,13 @@ def _beside(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Layer(nn.Module):
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: ModelConfig):
         super().__init__()
         self.input_layernorm = normalisation(shape)
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = normalisation(shape)
         self.mlp = FeedForward(shape)
-        self.share = 1 / shape.deeper
+        self.share = 1 / shape.depth_mult
         """Of what a branch gives, that is added."""
 
     def forward(self, x: Tensor, turns: Tables, mask: Tensor | None, causal: bool) -> Tensor:
@@ -103,7 +103,7 @@ class Layers(nn.Module):
     sin: Tensor
     places: Tensor | None
 
-    def __init__(self, shape: Shape, grid: tuple[int, int] | None):
+    def __init__(self, shape: ModelConfig, grid: tuple[int, int] | None):
         super().__init__()
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.depth))
         self.norm = normalisation(shape)
@@ -174,7 +174,7 @@ class Backbone(Layers):
     where it is, and how far units are from each other is the same with it and without.
     """
 
-    def __init__(self, shape: Shape, units: UnitShape, hides: bool):
+    def __init__(self, shape: ModelConfig, units: UnitShape, hides: bool):
         super().__init__(shape, units.grid)
         if units.classes:
             self.embed_tokens = nn.Embedding(units.classes, shape.width)
@@ -207,7 +207,7 @@ class Backbone(Layers):
 class Predictor(Layers):
     """Answers for all T units, from the hidden states [B, S, D] of those that were kept (He et al. 2022)."""
 
-    def __init__(self, shape: Shape, grid: tuple[int, int] | None, width: int):
+    def __init__(self, shape: ModelConfig, grid: tuple[int, int] | None, width: int):
         super().__init__(shape, grid)
         self.into = nn.Linear(width, shape.width)
         self.mask = nn.Parameter(torch.zeros(shape.width))

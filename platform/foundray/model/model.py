@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from foundray.contract import WIDTH, Objective, UnitShape
 from foundray.model.backbone import Backbone, Predictor
 from foundray.model.parametrisation import Readout, scalings
-from foundray.spec import Model as Shape
+from foundray.spec import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Batch:
 class Model(nn.Module):
     """`forward` gives every asked head's answers, [B, T, outputs], or [B, 1, outputs] where rows are coupled."""
 
-    def __init__(self, shape: Shape, objective: Objective, units: UnitShape):
+    def __init__(self, shape: ModelConfig, objective: Objective, units: UnitShape):
         """`units` are the data's; the objective may have ids of its own after theirs."""
         super().__init__()
         self.shape, self.causal, self.couples = shape, objective.causal, objective.couples
@@ -73,7 +73,7 @@ class Model(nn.Module):
         if shape.base:
             with torch.device("meta"):
                 base = Model(shape.base, objective, data)
-        self.scalings = scalings(self, base, shape.wider, shape.deeper)
+        self.scalings = scalings(self, base, shape.width_mult, shape.depth_mult)
         """By what the optimizer's hyperparameters are multiplied, of each parameter."""
 
     def forward(self, batch: Batch, states: list[Tensor] | None = None) -> dict[str, Tensor]:
@@ -100,11 +100,11 @@ class Model(nn.Module):
         return hidden[:, 1:] if self.shape.class_unit else hidden
 
 
-def _head(width: int, outputs: tuple[int, ...], shape: Shape) -> nn.Module:
+def _head(width: int, outputs: tuple[int, ...], shape: ModelConfig) -> nn.Module:
     """A matrix, or a network with ReLU between its layers. What is as wide as the model is no read-out."""
     if outputs == (WIDTH,):
         return nn.Linear(width, shape.width, bias=False)
-    first = Readout(width, outputs[0], shape.wider)
+    first = Readout(width, outputs[0], shape.width_mult)
     rest = [part for pair in pairwise(outputs) for part in (nn.ReLU(), nn.Linear(*pair, bias=False))]
     return nn.Sequential(first, *rest) if rest else first
 
@@ -162,7 +162,7 @@ def initialise(model: Model, seed: int) -> None:
                 whole = name.endswith(("embed_tokens.weight", ".mask", ".class_unit", ".bias"))
                 scale = 1.0 if whole else parameter.shape[1] ** -0.5
                 if name in first:
-                    scale *= model.shape.wider**0.5
+                    scale *= model.shape.width_mult**0.5
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     scale /= writers**0.5
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)

@@ -27,15 +27,15 @@ class Scaling:
 class Readout(nn.Linear):
     """A head's matrix, [outputs, D], whose answers are divided by how many times as wide as the base's its input is."""
 
-    def __init__(self, width: int, outputs: int, wider: float):
+    def __init__(self, width: int, outputs: int, width_mult: float):
         super().__init__(width, outputs, bias=False)
-        self.wider = wider
+        self.width_mult = width_mult
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x if self.wider == 1 else x / self.wider, self.weight)
+        return F.linear(x if self.width_mult == 1 else x / self.width_mult, self.weight)
 
 
-def scalings(model: nn.Module, base: nn.Module | None, wider: float, deeper: float) -> Mapping[str, Scaling]:
+def scalings(model: nn.Module, base: nn.Module | None, width_mult: float, depth_mult: float) -> Mapping[str, Scaling]:
     """Of every parameter, by name. `base` is the same model at its base's width and depth; without one, the standard ones.
 
     Vectors do not decay. Which matrices are between two widths shows in their shapes.
@@ -48,9 +48,9 @@ def scalings(model: nn.Module, base: nn.Module | None, wider: float, deeper: flo
         there = shapes[_at_base_depth(name) if base else name]
         grows = matrix and all(here != was for here, was in zip(parameter.shape, there, strict=True))
         found[name] = Scaling(
-            lr=1 / wider if grows else 1.0,
-            weight_decay=0.0 if not matrix else wider if grows else 1.0,
-            eps=1 / (wider * (deeper if inside else 1)),
+            lr=1 / width_mult if grows else 1.0,
+            weight_decay=0.0 if not matrix else width_mult if grows else 1.0,
+            eps=1 / (width_mult * (depth_mult if inside else 1)),
         )
     return found
 

@@ -20,7 +20,7 @@ from foundray.data.tokenizers.long_documents import Cutter, Piece, in_batches
 from foundray.data.tokenizers.tokenizer import Tokenizer, make_bytes
 from foundray.planning.seen import Seen
 from foundray.planning.seen_text import SeenText
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 WORD = r"[\pL\pM\pN_]+(?:['’][\pL\pM]+)*"
 """A run of letters, marks, digits and apostrophes between letters: the words of Unicode's UAX 29, for scripts with spaces."""
@@ -72,7 +72,7 @@ class Part(BaseModel):
     """What cannot be used, and why."""
 
 
-def read_text_unit(unit: Unit, source: Source, tokenizer: Tokenizer | None, seed: int, sample_bytes: int) -> Part:
+def read_text_unit(unit: Unit, source: SourceConfig, tokenizer: Tokenizer | None, seed: int, sample_bytes: int) -> Part:
     """Read, count, and keep up to `sample_bytes` of text, chosen by the seed; tokens are counted where there is a tokenizer.
 
     A word in which a long document is cut counts twice.
@@ -116,7 +116,7 @@ def _tokenized(pieces: list[Piece], tokenizer: Tokenizer, bad: _Bad) -> tuple[li
     return good, tokens
 
 
-def read_values_unit(unit: Unit, source: Source, modality: Values, length: int) -> Part:
+def read_values_unit(unit: Unit, source: SourceConfig, modality: Values, length: int) -> Part:
     """Read and count the rows of a modality of values, each a sample of `length` units."""
     seen, bad, counts = Seen(), _Bad(), Counts()
     for row in bad.aside(row for file in unit.files for row in _located(file.url, read_rows(file, source, modality, length))):
@@ -179,14 +179,14 @@ class _Sample:
     """Pieces of text, each as likely as another: those of the least random numbers, of a generator of the unit's own."""
 
     def __init__(self, seed: str, most: int):
-        self.chance, self.most = random.Random(seed), most
+        self.rng, self.most = random.Random(seed), most
         self.kept: list[tuple[float, int, str]] = []
         self.characters = self.number = 0
 
     def add(self, text: str) -> None:
         for start in range(0, len(text), PIECE):
             piece = text[start : start + PIECE]
-            self.kept.append((self.chance.random(), self.number, piece))
+            self.kept.append((self.rng.random(), self.number, piece))
             self.number += 1
             self.characters += len(piece)
         if self.characters > 2 * self.most:

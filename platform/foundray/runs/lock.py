@@ -38,7 +38,7 @@ PATIENCE_SECONDS = 12.0
 """A counter that stands still for so long belongs to a holder that is gone."""
 
 
-class Holder:
+class RunLock:
     """Holds a run's folder, or another, while the block runs. Raises InputError where another command holds it."""
 
     def __init__(self, folder: Store, report: Callable[[str], None], what: str = "the run"):
@@ -51,7 +51,7 @@ class Holder:
         """Who asked the command to stop, if somebody did."""
         self.ending = threading.Event()
 
-    def __enter__(self) -> Holder:
+    def __enter__(self) -> RunLock:
         with alone(self.file.parent, self.token, self._me(), PATIENCE_SECONDS) as in_time:
             while True:
                 free = self._wait_for_other()

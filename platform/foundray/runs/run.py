@@ -33,7 +33,7 @@ from foundray.runs.checkpoints import best_step, newest_step
 from foundray.runs.goodput import Account
 from foundray.runs.lock import is_held
 from foundray.runs.restarts import restarts
-from foundray.spec import InitFrom, Spec, differences
+from foundray.spec import InitFromConfig, Spec, differences
 from foundray.spec.arithmetic import differing
 from foundray.spec.loading import parse_spec
 from foundray.spec.section import nearest
@@ -330,7 +330,7 @@ def _told_apart_by(spec: Spec) -> dict[str, Any]:
     return spec.identity() | paths
 
 
-def _same_start(here: InitFrom, there: InitFrom) -> bool:
+def _same_start(here: InitFromConfig, there: InitFromConfig) -> bool:
     """Whether a spec's start is that of a run which has begun: by its hash, or where it has none by its place."""
     if here.weights_sha256:
         return here.weights_sha256 == there.weights_sha256 and here.teacher_sha256 in (None, there.teacher_sha256)

@@ -16,16 +16,27 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from foundray import contract
 from foundray.spec.arithmetic import Numbers, installed, raised
-from foundray.spec.evaluating import Evaluate
-from foundray.spec.learning import Data, Modality, Model, Objective, Optimizer, Schedule, Source, Tokenizer, Train
-from foundray.spec.running import Fault, Guard, Pool, Scale
+from foundray.spec.evaluating import EvaluateConfig
+from foundray.spec.learning import (
+    DataConfig,
+    ModalityConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    SourceConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+from foundray.spec.running import FaultConfig, GuardConfig, PoolConfig, ScaleConfig
 from foundray.spec.section import Section, nearest
-from foundray.spec.starting import InitFrom
-from foundray.spec.tuning import Range, Tune
+from foundray.spec.starting import InitFromConfig
+from foundray.spec.tuning import RangeConfig, TuneConfig
 
 __all__ = [
-    "Data", "Evaluate", "Fault", "Guard", "InitFrom", "Modality", "Model", "Objective", "Optimizer", "Pool", "Range", "Scale",
-    "Schedule", "Source", "Spec", "Tokenizer", "Train", "Tune", "differences", "digest", "flatten", "nearest",
+    "DataConfig", "EvaluateConfig", "FaultConfig", "GuardConfig", "InitFromConfig", "ModalityConfig", "ModelConfig",
+    "ObjectiveConfig", "OptimizerConfig", "PoolConfig", "RangeConfig", "ScaleConfig", "ScheduleConfig", "SourceConfig",
+    "Spec", "TokenizerConfig", "TrainConfig", "TuneConfig", "differences", "digest", "flatten", "nearest",
 ]  # fmt: skip
 
 
@@ -43,29 +54,29 @@ class Spec(Section):
     """The run's name, and its folder's in `storage`: at most 100 characters."""
     seed: int = Field(default=1337, ge=0, lt=2**63)
     """Every random number of the run follows from it."""
-    data: Data
+    data: DataConfig
     """What is learned from."""
-    objective: Objective
+    objective: ObjectiveConfig
     """What is hidden and predicted."""
-    model: Model
+    model: ModelConfig
     """The network's shape."""
-    init_from: InitFrom | None = None
+    init_from: InitFromConfig | None = None
     """Another run whose weights this one starts from; its folder alone may be written, for its newest checkpoint."""
-    optimizer: Optimizer
+    optimizer: OptimizerConfig
     """How the weights move."""
-    schedule: Schedule = Schedule()
+    schedule: ScheduleConfig = ScheduleConfig()
     """How the learning rate moves."""
-    evaluate: Evaluate = Evaluate()
+    evaluate: EvaluateConfig = EvaluateConfig()
     """On what the run is judged as it goes; never changes the result."""
-    train: Train
+    train: TrainConfig
     """How long, in what steps, and what is recorded."""
-    scale: Scale = Scale()
+    scale: ScaleConfig = ScaleConfig()
     """How many workers, on what; never changes the result."""
-    fault: Fault = Fault()
+    fault: FaultConfig = FaultConfig()
     """What is done about failures; never changes the result."""
-    guard: Guard = Guard()
+    guard: GuardConfig = GuardConfig()
     """What is done about bad numbers."""
-    tune: Tune = Tune()
+    tune: TuneConfig = TuneConfig()
     """How hyperparameters are searched for; never changes the result of a run."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs and prepared data: a local path, or any URL that pyarrow's filesystems take."""

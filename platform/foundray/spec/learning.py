@@ -17,7 +17,7 @@ def check_installed(what: str, kind: str, group: str) -> str:
     return kind
 
 
-class Source(Section):
+class SourceConfig(Section):
     path: str = Field(min_length=1)
     """A file, a folder or a glob (`*`, `?`, `[a-z]`, `{a,b}`; `**` crosses folders), local or a URL; `.gz`, `.zst`, `.xz`,
     `.bz2` and `.lz4` are read as such."""
@@ -35,7 +35,7 @@ class Source(Section):
     """Under what terms the data may be used, as an SPDX identifier where there is one (`CC-BY-SA-4.0`); exports tell it."""
 
 
-class Tokenizer(Section):
+class TokenizerConfig(Section):
     kind: Literal["bytes", "char", "bpe", "file"] = "bytes"
     """`bytes`, `char` (every character of the data), `bpe` (trained on a sample) or `file` (a tokenizer.json)."""
     vocab_size: int | None = Field(default=None, ge=257)
@@ -48,7 +48,7 @@ class Tokenizer(Section):
     """Bytes of the seeded sample that a `bpe` tokenizer is trained on."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Tokenizer:
+    def _complete(self) -> TokenizerConfig:
         for kind, name in (("bpe", "vocab_size"), ("file", "path")):
             given = getattr(self, name) is not None
             if self.kind == kind and not given:
@@ -58,7 +58,7 @@ class Tokenizer(Section):
         return self
 
 
-class Modality(Section):
+class ModalityConfig(Section):
     model_config = ConfigDict(extra="allow")
 
     kind: str = "text"
@@ -74,14 +74,14 @@ class Modality(Section):
         return contract.load_modality(self.kind, self.model_extra or {})
 
 
-class Data(Section):
-    modality: Modality = Modality()
+class DataConfig(Section):
+    modality: ModalityConfig = ModalityConfig()
     """What kind of data it is, and how it becomes units."""
-    sources: list[Source] = Field(min_length=1)
+    sources: list[SourceConfig] = Field(min_length=1)
     """Where the raw data lies; several are mixed by weight."""
     holdout: float = Field(default=0.05, gt=0, lt=1)
     """The last fraction of each source's samples, kept as the validation split."""
-    tokenizer: Tokenizer = Tokenizer()
+    tokenizer: TokenizerConfig = TokenizerConfig()
     """How text becomes tokens."""
     max_bad_rows: NonNegativeInt = 100
     """Rows, or other units, that may be lost (not UTF-8, broken, without the field) before `prepare` stops; empty ones are not
@@ -90,7 +90,7 @@ class Data(Section):
     """The part of a source that may be lost before `prepare` stops: if most of it is bad, the spec is most likely wrong."""
 
 
-class Objective(Section):
+class ObjectiveConfig(Section):
     model_config = ConfigDict(extra="allow")
 
     kind: str
@@ -106,7 +106,7 @@ class Objective(Section):
         return contract.load_objective(self.kind, self.model_extra or {})
 
 
-class Predictor(Section):
+class PredictorConfig(Section):
     width: PositiveInt | None = None
     """Width of its layers, in units (default: half the model's)."""
     depth: PositiveInt = 2
@@ -115,7 +115,7 @@ class Predictor(Section):
     """Attention heads a layer (default: as the model)."""
 
 
-class Model(Section):
+class ModelConfig(Section):
     width: PositiveInt
     """Width of the residual stream, in units."""
     depth: PositiveInt
@@ -137,7 +137,7 @@ class Model(Section):
     class_unit: bool = False
     """Whether a learned vector stands before a sample's units, always shown and never asked: the class token of ViT and MAE.
     Its state tells of the whole sample (of values, and where the objective looks both ways)."""
-    predictor: Predictor = Predictor()
+    predictor: PredictorConfig = PredictorConfig()
     """The light network that answers for units which are not shown, where the objective drops some."""
     base_width: PositiveInt | None = None
     """Width of the model that the hyperparameters are right for: they are scaled to this one's (CompleteP)."""
@@ -145,7 +145,7 @@ class Model(Section):
     """Depth of that model."""
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> Model:
+    def _heads_fit(self) -> ModelConfig:
         if self.width % self.heads or (self.width // self.heads) % 2:
             fits = [h for h in range(1, self.width + 1) if self.width % h == 0 and (self.width // h) % 2 == 0]
             near = sorted(sorted(fits, key=lambda h: abs(h - self.heads))[:3])
@@ -155,7 +155,7 @@ class Model(Section):
             self.of_width(self.base_width)
         return self
 
-    def of_width(self, width: int) -> Model:
+    def of_width(self, width: int) -> ModelConfig:
         """The same shape, narrower or wider in all its parts; heads keep their size. Raises ValueError for a width that they
         do not divide.
         """
@@ -172,7 +172,7 @@ class Model(Section):
         return self.model_copy(update=sizes)
 
     @property
-    def base(self) -> Model | None:
+    def base(self) -> ModelConfig | None:
         """The model that the hyperparameters are right for, where it is another than this one."""
         if not self.base_width and not self.base_depth:
             return None
@@ -180,17 +180,17 @@ class Model(Section):
         return self.of_width(self.base_width or self.width).model_copy(update=here)
 
     @property
-    def wider(self) -> float:
+    def width_mult(self) -> float:
         """How many times the base's width this one's is."""
         return self.width / (self.base_width or self.width)
 
     @property
-    def deeper(self) -> float:
+    def depth_mult(self) -> float:
         """How many times the base's depth this one's is."""
         return self.depth / (self.base_depth or self.depth)
 
     @property
-    def of_predictor(self) -> Model:
+    def of_predictor(self) -> ModelConfig:
         """The predictor's shape, as that of a model. It is as deep whatever the depth of the model."""
         width = self.predictor.width or self.width // 2
         size = {"width": width, "depth": self.predictor.depth, "heads": self.predictor.heads or self.heads, "hidden": None}
@@ -201,7 +201,7 @@ class Model(Section):
         return self.hidden or -(-8 * self.width // (3 * 32)) * 32
 
 
-class Optimizer(Section):
+class OptimizerConfig(Section):
     kind: Literal["adamw8bit", "adamw", "lion8bit"] = "adamw8bit"
     """bitsandbytes' 8-bit AdamW or Lion, or torch's fused 32-bit AdamW."""
     lr: PositiveFloat
@@ -216,7 +216,7 @@ class Optimizer(Section):
     """Largest global gradient norm; longer gradients are scaled down to it. `null` turns it off."""
 
 
-class Schedule(Section):
+class ScheduleConfig(Section):
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
     """Warm-up then: stable and decay (`wsd`), a half cosine to zero, or constant."""
     warmup: float = Field(default=0.02, ge=0, le=1)
@@ -225,13 +225,13 @@ class Schedule(Section):
     """Fraction of the run, at its end, in which `wsd` falls to zero."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Schedule:
+    def _fits(self) -> ScheduleConfig:
         if self.kind == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(f"warmup {self.warmup} and decay {self.decay} are more than the whole run together")
         return self
 
 
-class Train(Section):
+class TrainConfig(Section):
     steps: PositiveInt
     """Optimizer steps in the run."""
     micro_batches: PositiveInt = 8

@@ -32,7 +32,7 @@ def _ordered(workers: tuple[int, int]) -> tuple[int, int]:
     return workers
 
 
-class Pool(Section):
+class PoolConfig(Section):
     workers: Annotated[Range, AfterValidator(_ordered)]
     """Fewest and most workers of this pool, or one number for both."""
     resources: dict[str, PositiveFloat] = Field(default={"CPU": 1})
@@ -45,13 +45,13 @@ class Pool(Section):
     """FLOP/s that a worker's hardware can do at most, for MFU (default: known from the GPU's name, as far as it is)."""
 
 
-class Scale(Section):
+class ScaleConfig(Section):
     workers: Annotated[Range, AfterValidator(_ordered)] | None = None
     """Fewest and most workers, or one number for both; what fits the cluster runs (default: the sum of the pools'; without
     `resources` and `threads`, on one machine, up to one for each of its cores, as memory allows; otherwise one)."""
     resources: dict[str, PositiveFloat] = Field(default={"CPU": 1})
     """What Ray reserves for each worker, such as `{CPU: 4, GPU: 1}`."""
-    pools: dict[str, Pool] = Field(default={})
+    pools: dict[str, PoolConfig] = Field(default={})
     """Kinds of machines by a name of your own, mixed in one group; in place of `workers`, `resources` and `peak_flops`."""
     peak_flops: PositiveFloat | None = None
     """FLOP/s that a worker's hardware can do at most, for MFU (default: known from the GPU's name, as far as it is)."""
@@ -64,12 +64,12 @@ class Scale(Section):
     def _sum_of_pools(cls, fields: Any) -> Any:
         if isinstance(fields, dict) and fields.get("pools") and not fields.get("workers"):
             with contextlib.suppress(ValidationError):  # told where the pool is checked
-                pools = [Pool.model_validate(pool).workers for pool in fields["pools"].values()]
+                pools = [PoolConfig.model_validate(pool).workers for pool in fields["pools"].values()]
                 return {**fields, "workers": [sum(fewest for fewest, _ in pools), sum(most for _, most in pools)]}
         return fields
 
     @model_validator(mode="after")
-    def _consistent(self) -> Scale:
+    def _consistent(self) -> ScaleConfig:
         sums = tuple(sum(pool.workers[end] for pool in self.pools.values()) for end in (0, 1))
         if self.pools and sums != self.workers:
             raise ValueError(f"the pools have {list(sums)} workers together, and workers is {list(self.world)}: leave it out")
@@ -90,15 +90,15 @@ class Scale(Section):
         return self.workers is None and self.resources == {"CPU": 1} and (self.threads or 1) == 1
 
     @property
-    def all_pools(self) -> dict[str, Pool]:
-        return self.pools or {"": Pool(workers=self.world, resources=self.resources, peak_flops=self.peak_flops)}
+    def all_pools(self) -> dict[str, PoolConfig]:
+        return self.pools or {"": PoolConfig(workers=self.world, resources=self.resources, peak_flops=self.peak_flops)}
 
     @property
     def worker_threads(self) -> int:
         return self.threads or max(1, int(min(pool.resources.get("CPU", 1) for pool in self.all_pools.values())))
 
 
-class Fault(Section):
+class FaultConfig(Section):
     max_restarts: NonNegativeInt = 8
     """Failures in a row, without a step done in between, after which a command gives up."""
     mirror_every: PositiveInt | None = None
@@ -112,7 +112,7 @@ class Fault(Section):
     """Seconds for which the last checkpoint, and what has to be read, are tried again where storage fails."""
 
 
-class Guard(Section):
+class GuardConfig(Section):
     max_skipped: NonNegativeInt = 16
     """Micro-batches with a loss or gradient that is not finite that are left out before the run stops."""
     spike: PositiveFloat | None = None
@@ -123,7 +123,7 @@ class Guard(Section):
     """Steps between rechecks: all workers compute a micro-batch once more, and one that gets other bits is left out."""
 
     @model_validator(mode="after")
-    def _goes_together(self) -> Guard:
+    def _goes_together(self) -> GuardConfig:
         if self.roll_back and self.spike is None:
             raise ValueError("roll_back needs spike: the deviations from which on a loss is one")
         return self

@@ -9,7 +9,7 @@ from foundray.spec.section import Section
 SHA256 = r"^[0-9a-f]{64}$"
 
 
-class InitFrom(Section):
+class InitFromConfig(Section):
     run: str = Field(min_length=1)
     """The folder of the run whose weights are taken, or its name in `runs/`; read once, when this run begins."""
     step: PositiveInt | None = None

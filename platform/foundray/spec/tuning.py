@@ -11,7 +11,7 @@ from foundray.spec.section import Section
 Value = bool | int | FiniteFloat | str | None
 
 
-class Range(Section):
+class RangeConfig(Section):
     """The values that a field may take: exactly one of the three is given."""
 
     log_uniform: tuple[PositiveFloat, PositiveFloat] | None = None
@@ -22,8 +22,8 @@ class Range(Section):
     """These values."""
 
     @model_validator(mode="after")
-    def _one_of_three(self) -> Range:
-        given = [name for name in Range.model_fields if getattr(self, name) is not None]
+    def _one_of_three(self) -> RangeConfig:
+        given = [name for name in RangeConfig.model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
                 f"give one of log_uniform: [low, high], uniform: [low, high], choice: [...] ({len(given)} are given)"
@@ -43,7 +43,7 @@ class Range(Section):
         return list(self.choice if self.choice is not None else self.bounds or ())
 
 
-class Proxy(Section):
+class ProxyConfig(Section):
     width: PositiveInt | None = None
     """Width of the proxies (default: the model's `base_width`, or about a quarter of its width)."""
     depth: PositiveInt | None = None
@@ -52,8 +52,8 @@ class Proxy(Section):
     """Steps of a proxy that is not stopped early (default: as many as the budget allows, at most the run's)."""
 
 
-class Tune(Section):
-    space: dict[str, Range] = Field(default={})
+class TuneConfig(Section):
+    space: dict[str, RangeConfig] = Field(default={})
     """What is searched: fields by their dotted names (default: the learning rate, and the second of the betas)."""
     sampler: Literal["optuna", "random", "grid"] = "optuna"
     """Optuna's tree of Parzen estimators, random draws, or all combinations of choices."""
@@ -62,7 +62,7 @@ class Tune(Section):
     a grid is searched."""
     budget: PositiveFloat = 0.07
     """What search and ladder may cost together, as a share of the full run's FLOPs."""
-    proxy: Proxy = Proxy()
+    proxy: ProxyConfig = ProxyConfig()
     """How proxies are smaller than the run."""
     rungs: PositiveInt = 3
     """How often a trial is judged: at the end, and whenever it had a `reduction`-th of the tokens until then (ASHA). 1: only

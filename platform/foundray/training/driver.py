@@ -20,7 +20,7 @@ from foundray.host.environment import environment
 from foundray.host.machine import physical_cores
 from foundray.host.signals import heeded
 from foundray.preflight.admission import admit
-from foundray.runs.lock import Holder
+from foundray.runs.lock import RunLock
 from foundray.runs.run import Facts, Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -31,7 +31,7 @@ from foundray.training.warm_start.parent import Start, check_not_itself, find_st
 from foundray.wording.words import plural, span
 
 if TYPE_CHECKING:
-    from foundray.training.elastic.prestart import Ahead
+    from foundray.training.elastic.prestart import Prestarted
 
 Report = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
         check_fits(spec, prepared)
         if start:
             start.check_tokens(prepared)
-        with Holder(run.folder, report) as holder:
+        with RunLock(run.folder, report) as holder:
             if run.exists():  # made, and perhaps finished, by another command meanwhile
                 spec = run.as_begun(spec)
                 run.check_same(spec)
@@ -74,16 +74,16 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
 
 
 @contextmanager
-def _ahead(spec: Spec) -> Iterator[Ahead | None]:
+def _ahead(spec: Spec) -> Iterator[Prestarted | None]:
     """The run's processes, started before its data are prepared: on a Ray of this command alone, which nobody competes for."""
     if not is_alone():
         yield None
         return
-    from foundray.training.elastic.prestart import Ahead
+    from foundray.training.elastic.prestart import Prestarted
 
     if spec.scale.is_open:
         spec = with_workers(spec, min(physical_cores(), spec.train.micro_batches))
-    ahead = Ahead(spec.scale)
+    ahead = Prestarted(spec.scale)
     try:
         yield ahead
     finally:
@@ -133,7 +133,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
     run.check_arithmetic()
     prepared = prepared_data(run)
     prepared.check_files()
-    with Holder(run.folder, report) as holder, connected(report) as ray:  # one that is refused writes nothing into the folder
+    with RunLock(run.folder, report) as holder, connected(report) as ray:  # one that is refused writes nothing into the folder
         if (facts := _finished(run, spec, report)) is not None:
             return facts
         admit(ray, spec, report, raw=False)
@@ -192,28 +192,28 @@ def _run(
     spec: Spec,
     prepared: Prepared,
     workers: dict[str, tuple[int, int]],
-    holder: Holder,
+    holder: RunLock,
     report: Report,
     show_progress: bool,
-    ahead: Ahead | None,
+    ahead: Prestarted | None,
 ) -> Facts:
     if problem := clear(run):
         report(f"what a command before left could not be removed: {problem}")
     # Imported here: these import Ray, and a bad spec should be told at once.
     from foundray.training.slots.board import start_board
-    from foundray.training.slots.slots import Places
+    from foundray.training.slots.slots import Slots
 
     # Ray Train takes longest to start: the rest is imported beside it.
     fewest = sum(fewest for fewest, _ in workers.values())
     report(f"starting {span(fewest, max(fewest, sum(most for _, most in workers.values())), 'worker')}")
     board = ahead.board if ahead else start_board()
     later = ahead is not None and ahead.enough
-    places = Places(run, spec, workers, board, asked_for(run.records("events.jsonl")), later)
+    places = Slots(run, spec, workers, board, asked_for(run.records("events.jsonl")), later)
 
     from foundray.data.stream.feeder import start_feeder
     from foundray.data.stream.plan import plan_for
     from foundray.model.flops import flops
-    from foundray.training.elastic.coordinator import Conductor
+    from foundray.training.elastic.coordinator import Coordinator
     from foundray.training.elastic.messages import Work
     from foundray.training.telemetry.metrics import RunMetrics
 
@@ -232,7 +232,7 @@ def _run(
     told = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
     recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, told)
     recorder.write([event("command", workers=list(spec.scale.world), environment=environment()), *places.asked()])
-    conductor = Conductor(spec, run, work, recorder, places, holder, ahead)
+    coordinator = Coordinator(spec, run, work, recorder, places, holder, ahead)
     go_on = f"`foundray resume {run.folder}` goes on from the last checkpoint"
 
     def note_failure(error: FoundrayError) -> None:
@@ -245,14 +245,14 @@ def _run(
         error = RunFailed(f"the head of the Ray cluster has been away for {HEAD_SECONDS:.0f} s; {go_on}")
         note_failure(error)
         with suppress(InputError):
-            recorder.ledger.settle(5)
+            recorder.record_writer.settle(5)
         print(f"foundray: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_status)
 
     with head_watched(end_without_head):
         failed = True
         try:
-            conductor.run()
+            coordinator.run()
             failed = False
         except FoundrayError as error:
             note_failure(error)
@@ -262,7 +262,7 @@ def _run(
             note_failure(failure)
             raise failure from error
         finally:
-            conductor.close()
+            coordinator.close()
             places.close(recorder.requests)
             recorder.close(failed)
             if not holder.taken:

@@ -27,8 +27,7 @@ import torch
 
 from foundray.contract import WIDTH, Units, Values
 from foundray.model.model import Model
-from foundray.spec import Model as Shape
-from foundray.spec import Spec
+from foundray.spec import ModelConfig, Spec
 from foundray.training.elastic.replicas import STATES_KEPT
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.flat import Layout
@@ -128,7 +127,7 @@ def _of_micro_batch(
     return kept, outputs
 
 
-def of_layers(shape: Shape, rows: int, units: int, item: int, recompute: bool, documents: bool) -> int:
+def of_layers(shape: ModelConfig, rows: int, units: int, item: int, recompute: bool, documents: bool) -> int:
     """Bytes that a stack of layers keeps of [rows, units]; see the top of this module."""
     width, hidden = shape.width, shape.hidden_width
     inputs = (3 + 2 if shape.act == "swiglu" else 3 + 1) if item == 2 else 2

@@ -24,7 +24,7 @@ from foundray.data.prepare.reader import Reader, Row
 from foundray.data.prepare.sources import BadRow
 from foundray.data.stream.batch import packed
 from foundray.errors import FoundrayError, InputError, RunFailed
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.storage import Store
 from foundray.wording.words import plural
 
@@ -58,7 +58,7 @@ def rows_per_block(reader: Reader) -> int:
 
 
 def read_blocks(
-    part: Part, reader: Reader, source: Source, done: Collection[str], limits: Limits, folder: str, device: str
+    part: Part, reader: Reader, source: SourceConfig, done: Collection[str], limits: Limits, folder: str, device: str
 ) -> Iterator[dict[str, Any]]:
     """The part's blocks, but for those that are done, as rows for Ray Data; at its end the part's record is written.
 
@@ -130,7 +130,7 @@ def tally_of(records: Iterable[Record]) -> Tally:
     return tally
 
 
-def check_all(records: Sequence[Record], all_read: bool, limits: Limits, source: Source, folder: Store) -> None:
+def check_all(records: Sequence[Record], all_read: bool, limits: Limits, source: SourceConfig, folder: Store) -> None:
     """Raises InputError where more is bad in the parts that were read than may be; of the share, once all are read."""
     bad, rows = (sum(getattr(record, name) for record in records) for name in ("lost", "rows"))
     if limits.exceeded(Balance(documents=rows, lost={"row": bad})) or (all_read and not rows):
@@ -140,7 +140,9 @@ def check_all(records: Sequence[Record], all_read: bool, limits: Limits, source:
             limits.check_share(SOURCE, tally, source.path, folder.url)
 
 
-def _blocks(part: Part, reader: Reader, source: Source, limits: Limits, record: Record, folder: str) -> Iterator[list[Row]]:
+def _blocks(
+    part: Part, reader: Reader, source: SourceConfig, limits: Limits, record: Record, folder: str
+) -> Iterator[list[Row]]:
     size, block, tally = rows_per_block(reader), list[Row](), Tally()
     for url, row in _rows(part, reader, source):
         if not isinstance(row, BadRow):
@@ -158,7 +160,7 @@ def _blocks(part: Part, reader: Reader, source: Source, limits: Limits, record: 
         yield block
 
 
-def _rows(part: Part, reader: Reader, source: Source) -> Iterator[tuple[str, Row | BadRow]]:
+def _rows(part: Part, reader: Reader, source: SourceConfig) -> Iterator[tuple[str, Row | BadRow]]:
     """(URL, row). An error that is no sentence yet becomes one, with the file and how far it was read."""
     for file in part.files:
         count = 0

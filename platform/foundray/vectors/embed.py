@@ -11,7 +11,7 @@ from foundray.data.prepare.limits import Limits
 from foundray.data.prepare.reader import Reader
 from foundray.errors import InputError
 from foundray.preflight.admission import admit_places
-from foundray.runs.lock import Holder
+from foundray.runs.lock import RunLock
 from foundray.runs.run import Run
 from foundray.storage import Store
 from foundray.vectors.blocks import LISTS, parts
@@ -126,7 +126,7 @@ def embed(
             return _embedded(folder, recipe, complete)
     folder.check_writable()
     workers = 0
-    with Holder(folder, report, "the embedding in"):
+    with RunLock(folder, report, "the embedding in"):
         if now := _begun(folder):  # perhaps by another command meanwhile
             now.check_same(folder, recipe)
         else:

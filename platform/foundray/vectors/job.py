@@ -16,7 +16,7 @@ from foundray.data.prepare.limits import Limits
 from foundray.data.prepare.quarantine import amount
 from foundray.data.prepare.reader import Reader
 from foundray.errors import InputError, RunFailed
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.storage import Store
 from foundray.vectors.blocks import Part, Record, check_all, read_blocks, tally_of
 
@@ -43,7 +43,7 @@ class Job:
     folder: Store
     parts: list[Part]
     reader: Reader
-    source: Source
+    source: SourceConfig
     limits: Limits
     """How much may be bad before it stops."""
     report: Report

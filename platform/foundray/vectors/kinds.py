@@ -10,11 +10,11 @@ from foundray.contract import Values, endings
 from foundray.data.files.files import find_files
 from foundray.data.files.names import bare, format_of
 from foundray.errors import InputError
-from foundray.spec import Source, Spec
+from foundray.spec import SourceConfig, Spec
 from foundray.spec.loading import checked, set_field
 
 
-def source_of(data: str, spec: Spec, overrides: Mapping[str, Any]) -> Source:
+def source_of(data: str, spec: Spec, overrides: Mapping[str, Any]) -> SourceConfig:
     """The source that `data` is for a run of this spec: a file, folder, glob or URL.
 
     Its format follows from the endings of its files; what else a source has, from the run's own source of that format;
@@ -26,14 +26,14 @@ def source_of(data: str, spec: Spec, overrides: Mapping[str, Any]) -> Source:
     fields |= {"path": data, "format": form}
     for name, value in overrides.items():
         set_field(fields, name, value, "--set")
-    return checked(Source, fields, data)
+    return checked(SourceConfig, fields, data)
 
 
 def _format(data: str, spec: Spec) -> str:
     """The one format of all files, or `auto` if they have several, or some have none."""
     modality = spec.data.modality.build()
     of_values = modality.endings if isinstance(modality, Values) else ()
-    names = [file.url for file in find_files(checked(Source, {"path": data, "format": "text"}, data))]
+    names = [file.url for file in find_files(checked(SourceConfig, {"path": data, "format": "text"}, data))]
     found = {format_of(name, of_values) or "" for name in names}
     if found == {""}:
         raise InputError(f"{data}: {_no_format(names[0], of_values, spec)}")

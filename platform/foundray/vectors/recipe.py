@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from foundray.errors import InputError
 from foundray.runs.claims import LOCK
-from foundray.spec import Source, differences, flatten
+from foundray.spec import SourceConfig, differences, flatten
 from foundray.spec.arithmetic import raised
 from foundray.storage import Store
 
@@ -45,7 +45,7 @@ class Recipe(BaseModel):
     modality: str
     arithmetic: dict[str, int] = {}
     """By part, the version of what it computed; a part that is not named was at 1."""
-    source: Source
+    source: SourceConfig
     """What is embedded."""
     files: dict[str, tuple[int, int]]
     """Size and time of change (ns) of each file, by its URL."""

@@ -17,7 +17,7 @@ from foundray.errors import InputError
 from foundray.evaluation.encoder import POOLS, check_pool, trained_weights
 from foundray.runs.checkpoints import completed_steps
 from foundray.runs.run import Run
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.spec.arithmetic import installed, of_data
 from foundray.training.checkpoints.checkpoint import sha256_of
 from foundray.vectors.blocks import BATCH_UNITS, rows_per_block
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def prepared(
     run: Run,
     reader: Reader,
-    source: Source,
+    source: SourceConfig,
     files: list[RawFile],
     options: Options,
     resources: Mapping[str, float],

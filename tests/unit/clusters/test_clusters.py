@@ -29,7 +29,7 @@ from tests.unit.rendered import (
     ray_knows,
 )
 
-from foundray.spec import Scale
+from foundray.spec import ScaleConfig
 
 LAUNCHERS = ["on-prem", "aws", "gcp"]
 CLOUDS = ["aws", "gcp"]
@@ -78,7 +78,7 @@ def test_what_is_copied_to_nodes_is_there(name: str) -> None:
 @pytest.mark.parametrize("name", CLOUDS)
 def test_the_autoscaler_starts_the_nodes_that_the_pools_ask_for(name: str) -> None:
     config = launcher_config(name)
-    scale = Scale.model_validate(yaml.safe_load((CLUSTERS / name / "pools.yaml").read_text())["scale"])
+    scale = ScaleConfig.model_validate(yaml.safe_load((CLUSTERS / name / "pools.yaml").read_text())["scale"])
     workers = {kind for kind in config["available_node_types"] if kind != "head"}
     assert set(scale.pools) == workers
     for kind, pool in scale.pools.items():

@@ -24,7 +24,7 @@ from referencing.jsonschema import DRAFT202012
 from tests.conftest import REPOSITORY
 from tests.unit.rendered import CLUSTERS, check_ray_command, check_shell, node_types_chosen, ray_commands, ray_start
 
-from foundray.spec import Scale
+from foundray.spec import ScaleConfig
 
 KUBERNETES = "1.37"
 FOLDER = CLUSTERS / "kuberay"
@@ -121,7 +121,7 @@ def test_ray_reads_groups_and_pools_alike() -> None:
     types = config["available_node_types"]
     assert types["headgroup"]["resources"]["CPU"] == 0 and types["driver"]["resources"]["driver"] == 1
     assert json.loads(manifest("rayjob.yaml")["spec"]["entrypointResources"]) == {"driver": 1}
-    scale = Scale.model_validate(yaml.safe_load((FOLDER / "pools.yaml").read_text())["scale"])
+    scale = ScaleConfig.model_validate(yaml.safe_load((FOLDER / "pools.yaml").read_text())["scale"])
     assert set(scale.pools) == types.keys() - {"headgroup", "driver"}
     # The driver's group is never empty, so that its node is started with any other.
     for name, pool in scale.pools.items():

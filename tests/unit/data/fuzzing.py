@@ -20,7 +20,7 @@ from tests.unit.data.seeds import SEEDS, Seed
 from foundray.contract import Values, load_modality
 from foundray.data.files.files import RawFile
 from foundray.data.prepare.sources import BadRow, Document, read_documents, read_rows
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 PLACE = st.floats(0, 1, exclude_max=True)
 """Where in a file, as a part of its length."""
@@ -66,7 +66,7 @@ def damaged(content: bytes, edits: list[tuple[str, float, Any]]) -> bytes:
 
 def read(path: Path, seed: Seed) -> Iterator[Document | BadRow | dict[str, Any]]:
     file = RawFile(str(path), path.stat().st_size, 0, seed.source["format"])
-    source = Source(path=str(path), **seed.source)
+    source = SourceConfig(path=str(path), **seed.source)
     if seed.modality is None:
         yield from read_documents(file, source)
         return

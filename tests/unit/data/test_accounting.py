@@ -24,7 +24,7 @@ from foundray.data.prepare.sources import read_documents, read_rows
 from foundray.data.tokenizers.tokenizer import make_bytes
 from foundray.errors import InputError
 from foundray.planning.survey import survey
-from foundray.spec import Source, Spec
+from foundray.spec import SourceConfig, Spec
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
 
@@ -85,7 +85,7 @@ def test_empty_files_are_counted_and_neither_listed_nor_bad(tmp_path: Path) -> N
 @pytest.mark.parametrize("content", [b"", b"\n"])
 def test_a_file_without_a_row_is_empty_whatever_its_format(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    source = Source(path=str(tmp_path / name))
+    source = SourceConfig(path=str(tmp_path / name))
     kind = {"png": ("image", {"size": 8, "patch": 4}), "wav": ("audio", {"bins": 8})}.get(name[2:])
     modality = load_modality(*kind) if kind else None
     (file,) = find_files(source, modality.endings if isinstance(modality, Values) else ())

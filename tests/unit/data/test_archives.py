@@ -24,7 +24,7 @@ from foundray.contract import Unreadable, Values, load_modality
 from foundray.data.files.files import find_files
 from foundray.data.formats.tar import members
 from foundray.data.prepare.sources import BadRow, Document, read_documents, read_located_rows
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 BLOCK = 512
 NAMES = [f"{n}.txt" for n in range(6)]
@@ -57,7 +57,7 @@ OK = numbered(*range(6))
 def read(archive: bytes, tmp_path: Path, name: str = "a.tar", **fields: Any) -> tuple[list[str], list[BadRow]]:
     """Texts, and what is bad, of an archive as a source."""
     (path := tmp_path / name).write_bytes(archive)
-    source = Source(path=str(path), format="webdataset", **fields)
+    source = SourceConfig(path=str(path), format="webdataset", **fields)
     rows = [row for file in find_files(source) for row in read_documents(file, source)]
     return [row.text for row in rows if isinstance(row, Document)], [row for row in rows if isinstance(row, BadRow)]
 
@@ -282,13 +282,13 @@ def test_a_compressed_archive_that_breaks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_ordinary_archives_are_read_as_tarfile_reads_them(form: int, tmp_path: Path) -> None:
-    chance = random.Random(form)
+    rng = random.Random(form)
     with tarfile.open(tmp_path / "a.tar", "w", format=form, pax_headers={"comment": "x"} if form == 2 else None) as archive:
         for n, size in enumerate((0, 1, 511, 512, 513, 70_000)):
             name = f"{'n' * 90}/{'m' * 50}/{n}" if n % 2 else f"./ü{n}"
             information = tarfile.TarInfo(name)
             information.size, information.mtime = size, 1.5 * n
-            archive.addfile(information, io.BytesIO(chance.randbytes(size)))
+            archive.addfile(information, io.BytesIO(rng.randbytes(size)))
         for kind, name in (
             (tarfile.DIRTYPE, "d/"),
             (tarfile.SYMTYPE, "link"),
@@ -382,7 +382,7 @@ def test_values_follow_the_same_rule(tmp_path: Path) -> None:
     (path := tmp_path / "a.tar").write_bytes(changed(packed(contents.items()), 0, b"?"))
     image: Any = load_modality("image", {"size": 8, "patch": 4})
     assert isinstance(image, Values)
-    source = Source(path=str(path), format="webdataset")
+    source = SourceConfig(path=str(path), format="webdataset")
     rows = [row for file in find_files(source, image.endings) for row in read_located_rows(file, source, image, 4)]
     assert [name for name, _, row in rows if not isinstance(row, BadRow)] == ["a/3.PNG", "4.png.gz"]
     bad = [row for _, _, row in rows if isinstance(row, BadRow)]
@@ -404,10 +404,10 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
 
 def test_any_byte_of_an_archive_may_change(tmp_path: Path) -> None:
     """No exception, and no member is lost but the one that the byte is in."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     for _ in range(150):
-        place = chance.randrange(len(OK))
-        texts, bad = read(changed(OK, place, bytes([OK[place] ^ 1 << chance.randrange(8)])), tmp_path)
+        place = rng.randrange(len(OK))
+        texts, bad = read(changed(OK, place, bytes([OK[place] ^ 1 << rng.randrange(8)])), tmp_path)
         number = place // (2 * BLOCK)
         assert [text for text in texts if text in without(number)] == without(number), place
         assert len(texts) == 6 or sum(row.lost for row in bad) == 1, place

@@ -155,8 +155,8 @@ def test_samples_that_do_not_fit_together_are_named_too(
     shapes = iter([1, 2])
     units = type(planner.modality).units
 
-    def uneven(self: Values, row: Any, length: int, chance: Any) -> Any:
-        made = units(self, row, length, chance)  # type: ignore[arg-type]
+    def uneven(self: Values, row: Any, length: int, rng: Any) -> Any:
+        made = units(self, row, length, rng)  # type: ignore[arg-type]
         return replace(made, x=np.repeat(made.x, next(shapes), axis=1))
 
     monkeypatch.setattr(type(planner.modality), "units", uneven)

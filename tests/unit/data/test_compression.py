@@ -19,7 +19,7 @@ import zstandard
 from foundray.data.files.compression import Broken, decompressed, decompressing, kind_of
 from foundray.data.files.files import find_files
 from foundray.data.prepare.sources import BadRow, Document, read_documents
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 
 def _lz4(content: bytes) -> bytes:
@@ -188,10 +188,10 @@ def flipped(content: bytes, place: int, bit: int) -> bytes:
 def test_no_wrong_line_comes_out_of_a_flipped_bit(ending: str, tmp_path: Path) -> None:
     one = CHECKED[ending](b"".join(line + b"\n" for line in NOISE))
     small = CHECKED[ending](b"the end\n")
-    content, right, chance = one + small, {"the end"} | {line.decode() for line in NOISE}, random.Random(ending)
-    source = Source(path=str(path := tmp_path / f"a.txt{ending}"), documents="line")
-    for place in [9000, len(one) - 6, len(one) - 1, *(chance.randrange(len(one)) for _ in range(20))]:
-        path.write_bytes(flipped(content, place, chance.randrange(8)))
+    content, right, rng = one + small, {"the end"} | {line.decode() for line in NOISE}, random.Random(ending)
+    source = SourceConfig(path=str(path := tmp_path / f"a.txt{ending}"), documents="line")
+    for place in [9000, len(one) - 6, len(one) - 1, *(rng.randrange(len(one)) for _ in range(20))]:
+        path.write_bytes(flipped(content, place, rng.randrange(8)))
         rows = list(read_documents(find_files(source)[0], source))
         texts = [row.text for row in rows if isinstance(row, Document)]
         assert set(texts) <= right, place

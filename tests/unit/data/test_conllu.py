@@ -7,7 +7,7 @@ import pytest
 
 from foundray.data.formats import conllu
 from foundray.data.formats.row import BadRow, Document
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 
 def word(number: object, form: str, miscellaneous: str = "_") -> str:
@@ -16,7 +16,7 @@ def word(number: object, form: str, miscellaneous: str = "_") -> str:
 
 def read(content: str | bytes) -> tuple[list[str], list[BadRow]]:
     data = content.encode() if isinstance(content, str) else content
-    rows = list(conllu.read(pa.BufferReader(data), "a.conllu", Source(path="a.conllu", format="conllu")))
+    rows = list(conllu.read(pa.BufferReader(data), "a.conllu", SourceConfig(path="a.conllu", format="conllu")))
     return [row.text for row in rows if isinstance(row, Document)], [row for row in rows if isinstance(row, BadRow)]
 
 
@@ -62,7 +62,7 @@ def test_ways_to_write_the_comment(comment: str) -> None:
 def test_documents_are_groups_of_sentences() -> None:
     content = f"# newdoc id = a\n# newpar\n{HELLO}\n# newpar\n# text = Two.\n{HELLO}\n# newdoc\n# text = Three.\n{HELLO}"
     assert read(content) == (["Hello world!\nTwo.", "Three."], [])
-    rows = list(conllu.read(pa.BufferReader(content.encode()), "a", Source(path="a", format="conllu")))
+    rows = list(conllu.read(pa.BufferReader(content.encode()), "a", SourceConfig(path="a", format="conllu")))
     assert [row.position for row in rows] == ["line 1", "line 13"]
 
 

@@ -14,7 +14,7 @@ from foundray.contract import Unreadable, csv_rows
 from foundray.contract.csv_rows import CsvRows
 from foundray.data.files.files import find_files
 from foundray.data.prepare.sources import BadRow, Document, read_documents
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 
 def never(line: int) -> str:
@@ -23,7 +23,7 @@ def never(line: int) -> str:
 
 
 def read(path: Path, field: str = "text") -> Iterator[Document | BadRow]:
-    source = Source(path=str(path), format="csv", field=field)
+    source = SourceConfig(path=str(path), format="csv", field=field)
     for file in find_files(source):
         yield from read_documents(file, source)
 

@@ -21,11 +21,11 @@ from foundray.data.prepare.sources import BadRow, Document, read_documents
 from foundray.data.tokenizers import tokenizer as tokenizers
 from foundray.data.tokenizers.file import load_file
 from foundray.errors import InputError
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 
 def read(path: Path, **fields: str) -> list[Document | BadRow]:
-    source = Source(path=str(path), **fields)  # type: ignore[arg-type]
+    source = SourceConfig(path=str(path), **fields)  # type: ignore[arg-type]
     return [row for file in find_files(source) for row in read_documents(file, source)]
 
 
@@ -109,7 +109,7 @@ def test_folders_and_globs(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
 
     def names(path: str) -> list[str]:
-        return [file.url.removeprefix(f"{tmp_path}/") for file in find_files(Source(path=path))]
+        return [file.url.removeprefix(f"{tmp_path}/") for file in find_files(SourceConfig(path=path))]
 
     assert names(f"{tmp_path}/**/*.py") == ["a/b/d.py", "a/c.py", "b.py"]
     assert names(f"{tmp_path}/*.py") == ["b.py"]
@@ -118,7 +118,7 @@ def test_folders_and_globs(tmp_path: Path) -> None:
     assert names(f"file://{tmp_path}/*.py") == [f"file://{tmp_path}/b.py"]
     for missing, said in ((f"{tmp_path}/none", "does not exist"), (f"{tmp_path}/*.c", "no file matches")):
         with pytest.raises(InputError, match=said):
-            find_files(Source(path=missing))
+            find_files(SourceConfig(path=missing))
 
 
 ODD = "Zoë\t→ 日本\r\n\x00 <|document|> 🙂 end"
@@ -145,15 +145,15 @@ def test_char_tokenizer() -> None:
 def test_file_tokenizer(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizers.train_bpe(["some text"], 260).to_json())
-    loaded = load_file(spec.Tokenizer(kind="file", path=str(path)))
+    loaded = load_file(spec.TokenizerConfig(kind="file", path=str(path)))
     assert loaded.document_id == 0
     with pytest.raises(InputError, match="has no token '<none>'"):
-        load_file(spec.Tokenizer(kind="file", path=str(path), document_token="<none>"))
+        load_file(spec.TokenizerConfig(kind="file", path=str(path), document_token="<none>"))
     path.write_text("{}")
     with pytest.raises(InputError, match=r"is not a tokenizer\.json"):
-        load_file(spec.Tokenizer(kind="file", path=str(path)))
+        load_file(spec.TokenizerConfig(kind="file", path=str(path)))
     with pytest.raises(InputError, match="cannot be read"):
-        load_file(spec.Tokenizer(kind="file", path=str(tmp_path / "none")))
+        load_file(spec.TokenizerConfig(kind="file", path=str(tmp_path / "none")))
 
 
 @pytest.mark.parametrize("kind", ["bytes", "char", "bpe"])
@@ -165,7 +165,7 @@ def test_a_runs_own_tokenizer_as_a_file_is_the_same(kind: str, tmp_path: Path) -
         "bpe": lambda: tokenizers.train_bpe(texts * 5, 290),
     }[kind]()
     (tmp_path / "tokenizer.json").write_text(made.to_json())
-    loaded = load_file(spec.Tokenizer(kind="file", path=str(tmp_path / "tokenizer.json")))
+    loaded = load_file(spec.TokenizerConfig(kind="file", path=str(tmp_path / "tokenizer.json")))
     assert [ids.tolist() for ids in loaded.encode(texts)] == [ids.tolist() for ids in made.encode(texts)]
     assert (loaded.document_id, loaded.vocabulary, loaded.to_json()) == (made.document_id, made.vocabulary, made.to_json())
     assert made.document_id not in loaded.encode(["<|document|>"])[0]

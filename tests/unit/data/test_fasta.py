@@ -11,12 +11,12 @@ import pytest
 from foundray.data.files.files import find_files
 from foundray.data.formats.row import LONG, BadRow, Document, empty
 from foundray.data.prepare.sources import read_documents
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 
 def read(content: bytes, folder: Path, name: str = "a.fa") -> list[Document | BadRow]:
     (folder / name).write_bytes(content)
-    source = Source(path=str(folder / name), format="fasta")
+    source = SourceConfig(path=str(folder / name), format="fasta")
     return [row for file in find_files(source) for row in read_documents(file, source)]
 
 

@@ -22,7 +22,7 @@ from foundray.data.files.names import bare, compression, ending, format_of
 from foundray.data.prepare.sources import BadRow, Document, read_documents
 from foundray.errors import InputError
 from foundray.inspection.describe import derived
-from foundray.spec import Source, Spec
+from foundray.spec import SourceConfig, Spec
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
 from foundray.vectors.kinds import source_of
@@ -31,21 +31,21 @@ IMAGES = (".png", "idx3-ubyte")
 
 
 def found(path: Path | str, endings: tuple[str, ...] = (), **fields: Any) -> Found:
-    return look(Source(path=str(path), **fields), endings)
+    return look(SourceConfig(path=str(path), **fields), endings)
 
 
 def names(path: Path | str, **fields: Any) -> list[str]:
     """Of the files found, by the last part of their paths."""
-    return [Store.at(file.url).name for file in find_files(Source(path=str(path), **fields))]
+    return [Store.at(file.url).name for file in find_files(SourceConfig(path=str(path), **fields))]
 
 
 def line(path: Path | str, endings: tuple[str, ...] = (), **fields: Any) -> str:
-    source = Source(path=str(path), **fields)
+    source = SourceConfig(path=str(path), **fields)
     return look(source, endings).line(source).removeprefix(f"{path}: ")
 
 
 def texts(path: Path | str, **fields: Any) -> list[str]:
-    source = Source(path=str(path), **fields)
+    source = SourceConfig(path=str(path), **fields)
     rows = [row for file in find_files(source) for row in read_documents(file, source)]
     return [row.text if isinstance(row, Document) else f"! {row.reason}" for row in rows]
 
@@ -148,15 +148,15 @@ def test_an_empty_source_says_what_there_is(tmp_path: Path) -> None:
 def test_copies_and_checksums_beside_data_are_left_out(tmp_path: Path) -> None:
     for name in ("a.jsonl", "a.jsonl.bak", "b.parquet.crc", "notes.txt~"):
         (tmp_path / name).write_text('{"text": "so"}')
-    found = look(Source(path=str(tmp_path)))
+    found = look(SourceConfig(path=str(tmp_path)))
     assert [file.url for file in found.files] == [str(tmp_path / "a.jsonl")]
-    assert "left out: 1 .bak, 1 .crc, 1 without an ending" in found.line(Source(path=str(tmp_path)))
+    assert "left out: 1 .bak, 1 .crc, 1 without an ending" in found.line(SourceConfig(path=str(tmp_path)))
 
 
 def test_a_glob_whose_files_are_of_no_format_says_what_would_be_right(tmp_path: Path) -> None:
     (tmp_path / "m.bin").write_text("so")
     with pytest.raises(InputError, match=r"what '\*.bin' matches is of no format .* \(1 .bin\); set its format: text"):
-        look(Source(path=f"{tmp_path}/*.bin"))
+        look(SourceConfig(path=f"{tmp_path}/*.bin"))
 
 
 def test_a_format_that_is_not_the_files_says_what_was_found(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_files_are_grouped_in_linear_time() -> None:
 def test_rows_of_odd_files_keep_their_place(tmp_path: Path) -> None:
     """A bad row names the URL by which its file can be opened again."""
     (tmp_path / "b ad#.jsonl").write_text(json.dumps({"other": 1}))
-    source = Source(path=f"file://{tmp_path}")
+    source = SourceConfig(path=f"file://{tmp_path}")
     (file,) = find_files(source)
     (row,) = read_documents(file, source)
     assert isinstance(row, BadRow)

@@ -11,7 +11,7 @@ import pytest
 
 from foundray.data.formats import jsonl
 from foundray.data.formats.row import BadRow, Document
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 ROWS = [{"id": n, "text": f"text {n}", "parts": [{"id": n, "text": "inside"}]} for n in range(5)]
 TEXTS = [f"text {n}" for n in range(5)]
@@ -20,7 +20,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {"one line": {}, "spaces": {"indent": 2}, "
 
 def read(content: bytes | str, name: str = "a.json", field: str = "text") -> tuple[list[str], list[BadRow]]:
     data = content.encode() if isinstance(content, str) else content
-    rows = list(jsonl.read(pa.BufferReader(data), name, Source(path=name, format="jsonl", field=field)))
+    rows = list(jsonl.read(pa.BufferReader(data), name, SourceConfig(path=name, format="jsonl", field=field)))
     return [row.text for row in rows if isinstance(row, Document)], [row for row in rows if isinstance(row, BadRow)]
 
 

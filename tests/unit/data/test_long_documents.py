@@ -51,17 +51,17 @@ FRAGMENTS = [
 """Prose and code in several scripts, runs of white space, contractions, digits, marks that combine, emoji of several parts."""
 
 
-def text_of(chance: random.Random, characters: int) -> str:
+def text_of(rng: random.Random, characters: int) -> str:
     found = ""
     while len(found) < characters:
-        found += chance.choice(FRAGMENTS) * chance.choice([1, 1, 1, 1, 2, 3, 12])
+        found += rng.choice(FRAGMENTS) * rng.choice([1, 1, 1, 1, 2, 3, 12])
     return found[:characters]
 
 
 @cache
 def corpus() -> list[str]:
-    chance = random.Random(0)
-    return [text_of(chance, 3000) for _ in range(20)]
+    rng = random.Random(0)
+    return [text_of(rng, 3000) for _ in range(20)]
 
 
 def byte_level(*before: pre_tokenizers.PreTokenizer, **options: bool) -> Tokenizer:
@@ -92,11 +92,11 @@ EXACT: dict[str, Callable[[], Tokenizer]] = {
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_pieces_have_the_tokens_of_the_whole(kind: str) -> None:
-    tokenizer, chance = EXACT[kind](), random.Random(kind)
+    tokenizer, rng = EXACT[kind](), random.Random(kind)
     pieces_compared = 0
     for _ in range(120):
-        document = Document(text_of(chance, chance.randrange(100, 600)))
-        cutter = Cutter(tokenizer, long=20, most=chance.choice([64, 100, 128]), margin=chance.choice([0, 8]))
+        document = Document(text_of(rng, rng.randrange(100, 600)))
+        cutter = Cutter(tokenizer, long=20, most=rng.choice([64, 100, 128]), margin=rng.choice([0, 8]))
         assert cutter.exact
         pieces = list(cutter.pieces(document))
         assert "".join(piece.text for piece in pieces) == document.text
@@ -210,25 +210,25 @@ def test_batches_have_bounded_sizes() -> None:
 
 
 def long_text() -> str:
-    chance = random.Random(1)
-    return "".join(text_of(chance, 500) for _ in range(LONG * 3 // 4 // 500))
+    rng = random.Random(1)
+    return "".join(text_of(rng, 500) for _ in range(LONG * 3 // 4 // 500))
 
 
 def long_words() -> str:
     """A long document of few tokens by `of_words`."""
-    chance = random.Random(4)
-    return "".join(f"{text_of(chance, 90)}{'a' * 300} a\n" for _ in range(LONG // 360))
+    rng = random.Random(4)
+    return "".join(f"{text_of(rng, 90)}{'a' * 300} a\n" for _ in range(LONG // 360))
 
 
-def source_of(path: Path, **fields: Any) -> spec.Source:
-    return spec.Source(path=str(path), **fields)
+def source_of(path: Path, **fields: Any) -> spec.SourceConfig:
+    return spec.SourceConfig(path=str(path), **fields)
 
 
-def unit_of(source: spec.Source) -> Unit:
+def unit_of(source: spec.SourceConfig) -> Unit:
     return Unit("0-00000", 0, tuple(find_files(source)))
 
 
-def shard_of(source: spec.Source, tokenizer: Tokenizer, folder: Path) -> tuple[Shard, list[list[int]], list[Line]]:
+def shard_of(source: spec.SourceConfig, tokenizer: Tokenizer, folder: Path) -> tuple[Shard, list[list[int]], list[Line]]:
     """The shard's record, its samples, and what is listed as lost."""
     made = make_shard(str(folder), unit_of(source), source, tokenizer, 64, Limits(10, 1.0))
     samples = pq.read_table(folder / made.file).column("tokens").to_pylist() if made.rows else []
@@ -310,11 +310,11 @@ def test_plan_sets_aside_a_document_that_the_tokenizer_fails_on(tmp_path: Path) 
 
 
 def test_repeats_are_seen_in_pieces_as_in_wholes() -> None:
-    chance = random.Random(2)
+    rng = random.Random(2)
     pieced, whole = SeenText(), (Seen(), Seen())
     for _ in range(50):
-        text = text_of(chance, chance.randrange(1, 400)) + chance.choice(["", "\n", " ", "x" * 40, "\n" + "y" * 50])
-        cutter = Cutter(tokenizers.make_bytes(), long=10, most=chance.choice([3, 20, 50]))
+        text = text_of(rng, rng.randrange(1, 400)) + rng.choice(["", "\n", " ", "x" * 40, "\n" + "y" * 50])
+        cutter = Cutter(tokenizers.make_bytes(), long=10, most=rng.choice([3, 20, 50]))
         for piece in cutter.pieces(Document(text)):
             pieced.add(piece)
         whole[0].add(" ".join(text.split()).encode(), len(text.encode()))
@@ -450,8 +450,8 @@ def test_a_long_document_that_is_bad_at_its_end_is_lost_as_a_whole(
 
 
 def test_a_long_document_whose_stream_breaks_off_is_lost_as_a_whole(tmp_path: Path) -> None:
-    chance = random.Random(3)
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(chance.randbytes(LONG).hex().encode())[:-9])
+    rng = random.Random(3)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(rng.randbytes(LONG).hex().encode())[:-9])
     made, samples, (line,) = shard_of(source_of(tmp_path / "a.txt.gz"), tokenizers.make_bytes(), tmp_path / "out")
     assert (samples, made.documents) == ([], 0)
     assert (line.lost, line.unit) == (1, "file")

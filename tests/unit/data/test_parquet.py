@@ -16,7 +16,7 @@ from foundray.contract.parquet_rows import ParquetRows
 from foundray.data.files.files import find_files
 from foundray.data.formats.row import empty
 from foundray.data.prepare.sources import BadRow, Document, read_documents
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 
 def written(table: pa.Table, **options: Any) -> bytes:
@@ -27,7 +27,7 @@ def written(table: pa.Table, **options: Any) -> bytes:
 def read(path: Path, content: bytes, field: str = "text") -> tuple[list[str], list[BadRow]]:
     """The texts, and what is bad."""
     path.write_bytes(content)
-    source = Source(path=str(path), format="parquet", field=field)
+    source = SourceConfig(path=str(path), format="parquet", field=field)
     found = [row for file in find_files(source) for row in read_documents(file, source)]
     return [row.text for row in found if isinstance(row, Document)], [row for row in found if isinstance(row, BadRow)]
 

@@ -15,7 +15,7 @@ import pytest
 from foundray.contract import load_modality
 from foundray.data.files.files import find_files
 from foundray.data.prepare.sources import BadRow, read_located_rows
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray_modalities.series import standardised
 
 STEPS = 16
@@ -28,7 +28,7 @@ def read(path: Path, content: str | bytes, **options: Any) -> Found:
     """(position, values) of the rows of a file with this content, and (position, reason, lost, unit) of what is said."""
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     modality = load_modality("series", {"patch": 1, **options})
-    source = Source(path=str(path), format="files")
+    source = SourceConfig(path=str(path), format="files")
     rows, said = [], []
     for file in find_files(source, modality.endings):
         for _, position, row in read_located_rows(file, source, modality, STEPS):

@@ -17,14 +17,14 @@ from foundray.data.formats.lines import line_parts
 from foundray.data.formats.not_text import looks_like
 from foundray.data.formats.row import LONG, BadRow, Document, decode, text_of
 from foundray.data.prepare.sources import read_documents
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 LATIN = "convert it: iconv -f WINDOWS-1252 -t UTF-8"
 
 
 def read(content: bytes, folder: Path, name: str = "a.txt", **fields: str) -> list[Document | BadRow]:
     (folder / name).write_bytes(content)
-    source = Source(path=str(folder / name), **fields)  # type: ignore[arg-type]
+    source = SourceConfig(path=str(folder / name), **fields)  # type: ignore[arg-type]
     return [row for file in find_files(source) for row in read_documents(file, source)]
 
 
@@ -156,8 +156,8 @@ def test_a_hole_in_a_file_costs_the_line_that_it_is_in(tmp_path: Path) -> None:
 
 
 def test_lines_before_a_break_are_used(tmp_path: Path) -> None:
-    chance = random.Random(0)
-    lines = [chance.randbytes(40).hex() for _ in range(3000)]
+    rng = random.Random(0)
+    lines = [rng.randbytes(40).hex() for _ in range(3000)]
     whole = gzip.compress("\n".join(lines).encode())
     rows = read(whole[: len(whole) // 2], tmp_path, "a.txt.gz", documents="line")
     used = [text for _, text in texts(rows)]
@@ -202,11 +202,9 @@ def test_lines_and_paragraphs_longer_than_what_is_held(ends: bytes, tmp_path: Pa
 
 
 def test_parts_of_lines_make_the_lines() -> None:
-    chance = random.Random(1)
+    rng = random.Random(1)
     for ends in (b"\n", b"\r\n", b"\r"):
-        lines = [
-            chance.randbytes(chance.choice([0, 1, 10, 3 * 2**20])).replace(b"\n", b"").replace(b"\r", b"") for _ in range(12)
-        ]
+        lines = [rng.randbytes(rng.choice([0, 1, 10, 3 * 2**20])).replace(b"\n", b"").replace(b"\r", b"") for _ in range(12)]
         found: dict[int, bytes] = {}
         for number, part, _ in line_parts(pa.BufferReader(b"ab" + ends + ends.join([*lines, b"x"])), "a"):
             assert isinstance(part, bytes)

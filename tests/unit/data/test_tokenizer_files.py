@@ -68,7 +68,7 @@ def saved(tmp_path: Path, made: Engine, **changes: Any) -> Path:
 
 
 def load(file: Path, **given: str) -> Tokenizer:
-    return load_file(fields.Tokenizer(kind="file", path=str(file), **given))  # type: ignore[arg-type]
+    return load_file(fields.TokenizerConfig(kind="file", path=str(file), **given))  # type: ignore[arg-type]
 
 
 def opener(tokenizer: Tokenizer) -> str:
@@ -338,11 +338,13 @@ def test_a_text_that_becomes_the_opener_nevertheless_is_put_aside(tmp_path: Path
 def test_data_prepared_with_another_opener_is_not_found(tmp_path: Path) -> None:
     """Only then: the name of data that was opened as it is now does not change."""
     file = saved(tmp_path, html_tokenizer())
-    found = recipe_of_file(fields.Tokenizer(kind="file", path=str(file)))
+    found = recipe_of_file(fields.TokenizerConfig(kind="file", path=str(file)))
     assert sorted(found) == ["opener", "sha256"] and found["opener"] == "<|endoftext|>"
-    same = fields.Tokenizer(kind="file", path=str(file), document_token="<|endoftext|>")
+    same = fields.TokenizerConfig(kind="file", path=str(file), document_token="<|endoftext|>")
     assert recipe_of_file(same) == {"sha256": found["sha256"]}
-    assert sorted(recipe_of_file(fields.Tokenizer(kind="file", path=str(saved(tmp_path, make_bytes().engine))))) == ["sha256"]
+    assert sorted(recipe_of_file(fields.TokenizerConfig(kind="file", path=str(saved(tmp_path, make_bytes().engine))))) == [
+        "sha256"
+    ]
 
 
 # Failures
@@ -496,7 +498,7 @@ def test_folders_urls_and_byte_order_marks(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(make_bytes().to_json(), encoding="utf-8-sig")
     for place in (tmp_path, tmp_path / "tokenizer.json"):
         assert load(place).to_json() == make_bytes().to_json()
-        assert load_file(fields.Tokenizer(kind="file", path=place.as_uri())).to_json() == make_bytes().to_json()
+        assert load_file(fields.TokenizerConfig(kind="file", path=place.as_uri())).to_json() == make_bytes().to_json()
     for missing in (tmp_path / "none", (tmp_path / "none").as_uri(), "a\0b", "/dev/null"):
         with pytest.raises(InputError, match=r"^--tokenizer: .*(cannot be read|it is no file)"):
             read_engine(str(missing), "--tokenizer")

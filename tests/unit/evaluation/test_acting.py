@@ -45,18 +45,18 @@ def test_the_last_state_decides_whatever_comes_after_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model.get_submodule("action").weight.data = torch.randn(2, 32)
     policy = task(tmp_path)._policy(model, reader, 0)
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     long = {
         "returns": [9.0, 8.0, 7.0, 6.0, 5.0],
-        "states": chance.standard_normal(20).tolist(),
+        "states": rng.standard_normal(20).tolist(),
         "actions": [0.0, 1.0, 1.0, 0.0],
     }
-    short = {"returns": [5.0], "states": chance.standard_normal(4).tolist(), "actions": []}
+    short = {"returns": [5.0], "states": rng.standard_normal(4).tolist(), "actions": []}
     together = policy([long, short])
     assert together.tolist() == [int(policy([one])[0]) for one in (long, short)]
 
     assert policy([{**long, "states": [0.0] * 8 + long["states"][8:]}])[0] == together[0], "before the context nothing is seen"
-    acts = {int(policy([{**long, "states": [*long["states"][:-4], *state]}])[0]) for state in chance.normal(0, 3, (20, 4))}
+    acts = {int(policy([{**long, "states": [*long["states"][:-4], *state]}])[0]) for state in rng.normal(0, 3, (20, 4))}
     assert acts == {0, 1}
     model.get_submodule("action").weight.data *= 0.1
     drawn = task(tmp_path, act="sample")._policy(model, reader, 0)

@@ -32,7 +32,7 @@ from foundray.evaluation.probes.forecast import Forecast, Moments, fitted, stand
 from foundray.evaluation.probes.labels import Labels
 from foundray.model.model import Model, initialise
 from foundray.runs.run import Run
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.spec.loading import parse_spec
 from foundray.training.collectives.group import Group
 from foundray.training.step.trainer import Trainer
@@ -81,8 +81,8 @@ def picture(value: int, left: bool) -> bytes:
 @pytest.mark.parametrize("kind", ["next_token", "masked_token"])
 def test_padding_is_in_no_feature(kind: str, tmp_path: Path) -> None:
     encoder = Encoder.trained(saved_run(tmp_path, objective={"kind": kind}))
-    chance = np.random.default_rng(0)
-    samples = [Units(chance.integers(0, 257, length), None, UnitShape(classes=257)) for length in (5, 20, 11)]
+    rng = np.random.default_rng(0)
+    samples = [Units(rng.integers(0, 257, length), None, UnitShape(classes=257)) for length in (5, 20, 11)]
     for pool in ("mean", "last", "mean_std"):
         together = features(encoder, samples, pool)  # type: ignore[arg-type]
         alone = np.concatenate([features(encoder, [one], pool) for one in samples])  # type: ignore[arg-type]
@@ -94,8 +94,8 @@ def test_padding_is_in_no_feature(kind: str, tmp_path: Path) -> None:
 
 def test_layers_and_all_of_an_image(tmp_path: Path) -> None:
     run = saved_run(tmp_path, **IMAGE_RUN)
-    chance = np.random.default_rng(0)
-    (batch,) = batches([Units(chance.standard_normal((4, 16)).astype(np.float32)) for _ in range(3)])
+    rng = np.random.default_rng(0)
+    (batch,) = batches([Units(rng.standard_normal((4, 16)).astype(np.float32)) for _ in range(3)])
     last = Encoder.trained(run)
     assert last(batch).shape == (3, 4, 32), "nothing is left out"
     assert torch.equal(last.model.model.norm(Encoder.trained(run, 2)(batch)), last(batch))
@@ -114,7 +114,7 @@ def test_layers_and_all_of_an_image(tmp_path: Path) -> None:
 
 def examples(run: Run, labels: dict[str, Any], path: Path, form: str = "files") -> Examples:
     found = Examples()
-    found.add(Source(path=str(path), format=form), Labels(**labels), Reader(run))  # type: ignore[arg-type]
+    found.add(SourceConfig(path=str(path), format=form), Labels(**labels), Reader(run))  # type: ignore[arg-type]
     return found
 
 
@@ -241,9 +241,9 @@ def test_a_wrong_task_is_told_in_a_sentence(changes: dict[str, Any], told: str, 
 
 
 def test_the_head_is_ridge_regression() -> None:
-    chance = np.random.default_rng(0)
-    x, weight = chance.standard_normal((300, 7)).astype(np.float32), chance.uniform(0.5, 2, 300).astype(np.float32)
-    y = (x[:, :2] * 3 + 1 + chance.standard_normal((300, 2))).astype(np.float32)
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((300, 7)).astype(np.float32), rng.uniform(0.5, 2, 300).astype(np.float32)
+    y = (x[:, :2] * 3 + 1 + rng.standard_normal((300, 2))).astype(np.float32)
     parts, ends = [], ((0, 150), (150, 220), (220, 300))
     for start, end in ends:
         moments = Moments()
@@ -263,8 +263,8 @@ def test_the_head_is_ridge_regression() -> None:
 
 def test_a_forecast_from_end_to_end(tmp_path: Path) -> None:
     run = saved_run(tmp_path / "runs", **SERIES_RUN)
-    chance, hours = np.random.default_rng(0), np.arange(220)
-    waves = np.stack([np.sin(hours / period) + chance.normal(0, 0.1, 220) for period in (3, 5)])
+    rng, hours = np.random.default_rng(0), np.arange(220)
+    waves = np.stack([np.sin(hours / period) + rng.normal(0, 0.1, 220) for period in (3, 5)])
     rows = "\n".join(f"{a:.6f},{b:.6f}" for a, b in waves.T)
     (path := tmp_path / "s.csv").write_text("a,b\n" + rows + "\n")
     fields = {"kind": "forecast", "data": {"path": str(path), "format": "files"}, "horizon": 5, "split": [100, 50, 50]}

@@ -73,12 +73,12 @@ def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def pixels_batch(spec: Spec) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     """Ours; the same images [B, C, H, W]; and the noise with which the stock class keeps the same patches."""
     modality: Any = spec.data.modality.build()
-    chance, side = np.random.default_rng(0), modality.size // modality.patch
-    images = chance.uniform(-1, 1, (3, modality.size, modality.size, modality.channels)).astype(np.float32)
+    rng, side = np.random.default_rng(0), modality.size // modality.patch
+    images = rng.uniform(-1, 1, (3, modality.size, modality.size, modality.channels)).astype(np.float32)
     patches = (
         images.reshape(3, side, modality.patch, side, modality.patch, -1).transpose(0, 1, 3, 2, 4, 5).reshape(3, side**2, -1)
     )
-    plans = [spec.objective.build().plan(Units(x, None, modality.shape), chance) for x in patches]
+    plans = [spec.objective.build().plan(Units(x, None, modality.shape), rng) for x in patches]
     batch = Batch.load(packed(plans), torch.device("cpu"))
     assert batch.keep is not None
     order = torch.arange(batch.keep.shape[1]).float().expand(3, -1)
@@ -168,12 +168,12 @@ def test_the_stock_processor_gives_our_units(channels: int, height_and_width: tu
 def steps_batch(spec: Spec) -> tuple[Batch, dict[str, torch.Tensor]]:
     """Ours, and the same for the stock class, standardised by what its configuration says."""
     modality: Any = spec.data.modality.build()
-    chance = np.random.default_rng(1)
-    returns, states, actions = (chance.standard_normal((2, STEPS, k)).astype(np.float32) for k in (1, 5, 2))
+    rng = np.random.default_rng(1)
+    returns, states, actions = (rng.standard_normal((2, STEPS, k)).astype(np.float32) for k in (1, 5, 2))
     plans: list[Plan] = []
     for r, s, a in zip(returns, states, actions, strict=True):
         units = modality.interleaved(r[:, 0], s, a.argmax(-1)[:, None] if modality.discrete else a, 3)
-        plans.append(spec.objective.build().plan(Units(units, None, modality.shape), chance))
+        plans.append(spec.objective.build().plan(Units(units, None, modality.shape), rng))
     given = {"returns_to_go": returns, "states": states, "actions": actions}
     theirs = {name: torch.from_numpy(values) for name, values in given.items()}
     if modality.discrete:

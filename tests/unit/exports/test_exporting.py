@@ -25,9 +25,7 @@ from foundray.exports.forms import WORDS, NoStockClass, form_of
 from foundray.exports.place import whole
 from foundray.exports.tokens import wrapped
 from foundray.model.model import Batch, Model
-from foundray.spec import Model as Shape
-from foundray.spec import Spec
-from foundray.spec import Tokenizer as TokenizerField
+from foundray.spec import ModelConfig, Spec, TokenizerConfig
 from foundray.storage import Store
 
 TEXTS = ["Hello  world,\n\tdef f(x): return x .", "“é” naïve 日本 \x00", " a <|document|> b <|fim_middle|>", ""]
@@ -39,7 +37,7 @@ def spec_of(kind: str, **shape: Any) -> Spec:
     return Spec.model_validate(small_spec(Path("x"), Path("y"), objective={"kind": kind}, model=model))
 
 
-def ours(kind: str, shape: Shape) -> tuple[Model, Batch, torch.Tensor]:
+def ours(kind: str, shape: ModelConfig) -> tuple[Model, Batch, torch.Tensor]:
     """A model with weights far from zero, what it is asked, and its answers at all units, [N, classes]."""
     objective = load_objective(kind, {})
     model = random_model(objective, shape).eval()
@@ -140,7 +138,7 @@ def word_pieces(folder: Path) -> Tokenizer:
     engine.enable_truncation(6)
     engine.enable_padding(length=40)
     engine.save(str(folder / "file.json"))
-    return load_file(TokenizerField(kind="file", path=str(folder / "file.json")))
+    return load_file(TokenizerConfig(kind="file", path=str(folder / "file.json")))
 
 
 @pytest.mark.parametrize("kind", ["bytes", "char", "dna", "bpe", "file"])

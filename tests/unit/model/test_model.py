@@ -14,9 +14,9 @@ from foundray.data.stream.batch import packed
 from foundray.errors import InputError
 from foundray.model.backbone import Layers
 from foundray.model.model import Batch, Model, attention_mask, initialise
-from foundray.spec import Model as Shape
+from foundray.spec import ModelConfig
 
-SHAPE = Shape(width=64, depth=2, heads=4, context=16, hidden=96)
+SHAPE = ModelConfig(width=64, depth=2, heads=4, context=16, hidden=96)
 CLASSES = 50
 CONFIG: dict[str, Any] = {
     "vocab_size": CLASSES, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -27,13 +27,13 @@ CONFIG: dict[str, Any] = {
 
 def batch_of(objective: Objective, rows: Any, opener: int = -1, seed: int = 0) -> Batch:
     """Rows of ids, planned; a document begins at each `opener`."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     rows = [np.asarray(row, np.int64) for row in rows]
-    plans = [objective.plan(Units(row, np.cumsum(row == opener), UnitShape(classes=CLASSES)), chance) for row in rows]
+    plans = [objective.plan(Units(row, np.cumsum(row == opener), UnitShape(classes=CLASSES)), rng) for row in rows]
     return Batch.load(packed(plans), torch.device("cpu"))
 
 
-def random_model(objective: Objective, shape: Shape = SHAPE) -> Model:
+def random_model(objective: Objective, shape: ModelConfig = SHAPE) -> Model:
     """Weights far from zero, so that a wrong formula shows."""
     torch.manual_seed(0)
     model = Model(shape, objective, UnitShape(classes=CLASSES))

@@ -54,7 +54,7 @@ def test_predictors_stems_and_other_heads_are_scaled_alike() -> None:
     model = Model(of_pairs.model, of_pairs.objective.build(), of_pairs.unit_shape(0))
     (head,) = model.heads
     assert model.scalings[f"{head}.0.weight"] == Scaling(eps=1 / 4)
-    assert model.get_submodule(f"{head}.0").wider == 4
+    assert model.get_submodule(f"{head}.0").width_mult == 4
 
 
 def test_a_model_of_the_bases_size_is_the_standard_one() -> None:

@@ -14,9 +14,9 @@ SHAPES = [(1, 1, 8), (3, 7, 32), (12, 64, 128), (2, 5, 100), (5, 48), (2, 3, 4, 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e4])
 def test_bits_of_values_and_gradients(shape: tuple[int, ...], scale: float) -> None:
-    chance = torch.Generator().manual_seed(len(shape))
-    values = torch.randn(shape, generator=chance) * scale
-    weights, asked = torch.randn(shape[-1], generator=chance), torch.randn(shape, generator=chance)
+    rng = torch.Generator().manual_seed(len(shape))
+    values = torch.randn(shape, generator=rng) * scale
+    weights, asked = torch.randn(shape[-1], generator=rng), torch.randn(shape, generator=rng)
     found = []
     for kind in (RMSNorm, nn.RMSNorm):
         norm = kind(shape[-1], 1e-6)

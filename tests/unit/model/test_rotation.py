@@ -18,14 +18,14 @@ def by_formula(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
 @pytest.mark.parametrize("kept", [False, True])
 def test_bits_of_values_and_gradients(heads: int, width: int, kept: bool) -> None:
     """Where positions are the same for all samples, and where each sample keeps its own."""
-    chance = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     cos, sin = rotary(12, width, 10_000.0)
     if kept:
-        places = torch.stack([torch.randperm(12, generator=chance)[:5].sort().values for _ in range(3)])
+        places = torch.stack([torch.randperm(12, generator=rng)[:5].sort().values for _ in range(3)])
         cos, sin = cos[places], sin[places]
     length = cos.shape[-2]
-    q, k = (torch.randn(3, length, heads * width, generator=chance, requires_grad=True) for _ in range(2))
-    weights = torch.randn(2, 3, heads, length, width, generator=chance)
+    q, k = (torch.randn(3, length, heads * width, generator=rng, requires_grad=True) for _ in range(2))
+    weights = torch.randn(2, 3, heads, length, width, generator=rng)
     plain = (cos[:, None], sin[:, None]) if kept else (cos, sin)
 
     fast = torch.stack(rotated(q, k, heads, tables(cos, sin, heads, 3)))

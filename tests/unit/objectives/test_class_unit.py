@@ -133,8 +133,8 @@ def test_against_torchs_own_encoder() -> None:
 
 def test_padding_changes_nothing_and_nothing_sees_it() -> None:
     spec = with_class(SOUND)
-    model, chance = wild(spec), np.random.default_rng(0)
-    long, short = (chance.standard_normal((length, 6)).astype(np.float32) for length in (16, 9))
+    model, rng = wild(spec), np.random.default_rng(0)
+    long, short = (rng.standard_normal((length, 6)).astype(np.float32) for length in (16, 9))
     (together,) = batches([Units(long), Units(short)])
     assert together.padded
     states = model.encode(together)
@@ -200,8 +200,8 @@ def test_where_it_would_tell_across_it_is_refused(changes: dict[str, Any], sente
 
 def test_pools_of_units_leave_it_out_and_class_is_it_alone(tmp_path: Path) -> None:
     run = saved_run(tmp_path, **IMAGE_RUN, model__class_unit=True)
-    chance = np.random.default_rng(0)
-    samples = [Units(chance.standard_normal((4, 16)).astype(np.float32)) for _ in range(3)]
+    rng = np.random.default_rng(0)
+    samples = [Units(rng.standard_normal((4, 16)).astype(np.float32)) for _ in range(3)]
     encoder = Encoder.trained(run)
     (batch,) = batches(samples)
     states = encoder(batch).numpy()

@@ -63,12 +63,12 @@ def test_blocks_need_a_plane() -> None:
 def test_the_lesson_by_hand() -> None:
     """The mean over layers of each unit's features, brought to mean 0 and variance 1; the last layer's alone for images."""
     states = [torch.tensor([[[1.0, 3.0], [0.0, 4.0]]]), torch.tensor([[[5.0, 1.0], [2.0, 8.0]]])]
-    lesson = load_objective("joint_embedding", {"layers": 2}).lesson(states)
-    assert torch.allclose(lesson, torch.tensor([[[0.0, 0.0], [-1.0, 1.0]]]), atol=1e-3)
-    last = load_objective("joint_embedding", {"masking": "drop"}).lesson(states)
+    teacher_targets = load_objective("joint_embedding", {"layers": 2}).teacher_targets(states)
+    assert torch.allclose(teacher_targets, torch.tensor([[[0.0, 0.0], [-1.0, 1.0]]]), atol=1e-3)
+    last = load_objective("joint_embedding", {"masking": "drop"}).teacher_targets(states)
     assert torch.allclose(last, torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]]), atol=1e-3)
     prediction, where = torch.tensor([[[1.0, 0.0], [9.0, 9.0]]]), torch.tensor([[True, False]])
-    loss, count = load_objective("joint_embedding", {"layers": 2}).loss(prediction, lesson, where)
+    loss, count = load_objective("joint_embedding", {"layers": 2}).loss(prediction, teacher_targets, where)
     assert (loss.item(), count.item()) == (pytest.approx(0.25, abs=1e-3), 1)  # half a square, over two features
 
 
@@ -177,11 +177,11 @@ def test_coupled_rows_need_company() -> None:
 
 
 def test_collapse_is_seen() -> None:
-    chance = np.random.default_rng(0)
-    everywhere = chance.standard_normal((500, 8))
+    rng = np.random.default_rng(0)
+    everywhere = rng.standard_normal((500, 8))
     assert spread(everywhere) == pytest.approx(1.0, abs=0.02)
     assert effective_rank(everywhere) == pytest.approx(8.0, abs=0.1)
-    line = np.outer(chance.standard_normal(500), np.ones(8)) + 5.0
+    line = np.outer(rng.standard_normal(500), np.ones(8)) + 5.0
     assert effective_rank(line) == pytest.approx(1.0, abs=0.01)
     point = np.tile(everywhere[0], (500, 1))
     assert spread(point) == pytest.approx(0.0, abs=1e-6)

@@ -20,20 +20,20 @@ from foundray.contract import MODALITIES, Units, UnitShape, Unreadable, Values, 
 from foundray.data.files.files import find_files
 from foundray.data.prepare.sources import BadRow, Document, read_documents, read_rows
 from foundray.errors import InputError
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 SEVEN = UnitShape(classes=7)
 
 
 def documents(path: Path, **fields: Any) -> list[str]:
     """Of a source of one file; bad rows as `position: reason`."""
-    source = Source(path=str(path), **fields)
+    source = SourceConfig(path=str(path), **fields)
     found = [row for file in find_files(source) for row in read_documents(file, source)]
     return [row.text if isinstance(row, Document) else f"{row.position}: {row.reason}" for row in found]
 
 
 def rows(modality: Values, path: Path, length: int = 4, form: str = "files") -> list[Any]:
-    source = Source(path=str(path), format=form)  # type: ignore[arg-type]
+    source = SourceConfig(path=str(path), format=form)  # type: ignore[arg-type]
     return [row for file in find_files(source, modality.endings) for row in read_rows(file, source, modality, length)]
 
 

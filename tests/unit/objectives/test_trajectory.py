@@ -19,7 +19,7 @@ from foundray.data.prepare.sources import BadRow
 from foundray.data.stream.batch import packed
 from foundray.errors import InputError
 from foundray.model.model import Batch, Model
-from foundray.spec import Model as Shape
+from foundray.spec import ModelConfig
 
 CART = {"state_width": 2, "action_width": 3, "discrete": True}
 EPISODE = {
@@ -126,7 +126,7 @@ def test_next_state_by_hand() -> None:
 def test_what_is_hidden_is_still_told_when() -> None:
     """The mask vector takes the place of the values alone: what a unit's time adds, and the norm, come after."""
     modality, objective = trajectory(longest=50), load_objective("next_state", {})
-    shape = Shape(width=32, depth=1, heads=4, context=9, rope_theta=None)
+    shape = ModelConfig(width=32, depth=1, heads=4, context=9, rope_theta=None)
     model = Model(shape, objective, modality.shape)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -166,15 +166,15 @@ def test_next_action_same_loss_as_decision_transformer() -> None:
     modality: Any = load_modality("trajectory", {"state_width": 5, "action_width": 2, "longest": 50})
     objective = load_objective("next_action", {})
     size = {"width": width, "depth": 2, "heads": 4, "context": 3 * steps, "hidden": 64}
-    shape = Shape(**size, norm="ln", act="relu", bias=True, rope_theta=None)
+    shape = ModelConfig(**size, norm="ln", act="relu", bias=True, rope_theta=None)
     ours = Model(shape, objective, modality.shape)
     ours.load_state_dict(_as_ours(theirs.state_dict(), width))
 
-    chance = np.random.default_rng(1)
-    returns, states, actions = (chance.standard_normal((2, steps, k)).astype(np.float32) for k in (1, 5, 2))
+    rng = np.random.default_rng(1)
+    returns, states, actions = (rng.standard_normal((2, steps, k)).astype(np.float32) for k in (1, 5, 2))
     plans: list[Plan] = []
     for r, s, a in zip(returns, states, actions, strict=True):
-        plans.append(objective.plan(Units(modality.interleaved(r[:, 0], s, a, 0), None, modality.shape), chance))
+        plans.append(objective.plan(Units(modality.interleaved(r[:, 0], s, a, 0), None, modality.shape), rng))
     batch = Batch.load(packed(plans), torch.device("cpu"))
     target, where = batch.asks["action"]
     assert target is not None

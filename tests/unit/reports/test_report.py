@@ -186,7 +186,7 @@ def test_the_page_is_sound_for_machines_and_for_readers_who_listen(tmp_path: Pat
         assert set(svg["aria-labelledby"].split()) <= set(names)
     levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3")]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(deeper <= level + 1 for level, deeper in pairwise(levels))
+    assert all(depth_mult <= level + 1 for level, depth_mult in pairwise(levels))
     assert all(head.get("scope") in ("col", "row") for head in page.all("th"))
     assert not page.all("script") and not page.all("link") and not page.all("img") and not page.all("iframe")
     policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")

@@ -21,7 +21,7 @@ from foundray.errors import InputError
 from foundray.host.processes import home, identity
 from foundray.runs import lock as holding
 from foundray.runs.claims import LOCK
-from foundray.runs.lock import Holder
+from foundray.runs.lock import RunLock
 from foundray.storage import Store
 
 
@@ -31,8 +31,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holding, "PATIENCE_SECONDS", 0.4)
 
 
-def hold(folder: Path, said: list[str] | None = None) -> Holder:
-    return Holder(Store.at(folder), (said if said is not None else []).append)
+def hold(folder: Path, said: list[str] | None = None) -> RunLock:
+    return RunLock(Store.at(folder), (said if said is not None else []).append)
 
 
 def other(folder: Path, **fields: object) -> None:
@@ -180,7 +180,7 @@ def test_a_claim_of_a_command_that_was_killed_holds_nobody_up_for_ever(tmp_path:
     folder = Store(files, "run", "run")
     for name, where in (("0", "another-boot/pid:[1]"), ("1", home())):
         (folder / f"entering-{name}.json").write_text(json.dumps({"pid": 3_999_999, "process": "gone", "home": where}))
-    with Holder(folder, print):
+    with RunLock(folder, print):
         assert [file.name for file in (tmp_path / "run").iterdir()] == ["holder.json"]
 
 

@@ -291,9 +291,9 @@ def test_the_number_of_threads_is_given_back() -> None:
 def recordings(folder: Path) -> StreamPlan:
     """Of eight recordings of two seconds: long enough for their products to be cut for several threads."""
     folder.mkdir()
-    chance, contents = np.random.default_rng(0), []
+    rng, contents = np.random.default_rng(0), []
     for _ in range(8):
-        soundfile.write(file := io.BytesIO(), chance.normal(0, 0.1, 32_000), 16_000, format="flac")
+        soundfile.write(file := io.BytesIO(), rng.normal(0, 0.1, 32_000), 16_000, format="flac")
         contents.append(file.getvalue())
     pq.write_table(pa.table({"audio": contents}), folder / "0.parquet")
     shard = Shard(
@@ -330,8 +330,8 @@ def test_units_do_not_follow_from_the_threads_of_the_process_that_makes_them(
 
 def test_vectors_are_computed_with_the_threads_of_their_record(tmp_path: Path) -> None:
     run, seen = saved_run(tmp_path), []
-    chance, shape = np.random.default_rng(0), run.spec().unit_shape(257)
-    batch = packed([Plan(Units(chance.integers(0, 257, 32), None, shape), ()) for _ in range(8)])
+    rng, shape = np.random.default_rng(0), run.spec().unit_shape(257)
+    batch = packed([Plan(Units(rng.integers(0, 257, 32), None, shape), ()) for _ in range(8)])
     weights = trained_weights(run)[1]
     for recorded in (1, 2):
         make = Maker(Task(run.spec(), 257, "last", "mean", False, "cpu", recorded), weights)

@@ -24,11 +24,9 @@ def ladder(
     law: Law, noise: float = 0, seed: int = 0, sizes: Sequence[float] = (1e6, 3e6, 1e7), ratios: Sequence[float] = (8, 60)
 ) -> list[Point]:
     """Every size with every number of tokens per parameter."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     return [
-        Point(
-            size, size * ratio, law.loss(size, size * ratio) * np.exp(noise * chance.standard_normal()), f"{size:.0e}x{ratio}"
-        )
+        Point(size, size * ratio, law.loss(size, size * ratio) * np.exp(noise * rng.standard_normal()), f"{size:.0e}x{ratio}")
         for size in sizes
         for ratio in ratios
     ]
@@ -48,8 +46,8 @@ def test_the_fit_finds_them_under_noise_and_by_an_outlier() -> None:
 
 
 def test_gradient() -> None:
-    chance = np.random.default_rng(0)
-    n, d, log_loss = chance.standard_normal(8), chance.standard_normal(8), 1.2 + 0.002 * chance.standard_normal(8)
+    rng = np.random.default_rng(0)
+    n, d, log_loss = rng.standard_normal(8), rng.standard_normal(8), 1.2 + 0.002 * rng.standard_normal(8)
     where = np.array([0.001, 0.002, 0.1, 0.1, 0.1])
     values = (n, d, log_loss)
     scale = np.abs(summed_huber(where, *values)[1]).max()
@@ -88,10 +86,10 @@ def test_intervals_hold_what_is_measured() -> None:
     held, widths = 0, []
     for seed in range(8):
         noise = (0.003, 0.01)[seed % 2]
-        chance = np.random.default_rng(1000 + seed)
-        law = Law(chance.uniform(0.5, 2.5), 300, 600, chance.uniform(0.25, 0.45), chance.uniform(0.25, 0.45))
+        rng = np.random.default_rng(1000 + seed)
+        law = Law(rng.uniform(0.5, 2.5), 300, 600, rng.uniform(0.25, 0.45), rng.uniform(0.25, 0.45))
         found = forecast(ladder(law, noise, seed), Target(3e7, 1.6e9), draws=200)
-        measured = law.loss(3e7, 1.6e9) * np.exp(noise * chance.standard_normal())
+        measured = law.loss(3e7, 1.6e9) * np.exp(noise * rng.standard_normal())
         held += found.interval.low <= measured <= found.interval.high
         widths.append((found.interval.high - found.interval.low) / measured)
     assert held >= 7
@@ -109,10 +107,10 @@ def test_noise_widens_the_interval_and_runs_narrow_it() -> None:
 
 def many(seed: int = 5) -> list[Point]:
     """240 runs whose noise has long tails, mostly upwards, as that of losses read off a published figure."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     law = Law(1.82, 478, 2143, 0.347, 0.367)
-    sizes, tokens = np.exp(chance.uniform(np.log(4e7), np.log(1.5e10), 240)), np.exp(chance.uniform(20, 26, 240))
-    off = 0.004 * chance.standard_normal(240) + 0.03 * chance.exponential(1, 240) * (chance.random(240) < 0.15)
+    sizes, tokens = np.exp(rng.uniform(np.log(4e7), np.log(1.5e10), 240)), np.exp(rng.uniform(20, 26, 240))
+    off = 0.004 * rng.standard_normal(240) + 0.03 * rng.exponential(1, 240) * (rng.random(240) < 0.15)
     return [Point(n, d, law.loss(n, d) * np.exp(o), f"{i}") for i, (n, d, o) in enumerate(zip(sizes, tokens, off, strict=True))]
 
 
@@ -129,10 +127,10 @@ def test_intervals_are_about_the_estimator_of_the_fit() -> None:
 
 
 def test_refits_find_what_the_fit_does() -> None:
-    points, chance = many(), np.random.default_rng(1)
+    points, rng = many(), np.random.default_rng(1)
     runs = Centred.of(points)
     fitted = constants_of(runs)
-    weights = chance.multinomial(240, np.full(240, 1 / 240), 4).astype(float)
+    weights = rng.multinomial(240, np.full(240, 1 / 240), 4).astype(float)
     constants, totals = refit(np.tile(fitted, (4, 1)), runs, np.tile(runs.log_loss, (4, 1)), weights)
     for drawn, mine, total in zip(weights, constants, totals, strict=True):
         again = fit([point for point, times in zip(points, drawn.astype(int), strict=True) for _ in range(times)])

@@ -20,9 +20,9 @@ import foundray
 from foundray.data.prepare.prepare import prepare
 from foundray.errors import InputError
 from foundray.model.flops import flops, parameters_of
-from foundray.spec import Range, Spec, Tune
+from foundray.spec import RangeConfig, Spec, TuneConfig
 from foundray.spec.loading import parse_spec
-from foundray.spec.running import Guard
+from foundray.spec.running import GuardConfig
 from foundray.storage import Store
 from foundray.tuning.search.batches import Batches, batches_of
 from foundray.tuning.search.budget import Purse
@@ -72,7 +72,7 @@ def test_proxies_are_a_quarter_as_wide_and_half_as_deep(prose: Path, tmp_path: P
     proxy = proxy_of(spec)
     assert (proxy.model.width, proxy.model.depth, proxy.model.heads) == (16, 2, 1)
     assert (proxy.model.base_width, proxy.model.base_depth) == (16, 2)
-    assert (proxy.model.wider, proxy.model.deeper) == (1, 1)
+    assert (proxy.model.width_mult, proxy.model.depth_mult) == (1, 1)
     assert proxy.samples_per_step == spec.samples_per_step and proxy.model.context == spec.model.context
     based = make_spec(prose, tmp_path, model__base_width=32, model__base_depth=4)
     assert (proxy_of(based).model.width, proxy_of(based).model.depth) == (32, 4)
@@ -216,10 +216,10 @@ def test_arrivals_are_those_of_asha() -> None:
 
     played = []
     for seed in range(400):
-        chance, came = random.Random(seed), []
+        rng, came = random.Random(seed), []
         gone_on = 0
         for _ in range(24):
-            score = chance.random()
+            score = rng.random()
             gone_on += not came or score <= np.quantile(came, 1 / 3)
             came.append(score)
         played.append(gone_on)
@@ -227,7 +227,7 @@ def test_arrivals_are_those_of_asha() -> None:
 
 
 def test_a_search_is_as_large_as_its_budget_allows() -> None:
-    costs, tuning = Costs(step=1.0, judging=1 / 300, units_per_step=100), Tune()
+    costs, tuning = Costs(step=1.0, judging=1 / 300, units_per_step=100), TuneConfig()
     for allowed, trials in ((1e9, 24), (3000, 24), (600, 24), (300, 24)):
         rungs = affordable(tuning, trials, 1000, costs, allowed)
         first, second, third = rungs.lengths
@@ -240,12 +240,12 @@ def test_a_search_is_as_large_as_its_budget_allows() -> None:
     with pytest.raises(InputError, match="one rung of one trial takes"):
         affordable(tuning, 24, 1000, costs, 10)
     with pytest.raises(InputError, match="one rung of each of 24 trials takes"):
-        affordable(Tune(sampler="grid"), 24, 1000, costs, 300)
+        affordable(TuneConfig(sampler="grid"), 24, 1000, costs, 300)
     with pytest.raises(InputError, match=r"train.steps: 60\) make a first one of 7 step.*set fewer tune.rungs"):
         affordable(tuning, 24, 60, costs, 1e9)
-    assert affordable(Tune(rungs=1), 24, 60, costs, 1e9).lengths == (60,)
+    assert affordable(TuneConfig(rungs=1), 24, 60, costs, 1e9).lengths == (60,)
     with pytest.raises(InputError, match="one rung of one trial takes"):  # as long as the run, and too dear
-        affordable(Tune(proxy={"steps": 60}), 24, 60, costs, 10)
+        affordable(TuneConfig(proxy={"steps": 60}), 24, 60, costs, 10)
 
 
 def test_ladders_span_the_sizes_in_between(prose: Path, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_trial_whose_loss_spikes_goes_on(job: Job, tmp_path: Path) -> None:
     """A trial has no checkpoint to roll back to: the spike's update is left out."""
     spec = Spec.model_validate_json(job.spec_json)
     still = with_values(spec, {"train.steps": 24, "optimizer.lr": 1e-9})  # the loss stays about its median, above or below it
-    wary = still.model_copy(update={"guard": Guard(spike=0.001, roll_back=2)})
+    wary = still.model_copy(update={"guard": GuardConfig(spike=0.001, roll_back=2)})
     found: list[Rung] = []
     run(replace(job, folder=str(tmp_path / "wary"), spec_json=wary.model_dump_json(), rungs=(24,)), found.append)
     assert [one.step for one in found] == [24] and not found[0].diverged
@@ -412,7 +412,7 @@ def test_the_tuned_spec_is_the_users_with_values_and_where_they_came_from(prose:
     assert (found.name, found.seed) == ("run-tuned", 7)
     assert (found.optimizer.betas, found.schedule.warmup) == ((0.9, 0.98), 0.1)
     assert found.optimizer.lr == pytest.approx(0.0125 * 16**-0.32)
-    assert (found.model.base_width, found.model.base_depth, found.model.wider, found.train.micro_batches) == (16, 2, 4, 4)
+    assert (found.model.base_width, found.model.base_depth, found.model.width_mult, found.train.micro_batches) == (16, 2, 4, 4)
     own, batch = spec.train.micro_batches, spec.train.micro_batch_size
     assert found.train.steps == round(90 * own / 4) and found.train.micro_batch_size == batch
     assert "# a comment" in tuned and "# another" in tuned
@@ -429,7 +429,7 @@ def test_the_tuned_spec_is_the_users_with_values_and_where_they_came_from(prose:
 
 
 def test_ranges_tell_their_ends() -> None:
-    assert Range(log_uniform=(0.1, 1)).ends == [0.1, 1] and Range(choice=[None, True]).ends == [None, True]
+    assert RangeConfig(log_uniform=(0.1, 1)).ends == [0.1, 1] and RangeConfig(choice=[None, True]).ends == [None, True]
 
 
 @pytest.mark.parametrize(

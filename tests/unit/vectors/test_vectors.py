@@ -29,7 +29,7 @@ from foundray.data.tokenizers.tokenizer import make_bytes
 from foundray.errors import InputError, RunFailed
 from foundray.evaluation.encoder import Encoder, features, trained_weights
 from foundray.runs.run import Run
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.storage import Store
 from foundray.vectors import blocks, index
 from foundray.vectors.blocks import Record, check_all, parts, read_blocks
@@ -40,7 +40,7 @@ from foundray.vectors.shards import finish
 from foundray.vectors.task import prepared, weights_for
 from foundray.vectors.worker import Maker, Task, Worker
 
-LINES = Source(path="x", format="text", documents="line")
+LINES = SourceConfig(path="x", format="text", documents="line")
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_data_of_another_kind_are_refused(run: Run, tmp_path: Path) -> None:
 
 def test_rows_have_names_of_their_own_and_long_documents_are_pieces(run: Run, tmp_path: Path) -> None:
     long = "".join(chr(97 + n % 26) for n in range(70)) + "é" * 9  # é is two bytes, and may lie across pieces
-    rows = list(Reader(run).read(Source(path=str(lines(tmp_path, "one", "", long, "two")), documents="line")))
+    rows = list(Reader(run).read(SourceConfig(path=str(lines(tmp_path, "one", "", long, "two")), documents="line")))
     assert not any(isinstance(row, BadRow) for row in rows)
     url = str(tmp_path / "a.txt")
     assert [row.id for row in rows] == [f"{url}#0", f"{url}#1.0", f"{url}#1.1", f"{url}#1.2", f"{url}#2"]  # type: ignore[union-attr]
@@ -128,7 +128,7 @@ def test_blocks_are_cut_by_the_files_alone(run: Run, tmp_path: Path, monkeypatch
     assert made == read(path, reader, tmp_path / "out")
     again = read(path, reader, tmp_path / "out", done=("00000-000001",))
     assert again == [made[0], made[2]]
-    record = Record.read(Store.at(tmp_path / "out"), parts(reader.files(Source(path=str(path))))[0])
+    record = Record.read(Store.at(tmp_path / "out"), parts(reader.files(SourceConfig(path=str(path))))[0])
     assert record == Record(blocks=3, rows=10, bad=[]), "also of what was not made again"
 
 
@@ -162,7 +162,7 @@ def test_bad_rows_are_told_and_limited(run: Run, tmp_path: Path) -> None:
 
 def test_empty_rows_are_counted_and_never_bad_and_records_of_before_are_read(run: Run, tmp_path: Path) -> None:
     (path := tmp_path / "a.jsonl").write_text('{"text": "good"}\n\n{"text": " "}\n{"text": "fine"}\n')
-    reader, source = Reader(run), Source(path=str(path), format="jsonl")
+    reader, source = Reader(run), SourceConfig(path=str(path), format="jsonl")
     (part,) = parts(reader.files(source))
     list(read_blocks(part, reader, source, (), Limits(0, 0.0), str(tmp_path / "out"), "cpu"))
     assert Record.read(Store.at(tmp_path / "out"), part) == Record(blocks=1, rows=2, bad=[], empty=2)
@@ -173,7 +173,7 @@ def test_empty_rows_are_counted_and_never_bad_and_records_of_before_are_read(run
 
 
 def test_the_share_that_is_bad_is_judged_once_all_is_read(tmp_path: Path) -> None:
-    source, folder = Source(path="/x"), Store.at(tmp_path)
+    source, folder = SourceConfig(path="/x"), Store.at(tmp_path)
     limits = Limits(100, 0.5, "--max-bad-rows", "--max-bad-share")
     bad = [Line(source="/x/a", position=f"row {n}", reason="damaged", lost=20, unit="row") for n in range(2)]
     records = [Record(blocks=1, rows=30, bad=bad), Record(blocks=1, rows=20, bad=[])]
@@ -196,7 +196,7 @@ def test_what_breaks_while_rows_are_read_or_decoded_says_which(run: Run, tmp_pat
             super().__init__(run)
             self.when = when
 
-        def rows(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
+        def rows(self, file: RawFile, source: SourceConfig) -> Iterator[Row | BadRow]:
             for number, row in enumerate(reader.rows(file, source)):
                 if (self.when, number) == ("reading", 1):
                     raise ValueError("no token for U+0041")
@@ -217,7 +217,7 @@ def test_a_note_takes_no_number_from_the_rows_behind_it(tmp_path: Path) -> None:
     frames = [Image.new("L", (8, 8), shade) for shade in (10, 200)]
     (path := tmp_path / "a.gif").write_bytes(b"")
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    rows = list(reader.read(Source(path=str(path), format="files")))
+    rows = list(reader.read(SourceConfig(path=str(path), format="files")))
     assert sorted(type(row).__name__ for row in rows) == ["BadRow", "Row"]
     assert [row.id for row in rows if isinstance(row, Row)] == [f"{path}#0"]
 
@@ -244,11 +244,11 @@ def test_large_rows_make_small_blocks(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("metric", ["cosine", "distance"])
 def test_an_exact_index_finds_what_brute_force_finds(metric: Any, tmp_path: Path) -> None:
-    chance = np.random.default_rng(0)
-    vectors = chance.standard_normal((500, 16)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((500, 16)).astype(np.float32)
     if metric == "cosine":
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    query = vectors[7] + 0.01 * chance.standard_normal(16).astype(np.float32)
+    query = vectors[7] + 0.01 * rng.standard_normal(16).astype(np.float32)
     right = vectors @ query if metric == "cosine" else np.linalg.norm(vectors - query, axis=1)
     order = np.argsort(-right if metric == "cosine" else right)[:5]
     built = Index.build(vectors, metric)
@@ -273,8 +273,8 @@ def test_an_exact_index_finds_what_brute_force_finds(metric: Any, tmp_path: Path
 
 def test_a_large_index_looks_into_the_nearest_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "PROBED", 8)
-    chance = np.random.default_rng(0)
-    vectors = (chance.standard_normal((20, 8)) * 5)[chance.integers(0, 20, 4000)] + chance.standard_normal((4000, 8)) * 0.3
+    rng = np.random.default_rng(0)
+    vectors = (rng.standard_normal((20, 8)) * 5)[rng.integers(0, 20, 4000)] + rng.standard_normal((4000, 8)) * 0.3
     vectors = vectors.astype(np.float32)
     exact, cells = Index.build(vectors, "distance"), Index.build(vectors, "distance", exact_rows=1000)
     assert (exact.cells, cells.cells, cells.probed) == (1, 252, 31)

@@ -14,7 +14,7 @@ from foundray.data.files.globs import glob_depth, glob_regex, split_glob
 from foundray.data.files.listing import AGAIN, HIDDEN, listing
 from foundray.data.files.names import ENDINGS, ending, ends_in, format_of
 from foundray.errors import InputError
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.storage import Store
 from foundray.urls import inside
 
@@ -42,7 +42,7 @@ class Found:
     left_out: str
     """In words; nothing if nothing was."""
 
-    def line(self, source: Source) -> str:
+    def line(self, source: SourceConfig) -> str:
         """What there is to say of the source: files of several formats, and what was left out. Nothing if all is plain."""
         formats = Counter("text" if file.format == "code" else file.format for file in self.files)
         read = f"read by their endings, {_listed(formats)}" if len(formats) > 1 else ""
@@ -50,12 +50,12 @@ class Found:
         return f"{source.path}: {'; '.join(part for part in (read, left) if part)}" if read or left else ""
 
 
-def find_files(source: Source, endings: tuple[str, ...] = ()) -> list[RawFile]:
+def find_files(source: SourceConfig, endings: tuple[str, ...] = ()) -> list[RawFile]:
     """The source's files in path order; `endings` are those of a modality's own files. Raises InputError if there are none."""
     return look(source, endings).files
 
 
-def look(source: Source, endings: tuple[str, ...] = ()) -> Found:
+def look(source: SourceConfig, endings: tuple[str, ...] = ()) -> Found:
     """The same, and what was left out."""
     base, pattern = split_glob(source.path)
     root = Store.at(base)
@@ -102,7 +102,7 @@ def grouped(files: Iterable[RawFile], most_bytes: int, most_files: int | None = 
         yield tuple(group)
 
 
-def _format(source: Source, name: str, endings: tuple[str, ...], named: bool) -> str | None:
+def _format(source: SourceConfig, name: str, endings: tuple[str, ...], named: bool) -> str | None:
     """How a file is read; None for one that is not. `named`: a glob chose it, so that a format that is set fits."""
     if source.format == "auto":
         return format_of(name, endings)
@@ -111,7 +111,7 @@ def _format(source: Source, name: str, endings: tuple[str, ...], named: bool) ->
     return None
 
 
-def _single(source: Source, root: Store, info: fs.FileInfo, endings: tuple[str, ...]) -> RawFile:
+def _single(source: SourceConfig, root: Store, info: fs.FileInfo, endings: tuple[str, ...]) -> RawFile:
     form = source.format if source.format != "auto" else format_of(root.name, endings)
     if form is None:
         kind = ending(root.name) or "names without an ending"
@@ -120,13 +120,13 @@ def _single(source: Source, root: Store, info: fs.FileInfo, endings: tuple[str, 
     return RawFile(root.url, info.size or 0, info.mtime_ns or 0, form)
 
 
-def _left_out(source: Source, others: Sequence[str], passed: Mapping[str, list[str]]) -> str:
+def _left_out(source: SourceConfig, others: Sequence[str], passed: Mapping[str, list[str]]) -> str:
     reason = "of no format that is read" if source.format == "auto" else f"not {source.format} by the ending"
     return "; ".join([*([f"{_kinds(others)} ({reason})"] if others else []), *_passed_over(passed)])
 
 
 def _why_empty(
-    source: Source,
+    source: SourceConfig,
     pattern: str,
     endings: tuple[str, ...],
     names: Sequence[str],

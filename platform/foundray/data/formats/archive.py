@@ -18,11 +18,11 @@ from foundray.data.files.names import ending, ends_in, format_of, is_hidden
 from foundray.data.formats import conllu, csv, fasta, jsonl, parquet, tar_headers, text
 from foundray.data.formats.row import BadRow, Document
 from foundray.data.formats.tar import Missing, members
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 __all__ = ["chosen", "members", "read"]
 
-READERS: dict[str, Callable[[pa.NativeFile, str, Source], Iterator[Document | BadRow]]] = {
+READERS: dict[str, Callable[[pa.NativeFile, str, SourceConfig], Iterator[Document | BadRow]]] = {
     "text": text.read,
     "code": text.read,
     "jsonl": jsonl.read,
@@ -38,7 +38,7 @@ NAMED = 5
 """Endings of members that were left out that are named."""
 
 
-def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
     """The documents in its members, each read as a file of the format that its name tells."""
     for name, content in chosen(decompressed(handle, path), lambda name: _format(name) is not None):
         if isinstance(content, BadRow):
@@ -76,7 +76,7 @@ def _format(name: str) -> str | None:
     return found if found in READERS else None
 
 
-def _documents(name: str, content: bytes, source: Source) -> Iterator[Document | BadRow]:
+def _documents(name: str, content: bytes, source: SourceConfig) -> Iterator[Document | BadRow]:
     try:
         for row in READERS[_format(name) or "text"](pa.BufferReader(content), name, source):
             position = name if row.position in ("", "byte 0") else f"{name}, {row.position}"

@@ -10,7 +10,7 @@ import pyarrow as pa
 from foundray.contract import Unreadable
 from foundray.data.formats.lines import merged, numbered_lines, or_empty
 from foundray.data.formats.row import MARK, BadRow, Document, decode
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.wording.words import plural
 
 COLUMNS = 10
@@ -25,7 +25,7 @@ _ESCAPED = {b"s": b" ", b"t": b"\t", b"p": b"|", b"\\": b"\\"}
 """What UDPipe writes behind a backslash in SpacesAfter, but for line breaks."""
 
 
-def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
     """The texts of a treebank of Universal Dependencies, a sentence a line; each document that it tells is one.
 
     A sentence's text is that of its comment `# text = ...`, or its words, with the spaces that the last column gives.

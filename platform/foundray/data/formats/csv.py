@@ -11,10 +11,10 @@ from foundray.contract.csv_rows import DELIMITERS, CsvRows, raw
 from foundray.data.files.compression import decompressed
 from foundray.data.files.names import bare
 from foundray.data.formats.row import BadRow, Document, decode, text_of
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 
-def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
     try:
         for line, value in table(handle, path, source.field).column(source.field):
             where = f"line {line}"

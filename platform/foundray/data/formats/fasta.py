@@ -9,7 +9,7 @@ import pyarrow as pa
 from foundray.contract import Unreadable
 from foundray.data.formats.lines import is_whole, line_parts
 from foundray.data.formats.row import BadRow, Document, Gathering, empty
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 BASES = b"ACGTN"
 AMBIGUOUS = b"RYSWKMBDHV"
@@ -22,7 +22,7 @@ NAMED = 200
 """Characters of a sequence's name that a reason shows."""
 
 
-def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
     """Each sequence is a document, in capitals; letters for uncertain bases become N.
 
     Lines that begin with `;` are comments. Letters before the first header are a sequence without a name. A letter that is no

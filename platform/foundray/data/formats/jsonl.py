@@ -14,14 +14,14 @@ from foundray.data.formats import json_elements
 from foundray.data.formats.lines import content, in_lines, merged, or_empty
 from foundray.data.formats.not_text import not_utf8
 from foundray.data.formats.row import MARK, BadRow, Document, empty, text_of
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 NUL = "holds NUL bytes, which JSON cannot"
 NAMED = 10
 """Fields that a reason names."""
 
 
-def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
     """A row a line; or an element of an array, or of objects over several lines, if that is what the file begins with."""
     parts = content(handle, path)
     first = next(parts, b"")

@@ -11,10 +11,10 @@ from foundray.contract.parquet_rows import ParquetRows
 from foundray.data.files.compression import decompressed
 from foundray.data.files.names import compression
 from foundray.data.formats.row import BadRow, Document, text_of
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 
-def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
     if not handle.size():
         return
     try:

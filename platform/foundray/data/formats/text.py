@@ -9,10 +9,10 @@ import pyarrow as pa
 from foundray.contract import Unreadable
 from foundray.data.formats.lines import content, is_whole, line_parts
 from foundray.data.formats.row import BadRow, Document, Gathering, decode
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 
-def read(handle: pa.NativeFile, path: str, source: Source) -> Iterator[Document | BadRow]:
+def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
     """A file is kept byte for byte, but for a byte order mark, and lost as a whole; lines and paragraphs are lost one by one.
 
     White space alone is no document: a file of it counts as empty, and lines of it separate paragraphs.

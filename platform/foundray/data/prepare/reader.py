@@ -18,7 +18,7 @@ from foundray.data.tokenizers.long_documents import Cutter, Piece, in_batches
 from foundray.data.tokenizers.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.host.threads import one_blas_thread
-from foundray.spec import Source, Spec
+from foundray.spec import SourceConfig, Spec
 from foundray.storage import Store
 from foundray.urls import split_query
 
@@ -86,16 +86,16 @@ class Reader:
             text = (run.folder / "tokenizer.json").read_text()
             self.tokenizer = Tokenizer.from_json(text, manifest["document_id"])
 
-    def read(self, source: Source) -> Iterator[Row | BadRow]:
+    def read(self, source: SourceConfig) -> Iterator[Row | BadRow]:
         """The source's rows, in order. Raises InputError for a source that cannot be read."""
         for file in self.files(source):
             yield from self.rows(file, source)
 
-    def files(self, source: Source) -> list[RawFile]:
+    def files(self, source: SourceConfig) -> list[RawFile]:
         """The source's files. Raises InputError where there are none, and for a format that the run's data is not in."""
         return self.look(source).files
 
-    def look(self, source: Source) -> Found:
+    def look(self, source: SourceConfig) -> Found:
         """The same, with what was left out."""
         values = self.modality if isinstance(self.modality, Values) else None
         if source.format not in ("auto", "webdataset") and (source.format == "files") != (values is not None):
@@ -103,7 +103,7 @@ class Reader:
             raise InputError(f"{source.path}: the run's data is read from {right}, not from {source.format}")
         return look(source, values.endings if values else ())
 
-    def rows(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
+    def rows(self, file: RawFile, source: SourceConfig) -> Iterator[Row | BadRow]:
         """Of one of the source's files, in order."""
         if not isinstance(self.modality, Values):
             yield from self._documents(file, source)
@@ -113,7 +113,7 @@ class Reader:
             yield row if isinstance(row, BadRow) else Row(file.url, name, position, row, number)
             number += not (isinstance(row, BadRow) and is_note(row))
 
-    def _documents(self, file: RawFile, source: Source) -> Iterator[Row | BadRow]:
+    def _documents(self, file: RawFile, source: SourceConfig) -> Iterator[Row | BadRow]:
         """Documents, in pieces of at most the run's context, each opened as in training."""
         name, number, lost = Store.at(file.url).path, -1, None
         strip = _Strip(0)
@@ -136,7 +136,7 @@ class Reader:
                     position = text.document.position
                     yield Row(file.url, name, f"document {number}", self._opened(x), number, piece, said, position)
 
-    def _texts(self, file: RawFile, source: Source) -> Iterator[Piece | BadRow]:
+    def _texts(self, file: RawFile, source: SourceConfig) -> Iterator[Piece | BadRow]:
         cutter = Cutter(self.tokenizer)
         for document in read_documents(file, source):
             if isinstance(document, BadRow):

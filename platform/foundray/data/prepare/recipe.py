@@ -17,7 +17,7 @@ from foundray.data.prepare.shard import Unit
 from foundray.data.tokenizers.file import load_file, recipe_of_file
 from foundray.data.tokenizers.long_documents import recipe_of_cuts
 from foundray.errors import InputError
-from foundray.spec import Source, Spec, differences, digest, flatten
+from foundray.spec import SourceConfig, Spec, differences, digest, flatten
 from foundray.spec.arithmetic import of_data, raised
 from foundray.storage import Store
 from foundray.urls import canonical_names, path_of
@@ -71,7 +71,7 @@ def changes(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     return differences(plain(there), plain(here)) or ["the same files are read in another way"]
 
 
-def formats_of(recipe: Mapping[str, Any], index: int, source: Source) -> str:
+def formats_of(recipe: Mapping[str, Any], index: int, source: SourceConfig) -> str:
     """In words, the formats of the files of a source, as they were prepared."""
     if source.format != "auto" or "sources" not in recipe:
         return source.format
@@ -163,7 +163,7 @@ def _recipes_before(spec: Spec, files: list[list[RawFile]]) -> Iterator[dict[str
             }
 
 
-def _formats_before(source: Source, files: Sequence[RawFile]) -> list[str]:
+def _formats_before(source: SourceConfig, files: Sequence[RawFile]) -> list[str]:
     """The formats that a source of these files could have had to be read as it is now."""
     if source.format != "auto":
         return [source.format]

@@ -24,7 +24,7 @@ from foundray.data.prepare.sources import BadRow, Document, read_documents, read
 from foundray.data.tokenizers.encoding import encode_or_reason
 from foundray.data.tokenizers.long_documents import Cutter, Piece, in_batches
 from foundray.data.tokenizers.tokenizer import Tokenizer
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.storage import Store
 
 IN_FLIGHT = 2**14
@@ -42,7 +42,9 @@ class Unit:
     files: tuple[RawFile, ...]
 
 
-def make_shard(folder_url: str, unit: Unit, source: Source, cutter: Tokenizer | Values, length: int, limits: Limits) -> Shard:
+def make_shard(
+    folder_url: str, unit: Unit, source: SourceConfig, cutter: Tokenizer | Values, length: int, limits: Limits
+) -> Shard:
     """Read, cut into samples of `length` units and write one unit: its shard, its quarantine file, and last its record.
 
     A tokenizer cuts documents, which are packed; a modality of values has rows of its own. Raises InputError where more is
@@ -88,7 +90,7 @@ def make_shard(folder_url: str, unit: Unit, source: Source, cutter: Tokenizer | 
 class Intake:
     """What is read of a unit: what can be used is passed on, and the rest is counted and listed."""
 
-    def __init__(self, unit: Unit, source: Source, limits: Limits, folder: Store):
+    def __init__(self, unit: Unit, source: SourceConfig, limits: Limits, folder: Store):
         self.unit, self.source, self.limits, self.folder = unit, source, limits, folder
         self.tally, self.listed, self.text_bytes = Tally(), io.StringIO(), 0
         self.cut = 0
@@ -131,7 +133,7 @@ class Intake:
             self.limits.check_rows(self.tally.balance.bad, name, self.tally, self.source.path, self.folder.url)
 
 
-def _tokens(intake: Intake, source: Source, tokenizer: Tokenizer, length: int) -> Iterator[tuple[pa.Table, int]]:
+def _tokens(intake: Intake, source: SourceConfig, tokenizer: Tokenizer, length: int) -> Iterator[tuple[pa.Table, int]]:
     """Row groups, and the tokens predicted in each: the full ones as they are ready, and the rest at the end."""
     packer, group = Packer(length, tokenizer.document_id), rows_per_group(length, tokens=True)
 
@@ -151,7 +153,7 @@ def _tokens(intake: Intake, source: Source, tokenizer: Tokenizer, length: int) -
     yield table(packer.take(end=True))
 
 
-def _pieces(intake: Intake, source: Source, cutter: Cutter) -> Iterator[Piece]:
+def _pieces(intake: Intake, source: SourceConfig, cutter: Cutter) -> Iterator[Piece]:
     """The documents' pieces; those of a document that was lost need not all come."""
     for document in intake.usable(lambda file: read_documents(file, source)):
         crossed = False

@@ -16,7 +16,7 @@ from foundray.data.files.names import ends_in, format_of
 from foundray.data.formats import archive
 from foundray.data.formats.row import BadRow, Document, empty
 from foundray.errors import FoundrayError
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.storage import Store, reading
 
 __all__ = ["BadRow", "Document", "read_documents", "read_located_rows", "read_rows", "read_whole"]
@@ -27,7 +27,7 @@ READERS = {**archive.READERS, "webdataset": archive.read}
 """Of each format of documents, what reads an open file: its handle, its path, and the source that it is of."""
 
 
-def read_documents(file: RawFile, source: Source) -> Iterator[Document | BadRow]:
+def read_documents(file: RawFile, source: SourceConfig) -> Iterator[Document | BadRow]:
     """The file's documents in order, with a BadRow in place of each part that cannot be used."""
     with _opened(file) as (handle, path):
         rows = _guarded(READERS[file.format](handle, path, source), lambda at, bad: bad)
@@ -43,14 +43,14 @@ def _doubted(row: BadRow, file: RawFile) -> BadRow:
     return replace(row, reason=f"{row.reason} (by its name the file is {named}, and it is read as {file.format})")
 
 
-def read_rows(file: RawFile, source: Source, modality: Values, length: int) -> Iterator[dict[str, Any] | BadRow]:
+def read_rows(file: RawFile, source: SourceConfig, modality: Values, length: int) -> Iterator[dict[str, Any] | BadRow]:
     """The rows of a modality that has files of its own, in order, with a BadRow in place of what cannot be used."""
     for _, _, row in read_located_rows(file, source, modality, length):
         yield row
 
 
 def read_located_rows(
-    file: RawFile, source: Source, modality: Values, length: int
+    file: RawFile, source: SourceConfig, modality: Values, length: int
 ) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
     """(path of the file, or name in the archive; position in it; row), as `read_rows` gives them."""
     with _opened(file) as (handle, path):

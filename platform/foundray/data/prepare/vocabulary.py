@@ -13,7 +13,7 @@ from foundray.data.tokenizers import tokenizer as tokenizers
 from foundray.data.tokenizers.file import load_file
 from foundray.data.tokenizers.tokenizer import Tokenizer
 from foundray.data.tokenizers.training_sample import LongDocuments, sample
-from foundray.spec import Source, Spec
+from foundray.spec import SourceConfig, Spec
 from foundray.storage import Store
 
 
@@ -48,7 +48,7 @@ def _make_tokenizer(spec: Spec, units: list[Unit]) -> Tokenizer:
     return Tokenizer.from_json(in_task("training the tokenizer", _train_bpe, spec, units), 0)
 
 
-def _characters(unit: Unit, source: Source) -> str:
+def _characters(unit: Unit, source: SourceConfig) -> str:
     seen: set[str] = set()
     for file in unit.files:
         for row in read_documents(file, source):

@@ -217,16 +217,16 @@ class _Feeder:
         self.workers = 0
         """Of the generation."""
         self.streams: dict[str, _Stream] = {}
-        self.foreseen: _Stream | None = None
+        self.prefetched: _Stream | None = None
         """The training stream, begun before there is anybody to ask for it."""
         self.kept: tuple[StreamPlan, list[Parcel]] | None = None
         """Parcels that the training stream of a group before left behind, as far as they could be had."""
         self.leases = self.waiting = 0
         self.changed = asyncio.Condition()
 
-    async def foresee(self, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
+    async def prefetch(self, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
         """Start the training stream that the first group will most likely `open`, while its workers are yet to come."""
-        self.foreseen = self._stream(plan, per_step, first_step, end, [])
+        self.prefetched = self._stream(plan, per_step, first_step, end, [])
 
     async def begin(self, workers: int) -> int:
         """A new worker group: forget the old one's leases, and number the new one."""
@@ -246,12 +246,12 @@ class _Feeder:
         self._check(generation)
         if name in self.streams:
             return
-        if name == TRAINING and self.foreseen:
-            foreseen, self.foreseen = self.foreseen, None
-            if foreseen.asked == (plan, per_step, first_step, end):
-                self.streams[name] = foreseen
+        if name == TRAINING and self.prefetched:
+            prefetched, self.prefetched = self.prefetched, None
+            if prefetched.asked == (plan, per_step, first_step, end):
+                self.streams[name] = prefetched
                 return
-            foreseen.close()
+            prefetched.close()
         of, kept = self.kept if self.kept and name == TRAINING else (None, [])
         at_hand = onward(kept, first_step * per_step, end) if of == plan else []
         self.streams[name] = self._stream(plan, per_step, first_step, end, at_hand)
@@ -293,7 +293,7 @@ class _Feeder:
 
     async def standing(self) -> dict[str, int]:
         """How far the data are ahead of the workers: parcels, leases given in all, and leases asked for and not given yet."""
-        stream = self.streams.get(TRAINING) or self.foreseen
+        stream = self.streams.get(TRAINING) or self.prefetched
         return {"parcels_ready": len(stream.ready) if stream else 0, "leases": self.leases, "leases_waiting": self.waiting}
 
     async def close(self, generation: int, name: str) -> None:

@@ -143,21 +143,21 @@ class _Planner:
         with one_blas_thread():
             for ahead, row in enumerate(_rows(samples)):
                 key = mix(plan.seed, position + ahead, int(plan.validation))
-                chance = np.random.Generator(np.random.Philox(key=key))
+                rng = np.random.Generator(np.random.Philox(key=key))
                 with _named(plan, position + ahead):
                     for _ in range(self.views):
-                        units = self._units(row, None if plan.validation and self.views == 1 else chance)
-                        plans.append(self.objective.plan(units, chance))
+                        units = self._units(row, None if plan.validation and self.views == 1 else rng)
+                        plans.append(self.objective.plan(units, rng))
         with _named(plan, position, len(samples)):  # which compares the samples' shapes
             return packed(plans)
 
-    def _units(self, row: dict[str, Any], chance: np.random.Generator | None) -> Units:
+    def _units(self, row: dict[str, Any], rng: np.random.Generator | None) -> Units:
         if isinstance(self.modality, Values):
-            return replace(self.modality.units(row, self.length, chance), shape=self.shape)
+            return replace(self.modality.units(row, self.length, rng), shape=self.shape)
         x = row["tokens"].astype(np.int64)
         document = np.cumsum(x == self.document_id)
         units = Units(x, document if document[-1] > document[0] else None, self.shape)
-        return units if chance is None else self.modality.augment(units, chance)
+        return units if rng is None else self.modality.augment(units, rng)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ WRITTEN_BY = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretraine
 POINTER = b"version https://git-lfs"
 
 
-def load_file(field: spec.Tokenizer) -> Tokenizer:
+def load_file(field: spec.TokenizerConfig) -> Tokenizer:
     """A Hugging Face tokenizer.json. Raises InputError."""
     path = str(field.path)
     engine, parts = _read(path, "data.tokenizer.path")
@@ -40,7 +40,7 @@ def load_file(field: spec.Tokenizer) -> Tokenizer:
     return Tokenizer(engine, engine.get_vocab(with_added_tokens=True)[opener])
 
 
-def recipe_of_file(field: spec.Tokenizer) -> dict[str, str]:
+def recipe_of_file(field: spec.TokenizerConfig) -> dict[str, str]:
     """What a tokenizer.json contributes to the recipe of prepared data. Raises InputError.
 
     The opener is named if earlier data, for which any token could open documents, would have another.

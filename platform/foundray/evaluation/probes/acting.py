@@ -112,7 +112,7 @@ class Return(Task):
             )
 
     def _policy(self, model: Model, reader: Reader, seed: int) -> Policy:
-        shape, chance = reader.shape, np.random.default_rng(seed)
+        shape, rng = reader.shape, np.random.default_rng(seed)
         window, (_, state, action) = reader.length // len(shape.kinds), shape.kinds
         width = 1 if action.discrete else action.width
 
@@ -133,7 +133,7 @@ class Return(Task):
             ends = torch.tensor([len(one) - 2 for one in units])  # the last state
             answers = model(batch)[HEAD][torch.arange(len(units)), ends].numpy()
             if action.discrete and self.act == "sample":
-                answers = answers + chance.gumbel(size=answers.shape)
+                answers = answers + rng.gumbel(size=answers.shape)
             result: np.ndarray = answers.argmax(-1) if action.discrete else answers
             return result
 

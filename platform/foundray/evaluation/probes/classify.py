@@ -22,7 +22,7 @@ from foundray.evaluation.probes.labels import Label, Labels
 from foundray.evaluation.probes.task import FeatureTask, Judgement
 from foundray.model.model import Batch
 from foundray.runs.run import Run
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 Fold = tuple[np.ndarray, np.ndarray]
 """Indices of the examples that a probe is fitted to, and of those that it is tested on."""
@@ -36,7 +36,7 @@ class Examples:
         self.groups: list[str] = []
         self.rows: list[list[Row]] = []
 
-    def add(self, source: Source, labels: Labels, reader: Reader) -> int:
+    def add(self, source: SourceConfig, labels: Labels, reader: Reader) -> int:
         """Those of a source; how many rows could not be used. Raises InputError."""
         find, known, bad = labels.finder(source), dict[str, int](), 0
         for row in reader.read(source):
@@ -60,9 +60,9 @@ class Classify(FeatureTask):
 
     kind: Literal["classify"]
     """Classes of examples."""
-    train: Source
+    train: SourceConfig
     """The examples that the probe is fitted to: a source, as in a spec."""
-    test: Source | None = None
+    test: SourceConfig | None = None
     """Those that it is tested on (default: what is left of `train`)."""
     labels: Labels
     """Where the labels come from."""
@@ -136,13 +136,13 @@ class Classify(FeatureTask):
             return [(everyone[groups != name], everyone[groups == name]) for name in names]
         fit = everyone[:fitted]
         if self.labels_per_class:
-            chance, drawn = np.random.default_rng(seed), []
+            rng, drawn = np.random.default_rng(seed), []
             for label in np.unique(labels[:fitted]):
                 of_class = np.flatnonzero(labels[:fitted] == label)
                 if (have := len(of_class)) < self.labels_per_class:
                     wanted = f"fewer than {self.labels_per_class}"
                     raise InputError(f"labels_per_class: class {str(label)!r} has {have} examples, {wanted}")
-                drawn.append(chance.choice(of_class, self.labels_per_class, replace=False))
+                drawn.append(rng.choice(of_class, self.labels_per_class, replace=False))
             fit = np.sort(np.concatenate(drawn))
         held = everyone[fitted:] if self.test else np.setdiff1d(everyone, fit)
         if not len(held):

@@ -25,7 +25,7 @@ from foundray.evaluation.encoder import Encoder, Pool, Reader, check_pool, featu
 from foundray.evaluation.probes.task import FeatureTask, Judgement
 from foundray.model.model import Batch
 from foundray.runs.run import Run
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 
 WINDOWS_AT_ONCE = 1024
 VARIANCE_FLOOR = 1e-5
@@ -37,7 +37,7 @@ class Forecast(FeatureTask):
 
     kind: Literal["forecast"]
     """The next values of a series."""
-    data: Source
+    data: SourceConfig
     """One file of series, as in a spec."""
     horizon: PositiveInt
     """Steps that are predicted."""
@@ -111,7 +111,7 @@ class Forecast(FeatureTask):
         return moments
 
 
-def whole_series(source: Source, modality: Values) -> np.ndarray:
+def whole_series(source: SourceConfig, modality: Values) -> np.ndarray:
     """[channels, steps] float64 of a file, put together from the rows that the modality cuts it into, but for less than a unit
     at the end. Raises InputError.
     """

@@ -20,7 +20,7 @@ from foundray.data.formats.lines import content, in_lines
 from foundray.data.prepare.sources import read_whole
 from foundray.errors import InputError
 from foundray.evaluation.encoder import Row
-from foundray.spec import Source
+from foundray.spec import SourceConfig
 from foundray.spec.section import Section
 from foundray.storage import Store, reading
 
@@ -70,7 +70,7 @@ class Labels(Section):
         """Whether they tell a group, too."""
         return self.kind == "name" and "group" in re.compile(self.pattern).groupindex
 
-    def finder(self, source: Source) -> Callable[[Row], Label]:
+    def finder(self, source: SourceConfig) -> Callable[[Row], Label]:
         """What tells a row's label. It raises InputError for a row that has none."""
         if self.kind == "name":
             return self._in_name
@@ -91,7 +91,7 @@ class Labels(Section):
             raise InputError(f"labels.pattern: {row.name} does not match {self.pattern}")
         return Label(row.name, found["label"], found["group"] if self.groups else "")
 
-    def _table(self, file: str, source: Source) -> Mapping[str, str]:
+    def _table(self, file: str, source: SourceConfig) -> Mapping[str, str]:
         """Labels by position in a file."""
         match self.kind:
             case "idx":
@@ -132,7 +132,7 @@ def _case_labels(file: str) -> dict[str, str]:
     return labels
 
 
-def _column(file: str, source: Source, name: str) -> dict[str, Any]:
+def _column(file: str, source: SourceConfig, name: str) -> dict[str, Any]:
     """The values of a column, by where their documents are. Raises InputError."""
     store = Store.at(file)
     form = format_of(file) if source.format == "auto" else source.format

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foundray.model.backbone import Layer
 from foundray.model.rotation import rotary, tables
-from foundray.spec import Model
+from foundray.spec import ModelConfig
 from foundray.training.elastic.messages import KIND
 from foundray.training.step.kernels import low_precision
 
@@ -33,7 +33,7 @@ Kind = dict[str, str]
 """By the words of KIND."""
 
 
-def kind(shape: Model, causal: bool, device: torch.device) -> Kind:
+def kind(shape: ModelConfig, causal: bool, device: torch.device) -> Kind:
     """Of this worker: equal ones compute equal bits, as far as can be seen."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
@@ -45,7 +45,7 @@ def kind(shape: Model, causal: bool, device: torch.device) -> Kind:
     }
 
 
-def canary(shape: Model, causal: bool, device: torch.device) -> int:
+def canary(shape: ModelConfig, causal: bool, device: torch.device) -> int:
     """CRC-32 of the gradients of one layer and its input."""
     shape = narrowed(shape)
     tokens = min(TOKENS, shape.context)
@@ -67,7 +67,7 @@ def canary(shape: Model, causal: bool, device: torch.device) -> int:
     return crc
 
 
-def narrowed(shape: Model) -> Model:
+def narrowed(shape: ModelConfig) -> ModelConfig:
     """The layer's shape, no wider than a canary is; heads keep their size."""
     head = shape.width // shape.heads
     return shape if shape.width <= WIDTH else shape.of_width(max(head, WIDTH // head * head))

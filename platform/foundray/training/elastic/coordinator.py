@@ -17,19 +17,19 @@ from ray.exceptions import RayError
 
 from foundray.cluster.connect import node_resources
 from foundray.errors import FoundrayError, InputError, RunFailed
-from foundray.runs.lock import Holder
+from foundray.runs.lock import RunLock
 from foundray.runs.run import Run, event
 from foundray.spec import Spec
 from foundray.training.elastic.committer import Committer
 from foundray.training.elastic.ending import keep_what_is_done
 from foundray.training.elastic.failures import Failures, hung_up
 from foundray.training.elastic.messages import Work
-from foundray.training.elastic.prestart import Ahead
-from foundray.training.elastic.rendezvous import Formation
-from foundray.training.elastic.worker_pool import CALM_SECONDS, LISTEN_SECONDS, Crew, Known
+from foundray.training.elastic.prestart import Prestarted
+from foundray.training.elastic.rendezvous import Rendezvous
+from foundray.training.elastic.worker_pool import CALM_SECONDS, LISTEN_SECONDS, KnownWorker, WorkerPool
 from foundray.training.rollback import roll_back
-from foundray.training.slots.board import Place
-from foundray.training.slots.slots import Places
+from foundray.training.slots.board import Slot
+from foundray.training.slots.slots import Slots
 from foundray.training.telemetry.recorder import Recorder
 
 TELL_SECONDS = 40.0
@@ -42,21 +42,21 @@ GATHER_SECONDS = 30.0
 """At the start, how long the first members wait for others whose places are held."""
 
 
-class Conductor:
+class Coordinator:
     def __init__(
         self,
         spec: Spec,
         run: Run,
         work: Work,
         recorder: Recorder,
-        places: Places,
-        holder: Holder,
-        ahead: Ahead | None = None,
+        places: Slots,
+        holder: RunLock,
+        ahead: Prestarted | None = None,
     ):
         self.spec, self.run_folder, self.work, self.recorder = spec, run, work, recorder
         self.ray_train, self.holder = places, holder
-        self.crew = Crew(work, spec, self._note, ahead)
-        self.places: list[Place] = []
+        self.worker_pool = WorkerPool(work, spec, self._note, ahead)
+        self.places: list[Slot] = []
         self.pausing: Literal["", "regroup", "stop"] = ""
         """Why members were told to pause."""
         self.waiting_since = time.monotonic()
@@ -65,7 +65,7 @@ class Conductor:
         self.due: dict[str, float] = {}
         self.beat = LISTEN_SECONDS
         self.committer = Committer(spec, run.checkpoints, self._note, lambda: recorder.val_losses)
-        self.formation = Formation(spec, work, self.crew, recorder, self.committer, self._note)
+        self.rendezvous = Rendezvous(spec, work, self.worker_pool, recorder, self.committer, self._note)
         self.done_since = time.monotonic()
 
     def run(self) -> None:
@@ -73,32 +73,34 @@ class Conductor:
         try:
             self._conduct()
         except FoundrayError:
-            keep_what_is_done(self.crew, self.formation, self.committer, self.recorder, lambda: self._read_board(now=True))
+            keep_what_is_done(
+                self.worker_pool, self.rendezvous, self.committer, self.recorder, lambda: self._read_board(now=True)
+            )
             raise
 
     def _conduct(self) -> None:
-        self.formation.foresee()
+        self.rendezvous.prefetch()
         while not self._finished():
             if self._stopped():
                 self._read_board(now=True)
                 kept = max(self.committer.steps, default=0)
                 return self._note("stopped", step=self.recorder.reached, checkpoint=kept, by=self.holder.stopping)
-            self.beat = CALM_SECONDS if self.formation.all_are("running") and not self.pausing else LISTEN_SECONDS
-            self.crew.listen(self.beat)
+            self.beat = CALM_SECONDS if self.rendezvous.all_are("running") and not self.pausing else LISTEN_SECONDS
+            self.worker_pool.listen(self.beat)
             self._read_board()
             if self._due("places", 2 * self.beat):
-                self.crew.tend(self.places, self.formation.group)
-                for pool, reason in self.ray_train.tend(self.places, bool(self.formation.group)):
+                self.worker_pool.tend(self.places, self.rendezvous.group)
+                for pool, reason in self.ray_train.tend(self.places, bool(self.rendezvous.group)):
                     self._note("places_lost", pool=pool, reason=reason)
-            if statuses := self.formation.statuses():
-                self.committer.complete(self.formation.generation, statuses, self.recorder.kept)
+            if statuses := self.rendezvous.statuses():
+                self.committer.complete(self.rendezvous.generation, statuses, self.recorder.kept)
             self._form_group_if_due()
             if self.holder.taken:
                 raise RunFailed(f"another command has taken over the run {self.run_folder.folder}")
-            somebody = self.formation.group or any(map(self.crew.may_stay, self.crew.members.values()))
+            somebody = self.rendezvous.group or any(map(self.worker_pool.may_stay, self.worker_pool.members.values()))
             if not somebody and (problem := self.ray_train.problem()):
                 raise RunFailed(f"Ray Train gave up: {problem}")
-        sha = next(s.facts["weights_sha256"] for s in self.formation.statuses() if s.facts.get("weights_sha256"))
+        sha = next(s.facts["weights_sha256"] for s in self.rendezvous.statuses() if s.facts.get("weights_sha256"))
         self._read_board(now=True)
         self.recorder.write([event("finished", step=self.spec.train.steps, weights_sha256=sha)])
 
@@ -107,7 +109,7 @@ class Conductor:
         with suppress(RayError):
             self.recorder.write(ray.get(self.work.board.take.remote(), timeout=5)[0])
             ray.get(self.work.board.close.remote(), timeout=5)
-        self.crew.close()
+        self.worker_pool.close()
         self.committer.close()
 
     def _read_board(self, now: bool = False) -> None:
@@ -120,18 +122,18 @@ class Conductor:
     # Forming groups
 
     def _form_group_if_due(self) -> None:
-        phases = [status.phase for status in self.formation.statuses()]
-        left = [number for number in self.formation.group if number in self.crew.members]
-        if not self.formation.group:
+        phases = [status.phase for status in self.rendezvous.statuses()]
+        left = [number for number in self.rendezvous.group if number in self.worker_pool.members]
+        if not self.rendezvous.group:
             if self._enough_at_the_start():
                 self._regroup()
-        elif spike := max((status.spike for status in self.formation.statuses()), default=0):
+        elif spike := max((status.spike for status in self.rendezvous.statuses()), default=0):
             self._roll_back(spike)
             self._regroup()
-        elif len(left) < len(self.formation.group) or "broken" in phases:
+        elif len(left) < len(self.rendezvous.group) or "broken" in phases:
             self._count_failure()
             self._regroup()
-        elif len(phases) < len(self.formation.group):
+        elif len(phases) < len(self.rendezvous.group):
             return  # somebody has not heard of the group yet
         elif all(phase == "paused" for phase in phases):
             if self._stopped_at() is None:  # else its checkpoint is yet to be completed
@@ -142,23 +144,23 @@ class Conductor:
     def _pause_if_due(self) -> None:
         if self.holder.stopping:
             self.pausing = "stop"
-        elif self.formation.joiners() or self.formation.leavers():
+        elif self.rendezvous.joiners() or self.rendezvous.leavers():
             self.pausing = "regroup"
         if self.pausing and self._due("pause", PAUSE_SECONDS):
-            for number in self.formation.group:
-                self.crew.members[number].handle.pause.remote(self.formation.generation, self.pausing == "stop")
+            for number in self.rendezvous.group:
+                self.worker_pool.members[number].handle.pause.remote(self.rendezvous.generation, self.pausing == "stop")
 
     def _enough_at_the_start(self) -> bool:
-        able = [known for known in self.crew.members.values() if self.crew.may_stay(known)]
+        able = [known for known in self.worker_pool.members.values() if self.worker_pool.may_stay(known)]
         ready = self._ready()
         if len(ready) < self.spec.scale.world[0]:
             self._wait_or_give_up(len(ready))
             return False
-        expected = max(len(able) + self.crew.awaited(), min(len(self.places), self.spec.scale.world[1]))
+        expected = max(len(able) + self.worker_pool.awaited(), min(len(self.places), self.spec.scale.world[1]))
         return len(ready) == expected or time.monotonic() - min(k.placed or 0.0 for k in ready) > GATHER_SECONDS
 
-    def _ready(self) -> list[Known]:
-        return [k for k in self.crew.members.values() if self.crew.may_stay(k) and k.status.phase != "warming"]
+    def _ready(self) -> list[KnownWorker]:
+        return [k for k in self.worker_pool.members.values() if self.worker_pool.may_stay(k) and k.status.phase != "warming"]
 
     def _wait_or_give_up(self, there: int) -> None:
         waited = time.monotonic() - self.waiting_since
@@ -182,7 +184,7 @@ class Conductor:
 
     def _count_failure(self) -> None:
         """Raises RunFailed after too many failures without a step in between, or if storage has been away for too long."""
-        statuses = self.formation.statuses()
+        statuses = self.rendezvous.statuses()
         # Those who only lost the connection say so; somebody else may know why.
         cause = min((status.reason for status in statuses if status.reason), key=hung_up, default="a member was lost")
         self._note("group_broken", step=self.recorder.step, reason=cause)
@@ -194,27 +196,27 @@ class Conductor:
         if not suspects:
             return
         odd = [
-            self.crew.members[number]
-            for rank, number in enumerate(self.formation.group)
-            if rank in suspects and number in self.crew.members
+            self.worker_pool.members[number]
+            for rank, number in enumerate(self.rendezvous.group)
+            if rank in suspects and number in self.worker_pool.members
         ]
         nodes = ", ".join(sorted({known.node for known in odd}))
-        if len(suspects) == len(self.formation.group):
+        if len(suspects) == len(self.rendezvous.group):
             raise RunFailed(
                 f"silent corruption: the nodes {nodes} compute different bits from the same micro-batch, and no majority says "
                 f"which is right; check them, then `foundray resume {self.run_folder.folder}`"
             )
         self._note("left_out", step=self.recorder.step, node=nodes, reason="it computed other bits than the others")
         for known in odd:
-            self.crew.shun(known.place.node)
-            self.crew.lose(known, "silent corruption")
+            self.worker_pool.cordon(known.place.node)
+            self.worker_pool.lose(known, "silent corruption")
         # What came since the last recheck that all passed may be corrupt as well.
         every = self.spec.guard.recheck_every or 1
         self._trust(self.recorder.step // every * every)
 
     def _trust(self, step: int) -> None:
         """Go on from a state of at most this step."""
-        self.formation.trusted = step
+        self.rendezvous.trusted = step
         self.recorder.evaluated = min(self.recorder.evaluated, step)
         self.committer.drop_after(step)
 
@@ -244,24 +246,24 @@ class Conductor:
 
     def _regroup(self) -> None:
         """Form a group of all who answer, from the newest whole state that they hold or that is stored."""
-        old, self.formation.group, self.pausing = self.formation.group, [], ""
+        old, self.rendezvous.group, self.pausing = self.rendezvous.group, [], ""
         try:
-            held = self.formation.halt(old)
-            staying = self.formation.choose(old, held)
+            held = self.rendezvous.halt(old)
+            staying = self.rendezvous.choose(old, held)
             if len(staying) < self.spec.scale.world[0]:
                 self.waiting_since, self.told_waiting = time.monotonic(), False
                 self._note("too_few", workers=len(staying), needed=self.spec.scale.world[0])
                 return
             self._read_board(now=True)
-            self.formation.start(staying[: self.spec.scale.world[1]], held, self.failures.total)
+            self.rendezvous.start(staying[: self.spec.scale.world[1]], held, self.failures.total)
         except RayError as error:
             # One more was lost meanwhile; those that are left try again.
             self._note("group_not_formed", reason=type(error).__name__)
-            self.formation.group = []
+            self.rendezvous.group = []
 
     def _finished(self) -> bool:
         """Whether all members are done and the last checkpoint is complete. Raises RunFailed where that cannot be."""
-        if not self.formation.all_are("finished"):
+        if not self.rendezvous.all_are("finished"):
             if self._stopped_at() is None:
                 self.done_since = time.monotonic()
             return False
@@ -274,15 +276,15 @@ class Conductor:
         """
         if not self.holder.stopping:
             return False
-        if not self.formation.group:
+        if not self.rendezvous.group:
             return len(self._ready()) < self.spec.scale.world[0]
         return (step := self._stopped_at()) is not None and self._kept(step)
 
     def _stopped_at(self) -> int | None:
         """The step at which all have paused for good, having written their state."""
-        if self.pausing != "stop" or not self.formation.all_are("paused"):
+        if self.pausing != "stop" or not self.rendezvous.all_are("paused"):
             return None
-        statuses = self.formation.statuses()
+        statuses = self.rendezvous.statuses()
         done = statuses[0].done
         return done if any(part.step == done for part in statuses[0].written) else None
 

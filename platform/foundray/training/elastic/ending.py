@@ -10,8 +10,8 @@ from ray.exceptions import RayError
 
 from foundray.errors import FoundrayError
 from foundray.training.elastic.committer import Committer
-from foundray.training.elastic.rendezvous import Formation
-from foundray.training.elastic.worker_pool import LISTEN_SECONDS, Crew
+from foundray.training.elastic.rendezvous import Rendezvous
+from foundray.training.elastic.worker_pool import LISTEN_SECONDS, WorkerPool
 from foundray.training.telemetry.recorder import Recorder
 
 LAST_SECONDS = 20.0
@@ -20,7 +20,7 @@ AGAIN_SECONDS = 0.05
 
 
 def keep_what_is_done(
-    crew: Crew, formation: Formation, committer: Committer, recorder: Recorder, read_board: Callable[[], None]
+    worker_pool: WorkerPool, rendezvous: Rendezvous, committer: Committer, recorder: Recorder, read_board: Callable[[], None]
 ) -> None:
     """Wait, not for long, until what the group did before the error is on storage.
 
@@ -30,20 +30,20 @@ def keep_what_is_done(
     give_up = time.monotonic() + LAST_SECONDS
     with suppress(RayError):
         while time.monotonic() < give_up:
-            phases = {status.phase for status in formation.statuses()}
+            phases = {status.phase for status in rendezvous.statuses()}
             if not ("failed" in phases and "running" in phases):
                 break
             with suppress(FoundrayError):
-                crew.listen(LISTEN_SECONDS)
+                worker_pool.listen(LISTEN_SECONDS)
         with suppress(FoundrayError):
             read_board()
-    statuses = formation.statuses()
+    statuses = rendezvous.statuses()
     if not any(status.written for status in statuses):
         return
     with suppress(FoundrayError):  # nothing that fails here is the cause of the end
-        recorder.ledger.settle(LAST_SECONDS)
+        recorder.record_writer.settle(LAST_SECONDS)
         while time.monotonic() < give_up:
-            committer.complete(formation.generation, statuses, recorder.kept)
+            committer.complete(rendezvous.generation, statuses, recorder.kept)
             if committer.idle(recorder.kept):
                 break
             time.sleep(AGAIN_SECONDS)

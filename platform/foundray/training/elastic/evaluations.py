@@ -29,15 +29,15 @@ class Evaluations:
     def begin(self, order: Order) -> None:
         """Take part in a group."""
         self.order = order
-        self.foreseen = order.evaluated
+        self.prefetched = order.evaluated
         """The last step whose evaluation's stream is open, or was, or that has its evaluation: it is not made again."""
 
-    def foresee(self, done: int, step_s: float) -> None:
+    def prefetch(self, done: int, step_s: float) -> None:
         """Let the next evaluation's stream begin if that is due soon, at `step_s` seconds per step; nothing is waited for."""
         every, steps = self.spec.train.evaluate_every, self.spec.train.steps
         following = min(steps, (done // every + 1) * every)
-        if self.order.rank == 0 and self.foreseen < following and (following - done) * step_s < FORESEE_SECONDS:
-            self.foreseen = following
+        if self.order.rank == 0 and self.prefetched < following and (following - done) * step_s < FORESEE_SECONDS:
+            self.prefetched = following
             self.work.feeder.open.remote(*self._stream(following, self._part(following)))
 
     def evaluate(self, done: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from foundray.errors import RunFailed
-from foundray.spec import Fault
+from foundray.spec import FaultConfig
 
 AWAY_SECONDS = 1.0
 """Between two tries of a group whose storage does not answer."""
@@ -20,7 +20,7 @@ def hung_up(cause: str) -> bool:
 class Failures:
     """Of a command's groups, without a step in between. Storage that is away is waited for, and counts as none."""
 
-    def __init__(self, fault: Fault, resume: str, now: Callable[[], float] = time.monotonic):
+    def __init__(self, fault: FaultConfig, resume: str, now: Callable[[], float] = time.monotonic):
         """`resume` is the command that continues the run."""
         self.fault, self.resume, self.now = fault, resume, now
         self.total = 0

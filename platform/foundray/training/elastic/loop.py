@@ -26,7 +26,7 @@ from foundray.training.collectives.group import Group
 from foundray.training.elastic.canary import differences, kind
 from foundray.training.elastic.evaluations import Evaluations
 from foundray.training.elastic.messages import Order, Work, Written
-from foundray.training.elastic.recovery import Piece
+from foundray.training.elastic.recovery import StateShard
 from foundray.training.elastic.replicas import as_arrays, restore
 from foundray.training.rollback import next_turn, passed_over
 from foundray.training.slots.board import Journal
@@ -36,7 +36,7 @@ from foundray.training.step.trainer import Trainer, named_weights
 from foundray.training.warm_start.starting import begin
 
 if TYPE_CHECKING:
-    from foundray.training.elastic.worker import Member
+    from foundray.training.elastic.worker import Worker
 
 MIRROR_BEAT_SECONDS = 0.05
 MIRROR_STEPS = 2
@@ -50,7 +50,7 @@ WRITTEN = 32
 class Loop:
     """One member's work, group after group."""
 
-    def __init__(self, work: Work, member: Member):
+    def __init__(self, work: Work, member: Worker):
         began = time.monotonic()
         self.member, self.work = member, work
         self.spec = spec = Spec.model_validate_json(work.spec_json)
@@ -158,9 +158,9 @@ class Loop:
         self.member.group = None
         self.trainer.group.leave()
 
-    def _live(self) -> Piece:
+    def _live(self) -> StateShard:
         blocks = self.trainer.blocks
-        return Piece(self.trainer.updates or 0, self.generation, blocks.start, blocks.stop, self.trainer.spikes.window())
+        return StateShard(self.trainer.updates or 0, self.generation, blocks.start, blocks.stop, self.trainer.spikes.window())
 
     # The loop
 
@@ -260,7 +260,7 @@ class Loop:
         """One more step is done."""
         self.done += 1
         seconds = time.perf_counter() - self.began
-        self.evaluations.foresee(self.done, seconds)
+        self.evaluations.prefetch(self.done, seconds)
         self.journal.record(
             {
                 "step": self.done,

@@ -12,21 +12,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foundray.cluster.connect import fits_on, whole_nodes
 from foundray.data.stream.feeder import start_feeder
-from foundray.spec import Pool, Scale
-from foundray.training.elastic.worker import Member
-from foundray.training.slots.board import Place, start_board
+from foundray.spec import PoolConfig, ScaleConfig
+from foundray.training.elastic.worker import Worker
+from foundray.training.slots.board import Slot, start_board
 
 
-class Ahead:
+class Prestarted:
     """The board, the feeder, and members in places that Ray Train is certain to find, until there is work for them."""
 
-    def __init__(self, scale: Scale):
-        self.members = [(place, start_member(place)) for place in certain_places(scale.all_pools, whole_nodes())]
+    def __init__(self, scale: ScaleConfig):
+        self.members = [(place, start_worker(place)) for place in certain_slots(scale.all_pools, whole_nodes())]
         self.enough = len(self.members) >= scale.world[0]
         """Whether a first group can be formed of these."""
         self.feeder, self.board = start_feeder(), start_board()
 
-    def take(self, place: Place) -> Any | None:
+    def take(self, place: Slot) -> Any | None:
         """A member in this place, if one is left."""
         for index, (of, _) in enumerate(self.members):
             if of == place:
@@ -41,13 +41,13 @@ class Ahead:
         self.members = []
 
 
-def start_member(place: Place) -> Any:
+def start_worker(place: Slot) -> Any:
     """A member in a process of its own, which imports what it needs and waits for its work."""
     there = NodeAffinitySchedulingStrategy(place.node, soft=False)
     # The place's GPUs are reserved by Ray Train's worker; its member sees the same ones.
     environment = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     return (
-        ray.remote(Member)
+        ray.remote(Worker)
         .options(
             num_cpus=0,
             max_concurrency=32,
@@ -58,7 +58,7 @@ def start_member(place: Place) -> Any:
     )
 
 
-def certain_places(pools: Mapping[str, Pool], free: Mapping[str, Mapping[str, float]]) -> list[Place]:
+def certain_slots(pools: Mapping[str, PoolConfig], free: Mapping[str, Mapping[str, float]]) -> list[Slot]:
     """Places that Ray Train will find where each node has so much free, of those pools for which that is certain.
 
     That is so where all that there is room for are wanted, or on one node; not with GPUs, of which nobody knows yet who gets
@@ -70,7 +70,7 @@ def certain_places(pools: Mapping[str, Pool], free: Mapping[str, Mapping[str, fl
         room = {node: count for node, resources in left.items() if (count := fits_on(pool.resources, resources))}
         certain = fewest <= sum(room.values()) and (len(room) == 1 or sum(room.values()) <= most)
         if certain and not (pool.resources.get("GPU") or pool.labels or pool.accelerator):
-            found += [Place(node, (), name) for node, count in room.items() for _ in range(min(count, most))]
+            found += [Slot(node, (), name) for node, count in room.items() for _ in range(min(count, most))]
         for node, count in room.items():  # whoever it is that takes them, they are not for the next pool
             for kind, amount in pool.resources.items():
                 left[node][kind] -= min(count, most) * amount

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, order=True)
-class Piece:
+class StateShard:
     """A part of the state in somebody's memory."""
 
     step: int
@@ -31,7 +31,7 @@ class Source:
     """Where a whole state lies in memory."""
 
     step: int
-    pieces: tuple[tuple[int, Piece], ...]
+    pieces: tuple[tuple[int, StateShard], ...]
     """(holder, piece), which cover every block once or more, in block order."""
 
     @property
@@ -40,9 +40,9 @@ class Source:
         return self.pieces[0][1].losses
 
 
-def newest_whole(held: Mapping[int, Iterable[Piece]], blocks: int) -> Source | None:
+def newest_whole(held: Mapping[int, Iterable[StateShard]], blocks: int) -> Source | None:
     """The newest state that the holders' pieces cover, or None."""
-    by_state: dict[tuple[int, int], list[tuple[int, Piece]]] = {}
+    by_state: dict[tuple[int, int], list[tuple[int, StateShard]]] = {}
     for holder, pieces in sorted(held.items()):
         for piece in pieces:
             by_state.setdefault((piece.step, piece.generation), []).append((holder, piece))
@@ -52,7 +52,7 @@ def newest_whole(held: Mapping[int, Iterable[Piece]], blocks: int) -> Source | N
     return None
 
 
-def _cover(found: list[tuple[int, Piece]], blocks: int) -> tuple[tuple[int, Piece], ...] | None:
+def _cover(found: list[tuple[int, StateShard]], blocks: int) -> tuple[tuple[int, StateShard], ...] | None:
     """Few pieces that cover [0, blocks): at each point the one that reaches furthest."""
     chosen, reached = [], 0
     while reached < blocks:

@@ -12,8 +12,8 @@ from ray.exceptions import RayActorError, RayError
 from foundray.spec import Spec
 from foundray.training.elastic.committer import Committer
 from foundray.training.elastic.messages import Order, Status, Work
-from foundray.training.elastic.recovery import Piece, buddies, newest_whole
-from foundray.training.elastic.worker_pool import Crew, Known
+from foundray.training.elastic.recovery import StateShard, buddies, newest_whole
+from foundray.training.elastic.worker_pool import KnownWorker, WorkerPool
 from foundray.training.rollback import next_turn, passed_over
 from foundray.training.step.blocks import shard_bounds
 from foundray.training.telemetry.recorder import Recorder
@@ -29,9 +29,17 @@ MIRROR_SECONDS, NEAR_MIRROR_SECONDS = 0.5, 5.0
 alone, which is rare, and the processors that copy are the ones that compute."""
 
 
-class Formation:
-    def __init__(self, spec: Spec, work: Work, crew: Crew, recorder: Recorder, committer: Committer, note: Callable[..., None]):
-        self.spec, self.work, self.crew = spec, work, crew
+class Rendezvous:
+    def __init__(
+        self,
+        spec: Spec,
+        work: Work,
+        worker_pool: WorkerPool,
+        recorder: Recorder,
+        committer: Committer,
+        note: Callable[..., None],
+    ):
+        self.spec, self.work, self.worker_pool = spec, work, worker_pool
         self.recorder, self.committer, self.note = recorder, committer, note
         self.group: list[int] = []
         """Numbers of the members that take part, in rank order."""
@@ -41,7 +49,7 @@ class Formation:
 
     def statuses(self) -> list[Status]:
         """Of the members of the present group that are left."""
-        found = [self.crew.members[number].status for number in self.group if number in self.crew.members]
+        found = [self.worker_pool.members[number].status for number in self.group if number in self.worker_pool.members]
         return [status for status in found if status.generation == self.generation]
 
     def all_are(self, phase: str) -> bool:
@@ -49,36 +57,40 @@ class Formation:
         found = self.statuses()
         return bool(found) and len(found) == len(self.group) and all(status.phase == phase for status in found)
 
-    def joiners(self) -> list[Known]:
+    def joiners(self) -> list[KnownWorker]:
         """Members that could take part besides."""
         room = self.spec.scale.world[1] - len(self.group)
-        waiting = [known for number, known in self.crew.members.items() if number not in self.group]
-        return [k for k in waiting if k.status.phase in ("ready", "paused", "broken") and self.crew.may_stay(k)][:room]
+        waiting = [known for number, known in self.worker_pool.members.items() if number not in self.group]
+        return [k for k in waiting if k.status.phase in ("ready", "paused", "broken") and self.worker_pool.may_stay(k)][:room]
 
-    def leavers(self) -> list[Known]:
+    def leavers(self) -> list[KnownWorker]:
         """Members that should go, as long as enough are left."""
         going = [
-            self.crew.members[n] for n in self.group if n in self.crew.members and not self.crew.may_stay(self.crew.members[n])
+            self.worker_pool.members[n]
+            for n in self.group
+            if n in self.worker_pool.members and not self.worker_pool.may_stay(self.worker_pool.members[n])
         ]
         staying = len(self.group) - len(going) + len(self.joiners())
         return going if staying >= self.spec.scale.world[0] else []
 
-    def foresee(self) -> None:
+    def prefetch(self) -> None:
         """Let get ready what the first group will most likely need: its members, and the data from the last checkpoint on."""
-        self.crew.foresee()
+        self.worker_pool.prefetch()
         done, turns, per_step = max(self.committer.steps, default=0), self.recorder.roll_backs, self.spec.train.micro_batches
         ahead, until = passed_over(turns, done), next_turn(turns, done) or self.spec.train.steps
         if done < until:
-            self.work.feeder.foresee.remote(self.work.plan, per_step, done + ahead, (until + ahead) * per_step)
+            self.work.feeder.prefetch.remote(self.work.plan, per_step, done + ahead, (until + ahead) * per_step)
 
-    def halt(self, old: list[int]) -> dict[int, list[Piece]]:
+    def halt(self, old: list[int]) -> dict[int, list[StateShard]]:
         """Break off what is under way. Gives the pieces of every member that answers, by number, in the old group's order."""
-        order = [n for n in old if n in self.crew.members] + [n for n in self.crew.members if n not in old]
-        known = [self.crew.members[number] for number in order if self.crew.members[number].status.phase != "warming"]
+        order = [n for n in old if n in self.worker_pool.members] + [n for n in self.worker_pool.members if n not in old]
+        known = [
+            self.worker_pool.members[number] for number in order if self.worker_pool.members[number].status.phase != "warming"
+        ]
         probes = {k.handle.watch.remote(-1): k for k in known}
         halts = {k.number: k.handle.halt.remote(HALT_SECONDS) for k in known}
         answered, _ = ray.wait(list(probes), num_returns=len(probes), timeout=PROBE_SECONDS)
-        held: dict[int, list[Piece]] = {}
+        held: dict[int, list[StateShard]] = {}
         for k in known:
             try:
                 if any(probes[ref] is k for ref in answered):
@@ -87,35 +99,38 @@ class Formation:
                     if status.phase != "running":
                         held[k.number] = pieces
             except RayError as error:
-                self.crew.lose(k, type(error).__name__)
+                self.worker_pool.lose(k, type(error).__name__)
         return held
 
-    def choose(self, old: list[int], held: dict[int, list[Piece]]) -> list[int]:
+    def choose(self, old: list[int], held: dict[int, list[StateShard]]) -> list[int]:
         """Who takes part next, of those who answered. Those of the old group who do not give their piece to one who does."""
-        staying = [number for number in held if self.crew.may_stay(self.crew.members[number])]
+        staying = [number for number in held if self.worker_pool.may_stay(self.worker_pool.members[number])]
         # One on a draining node goes on, rather than that the run stands still.
         needed = max(0, self.spec.scale.world[0] - len(staying))
         staying += [number for number in held if number in old and number not in staying][:needed]
         self._hand_over(old, held, staying)
         return staying
 
-    def _hand_over(self, old: list[int], held: dict[int, list[Piece]], staying: list[int]) -> None:
+    def _hand_over(self, old: list[int], held: dict[int, list[StateShard]], staying: list[int]) -> None:
         """Those who go give their piece to one who stays."""
         for number in [n for n in held if n not in staying]:
             if number in old and staying:
-                heir = staying[0]
-                piece = ray.get(self.crew.members[number].handle.hand_over.remote(self.crew.members[heir].handle), timeout=60)
+                successor = staying[0]
+                piece = ray.get(
+                    self.worker_pool.members[number].handle.hand_over.remote(self.worker_pool.members[successor].handle),
+                    timeout=60,
+                )
                 if piece is not None:
-                    held[heir] = [*held[heir], piece]
-                self.crew.members[number].left = True
-                self.note("member_left", member=number, node=self.crew.members[number].node)
+                    held[successor] = [*held[successor], piece]
+                self.worker_pool.members[number].left = True
+                self.note("member_left", member=number, node=self.worker_pool.members[number].node)
 
-    def start(self, chosen: list[int], held: dict[int, list[Piece]], failures: int) -> None:
+    def start(self, chosen: list[int], held: dict[int, list[StateShard]], failures: int) -> None:
         """Order the chosen to take part, from the newest whole state that they hold or that is stored.
 
         `failures` counts the groups that broke since the command began. Raises RayError where one more is lost meanwhile.
         """
-        members = [self.crew.members[number] for number in chosen]
+        members = [self.worker_pool.members[number] for number in chosen]
         usable = {rank: [p for p in held[n] if p.step <= self.trusted] for rank, n in enumerate(chosen)}
         source = newest_whole(usable, members[0].status.facts["blocks"])
         if source is not None and source.step < max(self.committer.steps, default=0):
@@ -124,8 +139,8 @@ class Formation:
         rendezvous = ray.get(members[0].handle.rendezvous.remote(), timeout=5) if len(chosen) > 1 else None
         nodes = [known.place.node for known in members]
         mirrors = buddies(nodes)
-        peak_flops = self.crew.peak_flops(members)
-        bounds = shard_bounds(members[0].status.facts["blocks"], self.crew.room(members))
+        peak_flops = self.worker_pool.peak_flops(members)
+        bounds = shard_bounds(members[0].status.facts["blocks"], self.worker_pool.room(members))
         for rank, known in enumerate(members):
             mirror = mirrors[rank]
             order = Order(

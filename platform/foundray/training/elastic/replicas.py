@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foundray.training.collectives.group import Group
-from foundray.training.elastic.recovery import Piece, Source
+from foundray.training.elastic.recovery import Source, StateShard
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.optimizers.shard import STATE
 from foundray.training.step.trainer import Trainer
@@ -18,17 +18,17 @@ STATES_KEPT = 3
 """Steps and groups whose pieces are kept: the newest may not be whole yet, and one may be a group's last."""
 
 
-class Memory:
+class Replicas:
     """The pieces that a member holds: its own, and those it mirrors."""
 
     def __init__(self, roll_back: int | None = None) -> None:
         self.roll_back = roll_back
         """The newest state whose step is a multiple of it is kept, too, for roll-backs."""
         self.lock = threading.Lock()
-        self.held: dict[Piece, dict[str, Tensor]] = {}
-        self.own: Piece | None = None
+        self.held: dict[StateShard, dict[str, Tensor]] = {}
+        self.own: StateShard | None = None
 
-    def keep(self, piece: Piece, tensors: dict[str, Tensor], own: bool = False) -> None:
+    def keep(self, piece: StateShard, tensors: dict[str, Tensor], own: bool = False) -> None:
         """Add a piece, and let go of the oldest states."""
         with self.lock:
             self.held[piece] = tensors
@@ -45,11 +45,11 @@ class Memory:
         with self.lock:
             self.held = {piece: tensors for piece, tensors in self.held.items() if piece.step <= step}
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[StateShard]:
         with self.lock:
             return list(self.held)
 
-    def get(self, piece: Piece) -> dict[str, Tensor]:
+    def get(self, piece: StateShard) -> dict[str, Tensor]:
         with self.lock:
             return self.held[piece]
 
@@ -59,7 +59,7 @@ def as_arrays(tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def restore(trainer: Trainer, group: Group, source: Source, memory: Memory) -> int:
+def restore(trainer: Trainer, group: Group, source: Source, memory: Replicas) -> int:
     """Fill the trainer, which takes part in `group`, with the state that its members hold in pieces; gives its step.
 
     Each holder broadcasts its pieces in turn: everybody takes what all hold, and the optimizer's state of the blocks that it

@@ -19,22 +19,22 @@ from foundray.cluster.causes import cause_of, is_away
 from foundray.errors import BadData, FoundrayError, StorageAway
 from foundray.spec import Spec
 from foundray.training.elastic.messages import Order, Status, Work
-from foundray.training.elastic.recovery import Piece
+from foundray.training.elastic.recovery import StateShard
 from foundray.training.step.guards import Corruption, Spike
 from foundray.training.step.heap import keep_memory
 
 if TYPE_CHECKING:  # these import torch, which the driver has no use for
     from foundray.training.collectives.group import Group
-    from foundray.training.elastic.replicas import Memory
+    from foundray.training.elastic.replicas import Replicas
 
 WATCH_SECONDS = 1.0
 """Longest that a watcher waits for news."""
 
 
-class Member:
+class Worker:
     """The actor. Its methods answer while a thread of its own computes."""
 
-    memory: Memory
+    memory: Replicas
     work: Work
 
     def __init__(self, device: str):
@@ -80,7 +80,7 @@ class Member:
                 self.saving.set()
             self.leaving.set()
 
-    def halt(self, seconds: float) -> tuple[Status, list[Piece]]:
+    def halt(self, seconds: float) -> tuple[Status, list[StateShard]]:
         """Break off what is under way, for the group is broken; gives the pieces held."""
         if self.group and self.status.phase == "running":
             self.group.abort()
@@ -88,18 +88,18 @@ class Member:
             self.changed.wait_for(lambda: self.status.phase != "running", seconds)
             return self.status, self.memory.pieces()
 
-    def hold(self, piece: Piece, tensors: dict[str, Any]) -> None:
+    def hold(self, piece: StateShard, tensors: dict[str, Any]) -> None:
         """Mirror a piece of another member, given as NumPy arrays."""
         import torch
 
         self.memory.keep(piece, {name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
 
-    def hand_over(self, heir: Any) -> Piece | None:
+    def hand_over(self, successor: Any) -> StateShard | None:
         """Give this member's newest piece, if it has one, to another."""
         from foundray.training.elastic.replicas import as_arrays
 
         if (piece := self.memory.own) is not None:
-            ray.get(heir.hold.remote(piece, as_arrays(self.memory.get(piece))))
+            ray.get(successor.hold.remote(piece, as_arrays(self.memory.get(piece))))
         return piece
 
     # What the thread does.
@@ -113,10 +113,10 @@ class Member:
     def _live(self) -> None:
         try:
             from foundray.training.elastic.loop import Loop
-            from foundray.training.elastic.replicas import Memory
+            from foundray.training.elastic.replicas import Replicas
 
             self.work = self.given.get()
-            self.memory = Memory(Spec.model_validate_json(self.work.spec_json).guard.roll_back)
+            self.memory = Replicas(Spec.model_validate_json(self.work.spec_json).guard.roll_back)
             loop = Loop(self.work, self)
             self.say(phase="ready", facts=loop.facts())
         except FoundrayError as error:

@@ -17,8 +17,8 @@ from foundray.errors import InputError, RunFailed
 from foundray.model.flops import known_peak
 from foundray.spec import Spec
 from foundray.training.elastic.messages import KIND, Status, Work
-from foundray.training.elastic.prestart import Ahead, certain_places, start_member
-from foundray.training.slots.board import Place
+from foundray.training.elastic.prestart import Prestarted, certain_slots, start_worker
+from foundray.training.slots.board import Slot
 
 LISTEN_SECONDS, CALM_SECONDS = 0.1, 0.5
 """Longest waits for members' news: while a group is formed or ends, and while it computes."""
@@ -32,11 +32,11 @@ FORSAKEN_SECONDS = 90.0
 
 
 @dataclass
-class Known:
+class KnownWorker:
     """A member, as the conductor knows it."""
 
     handle: Any
-    place: Place
+    place: Slot
     number: int
     watch: Any
     """The call that will bring the member's next status."""
@@ -54,17 +54,17 @@ class Known:
     """Since when nobody holds its place."""
 
 
-class Crew:
-    def __init__(self, work: Work, spec: Spec, note: Callable[..., None], ahead: Ahead | None = None):
+class WorkerPool:
+    def __init__(self, work: Work, spec: Spec, note: Callable[..., None], ahead: Prestarted | None = None):
         """A member that says nothing for `fault.silence_s` is lost: they answer every second.
 
         `ahead` holds members that are started already: nobody else can take the places that they are in.
         """
         self.work, self.most, self.silence, self.note = work, spec.scale.world[1], spec.fault.silence_s, note
         self.pools, self.ahead = spec.scale.all_pools, ahead
-        self.members: dict[int, Known] = {}
+        self.members: dict[int, KnownWorker] = {}
         """By number, in the order in which they were started."""
-        self.places: list[Place] = []
+        self.places: list[Slot] = []
         self.draining: set[str] = set()
         """Nodes that were told to go."""
         self.shunned: dict[str, float] = {}
@@ -73,9 +73,9 @@ class Crew:
         self.claimed_by = time.monotonic() + FORESEEN_SECONDS
         """Until when a place that is foreseen has to be held."""
 
-    def foresee(self) -> None:
+    def prefetch(self) -> None:
         """Start members where Ray Train will find places, so that they warm up while it does."""
-        for place in certain_places(self.pools, whole_nodes() if self.ahead else free_resources()):
+        for place in certain_slots(self.pools, whole_nodes() if self.ahead else free_resources()):
             self._start_member(place)
             if self.ahead:
                 self.members[self.numbers].placed = time.monotonic()
@@ -99,7 +99,7 @@ class Crew:
             if known.status.phase != "warming" and time.monotonic() - known.heard > self.silence:
                 self.lose(known, f"it has not answered for {self.silence:.0f} s")
 
-    def _hear(self, known: Known, status: Status) -> None:
+    def _hear(self, known: KnownWorker, status: Status) -> None:
         if status.phase == "ready" and known.status.phase == "warming":
             seconds = round(time.monotonic() - known.started, 3)
             where = {"node": known.node, "node_id": known.place.node}
@@ -113,19 +113,19 @@ class Crew:
             kind = InputError if status.exit_status == InputError.exit_status else RunFailed
             raise kind(status.reason)
 
-    def lose(self, known: Known, reason: str) -> None:
+    def lose(self, known: KnownWorker, reason: str) -> None:
         """Do without a member from now on."""
         self.note("member_lost", member=known.number, node=known.node, reason=reason)
         if known.status.phase == "warming":  # Ray Train may not know yet that the node is gone
             self.shunned[known.place.node] = time.monotonic() + SHUN_SECONDS
         self._dismiss(known)
 
-    def _dismiss(self, known: Known) -> None:
+    def _dismiss(self, known: KnownWorker) -> None:
         self.members.pop(known.number, None)
         with suppress(RayError):
             ray.kill(known.handle)
 
-    def tend(self, places: list[Place], group: list[int]) -> None:
+    def tend(self, places: list[Slot], group: list[int]) -> None:
         """One member for each place; one outside the group, without a place for long or on a draining node, is let go."""
         if places and not self.places:
             self.claimed_by = min(self.claimed_by, time.monotonic() + CLAIM_SECONDS)
@@ -155,17 +155,17 @@ class Crew:
                 staying += 1
                 self._start_member(place)
 
-    def _forsaken(self, known: Known) -> bool:
+    def _forsaken(self, known: KnownWorker) -> bool:
         # While Ray Train rearranges its group no place is held at all, and that says nothing.
         return bool(self.places) and known.forsaken is not None and time.monotonic() - known.forsaken > FORSAKEN_SECONDS
 
-    def _start_member(self, place: Place) -> None:
+    def _start_member(self, place: Slot) -> None:
         self.numbers += 1
-        handle = (self.ahead.take(place) if self.ahead else None) or start_member(place)
+        handle = (self.ahead.take(place) if self.ahead else None) or start_worker(place)
         handle.begin.remote(self.work)
-        self.members[self.numbers] = Known(handle, place, self.numbers, handle.watch.remote(0), node_name(place.node))
+        self.members[self.numbers] = KnownWorker(handle, place, self.numbers, handle.watch.remote(0), node_name(place.node))
 
-    def may_stay(self, known: Known) -> bool:
+    def may_stay(self, known: KnownWorker) -> bool:
         """Whether the member's node is not going, and its place is held."""
         return known.placed is not None and known.place.node not in self.draining and not self._forsaken(known)
 
@@ -176,7 +176,7 @@ class Crew:
     def _claims_are_over(self) -> bool:
         return time.monotonic() > self.claimed_by
 
-    def room(self, members: list[Known]) -> list[float]:
+    def room(self, members: list[KnownWorker]) -> list[float]:
         """Bytes that each has for its shard: free on its GPU once the model is there, or its part of its node's memory."""
         on_node = Counter(known.place.node for known in self.members.values())
         of_node = node_memory()
@@ -185,7 +185,7 @@ class Crew:
             for known in members
         ]
 
-    def peak_flops(self, members: list[Known]) -> float | None:
+    def peak_flops(self, members: list[KnownWorker]) -> float | None:
         """FLOP/s of their hardware together, where every one's is known; of a GPU that several share, each has its part."""
         peaks = []
         for known in members:
@@ -194,7 +194,7 @@ class Crew:
             peaks.append(pool.peak_flops or part * (known_peak(known.status.facts["hardware"]) or 0.0))
         return sum(peaks) if all(peaks) else None
 
-    def shun(self, node: str) -> None:
+    def cordon(self, node: str) -> None:
         """Never use the node again."""
         self.shunned[node] = float("inf")
 

@@ -26,7 +26,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """What Ray Train reserved for one worker."""
 
     node: str
@@ -42,19 +42,19 @@ class _Board:
     def __init__(self) -> None:
         self.records: list[tuple[Record, float]] = []
         # By pool and by rank in Ray Train's group: a new group's replace the old one's.
-        self.places: dict[tuple[str, int], tuple[Place, float]] = {}
+        self.places: dict[tuple[str, int], tuple[Slot, float]] = {}
         self.open = True
 
     def append(self, records: list[Record]) -> None:
         arrived = time.monotonic()
         self.records += [(record, arrived) for record in records]
 
-    def attend(self, pool: str, rank: int, place: Place) -> bool:
+    def attend(self, pool: str, rank: int, place: Slot) -> bool:
         """A sign of life from whoever holds the place; False tells it to go."""
         self.places[pool, rank] = (place, time.monotonic())
         return self.open
 
-    def take(self) -> tuple[list[Record], list[Place]]:
+    def take(self) -> tuple[list[Record], list[Slot]]:
         """The records that came since the last call, and the places that are held."""
         now = time.monotonic()
         taken, self.records = _aged(self.records, now), []
@@ -72,7 +72,7 @@ def start_board() -> Any:
     return ray.remote(_Board).options(num_cpus=0, scheduling_strategy=beside_caller()).remote()
 
 
-def hold_place(config: dict[str, Any]) -> None:
+def hold_slot(config: dict[str, Any]) -> None:
     """Ray Train's loop function: hold what Ray Train reserved, until the run is over.
 
     The computing is done by a member in a process of its own on the same node, which outlives this one: when Ray Train
@@ -81,7 +81,7 @@ def hold_place(config: dict[str, Any]) -> None:
     import ray.train  # not above: it takes a second, and every worker and the driver import this module
 
     rank = ray.train.get_context().get_world_rank()
-    place = Place(ray.get_runtime_context().get_node_id(), tuple(map(str, ray.get_gpu_ids())), config["pool"])
+    place = Slot(ray.get_runtime_context().get_node_id(), tuple(map(str, ray.get_gpu_ids())), config["pool"])
     while ray.get(config["board"].attend.remote(config["pool"], rank, place)):
         time.sleep(ATTENDANCE_SECONDS)
 

@@ -17,8 +17,8 @@ from foundray.cluster.causes import cause_of
 from foundray.cluster.connect import beside_caller
 from foundray.cluster.local_ray import is_alone
 from foundray.runs.run import Run, event
-from foundray.spec import Pool, Spec
-from foundray.training.slots.board import Place
+from foundray.spec import PoolConfig, Spec
+from foundray.training.slots.board import Slot
 
 RESIZE_SECONDS = 5.0
 """Between two looks at whether the cluster has room for more workers."""
@@ -31,7 +31,7 @@ MOST_PAUSE_SECONDS = 30.0
 """Between two attempts; the first pause is of one second, and each is twice as long as the one before."""
 
 
-class Places:
+class Slots:
     """Ray Train at work, beside the driver: for each pool an actor runs its trainer, so that it can be ended at any time.
 
     On a Ray of this command alone nobody competes for places: Ray Train begins to hold them once the first group computes, so
@@ -67,7 +67,7 @@ class Places:
         for asked in self.pools:
             asked.request = told.get(asked.pool, asked.request)
 
-    def tend(self, held: list[Place], computing: bool) -> list[tuple[str, str]]:
+    def tend(self, held: list[Slot], computing: bool) -> list[tuple[str, str]]:
         """Ask again where Ray Train gave up, as it does if a node goes while it starts on it; `held` is what it holds now.
 
         `computing` says whether a group does, which can be without places for a while. Gives (pool, reason) of those that
@@ -166,7 +166,7 @@ def _session_folder() -> str:
 
 
 class _Keeper:
-    def hold(self, board: Any, name: str, pool: Pool, fewest: int, most: int, folder: str, alone: bool) -> str:
+    def hold(self, board: Any, name: str, pool: PoolConfig, fewest: int, most: int, folder: str, alone: bool) -> str:
         # Ray Train counts a lost node for a while yet: it should not wait a minute for a place there.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
         # On one node no place is lost, and each look takes time from the workers.
@@ -179,7 +179,7 @@ class _Keeper:
         from ray.train.v2._internal.execution.controller import TrainController
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-        from foundray.training.slots.board import hold_place
+        from foundray.training.slots.board import hold_slot
         from foundray.training.slots.scaling import OneMachine, StayingNodes
 
         # It is given no data sets: the process that would manage them is left out. On a Ray of one command, what this process
@@ -200,7 +200,7 @@ class _Keeper:
                 return super()._initialize_and_run_controller(**arguments)
 
         trainer = Trainer(
-            hold_place,
+            hold_slot,
             train_loop_config={"board": board, "pool": name},
             scaling_config=ScalingConfig(
                 num_workers=most if fewest == most or alone else (max(1, fewest), most),

@@ -2,10 +2,10 @@
 
 import math
 
-from foundray.spec import Schedule
+from foundray.spec import ScheduleConfig
 
 
-def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
+def lr_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """The fraction of the peak learning rate used by the step that comes after `step` others.
 
     WSD (warm-up, stable, decay: Hu et al. 2024) falls linearly and reaches zero just after the last step, as the cosine

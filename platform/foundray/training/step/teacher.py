@@ -43,4 +43,4 @@ class Teacher:
         """[B, T, D]: what the objective takes from a teacher that is shown all units."""
         states: list[Tensor] = []
         functional_call(self.model, self.weights, (replace(batch, hidden=None, keep=None, asks={}), states))
-        return self.objective.lesson([self.model.of_units(state) for state in states])
+        return self.objective.teacher_targets([self.model.of_units(state) for state in states])

@@ -253,13 +253,13 @@ class Trainer:
     def loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         with low_precision(self.device):
             answers = self.model.answer(batch, hidden)
-            lesson = self.teacher.targets(batch) if self.teacher else None
+            teacher_targets = self.teacher.targets(batch) if self.teacher else None
         losses = []
         for head, (target, where) in batch.asks.items():
             answer = answers[head]
             if self.objective.couples:
                 target, where = answer, where[:, :1]
-            told = lesson if target is None else target
+            told = teacher_targets if target is None else target
             assert told is not None, f"nobody tells what {head} should answer"
             losses.append(self.objective.loss(answer, told, where))
         loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))

@@ -20,7 +20,7 @@ FILES = ("events.jsonl", "metrics.jsonl")
 Record = dict[str, Any]
 
 
-class Ledger:
+class RecordWriter:
     def __init__(self, run: Run, kept: int, beside: Callable[[], None]):
         """`kept` is the last step on record. `beside` is called in the same thread, now and then."""
         self.run, self.kept, self.beside = run, kept, beside

@@ -19,7 +19,7 @@ from foundray.training.rollback import appended, recorded
 from foundray.training.telemetry.curves import Curves
 from foundray.training.telemetry.exporter import Exporter
 from foundray.training.telemetry.metrics import METRICS, RunMetrics
-from foundray.training.telemetry.record_writer import Ledger
+from foundray.training.telemetry.record_writer import RecordWriter
 from foundray.wording.sentences import progress, remarks, sentence
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Recorder:
         """Whether the record is another command's, and nothing more is written."""
         self.shown = time.monotonic()
         self.curves = Curves(run, events)
-        self.ledger = Ledger(run, last["step"], self.curves.store)
+        self.record_writer = RecordWriter(run, last["step"], self.curves.store)
         self.told = told
         if told:
             told.begin(run.story())
@@ -103,7 +103,7 @@ class Recorder:
     @property
     def kept(self) -> int:
         """The last step whose record is stored."""
-        return self.ledger.kept
+        return self.record_writer.kept
 
     def write(self, records: list[dict[str, Any]]) -> None:
         """Record and show. Records come with their `age` in seconds, if they have one."""
@@ -113,7 +113,7 @@ class Recorder:
             records = [self._enriched(self._timed(record)) for record in records if not self._known(record)]
             events = [record for record in records if "event" in record]
             metrics = [record for record in records if "event" not in record]
-            self.ledger.add(events, metrics)
+            self.record_writer.add(events, metrics)
             self._remember(metrics)
             for record in records:  # in order: a group begins before its steps
                 if "event" in record:
@@ -159,7 +159,7 @@ class Recorder:
     def settle(self) -> None:
         """Wait until all is stored. Raises RunFailed where storage does not take it in time."""
         with self._storage_may_fail():
-            self.ledger.settle(self.spec.fault.storage_wait_s)
+            self.record_writer.settle(self.spec.fault.storage_wait_s)
 
     def _timed(self, record: dict[str, Any]) -> dict[str, Any]:
         aged = dict(record)
@@ -206,7 +206,7 @@ class Recorder:
         """Write nothing more, not even what waits: the record is another command's."""
         with self.lock:
             self.abandoned = True
-            self.ledger.abandon()
+            self.record_writer.abandon()
 
     def close(self, failed: bool = False) -> None:
         """Raises RunFailed where storage does not take the rest; after a run that `failed`, that is told and hides no cause."""
@@ -218,7 +218,7 @@ class Recorder:
             return
         try:
             with self._storage_may_fail():
-                self.ledger.close(self.spec.fault.storage_wait_s)
+                self.record_writer.close(self.spec.fault.storage_wait_s)
         except RunFailed as error:
             if not failed:
                 raise

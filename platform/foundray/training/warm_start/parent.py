@@ -14,7 +14,7 @@ from foundray.data.prepare.vocabulary import known_tokenizer
 from foundray.data.tokenizers.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.runs.run import Run, urls_of
-from foundray.spec import InitFrom, Spec, flatten
+from foundray.spec import InitFromConfig, Spec, flatten
 from foundray.spec.arithmetic import differing
 from foundray.wording.sentences import taken_over
 
@@ -35,7 +35,7 @@ class Start:
     """Ids of the parent's data are below this; 0 for values."""
 
     @property
-    def place(self) -> InitFrom:
+    def place(self) -> InitFromConfig:
         assert self.spec.init_from
         return self.spec.init_from
 
@@ -86,7 +86,7 @@ def find_start(spec: Spec) -> Start:
     return Start(settled, parent, weights, _check_fit(settled, theirs, weights, classes), classes)
 
 
-def _open(spec: Spec, wanted: InitFrom) -> Run:
+def _open(spec: Spec, wanted: InitFromConfig) -> Run:
     check_not_itself(spec)
     try:
         parent = Run.open(wanted.run.rstrip("/"))
@@ -101,12 +101,12 @@ def check_not_itself(spec: Spec) -> None:
         raise InputError(f"init_from: {spec.init_from.run} is this run itself; give this one another name")
 
 
-def _settled(wanted: InitFrom, parent: Run, step: int, weights: Weights) -> InitFrom:
+def _settled(wanted: InitFromConfig, parent: Run, step: int, weights: Weights) -> InitFromConfig:
     """With the hashes of the weights that were found. Raises InputError where others are wanted."""
     from foundray.training.checkpoints.checkpoint import sha256_of
     from foundray.training.warm_start.starting import MASTER, TEACHER
 
-    found = InitFrom(
+    found = InitFromConfig(
         run=parent.folder.url,
         step=step,
         weights_sha256=sha256_of(weights[MASTER]),
@@ -179,7 +179,7 @@ def _function(spec: Spec) -> dict[str, Any]:
     free = {"context", "rope_theta", "predictor", "base_width", "base_depth"}
     fields = flatten(model.model_dump(mode="json", exclude=free)) | {"hidden": model.hidden_width}
     # CompleteP divides answers and branches by how much larger than its base a model is.
-    bases = {"base_width": (model.wider, model.base_width), "base_depth": (model.deeper, model.base_depth)}
+    bases = {"base_width": (model.width_mult, model.base_width), "base_depth": (model.depth_mult, model.base_depth)}
     return fields | {name: given if times != 1 else None for name, (times, given) in bases.items()}
 
 

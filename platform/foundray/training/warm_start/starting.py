@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foundray.errors import InputError
 from foundray.model.model import Model
-from foundray.spec import InitFrom
+from foundray.spec import InitFromConfig
 from foundray.storage import Store
 from foundray.training.checkpoints.checkpoint import MASTER, sha256_of
 from foundray.training.step.teacher import NAME as TEACHER
@@ -53,7 +53,7 @@ class Fit:
     misfits: tuple[Misfit, ...]
     """What must be the same and is not; then nothing should be taken."""
 
-    def facts(self, place: InitFrom) -> dict[str, Any]:
+    def facts(self, place: InitFromConfig) -> dict[str, Any]:
         """For the record: how much was taken from where."""
         start = place.model_dump(exclude={"step"}) | {"run_step": place.step}
         return {**start, "taken": len(self.taken), "parameters": self.parameters, "new": list(self.new)}
@@ -104,7 +104,7 @@ def write_start(folder: Store, weights: Weights) -> None:
     (folder / START).write_bytes(safetensors.save(named))
 
 
-def read_start(folder: Store, wanted: InitFrom) -> dict[str, dict[str, Tensor]]:
+def read_start(folder: Store, wanted: InitFromConfig) -> dict[str, dict[str, Tensor]]:
     """Them again. Raises InputError where they are not what the spec says."""
     file = folder / START
     try:
@@ -121,7 +121,7 @@ def read_start(folder: Store, wanted: InitFrom) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _lost(file: Store, wanted: InitFrom) -> str:
+def _lost(file: Store, wanted: InitFromConfig) -> str:
     return f"the weights of {wanted}, from which this run starts, are not in {file} any more"
 
 
@@ -129,7 +129,7 @@ def _anew(folder: Store) -> str:
     return f"delete {folder}, and train the same spec anew"
 
 
-def begin(trainer: Trainer, folder: Store, wanted: InitFrom, classes: int) -> Fit:
+def begin(trainer: Trainer, folder: Store, wanted: InitFromConfig, classes: int) -> Fit:
     """Put an initialised trainer's weights to where a run starts that was given another's; all workers do.
 
     Raises InputError, on all of them, where one cannot read the weights.

@@ -118,12 +118,12 @@ def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int 
         return _forecast(points, target, np.random.default_rng(seed), draws)
 
 
-def _forecast(points: Sequence[Point], target: Target, chance: np.random.Generator, draws: int) -> Forecast:
+def _forecast(points: Sequence[Point], target: Target, rng: np.random.Generator, draws: int) -> Forecast:
     ladder = Centred.of(points)
     fitted = constants_of(ladder)
     check_falls(ladder, fitted)
     law = ladder.law(fitted)
-    found, noise = plausible(ladder, fitted, chance, draws)
+    found, noise = plausible(ladder, fitted, rng, draws)
     laws = [ladder.law(constants) for constants in found]
     warned = cautions(ladder, fitted, target, points)
 
@@ -132,7 +132,7 @@ def _forecast(points: Sequence[Point], target: Target, chance: np.random.Generat
         return float(law.loss(target.parameters * parameters, target.tokens * tokens))
 
     loss = at(law)
-    off = noise + drift(target, points) * (WARY if warned else 1) * chance.standard_normal(draws)
+    off = noise + drift(target, points) * (WARY if warned else 1) * rng.standard_normal(draws)
     runs = np.array([at(one) for one in laws]) * np.exp(off)
     optimum = Target(*law.optimum(target.flops))
     return Forecast(

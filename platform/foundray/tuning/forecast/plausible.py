@@ -32,20 +32,20 @@ RESAMPLED = 30
 CONSTANTS = 5
 
 
-def plausible(ladder: Centred, fitted: np.ndarray, chance: np.random.Generator, draws: int) -> tuple[np.ndarray, np.ndarray]:
+def plausible(ladder: Centred, fitted: np.ndarray, rng: np.random.Generator, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Constants [draws, 5], and what a run is off its law by, in log L [draws], about the fitted constants [5]."""
     runs, expected = len(ladder.n), predicted(fitted[None], ladder)
     residuals = (ladder.log_loss - expected[0]) * np.sqrt(runs / max(runs - CONSTANTS, 1))
     starts = np.tile(fitted, (draws, 1))
     if runs >= RESAMPLED:
-        weights = chance.multinomial(runs, np.full(runs, 1 / runs), draws).astype(np.float64)
+        weights = rng.multinomial(runs, np.full(runs, 1 / runs), draws).astype(np.float64)
         found, _ = refit(starts, ladder, np.broadcast_to(ladder.log_loss, weights.shape), weights)
     else:
-        losses = expected + _noise(residuals, chance, (draws, runs))
+        losses = expected + _noise(residuals, rng, (draws, runs))
         found = _best(refit(begun, ladder, losses, np.ones_like(losses)) for begun in (starts, _starts(ladder, losses)))
     beforehand = np.exp(-(np.log(found[:, :2] / EXPONENT) ** 2).sum(1) / (2 * np.log(FACTOR) ** 2))
-    kept = chance.choice(draws, draws, p=beforehand / beforehand.sum())
-    return found[kept], _noise(residuals, chance, (draws, 1))[:, 0]
+    kept = rng.choice(draws, draws, p=beforehand / beforehand.sum())
+    return found[kept], _noise(residuals, rng, (draws, 1))[:, 0]
 
 
 def without_each(points: Sequence[Measured], ladder: Centred, fitted: np.ndarray) -> list[Law]:
@@ -58,12 +58,12 @@ def without_each(points: Sequence[Measured], ladder: Centred, fitted: np.ndarray
     return [ladder.law(constants) for constants in found]
 
 
-def _noise(residuals: np.ndarray, chance: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+def _noise(residuals: np.ndarray, rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Residuals of the ladder, drawn anew, and noise as it is known beforehand; each row of a level that is as plausible."""
     freedom = max(len(residuals) - CONSTANTS, 1)
-    known = chance.random(shape) < WEIGHT / (WEIGHT + freedom)
-    drawn = np.where(known, NOISE * chance.standard_normal(shape), chance.choice(residuals, shape))
-    level = np.sqrt((WEIGHT + freedom) / chance.chisquare(WEIGHT + freedom, (shape[0], 1)))
+    known = rng.random(shape) < WEIGHT / (WEIGHT + freedom)
+    drawn = np.where(known, NOISE * rng.standard_normal(shape), rng.choice(residuals, shape))
+    level = np.sqrt((WEIGHT + freedom) / rng.chisquare(WEIGHT + freedom, (shape[0], 1)))
     return drawn * level
 
 

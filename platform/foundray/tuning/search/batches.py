@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from foundray.spec import Range, Spec
+from foundray.spec import RangeConfig, Spec
 
 FIELDS = ("train.micro_batches", "train.micro_batch_size")
 """Their product is the batch."""
@@ -31,7 +31,7 @@ class Batches:
         return self.common is not None and steps % self.common == 0
 
 
-def batches_of(spec: Spec, space: Mapping[str, Range]) -> Batches:
+def batches_of(spec: Spec, space: Mapping[str, RangeConfig]) -> Batches:
     """The batches of a space whose values were checked."""
     own = dict(zip(FIELDS, (spec.train.micro_batches, spec.train.micro_batch_size), strict=True))
     sides = [[int(end or 1) for end in space[name].ends] if name in space else [value] for name, value in own.items()]

@@ -15,8 +15,8 @@ from foundray.data.prepare.recipe import prepared_folder
 from foundray.errors import InputError, RunFailed
 from foundray.model.flops import flops
 from foundray.preflight.admission import admit
-from foundray.runs.lock import Holder
-from foundray.spec import Model, Range, Spec, differences, flatten
+from foundray.runs.lock import RunLock
+from foundray.spec import ModelConfig, RangeConfig, Spec, differences, flatten
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store
 from foundray.training.driver import check_fits
@@ -58,7 +58,7 @@ def tune(spec: Spec, text: str, overrides: Mapping[str, Any], report: Report, sh
         fit(proxy.scale, nodes, False, report)
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
-        holding.enter_context(Holder(folder, report))
+        holding.enter_context(RunLock(folder, report))
         (folder / "search.json").write_text(json.dumps(_identity(spec)))
         work = Workshop(spec, proxy, space, prepared, folder, nodes, report, show_progress)
         trials = work.search(proposals)
@@ -76,7 +76,7 @@ class Workshop:
 
     spec: Spec
     proxy: Spec
-    space: Mapping[str, Range]
+    space: Mapping[str, RangeConfig]
     prepared: Prepared
     folder: Store
     nodes: list[dict[str, float]]
@@ -192,7 +192,7 @@ class Workshop:
         self.purses[-1].spent += sum(costs[: len(trial.found)])
         return trial
 
-    def _costs(self, models: Sequence[Model]) -> Costs:
+    def _costs(self, models: Sequence[ModelConfig]) -> Costs:
         """Of all of them together."""
         sizes = [at_size(self.spec, model, 1) for model in models]
         step, judging = (sum(flops(size, self.classes, *of) for size in sizes) for of in ((1, 0), (0, 1)))

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from foundray.data.stream.order import mix
 from foundray.errors import InputError
-from foundray.spec import Range, Spec, flatten
+from foundray.spec import RangeConfig, Spec, flatten
 
 Values = dict[str, Any]
 
@@ -22,7 +22,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class Proposals:
     """Raises InputError for a grid of more combinations than there may be trials."""
 
-    def __init__(self, spec: Spec, space: dict[str, Range]):
+    def __init__(self, spec: Spec, space: dict[str, RangeConfig]):
         self.seed, self.kind, self.trials = spec.seed, spec.tune.sampler, spec.tune.trials
         own = flatten(spec.model_dump(mode="json"))
         self.own = {name: own.get(name) for name in space}
@@ -62,7 +62,7 @@ class Proposals:
             self.study.tell(trial, score if math.isfinite(score) else math.inf)
 
 
-def _distribution(values: Range, own: Any) -> BaseDistribution:
+def _distribution(values: RangeConfig, own: Any) -> BaseDistribution:
     if values.bounds is None:
         return CategoricalDistribution(values.choice or [])
     (low, high), log = values.bounds, values.log_uniform is not None

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from foundray.data.prepare.recipe import prepared_folder
 from foundray.errors import InputError
 from foundray.model.flops import parameters_of
-from foundray.spec import Model, Range, Spec, flatten, nearest
+from foundray.spec import ModelConfig, RangeConfig, Spec, flatten, nearest
 from foundray.spec.loading import checked, set_field
 
 FIXED = {
@@ -50,7 +50,7 @@ def proxy_of(spec: Spec) -> Spec:
     return at_size(spec, narrow.model_copy(update={"depth": depth, **base}), spec.train.steps)
 
 
-def at_size(spec: Spec, model: Model, steps: int) -> Spec:
+def at_size(spec: Spec, model: ModelConfig, steps: int) -> Spec:
     """The spec with a model of another size, and another number of steps; on one worker."""
     scale = spec.scale.model_copy(update={"workers": (1, 1), "pools": {}, "threads": spec.scale.worker_threads})
     train = spec.train.model_copy(update={"steps": steps})
@@ -67,7 +67,7 @@ def with_values(spec: Spec, values: Mapping[str, Any]) -> Spec:
     return found.model_copy(update={"train": found.train.model_copy(update={"steps": steps})})
 
 
-def space_of(spec: Spec) -> dict[str, Range]:
+def space_of(spec: Spec) -> dict[str, RangeConfig]:
     """What is searched, checked. Raises InputError for a field that does not exist, cannot vary or cannot have a value."""
     space = spec.tune.space or default_space(spec)
     known = [name for name in flatten(spec.model_dump(mode="json")) if Spec.decides(name)]
@@ -87,19 +87,19 @@ def space_of(spec: Spec) -> dict[str, Range]:
     return space
 
 
-def default_space(spec: Spec) -> dict[str, Range]:
+def default_space(spec: Spec) -> dict[str, RangeConfig]:
     """What matters most: the learning rate, eight times lower to eight times higher, and the second of the betas."""
     lr, slow = spec.optimizer.lr, spec.optimizer.betas[1]
     betas = sorted({0.95, 0.98, 0.99, slow})
-    return {"optimizer.lr": Range(log_uniform=(lr / 8, lr * 8)), "optimizer.betas.1": Range(choice=list(betas))}
+    return {"optimizer.lr": RangeConfig(log_uniform=(lr / 8, lr * 8)), "optimizer.betas.1": RangeConfig(choice=list(betas))}
 
 
-def ladder_of(spec: Spec, proxy: Spec, classes: int) -> list[Model]:
+def ladder_of(spec: Spec, proxy: Spec, classes: int) -> list[ModelConfig]:
     """Three sizes from the proxy's to about half the full model's parameters, evenly in their logarithm, or fewer."""
     size = spec.model.width // spec.model.heads
     smallest, largest = (parameters_of(one, classes) for one in (proxy, spec))
     base = {"base_width": proxy.model.base_width, "base_depth": proxy.model.base_depth}
-    found: dict[int, Model] = {}
+    found: dict[int, ModelConfig] = {}
     for width in range(proxy.model.width, spec.model.width + 1, size):
         for depth in range(proxy.model.depth, spec.model.depth + 1):
             try:

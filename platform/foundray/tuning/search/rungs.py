@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from foundray.errors import InputError
-from foundray.spec import Tune
+from foundray.spec import TuneConfig
 from foundray.tuning.search.batches import Batches
 
 FEWEST_STEPS = 10
@@ -41,7 +41,9 @@ class Costs:
         return rungs.lengths[0] * self.step + rungs.judged * self.judging
 
 
-def affordable(tuning: Tune, trials: int, longest: int, costs: Costs, allowed: float, batches: Batches = ONE_BATCH) -> Rungs:
+def affordable(
+    tuning: TuneConfig, trials: int, longest: int, costs: Costs, allowed: float, batches: Batches = ONE_BATCH
+) -> Rungs:
     """As many trials as may be, and as long, at most `longest` steps. Raises InputError where not one rung can be paid."""
     least = trials if tuning.sampler == "grid" else 1
     fewest = _fewest(batches)
@@ -77,7 +79,7 @@ def _whole_steps(batches: Batches) -> float:
     return 1.0 if batches.common else 1 - 0.5 / FEWEST_STEPS
 
 
-def _check_first_rung(tuning: Tune, fewest: int, batches: Batches) -> None:
+def _check_first_rung(tuning: TuneConfig, fewest: int, batches: Batches) -> None:
     """Raises InputError for trials so short that batches would not compare at equal tokens."""
     first = round((tuning.proxy.steps or 0) * tuning.reduction ** (1 - tuning.rungs))
     if first < fewest:
@@ -88,7 +90,7 @@ def _check_first_rung(tuning: Tune, fewest: int, batches: Batches) -> None:
         )
 
 
-def _rungs(tuning: Tune, trials: int, longest: int, costs: Costs, allowed: float) -> Rungs:
+def _rungs(tuning: TuneConfig, trials: int, longest: int, costs: Costs, allowed: float) -> Rungs:
     """With this many trials."""
     ends = [0.0, *(tuning.reduction**-ahead for ahead in reversed(range(tuning.rungs)))]
     arriving = arrivals(trials, tuning.rungs, tuning.reduction)

@@ -11,7 +11,7 @@ from foundray.data.prepare.prepare import prepare
 from foundray.data.prepare.recipe import prepared_folder
 from foundray.data.stream.plan import plan_for, read_micro_batches
 from foundray.errors import InputError
-from foundray.spec import Model, Schedule, Spec
+from foundray.spec import ModelConfig, ScheduleConfig, Spec
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import pictures
@@ -75,7 +75,7 @@ def coordcheck(
     check_fits(spec, prepared)
     plan, per_step = plan_for(prepared, spec), spec.train.micro_batches
     given = [list(read_micro_batches(plan, step * per_step, per_step)) for step in range(steps)]
-    flat = Schedule(kind="constant", warmup=0.0)
+    flat = ScheduleConfig(kind="constant", warmup=0.0)
     found = {}
     for title, base in ((COMPLETEP, {}), (STANDARD, {"base_width": None, "base_depth": None})):
         specs = [
@@ -94,7 +94,7 @@ def coordcheck(
     return CoordinateCheck(over, steps, found, place.url)
 
 
-def _models(smallest: Model, widths: Sequence[int], depths: Sequence[int]) -> list[Model]:
+def _models(smallest: ModelConfig, widths: Sequence[int], depths: Sequence[int]) -> list[ModelConfig]:
     """Raises InputError for a size that cannot be, or too few of them."""
     if len(sizes := sorted(set(depths or widths or (smallest.width * times for times in TIMES)))) < 2:
         raise InputError("coordcheck compares sizes: name two or more, such as --widths 64 128 256")

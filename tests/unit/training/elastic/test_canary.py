@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from foundray.spec import Model
+from foundray.spec import ModelConfig
 from foundray.training.elastic.canary import TOKENS, WIDTH, Kind, canary, differences, kind, narrowed
 
 CPU = torch.device("cpu")
@@ -31,16 +31,16 @@ def elsewhere(**environment: str) -> tuple[Kind, float]:
     """What another process finds, whose libraries are told to do without some instructions; and its next random number."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(SHAPE)]
     said = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout
-    found, chance = json.loads(said.splitlines()[-1])
-    return found, chance
+    found, rng = json.loads(said.splitlines()[-1])
+    return found, rng
 
 
 def test_equal_machines_are_alike_and_another_path_through_the_libraries_is_told() -> None:
-    here, chance = elsewhere()
+    here, rng = elsewhere()
     again, _ = elsewhere()
     assert differences([here, again]) == ""
     torch.manual_seed(7)
-    assert chance == torch.rand(1).item(), "the canary leaves torch's generator alone"
+    assert rng == torch.rand(1).item(), "the canary leaves torch's generator alone"
     # As on a machine of another vendor: the instructions have the same name, and the product of matrices takes another path.
     other, _ = elsewhere(MKL_CBWR="COMPATIBLE")
     assert other["hardware"] == here["hardware"]
@@ -74,8 +74,8 @@ def test_what_differs_is_named(changes: dict[str, str], told: str) -> None:
     ],
 )
 def test_every_shape_of_layer_has_one_and_it_is_cheap(changes: dict[str, Any]) -> None:
-    shape = Model(**{**SHAPE, **changes})
-    canary(Model(**SHAPE), True, CPU)  # what a process computes first, libraries are loaded for
+    shape = ModelConfig(**{**SHAPE, **changes})
+    canary(ModelConfig(**SHAPE), True, CPU)  # what a process computes first, libraries are loaded for
     began = time.process_time()
     found = canary(shape, True, CPU)
     assert time.process_time() - began < 3.0  # a tenth of that on a machine that has nothing else to do
@@ -86,6 +86,6 @@ def test_every_shape_of_layer_has_one_and_it_is_cheap(changes: dict[str, Any]) -
 
 
 def test_it_says_what_it_is_of() -> None:
-    found = kind(Model(**SHAPE), True, CPU)
+    found = kind(ModelConfig(**SHAPE), True, CPU)
     assert found["torch"] == torch.__version__ and found["threads"] == str(torch.get_num_threads())
     assert len(found["gradient"]) == 8

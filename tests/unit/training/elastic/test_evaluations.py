@@ -36,16 +36,16 @@ def test_it_is_foreseen_by_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch
     feeder = Feeder()
     subject = evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=1000)
     for done in range(1, 101):
-        subject.foresee(done, 1.0)
+        subject.prefetch(done, 1.0)
         assert len(feeder.opened) == (100 - done < FORESEE_SECONDS), done
-    subject.foresee(100, 1.0)
+    subject.prefetch(100, 1.0)
     [asked] = feeder.opened
     assert asked == subject._stream(100, subject._part(100)) and asked[:2] == (7, "validation-100")
 
 
 def test_the_last_one_is_at_the_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = Feeder()
-    evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=12).foresee(1, 0.01)
+    evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=12).prefetch(1, 0.01)
     assert [asked[1] for asked in feeder.opened] == ["validation-12"]
 
 
@@ -69,16 +69,16 @@ def test_the_last_one_is_compared_by_what_the_others_looked_at(monkeypatch: pyte
 
 def test_one_worker_asks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = Feeder()
-    evaluations(feeder, 1, monkeypatch, evaluate_every=100, steps=12).foresee(1, 0.01)
+    evaluations(feeder, 1, monkeypatch, evaluate_every=100, steps=12).prefetch(1, 0.01)
     assert not feeder.opened
 
 
 def test_a_new_group_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = Feeder()
     subject = evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=12)
-    subject.foresee(1, 0.01)
+    subject.prefetch(1, 0.01)
     subject.begin(cast(Any, SimpleNamespace(rank=0, generation=8, evaluated=0)))
-    subject.foresee(1, 0.01)
+    subject.prefetch(1, 0.01)
     assert [asked[0] for asked in feeder.opened] == [7, 8]
 
 
@@ -87,7 +87,7 @@ def test_what_is_evaluated_already_is_not_asked_for(monkeypatch: pytest.MonkeyPa
     feeder = Feeder()
     subject = evaluations(feeder, 0, monkeypatch, evaluate_every=6, steps=12)
     subject.begin(cast(Any, SimpleNamespace(rank=0, generation=8, evaluated=6)))
-    subject.foresee(4, 0.01)
+    subject.prefetch(4, 0.01)
     assert not feeder.opened
-    subject.foresee(7, 0.01)
+    subject.prefetch(7, 0.01)
     assert [asked[1] for asked in feeder.opened] == ["validation-12"]

@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 
 from foundray.cluster.causes import is_away
 from foundray.errors import InputError, RunFailed, StorageAway
-from foundray.spec import Fault
+from foundray.spec import FaultConfig
 from foundray.training.elastic.failures import Failures
 
 
@@ -21,7 +21,7 @@ class Clock:
 
 
 def failures(clock: Clock) -> Failures:
-    return Failures(Fault(max_restarts=3, storage_wait_s=60), "foundray resume x", clock)
+    return Failures(FaultConfig(max_restarts=3, storage_wait_s=60), "foundray resume x", clock)
 
 
 def test_failures_in_a_row_are_counted_and_a_step_forgives_them() -> None:

@@ -18,10 +18,10 @@ from foundray.training.collectives.group import Group
 from foundray.training.elastic import loop as looping
 from foundray.training.elastic.loop import Loop
 from foundray.training.elastic.messages import Work
-from foundray.training.elastic.worker import Member
+from foundray.training.elastic.worker import Worker
 
 
-class Worker:
+class Sole:
     """A member's loop in a group of one, after its steps."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any):
@@ -29,8 +29,8 @@ class Worker:
         spec = make_spec(**changes)
         nothing: Any = None
         work = Work(spec.model_dump_json(), str(folder), nothing, VOCABULARY, 0, nothing, nothing)
-        monkeypatch.setattr(Member, "_live", lambda self: None)
-        self.member = Member("cpu")
+        monkeypatch.setattr(Worker, "_live", lambda self: None)
+        self.member = Worker("cpu")
         self.loop = Loop(work, self.member)
         self.loop.trainer.take_part(Group(), (0, self.loop.trainer.layout.blocks))
         self.loop.trainer.initialise()
@@ -56,7 +56,7 @@ KEEPING = {"train__checkpoint_every": 1, "train__steps": 9, "train__evaluate_eve
 
 @pytest.mark.parametrize("pinned", [{"train__keep_every": 3}, {"train__keep_best": 1, "train__evaluate_every": 3}])
 def test_one_to_keep_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: dict[str, Any]) -> None:
-    worker, write = Worker(tmp_path, monkeypatch, **{**KEEPING, **pinned}), looping.write_shard
+    worker, write = Sole(tmp_path, monkeypatch, **{**KEEPING, **pinned}), looping.write_shard
 
     answers = {1: threading.Event(), 3: threading.Event()}
 
@@ -76,7 +76,7 @@ def test_one_to_keep_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytes
 
 
 def test_one_to_keep_is_tried_again_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker, write = Worker(tmp_path, monkeypatch, **KEEPING, train__keep_every=3), looping.write_shard
+    worker, write = Sole(tmp_path, monkeypatch, **KEEPING, train__keep_every=3), looping.write_shard
     monkeypatch.setattr(looping, "AGAIN_SECONDS", 0.01)
     refused = {2: 1, 3: 2}
 
@@ -95,7 +95,7 @@ def test_one_to_keep_is_tried_again_and_others_are_not(tmp_path: Path, monkeypat
 
 def test_one_to_keep_that_cannot_be_written_is_told_and_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, answers = (
-        Worker(tmp_path, monkeypatch, **KEEPING, train__keep_every=3, fault__storage_wait_s=0.2),
+        Sole(tmp_path, monkeypatch, **KEEPING, train__keep_every=3, fault__storage_wait_s=0.2),
         threading.Event(),
     )
 

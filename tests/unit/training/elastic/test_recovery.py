@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from foundray.training.elastic.recovery import Piece, Source, buddies, newest_whole
+from foundray.training.elastic.recovery import Source, StateShard, buddies, newest_whole
 
 
-def pieces(step: int, generation: int, *ranges: tuple[int, int]) -> list[Piece]:
-    return [Piece(step, generation, *blocks) for blocks in ranges]
+def pieces(step: int, generation: int, *ranges: tuple[int, int]) -> list[StateShard]:
+    return [StateShard(step, generation, *blocks) for blocks in ranges]
 
 
 def test_the_newest_step_that_is_whole_wins_whoever_holds_it() -> None:
@@ -56,7 +56,7 @@ def test_a_piece_is_mirrored_on_another_node_where_there_is_one(nodes: list[str]
 def test_any_node_may_be_lost(world: int) -> None:
     """With a piece and its mirror on two nodes, what is left after the loss of one node is whole."""
     nodes = [f"node-{rank * 3 // world}" for rank in range(world)]
-    own = [Piece(10, 1, rank, rank + 1) for rank in range(world)]
+    own = [StateShard(10, 1, rank, rank + 1) for rank in range(world)]
     held = {rank: [own[rank]] for rank in range(world)}
     for rank, mirror in enumerate(buddies(nodes)):
         assert mirror is not None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from foundray.spec import Pool
-from foundray.training.elastic.prestart import certain_places
+from foundray.spec import PoolConfig
+from foundray.training.elastic.prestart import certain_slots
 
 
 def found(free: dict[str, dict[str, float]], **pools: Any) -> dict[tuple[str, str], int]:
     """How many places on which node, for which pool."""
-    checked = {name: Pool(**pool) for name, pool in pools.items()}
-    return dict(Counter((place.node, place.pool) for place in certain_places(checked, free)))
+    checked = {name: PoolConfig(**pool) for name, pool in pools.items()}
+    return dict(Counter((place.node, place.pool) for place in certain_slots(checked, free)))
 
 
 def pool(fewest: int, most: int, **more: Any) -> dict[str, Any]:

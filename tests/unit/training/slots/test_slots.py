@@ -14,14 +14,14 @@ from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.errors import RunFailed
 from foundray.runs.run import event
-from foundray.training.elastic.coordinator import Conductor
-from foundray.training.elastic.rendezvous import Formation
-from foundray.training.elastic.worker_pool import Crew, Known
+from foundray.training.elastic.coordinator import Coordinator
+from foundray.training.elastic.rendezvous import Rendezvous
+from foundray.training.elastic.worker_pool import KnownWorker, WorkerPool
 from foundray.training.slots import scaling
 from foundray.training.slots import slots as places
-from foundray.training.slots.board import Place
+from foundray.training.slots.board import Slot
 from foundray.training.slots.scaling import StayingNodes
-from foundray.training.slots.slots import ATTEMPTS, Asked, Places
+from foundray.training.slots.slots import ATTEMPTS, Asked, Slots
 
 
 class Trainer:
@@ -73,8 +73,8 @@ def test_a_trainer_that_ends_again_and_again_is_given_up(monkeypatch: pytest.Mon
     assert len(trainer.calls) == ATTEMPTS + 1
 
 
-def pools(*made: Asked) -> Places:
-    subject = Places.__new__(Places)  # but for the keepers, which are actors
+def pools(*made: Asked) -> Slots:
+    subject = Slots.__new__(Slots)  # but for the keepers, which are actors
     subject.pools = list(made)
     return subject
 
@@ -120,16 +120,16 @@ def test_the_run_gives_up_where_every_pool_is_asked_for_in_vain_and_nobody_compu
     assert "no place for first" in problem and "no place for second" in problem
 
 
-class OneTurn(Conductor):
+class OneTurn(Coordinator):
     """It goes once around its loop, with a crew of its own, while Ray Train fails for every pool."""
 
-    def __init__(self, crew: Crew):
-        self.crew = crew
-        self.formation = cast(
-            Formation, SimpleNamespace(group=[], statuses=list, foresee=lambda: None, all_are=lambda _: False)
+    def __init__(self, worker_pool: WorkerPool):
+        self.worker_pool = worker_pool
+        self.rendezvous = cast(
+            Rendezvous, SimpleNamespace(group=[], statuses=list, prefetch=lambda: None, all_are=lambda _: False)
         )
         self.holder = cast(Any, SimpleNamespace(taken=False))
-        self.ray_train = cast(Places, SimpleNamespace(problem=lambda: "no place"))
+        self.ray_train = cast(Slots, SimpleNamespace(problem=lambda: "no place"))
         self.due = {"places": float("inf")}
         self.turns = 0
 
@@ -155,12 +155,12 @@ class OneTurn(Conductor):
 def test_a_run_that_has_a_member_with_a_place_does_not_give_up_for_want_of_places(
     placed: float | None, draining: bool, expected: type[Exception]
 ) -> None:
-    crew = Crew(cast(Any, None), make_spec(), print)
-    crew.listen = lambda _: None  # type: ignore[method-assign]
-    crew.members[1] = Known(None, Place("a", (), ""), 1, None, "a", placed=placed)  # it warms up
-    crew.draining = {"a"} if draining else set()
+    worker_pool = WorkerPool(cast(Any, None), make_spec(), print)
+    worker_pool.listen = lambda _: None  # type: ignore[method-assign]
+    worker_pool.members[1] = KnownWorker(None, Slot("a", (), ""), 1, None, "a", placed=placed)  # it warms up
+    worker_pool.draining = {"a"} if draining else set()
     with pytest.raises(expected):
-        OneTurn(crew)._conduct()
+        OneTurn(worker_pool)._conduct()
 
 
 def test_what_a_keeper_that_died_asked_for_is_withdrawn_before_the_next_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,8 @@ def test_what_every_code_stands_for(signed: bool, direct: bool) -> None:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_updates(kind: str, weight_decay: float) -> None:
     """Of more elements than one piece, with gradients of all scales, blocks without any, and a rate that changes."""
-    chance = torch.Generator().manual_seed(2)
-    first = torch.randn(PIECE + 9 * BLOCK, generator=chance)
+    rng = torch.Generator().manual_seed(2)
+    first = torch.randn(PIECE + 9 * BLOCK, generator=rng)
     weights, updates = [], []
     for fast in (True, False):
         weights.append(torch.nn.Parameter(first.clone()))
@@ -91,7 +91,7 @@ def test_updates(kind: str, weight_decay: float) -> None:
         if fast:
             updates[-1].update_step = on_cpu(updates[-1])
     for step in range(6):
-        gradient = torch.randn(len(first), generator=chance)
+        gradient = torch.randn(len(first), generator=rng)
         for number, scale in enumerate(SCALES):
             gradient[number * 3 * BLOCK :][: 3 * BLOCK] *= scale
         for parameter, update in zip(weights, updates, strict=True):

@@ -241,8 +241,8 @@ def test_a_piece_that_is_too_large_for_one_call_is_cut_and_the_bits_are_the_same
     spec = make_spec(optimizer__kind=kind)
     layout = Layout.of(make_model(spec))
     shard, pieces, after = range(2, layout.blocks - 1), [], []
-    chance = torch.Generator().manual_seed(1)
-    values, *gradients = torch.randn(4, len(shard) * BLOCK, generator=chance)
+    rng = torch.Generator().manual_seed(1)
+    values, *gradients = torch.randn(4, len(shard) * BLOCK, generator=rng)
     for largest in (2**30, 3 * BLOCK):
         monkeypatch.setattr("foundray.training.step.optimizers.shard.LARGEST", largest)
         weights = values.clone()
@@ -288,20 +288,20 @@ def test_adamw_is_torchs_own() -> None:
 
 
 def test_schedules() -> None:
-    from foundray.spec import Schedule
+    from foundray.spec import ScheduleConfig
 
-    wsd = [lr_factor(Schedule(kind="wsd", warmup=0.1, decay=0.4), s, 100) for s in range(100)]
+    wsd = [lr_factor(ScheduleConfig(kind="wsd", warmup=0.1, decay=0.4), s, 100) for s in range(100)]
     assert wsd[0] == pytest.approx(0.1)
     assert set(wsd[9:61]) == {1.0}
     assert wsd[80] == pytest.approx(0.5)
     assert wsd[99] == pytest.approx(1 / 40)
-    cosine = [lr_factor(Schedule(kind="cosine", warmup=0.1), s, 100) for s in range(100)]
+    cosine = [lr_factor(ScheduleConfig(kind="cosine", warmup=0.1), s, 100) for s in range(100)]
     assert cosine[10] == 1.0
     assert cosine[55] == pytest.approx(0.5)
     assert all(a >= b for a, b in itertools.pairwise(cosine[10:]))
-    assert {lr_factor(Schedule(kind="constant", warmup=0), s, 100) for s in range(100)} == {1.0}
+    assert {lr_factor(ScheduleConfig(kind="constant", warmup=0), s, 100) for s in range(100)} == {1.0}
     for kind in ("wsd", "cosine", "constant"):
-        assert 0 < lr_factor(Schedule(kind=kind, warmup=1.0, decay=0.0), 0, 1) <= 1  # type: ignore[arg-type]
+        assert 0 < lr_factor(ScheduleConfig(kind=kind, warmup=1.0, decay=0.0), 0, 1) <= 1  # type: ignore[arg-type]
 
 
 def test_recomputed_activations_give_the_same_bits_and_follow_a_lack_of_memory() -> None:

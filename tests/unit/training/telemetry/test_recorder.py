@@ -122,7 +122,7 @@ def test_records_wait_until_storage_takes_them(tmp_path: Path) -> None:
     folder.rename(tmp_path / "away")
     subject.write([step(2)])
     with pytest.raises(InputError, match="cannot be written"):
-        subject.ledger.settle(1.0)
+        subject.record_writer.settle(1.0)
     assert subject.kept == 1
     (tmp_path / "away").rename(folder)
     subject.write([step(3)])
@@ -143,7 +143,7 @@ def test_storage_that_stalls_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
     subject.write([started(0), step(1)])
     assert time.monotonic() - began < 5
     with pytest.raises(InputError, match="has not answered for"):
-        subject.ledger.settle(0.1)
+        subject.record_writer.settle(0.1)
     assert subject.kept == 0, "a checkpoint of this step has to wait"
     answers.set()
     subject.close()

@@ -22,7 +22,7 @@ from foundray.jobs.submit import job_of
 from foundray.jobs.travel import travelling
 from foundray.model.model import Model, initialise
 from foundray.runs.run import Run
-from foundray.spec import InitFrom, Spec
+from foundray.spec import InitFromConfig, Spec
 from foundray.spec.loading import load_spec, parse_spec
 from foundray.storage import Store
 from foundray.training.checkpoints.checkpoint import load_states, sha256_of, weights_sha256
@@ -213,10 +213,10 @@ def test_searches_refuse_a_start(parent: Run) -> None:
 def test_a_start_travels(parent: Run, tmp_path: Path) -> None:
     file = write_spec(Path(), small_spec(Path("text.txt"), Path("runs"), name="child", init_from="runs/parent"))
     there, flags = travelling(str(file), {}, on_this_machine=True)
-    assert there.init_from == InitFrom(run=f"{tmp_path}/runs/parent")
+    assert there.init_from == InitFromConfig(run=f"{tmp_path}/runs/parent")
     assert f"""--set 'init_from={{"run": "{tmp_path}/runs/parent"}}'""" in flags
     named, _ = travelling(str(file), {"init_from": {"run": "runs/parent"}, "init_from.step": 4}, on_this_machine=True)
-    assert named.init_from == InitFrom(run=f"{tmp_path}/runs/parent", step=4)
+    assert named.init_from == InitFromConfig(run=f"{tmp_path}/runs/parent", step=4)
     absolute = {"storage": "/runs", "data.sources.0.path": "/text.txt"}
     with pytest.raises(InputError, match=r"init_from.run is runs/parent, which the cluster's nodes do not know"):
         travelling(str(file), absolute, on_this_machine=False)
@@ -313,18 +313,18 @@ def steps_from(group: Group, folder: str, wanted: str) -> str:
     """Two steps from kept weights, each worker doing its part; the weights' SHA-256."""
     trainer = make_trainer(make_spec(), group)
     trainer.initialise()
-    begin(trainer, Store.at(folder), InitFrom.model_validate_json(wanted), VOCABULARY)
+    begin(trainer, Store.at(folder), InitFromConfig.model_validate_json(wanted), VOCABULARY)
     for step in range(2):
         mine = range(group.rank, 5, group.world)
         trainer.step(step, [(step * 5 + i, micro_batch(trainer.spec, step * 5 + i)) for i in mine])
     return weights_sha256(named_weights(trainer.flat))
 
 
-def kept(folder: Path) -> InitFrom:
+def kept(folder: Path) -> InitFromConfig:
     """Random weights, kept in a run's folder."""
     weights = {name: tensor.clone() for name, tensor in make_trainer(make_spec(seed=9), Group()).flat.named().items()}
     write_start(Store.at(folder), {"master": weights})
-    return InitFrom(run="runs/parent", step=8, weights_sha256=sha256_of(weights))
+    return InitFromConfig(run="runs/parent", step=8, weights_sha256=sha256_of(weights))
 
 
 def test_any_number_of_workers_starts_with_the_same_bits(tmp_path: Path) -> None:

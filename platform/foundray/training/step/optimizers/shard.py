@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from foundray.model.parametrisation import Scaling
-from foundray.spec import Optimizer
+from foundray.spec import OptimizerConfig
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.flat import Layout
 from foundray.training.step.optimizers.eight_bit import on_cpu
@@ -46,7 +46,7 @@ def state_bytes_per_block(kind: str) -> int:
 class ShardOptimizer:
     """Updates `parameters`, the elements of the blocks in `shard`, in place."""
 
-    def __init__(self, spec: Optimizer, layout: Layout, shard: range, parameters: Tensor):
+    def __init__(self, spec: OptimizerConfig, layout: Layout, shard: range, parameters: Tensor):
         self.kind = spec.kind
         self.pieces: list[tuple[slice, torch.nn.Parameter]] = []
         self.rates: list[float] = []
@@ -124,7 +124,7 @@ def _spare_compiler() -> None:
     method.__dynamo_disable = method  # where torch looks for the method kept off
 
 
-def _make(spec: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _make(spec: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     _spare_compiler()
     if spec.kind == "adamw":
         update: Any = torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
