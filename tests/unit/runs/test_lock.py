@@ -142,7 +142,7 @@ folder = Store(files, root + "/run" if kind == "local" else "run", "run")
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    with holder.Holder(folder, print) as held:
+    with holder.RunLock(folder, print) as held:
         print("inside", flush=True)
         sys.stdin.readline()
         assert not held.taken

@@ -19,11 +19,11 @@ CPU = torch.device("cpu")
 SHAPE = {"width": 64, "depth": 2, "heads": 4, "context": 32}
 PROGRAM = """
 import json, sys, torch
-from foundray.spec import Model
+from foundray.spec import ModelConfig
 from foundray.training.elastic.canary import kind
 torch.set_num_threads(1)
 torch.manual_seed(7)
-print(json.dumps([kind(Model(**json.loads(sys.argv[1])), True, torch.device("cpu")), torch.rand(1).item()]))
+print(json.dumps([kind(ModelConfig(**json.loads(sys.argv[1])), True, torch.device("cpu")), torch.rand(1).item()]))
 """
 
 
