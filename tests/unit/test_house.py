@@ -236,6 +236,50 @@ def test_the_recipes_of_contributing_name_files_and_what_is_in_them() -> None:
             assert not names, f"{path} has no {', '.join(names)}"
 
 
+def listed(path: Path) -> set[str]:
+    """The functions of a module, and its classes with their methods, as `Class.method`."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = [part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+            found |= {f"{node.name}.{method.name}" for method in methods}
+    return found
+
+
+def steps_of_tours(text: str) -> list[tuple[str, str]]:
+    """(file, function) of each step of a tour."""
+    return re.findall(r"^ *\d+\. +`([\w/]+\.py):([\w.]+)` ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("tour", ["micro-batch", "gradient", "checkpoint", "lost-node"])
+def test_the_steps_of_a_tour_are_functions_of_the_code(tour: str) -> None:
+    text = (REPOSITORY / "docs" / "tours" / f"{tour}.md").read_text()
+    steps = steps_of_tours(text)
+    assert len(steps) == len(re.findall(r"^ *\d+\. ", text, re.MULTILINE)) > 9
+    assert [f"{file}:{name}" for file, name in steps if name not in listed(REPOSITORY / file)] == []
+
+
+def test_a_step_of_a_tour_that_names_no_function_is_found() -> None:
+    ((file, name),) = steps_of_tours("1. `platform/foundray/training/step/blocks.py:no_such_function` does nothing.\n")
+    assert name not in listed(REPOSITORY / file) and "shard_bounds" in listed(REPOSITORY / file)
+
+
+def test_the_modules_in_the_architectures_table_are_there() -> None:
+    rows = re.findall(r"^\| (.*?) \| (.*?) \| .* \|$", (REPOSITORY / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    engine, folders, found = REPOSITORY / "platform" / "foundray", [""], 0
+    for place, modules in rows[rows.index(("folder", "modules")) + 1 :]:
+        folders = re.findall(r"`([^`]+)`", place) or [""] if place else folders
+        for folder in folders:
+            assert (engine / folder).is_dir(), folder
+        for module in re.findall(r"`(\w+)`", modules):
+            found += 1
+            at = engine / folders[0] / module
+            assert at.is_dir() or at.with_suffix(".py").exists(), at
+    assert found > 100
+
+
 def test_the_version_has_one_source() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     assert "version" in project["project"]["dynamic"] and "version" not in project["project"]
