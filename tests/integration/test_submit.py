@@ -193,7 +193,7 @@ def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
     command = ("submit", "--verb", "embed", run.folder, texts, tmp_path / "vectors")
     done = foundray(*command, *flags, "--follow")
     assert done.status == 0, done.err
-    assert "admitted: " in done.out and "on 2 worker(s)" in done.out and "2,000 vectors of 32 in 4 blocks" in done.out
+    assert "admitted: " in done.out and "on 2 workers" in done.out and "2,000 vectors of 32 in 4 blocks" in done.out
     hits = foundray("search", tmp_path / "vectors", "text number 7", "--top", "1", "--json").facts
     assert (hits[0]["id"], hits[0]["text"]) == (f"{texts}#7", "text number 7")
     status = foundray("status", "vectors-embed", "--cluster", cluster.url, "--json").facts
@@ -206,14 +206,14 @@ def test_on_a_terminal_that_is_left(cluster: LocalCluster, spec: Path, pace: Pac
     """A job goes on, whoever looks at it: Ctrl-C, a closed terminal, a reader that goes."""
     pace.set(LINGER)
     command = (FOUNDRAY, "submit", spec, "--cluster", cluster.url, "--set", "name=looked-at", "--set", "train.steps=100000")
-    goes_on = "looked-at goes on; foundray stop looked-at"
+    continues = "looked-at continues; foundray stop looked-at"
     terminals = [left := Terminal(*command, "--follow")]
     try:
         left.until("training on")
         left.resize(30, 8)
         left.interrupt()
         assert left.end() == 130
-        assert goes_on in " ".join(left.text.split()) and "Traceback" not in left.text
+        assert continues in " ".join(left.text.split()) and "Traceback" not in left.text
         terminals.append(closed := Terminal(*command, "--follow"))
         closed.until("training on")
         closed.hang_up()
@@ -221,7 +221,7 @@ def test_on_a_terminal_that_is_left(cluster: LocalCluster, spec: Path, pace: Pac
         unread = ("bash", "-o", "pipefail", "-c", '"$0" "${@:1}" | head -n 1', *command, "--follow")
         terminals.append(read := Terminal(*unread))
         assert read.end() == 1
-        assert goes_on in " ".join(read.text.split()) and "Traceback" not in read.text
+        assert continues in " ".join(read.text.split()) and "Traceback" not in read.text
         assert foundray("status", "looked-at", "--cluster", cluster.url, "--json").facts["state"] == "running"
     finally:
         for terminal in terminals:

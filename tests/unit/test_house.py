@@ -36,7 +36,7 @@ LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*\]\(<?([^)\s>]+)>?(
 IMAGE = re.compile(r"!\[[^\]]*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
 REFERENCE = re.compile(r"^ {0,3}\[[^\]]+\]: *<?([^\s>]+)", re.MULTILINE)
 HTML = re.compile(r"<(?:a|img)\b[^>]*?\b(?:href|src)=\"([^\"]+)\"")
-PLACEHOLDERS = ("NAME", "GROUP", "WORD")
+PLACEHOLDERS = ("NAME", "VERB", "WORD")
 """In CONTRIBUTING.md: parts of the paths of files that are yet to be made."""
 
 DOCUMENTS = [

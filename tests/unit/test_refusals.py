@@ -51,7 +51,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("watch EMPTY/later", "/empty/later is not a run's folder: the run is not begun, or called otherwise"),
         ("logs EMPTY/later", "/empty/later is not a run's folder: the run is not begun, or called otherwise"),
         ("status EMPTY", "/empty is not a run's folder: spec.yaml and data.json are not in it"),
-        ("cluster up --local --nodes=-1", "--nodes -1: it is 0 or more"),
+        ("cluster up --local --nodes=-1", "--nodes -1: it must be 0 or more"),
         ("cluster up --local --resources CPU=nan", "--resources 'CPU=nan': write kinds and amounts"),
         ("train SPEC --set scale.workers=3 --set storage=nonsense://x", "cannot be opened as storage"),
     ],

@@ -1,4 +1,4 @@
-"""The command line: one verb a function, errors as one sentence. Heavy imports happen inside the verbs."""
+"""The command line: one module per verb, errors as one sentence. Heavy imports happen inside the verbs' functions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,51 @@ import argparse
 import sys
 
 import foundray
-from foundray.cli import clusters, outcomes, planning, runs, searching, submitting, vectors, watching
+from foundray.cli import (
+    audit,
+    cluster,
+    coordcheck,
+    doctor,
+    embed,
+    export,
+    fetch,
+    forecast,
+    logs,
+    plan,
+    prepare,
+    probe,
+    quarantine,
+    report,
+    resume,
+    sample,
+    samples,
+    schema,
+    search,
+    status,
+    stop,
+    submit,
+    train,
+    transfer,
+    tune,
+    watch,
+)  # fmt: skip
 from foundray.cli.parsing import Verbs
 from foundray.errors import FoundrayError
 from foundray.host import output, signals
 
+VERBS = (
+    plan, prepare, train, quarantine, resume, audit, samples, submit, status, watch, logs, stop, report, tune, coordcheck,
+    transfer, forecast, sample, probe, export, fetch, schema, doctor, embed, search, cluster,
+)  # fmt: skip
+"""Modules, in the order of `--help`. Each has `add_to`, which declares its verb."""
+
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 1 the run failed, 2 the input is at fault; 130 after Ctrl-C, 143 after SIGTERM, 129
-    after SIGHUP. Without `arguments`, it is the command of this process."""
+    """Run a command and exit.
+
+    Exit status: 0 done, 1 the run failed, 2 the input is at fault; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    Without `arguments`, run the command line of this process.
+    """
     output.install()
     try:
         with signals.heeded(exits=True):
@@ -26,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
-    """The exit status of a command."""
+    """Run a command; return its exit status."""
     after_interrupt = ""
     try:
         try:
@@ -48,7 +84,7 @@ def _run(arguments: list[str] | None) -> int:
     except output.Unwritable as error:
         if not error.is_gone:
             print(f"foundray: {error}", file=sys.stderr)
-        return signals.exit_status() or 1  # a closed terminal is both
+        return signals.exit_status() or 1  # a closed terminal gives both SIGHUP and a failed write
     return 0
 
 
@@ -59,6 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"foundray {foundray.__version__}")
     verbs = Verbs(parser)
-    for part in (planning, runs, submitting, watching, searching, outcomes, vectors, clusters):
-        part.add_to(verbs)
+    for verb in VERBS:
+        verb.add_to(verbs)
     return parser

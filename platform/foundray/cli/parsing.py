@@ -1,4 +1,4 @@
-"""How verbs are declared: each with what it takes, what it is about, and the function that runs it."""
+"""Declare verbs: name, argument, description, and the function that runs it; and the flags that verbs share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ TAKES = {
     "WHAT": "a run (its folder, or its name in runs/), the file of a spec, or a folder of prepared data or of vectors",
     "NAME": "an example's name, or its folder",
 }
-SHOWING = {
-    "audit", "check", "doctor", "forecast", "logs", "plan", "probe", "quarantine", "report", "sample", "samples", "schema",
-    "search", "status", "watch",
-}  # fmt: skip
-"""Verbs that have nothing to do but to show something: they end where their output cannot be written. Others go on."""
+"""Help texts of a verb's argument, by metavar."""
 
 
 class Verbs:
@@ -33,13 +29,17 @@ class Verbs:
         overrides: str | None = None,
         as_json: bool = True,
         after_interrupt: str = "",
+        shows: bool = False,
     ) -> Any:
-        """A verb's parser, to which flags of its own may be added.
+        """Declare a verb; return its parser, for flags of its own.
 
-        `overrides` says of what `--set` overrides a field; `after_interrupt` what is told when the verb is interrupted.
+        takes: a key of `TAKES`.
+        overrides: what `--set` overrides the fields of; without it, there is no `--set`.
+        after_interrupt: ends the message if the verb is interrupted.
+        shows: the verb does nothing but show something, so it ends if its output cannot be written. Others continue.
         """
         added = self.verbs.add_parser(name, help=about, description=about)
-        added.set_defaults(verb=run, after_interrupt=after_interrupt, shows=name in SHOWING)
+        added.set_defaults(verb=run, after_interrupt=after_interrupt, shows=shows)
         if takes:
             added.add_argument("target", metavar=takes, help=TAKES[takes])
         if as_json:
@@ -50,29 +50,29 @@ class Verbs:
         return added
 
     def group(self, name: str, about: str) -> Verbs:
-        """Verbs of a verb."""
+        """Declare a verb that has verbs of its own."""
         return Verbs(self.verbs.add_parser(name, help=about, description=about))
 
 
 def overrides_of(options: Any) -> dict[str, Any]:
-    """The fields that `--set` overrides. Raises InputError."""
+    """Return the fields that `--set` overrides. Raises InputError."""
     from foundray.spec.loading import parse_override
 
     return dict(parse_override(text) for text in options.set)
 
 
 def say_aside(line: str) -> None:
-    """Report beside an output that programs may read."""
+    """Print to stderr, because programs may read stdout."""
     print(f"foundray: {line}", file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:
-    """Report, at once even where output goes to a file."""
+    """Print and flush, so that a line is seen at once even in a file."""
     print(line, flush=True)
 
 
 def add_step(verb: Any) -> None:
-    """`--step N` or `--step best`, of a verb that takes a run's weights."""
+    """Add `--step N` or `--step best`, for a verb that reads a run's weights."""
     about = "the checkpoint after this step, or best: the one with the lowest validation loss (default: the newest)"
     verb.add_argument("--step", type=_step, metavar="N|best", help=about)
 
@@ -83,4 +83,4 @@ def _step(text: str) -> int | str:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a step's number nor best") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a step number nor best") from None

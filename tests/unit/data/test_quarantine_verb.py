@@ -137,7 +137,7 @@ def test_what_is_none_of_these_is_refused_by_one_sentence(
         ([tmp_path / "empty"], "empty is neither a run"),
         ([tmp_path / "b.jsonl"], "is not UTF-8 text"),
         ([spec], "nothing of the data of"),
-        ([spec, "--limit", "-1"], "--limit -1: it is 0 or more"),
+        ([spec, "--limit", "-1"], "--limit -1: it must be 0 or more"),
         ([tmp_path / "empty", "--set", "seed=1"], "--set seed: it overrides a field of a spec"),
     ):
         status, out, err = run_verb(capsys, *arguments)

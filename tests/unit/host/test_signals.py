@@ -215,16 +215,16 @@ def test_exit_statuses() -> None:
     assert [signals.exit_status(name) for name in ("SIGHUP", "SIGINT", "SIGTERM", "me on host")] == [129, 130, 143, None]
 
 
-def test_who_leaves_a_job_is_told_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    from foundray.cli.submitting import _left
+def test_leaving_a_job_says_that_it_continues(capsys: pytest.CaptureFixture[str]) -> None:
+    from foundray.cli.submit import _job_continues
     from foundray.host.output import Unwritable
 
-    with pytest.raises(SystemExit) as ended, _left("the job goes on"):
+    with pytest.raises(SystemExit) as ended, _job_continues("the job continues"):
         raise Unwritable(BrokenPipeError())
     assert ended.value.code == 1, "its reader has gone"
     for number, status in ((signal.SIGINT, 130), (signal.SIGHUP, 129)):
-        with heeded(), pytest.raises(SystemExit) as ended, _left("the job goes on"):
+        with heeded(), pytest.raises(SystemExit) as ended, _job_continues("the job continues"):
             os.kill(os.getpid(), number)
             time.sleep(5)
         assert ended.value.code == status
-    assert capsys.readouterr().err == 3 * "foundray: the job goes on\n"
+    assert capsys.readouterr().err == 3 * "foundray: the job continues\n"

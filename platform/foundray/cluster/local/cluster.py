@@ -80,7 +80,7 @@ class LocalCluster:
         With `redis` the head's state is kept in a Redis, and the head can be killed and restarted. Raises InputError.
         """
         if nodes < 0:
-            raise InputError(f"--nodes {nodes}: it is 0 or more")
+            raise InputError(f"--nodes {nodes}: it must be 0 or more")
         folder = folder or default_folder()
         if (folder / "cluster.json").exists():
             raise InputError(f"a local cluster is up already (in {folder}); end it with `foundray cluster down --local`")

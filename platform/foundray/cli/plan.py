@@ -1,4 +1,4 @@
-"""The verb that comes before a run: should one pre-train, and what will it take?"""
+"""`plan`: whether to pre-train on some data, and what a run will take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 def add_to(verbs: Verbs) -> None:
     about = "before a run: should you pre-train, on this data, and what will it take"
-    added = verbs.add("plan", _plan, about, "SPEC", overrides="spec")
+    added = verbs.add("plan", _plan, about, "SPEC", overrides="spec", shows=True)
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     help_text = "tokenizer.json of models that you might start from: how well they cover this data is measured"
     added.add_argument("--tokenizer", metavar="FILE", help=help_text, **many)
@@ -55,8 +55,8 @@ def _plan(options: Any) -> None:
 
 
 def _bytes(text: str) -> int:
-    """`500MB` as a number. Raises InputError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", text.strip().upper())
-    if found is None or not float(found[1]):
-        raise InputError(f"--sample {text}: it is a size, such as 500MB or 1GB")
-    return int(float(found[1]) * SIZES[found[2]])
+    """Parse a size such as `500MB` into bytes. Raises InputError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", text.strip().upper())
+    if match is None or not float(match[1]):
+        raise InputError(f"--sample {text}: it must be a size, such as 500MB or 1GB")
+    return int(float(match[1]) * SIZES[match[2]])

@@ -1,4 +1,4 @@
-"""Verbs of clusters: a Ray cluster of several nodes on this machine; runs as jobs on any."""
+"""`cluster`: check a cluster before a run, or start a Ray cluster of several nodes on this machine."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from foundray.cli.parsing import Verbs, overrides_of, say
 
 
 def add_to(verbs: Verbs) -> None:
-    local = verbs.group("cluster", "look at a cluster before a run; or start one of several nodes on this machine")
+    verbs = verbs.group("cluster", "look at a cluster before a run; or start one of several nodes on this machine")
     about = "look at every node of the cluster at RAY_ADDRESS: versions, clocks, storage, data, links, speed"
-    added = local.add("check", _check, about, overrides="spec")
+    added = verbs.add("check", _check, about, overrides="spec", shows=True)
     added.add_argument("spec", nargs="?", metavar="SPEC", help="a YAML file, whose storage and data are looked for")
     added.add_argument("--storage", metavar="PLACE", help="in place of the spec's")
     added.add_argument("--cluster", metavar="URL", help="that of another cluster's dashboard: looked at from there, by a job")
-    added = _local(local, "up", _up, "start a head and some nodes", resources=True)
+    added = _add_local(verbs, "up", _up, "start a head and some nodes", resources=True)
     added.add_argument("--nodes", type=int, default=3, help="nodes beside the head (default: 3)")
     added.add_argument("--redis", action="store_true", help="keep the head's state in a Redis, so that it may be lost")
-    _local(local, "add", _add, "add a node", resources=True)
-    _local(local, "kill", _kill, "end a node at once, as when a machine is lost", node=True)
-    _local(local, "restart", _restart, "start the head again after it was killed (a cluster with --redis)")
-    added = _local(local, "drain", _drain, "give notice that a node will go (kill it when the time is up)", node=True)
+    _add_local(verbs, "add", _add, "add a node", resources=True)
+    _add_local(verbs, "kill", _kill, "end a node at once, as when a machine is lost", node=True)
+    _add_local(verbs, "restart", _restart, "start the head again after it was killed (a cluster with --redis)")
+    added = _add_local(verbs, "drain", _drain, "give notice that a node will go (kill it when the time is up)", node=True)
     added.add_argument("--notice", type=float, default=30, help="seconds until it goes (default: 30)")
-    _local(local, "down", _down, "end all nodes")
+    _add_local(verbs, "down", _down, "end all nodes")
 
 
-def _local(verbs: Verbs, name: str, run: Any, about: str, node: bool = False, resources: bool = False) -> Any:
+def _add_local(verbs: Verbs, name: str, run: Any, about: str, node: bool = False, resources: bool = False) -> Any:
     added = verbs.add(name, run, about, as_json=False)
     added.add_argument("--local", action="store_true", required=True, help="on this machine (the only kind that we start)")
     if node:
@@ -40,7 +40,7 @@ def _local(verbs: Verbs, name: str, run: Any, about: str, node: bool = False, re
 
 def _check(options: Any) -> None:
     if options.cluster:
-        return _check_there(options)
+        return _check_by_job(options)
     from foundray.preflight.checkup import check
     from foundray.spec.loading import load_spec
 
@@ -53,7 +53,7 @@ def _check(options: Any) -> None:
         sys.exit(1)
 
 
-def _check_there(options: Any) -> None:
+def _check_by_job(options: Any) -> None:
     from foundray.cluster.local.cluster import local_cluster_at
     from foundray.jobs.asking import ask
     from foundray.jobs.client import Client, cluster_url
@@ -67,8 +67,8 @@ def _check_there(options: Any) -> None:
         flags += f" spec.yaml{travelling(options.spec, overrides_of(options), here)[1]}"
     if options.storage:
         flags += f" --storage {shlex.quote(found_there('--storage', options.storage, here))}"
-    status, said = ask(Client(url), f"cluster check{flags}", files, may_end_with=1)
-    print("\n".join(said))
+    status, lines = ask(Client(url), f"cluster check{flags}", files, may_end_with=1)
+    print("\n".join(lines))
     sys.exit(status)
 
 

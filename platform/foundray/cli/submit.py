@@ -1,4 +1,4 @@
-"""The verb that sends another verb to a cluster."""
+"""`submit`: send another verb to a cluster, as a Ray job."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from foundray.cli.embed import add_flags, embed_options, flags_given
 from foundray.cli.parsing import Verbs, overrides_of, say
-from foundray.cli.vectors import add_flags, asked, flags_given
 from foundray.errors import InputError
 from foundray.host import signals
 from foundray.host.output import Unwritable, must_be_written
 
-VERBS = ("train", "tune", "prepare", "resume", "embed")
+JOB_VERBS = ("train", "tune", "prepare", "resume", "embed")
+"""Verbs that a cluster can run as a job."""
 
 
 def add_to(verbs: Verbs) -> None:
@@ -26,7 +27,7 @@ def add_to(verbs: Verbs) -> None:
         help="with --verb embed, what a run embeds and where its vectors go: RUN DATA OUT",
     )
     about = "what is done there (default: train; resume takes a RUN, and embed RUN DATA OUT: write it before them)"
-    added.add_argument("--verb", dest="sent", choices=VERBS, default="train", help=about)
+    added.add_argument("--verb", dest="sent", choices=JOB_VERBS, default="train", help=about)
     add_flags(added.add_argument_group("with --verb embed"))
     added.add_argument(
         "--cluster", metavar="URL", help="its dashboard's (default: RAY_API_SERVER_ADDRESS, or the cluster on this machine)"
@@ -49,19 +50,19 @@ def _submit(options: Any) -> None:
     url = cluster_url(options.cluster)
     here = bool(local_cluster_at(url))
     if options.sent == "embed":
-        job = _embedding(options, here)
+        job = _embed_job(options, here)
     elif options.places or flags_given(options):
         stray = (options.places or flags_given(options).split())[0]
         raise InputError(f"{stray} goes with --verb embed, and the verb is {options.sent}")
     else:
         job = jobs.job_of(options.sent, options.target, overrides_of(options), here, options.json)
-    more = _runtime_env(options.runtime_env) if options.runtime_env else {}
+    runtime_env = _runtime_env(options.runtime_env) if options.runtime_env else {}
     client = Client(url)
-    submission = jobs.submit(client, job, more, not options.installed, options.driver, say)
+    submission = jobs.submit(client, job, runtime_env, not options.installed, options.driver, say)
     where = f"--cluster {url}"
-    with _left(f"{job.name} goes on; foundray stop {job.name} {where} ends it"):
+    with _job_continues(f"{job.name} continues; foundray stop {job.name} {where} ends it"):
         if options.follow:
-            must_be_written()  # nothing is left to do for who only shows what the job says
+            must_be_written()  # the job continues without us; all that is left here is to show its log
             for line in submission.lines():
                 if line is not None:
                     say(line)
@@ -76,20 +77,20 @@ def _submit(options: Any) -> None:
 
 
 @contextmanager
-def _left(goes_on: str) -> Iterator[None]:
-    """A command that is interrupted, or that nobody reads any more, says what becomes of the job."""
+def _job_continues(message: str) -> Iterator[None]:
+    """If this command is interrupted or its output is gone, print that the job continues."""
     try:
         yield
     except (KeyboardInterrupt, Unwritable):
-        print(f"foundray: {goes_on}", file=sys.stderr)
+        print(f"foundray: {message}", file=sys.stderr)
         sys.exit(signals.exit_status() or 1)
 
 
-def _embedding(options: Any, on_this_machine: bool) -> Any:
-    """What `embed` is there. Raises InputError for flags that it would refuse."""
+def _embed_job(options: Any, on_this_machine: bool) -> Any:
+    """Return the job that runs `embed` there. Raises InputError for flags that `embed` would reject."""
     from foundray.jobs.submit import embedding_of
 
-    asked(options)
+    embed_options(options)  # raises here for what would fail there
     if len(options.places) != 2:
         raise InputError("--verb embed takes three places: foundray submit --verb embed RUN DATA OUT")
     data, out = options.places
@@ -101,7 +102,7 @@ def _runtime_env(file: str) -> dict[str, Any]:
 
     fields = parse_fields(read_yaml(file, "the runtime environment"), file, "it has fields such as pip: [...]")
     if not isinstance(fields.get("env_vars") or {}, dict):
-        raise InputError(f"{file}: env_vars is a mapping of names to texts")
+        raise InputError(f"{file}: env_vars must map names to strings")
     if "working_dir" in fields:
-        raise InputError(f"{file}: working_dir is what the run itself travels in; use py_modules for code of your own")
+        raise InputError(f"{file}: working_dir is taken by the run's own files; use py_modules for your own code")
     return fields

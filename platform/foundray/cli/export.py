@@ -1,0 +1,22 @@
+"""`export`: a run's model for Hugging Face's classes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import foundray
+from foundray.cli.parsing import Verbs, add_step, overrides_of, say
+
+
+def add_to(verbs: Verbs) -> None:
+    about = "write a run's model as a folder that Hugging Face's classes load"
+    added = verbs.add("export", _export, about, "RUN", overrides="spec that does not change the result")
+    added.add_argument("out", metavar="OUT", help="a folder, or a URL, where nothing is yet")
+    add_step(added)
+
+
+def _export(options: Any) -> None:
+    exported = foundray.export(options.target, options.out, options.step, overrides_of(options), say)
+    if options.json:
+        print(json.dumps(exported.to_dict()))
