@@ -139,6 +139,6 @@ def test_a_stream_writes_lines_at_once_and_the_rest_when_asked() -> None:
 
 def test_a_slow_reader_of_a_stream_that_does_not_block_gets_all() -> None:
     """Node.js and ssh leave the streams that they hand on so."""
-    code = "import os; os.set_blocking(1, False)\nfrom foundray import output\noutput.install()\nprint('x' * 10**6)"
+    code = "import os; os.set_blocking(1, False)\nfrom foundray.host import output\noutput.install()\nprint('x' * 10**6)"
     done = shell('"$0" -c "$1" | (sleep 0.5; wc -c)', code)
     assert (done.returncode, done.stdout.strip()) == (0, "1000001"), done
