@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from foundray import contract
 from foundray.spec.arithmetic import Numbers, installed, raised
 from foundray.spec.evaluating import EvaluateConfig
+from foundray.spec.formats import ARCHIVES, DOCUMENTS, listed
 from foundray.spec.learning import (
     DataConfig,
     ModalityConfig,
@@ -99,10 +100,10 @@ class Spec(Section):
             )
         tokens = modality.gives == "tokens"
         for index, source in enumerate(self.data.sources):
-            if source.format not in ("auto", "webdataset") and (source.format == "files") == tokens:
-                right = "text, code, jsonl, csv, parquet, fasta or conllu" if tokens else "files"
+            if source.format not in ("auto", *ARCHIVES) and (source.format == "files") == tokens:
+                right = f"{listed(DOCUMENTS) if tokens else 'files'}, or {listed(ARCHIVES)}"
                 raise ValueError(
-                    f"data.sources.{index}.format: the modality {self.data.modality.kind} is read from {right}, or webdataset, "
+                    f"data.sources.{index}.format: the modality {self.data.modality.kind} is read from {right}, "
                     f"not from {source.format}; leave it out, and it follows from the names of the files"
                 )
         if self.model.class_unit and objective.causal:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 @cache
 def descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """The docstring below each field of a model, by the field's name."""
+    """The `description` of each field of a model, or else the docstring below it, by the field's name."""
     found: dict[str, str] = {}
     for one in reversed(model.__mro__):
         if one is not BaseModel and issubclass(one, BaseModel):
@@ -25,7 +25,7 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
             for field, below in zip(body.body, body.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_text(below):
                     found[field.target.id] = inspect.cleandoc(below.value.value)  # type: ignore[attr-defined]
-    return found
+    return found | {name: info.description for name, info in model.model_fields.items() if info.description}
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from foundray import contract
 from foundray.contract import MODALITIES, OBJECTIVES, installed
+from foundray.spec.formats import DOCUMENTS, NAMES, listed
 from foundray.spec.section import Section, nearest
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[NAMES]
 
 
 def check_installed(what: str, kind: str, group: str) -> str:
@@ -21,10 +27,12 @@ class SourceConfig(Section):
     path: str = Field(min_length=1)
     """A file, a folder or a glob (`*`, `?`, `[a-z]`, `{a,b}`; `**` crosses folders), local or a URL; `.gz`, `.zst`, `.xz`,
     `.bz2` and `.lz4` are read as such."""
-    format: Literal["auto", "text", "code", "jsonl", "csv", "parquet", "fasta", "conllu", "files", "webdataset"] = "auto"
-    """How the data is stored: documents in plain text, source code, JSON Lines, CSV, Parquet, FASTA or the sentences of a
-    treebank (CoNLL-U); `files` of the modality's own kinds; or tar archives of either (WebDataset). By `auto`, each file is
-    read as its name ends; what is known to be of no such format is left out, and one line says so."""
+    format: FormatName = Field(
+        default="auto",
+        description=f"How the data is stored: documents in {listed(row.title for row in DOCUMENTS.values())}; `files` of the "
+        "modality's own kinds; or tar archives of either (WebDataset). By `auto`, each file is read as its name ends; what is "
+        "known to be of no such format is left out, and one line says so.",
+    )
     weight: PositiveFloat = 1.0
     """This source's share of the samples seen in training, relative to the other sources' weights."""
     field: str = "text"

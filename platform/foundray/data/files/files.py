@@ -12,9 +12,10 @@ from pyarrow import fs
 
 from foundray.data.files.globs import glob_depth, glob_regex, split_glob
 from foundray.data.files.listing import AGAIN, HIDDEN, listing
-from foundray.data.files.names import ENDINGS, ending, ends_in, format_of
+from foundray.data.files.names import ending, ends_in, format_of
 from foundray.errors import InputError
 from foundray.spec import SourceConfig
+from foundray.spec.formats import FORMATS
 from foundray.storage import Store
 from foundray.urls import inside
 
@@ -106,7 +107,7 @@ def _format(source: SourceConfig, name: str, endings: tuple[str, ...], named: bo
     """How a file is read; None for one that is not. `named`: a glob chose it, so that a format that is set fits."""
     if source.format == "auto":
         return format_of(name, endings)
-    if named or ends_in(name, endings if source.format == "files" else ENDINGS[source.format]):
+    if named or ends_in(name, endings if source.format == "files" else FORMATS[source.format].endings):
         return source.format
     return None
 

@@ -10,27 +10,15 @@ import posixpath
 import re
 
 from foundray import contract
+from foundray.spec.formats import FORMATS
 
 COMPRESSION = {
     ".gz": "gzip", ".bgz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2", ".lz4": "lz4",
 }  # fmt: skip
 
-ENDINGS: dict[str, tuple[str, ...]] = {
-    "text": ("",),
-    "code": (
-        ".c", ".cc", ".cpp", ".cs", ".cu", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".jsx", ".kt", ".lua", ".ml", ".php",
-        ".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx", ".zig",
-    ),
-    "jsonl": (".jsonl", ".json", ".ndjson", ".jsonlines"),
-    "csv": (".csv", ".tsv"),
-    "parquet": (".parquet", ".pq"),
-    "fasta": (".fasta", ".fa", ".fna", ".ffn"),
-    "conllu": (".conllu",),
-    "webdataset": (".tar",),
-}  # fmt: skip
 """Of each format of documents, what the names of its files end in once `bare`."""
 
-_FORMATS = {ending: form for form, endings in ENDINGS.items() for ending in endings if ending}
+_FORMATS = {ending: form for form, row in FORMATS.items() for ending in row.endings if ending}
 _TAR = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zstd"}
 """Endings that stand for `.tar` and that of a compression."""
 _NO_TEXT = frozenset({
@@ -94,7 +82,7 @@ def format_of(name: str, endings: tuple[str, ...] = ()) -> str | None:
     """
     name = bare(name)
     if endings:
-        return "files" if name.endswith(endings) else "webdataset" if name.endswith(ENDINGS["webdataset"]) else None
+        return "files" if name.endswith(endings) else "webdataset" if name.endswith(FORMATS["webdataset"].endings) else None
     last = _last(name)
     if (form := _FORMATS.get(last)) is not None:
         return form

@@ -15,23 +15,14 @@ import pyarrow as pa
 
 from foundray.data.files.compression import decompressed
 from foundray.data.files.names import ending, ends_in, format_of, is_hidden
-from foundray.data.formats import conllu, csv, fasta, jsonl, parquet, tar_headers, text
+from foundray.data.formats import reader, tar_headers
 from foundray.data.formats.row import BadRow, Document
 from foundray.data.formats.tar import Missing, members
 from foundray.spec import SourceConfig
+from foundray.spec.formats import DOCUMENTS
 
 __all__ = ["chosen", "members", "read"]
 
-READERS: dict[str, Callable[[pa.NativeFile, str, SourceConfig], Iterator[Document | BadRow]]] = {
-    "text": text.read,
-    "code": text.read,
-    "jsonl": jsonl.read,
-    "csv": csv.read,
-    "parquet": parquet.read,
-    "fasta": fasta.read,
-    "conllu": conllu.read,
-}
-"""Of each format that a member can have, what reads it."""
 LABELS = (".cls", ".cls2", ".class", ".count", ".index", ".inx", ".id", ".ten", ".tb")
 """What members with numbers end in by WebDataset's convention: they belong to the member of the same name beside them."""
 NAMED = 5
@@ -73,12 +64,12 @@ def chosen(stream: IO[bytes], counts: Callable[[str], bool]) -> Iterator[tuple[s
 
 def _format(name: str) -> str | None:
     found = None if ends_in(name, LABELS) else format_of(name)
-    return found if found in READERS else None
+    return found if found in DOCUMENTS else None
 
 
 def _documents(name: str, content: bytes, source: SourceConfig) -> Iterator[Document | BadRow]:
     try:
-        for row in READERS[_format(name) or "text"](pa.BufferReader(content), name, source):
+        for row in reader(_format(name) or "text")(pa.BufferReader(content), name, source):
             position = name if row.position in ("", "byte 0") else f"{name}, {row.position}"
             yield dataclasses.replace(row, position=position)
     except Exception as error:  # whatever it is, it costs this member alone

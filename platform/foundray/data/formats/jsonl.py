@@ -23,11 +23,7 @@ NAMED = 10
 
 def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
     """A row a line; or an element of an array, or of objects over several lines, if that is what the file begins with."""
-    parts = content(handle, path)
-    first = next(parts, b"")
-    whole = itertools.chain([first], parts)
-    in_elements = isinstance(first, bytes) and json_elements.begins(first)
-    del first, parts  # their memory is free once they are read
+    whole, in_elements = _opened(handle, path)
     yield from or_empty(_elements(whole, source.field) if in_elements else merged(_rows(whole, source.field), NUL))
 
 
@@ -79,3 +75,34 @@ def _field(row: Any, where: str, field: str) -> Document | BadRow:
     if row[field] is not None and not isinstance(row[field], str):
         return BadRow(where, f"{field!r} is {json_elements.kind(row[field])}, not text")
     return text_of(row[field], where, field)
+
+
+def column(handle: pa.NativeFile, path: str, name: str, source: SourceConfig) -> Iterator[tuple[str, Any]]:
+    """(position, value of a field) of each object that can be read. Positions are those of `read`."""
+    parts, in_elements = _opened(handle, path)
+    if in_elements:
+        found = ((f"element {number}", [element]) for number, element in json_elements.elements(parts, name))
+    else:
+        found = ((f"line {number}", _objects(line)) for number, line in in_lines(parts) if isinstance(line, bytes))
+    for position, objects in found:
+        values = [one.get(name) for one in objects if isinstance(one, dict)]
+        if values and all(value == values[0] for value in values):  # else it is not clear which document has which value
+            yield position, values[0]
+
+
+def _objects(line: bytes) -> list[Any]:
+    """The values in a line: none if it cannot be read, several objects if the line break between them is missing."""
+    text = line.decode("utf-8", "replace").removeprefix("\ufeff")
+    try:
+        return [json_elements.value_of(text)]
+    except json.JSONDecodeError:
+        return json_elements.side_by_side(text)
+    except Unreadable:
+        return []
+
+
+def _opened(handle: pa.NativeFile, path: str) -> tuple[Iterator[bytes | Unreadable], bool]:
+    """(content of a file, whether it is read element by element instead of line by line)."""
+    parts = content(handle, path)
+    first = next(parts, b"")
+    return itertools.chain([first], parts), isinstance(first, bytes) and json_elements.begins(first)

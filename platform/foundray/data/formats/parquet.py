@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -26,6 +27,13 @@ def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Doc
                 yield text_of(row[source.field], where, source.field)
     except Unreadable as error:
         yield BadRow.of(error, "row 0")
+
+
+def column(handle: pa.NativeFile, path: str, name: str, source: SourceConfig) -> Iterator[tuple[str, Any]]:
+    """(position, value of a column) of each row that can be read. Raises Unreadable."""
+    for number, row in table(handle, path).rows([name]):
+        if isinstance(row, dict):
+            yield f"row {number}", row[name]
 
 
 def table(handle: pa.NativeFile, path: str) -> ParquetRows:

@@ -19,6 +19,7 @@ from foundray.data.tokenizers.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.host.threads import one_blas_thread
 from foundray.spec import SourceConfig, Spec
+from foundray.spec.formats import ARCHIVES, FORMATS, listed
 from foundray.storage import Store
 from foundray.urls import split_query
 
@@ -98,8 +99,8 @@ class Reader:
     def look(self, source: SourceConfig) -> Found:
         """The same, with what was left out."""
         values = self.modality if isinstance(self.modality, Values) else None
-        if source.format not in ("auto", "webdataset") and (source.format == "files") != (values is not None):
-            right = "files, or webdataset" if values else "text, code, jsonl, csv, parquet, fasta, conllu or webdataset"
+        if source.format not in ("auto", *ARCHIVES) and (source.format == "files") != (values is not None):
+            right = f"files, or {listed(ARCHIVES)}" if values else listed(FORMATS)
             raise InputError(f"{source.path}: the run's data is read from {right}, not from {source.format}")
         return look(source, values.endings if values else ())
 

@@ -13,7 +13,7 @@ from foundray.contract import Unreadable, Values
 from foundray.data.files.compression import decompressed, read_all
 from foundray.data.files.files import RawFile
 from foundray.data.files.names import ends_in, format_of
-from foundray.data.formats import archive
+from foundray.data.formats import archive, reader
 from foundray.data.formats.row import BadRow, Document, empty
 from foundray.errors import FoundrayError
 from foundray.spec import SourceConfig
@@ -23,14 +23,11 @@ __all__ = ["BadRow", "Document", "read_documents", "read_located_rows", "read_ro
 
 _Read = TypeVar("_Read")
 
-READERS = {**archive.READERS, "webdataset": archive.read}
-"""Of each format of documents, what reads an open file: its handle, its path, and the source that it is of."""
-
 
 def read_documents(file: RawFile, source: SourceConfig) -> Iterator[Document | BadRow]:
     """The file's documents in order, with a BadRow in place of each part that cannot be used."""
     with _opened(file) as (handle, path):
-        rows = _guarded(READERS[file.format](handle, path, source), lambda at, bad: bad)
+        rows = _guarded(reader(file.format)(handle, path, source), lambda at, bad: bad)
         for number, row in enumerate(rows):
             yield _doubted(row, file) if number == 0 and isinstance(row, BadRow) else row
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -15,12 +13,12 @@ from pydantic import field_validator, model_validator
 from foundray.contract import Unreadable
 from foundray.contract.ts_cases import Case, cases
 from foundray.data.files.names import format_of
-from foundray.data.formats import csv, json_elements, parquet
-from foundray.data.formats.lines import content, in_lines
+from foundray.data.formats import module
 from foundray.data.prepare.sources import read_whole
 from foundray.errors import InputError
 from foundray.evaluation.encoder import Row
 from foundray.spec import SourceConfig
+from foundray.spec.formats import FORMATS, listed
 from foundray.spec.section import Section
 from foundray.storage import Store, reading
 
@@ -136,43 +134,11 @@ def _column(file: str, source: SourceConfig, name: str) -> dict[str, Any]:
     """The values of a column, by where their documents are. Raises InputError."""
     store = Store.at(file)
     form = format_of(file) if source.format == "auto" else source.format
+    if form not in FORMATS or not FORMATS[form].has_columns:
+        known = listed(sorted(row.name for row in FORMATS.values() if row.has_columns), "and")
+        raise InputError(f"labels.kind: there are columns in {known}, and the format of {file} is {form}")
     with reading(file), store.filesystem.open_input_file(store.path) as handle:
         try:
-            match form:
-                case "jsonl":
-                    return dict(_of_objects(content(handle, store.path), name))
-                case "csv":
-                    # By the text's column, so that the delimiter is the one by which the documents are read.
-                    table = csv.table(handle, store.path, source.field)
-                    return {f"line {line}": value for line, value in table.column(name) if isinstance(value, str)}
-                case "parquet":
-                    rows = parquet.table(handle, store.path).rows([name])
-                    return {f"row {number}": row[name] for number, row in rows if isinstance(row, dict)}
+            return dict(module(form).column(handle, store.path, name, source))
         except Unreadable as error:
             raise InputError(f"labels.column: {file}: {error}") from None
-    raise InputError(f"labels.kind: there are columns in csv, jsonl and parquet, and the format of {file} is {form}")
-
-
-def _of_objects(parts: Iterator[bytes | Unreadable], name: str) -> Iterator[tuple[str, Any]]:
-    """(position, value of a field) of each object of a JSON file that can be read, as `jsonl.read` finds them."""
-    first = next(parts, b"")
-    whole = chain([first], parts)
-    if isinstance(first, bytes) and json_elements.begins(first):
-        found = ((f"element {number}", [element]) for number, element in json_elements.elements(whole, name))
-    else:
-        found = ((f"line {number}", _objects(line)) for number, line in in_lines(whole) if isinstance(line, bytes))
-    for position, objects in found:
-        values = [one.get(name) for one in objects if isinstance(one, dict)]
-        if values and all(value == values[0] for value in values):  # else it is not clear which document bears which
-            yield position, values[0]
-
-
-def _objects(line: bytes) -> list[Any]:
-    """What is in a line: nothing if it cannot be read, and several objects if the end of a line between them is missing."""
-    text = line.decode("utf-8", "replace").removeprefix("\ufeff")
-    try:
-        return [json_elements.value_of(text)]
-    except json.JSONDecodeError:
-        return json_elements.side_by_side(text)
-    except Unreadable:
-        return []
