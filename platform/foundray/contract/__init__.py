@@ -1,11 +1,14 @@
-"""What the engine, modalities and objectives say to each other: the only module of the engine that the others may import.
+"""The interface between the engine, modalities and objectives: the only package of the engine that the other two may import.
 
-A modality turns raw files into rows when data is prepared, and rows into sequences of units when they are read: there it
-decodes and augments. An objective answers three questions about a sequence of units: what is shown, where we ask, what the
-answer is (or leaves it to a teacher: a moving average of the model). Both work sample by sample, with NumPy, in the data
-workers; all chance comes from a generator of the sample's own. A loss is a sum and a count, never a mean: sums add up to
-the same loss however a batch is divided, means do not.
+A modality turns raw files into rows when data is prepared, and decodes and augments rows into sequences of units when they
+are read. An objective decides what the model sees of such a sequence, what it must predict, and where; the targets may be a
+teacher's (a moving average of the model). Both work sample by sample, with NumPy, in the data workers, and draw random
+numbers only from the sample's own generator. A loss is a sum and a count, never a mean: sums add up to the same loss however
+a batch is divided, means do not.
 Each is one class in one file, found by the entry point groups `foundray.modalities` and `foundray.objectives`.
+
+The package is typed, and importing it needs NumPy and pydantic alone. Losses import torch when they are called, and
+`foundray.contract.parquet_rows`, which needs pyarrow, is imported on its own.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from foundray.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+CONTRACT = 1
+"""Version of this interface: raised whenever a modality or an objective written for the one before would no longer work."""
 OBJECTIVES, MODALITIES = "foundray.objectives", "foundray.modalities"
 
 
@@ -34,25 +39,25 @@ class Kind:
 
     name: str
     width: int
-    """Values that such a unit has; the others of its K values are 0."""
+    """Number of values in such a unit; the rest of its K values are 0."""
     discrete: bool = False
-    """Whether the values are a class, as one 1 among zeros."""
+    """Whether the values are a one-hot class."""
 
 
 @dataclass(frozen=True)
 class UnitShape:
-    """What the units of a modality are like."""
+    """The form of a modality's units."""
 
     classes: int = 0
-    """Ids are below this; an objective's extra ids start here. 0 for values."""
+    """Number of ids, which lie below it; an objective's extra ids start here. 0 for values."""
     width: int = 0
-    """Values a unit; 0 for ids."""
+    """Values per unit; 0 for ids."""
     grid: tuple[int, int] | None = None
-    """Rows and columns of the units, where they lie in a plane; their places are then added to what they are."""
+    """Rows and columns, if the units lie in a plane; position embeddings are then added to the units."""
     kinds: tuple[Kind, ...] = ()
-    """Where units of several kinds take turns, always in this order."""
+    """The kinds of units, if several take turns, always in this order."""
     times: int = 0
-    """Of several kinds: where not 0, a unit's last value is its time, a whole number below this."""
+    """For several kinds: if not 0, a unit's last value is its time, a whole number below this."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,9 @@ class Units:
     x: np.ndarray
     """[T] int64 ids, or [T, K] float32 values."""
     document: np.ndarray | None = None
-    """[T] int64: which of the sample's documents a unit belongs to, where there are several; attention stays inside one."""
+    """[T] int64: the document that a unit belongs to, if the sample has several; attention stays inside one."""
     shape: UnitShape = UnitShape()
-    """What they are like, as planners tell objectives."""
+    """Their form; planners set it for objectives."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -78,38 +83,38 @@ class Units:
 
 
 WIDTH = 0
-"""In place of a head's number of outputs: as many as the model is wide."""
+"""In place of a head's number of outputs: the width of the model."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One question: what a head should answer, at which units."""
+    """A target: what a head should predict, and at which units."""
 
     head: str
     """The head's name, which is its parameters' prefix."""
     target: np.ndarray | None
-    """[T] int64: the right class at each unit; or [T, outputs] float32: the right values; None where a teacher tells."""
+    """[T] int64 classes or [T, outputs] float32 values, one per unit; None if a teacher gives the targets."""
     where: np.ndarray | None = None
-    """[T] bool: where we ask; None for everywhere."""
+    """Loss mask, [T] bool: the units that count; None for all."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an objective decided for one sample."""
+    """What the model sees of one sample, and what it must predict."""
 
     units: Units
-    """What the model is shown: at most `model.context` units."""
+    """The model's input: at most `model.context` units."""
     asks: tuple[Ask, ...]
     hidden: np.ndarray | None = None
-    """[T] bool: units that are shown as the model's learned mask vector."""
+    """Masked units, [T] bool: the model sees its learned mask vector in their place."""
     keep: np.ndarray | None = None
-    """[S] int64, ascending: only these units are shown; a predictor answers at all T."""
+    """Visible units, [S] int64, ascending: the encoder sees only these; a predictor answers at all T."""
 
 
 class Unreadable(Exception):
-    """A file, or a part of one, that cannot be used, and why: it is put into quarantine.
+    """A file, or a part of one, that cannot be used, and why. It is put into quarantine.
 
-    `lost` counts what is missing, in `unit`s: the noun, in the singular, for what was lost (`row`, `case`, `member`).
+    `lost` counts what is missing; `unit` is the singular noun for it (`row`, `case`, `member`).
     """
 
     def __init__(self, reason: str, lost: int = 1, unit: str = "row"):
@@ -123,19 +128,19 @@ class Modality(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     arithmetic: ClassVar[int] = 1
-    """Version of what it computes: raised whenever the same files give other units, so that no run mixes the two."""
+    """Version of what it computes: raised whenever the same files would give other units, so that no run mixes versions."""
     arithmetic_history: ClassVar[Mapping[int, str]] = {}
-    """By version above 1, what it changed, as a clause: `values are standardised in float64`."""
+    """For each version above 1, what it changed, as a clause: `values are standardised in float64`."""
     gives: ClassVar[str]
-    """What its units are: `tokens`, or a word that objectives `take`."""
+    """What its units are: `tokens`, or another word that objectives list in `takes`."""
     alphabet: ClassVar[str | None] = None
-    """Of tokens: the letters that there are, where that is no matter of the data."""
+    """For tokens: the characters of the vocabulary, if they do not depend on the data."""
     public: ClassVar[tuple[str, ...]] = ()
-    """Models of such data that anyone can have: `foundray plan` names them to who might start from one. Of text none are
-    needed, since there a tokenizer tells what a model covers."""
+    """Publicly available models of such data, which `foundray plan` suggests as a start. Text needs none: its tokenizer
+    shows what a model covers."""
 
     def augment(self, units: Units, rng: np.random.Generator) -> Units:
-        """Tokens as they are read for training."""
+        """Augment a sample of tokens for training."""
         return units
 
 
@@ -143,23 +148,23 @@ class Values(Modality):
     """Base of modalities whose units are vectors of values. Every row is a sample."""
 
     endings: ClassVar[tuple[str, ...]]
-    """Of the names of files that are taken from a folder, in lower case."""
+    """Name endings, in lower case, of the files to take from a folder."""
 
     @property
     @abstractmethod
     def shape(self) -> UnitShape:
-        """What its units are like."""
+        """The form of its units."""
 
     @abstractmethod
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        """(position, row) of a file's samples of up to `length` units, or why there is none. Raises Unreadable.
+        """Yield (position, row) for each sample of up to `length` units, or why there is none. Raises Unreadable.
 
         Media stay encoded in a row: values are bytes, numbers or lists of numbers, the same kinds in every row.
         """
 
     @abstractmethod
     def units(self, row: dict[str, Any], length: int, rng: np.random.Generator | None) -> Units:
-        """Decode a row, and augment it where there is a `chance`: not for validation."""
+        """Decode a row, and augment it if there is an `rng`; validation has none."""
 
 
 class Objective(BaseModel, ABC):
@@ -168,79 +173,81 @@ class Objective(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     arithmetic: ClassVar[int] = 1
-    """Version of what it computes: raised whenever the same units give another plan or loss, so that no run mixes the two."""
+    """Version of what it computes: raised whenever the same units would give another plan or loss, so that no run mixes
+    versions."""
     arithmetic_history: ClassVar[Mapping[int, str]] = {}
-    """By version above 1, what it changed, as a clause."""
+    """For each version above 1, what it changed, as a clause."""
     takes: ClassVar[tuple[str, ...]] = ("tokens",)
-    """What modalities give that this objective can learn from."""
+    """What a modality may give (`gives`) for this objective to learn from."""
     causal: ClassVar[bool] = True
-    """Whether a unit sees only itself and what came before."""
+    """Whether a unit sees only itself and the units before it."""
     hides: ClassVar[bool] = False
-    """Whether plans have hidden units: the model then has a mask vector."""
+    """Whether plans mask units: the model then has a mask vector."""
     predicts: ClassVar[bool] = False
-    """Whether plans keep some units only, so that a predictor (`model.predictor`) answers for all."""
+    """Whether the encoder sees only the visible units, and a predictor (`model.predictor`) answers for all."""
     continues: ClassVar[bool] = False
-    """Whether the one head tells the next unit at each, so that the model can continue a sequence."""
+    """Whether the only head predicts the next unit at each unit, so that the model can continue a sequence."""
     scores: ClassVar[bool] = False
-    """Whether the loss is the data's own negative log-likelihood, unit by unit, so that bits a byte mean something."""
+    """Whether the loss is the data's negative log-likelihood, unit by unit, so that bits per byte are meaningful."""
     teaches: ClassVar[bool] = False
-    """Whether a teacher, whose weights are a moving average of the model's, gives the targets: see `lesson`, `momentum`."""
+    """Whether a teacher, a moving average of the model, gives the targets: see `teacher_targets`, `momentum`."""
     couples: ClassVar[bool] = False
-    """Whether a sample is two rows of a micro-batch, augmented apart and next to each other, of which the loss is taken
-    together, and heads answer once a row, from the mean over its units. The loss then depends on who shares a micro-batch."""
+    """Whether a sample is two neighbouring rows of a micro-batch, augmented independently, which share one loss. Heads then
+    answer once per row, from the mean over its units, and the loss depends on which samples share a micro-batch."""
 
     becomes: ClassVar[str | None] = None
-    """What `foundray export` makes of a model that learned by it: `causal_lm`, `masked_lm`, `mae` or `decision_transformer` (a
-    stock class of Hugging Face's, see `foundray.exports.forms`); None where no stock class computes the same."""
+    """The stock Hugging Face class that `foundray export` writes for such a model: `causal_lm`, `masked_lm`, `mae` or
+    `decision_transformer` (see `foundray.exports.forms`); None if no stock class computes the same."""
 
     @property
     def extra_tokens(self) -> tuple[str, ...]:
-        """Names of the ids beyond the data's own that plans use, in order, such as those of sentinels."""
+        """Names of the ids that plans use beyond the data's own, in order, such as sentinels."""
         return ()
 
     @property
     def extra_ids(self) -> int:
-        """How many of these there are."""
+        """Number of extra ids."""
         return len(self.extra_tokens)
 
     def reads(self, context: int) -> int:
-        """Units of data in a sample (and one more, the next one's first), for plans of at most `context` units."""
+        """Units of data per sample, for plans of at most `context` units. A sample also has the next one's first unit."""
         return context
 
     @abstractmethod
     def heads(self, shape: UnitShape) -> Mapping[str, int | tuple[int, ...]]:
-        """The heads that the model needs, for units of this shape (its classes include the objective's own): name and number
-        of outputs of a matrix, or of each layer of a network with ReLU between them. Raises ValueError for a shape that it
-        cannot learn from.
+        """Heads that the model needs for units of this shape, whose classes include the objective's own.
+
+        By name: the number of outputs of a matrix, or of each layer of a network with ReLU between layers. Raises ValueError
+        for a shape that the objective cannot learn from.
         """
 
     @abstractmethod
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
-        """Decide what is shown and asked, for a sample of up to `reads(context)` + 1 units.
+        """Decide what the model sees and predicts, for a sample of up to `reads(context)` + 1 units.
 
-        A pure function: all chance comes from `chance`, which is seeded by (seed, sample's place in the order).
+        A pure function: `rng`, its only source of random numbers, is seeded by (seed, sample's position in the order).
         """
 
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the losses in nats, and their number, over a micro-batch.
 
-        `prediction` is a head's, [B, T, outputs]; `target` [B, T] or [B, T, outputs]; `where` [B, T] bool: where we ask.
-        Where rows are coupled, `prediction` is [B, 1, outputs], the two rows of a sample next to each other, and `target` is
-        it, too.
+        `prediction` is a head's output [B, T, outputs]; `target` [B, T] or [B, T, outputs]; `where` [B, T] bool, the loss
+        mask. If rows are coupled, `prediction` and `target` are the same tensor [B, 1, outputs], with the two rows of a
+        sample next to each other.
         """
 
     def teacher_targets(self, states: Sequence[Tensor]) -> Tensor:
-        """The targets, [B, T, D], from what a teacher that sees all units has after each layer, [B, T, D] each."""
+        """Targets [B, T, D], from the teacher's hidden states after each layer, [B, T, D] each; the teacher sees all units."""
         raise NotImplementedError
 
     def momentum(self, progress: float) -> float:
-        """Part of the teacher's weights that stays in an update, when `progress` (0 to 1) of the run is done."""
+        """Fraction of the teacher's weights that an update keeps, at `progress` (0 to 1) of the run."""
         raise NotImplementedError
 
 
 def cross_entropy(prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and count of the losses of classes; see `Objective.loss`."""
+    """Sum and count of the cross-entropies; see `Objective.loss`."""
     from torch.nn import functional as F  # not above: data workers plan without torch
 
     answers = target.masked_fill(~where, -100).flatten()
@@ -255,38 +262,38 @@ def squared_error(prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Te
 
 
 def installed(group: str) -> list[str]:
-    """The names of what is installed of a group; none is imported."""
+    """Names installed in an entry point group; nothing is imported."""
     return sorted(entry_points(group=group).names)
 
 
 def load_objective(kind: str, options: dict[str, object]) -> Objective:
-    """Raises InputError for an option that the objective does not have."""
+    """Build an objective. Raises InputError for an option that it does not have."""
     objective: Objective = _load(OBJECTIVES, "objective", kind, options)
     return objective
 
 
 def load_modality(kind: str, options: dict[str, object]) -> Modality:
-    """Raises InputError for an option that the modality does not have."""
+    """Build a modality. Raises InputError for an option that it does not have."""
     modality: Modality = _load(MODALITIES, "data.modality", kind, options)
     return modality
 
 
 def pairs() -> dict[str, list[str]]:
-    """Of each installed modality, the objectives that can learn from it."""
+    """Objectives that can learn from each installed modality."""
     takes = {name: entry_points(group=OBJECTIVES)[name].load().takes for name in installed(OBJECTIVES)}
     gives = {name: entry_points(group=MODALITIES)[name].load().gives for name in installed(MODALITIES)}
     return {name: [objective for objective, taken in takes.items() if given in taken] for name, given in gives.items()}
 
 
 def endings() -> dict[str, tuple[str, ...]]:
-    """Of each installed modality that has files of its own, the endings of their names."""
+    """Name endings of the files of each installed modality that has files of its own."""
     found = {name: entry_points(group=MODALITIES)[name].load() for name in installed(MODALITIES)}
     return {name: modality.endings for name, modality in found.items() if issubclass(modality, Values)}
 
 
 @cache
 def _class(group: str, kind: str) -> type[BaseModel]:
-    """What is installed by a name; looking through all packages takes milliseconds."""
+    """Class installed under a name. Cached: looking through all packages takes milliseconds."""
     found: type[BaseModel] = entry_points(group=group)[kind].load()
     return found
 

@@ -1,7 +1,7 @@
-"""Rows of Parquet files, read row group by row group; damage costs what it damages, and reading continues behind it.
+"""Rows of Parquet files, read row group by row group. Damage costs only what it damages; reading continues after it.
 
-Page checksums are verified where a file has them. All is read in the calling thread: one of Arrow's own that still holds
-Python's bytes when the program ends may take it down with it.
+Needs pyarrow, unlike the rest of the package. Page checksums are verified if a file has them. Everything is read in the
+calling thread: a thread of Arrow's that still holds Python bytes at exit may crash the program.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from foundray.contract.columns import check
 
 ROWS_AT_ONCE = 1024
 BYTES_AT_ONCE = 2**25
-"""Rows that are decoded together, at most, and about how many bytes (judgement: a batch of long documents stays small)."""
+"""Most rows decoded together, and about how many bytes (judgement: keeps a batch of long documents small)."""
 READ_AGAIN = 50_000
-"""Batches of the second try at a damaged row group, about (judgement: a second of time)."""
+"""Approximate number of batches in the second try at a damaged row group (judgement: a second of time)."""
 SMALL = 2**26
-"""Bytes of a file whose columns are read whole, a row group at a time. From a larger one it is `BUFFER` bytes of a column at a
-time; then a damaged page, which may claim any size, costs memory."""
+"""Largest file, in bytes, whose columns are read whole, a row group at a time. Larger ones are read `BUFFER` bytes of a column
+at a time; then a damaged page, which may claim any size, costs memory."""
 BUFFER = 2**20
 
 
 class ParquetRows:
-    """The rows of one file. Nothing of them is read before they are asked for."""
+    """Rows of one file, read lazily."""
 
     def __init__(self, file: Any):
-        """`file`: an open file of Arrow's that can seek, or the bytes of one. Raises Unreadable for a damaged footer."""
+        """Read the footer of `file`: a seekable Arrow file, or its bytes. Raises Unreadable if the footer is damaged."""
         source = pa.BufferReader(file) if isinstance(file, bytes | memoryview) else file
         try:
             buffer = BUFFER if source is file and source.size() > SMALL else 0
             self._file = pq.ParquetFile(source, pre_buffer=False, buffer_size=buffer, page_checksum_verification=True)
             self.schema: pa.Schema = self._file.schema_arrow
-            """The columns' types, in order."""
+            """Column types, in order."""
             self.names: list[str] = list(self.schema.names)
-            """The columns, in order; a name may be there twice."""
+            """Column names, in order; a name may appear twice."""
             groups = [self._file.metadata.row_group(group) for group in range(self._file.metadata.num_row_groups)]
             self._sizes = [(max(0, group.num_rows), max(1, group.total_byte_size)) for group in groups]
         except UnicodeDecodeError:
             raise Unreadable("not readable as Parquet: its schema holds text that is not UTF-8", unit="file") from None
-        except Exception as error:  # Arrow raises every kind there is
+        except Exception as error:  # Arrow raises errors of every kind
             raise Unreadable(f"not readable as Parquet: {_sentence(error)}", unit="file") from None
 
     def __len__(self) -> int:
-        """Rows that the footer promises."""
+        """Number of rows that the footer promises."""
         return sum(rows for rows, _ in self._sizes)
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
-        """(number, values by column) of each row, or why rows from there on are lost.
+        """Yield (number, values by column) for each row, or why the rows from there on are lost.
 
-        Raises Unreadable for a column that is not there, or is there twice.
+        Raises Unreadable for a column that is missing or appears twice.
         """
         for number, batch in self.batches(columns):
             if isinstance(batch, Unreadable):
@@ -68,9 +68,9 @@ class ParquetRows:
                     yield number + offset, Unreadable(f"{bad[0]!r} is {bad[1]}")
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch | Unreadable]]:
-        """(number of the first row, some rows as Arrow has them), or why the rows from there on are lost.
+        """Yield (number of the first row, Arrow batch), or why the rows from there on are lost.
 
-        A batch has just these columns, in this order. Raises Unreadable as `rows` does.
+        A batch has exactly these columns, in this order. Raises Unreadable as `rows` does.
         """
         check(self.names, columns)
         start = 0
@@ -84,7 +84,7 @@ class ParquetRows:
                 reason = f"it holds {read} rows, and the footer promises {rows}"
             except Exception as error:
                 reason = _sentence(error)
-                # The rows before the damage in smaller batches, since a batch is lost as a whole.
+                # A batch is lost as a whole, so read the rows before the damage again in smaller ones.
                 for batch in _up_to_damage(self._group(group, columns, max(1, read // READ_AGAIN)), read):
                     yield start + read, batch
                     read += len(batch)
@@ -95,24 +95,24 @@ class ParquetRows:
 
     def _group(self, group: int, columns: Sequence[str], at_once: int) -> Iterator[pa.RecordBatch]:
         for batch in self._file.iter_batches(at_once, [group], list(columns), use_threads=False):
-            # A name with a dot is, to Arrow, also the path into a column of that prefix: so others may be there, too.
+            # Arrow also takes a name with a dot for a path into a nested column, and may add others.
             yield batch if batch.schema.names == list(columns) else batch.select(list(columns))
 
 
-def _up_to_damage(batches: Iterator[pa.RecordBatch], passed: int) -> Iterator[pa.RecordBatch]:
-    """The rows behind the first `passed`, up to the batch that cannot be read."""
+def _up_to_damage(batches: Iterator[pa.RecordBatch], skipped: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows after the first `skipped`, up to the batch that cannot be read."""
     at = 0
     try:
         for batch in batches:
-            if at + len(batch) > passed:
-                yield batch.slice(max(0, passed - at))
+            if at + len(batch) > skipped:
+                yield batch.slice(max(0, skipped - at))
             at += len(batch)
     except Exception:
         return  # the caller knows the reason
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """A column's values as Python has them, with an Unreadable in place of each that it cannot have."""
+    """A column's values as Python objects, with an Unreadable for each that has no such form."""
     try:
         values: list[Any] = column.to_pylist()
         return values
@@ -130,5 +130,5 @@ def _value(scalar: pa.Scalar) -> Any:
 
 
 def _sentence(error: BaseException) -> str:
-    """The first line of what an error says, of a bounded length."""
+    """First line of an error's text, cut to 300 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,4 +1,4 @@
-"""The .ts files of the UEA and UCR archives, and of sktime: a case per line, dimensions between colons, a label last."""
+"""Reader of .ts files (UEA and UCR archives, sktime): one case per line, dimensions separated by colons, label last."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from foundray.contract import Unreadable
 from foundray.wording.words import plural
 
 _BETWEEN_DIMENSIONS = re.compile(r":(?![^()]*\))")
-"""A colon, but not one of a time stamp: those stand in brackets, each before its value."""
+"""A colon outside brackets: a time stamp stands in brackets with its value."""
 _STAMPED = re.compile(r"\(([^()]*)\)")
 
 
 @dataclass(frozen=True)
 class Case:
     dimensions: list[list[str]]
-    """Of each dimension, the values as they are written, as many in each."""
+    """Values of each dimension, as written; all dimensions have the same length."""
     label: str | None
-    """The class or the target, if cases bear one."""
+    """The class or the target, if cases have one."""
     stamped: bool
-    """Whether the values had time stamps, which are left out."""
+    """Whether the values had time stamps, which are dropped."""
 
 
 @dataclass
 class Header:
-    """What the lines that begin with @ say."""
+    """Settings in the lines that begin with @."""
 
     label: Literal["class", "target", None] = None
-    """What the last field of a case is."""
+    """Meaning of a case's last field."""
     dimensions: int | None = None
-    """Of a case, if that is said."""
+    """Dimensions per case, if given."""
     begun: bool = False
-    """Whether the data has begun."""
+    """Whether @data has been read."""
 
     def read(self, line: str) -> None:
-        """One of its lines; words are parted by white space, and case does not matter."""
+        """Take in one header line. White space separates words, and case does not matter."""
         tag, *words = line.lower().split()
         match tag, words:
             case "@data", _:
                 self.begun = True
-            case "@classlabel", [says, *_]:
-                self.label = "class" if says == "true" else self.label if says != "false" else None
-            case "@targetlabel", [says, *_]:
-                self.label = "target" if says == "true" else self.label
+            case "@classlabel", [flag, *_]:
+                self.label = "class" if flag == "true" else self.label if flag != "false" else None
+            case "@targetlabel", [flag, *_]:
+                self.label = "target" if flag == "true" else self.label
             case "@univariate", ["true", *_]:
                 self.dimensions = 1
             case (("@dimensions" | "@dimension"), [number, *_]) if number.isdecimal():
@@ -53,7 +53,7 @@ class Header:
 
 
 def cases(content: bytes) -> Iterator[tuple[int, Header, Case | Unreadable]]:
-    """(line, header, case) of each, or why it cannot be used. Raises Unreadable for what is no .ts file."""
+    """Yield (line, header, case or why it cannot be used). Raises Unreadable for content that is not a .ts file."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise Unreadable("it is UTF-16, by its byte order mark; .ts files are read as UTF-8", unit="file")
     header = Header()
@@ -74,8 +74,8 @@ def _case(line: str, header: Header) -> Case | Unreadable:
     if not fields:
         return Unreadable(f"it has no {header.label}, or no values before it", unit="case")
     if header.dimensions is not None and len(fields) != header.dimensions:
-        said = f"it has {plural(len(fields), 'dimension')}, and the header says {header.dimensions}"
-        return Unreadable(said, unit="case")
+        reason = f"it has {plural(len(fields), 'dimension')}, and the header says {header.dimensions}"
+        return Unreadable(reason, unit="case")
     dimensions = [_values(field) for field in fields]
     if len(lengths := sorted({len(values) for values in dimensions})) > 1:
         return Unreadable(f"its dimensions have different lengths, from {lengths[0]} to {lengths[-1]}", unit="case")

@@ -19,7 +19,7 @@ from foundray.spec import SourceConfig
 
 def never(line: int) -> str:
     """The reason for a row whose quote opens in a line and never closes."""
-    return f"the quote that opens in line {line} never closes; the rows behind that line are read"
+    return f"the quote that opens in line {line} never closes; the rows after that line are read"
 
 
 def read(path: Path, field: str = "text") -> Iterator[Document | BadRow]:

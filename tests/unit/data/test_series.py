@@ -249,7 +249,7 @@ def test_a_quote_that_never_closes_is_a_gap(tmp_path: Path) -> None:
     lines[41] = '40,"40'
     rows, said = read(tmp_path / "a.csv", "\n".join(lines))
     assert len(rows) == 4
-    why = "the quote that opens in line 42 never closes; the rows behind that line are read"
+    why = "the quote that opens in line 42 never closes; the rows after that line are read"
     assert said == [(f"step 32, channel {channel}", f"a gap at step 40: {why}", 1, "row") for channel in (0, 1)]
 
 
