@@ -21,7 +21,7 @@ from foundray.preflight.checkup.probe import code
 from foundray.runs.run import Run, check_keeps_its_folder
 from foundray.spec import digest
 from foundray.spec.loading import read_yaml
-from foundray.tuning.search.anew import check_begins_anew
+from foundray.tuning.search.from_scratch import check_from_scratch
 
 STOP_SECONDS = 300
 """Longest that a run may take to come to a step boundary and write its checkpoint."""
@@ -56,7 +56,7 @@ def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine
         return Job(Path(run).name, f"resume {shlex.quote(run)}{flags_of(overrides)}{flags}", metadata)
     spec, sets = travelling(target, overrides, on_this_machine)
     if verb == "tune":
-        check_begins_anew(spec, verb)
+        check_from_scratch(spec, verb)
     metadata = {"run": f"{spec.storage.rstrip('/')}/{spec.name}", "verb": verb, "fingerprint": spec.fingerprint()}
     name = spec.name if verb == "train" else f"{spec.name}-{verb}"
     return Job(name, f"{verb} spec.yaml{sets}{flags}", metadata, {"spec.yaml": read_yaml(target, "the spec")})

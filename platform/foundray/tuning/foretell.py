@@ -14,7 +14,7 @@ from foundray.spec.loading import parse_spec
 from foundray.storage import Store
 from foundray.tuning import pictures
 from foundray.tuning.forecast.forecast import Forecast, Point, Target, forecast, points_from_csv
-from foundray.tuning.search.anew import check_begins_anew
+from foundray.tuning.search.from_scratch import check_from_scratch
 from foundray.tuning.search.outcome import state_forecast, target_of
 
 
@@ -27,7 +27,7 @@ def foretell(
     if spec is not None and size is not None:
         raise InputError("--for names the run to be told of, and so do --parameters and --tokens: one of them would do")
     if spec is not None:
-        check_begins_anew(spec, "a ladder")
+        check_from_scratch(spec, "a ladder")
     classes = 0
     if points:
         ladder = points_from_csv(points)

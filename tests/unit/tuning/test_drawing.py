@@ -14,7 +14,7 @@ from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.storage import Store
 from foundray.training.telemetry.bar import Bar
-from foundray.tuning.search.budget import Purse
+from foundray.tuning.search.budget import FlopBudget
 from foundray.tuning.search.search import Budgeted, Proposer, Search, _Watcher
 from foundray.tuning.search.table import Live
 
@@ -52,13 +52,13 @@ def test_what_a_run_does_until_it_steps() -> None:
 def test_a_search_on_a_terminal_goes_through_ray_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which pickles all that it is given, and a screen holds locks."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    purse = Purse(1.0)
-    live = Live("val_loss", purse, print, on_terminal=True)
+    budget = FlopBudget(1.0)
+    live = Live("val_loss", budget, print, on_terminal=True)
     try:
         assert live.screen is not None
         with pytest.raises(TypeError, match="pickle"):
             cloudpickle.dumps(live)
-        search = Search(make_spec(), Store.at(tmp_path), purse, lambda number: None, print, live)
+        search = Search(make_spec(), Store.at(tmp_path), budget, lambda number: None, print, live)
         scheduler = Budgeted(search, time_attr="rung", grace_period=1, reduction_factor=3, max_t=9)
         for given in (Proposer(search), scheduler, _Watcher(search)):
             cloudpickle.dumps(given)

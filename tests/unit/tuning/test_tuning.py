@@ -1,4 +1,4 @@
-"""Searching small: proxies, spaces, proposals, the purse, trials, and the spec that comes of them."""
+"""Searching small: proxies, spaces, proposals, the FLOP budget, trials, and the tuned spec."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from foundray.spec.loading import parse_spec
 from foundray.spec.running import GuardConfig
 from foundray.storage import Store
 from foundray.tuning.search.batches import Batches, batches_of
-from foundray.tuning.search.budget import Purse
+from foundray.tuning.search.budget import FlopBudget
 from foundray.tuning.search.carry import tuned_yaml
 from foundray.tuning.search.proposals import Proposals
 from foundray.tuning.search.proxy import default_space, ladder_of, proxy_of, space_of, with_values
 from foundray.tuning.search.rungs import Costs, affordable, arrivals
 from foundray.tuning.search.search import Proposer, Search, Trial, _trainable, _Watcher
 from foundray.tuning.search.table import _line, aligned, ranked, rows
-from foundray.tuning.search.trial import STATE, Job, Rung, job_of, results, run
+from foundray.tuning.search.trial import STATE, Job, RungResult, job_of, results, run
 from foundray.tuning.search.usage import usage
 
 CLASSES = 257
@@ -46,7 +46,7 @@ def make_spec(prose: Path, storage: Path, **changes: Any) -> Spec:
 
 @pytest.fixture(scope="module")
 def job(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Of a proxy's trial, on data that is prepared."""
+    """Job of a proxy's trial on prepared data."""
     storage = tmp_path_factory.mktemp("storage")
     spec = make_spec(prose, storage)
     proxy = with_values(proxy_of(spec), {"train.steps": 9})
@@ -58,11 +58,11 @@ def job(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     return job_of(Store.at(storage / "trial"), proxy, prepared, (1, 3, 9), 1024)
 
 
-def rung(step: int, loss: float, began: float = 0.0, ended: float = 0.0, stepping: float = 0.0) -> Rung:
-    return Rung(step, step * 320, loss, loss, began, ended, stepping, 0.0)
+def rung(step: int, loss: float, began: float = 0.0, ended: float = 0.0, stepping: float = 0.0) -> RungResult:
+    return RungResult(step, step * 320, loss, loss, began, ended, stepping, 0.0)
 
 
-def trial(number: int, spec: Spec, *found: Rung, state: str = "done") -> Trial:
+def trial(number: int, spec: Spec, *found: RungResult, state: str = "done") -> Trial:
     job: Any = None
     return Trial(number, {"optimizer.lr": 0.1 * (number + 1)}, spec, job, (1.0, 1.0), list(found), state)
 
@@ -88,7 +88,7 @@ def test_proxies_are_a_quarter_as_wide_and_half_as_deep(prose: Path, tmp_path: P
         ({"space": {"optimizer.rate": {"choice": [1]}}}, "optimizer.rate is not a field of the spec that can vary"),
         ({"space": {"optimiser.lr": {"choice": [1]}}}, "optimiser.lr is not a field .*did you mean 'optimizer.lr'"),
         ({"space": {"scale.threads": {"choice": [1]}}}, "scale.threads never changes the result"),
-        ({"space": {"model.width": {"choice": [16]}}}, "model.width cannot vary: a proxy's size is said in tune.proxy"),
+        ({"space": {"model.width": {"choice": [16]}}}, "model.width cannot vary: tune.proxy sets a proxy's size"),
         ({"space": {"train.steps": {"choice": [9]}}}, "train.steps cannot vary: the horizon does not transfer"),
         (
             {"space": {"data.tokenizer.kind": {"choice": ["char"]}}},
@@ -101,7 +101,7 @@ def test_proxies_are_a_quarter_as_wide_and_half_as_deep(prose: Path, tmp_path: P
         ({"space": {"optimizer.lr": {"uniform": [-1, 1]}}}, "optimizer.lr: input should be greater than 0"),
         ({"space": {"optimizer.lr": {"uniform": [2, 1]}}}, "the lowest comes first"),
         ({"space": {"optimizer.lr": {"uniform": [1, 2], "choice": [1]}}}, "give one of log_uniform"),
-        ({"space": LR, "sampler": "grid"}, "tune.space.optimizer.lr: a grid is made of choices"),
+        ({"space": LR, "sampler": "grid"}, "tune.space.optimizer.lr: a grid needs choices"),
         ({"metric": "accuracy"}, "tune.metric: input should be 'val_loss' or 'loss' .*'accuracy'"),
         ({"sampler": "grid", "trials": 3, "space": {"optimizer.lr": {"choice": [1, 2, 3, 4]}}}, "the grid has 4 combinations"),
     ],
@@ -129,12 +129,12 @@ def test_proposals_follow_from_seed_and_number(sampler: str, prose: Path, tmp_pa
     for values in drawn[1:]:
         assert 1e-3 <= values["optimizer.lr"] <= 1e-1 and values["optimizer.betas.1"] in (0.95, 0.99)
         assert isinstance(values["train.micro_batches"], int) and 2 <= values["train.micro_batches"] <= 9
-    # A search that is begun again has the trials that were, and goes on with those that were to come.
+    # A search that starts again has the same trials, and continues with the same next ones.
     assert [again.values(number, known) for number, known in enumerate(drawn[:5])] == drawn[:5]
     assert [again.values(number) for number in range(5, 8)] == drawn[5:] or sampler == "optuna"
 
 
-def test_optuna_learns_from_what_it_is_told(prose: Path, tmp_path: Path) -> None:
+def test_optuna_learns_from_scores(prose: Path, tmp_path: Path) -> None:
     spec = make_spec(prose, tmp_path, tune={"space": LR})
     proposals = Proposals(spec, space_of(spec))
     drawn = []
@@ -158,24 +158,24 @@ def batched(space: Any, prose: Path, storage: Path, **tuning: Any) -> tuple[Spec
 
 
 def test_trials_of_every_batch_compare_at_equal_tokens(prose: Path, tmp_path: Path) -> None:
-    """A step of the spec has 5 x 2 samples; all choices meet after a multiple of 4 steps of 10 samples."""
+    """A step of the spec has 5 x 2 samples; all choices align after a multiple of 4 steps of 10 samples."""
     choices = {"train.micro_batches": {"choice": [2, 5, 10, 20]}}
     spec, batches = batched(choices, prose, tmp_path)
     assert (batches.largest, batches.common) == (4.0, 4)
-    costs = Costs(step=1.0, judging=1 / 300, units_per_step=100)
+    costs = Costs(step=1.0, validation_unit=1 / 300, units_per_step=100)
     rungs = affordable(spec.tune, 6, 2000, costs, 5000, batches)
     assert rungs.lengths[0] >= 40  # ten steps of the largest batch
     for micro_batches in (2, 5, 10, 20):
         trial = with_values(spec.model_copy(deep=True), {"train.micro_batches": micro_batches})
         whole = [length * spec.samples_per_step / trial.samples_per_step for length in rungs.lengths]
         assert all(steps == round(steps) for steps in whole)
-    # Of a range, tokens are equal to within half a step of the largest batch, and the FLOPs leave room for it.
+    # In a range, tokens agree to half a step of the largest batch, and the FLOPs leave room for it.
     ranged, any_size = batched({"train.micro_batches": {"uniform": [2, 20]}}, prose, tmp_path)
     assert (any_size.largest, any_size.common) == (4.0, None)
     rungs = affordable(ranged.tune, 6, 2000, costs, 5000, any_size)
     assert rungs.lengths[0] >= 40
     whole = [6 * (length + 2) * costs.step for length in rungs.lengths[:1]]
-    assert whole[0] + 6 * rungs.judged * costs.judging <= 5000
+    assert whole[0] + 6 * rungs.validation_units * costs.validation_unit <= 5000
     with pytest.raises(
         InputError, match=r"tune.proxy.steps: 90 steps in 3 rungs make a first one of 10, .* 40 or more: set 360"
     ):
@@ -199,44 +199,44 @@ def test_flops_counted_by_hand(prose: Path, tmp_path: Path) -> None:
     assert flops(spec, CLASSES, 0, 300) == unit * 100
 
 
-def test_a_purse_is_never_overdrawn() -> None:
-    purse = Purse(10.0)
-    assert purse.set_aside("a", 6) and not purse.set_aside("b", 5) and purse.set_aside("b", 4)
-    assert purse.set_aside("a", 100)  # it is aside already
-    purse.spend("a")
-    purse.give_back("b")
-    assert purse.spent == 6 and purse.set_aside("c", 4) and not purse.set_aside("d", 0.1)
+def test_a_budget_is_never_exceeded() -> None:
+    budget = FlopBudget(10.0)
+    assert budget.reserve("a", 6) and not budget.reserve("b", 5) and budget.reserve("b", 4)
+    assert budget.reserve("a", 100)  # it has a reservation already
+    budget.commit("a")
+    budget.release("b")
+    assert budget.used == 6 and budget.reserve("c", 4) and not budget.reserve("d", 0.1)
 
 
 def test_arrivals_are_those_of_asha() -> None:
-    """Against its rule, played through: a trial goes on if it is among the best third of those before it."""
+    """Against a simulation of its rule: a trial is promoted if it is among the best third of those before it."""
     import random
 
     import numpy as np
 
-    played = []
+    simulated = []
     for seed in range(400):
         rng, came = random.Random(seed), []
-        gone_on = 0
+        promoted = 0
         for _ in range(24):
             score = rng.random()
-            gone_on += not came or score <= np.quantile(came, 1 / 3)
+            promoted += not came or score <= np.quantile(came, 1 / 3)
             came.append(score)
-        played.append(gone_on)
-    assert arrivals(24, 2, 3)[1] == pytest.approx(sum(played) / len(played), rel=0.15)
+        simulated.append(promoted)
+    assert arrivals(24, 2, 3)[1] == pytest.approx(sum(simulated) / len(simulated), rel=0.15)
 
 
 def test_a_search_is_as_large_as_its_budget_allows() -> None:
-    costs, tuning = Costs(step=1.0, judging=1 / 300, units_per_step=100), TuneConfig()
+    costs, tuning = Costs(step=1.0, validation_unit=1 / 300, units_per_step=100), TuneConfig()
     for allowed, trials in ((1e9, 24), (3000, 24), (600, 24), (300, 24)):
         rungs = affordable(tuning, trials, 1000, costs, allowed)
         first, second, third = rungs.lengths
         arriving = arrivals(rungs.trials, 3, 3)
         cost = arriving[0] * first + arriving[1] * (second - first) + arriving[2] * (third - second)
-        cost += sum(arriving) * rungs.judged * costs.judging
+        cost += sum(arriving) * rungs.validation_units * costs.validation_unit
         assert first >= 10 and second == pytest.approx(3 * first, abs=2) and third == pytest.approx(9 * first, abs=5)
         assert cost <= allowed * 1.05 and (cost > 0.7 * allowed or third == 1000)
-        assert rungs.trials == trials or first < 13  # fewer only where each would be too short
+        assert rungs.trials == trials or first < 13  # fewer only if each would be too short
     with pytest.raises(InputError, match="one rung of one trial takes"):
         affordable(tuning, 24, 1000, costs, 10)
     with pytest.raises(InputError, match="one rung of each of 24 trials takes"):
@@ -244,7 +244,7 @@ def test_a_search_is_as_large_as_its_budget_allows() -> None:
     with pytest.raises(InputError, match=r"train.steps: 60\) make a first one of 7 step.*set fewer tune.rungs"):
         affordable(tuning, 24, 60, costs, 1e9)
     assert affordable(TuneConfig(rungs=1), 24, 60, costs, 1e9).lengths == (60,)
-    with pytest.raises(InputError, match="one rung of one trial takes"):  # as long as the run, and too dear
+    with pytest.raises(InputError, match="one rung of one trial takes"):  # as long as the run, and too expensive
         affordable(TuneConfig(proxy={"steps": 60}), 24, 60, costs, 10)
 
 
@@ -257,8 +257,8 @@ def test_ladders_span_the_sizes_in_between(prose: Path, tmp_path: Path) -> None:
     assert all((model.base_width, model.base_depth) == (64, 4) for model in models)
 
 
-def test_a_trial_is_judged_at_its_rungs_and_goes_on_where_it_stopped(job: Job, tmp_path: Path) -> None:
-    whole: list[Rung] = []
+def test_a_trial_is_validated_at_its_rungs_and_continues_where_it_stopped(job: Job, tmp_path: Path) -> None:
+    whole: list[RungResult] = []
     run(replace(job, folder=str(tmp_path / "whole")), whole.append)
     assert [rung.step for rung in whole] == [1, 3, 9] and not any(rung.replayed for rung in whole)
     assert whole[-1].val_loss < whole[0].val_loss
@@ -267,7 +267,7 @@ def test_a_trial_is_judged_at_its_rungs_and_goes_on_where_it_stopped(job: Job, t
         pass
 
     def until(step: int) -> Any:
-        def report(found: Rung) -> None:
+        def report(found: RungResult) -> None:
             if found.step == step and not found.replayed:
                 raise Killed
 
@@ -277,42 +277,42 @@ def test_a_trial_is_judged_at_its_rungs_and_goes_on_where_it_stopped(job: Job, t
     for step in (1, 3):
         with pytest.raises(Killed):
             run(halves, until(step))
-    rest: list[Rung] = []
+    rest: list[RungResult] = []
     run(halves, rest.append)
     assert [(r.step, r.replayed) for r in rest] == [(1, True), (3, True), (9, False)]
     assert [(r.val_loss, r.loss) for r in rest] == [(r.val_loss, r.loss) for r in whole]  # the same bits
     assert [r.step for r in results(Store.at(halves.folder))] == [1, 3, 9]
-    (tmp_path / "halves" / STATE).unlink()  # with its state, a trial forgets what it found
-    run(halves, (anew := []).append)
-    assert [r.replayed for r in anew] == [False] * 3
+    (tmp_path / "halves" / STATE).unlink()  # without its state, a trial forgets its results
+    run(halves, (fresh := []).append)
+    assert [r.replayed for r in fresh] == [False] * 3
 
 
 def test_a_trial_that_diverges_is_scored(job: Job, prose: Path, tmp_path: Path) -> None:
     spec = Spec.model_validate_json(job.spec_json)
     wild = with_values(spec, {"optimizer.lr": 1e30, "schedule.warmup": 0.0})
-    found: list[Rung] = []
+    found: list[RungResult] = []
     run(replace(job, folder=str(tmp_path / "wild"), spec_json=wild.model_dump_json()), found.append)
     assert found[-1].diverged and found[-1].val_loss == math.inf
     assert found[-1].reached is not None and 0 < found[-1].reached < found[-1].step
     assert found[-1].tokens == found[-1].reached * spec.tokens_per_step
     assert trial(0, spec, *found).score("val_loss") == math.inf
-    again: list[Rung] = []
+    again: list[RungResult] = []
     run(replace(job, folder=str(tmp_path / "wild"), spec_json=wild.model_dump_json()), again.append)
     assert [r.replayed for r in again] == [True] * len(found)
     assert [(r.tokens, r.reached) for r in again] == [(r.tokens, r.reached) for r in found]
 
 
-def test_a_trial_whose_loss_spikes_goes_on(job: Job, tmp_path: Path) -> None:
-    """A trial has no checkpoint to roll back to: the spike's update is left out."""
+def test_a_trial_whose_loss_spikes_continues(job: Job, tmp_path: Path) -> None:
+    """A trial has no checkpoint to roll back to, so the spike's update is skipped."""
     spec = Spec.model_validate_json(job.spec_json)
     still = with_values(spec, {"train.steps": 24, "optimizer.lr": 1e-9})  # the loss stays about its median, above or below it
     wary = still.model_copy(update={"guard": GuardConfig(spike=0.001, roll_back=2)})
-    found: list[Rung] = []
+    found: list[RungResult] = []
     run(replace(job, folder=str(tmp_path / "wary"), spec_json=wary.model_dump_json(), rungs=(24,)), found.append)
     assert [one.step for one in found] == [24] and not found[0].diverged
 
 
-def test_who_came_further_ranks_before_who_looked_better(prose: Path, tmp_path: Path) -> None:
+def test_trials_rank_by_rungs_reached_before_score(prose: Path, tmp_path: Path) -> None:
     spec = make_spec(prose, tmp_path)
     trials = [
         trial(0, spec, rung(1, 2.0), state="stopped"), trial(1, spec, rung(1, 3.0), rung(9, 2.5)),
@@ -332,7 +332,7 @@ def test_a_tie_keeps_the_specs_own_value(prose: Path, tmp_path: Path) -> None:
     assert [one.number for one in ranked(trials, "val_loss")] == [2, 1, 3, 0]
 
 
-def test_the_table_says_how_far_a_trial_came(prose: Path, tmp_path: Path) -> None:
+def test_the_table_says_how_far_a_trial_got(prose: Path, tmp_path: Path) -> None:
     spec = make_spec(prose, tmp_path)
     early = replace(rung(9, math.inf), tokens=3 * 320, reached=3)
     trials = [
@@ -349,7 +349,7 @@ def test_the_table_says_how_far_a_trial_came(prose: Path, tmp_path: Path) -> Non
     assert _line(trials[0], "val_loss") == "trial 0 (lr 0.1): no val_loss after 960 tokens, diverged in step 4 of 90"
 
 
-def test_a_trial_that_cannot_be_paid_stays_in_the_table(prose: Path, tmp_path: Path) -> None:
+def test_an_unpaid_trial_stays_in_the_table(prose: Path, tmp_path: Path) -> None:
     spec = make_spec(prose, tmp_path)
     costs = [(1.0,), (9.0,), (2.0,)]
 
@@ -359,8 +359,8 @@ def test_a_trial_that_cannot_be_paid_stays_in_the_table(prose: Path, tmp_path: P
         job = Job(str(tmp_path / f"{number}"), "", None, 0, (9,), None, ())  # type: ignore[arg-type]
         return Trial(number, {"optimizer.lr": 0.1}, spec, job, costs[number])
 
-    search = Search(spec, Store.at(tmp_path), Purse(3.0), propose, lambda trial: None, lambda trials: None)
-    begun = [search.next(name) for name in ("a", "b", "c")]
+    search = Search(spec, Store.at(tmp_path), FlopBudget(3.0), propose, lambda trial: None, lambda trials: None)
+    begun = [search.next_trial(name) for name in ("a", "b", "c")]
     assert [one and one.number for one in begun] == [0, 2, None]
     assert [(one.number, one.state) for one in search.trials] == [(0, "runs"), (1, "unpaid"), (2, "runs")]
 
@@ -369,22 +369,22 @@ def test_a_trial_whose_process_died_says_so(prose: Path, tmp_path: Path) -> None
     spec = make_spec(prose, tmp_path)
     job = Job(str(tmp_path / "0"), '{"name": 1}', None, 0, (9,), None, ())  # type: ignore[arg-type]
     only = Trial(0, {"optimizer.lr": 0.1}, spec, job, (1.0,))
-    told: list[Trial] = []
+    ended: list[Trial] = []
     search = Search(
-        spec, Store.at(tmp_path), Purse(3.0), lambda number: None if number else only, told.append, lambda trials: None
+        spec, Store.at(tmp_path), FlopBudget(3.0), lambda number: None if number else only, ended.append, lambda trials: None
     )
     proposer = Proposer(search)
     config = proposer.suggest("a") | {"rungs": [1]}
-    _Watcher(search).on_trial_recover(0, [], SimpleNamespace(trial_id="a"))  # it was killed, and left no word
+    _Watcher(search).on_trial_recover(0, [], SimpleNamespace(trial_id="a"))  # it was killed, and left no exception
     assert (only.died, only.why, only.state) == (1, "", "runs")
-    with pytest.raises(ValidationError):  # what is no spec ends the next process with an exception
+    with pytest.raises(ValidationError):  # an invalid spec ends the next process with an exception
         _trainable(config)
     proposer.on_trial_complete("a", error=True)
-    assert told == [only] and only.standing.startswith("lost: its process died 2 times, last of ValidationError: ")
+    assert ended == [only] and only.standing.startswith("lost: its process died 2 times, last of ValidationError: ")
 
 
-def test_usage_is_of_the_time_while_trials_begin() -> None:
-    """Two slots, five trials: the second begins at 1 s, the last at 9 s; 8 of those 16 s are steps."""
+def test_usage_covers_the_time_while_trials_start() -> None:
+    """Two slots, five trials: the second starts at 1 s, the last at 9 s; 8 of those 16 s are steps."""
     times = [(0, 5), (1, 5), (5, 9), (5, 9), (9, 20)]
     found = usage([[rung(1, 1.0, began, ended, (ended - began) / 2)] for began, ended in times], 2)
     assert found and found.busy == pytest.approx(0.5) and found.overhead_s == pytest.approx(8 / 3)
@@ -406,8 +406,8 @@ def test_the_tuned_spec_is_the_users_with_values_and_where_they_came_from(prose:
     text = SPEC.replace("PROSE", str(prose))
     spec = parse_spec(text, "test", {"seed": 7})
     values = {"optimizer.lr": 0.0125, "optimizer.betas.1": 0.98, "schedule.warmup": 0.1, "train.micro_batches": 4}
-    found_at = 90 * spec.tokens_per_step // 16
-    tuned = tuned_yaml(text, {"seed": 7}, spec, values, {"base_width": 16, "base_depth": 2}, "best of 9 trials", found_at)
+    proxy_tokens = 90 * spec.tokens_per_step // 16
+    tuned = tuned_yaml(text, {"seed": 7}, spec, values, {"base_width": 16, "base_depth": 2}, "best of 9 trials", proxy_tokens)
     found = parse_spec(tuned, "tuned")
     assert (found.name, found.seed) == ("run-tuned", 7)
     assert (found.optimizer.betas, found.schedule.warmup) == ((0.9, 0.98), 0.1)
@@ -422,13 +422,13 @@ def test_the_tuned_spec_is_the_users_with_values_and_where_they_came_from(prose:
     assert "batch size does not transfer by itself" in lines["micro_batches"]
     assert "CompleteP" in lines["base_width"]
     tokens = found.train.steps * found.tokens_per_step
-    told = (
+    expected = (
         f"steps: {found.train.steps}  # was 90; {tokens:,} tokens as before, in steps of {found.tokens_per_step:,} instead of"
     )
-    assert re.sub(" +", " ", told) in re.sub(" +", " ", lines["steps"])
+    assert re.sub(" +", " ", expected) in re.sub(" +", " ", lines["steps"])
 
 
-def test_ranges_tell_their_ends() -> None:
+def test_ranges_have_ends() -> None:
     assert RangeConfig(log_uniform=(0.1, 1)).ends == [0.1, 1] and RangeConfig(choice=[None, True]).ends == [None, True]
 
 
@@ -449,7 +449,7 @@ def test_questions_that_cannot_be_answered_are_one_sentence(call: Any, sentence:
         call(spec)
 
 
-def test_points_tell_of_sizes_alone(prose: Path, tmp_path: Path) -> None:
+def test_points_need_a_size(prose: Path, tmp_path: Path) -> None:
     rows = "".join(f"1e{n},1e{d},{9 - n * d / 10}\n" for n in (5, 6, 7) for d in (6, 7, 8))
     (points := tmp_path / "points.csv").write_text(f"N,D,loss\n{rows}")
     with pytest.raises(InputError, match="--parameters N --tokens D"):

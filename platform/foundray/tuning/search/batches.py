@@ -1,4 +1,4 @@
-"""Batch sizes in a search: trials compare at equal tokens, so the steps of a trial, and of its rungs, follow from its batch."""
+"""Batch sizes in a search: trials compare at equal tokens, so a trial's batch size determines its steps and its rungs."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from dataclasses import dataclass
 from foundray.spec import RangeConfig, Spec
 
 FIELDS = ("train.micro_batches", "train.micro_batch_size")
-"""Their product is the batch."""
+"""Their product is the batch size."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches that a search tries."""
+    """The batch sizes of a search space."""
 
     largest: float = 1.0
-    """The largest one as a multiple of the spec's, at least 1."""
+    """The largest batch size as a multiple of the spec's, at least 1."""
     common: int | None = 1
-    """Steps of the spec after which every batch has seen the same tokens; None if a batch may have any size."""
+    """Steps of the spec after which every batch size has seen the same tokens; None if any size is possible."""
 
     def aligned(self, steps: int) -> int:
-        """At most so many steps, at whose end every batch has seen the same tokens, if there are such."""
+        """Round steps of the spec down so that every batch size has seen the same tokens, if possible."""
         return steps - steps % self.common if self.common and steps >= self.common else steps
 
     def is_aligned(self, steps: int) -> bool:
-        """Whether every batch has seen the same tokens after so many steps of the spec; if not, they differ by half a step."""
+        """Whether every batch size has seen the same tokens after `steps` of the spec; if not, they differ by half a step."""
         return self.common is not None and steps % self.common == 0
 
 
 def batches_of(spec: Spec, space: Mapping[str, RangeConfig]) -> Batches:
-    """The batches of a space whose values were checked."""
+    """The batch sizes of a checked space."""
     own = dict(zip(FIELDS, (spec.train.micro_batches, spec.train.micro_batch_size), strict=True))
     sides = [[int(end or 1) for end in space[name].ends] if name in space else [value] for name, value in own.items()]
     sizes = [math.prod(sizes) for sizes in itertools.product(*sides)]
@@ -42,7 +42,7 @@ def batches_of(spec: Spec, space: Mapping[str, RangeConfig]) -> Batches:
 
 
 def steps_follow(before: Spec, after: Spec) -> str:
-    """Why a spec has other steps than before: its batch is another, its tokens are the same."""
+    """Explain a change of `train.steps`: another batch size, the same tokens."""
     tokens = after.train.steps * after.tokens_per_step
     return (
         f"was {before.train.steps:,}; {tokens:,} tokens as before, in steps of {after.tokens_per_step:,} instead of "

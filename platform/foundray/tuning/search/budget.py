@@ -1,29 +1,29 @@
-"""A purse of floating-point operations that is never overdrawn."""
+"""A FLOP budget that is never exceeded."""
 
 from __future__ import annotations
 
 
-class Purse:
-    """FLOPs that may be used: set aside before a part of a trial begins, spent when it is done."""
+class FlopBudget:
+    """FLOPs that a search may use: reserved before a rung of a trial starts, committed when it ends."""
 
-    def __init__(self, allowed: float, spent: float = 0.0):
-        self.allowed, self.spent = allowed, spent
-        self.aside: dict[str, float] = {}
-        """By trial."""
+    def __init__(self, allowed: float, used: float = 0.0):
+        self.allowed, self.used = allowed, used
+        self.reserved: dict[str, float] = {}
+        """FLOPs by trial."""
 
-    def set_aside(self, trial: str, amount: float) -> bool:
-        """Whether there is enough left; then it is the trial's. What is aside for it already stays."""
-        if trial in self.aside:
+    def reserve(self, trial: str, amount: float) -> bool:
+        """Reserve FLOPs for the trial, unless it has a reservation already; False if too few are left."""
+        if trial in self.reserved:
             return True
-        if self.spent + sum(self.aside.values()) + amount > self.allowed * (1 + 1e-9):
+        if self.used + sum(self.reserved.values()) + amount > self.allowed * (1 + 1e-9):
             return False
-        self.aside[trial] = amount
+        self.reserved[trial] = amount
         return True
 
-    def spend(self, trial: str) -> None:
-        """What was set aside for the trial is used."""
-        self.spent += self.aside.pop(trial, 0.0)
+    def commit(self, trial: str) -> None:
+        """Count the trial's reservation as used."""
+        self.used += self.reserved.pop(trial, 0.0)
 
-    def give_back(self, trial: str) -> None:
-        """What was set aside for the trial is not used."""
-        self.aside.pop(trial, None)
+    def release(self, trial: str) -> None:
+        """Drop the trial's reservation unused."""
+        self.reserved.pop(trial, None)

@@ -1,4 +1,4 @@
-"""The transfer: the full run's spec with the values that were found, each with where it came from."""
+"""The transfer: the full run's spec with the values found, each with a comment on its origin."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from foundray.tuning.search.batches import steps_follow
 from foundray.tuning.search.proxy import with_values
 
 LR = "optimizer.lr"
-RULES = {
+TRANSFER_RULES = {
     "train.micro_batches": "batch size does not transfer by itself: carried as it is, with the rate found for it",
     "train.micro_batch_size": "batch size does not transfer by itself: carried as it is, with the rate found for it",
-    "optimizer.weight_decay": "times the width's ratio in matrices, so that rate times decay stays (CompleteP)",
-    LR: "divided by the width's ratio in matrices between two widths (CompleteP)",
-    "optimizer.eps": "divided by the ratios of width and depth (CompleteP)",
+    "optimizer.weight_decay": "multiplied by the width ratio in matrices, which keeps rate times decay (CompleteP)",
+    LR: "divided by the width ratio in matrices between two widths (CompleteP)",
+    "optimizer.eps": "divided by the width and depth ratios (CompleteP)",
 }
-"""What is said of how a value is carried; of others, that they are carried as they are."""
+"""How a value is transferred, for comments in the tuned spec; fields not listed are carried as they are."""
 
 
-def carried(values: Mapping[str, Any], spec: Spec, found_at: int, tokens: int) -> dict[str, Any]:
-    """Values found on runs of `found_at` tokens, for one of `tokens`: the best learning rate falls with the horizon.
+def carried(values: Mapping[str, Any], spec: Spec, proxy_tokens: int, tokens: int) -> dict[str, Any]:
+    """Transfer values from runs of `proxy_tokens` to a run of `tokens`: the best learning rate falls with the horizon.
 
     Everything else is carried as it is, or scaled by the model itself (`model.base_width`).
     """
-    falls = {LR: values[LR] * (found_at / tokens) ** spec.tune.horizon} if LR in values else {}
-    return {**values, **falls}
+    scaled = {LR: values[LR] * (proxy_tokens / tokens) ** spec.tune.horizon} if LR in values else {}
+    return {**values, **scaled}
 
 
 def tuned_yaml(
@@ -40,61 +40,64 @@ def tuned_yaml(
     values: Mapping[str, Any],
     base: Mapping[str, int],
     found: str,
-    found_at: int,
+    proxy_tokens: int,
 ) -> str:
-    """The spec's own text, with its comments, and `values` in their places, carried from runs of `found_at` tokens.
+    """Write `values` into the spec's own text, which keeps its comments.
 
-    `base` are the width and depth that they are right for; `found` says how they were found.
+    The values are transferred from runs of `proxy_tokens` tokens. `base` holds the width and depth they were tuned at;
+    `found` says how they were found.
     """
     yaml = YAML()  # keeps comments; it makes plain maps, lists and scalars only
     yaml.width = 128
     fields = yaml.load(text)
     whole = spec.model_dump(mode="json")
-    before = flatten(whole)
+    own = flatten(whole)
     for name, value in overrides.items():
         _set(fields, name, value, whole)
     _set(fields, "name", tuned_name(spec), whole)
-    full = with_values(spec, values)
-    tokens = full.train.steps * full.tokens_per_step
-    if full.train.steps != spec.train.steps:
-        _set(fields, "train.steps", full.train.steps, whole, steps_follow(spec, full))
-    for name, value in carried(values, spec, found_at, tokens).items():
-        rule = RULES.get(name, "carried as it is")
+    tuned = with_values(spec, values)
+    tokens = tuned.train.steps * tuned.tokens_per_step
+    if tuned.train.steps != spec.train.steps:
+        _set(fields, "train.steps", tuned.train.steps, whole, steps_follow(spec, tuned))
+    for name, value in carried(values, spec, proxy_tokens, tokens).items():
+        rule = TRANSFER_RULES.get(name, "carried as it is")
         if name == LR and spec.tune.horizon:
-            rule = f"{values[LR]:.4g} there, times ({found_at:,}/{tokens:,})^{spec.tune.horizon:g} for the horizon; {rule}"
-        _set(fields, name, value, whole, f"{found}; was {before.get(name)}; {rule}")
+            rule = f"{values[LR]:.4g} there, times ({proxy_tokens:,}/{tokens:,})^{spec.tune.horizon:g} for the horizon; {rule}"
+        _set(fields, name, value, whole, f"{found}; was {own.get(name)}; {rule}")
     for name, value in base.items():
-        _set(fields, f"model.{name}", value, whole, "the proxies': rates are scaled from there to this model (CompleteP)")
+        _set(fields, f"model.{name}", value, whole, "the proxies': rates scale from there to this model (CompleteP)")
     stream = io.StringIO()
     yaml.dump(fields, stream)
     return stream.getvalue()
 
 
 def tuned_name(spec: Spec) -> str:
-    """Of the full run with the values found."""
+    """Name of the full run with the values found."""
     return f"{spec.name}-tuned"
 
 
 def _set(fields: Any, name: str, value: Any, whole: Any, comment: str | None = None) -> None:
-    """Set a field, and say why beside it: sections that are written on one line get a line a field then.
+    """Set a field, with a comment beside it; a commented section in flow style is rewritten with one line per field.
 
-    `whole` are all fields of the spec: a list of which an item is set, and which the text leaves out, comes from there.
+    `whole` holds all fields of the spec. A list that the text leaves out is copied from there before an item is set.
     """
     *path, last = name.split(".")
-    here, above = fields, fields
+    node, parent = fields, fields
+    # Walk down to the field's section, and create the sections that the text leaves out.
     for key in path:
         whole = whole[int(key) if isinstance(whole, list) else key]
-        if isinstance(here, CommentedMap) and here.get(key) is None:
-            here[key] = CommentedSeq(whole) if isinstance(whole, list) else CommentedMap()
-        above, here = here, here[int(key) if isinstance(here, CommentedSeq) else key]
-        if comment and isinstance(here, CommentedMap):
-            here.fa.set_block_style()
-    if isinstance(here, CommentedSeq):
-        here.fa.set_flow_style()
-        here[int(last)] = value
+        if isinstance(node, CommentedMap) and node.get(key) is None:
+            node[key] = CommentedSeq(whole) if isinstance(whole, list) else CommentedMap()
+        parent, node = node, node[int(key) if isinstance(node, CommentedSeq) else key]
+        if comment and isinstance(node, CommentedMap):
+            node.fa.set_block_style()
+    # Set the value; a list stays on one line, so that its comment fits beside it.
+    if isinstance(node, CommentedSeq):
+        node.fa.set_flow_style()
+        node[int(last)] = value
     else:
-        here[last] = value
-    if comment and isinstance(here, CommentedMap):
-        here.yaml_add_eol_comment(comment, last)
-    elif comment and isinstance(above, CommentedMap):
-        above.yaml_add_eol_comment(comment, path[-1])
+        node[last] = value
+    if comment and isinstance(node, CommentedMap):
+        node.yaml_add_eol_comment(comment, last)
+    elif comment and isinstance(parent, CommentedMap):
+        parent.yaml_add_eol_comment(comment, path[-1])

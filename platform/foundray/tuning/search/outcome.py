@@ -1,7 +1,7 @@
-"""What becomes of a search: the tuned spec, the forecast, tables and pictures, in the search's folder.
+"""The outcome of a search, in its folder: the tuned spec, the forecast, tables and figures.
 
 tuned.yaml     the full run's spec, ready for `foundray train`
-ranking.json   all trials, the ladder, and the bill
+ranking.json   all trials, the ladder, and the FLOPs used
 pictures/      the search in parallel coordinates, the scaling law
 tensorboard/   the same, and every trial's values and result (HParams)
 """
@@ -30,7 +30,7 @@ from foundray.tuning.search.usage import Usage, usage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from foundray.tuning.search.driver import Workshop
+    from foundray.tuning.search.driver import SearchRun
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,34 @@ class Tuned:
     """The tuned spec's file."""
     metric: str
     score: float
-    """Of the best trial."""
+    """Score of the best trial."""
     values: dict[str, Any]
-    """That it has."""
+    """Values of the best trial."""
     trials: list[Trial]
-    """The best first."""
+    """All trials, best first."""
     flops: float
-    """Used by search and ladder; what was lost with a process that was killed is not counted."""
+    """FLOPs of search and ladder, without work lost when a process was killed."""
     allowed: float
+    """FLOPs allowed."""
     full: float
-    """Of the full run."""
+    """FLOPs of the full run."""
     usage: Usage | None
     forecast: Forecast | None
     no_forecast: str
-    """Why there is none."""
+    """Why there is no forecast."""
     not_begun: int = 0
-    """Trials that the spec asks for, and the budget could not pay."""
+    """Trials that the spec asks for but the budget could not pay for."""
     ladder: Sequence[Trial] = ()
-    """Runs that the forecast is made from."""
+    """Runs that the forecast is based on."""
 
     def table(self) -> str:
-        """For people."""
+        """Text for people: trials, budget, ladder, forecast and the next command."""
         share = f"{self.flops / self.full:.2%} of the full run's {self.full:.3g}"
         bill = f"{self.flops:.3g} FLOPs of {self.allowed:.3g} allowed: {share}"
         lines = [aligned(rows(self.trials, self.metric)), "", f"bill: {bill}"]
         if self.not_begun:
             asked = len(self.trials) + self.not_begun
-            lines.append(f"trials: {asked} were asked for, and the budget paid {len(self.trials)}: raise tune.budget for more")
+            lines.append(f"trials: {asked} asked for, {len(self.trials)} paid for: raise tune.budget for more")
         if self.usage:
             lines.append(f"search: {self.usage}")
         if missing := [trial for trial in self.ladder if trial.state != "done"]:
@@ -78,36 +79,39 @@ class Tuned:
         return "\n".join([*lines, f"next: foundray train {self.spec}"])
 
     def to_dict(self) -> dict[str, Any]:
-        told = {
+        facts = {
             name: getattr(self, name)
             for name in ("folder", "spec", "metric", "score", "values", "flops", "allowed", "full", "not_begun")
         }
         of_usage = {"usage": asdict(self.usage) if self.usage else None}
         return (
-            told | of_usage | {"trials": list(map(_facts, self.trials)), "forecast": self.forecast and self.forecast.to_dict()}
+            facts | of_usage | {"trials": list(map(_facts, self.trials)), "forecast": self.forecast and self.forecast.to_dict()}
         )
 
 
 def write(
-    spec: Spec, text: str, overrides: Mapping[str, Any], work: Workshop, trials: list[Trial], ladder: list[Trial]
+    spec: Spec, text: str, overrides: Mapping[str, Any], work: SearchRun, trials: list[Trial], ladder: list[Trial]
 ) -> Tuned:
-    """Write all that was found into the search's folder, and the forecast into the folder of the run that it is of."""
+    """Write all results into the search's folder, and the forecast into the folder of its run."""
+    # The tuned spec: the best trial's values, and the base width and depth that they were found with.
     metric = spec.tune.metric
     order = ranked(trials, metric)
     best, shape = order[0], work.proxy.model
-    found = f"best of {len(trials)} trials of width {shape.width}, depth {shape.depth}, {best.found[-1].tokens:,} tokens"
-    here = {"base_width": shape.base_width, "base_depth": shape.base_depth}
-    base = {name: value for name, value in here.items() if value and getattr(spec.model, name) is None}
-    place = work.folder / "tuned.yaml"
+    found = f"best of {len(trials)} trials of width {shape.width}, depth {shape.depth}, {best.results[-1].tokens:,} tokens"
+    of_proxy = {"base_width": shape.base_width, "base_depth": shape.base_depth}
+    base = {name: value for name, value in of_proxy.items() if value and getattr(spec.model, name) is None}
+    file = work.folder / "tuned.yaml"
     tuned_text = tuned_yaml(text, overrides, spec, best.values, base, found, best.horizon)
-    place.write_text(tuned_text)
-    measured = [*ladder, best] if ladder and best.state == "done" else ladder  # it is a run with these values, too
-    of_full, why = _forecast(parse_spec(tuned_text, str(place)), work.classes, measured)
-    spent = usage([trial.found for trial in trials], work.slots)
+    file.write_text(tuned_text)
+    # The forecast: from the ladder, and from the best trial, which is a run with the same values.
+    measured = [*ladder, best] if ladder and best.state == "done" else ladder
+    of_full, why = _forecast(parse_spec(tuned_text, str(file)), work.classes, measured)
+    machine_usage = usage([trial.results for trial in trials], work.slots)
     tuned = Tuned(
-        work.folder.url, place.url, metric, best.score(metric), best.values, order, work.used, work.allowed, work.full, spent,
-        of_full, why, work.not_begun, ladder,
+        work.folder.url, file.url, metric, best.score(metric), best.values, order, work.used, work.allowed, work.full,
+        machine_usage, of_full, why, work.not_begun, ladder,
     )  # fmt: skip
+    # Files for programs, pictures for people.
     points = [asdict(point) for point in points_of(measured, work.classes)]
     facts = tuned.to_dict() | {"ladder": list(map(_facts, ladder)), "points": points, "classes": work.classes}
     (work.folder / "ranking.json").write_text(json.dumps(facts, indent=1))
@@ -119,13 +123,13 @@ def write(
 
 
 def points_of(trials: Sequence[Trial], classes: int) -> list[Point]:
-    """What runs of a ladder tell."""
-    done = [trial for trial in trials if trial.found and not trial.found[-1].diverged]
+    """Measured points of a ladder's runs, without those that diverged."""
+    done = [trial for trial in trials if trial.results and not trial.results[-1].diverged]
     return [
         Point(
             parameters=parameters_of(trial.spec, classes),
-            tokens=trial.found[-1].tokens,
-            loss=trial.found[-1].val_loss,
+            tokens=trial.results[-1].tokens,
+            loss=trial.results[-1].val_loss,
             name=_name(trial),
         )
         for trial in done
@@ -137,12 +141,12 @@ def _name(trial: Trial) -> str:
 
 
 def target_of(spec: Spec, classes: int) -> Target:
-    """A run that is to be forecast."""
+    """The spec's run as the target of a forecast."""
     return Target(parameters_of(spec, classes), spec.train.steps * spec.tokens_per_step)
 
 
 def state_forecast(spec: Spec, found: Forecast) -> bool:
-    """Write the forecast into the folder of its run, unless that has begun: a forecast is stated before."""
+    """Write the forecast into its run's folder, unless the run has started: a forecast is stated beforehand."""
     run = Run.named(spec)
     if run.exists():
         return False
@@ -176,11 +180,11 @@ def _board(board: Any, trials: Sequence[Trial], metric: str) -> None:
     """Every trial's values and result, for TensorBoard's HParams."""
     for trial in (trial for trial in trials if trial.score(metric) < math.inf):
         values = {name: v if isinstance(v, int | float | str) else str(v) for name, v in trial.values.items()}
-        result = {f"tune/{metric}": trial.score(metric), "tune/tokens": trial.found[-1].tokens}
+        result = {f"tune/{metric}": trial.score(metric), "tune/tokens": trial.results[-1].tokens}
         board.add_hparams(values, result, name=f"trial-{trial.number:04d}")
 
 
 def _facts(trial: Trial) -> dict[str, Any]:
-    told = {"number": trial.number, "values": trial.values, "state": trial.state, "standing": trial.standing}
-    told |= {"folder": trial.folder.name}
-    return told | {"fingerprint": trial.spec.fingerprint(), "rungs": [asdict(rung) for rung in trial.found]}
+    facts = {"number": trial.number, "values": trial.values, "state": trial.state, "standing": trial.standing}
+    facts |= {"folder": trial.folder.name}
+    return facts | {"fingerprint": trial.spec.fingerprint(), "rungs": [asdict(rung) for rung in trial.results]}

@@ -1,4 +1,4 @@
-"""Which values the trials of a search have: the k-th one's follow from the seed, k, and what was found until then."""
+"""The values of a search's trials: the k-th trial's follow from the seed, k, and the results until then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Proposals:
-    """Raises InputError for a grid of more combinations than there may be trials."""
+    """The sampler of a search. Raises InputError for a grid with more combinations than trials."""
 
     def __init__(self, spec: Spec, space: dict[str, RangeConfig]):
         self.seed, self.kind, self.trials = spec.seed, spec.tune.sampler, spec.tune.trials
@@ -33,19 +33,21 @@ class Proposals:
             self.grid = [dict(combination) for combination in itertools.product(*choices)]
             if len(self.grid) > self.trials:
                 raise InputError(
-                    f"tune.trials: the grid has {len(self.grid)} combinations, and there may be {self.trials} trials; raise "
-                    "tune.trials, or give fewer choices"
+                    f"tune.trials: the grid has {len(self.grid)} combinations, but only {self.trials} trials are allowed; "
+                    "raise tune.trials, or give fewer choices"
                 )
             self.trials = len(self.grid)
         self.study = optuna.create_study()
         self.asked: dict[int, optuna.Trial] = {}
 
     def values(self, number: int, known: Values | None = None) -> Values:
-        """Of a trial, counted from 0; those that it had in an earlier command, where they are `known`."""
+        """Values of a trial, counted from 0: those of an earlier command if they are `known`."""
+        # A grid is a list, and the first trial of the other samplers has the spec's own values.
         if known is None and self.grid:
             return self.grid[number]
         if known is None and number == 0 and all(_holds(self.space[name], value) for name, value in self.own.items()):
             known = self.own
+        # Optuna draws for every trial, known or not, so that it can learn from its result.
         if known is not None:
             self.study.enqueue_trial(known, skip_if_exists=False)
         seed = mix(self.seed, number) % 2**32
@@ -57,7 +59,7 @@ class Proposals:
         return known if known is not None else {name: trial.params[name] for name in self.space}
 
     def tell(self, number: int, score: float) -> None:
-        """How a trial ended; not finite where it diverged."""
+        """Report a trial's final score; not finite if it diverged."""
         if trial := self.asked.pop(number, None):
             self.study.tell(trial, score if math.isfinite(score) else math.inf)
 

@@ -1,4 +1,4 @@
-"""Proxies: smaller models that learn from the same data in the same steps, and tell which hyperparameters are good."""
+"""Proxies: smaller models that train on the same data in the same steps, to find good hyperparameters."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from foundray.spec import ModelConfig, RangeConfig, Spec, flatten, nearest
 from foundray.spec.loading import checked, set_field
 
 FIXED = {
-    "model.width": "a proxy's size is said in tune.proxy",
-    "model.depth": "a proxy's size is said in tune.proxy",
+    "model.width": "tune.proxy sets a proxy's size",
+    "model.depth": "tune.proxy sets a proxy's size",
     "model.heads": "heads keep their size",
     "model.base_width": "rates are scaled by it",
     "model.base_depth": "rates are scaled by it",
     "model.context": "all trials share the prepared data",
     "train.steps": "the horizon does not transfer, and tokens are the budget",
-    "train.exact": "it is no hyperparameter",
-    "train.compile": "it is no hyperparameter",
-    "data.holdout": "all trials are judged alike",
-    "init_from": "a proxy has another size than those weights",
+    "train.exact": "it is not a hyperparameter",
+    "train.compile": "it is not a hyperparameter",
+    "data.holdout": "all trials share the validation split",
+    "init_from": "a proxy's size differs from those weights'",
     "objective": "losses of different objectives do not compare",
     "seed": "it is chance, not quality",
 }
@@ -32,15 +32,15 @@ FIXED = {
 
 
 def proxy_of(spec: Spec) -> Spec:
-    """The spec at its proxies' size, as long as the run, with the base that its values are right for. Raises InputError."""
-    wanted, full = spec.tune.proxy, spec.model
+    """The spec at proxy size and the run's length, with the proxy as the base of its values. Raises InputError."""
+    targets, full = spec.tune.proxy, spec.model
     size = full.width // full.heads
-    width = wanted.width or full.base_width or max(1, round(full.width / 4 / size)) * size
-    depth = wanted.depth or full.base_depth or max(1, full.depth // 2)
+    width = targets.width or full.base_width or max(1, round(full.width / 4 / size)) * size
+    depth = targets.depth or full.base_depth or max(1, full.depth // 2)
     if width > full.width or depth > full.depth:
         raise InputError(
             f"tune.proxy: a proxy of width {width} and depth {depth} is larger than the run's model, of width {full.width} and "
-            f"depth {full.depth}; a smaller one is cheaper"
+            f"depth {full.depth}; choose a smaller one"
         )
     try:
         narrow = full.of_width(width)
@@ -51,14 +51,14 @@ def proxy_of(spec: Spec) -> Spec:
 
 
 def at_size(spec: Spec, model: ModelConfig, steps: int) -> Spec:
-    """The spec with a model of another size, and another number of steps; on one worker."""
+    """The spec with another model and number of steps, on one worker."""
     scale = spec.scale.model_copy(update={"workers": (1, 1), "pools": {}, "threads": spec.scale.worker_threads})
     train = spec.train.model_copy(update={"steps": steps})
     return spec.model_copy(update={"model": model, "train": train, "scale": scale})
 
 
 def with_values(spec: Spec, values: Mapping[str, Any]) -> Spec:
-    """The spec with some fields set; as many tokens, where steps become larger. Raises InputError."""
+    """The spec with some fields set; a larger batch makes fewer steps of the same tokens. Raises InputError."""
     fields = spec.model_dump(mode="json")
     for name, value in values.items():
         set_field(fields, name, value, "tune.space")
@@ -68,7 +68,7 @@ def with_values(spec: Spec, values: Mapping[str, Any]) -> Spec:
 
 
 def space_of(spec: Spec) -> dict[str, RangeConfig]:
-    """What is searched, checked. Raises InputError for a field that does not exist, cannot vary or cannot have a value."""
+    """The checked search space. Raises InputError for a field that does not exist, cannot vary or cannot have a value."""
     space = spec.tune.space or default_space(spec)
     known = [name for name in flatten(spec.model_dump(mode="json")) if Spec.decides(name)]
     data, _, _ = prepared_folder(spec)
@@ -80,7 +80,7 @@ def space_of(spec: Spec) -> dict[str, RangeConfig]:
         if name not in known:
             raise InputError(f"tune.space: {name} is not a field of the spec that can vary{nearest(name, known)}")
         if spec.tune.sampler == "grid" and values.choice is None:
-            raise InputError(f"tune.space.{name}: a grid is made of choices: write choice: [...]")
+            raise InputError(f"tune.space.{name}: a grid needs choices: write choice: [...]")
         for value in values.ends:
             if prepared_folder(with_values(spec, {name: value}))[0].path != data.path:
                 raise InputError(f"tune.space: {name} cannot vary: it changes the prepared data, which all trials share")
@@ -88,14 +88,15 @@ def space_of(spec: Spec) -> dict[str, RangeConfig]:
 
 
 def default_space(spec: Spec) -> dict[str, RangeConfig]:
-    """What matters most: the learning rate, eight times lower to eight times higher, and the second of the betas."""
+    """The fields that matter most: the learning rate, from an eighth to eight times the spec's, and the second beta."""
     lr, slow = spec.optimizer.lr, spec.optimizer.betas[1]
     betas = sorted({0.95, 0.98, 0.99, slow})
     return {"optimizer.lr": RangeConfig(log_uniform=(lr / 8, lr * 8)), "optimizer.betas.1": RangeConfig(choice=list(betas))}
 
 
 def ladder_of(spec: Spec, proxy: Spec, classes: int) -> list[ModelConfig]:
-    """Three sizes from the proxy's to about half the full model's parameters, evenly in their logarithm, or fewer."""
+    """Up to three models, from the proxy's to about half the full model's parameters, evenly spaced in log parameters."""
+    # All models in that range, with whole heads, by their number of parameters.
     size = spec.model.width // spec.model.heads
     smallest, largest = (parameters_of(one, classes) for one in (proxy, spec))
     base = {"base_width": proxy.model.base_width, "base_depth": proxy.model.base_depth}
@@ -111,7 +112,8 @@ def ladder_of(spec: Spec, proxy: Spec, classes: int) -> list[ModelConfig]:
                 found.setdefault(count, model)
     if not found:
         return []
+    # Of these, the nearest to three evenly spaced counts.
     top = max(found)
-    wanted = [smallest * (top / smallest) ** part for part in (0, 0.5, 1)]
-    nearest_sizes = {min(found, key=lambda count: abs(count / aim - 1)) for aim in wanted}
+    targets = [smallest * (top / smallest) ** part for part in (0, 0.5, 1)]
+    nearest_sizes = {min(found, key=lambda count: abs(count / target - 1)) for target in targets}
     return [found[count] for count in sorted(nearest_sizes)]

@@ -1,4 +1,4 @@
-"""How many trials there are, how long they are and by how much they are judged, for what a search may cost."""
+"""The number of trials, their length and their validation units, for a given FLOP budget."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from foundray.spec import TuneConfig
 from foundray.tuning.search.batches import Batches
 
 FEWEST_STEPS = 10
-"""Of a first rung, or of a ladder's shortest run, with the largest batch: tokens are then equal to within half a step, 5 %."""
-JUDGED = 2**12, 2**16
-"""Fewest and most units that a trial is judged by, where the spec does not say: three for four of its first rung's."""
-LADDER_LENGTHS = (0.25, 0.5, 1.0)
-LADDER_JUDGED = 2**14, 2**18
+"""Least steps of a first rung, or of a ladder's shortest run, with the largest batch: tokens then agree to half a step, 5 %."""
+VALIDATION_UNITS = 2**12, 2**16
+"""Fewest and most units that a trial is validated on if the spec does not say: three for four of its first rung's."""
+LADDER_SHARES = (0.25, 0.5, 1.0)
+LADDER_VALIDATION_UNITS = 2**14, 2**18
 ONE_BATCH = Batches()
-"""All trials have the spec's."""
+"""The batch size of the spec, for all trials."""
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,31 @@ class Rungs:
     trials: int
     lengths: tuple[int, ...]
     """Steps until the end of each rung."""
-    judged: int
-    """Units of the validation split, at the end of each."""
+    validation_units: int
+    """Units of the validation split that a trial is validated on at the end of each rung."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """FLOPs of a proxy."""
+    """FLOPs of a proxy's parts."""
 
     step: float
-    judging: float
-    """Of one unit."""
+    validation_unit: float
+    """FLOPs to validate on one unit."""
     units_per_step: int
 
     def first_rung(self, rungs: Rungs) -> float:
-        return rungs.lengths[0] * self.step + rungs.judged * self.judging
+        return rungs.lengths[0] * self.step + rungs.validation_units * self.validation_unit
 
 
 def affordable(
     tuning: TuneConfig, trials: int, longest: int, costs: Costs, allowed: float, batches: Batches = ONE_BATCH
 ) -> Rungs:
-    """As many trials as may be, and as long, at most `longest` steps. Raises InputError where not one rung can be paid."""
+    """As many trials as the budget pays for, as long as possible, at most `longest` steps.
+
+    Raises InputError if the budget does not pay for one rung.
+    """
+    # Try the full number of trials first, then fewer, until their first rungs are affordable and long enough.
     least = trials if tuning.sampler == "grid" else 1
     fewest = _fewest(batches)
     if tuning.proxy.steps and batches != ONE_BATCH:
@@ -53,13 +57,15 @@ def affordable(
         rungs = _rungs(tuning, count, longest, costs, allowed * _whole_steps(batches))
         if count * costs.first_rung(rungs) <= allowed and (tuning.proxy.steps or rungs.lengths[0] >= fewest):
             return replace(rungs, lengths=tuple(map(batches.aligned, rungs.lengths)))
-    if not tuning.proxy.steps and rungs.lengths[-1] >= longest:  # it is not for want of FLOPs
+    # Nothing fits. If the trials are as long as the run, FLOPs are not the reason: the rungs are too many.
+    if not tuning.proxy.steps and rungs.lengths[-1] >= longest:
         largest = "" if fewest == FEWEST_STEPS else f", since the largest batch is {batches.largest:.3g} times the spec's"
         raise InputError(
             f"tune.rungs: {tuning.rungs} rungs of trials as long as the run (train.steps: {longest:,}) make a first one of "
-            f"{rungs.lengths[0]} step(s), and {fewest} are needed{largest}: set fewer tune.rungs, or tune.proxy.steps"
+            f"{rungs.lengths[0]} {'step' if rungs.lengths[0] == 1 else 'steps'}, and {fewest} are needed{largest}: set fewer "
+            "tune.rungs, or tune.proxy.steps"
         )
-    shortest = Rungs(1, (max(rungs.lengths[0], 1 if tuning.proxy.steps else fewest),), rungs.judged)
+    shortest = Rungs(1, (max(rungs.lengths[0], 1 if tuning.proxy.steps else fewest),), rungs.validation_units)
     needed = f"one rung of one trial takes {costs.first_rung(shortest):.3g}"
     if least > 1:
         needed = f"one rung of each of {least} trials takes {least * costs.first_rung(shortest):.3g}"
@@ -70,17 +76,17 @@ def affordable(
 
 
 def _fewest(batches: Batches) -> int:
-    """Steps of the spec that a first rung has at least."""
+    """Least steps of the spec in a first rung."""
     return math.ceil(FEWEST_STEPS * batches.largest)
 
 
 def _whole_steps(batches: Batches) -> float:
-    """Share of the FLOPs to plan for: trials of some batches have to be half a step longer than planned."""
+    """Share of the FLOPs to plan with: trials of some batch sizes must be half a step longer than planned."""
     return 1.0 if batches.common else 1 - 0.5 / FEWEST_STEPS
 
 
 def _check_first_rung(tuning: TuneConfig, fewest: int, batches: Batches) -> None:
-    """Raises InputError for trials so short that batches would not compare at equal tokens."""
+    """Raises InputError if trials are so short that batch sizes would not compare at equal tokens."""
     first = round((tuning.proxy.steps or 0) * tuning.reduction ** (1 - tuning.rungs))
     if first < fewest:
         raise InputError(
@@ -91,23 +97,25 @@ def _check_first_rung(tuning: TuneConfig, fewest: int, batches: Batches) -> None
 
 
 def _rungs(tuning: TuneConfig, trials: int, longest: int, costs: Costs, allowed: float) -> Rungs:
-    """With this many trials."""
+    """Rungs of this many trials."""
+    # Expected lengths of all trials together, in units of one trial's full length.
     ends = [0.0, *(tuning.reduction**-ahead for ahead in reversed(range(tuning.rungs)))]
     arriving = arrivals(trials, tuning.rungs, tuning.reduction)
     whole = sum(count * (end - begin) for count, begin, end in zip(arriving, ends, ends[1:], strict=False))
+    # Solve for the steps twice: with validation units in proportion to the first rung, then with these clipped.
     part = 0.75 * ends[1] * costs.units_per_step
-    steps = tuning.proxy.steps or allowed / (whole * costs.step + part * sum(arriving) * costs.judging)
-    judged = tuning.judged_tokens or round(min(max(part * min(steps, longest), JUDGED[0]), JUDGED[1]))
+    steps = tuning.proxy.steps or allowed / (whole * costs.step + part * sum(arriving) * costs.validation_unit)
+    units = tuning.judged_tokens or round(min(max(part * min(steps, longest), VALIDATION_UNITS[0]), VALIDATION_UNITS[1]))
     if not tuning.proxy.steps:
-        steps = min(longest, (allowed - sum(arriving) * judged * costs.judging) / (whole * costs.step))
-    return Rungs(trials, tuple(max(1, round(steps * end)) for end in ends[1:]), judged)
+        steps = min(longest, (allowed - sum(arriving) * units * costs.validation_unit) / (whole * costs.step))
+    return Rungs(trials, tuple(max(1, round(steps * end)) for end in ends[1:]), units)
 
 
 def arrivals(trials: int, rungs: int, reduction: int) -> list[float]:
-    """How many trials come to the end of each rung, about.
+    """Expected number of trials that reach the end of each rung.
 
-    ASHA lets the j-th trial go on that comes to a rung's end if it is among the best 1 / `reduction` of those before: that
-    is the first one always, and another with a chance of about 1/r + (1 - 1/r)/j.
+    ASHA promotes the j-th trial to reach a rung's end if it is among the best 1 / `reduction` of those before it: always the
+    first one, and another with probability of about 1/r + (1 - 1/r)/j.
     """
     arriving = [float(trials)]
     while len(arriving) < rungs:
@@ -117,12 +125,12 @@ def arrivals(trials: int, rungs: int, reduction: int) -> list[float]:
 
 
 def ladder(longest: int, costs: Costs, allowed: float, batches: Batches = ONE_BATCH) -> Rungs | None:
-    """How long a ladder's runs are; `costs` are of a step of every size together. None where it cannot be paid."""
+    """Lengths of a ladder's runs; `costs` sum a step of every size. None if the budget does not pay for it."""
     allowed *= _whole_steps(batches)
     part = 0.5 * costs.units_per_step
-    each, times = sum(LADDER_LENGTHS), len(LADDER_LENGTHS)
-    steps = allowed / (each * costs.step + times * part * costs.judging)
-    judged = round(min(max(part * min(steps, longest), LADDER_JUDGED[0]), LADDER_JUDGED[1]))
-    steps = min(longest, (allowed - times * judged * costs.judging) / (each * costs.step))
-    lengths = tuple(batches.aligned(round(steps * length)) for length in LADDER_LENGTHS)
-    return Rungs(times, lengths, judged) if lengths[0] >= _fewest(batches) else None
+    shares, runs = sum(LADDER_SHARES), len(LADDER_SHARES)
+    steps = allowed / (shares * costs.step + runs * part * costs.validation_unit)
+    units = round(min(max(part * min(steps, longest), LADDER_VALIDATION_UNITS[0]), LADDER_VALIDATION_UNITS[1]))
+    steps = min(longest, (allowed - runs * units * costs.validation_unit) / (shares * costs.step))
+    lengths = tuple(batches.aligned(round(steps * length)) for length in LADDER_SHARES)
+    return Rungs(runs, lengths, units) if lengths[0] >= _fewest(batches) else None

@@ -1,7 +1,7 @@
-"""The search: Ray Tune runs trials side by side, ASHA says who goes on, and a purse says how far.
+"""The search: Ray Tune runs trials side by side, ASHA decides which continue, and a FLOP budget limits them.
 
-A trial's folder is named after its number and its spec's fingerprint. A search that was killed begins anew with the same
-trials, which tell what they found before at no cost, and goes on from there.
+A trial's folder is named after its number and its spec's fingerprint. A search that was killed starts again with the same
+trials, which replay their earlier results at no cost, and continues from there.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from foundray.cluster.causes import described
 from foundray.errors import InputError
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.tuning.search.budget import Purse
-from foundray.tuning.search.trial import ERROR, Job, Rung, run
+from foundray.tuning.search.budget import FlopBudget
+from foundray.tuning.search.trial import ERROR, Job, RungResult, run
 
 RETRIES = 3
-"""Times that a trial whose process is lost goes on in another."""
+"""Times that a trial continues in another process after losing its own."""
 WORST = 1e30
+"""Finite score of a diverged trial, for ASHA's quantiles."""
 RUNG = "rung"
-"""How many of the first rung's tokens a trial has had."""
+"""A trial's tokens as a multiple of the first rung's."""
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -41,7 +42,7 @@ _QUIET = {
 
 @dataclass
 class Trial:
-    """A trial as the search knows it."""
+    """One trial in the driver."""
 
     number: int
     values: dict[str, Any]
@@ -49,15 +50,15 @@ class Trial:
     job: Job
     costs: tuple[float, ...]
     """FLOPs of each rung."""
-    found: list[Rung] = field(default_factory=list)
+    results: list[RungResult] = field(default_factory=list)
     state: str = "runs"
-    """`runs`, `done`, `stopped` (by ASHA), `diverged`, `unpaid` (the purse is empty) or `lost`."""
+    """`runs`, `done`, `stopped` (by ASHA), `diverged`, `unpaid` (the budget is used up) or `lost`."""
     changed: int = 0
-    """Values that are not the spec's own."""
+    """Number of values that differ from the spec's own."""
     died: int = 0
-    """Times that its process died."""
+    """Number of times its process died."""
     why: str = ""
-    """The exception that ended its process last; empty where it was killed."""
+    """The exception that last ended its process; empty if it was killed."""
 
     @property
     def folder(self) -> Store:
@@ -65,58 +66,57 @@ class Trial:
 
     @property
     def horizon(self) -> int:
-        """Tokens of the whole trial, which its schedule is for."""
+        """Tokens of the complete trial, for which its schedule is made."""
         return self.spec.train.steps * self.spec.tokens_per_step
 
     @property
     def standing(self) -> str:
-        """Its state, with how far a trial came that diverged, and what became of its processes."""
+        """The state in words: where a trial diverged, and how often its process died."""
         times = "once" if self.died == 1 else f"{self.died} times"
         if self.state == "lost":
             return f"lost: its process died {times}" + (f", last of {self.why}" if self.why else "")
-        last = self.found[-1] if self.found else None
+        last = self.results[-1] if self.results else None
         if self.state != "diverged" or last is None:
-            told = self.state
+            text = self.state
         elif last.reached is None:
-            told = f"diverged by step {last.step:,} of {self.spec.train.steps:,}"
+            text = f"diverged by step {last.step:,} of {self.spec.train.steps:,}"
         else:
-            told = f"diverged in step {last.reached + 1:,} of {self.spec.train.steps:,}"
-        return f"{told}, though its process died {times}" if self.died else told
+            text = f"diverged in step {last.reached + 1:,} of {self.spec.train.steps:,}"
+        return f"{text}, though its process died {times}" if self.died else text
 
     def score(self, metric: str) -> float:
-        """At its last rung; infinite where there is none, or it diverged."""
-        return getattr(self.found[-1], metric) if self.found and not self.found[-1].diverged else float("inf")
+        """The metric at the last rung; infinite if there is none or the trial diverged."""
+        return getattr(self.results[-1], metric) if self.results and not self.results[-1].diverged else float("inf")
 
     def record(self) -> None:
-        """Into its folder, before it begins: a trial is never lost."""
+        """Write the trial into its folder before it starts, so that it is never lost."""
         facts = {"number": self.number, "values": self.values, "fingerprint": self.spec.fingerprint()}
         (self.folder / "trial.json").write_text(json.dumps(facts))
 
 
 class Search:
-    """Trials on their way through Ray Tune."""
+    """The trials in Ray Tune, and the FLOP budget that pays for them."""
 
     def __init__(
-        self, spec: Spec, folder: Store, purse: Purse, propose: Callable[[int], Trial | None], tell: Callable[[Trial], None],
-        show: Callable[[list[Trial]], None],
+        self, spec: Spec, folder: Store, budget: FlopBudget, propose: Callable[[int], Trial | None],
+        tell: Callable[[Trial], None], show: Callable[[list[Trial]], None],
     ):  # fmt: skip
-        """`propose` gives the k-th trial, or None where there are no more; `tell` hears of its end, `show` of every news."""
-        self.spec, self.folder, self.purse = spec, folder, purse
+        """`propose` returns the k-th trial, or None after the last; `tell` is called as a trial ends, `show` on any change."""
+        self.spec, self.folder, self.budget = spec, folder, budget
         self.propose, self.tell, self.show = propose, tell, show
         self.trials: list[Trial] = []
-        self.of: dict[str, Trial] = {}
-        """By Tune's id."""
+        self.by_tune_id: dict[str, Trial] = {}
+        """Trials by Tune's id."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray Tune pickles all that it is given into a file that nobody reads, and what shows a search on a terminal
-        cannot be pickled."""
+        """Nothing: Ray Tune pickles its arguments into a file that nobody reads, and a live terminal cannot be pickled."""
         return {}
 
     def run(self, resources: dict[str, float], slots: int) -> list[Trial]:
-        """Run all, as many side by side as there are slots; gives them in order."""
+        """Run all trials, up to `slots` at a time; returns them in order."""
         bracket = {"time_attr": RUNG, "grace_period": 1, "reduction_factor": self.spec.tune.reduction}
         os.environ.update(_QUIET)
-        scratch = self.folder / ".ray"  # every node must reach it; trials' own folders are the state
+        scratch = self.folder / ".ray"  # on storage that every node reaches; the state is in the trials' own folders
         tuner = tune.Tuner(
             tune.with_resources(_trainable, tune.PlacementGroupFactory([resources])),
             tune_config=tune.TuneConfig(
@@ -141,46 +141,49 @@ class Search:
             scratch.delete_folder()
         return self.trials
 
-    def next(self, tune_id: str) -> Trial | None:
-        """The next trial that can be paid, if there is one; those that cannot stay in the table, as `unpaid`."""
+    def next_trial(self, tune_id: str) -> Trial | None:
+        """The next trial that the budget pays for, or None; skipped ones stay in the table as `unpaid`."""
         while (trial := self.propose(number := len(self.trials))) is not None:
-            self.purse.give_back(first_rung(number))
-            paid = bool(trial.found) or self.purse.set_aside(str(number), trial.costs[0])
+            self.budget.release(first_rung(number))
+            paid = bool(trial.results) or self.budget.reserve(str(number), trial.costs[0])
             trial.state = "runs" if paid else "unpaid"
             trial.record()
             self.trials.append(trial)
             if paid:
-                self.of[tune_id] = trial
+                self.by_tune_id[tune_id] = trial
                 self.show(self.trials)
                 return trial
             self.show(self.trials)
         return None
 
-    def heard(self, tune_id: str, result: dict[str, Any]) -> bool:
-        """Note what was found at a rung; whether the trial can be paid for the next one."""
-        trial, number = self.of[tune_id], str(self.of[tune_id].number)
-        rung = Rung(**{name: result[name] for name in Rung.__dataclass_fields__})
-        if rung.step not in [known.step for known in trial.found]:
-            trial.found.append(rung)
-            self.purse.spend(number)
+    def on_result(self, tune_id: str, result: dict[str, Any]) -> bool:
+        """Note the result of a rung; whether the budget pays for the trial's next one."""
+        # Note the rung, and count its FLOPs as used, unless it is a replay.
+        trial, number = self.by_tune_id[tune_id], str(self.by_tune_id[tune_id].number)
+        rung = RungResult(**{name: result[name] for name in RungResult.__dataclass_fields__})
+        if rung.step not in [known.step for known in trial.results]:
+            trial.results.append(rung)
+            self.budget.commit(number)
         self.show(self.trials)
-        after = len(trial.found)
-        if rung.step < trial.found[-1].step:  # it tells again what it found in another process
+        # Reserve FLOPs for the next rung.
+        after = len(trial.results)
+        if rung.step < trial.results[-1].step:  # another process replays its earlier rungs
             return True
-        return rung.diverged or after == len(trial.costs) or self.purse.set_aside(number, trial.costs[after])
+        return rung.diverged or after == len(trial.costs) or self.budget.reserve(number, trial.costs[after])
 
-    def died(self, tune_id: str) -> None:
-        """Note that a trial's process died, whether or not it goes on in another."""
-        trial = self.of[tune_id]
+    def on_process_died(self, tune_id: str) -> None:
+        """Note that a trial's process died, whether or not the trial continues in another."""
+        trial = self.by_tune_id[tune_id]
         trial.died += 1
         trial.why = (trial.folder / ERROR).read_text() if (trial.folder / ERROR).exists() else ""
 
-    def ended(self, tune_id: str, state: str) -> None:
-        trial = self.of[tune_id]
-        self.purse.give_back(str(trial.number))
-        if trial.found and trial.found[-1].diverged:
+    def on_end(self, tune_id: str, state: str) -> None:
+        """Release the trial's reservation and set its final state, `state` unless its results say otherwise."""
+        trial = self.by_tune_id[tune_id]
+        self.budget.release(str(trial.number))
+        if trial.results and trial.results[-1].diverged:
             state = "diverged"
-        elif len(trial.found) == len(trial.costs):
+        elif len(trial.results) == len(trial.costs):
             state = "done"
         if trial.state == "runs":
             trial.state = state
@@ -189,25 +192,25 @@ class Search:
 
 
 def first_rung(number: int) -> str:
-    """What the first rung of a trial that is yet to begin is set aside for."""
+    """Name of the reservation for the first rung of a trial that has not started."""
     return f"first rung of {number}"
 
 
 class Proposer(Searcher):
-    """Tune's way of asking for the next trial."""
+    """The search as Ray Tune's searcher."""
 
     def __init__(self, search: Search):
         super().__init__(metric=search.spec.tune.metric, mode="min")
         self.search = search
 
     def suggest(self, trial_id: str) -> Any:
-        trial = self.search.next(trial_id)
+        trial = self.search.next_trial(trial_id)
         return {"job": trial.job, "rungs": _nominal(self.search.spec)} if trial else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error:
-            self.search.died(trial_id)
-        self.search.ended(trial_id, "lost" if error else "stopped")
+            self.search.on_process_died(trial_id)
+        self.search.on_end(trial_id, "lost" if error else "stopped")
 
     def save(self, checkpoint_path: str) -> None:
         pass
@@ -217,31 +220,31 @@ class Proposer(Searcher):
 
 
 class Budgeted(ASHAScheduler):
-    """ASHA (Li et al. 2020) that also stops whom the purse cannot pay."""
+    """ASHA (Li et al. 2020) that also stops trials that the budget cannot pay for."""
 
     def __init__(self, search: Search, **bracket: Any):
         super().__init__(**bracket)
         self.search = search
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        paid = self.search.heard(trial.trial_id, result)
+        paid = self.search.on_result(trial.trial_id, result)
         action: str = super().on_trial_result(tune_controller, trial, self._finite(result))
         if action == TrialScheduler.STOP or paid:
             return action
-        self.search.of[trial.trial_id].state = "unpaid"
+        self.search.by_tune_id[trial.trial_id].state = "unpaid"
         return TrialScheduler.STOP
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         super().on_trial_complete(tune_controller, trial, self._finite(result))
 
     def _finite(self, result: dict[str, Any]) -> dict[str, Any]:
-        """It takes quantiles, which infinity spoils."""
+        """The result with a finite metric: ASHA takes quantiles, which infinity would spoil."""
         metric = self.search.spec.tune.metric
         return result | {metric: min(result[metric], WORST)} if metric in result else result
 
 
 class _Watcher(Callback):
-    """Shows that time passes, and notes trials whose processes died."""
+    """Updates the display, and notes trials whose processes died."""
 
     def __init__(self, search: Search):
         self.search = search
@@ -250,15 +253,15 @@ class _Watcher(Callback):
         self.search.show(self.search.trials)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.search.died(trial.trial_id)
+        self.search.on_process_died(trial.trial_id)
 
 
 def _trainable(config: dict[str, Any]) -> None:
-    """In a worker process: one trial, or the rest of it."""
+    """Run one trial, or the rest of it, in a worker process."""
     job: Job = config["job"]
     nominal = dict(zip(job.rungs, config["rungs"], strict=True))
 
-    def report(rung: Rung) -> None:
+    def report(rung: RungResult) -> None:
         tune.report(asdict(rung) | {RUNG: nominal[rung.step]})
 
     if (error := Store.at(job.folder) / ERROR).exists():
@@ -271,4 +274,5 @@ def _trainable(config: dict[str, Any]) -> None:
 
 
 def _nominal(spec: Spec) -> list[int]:
+    """The end of each rung as a multiple of the first rung, for ASHA."""
     return [spec.tune.reduction**rung for rung in range(spec.tune.rungs)]

@@ -15,7 +15,7 @@ from foundray.spec import ModelConfig, ScheduleConfig, Spec
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import pictures
-from foundray.tuning.search.anew import check_begins_anew
+from foundray.tuning.search.from_scratch import check_from_scratch
 from foundray.tuning.search.proxy import at_size, proxy_of
 from foundray.tuning.search.table import aligned
 from foundray.tuning.transfer.coordinates import Coordinates, check
@@ -65,7 +65,7 @@ def coordcheck(
     spec: Spec, widths: Sequence[int], depths: Sequence[int], steps: int, report: Callable[[str], None]
 ) -> CoordinateCheck:
     """Over widths, or over `depths` where there are any. Raises InputError."""
-    check_begins_anew(spec, "coordcheck")
+    check_from_scratch(spec, "coordcheck")
     over = "depth" if depths else "width"
     proxy = proxy_of(spec)
     models = _models(proxy.model, widths, depths)

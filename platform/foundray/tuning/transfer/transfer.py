@@ -16,10 +16,10 @@ from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.driver import check_fits
 from foundray.tuning import pictures
-from foundray.tuning.search.anew import check_begins_anew
+from foundray.tuning.search.from_scratch import check_from_scratch
 from foundray.tuning.search.proxy import at_size, with_values
 from foundray.tuning.search.table import aligned
-from foundray.tuning.search.trial import Job, Rung, job_of, run
+from foundray.tuning.search.trial import Job, RungResult, job_of, run
 from foundray.tuning.transfer.coordcheck import COMPLETEP, STANDARD
 
 Found = dict[str, dict[int, list[tuple[float, float, float]]]]
@@ -71,7 +71,7 @@ def transfer(
     spec: Spec, widths: Sequence[int], rates: Sequence[float], seeds: int, steps: int, report: Callable[[str], None]
 ) -> Transfer:
     """Train at every width with every rate, from `seeds` seeds; the narrowest is the base. Raises InputError."""
-    check_begins_anew(spec, "transfer")
+    check_from_scratch(spec, "transfer")
     widths, rates = sorted(set(widths)), sorted(set(rates))
     if len(widths) < 2 or len(rates) < 3 or rates[0] <= 0 or seeds < 1 or steps < 1:
         raise InputError(
@@ -124,7 +124,7 @@ def _plain(spec: Spec) -> Spec:
 
 
 def _loss(job: Job) -> float:
-    found: list[Rung] = []
+    found: list[RungResult] = []
     run(job, found.append)
     return found[-1].val_loss
 
