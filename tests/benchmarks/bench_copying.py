@@ -38,7 +38,7 @@ def checkpoints(folder: Path) -> None:
     model = Model(checked.model, objective, UnitShape(classes=257))
     initialise(model, 1)
     trainer = Trainer(checked, model, objective)
-    size = sum(tensor.nbytes for tensor in trainer.piece().values())
+    size = sum(tensor.nbytes for tensor in trainer.state_shard().values())
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29411", RANK="0", WORLD_SIZE="1")
     dist.init_process_group("gloo")
 
@@ -47,7 +47,7 @@ def checkpoints(folder: Path) -> None:
 
     def ours(at: Path) -> tuple[float, float]:
         began = time.perf_counter()
-        piece = trainer.piece()
+        piece = trainer.state_shard()
         held = time.perf_counter() - began
         write_shard(Store.at(at), 1, trainer.blocks, piece)
         return held, time.perf_counter() - began

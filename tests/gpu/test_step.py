@@ -25,6 +25,7 @@ from foundray.storage import Store
 from foundray.training.checkpoints.checkpoint import load_latest
 from foundray.training.collectives.group import Group
 from foundray.training.step.blocks import BLOCK
+from foundray.training.step.optimizers.registry import KINDS
 from foundray.training.step.optimizers.shard import state_bytes_per_block
 from foundray.training.step.outcome import Overflow
 from foundray.training.step.trainer import Trainer
@@ -95,7 +96,7 @@ def test_the_same_bits_without_a_mask(heads: int) -> None:
     assert all(torch.equal(found(), first) for _ in range(4))
 
 
-@pytest.mark.parametrize("kind", ["adamw8bit", "adamw", "lion8bit"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_workers_and_any_share_give_the_same_bits(kind: str) -> None:
     """The workers share one GPU."""
     spec = make_spec(**LARGE, optimizer__kind=kind)
@@ -182,8 +183,8 @@ def test_a_checkpoint_of_a_gpu_is_read_by_a_cpu_and_back(tmp_path: Path) -> None
         other = Trainer(spec, make_model(spec).to(device), spec.objective.build())
         assert load_latest(Store.at(str(tmp_path)), other, "f").step == 2
         assert torch.equal(other.flat.buffer.cpu(), trainer.flat.buffer.cpu())
-        state = other.piece()
-        assert all(torch.equal(tensor, state[name]) for name, tensor in trainer.piece().items())
+        state = other.state_shard()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in trainer.state_shard().items())
 
 
 def resting_bytes(spec: Spec, blocks: int) -> int:

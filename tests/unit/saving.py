@@ -9,7 +9,7 @@ from foundray.training.step.trainer import Trainer
 
 def save(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int) -> None:
     """Every worker writes its piece; rank 0 makes the checkpoint complete."""
-    shards = trainer.group.share(write_shard(folder, step, trainer.blocks, trainer.piece()).model_dump())
+    shards = trainer.group.share(write_shard(folder, step, trainer.blocks, trainer.state_shard()).model_dump())
     if trainer.group.rank == 0:
         parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]
         kind = trainer.optimizer.kind

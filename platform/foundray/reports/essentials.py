@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from foundray.spec import Spec
+from foundray.training.step.optimizers.registry import optimizer_kind
 from foundray.wording.words import count, plural
 
-OPTIMIZERS = {"adamw8bit": "8-bit AdamW", "adamw": "AdamW", "lion8bit": "8-bit Lion"}
 SCHEDULES = {"wsd": "warm-up, stable, decay", "cosine": "cosine", "constant": "constant"}
 
 
@@ -22,11 +22,12 @@ def described(spec: Spec, parameters: int | None) -> str:
     cut = f", cut by {data.tokenizer.kind}" if data.modality.kind == "text" else ""
     whole = f"{count(parameters)} parameters: " if parameters else ""
     start = f"Starts from the weights of {spec.init_from}. " if spec.init_from else ""
+    optimizer = optimizer_kind(spec.optimizer.kind).title
     sums = "summed exactly" if train.exact else "summed in fp32"
     return (
         f"Learns {objective} on {data.modality.kind} from {sources}{cut}, with {whole}width {model.width}, "
         f"depth {model.depth}, {plural(model.heads, 'head')}, context {model.context:,}. {start}Trains "
-        f"{plural(train.steps, 'step')} of {spec.tokens_per_step:,} tokens by {OPTIMIZERS[spec.optimizer.kind]} at a peak "
+        f"{plural(train.steps, 'step')} of {spec.tokens_per_step:,} tokens by {optimizer} at a peak "
         f"rate of {spec.optimizer.lr:g} ({SCHEDULES[spec.schedule.kind]}), seed {spec.seed}, gradients {sums}, "
         f"on {workers(spec.scale.workers) if spec.scale.workers else 'as many workers as the machine has cores for'}."
     )

@@ -100,7 +100,7 @@ def test_the_teacher_is_in_the_checkpoint_and_in_pieces(tmp_path) -> None:
     assert load_latest(folder, other, "f").step == 2
     assert other.teacher is not None
     assert torch.equal(other.teacher.buffer, trainer.teacher.buffer)
-    assert torch.equal(other.piece()["teacher"], trainer.piece()["teacher"])
+    assert torch.equal(other.state_shard()["teacher"], trainer.state_shard()["teacher"])
     _, weights, _ = load_weights(folder, "teacher")
     assert torch.equal(weights["model.norm.weight"], trainer.teacher.weights["model.norm.weight"])
 

@@ -139,7 +139,7 @@ class Loop:
         self.evaluated = order.evaluated
         self._agree(group)
         if self.done and order.world > 1:
-            self._mirror(self.trainer.piece())
+            self._mirror(self.trainer.state_shard())
 
     def _agree(self, group: Group) -> None:
         """On whether all compute alike."""
@@ -154,7 +154,7 @@ class Loop:
         if self.trainer.updates == self.done + 1 and self.trainer.result:  # it broke between the update and the gathering
             self._count(self.trainer.result, 0.0)
         if self.trainer.updates:
-            self.member.memory.keep(self._live(), self.trainer.piece(), own=True)
+            self.member.memory.keep(self._live(), self.trainer.state_shard(), own=True)
         self.member.group = None
         self.trainer.group.leave()
 
@@ -193,7 +193,7 @@ class Loop:
             self.saving, self.mirror_due = result.saving, result.mirroring
             if result.leaving and self.done < train.steps:
                 if result.saving and len(self.trainer.blocks):
-                    self._save(self.trainer.piece(), last=True)
+                    self._save(self.trainer.state_shard(), last=True)
                     self._settle_writing()
                 return self._paused()
         self._settle_writing()
@@ -232,7 +232,7 @@ class Loop:
         mirror = (mirror and self.order.mirror is not None) or due(self.spec.guard.roll_back)
         began = time.perf_counter()
         if save or mirror:
-            tensors = self.trainer.piece()
+            tensors = self.trainer.state_shard()
             if mirror:
                 self._mirror(tensors)
             if save:

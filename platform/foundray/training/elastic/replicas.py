@@ -11,7 +11,6 @@ from torch import Tensor
 from foundray.training.collectives.group import Group
 from foundray.training.elastic.recovery import Source, StateShard
 from foundray.training.step.blocks import BLOCK
-from foundray.training.step.optimizers.shard import STATE
 from foundray.training.step.trainer import Trainer
 
 STATES_KEPT = 3
@@ -66,7 +65,7 @@ def restore(trainer: Trainer, group: Group, source: Source, memory: Replicas) ->
     owns in this group.
     """
     mine, device = trainer.blocks, trainer.device
-    shapes = STATE[trainer.optimizer.kind]
+    shapes = trainer.optimizer.state
     state = {name: torch.zeros(len(mine) * width, dtype=dtype, device=device) for name, (dtype, width) in shapes.items()}
     for holder, piece in source.pieces:
         blocks = piece.stop - piece.start

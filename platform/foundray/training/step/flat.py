@@ -64,15 +64,15 @@ class Layout:
         """Blocks of an equal share; the last ones are padded."""
         return -(-self.blocks // world)
 
-    def pieces(self, shard: range) -> list[tuple[range, Scaling]]:
-        """The shard cut where hyperparameters change: runs of blocks, and their scaling."""
-        cut = []
-        for scaling, run in groupby(self.entries, key=lambda entry: entry.scaling):
-            alike = list(run)
+    def spans(self, shard: range) -> list[tuple[range, Scaling]]:
+        """Cut the shard where hyperparameters change: ranges of blocks, and their scaling."""
+        spans = []
+        for scaling, entries in groupby(self.entries, key=lambda entry: entry.scaling):
+            alike = list(entries)
             blocks = range(max(shard.start, alike[0].first), min(shard.stop, alike[-1].first + alike[-1].blocks))
             if blocks:
-                cut.append((blocks, scaling))
-        return cut
+                spans.append((blocks, scaling))
+        return spans
 
 
 class FlatParameters:

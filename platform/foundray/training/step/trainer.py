@@ -89,7 +89,7 @@ class Trainer:
         if self.teacher:
             self.teacher.begin()
 
-    def piece(self) -> dict[str, Tensor]:
+    def state_shard(self) -> dict[str, Tensor]:
         """A copy of this worker's shard of the state, on the CPU: master weights, teacher and optimizer state."""
         tensors = {name: self.flat.part(buffer, self.blocks) for name, buffer in self.whole.items()}
         tensors |= self.optimizer.tensors()
@@ -234,7 +234,7 @@ class Trainer:
             again[self.group.rank] = checksum(self.flat.gradient)
         *checksums, unread = self.group.sum(again).tolist()
         if unread:
-            return next(filter(None, self.group.share(problem)))
+            return str(next(filter(None, self.group.share(problem))))
         if odd := odd_ones_out(taker, first, checksums):
             raise Corruption(step + 1, index, odd)
         return ""

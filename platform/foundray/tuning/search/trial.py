@@ -131,7 +131,7 @@ def run(job: Job, report: Callable[[RungResult], None]) -> None:
         reached = taken if taken < end else None
         found.append(RungResult(end, taken * spec.tokens_per_step, val_loss, loss, *times, reached=reached))
         known = {"found": json.dumps([asdict(rung) for rung in found]), "losses": json.dumps(trainer.spikes.window())}
-        (folder / STATE).write_bytes(safetensors.save(trainer.piece(), known))
+        (folder / STATE).write_bytes(safetensors.save(trainer.state_shard(), known))
         (folder / RESULTS).write_text("".join(json.dumps(asdict(rung)) + "\n" for rung in found))
         report(found[-1])
         if found[-1].diverged:

@@ -12,9 +12,9 @@ from bitsandbytes.functional import create_dynamic_map
 from torch import Tensor
 
 from foundray.training.step.blocks import BLOCK
-from foundray.training.step.optimizers.eight_bit import CODES, HALF, PIECE, Quantiser, on_cpu
+from foundray.training.step.optimizers.eight_bit_cpu import CHUNK, CODES, HALF, Quantiser, adamw, lion, on_cpu
 
-KINDS = {"adamw8bit": bitsandbytes.optim.AdamW8bit, "lion8bit": bitsandbytes.optim.Lion8bit}
+KINDS = {"adamw8bit": (bitsandbytes.optim.AdamW8bit, adamw), "lion8bit": (bitsandbytes.optim.Lion8bit, lion)}
 SCALES = (1.0, 1e-3, 1e-12, 1e-20, 1e-30, 1e18, 0.0)
 """Of gradients; their squares are subnormal, zero or infinite for some."""
 
@@ -28,9 +28,9 @@ def ours(values: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
     codes, scales = torch.empty(len(values), dtype=torch.uint8), torch.empty(len(values) // BLOCK)
     quantiser = Quantiser(code)
     assert quantiser.agrees
-    for start in range(0, len(values), PIECE):
-        where = slice(start, start + PIECE)
-        blocks = slice(start // BLOCK, (start + PIECE) // BLOCK)
+    for start in range(0, len(values), CHUNK):
+        where = slice(start, start + CHUNK)
+        blocks = slice(start // BLOCK, (start + CHUNK) // BLOCK)
         quantiser.quantise(values[where], codes[where], scales[blocks])
     return codes, scales
 
@@ -80,16 +80,17 @@ def test_what_every_code_stands_for(signed: bool, direct: bool) -> None:
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_updates(kind: str, weight_decay: float) -> None:
-    """Of more elements than one piece, with gradients of all scales, blocks without any, and a rate that changes."""
+    """Of more elements than one chunk, with gradients of all scales, blocks without any, and a rate that changes."""
     rng = torch.Generator().manual_seed(2)
-    first = torch.randn(PIECE + 9 * BLOCK, generator=rng)
+    first = torch.randn(CHUNK + 9 * BLOCK, generator=rng)
+    make, rule = KINDS[kind]
     weights, updates = [], []
     for fast in (True, False):
         weights.append(torch.nn.Parameter(first.clone()))
         group: dict[str, Any] = {"params": [weights[-1]], "weight_decay": weight_decay}
-        updates.append(KINDS[kind]([group], lr=1e-2, betas=(0.9, 0.95), min_8bit_size=1))
+        updates.append(make([group], lr=1e-2, betas=(0.9, 0.95), min_8bit_size=1))
         if fast:
-            updates[-1].update_step = on_cpu(updates[-1])
+            updates[-1].update_step = on_cpu(updates[-1], rule)
     for step in range(6):
         gradient = torch.randn(len(first), generator=rng)
         for number, scale in enumerate(SCALES):

@@ -28,7 +28,8 @@ from foundray.training.step.blocks import BLOCK, shard_bounds
 from foundray.training.step.flat import FlatParameters, Layout
 from foundray.training.step.gradient_sum import SCALE, ExactSum, RoundedSum, overflows
 from foundray.training.step.kernels import unfit
-from foundray.training.step.optimizers.shard import STATE, ShardOptimizer, state_bytes_per_block
+from foundray.training.step.optimizers.registry import KINDS
+from foundray.training.step.optimizers.shard import ShardOptimizer, state_bytes_per_block
 from foundray.training.step.outcome import Overflow
 from foundray.training.step.schedule import lr_factor
 from foundray.training.step.trainer import Trainer, named_weights, row_sums
@@ -88,7 +89,7 @@ def steps(
     return weights_sha256(named_weights(trainer.flat)), [*losses, evaluated.loss, evaluated.tokens]
 
 
-@pytest.mark.parametrize("kind", ["adamw8bit", "adamw", "lion8bit"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_workers_and_any_share_give_the_same_bits(kind: str) -> None:
     spec = make_spec(optimizer__kind=kind)
     alone = steps(Group(), spec, 4, None)
@@ -210,13 +211,13 @@ def test_layout_covers_everything_once_in_whole_blocks() -> None:
         shards = [layout.shard(bounds, rank) for rank in range(len(room))]
         assert [block for shard in shards for block in shard] == list(range(layout.blocks))
         for shard in shards:
-            assert [block for run, _ in layout.pieces(shard) for block in run] == list(shard)
-    decayed = {block for run, scaling in layout.pieces(range(layout.blocks)) if scaling.weight_decay for block in run}
+            assert [block for run, _ in layout.spans(shard) for block in run] == list(shard)
+    decayed = {block for run, scaling in layout.spans(range(layout.blocks)) if scaling.weight_decay for block in run}
     for entry in layout.entries:
         assert all((block in decayed) == (len(entry.shape) == 2) for block in range(entry.first, entry.first + entry.blocks))
 
 
-@pytest.mark.parametrize("kind", ["adamw8bit", "adamw", "lion8bit"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_state_in_bytes_and_back(kind: str) -> None:
     spec = make_spec(optimizer__kind=kind)
     model = make_model(spec)
@@ -228,30 +229,30 @@ def test_state_in_bytes_and_back(kind: str) -> None:
     optimizers[0].step(1, 1e-3, gradient)
     tensors = optimizers[0].tensors()
     assert sum(t.numel() * t.element_size() for t in tensors.values()) == len(shard) * state_bytes_per_block(kind)
-    assert all(len(tensors[name]) == len(shard) * width for name, (_, width) in STATE[kind].items())
+    assert all(len(tensors[name]) == len(shard) * width for name, (_, width) in KINDS[kind].state.items())
     optimizers[1].load(tensors)
     assert all(torch.equal(t, tensors[name]) for name, t in optimizers[1].tensors().items())
 
 
-@pytest.mark.parametrize("kind", list(STATE))
-def test_a_piece_that_is_too_large_for_one_call_is_cut_and_the_bits_are_the_same(
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_span_that_is_too_large_for_one_call_is_cut_and_the_bits_are_the_same(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit of 2^30 elements, lowered to three blocks."""
     spec = make_spec(optimizer__kind=kind)
     layout = Layout.of(make_model(spec))
-    shard, pieces, after = range(2, layout.blocks - 1), [], []
+    shard, longest, after = range(2, layout.blocks - 1), [], []
     rng = torch.Generator().manual_seed(1)
     values, *gradients = torch.randn(4, len(shard) * BLOCK, generator=rng)
     for largest in (2**30, 3 * BLOCK):
         monkeypatch.setattr("foundray.training.step.optimizers.shard.LARGEST", largest)
         weights = values.clone()
         optimizer = ShardOptimizer(spec.optimizer, layout, shard, weights)
-        pieces.append(max(where.stop - where.start for where, _ in optimizer.pieces))
+        longest.append(max(elements.stop - elements.start for elements, _ in optimizer.spans))
         for number, gradient in enumerate(gradients, 1):
             optimizer.step(number, 1e-3, gradient)
         after.append({"weights": weights, **optimizer.tensors()})
-    assert pieces[0] > pieces[1] == 3 * BLOCK
+    assert longest[0] > longest[1] == 3 * BLOCK
     assert all(torch.equal(after[0][name], after[1][name]) for name in after[0])
 
 

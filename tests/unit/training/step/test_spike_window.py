@@ -33,7 +33,7 @@ def advance(trainer: Trainer, first: int, count: int) -> None:
 
 def committed(folder: Store, trainer: Trainer, step: int, **changes: Any) -> dict[str, Any]:
     """The manifest that the driver writes of what a member says that it has written."""
-    shard = write_shard(folder, step, trainer.blocks, trainer.piece())
+    shard = write_shard(folder, step, trainer.blocks, trainer.state_shard())
     written = Written(1, step, shard, 0.1, **{"losses": trainer.spikes.window(), **changes})
     parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]
     facts = {"blocks": trainer.layout.blocks, "parameters": parameters}

@@ -1,1 +1,1 @@
-"""Updates of a worker's shard, in 32 and in 8 bits."""
+"""The update of a worker's shard: `registry` lists the kinds, `shard` applies one, the other modules make them."""

@@ -1,166 +1,65 @@
-"""bitsandbytes' 8-bit updates on a CPU: the same bits in a third of the time.
-
-Its CPU kernels quantise a value x of a block whose largest magnitude is m by a table of 65,536 codes, at the index
-(x / m + 1) * 32767.5 + 0.5, cut to a whole number. Here the same table, filled by those kernels themselves, is looked up by
-PyTorch's vectorised operations. All of an update happens on pieces that fit into a processor's cache, in buffers that are
-made once: memory that is fresh from the system costs more than the arithmetic. Blocks whose scale is not a normal number go
-through bitsandbytes' own kernel.
-"""
+"""bitsandbytes' 8-bit updates: block-wise quantisation (Dettmers et al. 2022) of AdamW and of Lion (Chen et al. 2023)."""
 
 from __future__ import annotations
 
-import ctypes
-import math
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
-from torch import Tensor
 
-from foundray.training.step.blocks import BLOCK
-
-PIECE = 2**16
-"""Elements that are updated at once: few enough for a cache of 2 MB, enough for the calls to cost little."""
-CODES = 2**16
-HALF = (CODES - 1) / 2
-NORMAL, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+from foundray.spec import OptimizerConfig
+from foundray.training.step.optimizers import eight_bit_cpu
 
 
-_known: dict[bytes, tuple[Tensor, bool]] = {}
-"""By a code's bytes: its table, and whether bitsandbytes' kernel agrees with it."""
+def adamw(spec: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    # Every parameter is quantised, however small: its size depends on the number of workers, its bits must not.
+    options = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps, "min_8bit_size": 1}
+    return _ready(_bitsandbytes().optim.AdamW8bit(groups, **options), eight_bit_cpu.adamw)
 
 
-def on_cpu(update: Any) -> Callable[..., None]:
-    """What can take the place of the `update_step` of bitsandbytes' AdamW8bit or Lion8bit, for parameters on a CPU."""
-    quantisers: dict[str, Quantiser] = {}
-    moments, room = torch.empty(2, PIECE), torch.empty(PIECE)
-
-    @torch.no_grad()
-    def update_step(group: dict[str, Any], parameter: Tensor, *place: int) -> None:
-        state = update.state[parameter]
-        state["step"] += 1
-        numbers = [number for number in "12" if f"state{number}" in state]
-        for number in numbers:
-            if number not in quantisers:
-                quantisers[number] = Quantiser(state[f"qmap{number}"])
-        used, rule = [quantisers[number] for number in numbers], _adamw if len(numbers) == 2 else _lion
-        columns: list[Any] = [parameter.detach().split(PIECE), parameter.grad.split(PIECE)]  # type: ignore[union-attr]
-        for number in numbers:
-            columns.append(
-                zip(state[f"state{number}"].split(PIECE), state[f"absmax{number}"].split(PIECE // BLOCK), strict=True)
-            )
-        for weights, gradient, *stored in zip(*columns, strict=True):
-            values = [moment[: len(weights)] for moment in moments[: len(used)]]
-            for quantiser, (codes, scales), moment in zip(used, stored, values, strict=True):
-                quantiser.values(codes, scales, moment)
-            rule(weights, gradient, group, state["step"], room[: len(weights)], *values)
-            for quantiser, (codes, scales), moment in zip(used, stored, values, strict=True):
-                quantiser.quantise(moment, codes, scales)
-
-    return update_step
+def lion(spec: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    options = {"lr": spec.lr, "betas": spec.betas, "min_8bit_size": 1}
+    return _ready(_bitsandbytes().optim.Lion8bit(groups, **options), eight_bit_cpu.lion)
 
 
-def _adamw(
-    weights: Tensor, gradient: Tensor, group: dict[str, Any], step: int, room: Tensor, first: Tensor, second: Tensor
-) -> None:
-    """In bitsandbytes' order of operations, as the bits depend on it. `room` is overwritten."""
-    beta1, beta2 = group["betas"]
-    first.mul_(beta1).add_(gradient, alpha=1.0 - beta1)
-    second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-    denominator = torch.sqrt(second, out=room).div_(math.sqrt(1.0 - beta2**step)).add_(group["eps"])
-    if group["weight_decay"] > 0.0:
-        weights.mul_(1.0 - group["lr"] * group["weight_decay"])
-    weights.addcdiv_(first, denominator, value=-group["lr"] / (1.0 - beta1**step))
+def _bitsandbytes() -> Any:
+    # Without this, it reports a missing optional kernel package to every user as a failure.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with _without_compiler():
+        import bitsandbytes
+    return bitsandbytes
 
 
-def _lion(weights: Tensor, gradient: Tensor, group: dict[str, Any], step: int, room: Tensor, first: Tensor) -> None:
-    beta1, beta2 = group["betas"]
-    if group["weight_decay"] > 0.0:
-        weights.mul_(1.0 - group["lr"] * group["weight_decay"])
-    direction = torch.mul(first, beta1, out=room).add_(gradient.mul(1.0 - beta1)).sign_()
-    weights.add_(direction, alpha=-group["lr"])
-    first.mul_(beta2).add_(gradient, alpha=1.0 - beta2)
+def _ready(update: Any, rule: eight_bit_cpu.Rule) -> torch.optim.Optimizer:
+    """Make the state now, since a checkpoint is loaded before the first step. On a CPU, replace the update by a faster one."""
+    update.check_overrides()
+    update.initialized = True
+    if update.param_groups[0]["params"][0].device.type == "cpu":
+        update.update_step = eight_bit_cpu.on_cpu(update, rule)
+    for index, group in enumerate(update.param_groups):
+        for number, parameter in enumerate(group["params"]):
+            update.init_state(group, parameter, index, number)
+    ready: torch.optim.Optimizer = update
+    return ready
 
 
-class Quantiser:
-    """Quantises to, and from, the 256 values of one code [256] fp32, in blocks of 256 elements with a scale each."""
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Keep torch's compiler from being imported along with bitsandbytes.
 
-    def __init__(self, code: Tensor):
-        self.code = code
-        self.signed = bool((code < 0).any())
-        self.half = torch.tensor(0.5)
-        self.room = torch.empty(PIECE)
-        self.indices = torch.empty(PIECE, dtype=torch.int32)
-        self.kernel = _dequantise()
-        if (known := _known.get(key := code.numpy().tobytes())) is None:
-            self.table, self.agrees = _table(code), True
-            known = _known[key] = self.table, self._agrees()
-        self.table, self.agrees = known
+    bitsandbytes passes some functions to torch.compile and excludes others from it. Both import the compiler, which takes
+    longer than all other imports of a worker, and none of these functions is compiled here. If compiling fails, bitsandbytes
+    uses the functions as they are.
+    """
 
-    def values(self, codes: Tensor, scales: Tensor, values: Tensor) -> None:
-        """Write what codes [N] uint8 with scales [N / 256] stand for into values [N] fp32; all are contiguous."""
-        if self.kernel is None:
-            values.copy_(torch.ops.bitsandbytes.dequantize_blockwise(codes, scales, self.code, BLOCK, torch.float32))
-            return
-        places = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (self.code, codes, scales, values))
-        self.kernel(*places, ctypes.c_longlong(BLOCK), ctypes.c_longlong(len(codes)))
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("not compiled")
 
-    def quantise(self, values: Tensor, codes: Tensor, scales: Tensor) -> None:
-        """Write the codes and scales of values [N], at most PIECE of them, none below 0 where the code has no sign."""
-        room, indices = self.room[: len(values)], self.indices[: len(values)]
-        blocks = room.view(-1, BLOCK)
-        torch.amax((torch.abs(values, out=room) if self.signed else values).view(-1, BLOCK), 1, out=scales)
-        least, most = (bound.item() for bound in torch.aminmax(scales))
-        zero = None
-        if not (self.agrees and least >= NORMAL and most <= LARGEST):
-            zero = scales == 0
-            if not (self.agrees and (((scales >= NORMAL) & scales.isfinite()) | zero).all()):
-                for own, found in zip((codes, scales), _theirs(values, self.code), strict=True):
-                    own.copy_(found)
-                return
-        factors = (scales if zero is None else scales.clamp(min=NORMAL)).reciprocal()
-        torch.mul(values.view(-1, BLOCK), factors[:, None], out=blocks)
-        torch.add(self.half, room.add_(1.0), alpha=HALF, out=room)
-        torch.index_select(self.table, 0, indices.copy_(room), out=codes)
-        if zero is not None:
-            codes.view(-1, BLOCK)[zero] = 0
+    def keep(function: Any, recursive: bool = True) -> Any:
+        return function
 
-    def _agrees(self) -> bool:
-        """Whether bitsandbytes' kernel, as built for this processor, rounds as this does: at every boundary of the table."""
-        boundary = torch.arange(CODES, dtype=torch.float64).add_(0.5).div_(HALF).sub_(1.0).float()
-        boundary[-1] = 1.0
-        for towards in (-2.0, 0.0, 2.0):
-            near = torch.nextafter(boundary, torch.tensor(towards)) if towards else boundary
-            values = _among_ones(near.clamp(0.0 if not self.signed else -1.0, 1.0))
-            for piece in values.split(PIECE):
-                codes, scales = torch.empty(len(piece), dtype=torch.uint8), torch.empty(len(piece) // BLOCK)
-                self.quantise(piece, codes, scales)
-                if not torch.equal(codes, _theirs(piece, self.code)[0]):
-                    return False
-        return True
-
-
-def _table(code: Tensor) -> Tensor:
-    """The code that bitsandbytes' kernel gives to each of 65,536 values from -1 to 1: [65,536] uint8."""
-    values = torch.arange(CODES, dtype=torch.float64).div_(HALF).sub_(1.0).float()
-    return _theirs(_among_ones(values), code)[0].view(-1, BLOCK)[:, BLOCK // 2 :].reshape(-1)
-
-
-def _among_ones(values: Tensor) -> Tensor:
-    """Values [65,536] in the second halves of blocks whose first halves are 1, which makes the scales 1: [131,072]."""
-    blocks = torch.ones(2 * CODES // BLOCK, BLOCK)
-    blocks[:, BLOCK // 2 :] = values.view(-1, BLOCK // 2)
-    return blocks.view(-1)
-
-
-def _theirs(values: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-    codes, scales = torch.ops.bitsandbytes.quantize_blockwise(values, code, BLOCK)
-    return codes, scales
-
-
-def _dequantise() -> Callable[..., None] | None:
-    """bitsandbytes' kernel, which writes where it is told: its operation makes a tensor each time, and takes twice as long."""
-    from bitsandbytes import cextension  # not above: only who trains with 8 bits needs it
-
-    kernel = getattr(cextension.lib, "cdequantize_blockwise_cpu_fp32", None)
-    return kernel if hasattr(kernel, "argtypes") else None  # or it is one that raises: the library could not be loaded
+    with mock.patch.multiple(torch, compile=refuse, _disable_dynamo=keep):
+        yield
