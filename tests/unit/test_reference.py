@@ -65,7 +65,7 @@ def test_every_entry_of_the_contents_leads_somewhere(page: str) -> None:
 
 def test_every_kind_of_event_that_the_code_records_is_there_with_its_fields() -> None:
     recorded = 0
-    for file in (REPOSITORY / "platform" / "foundray" / "training").glob("*.py"):
+    for file in (REPOSITORY / "platform" / "foundray" / "training").rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
             if not isinstance(call, ast.Call) or not call.args:
                 continue

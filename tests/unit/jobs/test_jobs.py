@@ -82,7 +82,7 @@ def test_a_cluster_that_goes_away_while_a_verb_talks_to_it_is_a_sentence(monkeyp
 def test_code_and_spec_travel_and_are_found_by_entry_point(tmp_path: Path) -> None:
     with packed({"spec.yaml": "name: x\n"}, code=True) as folder:
         assert (Path(folder) / "spec.yaml").read_text() == "name: x\n"
-        assert (Path(folder) / "foundray" / "training" / "loop.py").exists()
+        assert (Path(folder) / "foundray" / "training" / "elastic" / "loop.py").exists()
         assert not list(Path(folder).rglob("__pycache__"))
         (there,) = distributions(name="foundray", path=[folder])
         assert "next_token" in there.entry_points.select(group="foundray.objectives").names
