@@ -1,7 +1,7 @@
-"""Ray Data on a Ray that one command has for itself, on one machine, without two processes that serve others.
+"""Ray Data without two helper actors, for a local Ray that serves one command.
 
-Ray Data starts one that divides a cluster between those who ask, and asks for more nodes; and one that collects statistics for
-Ray's dashboard, which such a Ray does not have. Each takes two seconds of a core at the start of every run.
+One actor divides the cluster between Datasets and requests nodes; the other collects statistics for Ray's dashboard, which a
+local Ray does not have. Each takes two seconds of a core at the start of every run.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from foundray.cluster.connect import whole_nodes
 
 @contextmanager
 def without_helpers() -> Iterator[None]:
-    """In this process, for all Datasets that it runs meanwhile. There is no public way."""
+    """Keep Ray Data in this process from starting its helper actors. Patches private names: there is no public option."""
     from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler as autoscaler
     from ray.data._internal.stats import _StatsManager as manager
 
-    told = ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics")
-    statistics: dict[str, Any] = {name: staticmethod(_nothing) for name in told}
+    reports = ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics")
+    statistics: dict[str, Any] = {name: staticmethod(_ignore) for name in reports}
     statistics["gen_dataset_id_from_stats_actor"] = staticmethod(lambda: uuid4().hex)
     with (
         mock.patch.multiple(autoscaler, DefaultAutoscalingCoordinator=_WholeMachine),
@@ -31,12 +31,12 @@ def without_helpers() -> Iterator[None]:
         yield
 
 
-def _nothing(*arguments: Any, **options: Any) -> None:
+def _ignore(*arguments: Any, **options: Any) -> None:
     pass
 
 
 class _WholeMachine:
-    """What Ray Data asks for resources: all that the nodes have is there for it."""
+    """Ray Data's source of resources: all that the nodes have."""
 
     def __init__(self, *arguments: Any, **options: Any):
         pass

@@ -77,7 +77,7 @@ def test_garbage_behind_the_content_is_told_and_costs_nothing(ending: str) -> No
         found, (broken,) = unpacked(content, f"a{ending}")
         assert found == right
         assert broken.whole
-        assert str(broken).startswith(f"21 bytes at byte {len(one):,}, behind the end of its content, are not ")
+        assert str(broken).startswith(f"21 bytes at byte {len(one):,}, after the end of its content, are not ")
         assert (broken.lost, broken.unit) == (1, "part")
 
 
@@ -130,7 +130,7 @@ def test_nothing_of_a_damaged_block_of_bzip2_is_used() -> None:
 def test_a_name_that_promises_too_much_is_one_sentence(ending: str) -> None:
     found, (broken,) = unpacked(b"plain text\n" * 1000, f"a{ending}")
     assert found == b""
-    assert str(broken) in (f"it is no {kind} file, though its name says so" for kind in ("gzip", "bz2", "xz", "zstd", "lz4"))
+    assert str(broken) in (f"it is not a {kind} file, though its name says so" for kind in ("gzip", "bz2", "xz", "zstd", "lz4"))
     other = ".xz" if ending == ".gz" else ".gz"
     _, (broken,) = unpacked(PACK[other](TEXT), f"a{ending}")
     assert str(broken).endswith(f"though its name says so: its content is {'xz' if other == '.xz' else 'gzip'}")
@@ -205,7 +205,7 @@ def test_of_a_member_whose_checksum_is_wrong_nothing_is_used(ending: str) -> Non
         place = {".gz": len(one) - 6, ".xz": len(one) - 30, ".zst": len(one) - 2, ".lz4": len(one) // 2}[ending]
         found, (broken,) = unpacked(flipped(one, place, 0) + CHECKED[ending](b"the end"), f"a{ending}")
         assert found == b"the end"
-        said = f"what it holds does not match its checksum, so none of its {len(text):,} bytes of content that came out is used"
+        said = f"its content does not match its checksum, so none of its {len(text):,} bytes of content that came out is used"
         assert str(broken).startswith(said)
         assert broken.lost == 1
 

@@ -1,1 +1,1 @@
-"""Raw files: found, told apart by name, decompressed as streams."""
+"""Raw files: finding them, telling their formats by name, decompressing them as streams."""

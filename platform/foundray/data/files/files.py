@@ -1,4 +1,4 @@
-"""Which raw files a source has, in path order, each with its format; what is left out; and neighbouring files together."""
+"""The raw files of a source in path order, each with its format; what is left out; and groups of neighbouring files."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from foundray.storage import Store
 from foundray.urls import inside
 
 KINDS_SHOWN = 6
-"""Kinds of files that a line names, at most, the most frequent first."""
+"""Most kinds of files that a line names, the most frequent first."""
 NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """One input file, and what tells that it has changed."""
+    """An input file, and the facts that show whether it has changed."""
 
     url: str
     size: int
     modified_ns: int
     format: str = "text"
-    """How it is read: a format of `data.sources`, and never `auto`."""
+    """The format it is read as: one of `data.sources`, never `auto`."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a source, and what else lies among them."""
+    """The files of a source, and what is left out."""
 
     files: list[RawFile]
     left_out: str
-    """In words; nothing if nothing was."""
+    """A phrase; empty if nothing is left out."""
 
     def line(self, source: SourceConfig) -> str:
-        """What there is to say of the source: files of several formats, and what was left out. Nothing if all is plain."""
+        """A line on files of several formats and on what is left out; empty if there is neither."""
         formats = Counter("text" if file.format == "code" else file.format for file in self.files)
         read = f"read by their endings, {_listed(formats)}" if len(formats) > 1 else ""
         left = f"left out: {self.left_out}" if self.left_out else ""
@@ -52,12 +52,13 @@ class Found:
 
 
 def find_files(source: SourceConfig, endings: tuple[str, ...] = ()) -> list[RawFile]:
-    """The source's files in path order; `endings` are those of a modality's own files. Raises InputError if there are none."""
+    """List the source's files in path order, by a modality's `endings` if given. Raises InputError if there are none."""
     return look(source, endings).files
 
 
 def look(source: SourceConfig, endings: tuple[str, ...] = ()) -> Found:
-    """The same, and what was left out."""
+    """List the source's files, and what is left out. Raises InputError if there are no files."""
+    # A single file is taken by itself.
     base, pattern = split_glob(source.path)
     root = Store.at(base)
     info = root.info()
@@ -67,16 +68,18 @@ def look(source: SourceConfig, endings: tuple[str, ...] = ()) -> Found:
         return Found([_single(source, root, info, endings)], "")
     if info.type != fs.FileType.Directory:
         raise InputError(f"the source {source.path} is neither a file nor a folder")
+    # A folder: keep what the glob matches.
     found = listing(root, glob_depth(pattern) if pattern else None)
     files, others = list[RawFile](), list[str]()
     if pattern:
         regex = glob_regex(pattern)
         wanted = [entry for entry in found.files if regex.fullmatch(entry.name)]
-        # What lies beside the files that a glob names was not asked for.
-        passed = {reason: [name for name in names if regex.fullmatch(name)] for reason, names in found.passed_over.items()}
-        passed = {reason: names for reason, names in passed.items() if names and reason not in (HIDDEN, AGAIN)}
+        # Entries that the glob does not match, or leaves out on purpose, are not reported.
+        skipped = {reason: [name for name in names if regex.fullmatch(name)] for reason, names in found.skipped.items()}
+        skipped = {reason: names for reason, names in skipped.items() if names and reason not in (HIDDEN, AGAIN)}
     else:
-        wanted, passed = found.files, found.passed_over
+        wanted, skipped = found.files, found.skipped
+    # Keep the files whose format is read.
     for entry in wanted:
         form = _format(source, entry.name, endings, named=bool(pattern))
         if form is None:
@@ -85,13 +88,13 @@ def look(source: SourceConfig, endings: tuple[str, ...] = ()) -> Found:
             files.append(RawFile(inside(root.url, entry.name), entry.size, entry.modified_ns, form))
     if not files:
         names = [entry.name for entry in found.files]
-        why = _why_empty(source, pattern, endings, names, others if pattern else [], passed)
+        why = _why_empty(source, pattern, endings, names, others if pattern else [], skipped)
         raise InputError(f"the source {source.path} is empty: {why}")
-    return Found(files, _left_out(source, others, passed))
+    return Found(files, _left_out(source, others, skipped))
 
 
 def grouped(files: Iterable[RawFile], most_bytes: int, most_files: int | None = None) -> Iterator[tuple[RawFile, ...]]:
-    """Neighbouring files together, up to `most_bytes` and `most_files`, or one larger file."""
+    """Group neighbouring files, up to `most_bytes` and `most_files` per group. A larger file is a group of its own."""
     group, size = list[RawFile](), 0
     for file in files:
         if group and (size + file.size > most_bytes or len(group) == most_files):
@@ -104,7 +107,7 @@ def grouped(files: Iterable[RawFile], most_bytes: int, most_files: int | None = 
 
 
 def _format(source: SourceConfig, name: str, endings: tuple[str, ...], named: bool) -> str | None:
-    """How a file is read; None for one that is not. `named`: a glob chose it, so that a format that is set fits."""
+    """The format a file is read as; None if it is not read. `named`: a glob matched it, so any explicit format holds for it."""
     if source.format == "auto":
         return format_of(name, endings)
     if named or ends_in(name, endings if source.format == "files" else FORMATS[source.format].endings):
@@ -121,9 +124,9 @@ def _single(source: SourceConfig, root: Store, info: fs.FileInfo, endings: tuple
     return RawFile(root.url, info.size or 0, info.mtime_ns or 0, form)
 
 
-def _left_out(source: SourceConfig, others: Sequence[str], passed: Mapping[str, list[str]]) -> str:
+def _left_out(source: SourceConfig, others: Sequence[str], skipped: Mapping[str, list[str]]) -> str:
     reason = "of no format that is read" if source.format == "auto" else f"not {source.format} by the ending"
-    return "; ".join([*([f"{_kinds(others)} ({reason})"] if others else []), *_passed_over(passed)])
+    return "; ".join([*([f"{_kinds(others)} ({reason})"] if others else []), *_skip_phrases(skipped)])
 
 
 def _why_empty(
@@ -132,10 +135,10 @@ def _why_empty(
     endings: tuple[str, ...],
     names: Sequence[str],
     others: Sequence[str],
-    passed: Mapping[str, list[str]],
+    skipped: Mapping[str, list[str]],
 ) -> str:
-    """`others` of the `names` are what a glob matches, and are not read."""
-    there = "; ".join([*([_kinds(names)] if names else []), *_passed_over(passed)])
+    """Why a source has no files. `names`: all files in the folder; `others`: those that match the glob but are not read."""
+    there = "; ".join([*([_kinds(names)] if names else []), *_skip_phrases(skipped)])
     if others:
         why = f"what {pattern!r} matches is of no format that is read by its ending ({_kinds(others)}); set its format"
         return f"{why}: {'files' if endings else 'text'}, if it is that"
@@ -148,10 +151,11 @@ def _why_empty(
     return f"{why}; there are: {there}" if there else why if pattern else "it holds no file"
 
 
-def _passed_over(passed: Mapping[str, list[str]]) -> list[str]:
-    """A phrase for each reason, with some names, but for what is hidden by intent."""
+def _skip_phrases(skipped: Mapping[str, list[str]]) -> list[str]:
+    """A phrase per reason to skip files, with example names except for hidden ones."""
     return [
-        f"{reason}: {len(names):,}" + ("" if reason == HIDDEN else f" ({_examples(names)})") for reason, names in passed.items()
+        f"{reason}: {len(names):,}" + ("" if reason == HIDDEN else f" ({_examples(names)})")
+        for reason, names in skipped.items()
     ]
 
 
@@ -169,10 +173,10 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def _examples(names: Sequence[str]) -> str:
-    shown = [_shown(posixpath.basename(name)) for name in sorted(names)[:NAMES_SHOWN]]
+    shown = [_printable(posixpath.basename(name)) for name in sorted(names)[:NAMES_SHOWN]]
     return ", ".join(shown) + (", …" if len(names) > NAMES_SHOWN else "")
 
 
-def _shown(name: str) -> str:
-    """In ASCII if it cannot be printed: a byte that is not UTF-8 as `\\xe9`."""
+def _printable(name: str) -> str:
+    """The name, in ASCII if it is not printable: a byte that is not UTF-8 becomes `\\xe9`."""
     return name if name.isprintable() else re.sub(r"\\udc([0-9a-f]{2})", r"\\x\1", ascii(name))

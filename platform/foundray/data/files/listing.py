@@ -1,6 +1,6 @@
-"""What lies in a folder, local or remote: its regular files, and what was passed over and why.
+"""The regular files in a folder, local or remote, and what was skipped and why.
 
-A local folder is read once however many links lead to it, so that a loop of links ends.
+A local folder is read once, however many links lead to it, so that a loop of links ends.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from foundray.storage import Store, reading
 
 HIDDEN = "hidden"
 BROKEN = "broken links"
-GONE = "files that have just gone"
+GONE = "files that vanished meanwhile"
 AGAIN = "links to folders that are read anyway"
 SPECIAL = "pipes, sockets or devices"
 NOT_UTF8 = "names that are not UTF-8"
-"""Reasons to pass something over."""
+"""Reasons to skip an entry."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,27 @@ class Entry:
 class Listing:
     files: list[Entry] = field(default_factory=list)
     """In path order."""
-    passed_over: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Names by the reason: of a hidden folder, or one that is no UTF-8, its own only."""
+    skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Names by reason. A skipped folder is named without its content."""
 
 
 def listing(root: Store, depth: int | None = None) -> Listing:
-    """What lies in a folder, down to `depth` levels. Raises InputError for a folder that cannot be read."""
+    """List a folder, `depth` levels deep (None for all). Raises InputError for a folder that cannot be read."""
     found = _local(root.path, depth) if root.is_local else _remote(root, depth)
     found.files.sort(key=lambda entry: entry.name)
     return found
 
 
 def _remote(root: Store, depth: int | None) -> Listing:
-    found, above = Listing(), len(root.path.rstrip("/")) + 1
+    found, prefix_length = Listing(), len(root.path.rstrip("/")) + 1
     with reading(root):
         infos = root.filesystem.get_file_info(fs.FileSelector(root.path, recursive=depth != 1))
     for info in infos:
-        name = info.path[above:]
+        name = info.path[prefix_length:]
         if info.type != fs.FileType.File or (depth is not None and name.count("/") >= depth):
             continue
         if is_hidden(name):
-            found.passed_over[HIDDEN].append(name)
+            found.skipped[HIDDEN].append(name)
         else:
             found.files.append(Entry(name, info.size or 0, info.mtime_ns or 0))
     return found
@@ -72,21 +72,22 @@ def _local(path: str, depth: int | None) -> Listing:
     real = os.path.realpath(path)
     read, folders, links = {real}, [("", real)], list[tuple[str, str]]()
     while folders or links:
-        # Links last: a folder that lies here is read under its own name, not that of a link.
+        # Links last, so that a folder is read under its own name if that is inside, too.
         if folders:
             name, real = folders.pop()
         else:
             links.sort(reverse=True)
             name, real = links.pop()
             if real in read:
-                found.passed_over[AGAIN].append(name)
+                found.skipped[AGAIN].append(name)
                 continue
             read.add(real)
+        # Follow folders now, or links later; add files to `found`.
         for entry in _entries(Path(path, name)):
             inside = f"{name}/{entry.name}" if name else entry.name
-            reason, is_folder = _sorted_out(entry, inside, found)
+            reason, is_folder = _classify(entry, inside, found)
             if reason:
-                found.passed_over[reason].append(inside)
+                found.skipped[reason].append(inside)
             elif is_folder and (depth is None or inside.count("/") + 1 < depth):
                 if entry.is_symlink():
                     links.append((inside, os.path.realpath(entry.path)))
@@ -109,8 +110,8 @@ def _unreadable(what: str, error: OSError) -> str:
     return f"{what} cannot be read ({why}): make it readable, or name files by a glob that leaves it out"
 
 
-def _sorted_out(entry: os.DirEntry[str], name: str, found: Listing) -> tuple[str, bool]:
-    """(why the entry is passed over, whether it is a folder); a file is added to those found."""
+def _classify(entry: os.DirEntry[str], name: str, found: Listing) -> tuple[str, bool]:
+    """(reason to skip the entry, whether it is a folder). A regular file is added to `found`."""
     if is_hidden(entry.name):
         return HIDDEN, False
     try:

@@ -1,6 +1,6 @@
-"""What a file's name says: whether it counts, how it is compressed, and what its format is. Case never matters.
+"""What a file's name says: whether it is hidden, how it is compressed, and its format. Case never matters.
 
-One rule serves folders and archives alike.
+The same rules hold in folders and in archives.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ COMPRESSION = {
 
 _FORMATS = {ending: form for form, row in FORMATS.items() for ending in row.endings if ending}
 _TAR = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zstd"}
-"""Endings that stand for `.tar` and that of a compression."""
-_NO_TEXT = frozenset({
-    # archives, and compressions that are not read
+"""Endings that stand for `.tar` and a compression's ending."""
+_NOT_TEXT = frozenset({
+    # archives and compressions that are not supported
     ".zip", ".7z", ".rar", ".z", ".lzma", ".lz", ".lzo", ".br", ".cab", ".iso", ".dmg", ".deb", ".rpm", ".apk", ".jar", ".war",
     ".whl", ".egg", ".cpio", *COMPRESSION,
-    # programs, and what compilers leave
+    # programs and compilers' outputs
     ".exe", ".dll", ".so", ".o", ".a", ".obj", ".lib", ".dylib", ".pyc", ".pyo", ".pyd", ".class", ".wasm", ".bin", ".mo",
     # office and print
     ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".odt", ".ods", ".odp", ".epub", ".mobi", ".djvu",
-    # pictures, sound, film and fonts that no installed modality reads
+    # images, audio, video and fonts
     ".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ico", ".icns", ".heic", ".avif", ".psd", ".wav",
     ".mp3", ".ogg", ".flac", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".mid", ".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm",
     ".mpg", ".mpeg", ".wmv", ".flv", ".ttf", ".otf", ".woff", ".woff2", ".eot",
@@ -37,48 +37,48 @@ _NO_TEXT = frozenset({
     ".npy", ".npz", ".mat", ".h5", ".hdf5", ".nc", ".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".safetensors",
     ".onnx", ".pb", ".tflite", ".gguf", ".msgpack", ".arrow", ".feather", ".orc", ".avro", ".tfrecord", ".lmdb", ".mdb", ".rds",
     ".rdata", ".db", ".sqlite", ".sqlite3", ".bam", ".bai", ".cram", ".2bit",
-    # copies, checksums and indexes of what lies beside them
+    # copies, checksums and indexes of other files
     ".bak", ".orig", ".old", ".tmp", ".swp", ".crc", ".md5", ".sha1", ".sha256", ".idx",
 })  # fmt: skip
-_NO_DATA = ("_success", "_metadata", "_common_metadata")
-"""Names of what Spark and Hadoop leave beside tables."""
+_NOT_DATA = ("_success", "_metadata", "_common_metadata")
+"""Names of the files that Spark and Hadoop write beside tables."""
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path inside a folder or archive leads through a hidden file or folder, or is what macOS left beside a file."""
+    """Whether a path inside a folder or archive has a hidden part, or one that macOS writes beside files (`__MACOSX`)."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def compression(name: str) -> str | None:
-    """How the file is compressed, by its ending."""
+    """The compression of a file, by its ending; None if there is none."""
     last = _last(name.lower())
     return COMPRESSION.get(last) or _TAR.get(last)
 
 
 def bare(name: str) -> str:
-    """The name in lower case, without the ending of a compression: `A.TXT.gz` as `a.txt`, `a.tgz` as `a.tar`."""
+    """The name in lower case, without a compression's ending: `a.txt` for `A.TXT.gz`, `a.tar` for `a.tgz`."""
     name = name.lower()
     last = _last(name)
     return name.removesuffix(last) + (".tar" if last in _TAR else "") if last in _TAR or last in COMPRESSION else name
 
 
 def ending(name: str) -> str:
-    """How the name ends, in lower case and with a compression's ending: `.csv.gz`; nothing if it has no ending."""
+    """The name's ending in lower case, with that of a compression: `.csv.gz`; empty if there is none."""
     last = _last(name := posixpath.basename(name).lower())
     found = _last(name.removesuffix(last)) + last if last in COMPRESSION else last
     return found if re.fullmatch(r"(\.[\w+-]{1,16}){1,2}", found) else ""
 
 
 def ends_in(name: str, endings: tuple[str, ...]) -> bool:
-    """Whether the name, without a compression's ending, has one of these endings (in lower case)."""
+    """Whether the name without a compression's ending has one of these endings (in lower case)."""
     return bare(name).endswith(endings)
 
 
 def format_of(name: str, endings: tuple[str, ...] = ()) -> str | None:
-    """The format that the name tells, as `data.sources` say it; None for what is known not to be read.
+    """The format of a file by its name, as in `data.sources`; None for a kind that is known not to be read.
 
-    Of documents, where no `endings` are given: what has another ending, or none, is text. Of a modality whose files have
-    `endings`: `files` or `webdataset`.
+    Without `endings`, documents are meant, and a name with an unknown ending, or none, is text. With the `endings` of a
+    modality's files, the format is `files` or `webdataset`.
     """
     name = bare(name)
     if endings:
@@ -86,7 +86,7 @@ def format_of(name: str, endings: tuple[str, ...] = ()) -> str | None:
     last = _last(name)
     if (form := _FORMATS.get(last)) is not None:
         return form
-    if last in _NO_TEXT or name.endswith("~") or name.endswith(_of_values()) or posixpath.basename(name) in _NO_DATA:
+    if last in _NOT_TEXT or name.endswith("~") or name.endswith(_modality_endings()) or posixpath.basename(name) in _NOT_DATA:
         return None
     return "text"
 
@@ -96,6 +96,6 @@ def _last(name: str) -> str:
 
 
 @functools.cache
-def _of_values() -> tuple[str, ...]:
-    """Endings of the files of installed modalities of values, and of the labels beside them."""
+def _modality_endings() -> tuple[str, ...]:
+    """Endings of the files of installed modalities, and of the labels beside idx images."""
     return (*(ending for endings in contract.endings().values() for ending in endings), "idx1-ubyte")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from foundray.contract import Unreadable
-from foundray.data.files.ahead import MOST
+from foundray.data.files.ahead import CHUNK
 from foundray.data.files.compression import decompressing, kind_of
 from foundray.data.formats import tar_headers
 from foundray.data.formats.not_text import looks_like
@@ -96,7 +96,7 @@ class _Tar:
         while True:
             start, block = self.blocks.at, self.blocks.read(BLOCK)
             if (info := header(block)) is None:
-                self.blocks.back(block)  # what is said of the damage there counts the member
+                self.blocks.push_back(block)  # what is said of the damage there counts the member
                 return
             if info.type not in (*EXTENDED, tarfile.XGLTYPE):
                 break
@@ -165,7 +165,7 @@ class _Tar:
         if place < start:
             return ""
         said = "bytes are missing in it" if place < taken else "it holds bytes that were not in it"
-        self.blocks.back(content + padding)
+        self.blocks.push_back(content + padding)
         self.blocks.skip(place)
         self.phase = self.blocks.at
         return f"{said}: the next header stands at byte {self.blocks.at:,}, and not where its size says"
@@ -177,7 +177,7 @@ class _Tar:
         if not lies or (place := tar_headers.find(content, phase)) < 0:
             return self._cut_off(name, f"it is cut off in this member: {there:,} of its {size:,} bytes are there")
         # The archive has an end: it is not cut, but the size is wrong, and other members were taken for the content.
-        self.blocks.back(content)
+        self.blocks.push_back(content)
         self.blocks.skip(place)
         self.phase = self.blocks.at
         return Missing(f"its header says {size:,} bytes, and {there:,} are left in the archive", name)
@@ -197,7 +197,7 @@ class _Tar:
             if following:
                 self.phase = self.blocks.at
             else:  # a block that starts with zeros, and is damaged
-                self.blocks.back(bytes(odd))
+                self.blocks.push_back(bytes(odd))
                 size -= odd
         padded = _padded(size, self.blocks.at - self.origin)
         if not following:
@@ -245,13 +245,13 @@ class _Tar:
         """Go to the next header, or to the end; whether there is one."""
         self.zeros = 0
         while True:
-            stretch = self.blocks.peek(MOST + BLOCK)
+            stretch = self.blocks.peek(CHUNK + BLOCK)
             if (place := tar_headers.find(stretch, (self.phase - self.blocks.at) % BLOCK)) >= 0:
                 self.blocks.skip(place)
                 self.phase = self.blocks.at
                 return True
-            last = len(stretch) < MOST + BLOCK
-            taken = stretch if last else stretch[: MOST + 1]  # a header may start in each of the last bytes
+            last = len(stretch) < CHUNK + BLOCK
+            taken = stretch if last else stretch[: CHUNK + 1]  # a header may start in each of the last bytes
             kept = len(taken.rstrip(b"\0"))
             self.zeros = len(taken) - kept + (0 if kept else self.zeros)
             self.blocks.skip(len(taken))

@@ -9,7 +9,7 @@ import re
 import tarfile
 from typing import Any, cast
 
-from foundray.data.files.ahead import Ahead
+from foundray.data.files.ahead import LookAhead
 from foundray.data.files.compression import Broken
 from foundray.data.files.names import bare
 
@@ -23,7 +23,7 @@ _SIZE = re.compile(rb"(?:\A|\n)\d+ size=(\d{1,19})\n")
 _NUMBERED = re.compile(r"(.*?)(\d{1,18})(\D*)", re.DOTALL)
 
 
-class Blocks(Ahead):
+class Blocks(LookAhead):
     """The content of a stream. Where a compressed one breaks it ends, until `broken` is None again."""
 
     def __init__(self, stream: Any):
