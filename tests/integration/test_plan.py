@@ -46,7 +46,7 @@ def test_a_language_that_a_tokenizer_does_not_cover(data: Path, english: Path) -
     assert facts["verdict"] == "pre-train" and named["verdict"] == "uncovered"
     assert named["gap"] > 1.5 and named["tokens_a_word"] > 1.5 * named["own"]["tokens_a_word"]
     said = " ".join(done.out.split())
-    assert f"english.json needs {named['tokens_a_word']:.2f} tokens a word where one trained on this data" in said
+    assert f"english.json needs {named['tokens_a_word']:.2f} tokens per word; one trained on this data" in said
     assert f"{named['gap']:.1f} times as many steps for the same text" in said and "is not covered" in said
     assert facts["machines"][0]["cost"] > 0
 
@@ -64,7 +64,7 @@ def test_a_billion_parameters_for_a_megabyte(data: Path) -> None:
     assert facts["verdict"] == "fine-tune" and 0.9e9 < budget["parameters"] < 1.1e9
     assert budget["epochs"] == pytest.approx(2000 * 64 * 8 * 1024 / (1_115_395 * 0.9))
     assert budget["tokens_a_parameter"] < 0.02
-    assert "1,045 epochs" in said and "0.0163 a parameter, and about 20 are best" in said
+    assert "1,045 epochs" in said and "0.0163 per parameter, and about 20 are best" in said
     assert "enough for 50,193 parameters" in said
     by_name = {machine["name"]: machine["fits"] for machine in facts["machines"]}
     assert (by_name["RTX 4090"], by_name["H100"]) == ("too large", "fits")

@@ -1,4 +1,4 @@
-"""`foundray plan`: should one pre-train, and what will it take? Answered from data and spec, before anything runs."""
+"""`foundray plan`: whether to pre-train, and what it takes, answered from data and spec before anything runs."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ __all__ = ["BECAUSE", "Assumptions", "Plan", "plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is known before a run."""
+    """What is known before a run."""
 
     spec: Spec
     survey: Survey
     budget: Budget
     estimates: tuple[Estimate, ...]
     measured: Measured | None
-    """By the run's own speed, where it has begun."""
+    """By the run's own speed, if it has begun."""
     assumptions: Assumptions
     coverage: Coverage | None
     """None for data that no tokenizer cuts."""
     advice: Advice
 
     def table(self) -> str:
-        """For people."""
+        """The plan as a page of text."""
         from foundray.planning.page import page
 
         return page(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number, and what goes into the formulas, for JSON."""
+        """Every number, and the inputs of the formulas, for JSON."""
         from foundray.planning.page import as_json
 
         return as_json(self)
@@ -57,17 +57,21 @@ def plan(
     assumptions: Assumptions | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Plan:
-    """Look at the data, and work out the rest. Starts no run; writes nothing but the survey of the data, in `storage`.
+    """Read the data and compute the rest. Start no run; write only the survey of the data, in `storage`.
 
     Raises InputError.
     """
     given = assumptions or Assumptions()
+    # Check all flags first: reading the data may take long.
     for name in because:
         if name not in BECAUSE:
-            raise InputError(f"--because {name}: no such reason{nearest(name, list(BECAUSE))}; there are: {', '.join(BECAUSE)}")
+            raise InputError(
+                f"--because {name}: no such reason{nearest(name, list(BECAUSE))}; the reasons are: {', '.join(BECAUSE)}"
+            )
     if peak_flops is not None and not 0 < peak_flops < float("inf"):
-        raise InputError(f"--peak-flops {peak_flops:g}: it is a number above 0")
+        raise InputError(f"--peak-flops {peak_flops:g}: it must be a number above 0")
     named, machines = load_named(tokenizers), fleets(spec, gpus, prices, peak_flops)
+    # The data, then what follows from it.
     found = survey(spec, sample_bytes, report)
     covered = coverage(spec, found, named)
     amount = budget(spec, found, report)

@@ -1,12 +1,12 @@
-"""How much data there is for how large a model, and what reading it again is worth.
+"""How much data there is for the model's size, and what repeating it is worth.
 
-Epochs: a source's part of the budget, train.steps times tokens a step, divided by its tokens. Repeating (Muennighoff et al.
+Epochs: a source's share of the budget (train.steps times tokens per step) divided by its tokens. Repeating (Muennighoff et al.
 2023, arXiv:2305.16264, equation 5, constant from section 6): U unique tokens, seen 1 + R times, are worth
 
     D' = U + U R* (1 - exp(-R / R*)),    R* = 15.4
 
-new ones: at 4 epochs nearly as much as new data, from some 16 on hardly anything more. Size (Hoffmann et al. 2022,
-arXiv:2203.15556, table 3 and equation 4): 20 tokens a parameter, so N = D / 20 for the data, and with C = 6 N D,
+new ones: at 4 epochs nearly as much as new data, from about 16 on hardly anything more. Size (Hoffmann et al. 2022,
+arXiv:2203.15556, table 3 and equation 4): 20 tokens per parameter, so N = D / 20 for the data, and with C = 6 N D,
 N = sqrt(C / 120) for the compute. Both were fitted to text; for other data they are a rough guide.
 """
 
@@ -25,8 +25,8 @@ from foundray.spec import Spec
 REPEATING = 15.387756
 """R*: Muennighoff et al. 2023."""
 FEW_EPOCHS, MANY_EPOCHS = 4.0, 16.0
-"""Up to the first repeating is nearly as good as new data, from the second on nearly worth nothing: the same paper."""
-TOKENS_A_PARAMETER = 20.0
+"""Up to the first, repeated data is nearly as good as new; from the second on, worth almost nothing: the same paper."""
+TOKENS_PER_PARAMETER = 20.0
 """Hoffmann et al. 2022, table 3, rounded."""
 
 
@@ -36,9 +36,9 @@ class SourceBudget:
     training: float
     """Tokens of the training split."""
     unique: float
-    """Those that are no copy of a document before."""
+    """Tokens outside copies of earlier documents."""
     seen: float
-    """Of the budget."""
+    """Tokens of the budget."""
 
     @property
     def epochs(self) -> float:
@@ -54,14 +54,14 @@ class SourceBudget:
 class Budget:
     sources: tuple[SourceBudget, ...]
     parameters: int
-    """N of scaling laws: matrices, without the table of embeddings."""
+    """N of the scaling laws: matrices, without the embedding table."""
     tokens: float
-    """Seen in the run."""
+    """Tokens seen in the run."""
     flops: float
     law: str
-    """Whose the optimum for the compute is."""
+    """Source of the optimum for the compute."""
     optimum: float
-    """Parameters that are best for the compute, had it as much new data as it wanted."""
+    """Best number of parameters for the compute, given unlimited new data."""
 
     @property
     def unique(self) -> float:
@@ -69,7 +69,7 @@ class Budget:
 
     @property
     def epochs(self) -> float:
-        """Of the source that is repeated most."""
+        """Epochs of the source that is repeated most."""
         return max(source.epochs for source in self.sources)
 
     @property
@@ -77,13 +77,13 @@ class Budget:
         return sum(source.worth for source in self.sources)
 
     @property
-    def a_parameter(self) -> float:
-        """New tokens that the run is worth, for each parameter."""
+    def tokens_per_parameter(self) -> float:
+        """New tokens that the run is worth, per parameter."""
         return self.worth / self.parameters
 
     def size_for_data(self, epochs: float) -> float:
-        """Parameters that the data is enough for, read so often."""
-        return worth(self.unique, self.unique * epochs) / TOKENS_A_PARAMETER
+        """Number of parameters that the data, read for `epochs`, is enough for."""
+        return worth(self.unique, self.unique * epochs) / TOKENS_PER_PARAMETER
 
     def to_dict(self) -> dict[str, Any]:
         of_sources = [{**asdict(source), "epochs": source.epochs, "worth": source.worth} for source in self.sources]
@@ -93,8 +93,8 @@ class Budget:
             "unique": self.unique,
             "epochs": self.epochs,
             "worth": self.worth,
-            "tokens_a_parameter": self.a_parameter,
-            "tokens_a_parameter_wanted": TOKENS_A_PARAMETER,
+            "tokens_a_parameter": self.tokens_per_parameter,
+            "tokens_a_parameter_wanted": TOKENS_PER_PARAMETER,
             "repeating": REPEATING,
             "size_for_data_one_epoch": self.size_for_data(1),
             "size_for_data_four_epochs": self.size_for_data(FEW_EPOCHS),
@@ -102,7 +102,7 @@ class Budget:
 
 
 def worth(unique: float, seen: float) -> float:
-    """New tokens that `seen` ones are worth, of which so many are `unique`."""
+    """New tokens that `seen` tokens, `unique` of them distinct, are worth."""
     if seen <= unique or not unique:
         return min(seen, unique)
     repeated = seen / unique - 1
@@ -110,12 +110,12 @@ def worth(unique: float, seen: float) -> float:
 
 
 def best_size(compute: float) -> float:
-    """Parameters that are best for so many FLOPs."""
-    return math.sqrt(compute / 6 / TOKENS_A_PARAMETER)
+    """Best number of parameters for `compute` FLOPs."""
+    return math.sqrt(compute / 6 / TOKENS_PER_PARAMETER)
 
 
 def budget(spec: Spec, survey: Survey, report: Callable[[str], None] = lambda line: None) -> Budget:
-    """Of the spec, given what there is in its data; a damaged forecast is reported."""
+    """The budget of the spec, given the survey of its data. Report a damaged forecast."""
     total = spec.train.steps * spec.tokens_per_step
     weights = sum(source.weight for source in survey.sources)
     sources = []
@@ -129,7 +129,7 @@ def budget(spec: Spec, survey: Survey, report: Callable[[str], None] = lambda li
 
 
 def _optimum(spec: Spec, compute: float, report: Callable[[str], None]) -> tuple[str, float]:
-    """By the law that was fitted for this run, if there is one; else Hoffmann's."""
+    """The optimum and its source: the law fitted for this run, if there is one; otherwise Hoffmann's."""
     from foundray.tuning.forecast.scaling_law import Law
 
     run = Run.named(spec)

@@ -1,14 +1,14 @@
-"""What a run takes on machines that it is planned for: memory, time, money, and which checkpoints pay.
+"""What a run takes on the planned machines: memory, time and money, and which checkpoints pay.
 
-    seconds   steps x (rounds x FLOPs of a micro-batch / (peak x MFU)), rounds = ceil(micro-batches / accelerators);
-              FLOPs = tokens x (6 N + 12 L D T)  (Chowdhery et al. 2022); a step takes no less than its kernels' starts do
+    seconds   steps x (rounds x FLOPs per micro-batch / (peak x MFU)), rounds = ceil(micro-batches / accelerators);
+              FLOPs = tokens x (6 N + 12 L D T)  (Chowdhery et al. 2022); a step takes at least as long as launching its kernels
     cost      hours x accelerators x price
     memory    see `training/footprint.py`
     interval  sqrt(2 x cost of a checkpoint x time between failures)  (Young 1974, Daly 2006)
     goodput   1 - cost / interval - (interval / 2 + restart) / time between failures  (Daly 2006, to first order)
 
-Time between failures is that of one machine divided by the machines. A checkpoint costs its bytes (weights and optimizer
-state) divided by the machines, which write at once, times seconds a gigabyte.
+The time between failures is that of one machine divided by the number of machines. A checkpoint costs its bytes (weights and
+optimizer state) divided by the machines, which write at the same time, times seconds per gigabyte.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from foundray.training.checkpoints.interval import young_daly
 from foundray.training.footprint import Footprint, footprint
 
 MFU = 0.4
-"""Model FLOPs utilisation that is assumed: published runs of dense transformers have 0.3 to 0.55 (Chowdhery et al. 2022,
+"""Assumed model FLOPs utilisation: published runs of dense transformers have 0.3 to 0.55 (Chowdhery et al. 2022,
 table 3; Dubey et al. 2024, table 4); small models, short contexts and CPUs have less."""
 MTBF_HOURS = 6300.0
-"""Between failures of one machine of 8 GPUs: Llama 3's 419 unexpected interruptions in 54 days on 2,048 (Dubey et al. 2024,
-arXiv:2407.21783, section 3.3.4). Spot machines are taken away far more often."""
-SECONDS_A_GIGABYTE = 1.0
-"""Of writing a checkpoint, assumed: a disk, or a connection of 8 Gbit/s, a machine."""
+"""Hours between failures of one machine of 8 GPUs: Llama 3's 419 unexpected interruptions in 54 days on 2,048 GPUs
+(Dubey et al. 2024, arXiv:2407.21783, section 3.3.4). Spot machines are reclaimed far more often."""
+SECONDS_PER_GIGABYTE = 1.0
+"""Assumed seconds per gigabyte of a checkpoint: a disk, or a connection of 8 Gbit/s, per machine."""
 RESTART_SECONDS = 120.0
-"""From a failure of everything to the next step: processes start, import and read the checkpoint. Assumed."""
+"""From the failure of everything to the next step: processes start, import and read the checkpoint. Assumed."""
 LAYER_SECONDS, STEP_SECONDS = 1e-3, 20e-3
-"""What a GPU takes at least for a layer of a micro-batch, forward and back (about a hundred kernels of 10 us each), and for a
-step's sum, update and exchange. Assumed; it decides for small models only."""
+"""Shortest time that a GPU takes for a layer of a micro-batch, forward and backward (about a hundred kernels of 10 us each),
+and for a step's sum, update and exchange. Assumed; it matters for small models only."""
 FULL = 0.95
-"""Of a GPU's memory that may be planned for."""
+"""Share of a GPU's memory that a plan may use."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,26 @@ class Assumptions:
     mtbf_hours: float = MTBF_HOURS
     """Of one machine."""
     machines: int | None = None
-    """(default: as many as hold the GPUs, eight in each)."""
-    seconds_a_gigabyte: float = SECONDS_A_GIGABYTE
+    """None: as many as hold the GPUs, eight in each."""
+    seconds_a_gigabyte: float = SECONDS_PER_GIGABYTE
 
     @property
     def assumed(self) -> str:
-        """What of the two that decide on checkpoints was not given, as the end of a sentence."""
-        mtbf, writing = self.mtbf_hours == MTBF_HOURS, self.seconds_a_gigabyte == SECONDS_A_GIGABYTE
+        """Which of the two inputs of the checkpoint interval are assumed, as the end of a sentence."""
+        mtbf, writing = self.mtbf_hours == MTBF_HOURS, self.seconds_a_gigabyte == SECONDS_PER_GIGABYTE
         return ": both assumed" if mtbf and writing else ", the first assumed" if mtbf else ", the second assumed" * writing
 
 
 def assume(mfu: float | None, mtbf_hours: float | None, machines: int | None, seconds_a_gigabyte: float | None) -> Assumptions:
-    """What is given, and for the rest what is assumed. Raises InputError."""
+    """The given values, and defaults for the rest. Raises InputError."""
     given = {"mfu": mfu, "mtbf_hours": mtbf_hours, "machines": machines, "seconds_a_gigabyte": seconds_a_gigabyte}
     flags = {"mtbf_hours": "mtbf", "seconds_a_gigabyte": "seconds-per-gb"}
     known = {name: value for name, value in given.items() if value is not None}
     for name, value in known.items():
         if not 0 < value < float("inf"):
-            raise InputError(f"--{flags.get(name, name)} {value:g}: it is a number above 0")
+            raise InputError(f"--{flags.get(name, name)} {value:g}: it must be a number above 0")
     if mfu is not None and mfu > 1:
-        raise InputError(f"--mfu {mfu:g}: it is a part of the peak, so at most 1; 0.4 is usual")
+        raise InputError(f"--mfu {mfu:g}: it is a share of the peak, so at most 1; 0.4 is usual")
     return Assumptions(**known)  # type: ignore[arg-type]
 
 
@@ -75,32 +75,32 @@ def assume(mfu: float | None, mtbf_hours: float | None, machines: int | None, se
 class Checkpoints:
     machines: int
     bytes: int
-    """Of one checkpoint."""
+    """Bytes of one checkpoint."""
     seconds: float
-    """That one costs."""
+    """Seconds that one checkpoint costs."""
     between_failures: float
-    """Seconds, of all machines together."""
+    """Seconds between failures of any machine."""
     interval: float
-    """Seconds between checkpoints that lose least."""
+    """Seconds between checkpoints at which least time is lost."""
     steps: int
     goodput: float
-    """If every failure went back to a checkpoint."""
+    """Goodput if every failure went back to a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of the run on one fleet."""
+    """Estimate of the run on one fleet."""
 
     fleet: Fleet
     memory: Footprint
     recomputed: Footprint
-    """With activations computed again in the backward pass."""
+    """Memory with activations recomputed in the backward pass."""
     remedy: str
-    """Of what is too large: the settings with which it fits."""
+    """If it is too large: the settings with which it fits."""
     seconds: float
     step_seconds: float
     starting: bool
-    """Whether starting kernels takes longer than computing."""
+    """Whether launching kernels takes longer than computing."""
     idle: int
     """Accelerators for which there is no micro-batch."""
     cost: float | None
@@ -130,16 +130,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Measured:
-    """The run's own speed, where it has begun."""
+    """The run's own speed, if it has begun."""
 
     tokens_per_s: float
     seconds: float
-    """Of the whole run at that speed."""
+    """Seconds of the whole run at that speed."""
     workers: int | None
 
 
 def estimates(spec: Spec, classes: int, flops: float, machines: Sequence[Fleet], given: Assumptions) -> list[Estimate]:
-    """The run on each fleet."""
+    """An estimate of the run per fleet."""
     return [_estimate(spec, classes, flops, fleet, given) for fleet in machines]
 
 
@@ -161,7 +161,7 @@ def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assum
 
 
 def _remedy(spec: Spec, classes: int, fleet: Fleet) -> str:
-    """The least that makes a worker of it fit: the same step cut finer, the sum rounded, or both."""
+    """The smallest change with which a worker fits: smaller micro-batches, a rounded sum, or both."""
     size = spec.train.micro_batch_size
     least = 2 if spec.objective.build().couples else 1
     sizes = [size // 2**power for power in range(size.bit_length()) if size % 2**power == 0 and size // 2**power >= least]
@@ -176,7 +176,7 @@ def _remedy(spec: Spec, classes: int, fleet: Fleet) -> str:
 
 
 def checkpoints(state: int, machines: int, step_seconds: float, given: Assumptions) -> Checkpoints:
-    """Which checkpoints pay for a state of so many bytes, that as many machines write together."""
+    """Which checkpoints pay for a state of `state` bytes that `machines` write together."""
     seconds = state / 1e9 * given.seconds_a_gigabyte / machines
     between = given.mtbf_hours * 3600 / machines
     interval = young_daly(seconds, between)
@@ -185,7 +185,7 @@ def checkpoints(state: int, machines: int, step_seconds: float, given: Assumptio
 
 
 def measured(spec: Spec) -> Measured | None:
-    """From the record of the spec's run, where it has taken steps."""
+    """The speed of the spec's run, if it has taken steps."""
     run = Run.named(spec)
     if not run.exists() or not (speed := (facts := run.facts()).tokens_per_s):
         return None

@@ -1,8 +1,8 @@
-"""Does a tokenizer cover this data? Measured: its fertility (tokens a word; Rust et al. 2021, arXiv:2012.15613) on held-out
-text, beside that of a byte-pair tokenizer trained on the rest.
+"""How well a tokenizer covers the data: its fertility (tokens per word; Rust et al. 2021, arXiv:2012.15613) on held-out text,
+beside that of a byte-pair tokenizer trained on the rest.
 
-The gap between the two is what another language costs: so many times the steps for the same text, so much less text in a
-context (Petrov et al. 2023, arXiv:2305.15425; Ahia et al. 2023, arXiv:2305.13707).
+The ratio of the two is the price of another language: that many times the steps for the same text, and that much less text in
+a context (Petrov et al. 2023, arXiv:2305.15425; Ahia et al. 2023, arXiv:2305.13707).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from foundray.planning.survey import Survey
 from foundray.spec import Spec
 
 MEASURED_CHARACTERS = 2**20
-"""Of held-out text, and of all text, at most: more would not change the third digit."""
+"""Most characters measured, of held-out text and of all text: more would not change the third digit."""
 LEAST_SEEN = 10
-"""A pair of the data's own tokenizer was seen so often in the training part: its vocabulary is as large as the data supports.
-Judgement."""
+"""Least occurrences, in the training part, of a pair of the data's own tokenizer: its vocabulary is as large as the data
+supports. Judgement."""
 COVERED, UNCOVERED = 1.2, 1.5
-"""Gaps up to the first are no matter; from the second on, every text costs half as much again, in training and ever after.
+"""A gap up to the first does not matter; from the second on, every text costs half as much again, in training and in use.
 Judgement: papers give ratios between languages (1 to 15), and no threshold."""
 UNKNOWN = 0.01
-"""From this part of the characters on that a tokenizer has no tokens for, it does not cover. Judgement."""
+"""Share of characters without a token from which on a tokenizer does not cover the data. Judgement."""
 
 
 @dataclass(frozen=True)
 class Fertility:
-    """Of one tokenizer on the held-out text."""
+    """Fertility of one tokenizer on the held-out text."""
 
     name: str
     vocabulary: int
@@ -50,33 +50,33 @@ class Fertility:
     bytes: int
     characters: int
     unknown: float
-    """Part of the characters, white space apart, without a token of their own: what it takes for unknown, or drops."""
+    """Share of the characters, white space apart, that it takes for unknown or drops."""
     remarks: tuple[str, ...] = ()
-    """What it does not keep of a text, on purpose."""
+    """What it drops of a text on purpose."""
 
     @property
-    def a_word(self) -> float:
+    def per_word(self) -> float:
         return self.tokens / max(1, self.words)
 
     @property
-    def a_byte(self) -> float:
+    def per_byte(self) -> float:
         return self.tokens / max(1, self.bytes)
 
     @property
-    def a_character(self) -> float:
+    def per_character(self) -> float:
         return self.tokens / max(1, self.characters)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A tokenizer that was named, and one trained on this data with as many ids, or as many as the data supports."""
+    """A named tokenizer, and one trained on this data with as many ids, or as many as the data supports."""
 
     named: Fertility
     own: Fertility
 
     @property
     def gap(self) -> float:
-        """Tokens that it needs for one of the data's own."""
+        """Tokens that it needs per token of the data's own."""
         return self.named.tokens / max(1, self.own.tokens)
 
     @property
@@ -93,31 +93,31 @@ class Coverage:
     """Of the spec's own tokenizer."""
     named: tuple[Compared, ...]
     trained_on: int
-    """Bytes that the data's own tokenizers were trained on."""
+    """Bytes that the data's own tokenizers are trained on."""
     spaced: bool
-    """Whether words stand between spaces."""
+    """Whether spaces separate words."""
 
     @property
     def best(self) -> Compared | None:
-        """Of those named: one that covers, before one that needs fewer tokens."""
+        """The best of the named ones: one that covers comes before one that needs fewer tokens."""
         order = {"covered": 0, "partly": 1, "uncovered": 2}
         return min(self.named, key=lambda one: (order[one.covers], one.gap)) if self.named else None
 
     def to_dict(self) -> dict[str, Any]:
-        def told(one: Fertility) -> dict[str, Any]:
-            ratios = {"tokens_a_word": one.a_word, "tokens_a_byte": one.a_byte, "tokens_a_character": one.a_character}
+        def facts(one: Fertility) -> dict[str, Any]:
+            ratios = {"tokens_a_word": one.per_word, "tokens_a_byte": one.per_byte, "tokens_a_character": one.per_character}
             return {**asdict(one), **ratios}
 
         return {
-            "spec": told(self.spec),
-            "named": [{**told(one.named), "own": told(one.own), "gap": one.gap, "verdict": one.covers} for one in self.named],
+            "spec": facts(self.spec),
+            "named": [{**facts(one.named), "own": facts(one.own), "gap": one.gap, "verdict": one.covers} for one in self.named],
             "trained_on_bytes": self.trained_on,
             "words_between_spaces": self.spaced,
         }
 
 
 def load_named(paths: Sequence[str]) -> dict[str, Tokenizer]:
-    """The tokenizers in some tokenizer.json files, or in folders that hold one, by a name for each. Raises InputError."""
+    """Load tokenizer.json files, or those in folders, by a name for each. Raises InputError."""
     found: dict[str, Tokenizer] = {}
     for path in paths:
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
@@ -127,25 +127,27 @@ def load_named(paths: Sequence[str]) -> dict[str, Tokenizer]:
 
 
 def coverage(spec: Spec, survey: Survey, named: dict[str, Tokenizer]) -> Coverage | None:
-    """Of the tokenizers named, and of the spec's own; None for data that no tokenizer cuts. Raises InputError."""
+    """Coverage by the named tokenizers and the spec's own; None for data that no tokenizer cuts. Raises InputError."""
     if not survey.of_text:
         if named:
             raise InputError(f"--tokenizer: a tokenizer cuts text, and the data is {survey.kind}; leave it out")
         return None
+    # Train on the training split, measure on the held-out text.
     training, held_out = _split(survey, spec.data.holdout)
     sample = _first([piece for source in survey.sources for piece in source.pieces], MEASURED_CHARACTERS)
     own: dict[int, Fertility] = {}
     size = sum(len(text.encode()) for text in training)
     compared = []
-    # The largest vocabulary first: where the data does not support it, it is the answer for smaller ones, too.
+    # The largest vocabulary first: if the data does not support it, the smaller result serves the smaller ones too.
     for name, tokenizer in sorted(named.items(), key=lambda item: -item[1].vocabulary):
-        least = tokenizer.vocabulary
-        if not own or min(one.vocabulary for one in own.values()) > least:
-            trained = train_bpe(without_long_words(training), max(257, least), LEAST_SEEN)
-            own[least] = fertility("trained on this data", trained, held_out, sample)
+        wanted = tokenizer.vocabulary
+        if not own or min(one.vocabulary for one in own.values()) > wanted:
+            trained = train_bpe(without_long_words(training), max(257, wanted), LEAST_SEEN)
+            own[wanted] = fertility("trained on this data", trained, held_out, sample)
         compared.append(
             Compared(fertility(name, tokenizer, held_out, sample), min(own.values(), key=lambda one: one.vocabulary))
         )
+    # In the order in which they were named.
     order = list(named)
     compared.sort(key=lambda one: order.index(one.named.name))
     spec_tokenizer = _of_spec(spec, survey, training)
@@ -154,7 +156,7 @@ def coverage(spec: Spec, survey: Survey, named: dict[str, Tokenizer]) -> Coverag
 
 
 def _split(survey: Survey, holdout: float) -> tuple[list[str], list[str]]:
-    """The sample of text before and after where each source's validation split begins, by characters."""
+    """The sample of text before and after the start of each source's validation split, by characters."""
     training, held_out = list[str](), list[str]()
     for source in survey.sources:
         left = (1 - holdout) * sum(map(len, source.pieces))
@@ -167,7 +169,7 @@ def _split(survey: Survey, holdout: float) -> tuple[list[str], list[str]]:
 
 
 def _first(texts: list[str], most: int) -> list[str]:
-    """Every so many-th text, so that they hold about `most` characters."""
+    """Every n-th text, so that they hold about `most` characters."""
     every = max(1, -(-sum(map(len, texts)) // most))
     return texts[::every]
 
@@ -181,7 +183,7 @@ def _of_spec(spec: Spec, survey: Survey, training: list[str]) -> Tokenizer:
 
 
 def fertility(name: str, tokenizer: Tokenizer, texts: Sequence[str], sample: Sequence[str] | None = None) -> Fertility:
-    """What a tokenizer makes of some texts; the part that is unknown is that of `sample`, where given."""
+    """Fertility of a tokenizer on some texts; the unknown share is measured on `sample`, if given."""
     parts = Anatomy(tokenizer.engine)
     tokens = sum(len(ids) for ids in encode_or_reason(tokenizer, texts) if not isinstance(ids, str))
     words = pc.sum(pc.count_substring_regex(pa.array(texts, pa.large_string()), WORD)).as_py() or 0
@@ -191,7 +193,7 @@ def fertility(name: str, tokenizer: Tokenizer, texts: Sequence[str], sample: Seq
 
 
 def without_token(tokenizer: Tokenizer, parts: Anatomy, texts: Sequence[str]) -> float:
-    """Part of the characters that no token stands for, but the one for unknown text: of white space, what that stands for."""
+    """Share of the characters without a token other than the unknown one; white space counts only if it is unknown."""
     if parts.complete and not parts.remarks():
         return 0.0
     missed = counted = 0

@@ -1,4 +1,4 @@
-"""Kinds of GPUs by name, their memory, and how many of which a plan is for; or this machine's CPU."""
+"""Kinds of GPUs by name, their memory, and the fleets that a plan is for; or this machine's CPU."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ MEMORY = {
 """Bytes, from NVIDIA's data sheets; bf16 peaks are in `model/flops.py`."""
 CPU = "CPU"
 SHOWN = ("RTX 4090", "A100", "H100")
-"""Where none is named: a card at home, and two that are rented."""
+"""If none is named: a consumer card, and two that are usually rented."""
 IN_A_MACHINE = 8
-"""GPUs of a machine, where there are more: what servers and clouds have."""
+"""GPUs per machine, as in usual servers and clouds."""
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """So many accelerators of a kind."""
+    """A number of accelerators of one kind."""
 
     name: str
     count: int
     peak: float
-    """FLOP/s of one: dense matrix products in bf16; of a CPU, in fp32, measured where they are not given."""
+    """FLOP/s per accelerator: dense matrix products in bf16; of a CPU in fp32, measured if not given."""
     memory: float
-    """Bytes of one; of a CPU, its part of this machine's main memory."""
+    """Bytes per accelerator; of a CPU, its part of this machine's main memory."""
     price: float | None
-    """Of one, an hour."""
+    """Price per accelerator and hour."""
 
     @property
     def label(self) -> str:
@@ -63,7 +63,7 @@ class Fleet:
 
 
 def fleets(spec: Spec, asked: Sequence[str], prices: Sequence[str], peak_flops: float | None) -> list[Fleet]:
-    """From `H100:8`, and prices such as `H100=2.5`; where none is asked for, what the spec's workers are, and some more.
+    """The fleets named as in `H100:8`, with prices as in `H100=2.5`; if none is named, the spec's own and some usual ones.
 
     Raises InputError.
     """
@@ -100,17 +100,17 @@ def _measured(threads: int) -> float:
 def _named(text: str) -> tuple[str, int]:
     name, _, count = text.partition(":")
     if count and not (count.isdecimal() and int(count)):
-        raise InputError(f"--gpus {text}: the number after the colon is how many there are, such as H100:8")
+        raise InputError(f"--gpus {text}: the number after the colon is the number of GPUs, such as H100:8")
     return _known("--gpus", name), int(count or 1)
 
 
 def _known(flag: str, name: str) -> str:
-    """The name as the table has it, whatever its case and dashes. Raises InputError."""
+    """The name as in the table, whatever its case and dashes. Raises InputError."""
     plain = {_plain(known): known for known in (*MEMORY, CPU)}
     if (found := plain.get(_plain(name))) is None:
         near = nearest(_plain(name), list(plain))
-        told = next((f" (did you mean {known}?)" for key, known in plain.items() if f"'{key}'" in near), "")
-        raise InputError(f"{flag}: no GPU of the name {name!r} is known{told}; known are: {', '.join(plain.values())}")
+        hint = next((f" (did you mean {known}?)" for key, known in plain.items() if f"'{key}'" in near), "")
+        raise InputError(f"{flag}: no GPU named {name!r} is known{hint}; the known ones are: {', '.join(plain.values())}")
     return found
 
 
@@ -125,7 +125,7 @@ def _price(text: str, wanted: Mapping[str, int]) -> tuple[str, float]:
     except ValueError:
         price = -1.0
     if not 0 <= price < float("inf"):
-        raise InputError(f"--price {text}: a price is that of one GPU an hour, such as H100=2.5")
+        raise InputError(f"--price {text}: a price is per GPU and hour, such as H100=2.5")
     if (known := _known("--price", name)) not in wanted:
-        raise InputError(f"--price {text}: the plan is not for {known}, but for {', '.join(wanted)}; name it in --gpus, too")
+        raise InputError(f"--price {text}: the plan is for {', '.join(wanted)} and not for {known}; name it in --gpus too")
     return known, price

@@ -1,4 +1,4 @@
-"""A plan as a page: the verdict first, then what it rests on, each number beside its formula."""
+"""A plan as a page: the verdict first, then its basis, each number beside its formula."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from foundray.planning.advice import MEANING
-from foundray.planning.budget import FEW_EPOCHS, TOKENS_A_PARAMETER
+from foundray.planning.budget import FEW_EPOCHS, TOKENS_PER_PARAMETER
 from foundray.planning.cost import MFU
 from foundray.planning.coverage import Compared, Fertility
 from foundray.planning.words import about, count, flops, ratio, three
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 WIDTH = 100
 """Columns of a page."""
 NAMES = 17
-"""Of which facts' names take so many."""
+"""Columns for the names of facts."""
 REPEATED_LINES = 0.01
-"""Part of the bytes of long lines from which on it is said."""
+"""Share of repeated long lines, by bytes, from which on the page says so."""
 SHORT_TOKENS = 2.5
-"""Bytes of a token below which rules that were fitted to tokens of about four say too much: judgement."""
+"""Bytes per token below which rules fitted to tokens of about four bytes promise too much: judgement."""
 
 
 def page(plan: Plan) -> str:
-    """The whole page."""
+    """The page as text."""
     sections = [
         ("", _verdict(plan)),
         ("data", _data(plan)),
@@ -44,7 +44,7 @@ def page(plan: Plan) -> str:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Every number of the page, and what goes into its formulas."""
+    """Every number of the page, and the inputs of its formulas."""
     return {
         "verdict": plan.advice.verdict,
         "advice": asdict(plan.advice),
@@ -58,9 +58,9 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _verdict(plan: Plan) -> list[str]:
-    said = plan.advice
-    lines = _wrapped(f"{said.verdict}: {MEANING[said.verdict]}", said.why)
-    for name, texts in (("for pre-training", said.reasons), ("against", said.objections), ("better", said.changes)):
+    advice = plan.advice
+    lines = _wrapped(f"{advice.verdict}: {MEANING[advice.verdict]}", advice.why)
+    for name, texts in (("for pre-training", advice.reasons), ("against", advice.objections), ("better", advice.changes)):
         for text in texts:
             lines += _fact(name, text)
             name = ""
@@ -87,28 +87,26 @@ def _data(plan: Plan) -> list[str]:
         rows.append([*row, f"{counts.bad_rows:,.0f}"])
     lines = _left(rows)
     if survey.lines.bytes >= REPEATED_LINES:
-        lines += _fact(
-            "repeated lines", f"{survey.lines.bytes:.1%} of the bytes of long lines are in ones that were there before"
-        )
+        lines += _fact("repeated lines", f"{survey.lines.bytes:.1%} of the bytes of long lines are in repeated ones")
     if text and not survey.spaced:
-        lines += _fact("words", "this script puts no spaces between them: tokens are told by the character below")
+        lines += _fact("words", "this script puts no spaces between them: tokens are given per character below")
     if survey.sampled:
         read, every = (sum(getattr(s, name) for s in survey.sources) for name in ("files_read", "files"))
         lines += _fact(
             "sample",
-            f"{read:,} of {every:,} files, chosen by the seed: numbers are extrapolated by bytes, copies are those inside it",
+            f"{read:,} of {every:,} files, chosen by the seed: numbers are extrapolated by bytes, copies counted in the sample",
         )
     if survey.prepared:
         lines += _fact("prepared", f"tokens, documents and bytes are exact, from {plain(survey.prepared)}")
     elif any(source.tokens_from == "sample" for source in survey.sources):
-        lines += _fact("tokens", "estimated: bytes, times the tokens a byte of a tokenizer that was trained on a sample")
+        lines += _fact("tokens", "estimated: bytes times the tokens per byte of a tokenizer trained on a sample")
     if worst := next((source.bad for source in survey.sources if source.bad), ""):
         lines += _fact("bad rows", f"{_over(plan)}the first: {plain(worst)}")
     return lines + (_fact("kept", f"in {plain(survey.kept)}, for the next plan") if survey.kept else [])
 
 
 def _over(plan: Plan) -> str:
-    """Which limit of bad rows `prepare` would stop at, if any."""
+    """The limit on bad rows at which `prepare` would stop, if any."""
     data, counts = plan.spec.data, [source.counts for source in plan.survey.sources]
     if sum(one.bad_rows for one in counts) > data.max_bad_rows:
         return f"more than data.max_bad_rows of {data.max_bad_rows:,}: prepare would stop; "
@@ -121,12 +119,12 @@ def _coverage(plan: Plan) -> list[str]:
     if not (found := plan.coverage):
         return []
     spaced = found.spaced
-    rows = [["", "ids", "tokens a word" if spaced else "tokens a character", "tokens a byte", "no token", "of its own"]]
+    rows = [["", "ids", "tokens per word" if spaced else "tokens per character", "tokens per byte", "no token", "of its own"]]
 
     def row(one: Fertility, against: Compared | None = None) -> list[str]:
-        first = one.a_word if spaced else one.a_character
+        first = one.per_word if spaced else one.per_character
         gap = f"{against.gap:.2f} times" if against else ""
-        return [one.name, f"{one.vocabulary:,}", f"{first:.2f}", f"{one.a_byte:.3f}", _share(one.unknown), gap]
+        return [one.name, f"{one.vocabulary:,}", f"{first:.2f}", f"{one.per_byte:.3f}", _share(one.unknown), gap]
 
     rows.append(row(found.spec))
     owns = list(dict.fromkeys(one.own for one in found.named))
@@ -135,12 +133,12 @@ def _coverage(plan: Plan) -> list[str]:
     if not found.named:
         lines = [*_left([cells[:-1] for cells in rows]), *lost]
         return [*lines, *_fact("", "measured on held-out text; no other tokenizer was named")]
-    told = f"all on held-out text; this data's own is trained on {size(found.trained_on)} of the rest, with as many ids"
-    return [*_left(rows), *lost, *_fact("measured", f"{told}, or as many as it supports")]
+    how = f"all on held-out text; this data's own is trained on {size(found.trained_on)} of the rest, with as many ids"
+    return [*_left(rows), *lost, *_fact("measured", f"{how}, or as many as it supports")]
 
 
 def _lost(tokenizers: Sequence[Fertility]) -> list[str]:
-    """What they have no tokens for, and what they do not keep on purpose."""
+    """What they have no tokens for, and what they drop on purpose."""
     lines = []
     for one in tokenizers:
         if one.unknown:
@@ -164,31 +162,32 @@ def _budget(plan: Plan) -> list[str]:
             rows.append([_short(one.path), count(one.training), count(one.seen), ratio(one.epochs), count(one.worth)])
         lines += _left(rows)
     else:
-        lines += _fact("epochs", f"{ratio(found.epochs)}, of {count(found.unique)} different {unit} to train on")
+        lines += _fact("epochs", f"{ratio(found.epochs)}, of {count(found.unique)} distinct {unit} to train on")
     compute = flops(found.flops)
     if not plan.survey.vocabulary:
         lines += _fact("size", f"{count(found.parameters)} parameters; {compute}")
-        told = (
-            "the rules for tokens (20 a parameter, 4 epochs) say nothing here: values are augmented, and read hundreds of times"
-        )
-        return lines + _fact("", told)
-    formula = "U + 15.4 U (1 - exp(-R / 15.4)), U different tokens, repeated R times (Muennighoff et al. 2023)"
+        why = "values are augmented, and read hundreds of times"
+        return lines + _fact("", f"the rules for tokens (20 per parameter, 4 epochs) do not apply here: {why}")
+    formula = "U + 15.4 U (1 - exp(-R / 15.4)), U distinct tokens, repeated R times (Muennighoff et al. 2023)"
     lines += _fact("worth", f"{count(found.worth)} new tokens: {formula}")
-    n = f"{count(found.parameters)} parameters (N: matrices, without the table of embeddings)"
+    n = f"{count(found.parameters)} parameters (N: matrices, without the embedding table)"
     lines += _fact(
-        "size", f"{n}, so {ratio(found.a_parameter)} new tokens a parameter; about {TOKENS_A_PARAMETER:.0f} are best"
+        "size",
+        f"{n}, so {ratio(found.tokens_per_parameter)} new tokens per parameter; about {TOKENS_PER_PARAMETER:.0f} are best",
     )
-    once, often = (count(found.size_for_data(epochs)) for epochs in (1, FEW_EPOCHS))
-    lines += _fact("best for the data", f"{once} parameters, {often} at {FEW_EPOCHS:.0f} epochs: D / 20 (Hoffmann et al. 2022)")
+    once, repeated = (count(found.size_for_data(epochs)) for epochs in (1, FEW_EPOCHS))
+    lines += _fact(
+        "best for the data", f"{once} parameters, {repeated} at {FEW_EPOCHS:.0f} epochs: D / 20 (Hoffmann et al. 2022)"
+    )
     formula = "sqrt(C / 120)" if found.law.startswith("Hoffmann") else found.law
-    lines += _fact(
-        "for the compute", f"{count(found.optimum)} parameters, had it new data without end: {formula}, C = {compute}"
-    )
-    a_token = plan.survey.counts.bytes / max(1.0, plan.survey.counts.tokens)
+    lines += _fact("for the compute", f"{count(found.optimum)} parameters, given unlimited new data: {formula}, C = {compute}")
+    per_token = plan.survey.counts.bytes / max(1.0, plan.survey.counts.tokens)
     if not plan.survey.of_text:
         lines += _fact("", "the rules were fitted to text: a rough guide here")
-    elif a_token < SHORT_TOKENS:
-        lines += _fact("", f"bytes a token: {three(a_token)} here, about 4 in the papers, so that the rules flatter this data")
+    elif per_token < SHORT_TOKENS:
+        lines += _fact(
+            "", f"bytes per token: {three(per_token)} here, about 4 in the papers, so the rules promise too much here"
+        )
     return lines
 
 
@@ -216,11 +215,11 @@ def _machines(plan: Plan) -> list[str]:
         if one.remedy:
             lines += _fact("too large", f"what would fit on {one.fleet.label}: {one.remedy}")
     if idle := [one for one in estimates if one.idle]:
-        told = f"{idle[0].idle} of {idle[0].fleet.label} have nothing to do: a step has {plan.spec.train.micro_batches}"
-        lines += _fact("idle", f"{told} micro-batches (train.micro_batches)")
+        busy = f"{idle[0].idle} of {idle[0].fleet.label} have nothing to do: a step has {plan.spec.train.micro_batches}"
+        lines += _fact("idle", f"{busy} micro-batches (train.micro_batches)")
     lines += _fact("memory", _memory(plan, estimates[-1]))
     if priced:
-        lines += _fact("cost", "hours x count x price, in the price's money, without failures")
+        lines += _fact("cost", "hours x count x price, in the currency of the price, without failures")
     return lines
 
 
@@ -234,8 +233,8 @@ def _memory(plan: Plan, one: Estimate) -> str:
         (held.cast + held.activations + held.outputs, "activations of a micro-batch (estimated)"),
         (held.reserved, "reserved (assumed)"),
     ]
-    told = " + ".join(f"{size(held)} {what}" for held, what in parts if held)
-    return f"of each {one.fleet.name}: {told}, for {plan.spec.train.micro_batch_size} samples at once"
+    total = " + ".join(f"{size(held)} {what}" for held, what in parts if held)
+    return f"of each {one.fleet.name}: {total}, for {plan.spec.train.micro_batch_size} samples at once"
 
 
 def _checkpoints(plan: Plan) -> list[str]:
@@ -244,13 +243,15 @@ def _checkpoints(plan: Plan) -> list[str]:
     for one in plan.estimates:
         kept = one.checkpoints
         every = "longer than the run" if kept.steps >= steps else "1 step" if kept.steps == 1 else f"{kept.steps:,} steps"
-        told = [about(kept.seconds), about(kept.interval), every, f"{kept.goodput:.2%}"]
-        rows.append([one.fleet.label, str(kept.machines), size(kept.bytes), *told])
+        cells = [about(kept.seconds), about(kept.interval), every, f"{kept.goodput:.2%}"]
+        rows.append([one.fleet.label, str(kept.machines), size(kept.bytes), *cells])
     lines = _left(rows)
     rule = f"sqrt(2 x cost x time between failures) (Young 1974, Daly 2006); {given.mtbf_hours:,.0f} h between failures of a"
     lines += _fact("best", f"{rule} machine, {three(given.seconds_a_gigabyte)} s/GB{given.assumed}")
-    losses = "if every failure went back to a checkpoint. In Foundray every machine's state has a copy in another's memory:"
-    return lines + _fact("goodput", f"{losses} checkpoints are for the loss of all at once")
+    failures = (
+        "if every failure went back to a checkpoint. In Foundray another machine's memory holds a replica of every state shard:"
+    )
+    return lines + _fact("goodput", f"{failures} checkpoints are for the loss of all at once")
 
 
 def _short(path: str) -> str:
@@ -259,7 +260,7 @@ def _short(path: str) -> str:
 
 
 def _left(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table whose first column begins at the left."""
+    """A table with a left-aligned first column."""
     wide = max(len(row[0]) for row in rows)
     names = [row[0].ljust(wide) for row in rows]
     body = aligned([row[1:] for row in rows]).splitlines()

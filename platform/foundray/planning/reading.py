@@ -1,4 +1,4 @@
-"""One unit of raw files, read once: what there is in it, and a sample of its text."""
+"""One unit of raw files, read once: its counts, and a sample of its text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from foundray.planning.seen_text import SeenText
 from foundray.spec import SourceConfig
 
 WORD = r"[\pL\pM\pN_]+(?:['’][\pL\pM]+)*"
-"""A run of letters, marks, digits and apostrophes between letters: the words of Unicode's UAX 29, for scripts with spaces."""
+"""Letters, marks, digits, and apostrophes between letters: words as in Unicode's UAX 29, for scripts with spaces."""
 UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 """Letters of scripts that put no space between words."""
 PIECE = 8192
@@ -31,19 +31,19 @@ PIECE = 8192
 
 
 class Counts(BaseModel):
-    """What there is in some raw files. Of values, a document is a sample."""
+    """Counts of some raw files. Of values, a document is a sample."""
 
     documents: float = 0
     bytes: float = 0
-    """Of UTF-8 text, or of the samples' encoded values."""
+    """Bytes of UTF-8 text, or of the samples' encoded values."""
     characters: float = 0
     words: float = 0
     unspaced: float = 0
     """Characters of scripts without spaces between words."""
     tokens: float = 0
-    """By the spec's tokenizer, with the one that opens each document; of values, units."""
+    """Tokens by the spec's tokenizer, with the one that opens each document; of values, units."""
     bad_rows: float = 0
-    """Units that cannot be used; what is empty is none."""
+    """Units that cannot be used, without empty ones."""
 
     def times(self, factor: float) -> Counts:
         return Counts(**{name: value * factor for name, value in self})
@@ -54,28 +54,28 @@ class Counts(BaseModel):
 
 
 class Part(BaseModel):
-    """What was found in one unit."""
+    """Findings of one unit."""
 
     source: int
     counts: Counts
     documents: str
-    """The documents seen, as `Seen.to_text`."""
+    """Documents seen, as `Seen.to_text`."""
     lines: str
     """Long lines seen, likewise."""
     pieces: list[str] = []
     """A sample of its text, in order."""
     letters: str = ""
-    """Every character that there is, once."""
+    """Every character that occurs, once."""
     bad: str = ""
-    """Where the first bad row is, and why."""
+    """Position of the first bad row, and the reason."""
     found: Found = Found()
-    """What cannot be used, and why."""
+    """What cannot be used, with reasons."""
 
 
 def read_text_unit(unit: Unit, source: SourceConfig, tokenizer: Tokenizer | None, seed: int, sample_bytes: int) -> Part:
-    """Read, count, and keep up to `sample_bytes` of text, chosen by the seed; tokens are counted where there is a tokenizer.
+    """Read, count, and keep up to `sample_bytes` of text, chosen by the seed; count tokens if there is a tokenizer.
 
-    A word in which a long document is cut counts twice.
+    A word at which a long document is cut counts twice.
     """
     bad, seen, counts = _Bad(), SeenText(), Counts()
     sample, letters = _Sample(f"{seed} {unit.name}", sample_bytes), set[str]()
@@ -103,7 +103,7 @@ def read_text_unit(unit: Unit, source: SourceConfig, tokenizer: Tokenizer | None
 
 
 def _tokenized(pieces: list[Piece], tokenizer: Tokenizer, bad: _Bad) -> tuple[list[Piece], int]:
-    """The pieces that the tokenizer does not fail on, and the tokens of them all, with those that open documents."""
+    """The pieces on which the tokenizer does not fail, and their tokens, with those that open documents."""
     good, tokens = list[Piece](), 0
     for piece, ids in zip(pieces, encode_or_reason(tokenizer, [piece.text for piece in pieces]), strict=True):
         if piece.document is bad.lost:
@@ -117,7 +117,7 @@ def _tokenized(pieces: list[Piece], tokenizer: Tokenizer, bad: _Bad) -> tuple[li
 
 
 def read_values_unit(unit: Unit, source: SourceConfig, modality: Values, length: int) -> Part:
-    """Read and count the rows of a modality of values, each a sample of `length` units."""
+    """Read and count the rows of a modality of values; each is a sample of `length` units."""
     seen, bad, counts = Seen(), _Bad(), Counts()
     for row in bad.aside(row for file in unit.files for row in _located(file.url, read_rows(file, source, modality, length))):
         content = b"\0".join(
@@ -137,14 +137,14 @@ def _located(url: str, rows: Iterator) -> Iterator:
 
 
 class _Bad:
-    """Bad rows, put aside."""
+    """Separates bad rows, and counts them."""
 
     def __init__(self) -> None:
         self.tally, self.first = Tally(), ""
         self.passed: deque[tuple[int, str]] = deque(maxlen=IN_FLIGHT)
-        """Identity of each of the last rows that were not bad, and the file that it is from."""
+        """Identity and file of each of the last good rows."""
         self.lost: Document | None = None
-        """The last one that `lose` put aside."""
+        """The last document given to `lose`."""
 
     @property
     def count(self) -> int:
@@ -160,7 +160,7 @@ class _Bad:
                 yield row
 
     def lose(self, document: Document, reason: str) -> None:
-        """Put aside a document that was passed on."""
+        """Count a document as bad that was yielded as good."""
         url = next(url for passed, url in reversed(self.passed) if passed == id(document))
         self.lost = document
         self.tally.balance.documents -= 1
@@ -176,7 +176,7 @@ class _Bad:
 
 
 class _Sample:
-    """Pieces of text, each as likely as another: those of the least random numbers, of a generator of the unit's own."""
+    """A uniform sample of pieces of text: those with the smallest random numbers, from a generator of the unit's own."""
 
     def __init__(self, seed: str, most: int):
         self.rng, self.most = random.Random(seed), most

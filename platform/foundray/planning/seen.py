@@ -1,7 +1,7 @@
-"""How much is there more than once: contents told apart by 64-bit hashes, in bounded memory.
+"""The share of repeated contents, distinguished by 64-bit hashes, in bounded memory.
 
-Where there are very many, only those are kept whose hash begins with so many zero bits: all copies of a content are kept, or
-none, so that the share of copies among those kept is that of all.
+If there are very many, only contents whose hash begins with n zero bits are kept: of a content all copies are kept or none, so
+the share of copies among those kept is that of all.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pydantic import BaseModel
 HASH = 8
 """Bytes of a hash."""
 KEPT = 2**20
-"""Contents that are kept, at most: 24 MB."""
+"""Most contents kept: 24 MB."""
 
 
 class Repeats(BaseModel):
-    """Shares of a source, or of all: copies of what was there before."""
+    """Shares of a source, or of all, that are copies of earlier contents."""
 
     items: float = 0.0
-    """Of the number of contents."""
+    """Share of the number of contents."""
     bytes: float = 0.0
-    """Of their bytes."""
+    """Share of their bytes."""
 
 
 class Seen:
-    """Which contents there were, how often, and their bytes in all."""
+    """The contents seen, how often, and their total bytes."""
 
     def __init__(self, level: int = 0, most: int = KEPT):
         self.level, self.most = level, most
-        """Zero bits that a hash begins with, to be kept."""
+        """Zero bits with which a kept hash begins."""
         self.hashes, self.counts, self.bytes = (np.empty(0, kind) for kind in (np.uint64, np.int64, np.int64))
         self.new: list[tuple[int, int, int]] = []
 
@@ -41,7 +41,7 @@ class Seen:
         self.add_hash(hashlib.blake2b(content, digest_size=HASH), len(content) if size is None else size)
 
     def add_hash(self, content: hashlib.blake2b, size: int) -> None:
-        """A content of `size` bytes that came in parts, by its hash of `HASH` bytes."""
+        """Add a content of `size` bytes by its hash of `HASH` bytes."""
         number = int.from_bytes(content.digest(), "big")
         if not number >> (64 - self.level):
             self.new.append((number, 1, size))
@@ -60,7 +60,7 @@ class Seen:
 
     @staticmethod
     def together(parts: Iterable[Seen], most: int = KEPT) -> Seen:
-        """What was seen in all parts."""
+        """The contents of all parts."""
         whole = Seen(most=most)
         for part in parts:
             part._settle()
@@ -87,7 +87,7 @@ class Seen:
             self._take(np.array(hashes, np.uint64), np.array(counts), np.array(sizes), self.level)
 
     def _take(self, hashes: np.ndarray, counts: np.ndarray, sizes: np.ndarray, level: int) -> None:
-        """Add these, which are of that level, and keep as many as there may be."""
+        """Add contents kept at `level`, and raise the level until at most `most` remain."""
         self.level = max(self.level, level)
         every = np.concatenate([self.hashes, hashes])
         self.hashes, where = np.unique(every, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Documents and lines that come more than once, found in documents that come in pieces."""
+"""Repeated documents and lines, found in documents that arrive in pieces."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from foundray.data.tokenizers.long_documents import Piece
 from foundray.planning.seen import HASH, Seen
 
 LONG_LINE = 32
-"""Bytes from which on a line that comes again is no accident."""
+"""Bytes from which on a repeated line is no accident."""
 LONGEST_LINE = 2**20
-"""Bytes of a line that tell it apart."""
+"""Bytes by which a line is distinguished."""
 
 
 class SeenText:
-    """Documents, of which the words count and not the white space between them, and their long lines."""
+    """Documents, compared by their words without the white space, and their long lines."""
 
     def __init__(self) -> None:
         self.documents, self.lines = Seen(), Seen()
@@ -23,12 +23,12 @@ class SeenText:
     def _begin(self) -> None:
         self.words = hashlib.blake2b(digest_size=HASH)
         self.begun = self.within = False
-        """Whether words have come, and whether the next piece continues the last one."""
+        """Whether there were words, and whether the last piece ended inside one."""
         self.line, self.more = b"", 0
-        """The start of the line that continues in the next piece, and bytes of it that are left out."""
+        """The start of the line that continues in the next piece, and the bytes dropped from it."""
 
     def add(self, piece: Piece) -> None:
-        """The next piece. Those of a document follow one another."""
+        """Add the next piece; the pieces of a document follow one another."""
         if piece.first:
             self._begin()
         self._add_words(piece.text)
@@ -50,8 +50,8 @@ class SeenText:
         self.line = b"" if piece.last else lines.pop()
         for line in lines:
             if len(line) >= LONG_LINE:
-                told_apart_by = line.strip()
-                self.lines.add(told_apart_by, len(told_apart_by) + self.more)
+                key = line.strip()
+                self.lines.add(key, len(key) + self.more)
             self.more = 0
         self.more += max(0, len(self.line) - LONGEST_LINE)
         self.line = self.line[:LONGEST_LINE]

@@ -1,4 +1,4 @@
-"""The data pass: every raw file, or a seeded sample of the files, read once; kept, so that a second plan reads nothing."""
+"""The survey of the data: every raw file, or a seeded sample, read once; stored, so that a second plan reads nothing."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from foundray.spec import Spec, digest
 from foundray.storage import Store
 
 SAMPLE_BYTES = 8 * 2**20
-"""Characters of text that are kept, from all sources together."""
+"""Characters of text kept, from all sources together."""
 LEAST_SAMPLE = 4096
-"""Characters that are kept of a unit, however small its part of the data is."""
+"""Least characters kept of a unit, however small its part of the data."""
 MADE = 2
-"""Counts up when what is kept changes its meaning."""
+"""Version of the stored survey; counts up when its meaning changes."""
 UNSPACED = 0.3
-"""Part of the characters from which on words between spaces say little: judgement."""
+"""Share of unspaced characters from which on words between spaces say little: judgement."""
 
 
 class SourceSurvey(BaseModel):
-    """What there is in a source; where a sample of its files was read, by its bytes' share."""
+    """Contents of a source; of a sample of its files, extrapolated by bytes."""
 
     path: str
     weight: float = 1.0
@@ -46,24 +46,24 @@ class SourceSurvey(BaseModel):
     raw_bytes: int
     counts: Counts
     tokens_from: str
-    """`counted`, `sample` (tokens a byte of a sample, by a tokenizer trained on it) or `prepared`."""
+    """`counted`, `sample` (tokens per byte of a sample, by a tokenizer trained on it) or `prepared`."""
     documents: Repeats
     """Copies among the documents (of values: samples), with white space taken as one space."""
     lines: Repeats
     """Copies among the lines of 32 bytes and more."""
     bad: str
-    """Where the first bad row is, and why."""
+    """Position of the first bad row, and the reason."""
     pieces: list[str] = []
     """A sample of its text, in the order of the source."""
 
 
 class Survey(BaseModel):
-    """What there is in all sources."""
+    """Contents of all sources."""
 
     kind: str
     """The modality."""
     of_text: bool
-    """Whether it is text that a tokenizer cuts, and not letters of an alphabet, or values."""
+    """Whether it is text that a tokenizer cuts, rather than letters of an alphabet or values."""
     sources: list[SourceSurvey]
     documents: Repeats
     lines: Repeats
@@ -74,7 +74,7 @@ class Survey(BaseModel):
     prepared: str = ""
     """The folder of prepared data that gave the number of tokens."""
     kept: str = ""
-    """The file in which this survey is kept, for the next plan."""
+    """The file that stores this survey for the next plan."""
 
     @property
     def counts(self) -> Counts:
@@ -86,11 +86,11 @@ class Survey(BaseModel):
 
     @property
     def spaced(self) -> bool:
-        """Whether its words stand between spaces, mostly."""
+        """Whether spaces separate most words."""
         return self.counts.unspaced < UNSPACED * max(1.0, self.counts.characters)
 
     def to_dict(self) -> dict[str, Any]:
-        """Without the text."""
+        """The survey without the text."""
         return {
             **self.model_dump(exclude={"sources": {"__all__": {"pieces"}}}),
             "counts": self.counts.model_dump(),
@@ -98,25 +98,26 @@ class Survey(BaseModel):
 
 
 def survey(spec: Spec, sample_bytes: int | None = None, report: Callable[[str], None] = lambda line: None) -> Survey:
-    """Of the spec's data; of a seeded sample of files that holds about `sample_bytes` of raw bytes, where given.
+    """Survey the spec's data, or a seeded sample of its files with about `sample_bytes` raw bytes.
 
-    Raises InputError for sources that are not there, and where nothing in them can be used.
+    Raises InputError for missing sources, and if nothing in them can be used.
     """
     folder, recipe, units = prepared_folder(spec, report)
     modality = spec.data.modality.build()
     if not isinstance(modality, Values):
         recipe = {**recipe, "context": None}
+    # A survey is stored under the hash of everything that decides it.
     name = digest({"recipe": recipe, "sample": sample_bytes, "seed": spec.seed, "made": MADE})
     place = Store.at(spec.storage) / f"surveys/{name[:16]}.json"
     manifest = Prepared.open(folder).manifest if (folder / "manifest.json").exists() else None
     found = _kept(place)
     if found is None:
         found = _survey(spec, units, sample_bytes, report)
-        with contextlib.suppress(InputError):  # where nothing can be written, the next plan reads again
+        with contextlib.suppress(InputError):  # if it cannot be written, the next plan reads again
             place.write_text(found.model_dump_json())
             found.kept = place.url
     else:
-        report(f"the data was read before: {place} says what is in it")
+        report(f"the data was read before: {place} has the result")
         found.kept = place.url
     weights = [source.weight for source in spec.data.sources]
     found.sources = [
@@ -161,7 +162,7 @@ def _size(units: list[Unit]) -> int:
 
 
 def _thinned(units: list[Unit], spec: Spec, sample_bytes: int | None) -> list[Unit]:
-    """The units with files in seeded order until they hold a source's part of the sample: one file at least."""
+    """The units, with files in seeded order up to each source's part of the sample: at least one file per source."""
     if sample_bytes is None or sample_bytes >= _size(units):
         return units
     taken = set[str]()
@@ -178,7 +179,7 @@ def _thinned(units: list[Unit], spec: Spec, sample_bytes: int | None) -> list[Un
 
 
 def _read(spec: Spec, units: list[Unit], tokenizer: Tokenizer | None, report: Callable[[str], None]) -> list[Part]:
-    """What is in every unit, in unit order: here where there is one, else as a Ray Data pipeline."""
+    """Read every unit, in unit order: a single unit in this process, several as a Ray Data pipeline."""
     sources, seed, modality, length = spec.data.sources, spec.seed, spec.data.modality, units_read(spec)
     of_values, whole = isinstance(modality.build(), Values), max(1, _size(units))
     text, opener = (tokenizer.to_json(), tokenizer.document_id) if tokenizer else ("", 0)
@@ -240,7 +241,7 @@ def _files(units: list[Unit], source: int) -> list[RawFile]:
 
 
 def _count_by_sample(spec: Spec, sources: list[SourceSurvey]) -> int:
-    """Fill in tokens by a byte-pair tokenizer as `prepare` trains it, but on the sample; gives its vocabulary."""
+    """Fill in tokens by a byte-pair tokenizer as `prepare` trains it, but on the sample. Return its vocabulary."""
     tokenizer = train_bpe((piece for source in sources for piece in source.pieces), int(spec.data.tokenizer.vocab_size or 0))
     for source in sources:
         tokens = sum(len(ids) for ids in tokenizer.encode(source.pieces))
@@ -250,7 +251,7 @@ def _count_by_sample(spec: Spec, sources: list[SourceSurvey]) -> int:
 
 
 def _as_prepared(found: Survey, manifest: Manifest, folder: str) -> Survey:
-    """The same with the exact tokens, documents and bytes of the prepared data."""
+    """The survey with the exact tokens, documents and bytes of the prepared data."""
     for index, source in enumerate(found.sources):
         shards = manifest.of_source(index)
         source.counts.tokens = sum(shard.tokens for shard in shards)

@@ -1,4 +1,4 @@
-"""Numbers as a plan says them."""
+"""Numbers as a plan writes them."""
 
 from __future__ import annotations
 

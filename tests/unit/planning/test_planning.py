@@ -242,7 +242,7 @@ def words_tokenizer(words: list[str]) -> Tokenizer:
 def test_fertility() -> None:
     whole = fertility("bytes", make_bytes(), ["ab cdé"])
     assert (whole.tokens, whole.words, whole.bytes, whole.unknown) == (7, 2, 7, 0)
-    assert whole.a_word == 3.5 and whole.a_character == pytest.approx(7 / 6)
+    assert whole.per_word == 3.5 and whole.per_character == pytest.approx(7 / 6)
     partly = fertility("words", words_tokenizer(["one", "two"]), ["one two three"])
     assert (partly.tokens, partly.unknown) == (3, 5 / 11)
 
@@ -312,7 +312,7 @@ def test_what_decides(tmp_path: Path, prose: Path, english: Path) -> None:
 
 
 def test_too_few_tokens_are_said_with_their_numbers(tmp_path: Path, prose: Path) -> None:
-    """360,000 bytes to train on; two parameters a byte, and so on."""
+    """360,000 bytes to train on; two parameters per byte, and so on."""
     spec = make(prose, tmp_path / "runs", train={"steps": 400, "micro_batches": 100, "micro_batch_size": 10})
     found = plan(spec, gpus=["H100"])
     training = 400_001 * 0.9
@@ -341,7 +341,7 @@ def test_the_best_size_is_by_the_runs_forecast_unless_that_is_damaged(tmp_path: 
     [
         (["H1000"], [], "did you mean H100?"),
         (["H100:0"], [], "such as H100:8"),
-        (["H100"], ["A100=2"], "the plan is not for A100, but for H100"),
+        (["H100"], ["A100=2"], "the plan is for H100 and not for A100"),
         (["H100"], ["H100=-2"], "such as H100=2.5"),
         (["H100"], ["H100"], "such as H100=2.5"),
     ],
@@ -361,7 +361,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, prose: Path) -> None:
     ):
         with pytest.raises(InputError, match=said):
             load_named([str(tmp_path / f"{name}.json")])
-    with pytest.raises(InputError, match="there are: architecture, control, research"):
+    with pytest.raises(InputError, match="the reasons are: architecture, control, research"):
         plan(make(prose, tmp_path / "runs"), because=["fame"])
     dna = make(data__modality={"kind": "dna"}, data__sources=[{"path": "x", "format": "fasta"}])
     found = survey(make(prose, tmp_path / "runs")).model_copy(update={"of_text": False, "kind": "dna"})
