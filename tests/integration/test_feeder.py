@@ -87,11 +87,11 @@ def test_data_that_were_foreseen_are_there_at_once_and_others_are_read_anew(plan
     expected = dict(zip(range(PER_STEP), read_micro_batches(plan, 0, PER_STEP), strict=True))
     for prefetched in (0, 1):
         feeder.prefetch.remote(plan, PER_STEP, prefetched, 2 * PER_STEP)
-        while not (ready := ray.get(feeder.standing.remote())["parcels_ready"]):
+        while not (ready := ray.get(feeder.stats.remote())["parcels_ready"]):
             time.sleep(0.05)
         stream = ray.get(feeder.begin.remote(1)), "train", plan, PER_STEP, 0, 2 * PER_STEP
         ray.get(feeder.open.remote(*stream))
         if prefetched == 0:
-            assert ray.get(feeder.standing.remote())["parcels_ready"] >= ready
+            assert ray.get(feeder.stats.remote())["parcels_ready"] >= ready
         source = MicroBatchSource(feeder, *stream)  # which leases at once
         assert dict(source.step(0)) == expected

@@ -1,4 +1,4 @@
-"""Sources, tokenizers and packing: what goes in comes out, and what is bad is told."""
+"""Sources, tokenizers and packing: nothing is lost, and bad rows are reported."""
 
 import gzip
 import io
@@ -78,14 +78,14 @@ def test_gzip_of_several_members_and_a_torn_one(tmp_path: Path) -> None:
     assert bad(found)
 
 
-@pytest.mark.parametrize(("torn", "said"), [(slice(-90), "it is cut off"), (slice(50, None), "no xz file")])
-def test_a_torn_xz_file(torn: slice, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("torn", "reason_part"), [(slice(-90), "it is cut off"), (slice(50, None), "no xz file")])
+def test_a_torn_xz_file(torn: slice, reason_part: str, tmp_path: Path) -> None:
     content = lzma.compress(os.urandom(3000).hex().encode())
     (tmp_path / "a.txt.xz").write_bytes(content[torn])
     ((position, reason),) = bad(read(tmp_path / "a.txt.xz"))
     assert position == "byte 0"
     assert reason.startswith("the compressed stream is broken")
-    assert said in reason
+    assert reason_part in reason
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_folders_and_globs(tmp_path: Path) -> None:
 ODD = "Zoë\t→ 日本\r\n\x00 <|document|> 🙂 end"
 
 
-def test_byte_and_bpe_tokenizers_lose_nothing() -> None:
+def test_byte_and_bpe_tokenizers_are_lossless() -> None:
     for tokenizer in (tokenizers.make_bytes(), tokenizers.train_bpe(["hello hello world"] * 5, 280)):
         ids = tokenizer.encode([ODD])[0]
         assert tokenizer.document_id not in ids
@@ -157,7 +157,7 @@ def test_file_tokenizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bytes", "char", "bpe"])
-def test_a_runs_own_tokenizer_as_a_file_is_the_same(kind: str, tmp_path: Path) -> None:
+def test_a_runs_own_tokenizer_loaded_from_a_file_is_the_same(kind: str, tmp_path: Path) -> None:
     texts = [ODD, "<|document|><|unknown|>", "hello hello world", ""]
     made = {
         "bytes": tokenizers.make_bytes,
@@ -190,7 +190,7 @@ def test_packing_predicts_every_token_once(take_early: bool) -> None:
 
 
 def test_reading_does_not_hold_whole_files() -> None:
-    """Lines come from a buffered stream, not from a list of all of them."""
+    """Lines come from a buffered stream, not from a list of all lines."""
     from foundray.data.formats.lines import numbered_lines as _lines
 
     class Endless(io.RawIOBase):

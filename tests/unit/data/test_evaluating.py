@@ -1,4 +1,4 @@
-"""On how much of the validation split a run is judged: a rule of the spec and the data, which never changes the result."""
+"""How much of the validation split an evaluation uses: a rule of the spec and the data, which never changes the result."""
 
 from __future__ import annotations
 
@@ -35,56 +35,56 @@ def spec_of(**changes: Any) -> Spec:
     return make_spec(**{"train__steps": 1000, "train__micro_batches": 4, "train__micro_batch_size": 8, **changes})
 
 
-def test_auto_is_all_of_a_small_split_and_else_what_one_percent_of_the_tokens_pays_for() -> None:
-    small, large = plan_over([[40_000]]), plan_over([[600_000], [400_000]])
-    assert part(small).samples == part(small).of_samples == 4_000
+def test_auto_is_all_of_a_small_split_and_otherwise_one_percent_of_the_tokens() -> None:
+    small, large = plan_over([[10_000]]), plan_over([[600_000], [400_000]])
+    assert part(small).samples == part(small).of_samples == 1_000
     few = part(large, train__evaluate_every=100)
     assert (few.samples, few.of_samples) == (FEWEST, 100_000)
-    # 10 evaluations in 100,000 steps of 32 samples: a hundredth of these is 3,200 samples each; in a million steps 32,000.
-    assert part(large, train__steps=100_000, train__evaluate_every=10_000).samples == FEWEST
+    # 10 evaluations in 100,000 steps of 32 samples: 1 % is 3,200 samples each; in a million steps, 32,000.
+    assert part(large, train__steps=100_000, train__evaluate_every=10_000).samples == 3_200
     assert part(large, train__steps=1_000_000, train__evaluate_every=100_000).samples == 32_000
     assert part(large, train__steps=1_000_000, train__evaluate_every=1_000_000).samples == 100_000
 
 
-def test_a_number_is_rounded_up_to_micro_batches_and_the_end_may_look_at_all() -> None:
+def test_a_number_is_rounded_up_to_micro_batches_and_the_end_may_use_all() -> None:
     plan = plan_over([[600_000], [400_000]])
-    asked = {"evaluate__sets": {"validation": {"samples": 1000}}}
-    assert part(plan, **asked).samples == 1024
-    assert part(plan, last=True, **asked).samples == 1024
-    assert part(plan, last=True, evaluate__at_end="whole", **asked).samples == 100_000
+    changes = {"evaluate__sets": {"validation": {"samples": 1000}}}
+    assert part(plan, **changes).samples == 1024
+    assert part(plan, last=True, **changes).samples == 1024
+    assert part(plan, last=True, evaluate__at_end="whole", **changes).samples == 100_000
     assert part(plan, evaluate__sets={"validation": {"samples": "whole"}}).samples == 100_000
 
 
 @pytest.mark.parametrize("chosen", [1, 7, 128, 3124, 3125])
-def test_chosen_micro_batches_come_from_all_over_the_split_and_none_twice(chosen: int) -> None:
+def test_chosen_micro_batches_are_spread_over_the_split_and_none_is_chosen_twice(chosen: int) -> None:
     plan = replace(plan_over([[600_000], [400_000]]), validation=True, micro_batch_size=32, chosen=chosen)
-    places = [plan.place(index) for index in range(chosen)]
-    assert places == sorted(set(places))
-    assert places[-1] < 3125
-    assert np.abs(np.array(places) / 3125 - (np.arange(chosen) + 0.5) / chosen).max() <= 0.5 / chosen + 1 / 3125
+    indices = [plan.split_index(index) for index in range(chosen)]
+    assert indices == sorted(set(indices))
+    assert indices[-1] < 3125
+    assert np.abs(np.array(indices) / 3125 - (np.arange(chosen) + 0.5) / chosen).max() <= 0.5 / chosen + 1 / 3125
     if 1 < chosen < 1000:
-        assert places != [replace(plan, seed=8).place(index) for index in range(chosen)]
-    assert [plan.place(index) for index in range(chosen)] == places, "they are the same ones each time"
+        assert indices != [replace(plan, seed=8).split_index(index) for index in range(chosen)]
+    assert [plan.split_index(index) for index in range(chosen)] == indices, "the same ones each time"
 
 
-def test_a_short_last_micro_batch_is_not_chosen_so_the_number_asked_for_is_reached() -> None:
+def test_a_short_last_micro_batch_is_not_chosen_so_the_requested_number_is_reached() -> None:
     plan = plan_over([[1_000_010]])  # 100,001 samples in the split: the last of 3,126 micro-batches holds one
     some = part(plan, evaluate__sets={"validation": {"samples": 100_000}})
     assert (some.micro_batches, some.samples, some.of_samples) == (3125, 100_000, 100_001)
-    assert [some.plan.place(index) for index in range(3125)] == list(range(3125))
+    assert [some.plan.split_index(index) for index in range(3125)] == list(range(3125))
     assert part(plan, evaluate__sets={"validation": {"samples": 100_001}}).samples == 100_001
 
 
-def test_what_is_read_is_what_the_whole_split_holds_there(prepared: tuple[Spec, Prepared]) -> None:
+def test_chosen_micro_batches_equal_those_of_the_whole_split(prepared: tuple[Spec, Prepared]) -> None:
     spec, data = prepared
     plan = replace(plan_for(data, spec), validation=True, holdout=0.7, micro_batch_size=1)
     whole = list(read_micro_batches(plan, 0, plan.order().validation_samples))
     assert len(set(whole)) == len(whole) >= 4
     chosen = replace(plan, chosen=2)
-    assert list(read_micro_batches(chosen, 0, 2)) == [whole[chosen.place(index)] for index in range(2)]
+    assert list(read_micro_batches(chosen, 0, 2)) == [whole[chosen.split_index(index)] for index in range(2)]
 
 
-def test_it_is_no_part_of_a_runs_identity() -> None:
+def test_evaluate_is_not_part_of_a_runs_identity() -> None:
     plain = make_spec()
     other = make_spec(evaluate__sets={"validation": {"samples": 4}}, evaluate__at_end="whole")
     assert plain.fingerprint() == other.fingerprint()
@@ -92,19 +92,19 @@ def test_it_is_no_part_of_a_runs_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sets", "told"),
+    ("sets", "message"),
     [
         ({"validaton": {}}, "there is no set 'validaton' .did you mean 'validation'"),
         ({"validation": {"samples": 0}}, "samples"),
         ({"validation": {"samples": "all"}}, "samples"),
     ],
 )
-def test_what_is_not_a_set_or_a_size_is_refused(sets: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_an_unknown_set_or_size_is_refused(sets: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         make_spec(evaluate__sets=sets)
 
 
-def test_an_evaluation_says_on_how_much_it_was() -> None:
+def test_an_evaluations_sentence_says_how_many_samples_it_used() -> None:
     event = {"event": "evaluated", "step": 5, "val_loss": 2.5, "samples": 4096, "of_samples": 100_000, "not_finite": 0}
     assert sentence(event) == "step 5: validation loss 2.5000 nats per token, on 4,096 of 100,000 samples"
     assert sentence({**event, "samples": 100_000}) == "step 5: validation loss 2.5000 nats per token"
@@ -113,5 +113,5 @@ def test_an_evaluation_says_on_how_much_it_was() -> None:
     )
 
 
-def test_a_record_from_before_is_told_too() -> None:
+def test_an_earlier_record_has_a_sentence_too() -> None:
     assert sentence({"event": "evaluated", "step": 5, "val_loss": 2.5}) == "step 5: validation loss 2.5000 nats per token"

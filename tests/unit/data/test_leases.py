@@ -1,4 +1,4 @@
-"""Who computes how much of a step: shares by speed, in simulated time. The feeder's own rules, without Ray."""
+"""Division of a step by speed, in simulated time: the feeder's rules, without Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from foundray.data.stream.feeder import AHEAD_SECONDS, _Feeder, _Stream, onward
+from foundray.data.stream.feeder import AHEAD_SECONDS, _Feeder, _Stream, contiguous
 from foundray.data.stream.leases import SMOOTHING, TRAINING, Lease
 from foundray.data.stream.plan import StreamPlan
 from foundray.data.stream.shares import duration, shares
@@ -22,17 +22,17 @@ PER_STEP = 64
 
 
 def stream(per_step: int = PER_STEP, steps: int = 1) -> _Stream:
-    """A stream whose data is all there."""
+    """A stream whose data is all ready."""
     made = _Stream.__new__(_Stream)
     made.per_step, made.next, made.end = per_step, 0, per_step * steps
-    made.ready, made.behind, made.unread = deque([(0, per_step * steps, None)]), deque(), 0
-    made.began, made.done, made.dealt = {}, {}, {}
+    made.ready, made.leased, made.pipeline_first = deque([(0, per_step * steps, None)]), deque(), 0
+    made.last_leased, made.last_refused, made.assigned = {}, {}, {}
     return made
 
 
-def simulate(seconds: list[float], believed: list[float], per_step: int = PER_STEP) -> tuple[float, list[int]]:
-    """The time of a step, and each worker's micro-batches, where one takes `seconds` and was believed to take others."""
-    data, pace, counts = stream(per_step), list(believed), [0] * len(seconds)
+def simulate(seconds: list[float], estimated: list[float], per_step: int = PER_STEP) -> tuple[float, list[int]]:
+    """Time of a step, and micro-batches per worker, if one takes `seconds` and was estimated at `estimated`."""
+    data, pace, counts = stream(per_step), list(estimated), [0] * len(seconds)
     events, end, seen = [(0.0, rank) for rank in range(len(seconds))], 0.0, []
     while events:
         now, rank = heapq.heappop(events)
@@ -54,21 +54,21 @@ def simulate(seconds: list[float], believed: list[float], per_step: int = PER_ST
 @pytest.mark.parametrize("seconds", [[1, 1, 3], [1, 1, 1, 1], [1, 2, 4], [1, 10]])
 def test_shares_follow_speed_to_within_a_tenth_of_the_ideal(seconds: list[float], per_step: int) -> None:
     ideal = per_step / sum(1 / s for s in seconds)
-    took, counts = simulate(seconds, seconds, per_step)
-    assert took <= max(ideal / 0.9, ideal + min(seconds))
+    duration_s, counts = simulate(seconds, seconds, per_step)
+    assert duration_s <= max(ideal / 0.9, ideal + min(seconds))
     assert counts == sorted(counts, reverse=True)
 
 
 def test_a_change_of_speed_is_made_up_for() -> None:
-    """A worker believed as fast as the others, and three times slower, does not hold the step as equal shares would."""
-    took, _ = simulate([1, 1, 3], [1, 1, 1])
-    assert took < 0.8 * (PER_STEP / 3 * 3)
+    """A worker that turns out three times slower than estimated delays the step less than equal shares would."""
+    duration_s, _ = simulate([1, 1, 3], [1, 1, 1])
+    assert duration_s < 0.8 * (PER_STEP / 3 * 3)
     assert simulate([1, 1, 1], [1, 1, 3])[0] < 1.15 * PER_STEP / 3
 
 
 @pytest.mark.parametrize("pace", [[0.01], [0.01, 0.01], [0.01, 0.02, 0.04], [0.03, 0.02, 0.02, 0.5]])
 @pytest.mark.parametrize("per_step", [1, 2, 3, 10])
-def test_short_steps_are_dealt_out_several_at_once_and_each_micro_batch_to_one_worker(pace: list[float], per_step: int) -> None:
+def test_several_short_steps_are_assigned_at_once_and_each_micro_batch_to_one_worker(pace: list[float], per_step: int) -> None:
     data, seen, until, calls = stream(per_step, steps=100), [], [0] * len(pace), 0
     for step in range(100):
         for rank in range(len(pace)):
@@ -85,7 +85,7 @@ def test_short_steps_are_dealt_out_several_at_once_and_each_micro_batch_to_one_w
 
 
 @pytest.mark.parametrize("pace", [[1.0, 1.0, 3.0], [1.0, 10.0], [2.0, 2.0]])
-def test_shares_of_short_steps_are_done_as_early_as_can_be(pace: list[float]) -> None:
+def test_shares_of_short_steps_finish_as_early_as_possible(pace: list[float]) -> None:
     for micro_batches in (1, 2, 5, 24):
         best = min(
             duration(list(counts), pace)
@@ -95,24 +95,24 @@ def test_shares_of_short_steps_are_done_as_early_as_can_be(pace: list[float]) ->
         assert duration(shares(micro_batches, pace), pace) == best
 
 
-def test_a_worker_that_has_slowed_down_is_dealt_less_of_the_next_steps() -> None:
+def test_a_worker_that_has_slowed_down_is_assigned_less_of_the_next_steps() -> None:
     data = stream(per_step=4, steps=100)
     before, after = data.take(0, 0, [0.02, 0.02]), data.take(0, 1, [0.02, 0.02])
     assert isinstance(before, Lease) and isinstance(after, Lease)
     assert len(before.micro_batches) == len(after.micro_batches)
     slower = data.take(before.until, 0, [0.06, 0.02])
     assert isinstance(slower, Lease)
-    assert len(slower.micro_batches) == slower.until - before.until, "one a step of four"
+    assert len(slower.micro_batches) == slower.until - before.until, "one micro-batch of four per step"
 
 
-def test_the_last_who_can_takes_what_is_left() -> None:
+def test_the_last_worker_that_was_not_refused_takes_what_is_left() -> None:
     data = stream(per_step=3)
     data.next = 2
     assert data.take(0, 0, [9.0, 1.0]) == Lease(until=1)
     assert data.take(0, 1, [1.0, 9.0]).micro_batches == [2]  # type: ignore[union-attr]
 
 
-def test_whoever_is_a_step_ahead_waits_for_the_others() -> None:
+def test_a_worker_that_is_a_step_ahead_waits_for_the_others() -> None:
     data = stream(per_step=4, steps=2)
     data.next = 3
     assert data.take(1, 0, [1.0, 1.0]) is None
@@ -123,54 +123,54 @@ def test_whoever_is_a_step_ahead_waits_for_the_others() -> None:
 @pytest.mark.parametrize(
     ("position", "end", "found"),
     [
-        (0, 100, []),  # what comes first is gone
+        (0, 100, []),  # the first parcels are lost
         (10, 100, [10, 20, 30]),
         (25, 100, [20, 30]),
         (40, 100, []),
         (10, 35, [10, 20]),  # the stream ends inside the last
     ],
 )
-def test_a_new_group_starts_with_what_is_at_hand_without_a_gap(position: int, end: int, found: list[int]) -> None:
+def test_a_new_group_starts_with_the_contiguous_parcels(position: int, end: int, found: list[int]) -> None:
     kept = [(first, 10, None) for first in (10, 20, 30)]
-    assert [first for first, _, _ in onward(kept, position, end)] == found
-    assert [first for first, _, _ in onward([kept[0], kept[2]], 10, 100)] == [10]
+    assert [first for first, _, _ in contiguous(kept, position, end)] == found
+    assert [first for first, _, _ in contiguous([kept[0], kept[2]], 10, 100)] == [10]
 
 
-def test_a_parcel_that_arrives_while_parcels_are_looked_through_disturbs_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    looking, arrived = threading.Event(), threading.Event()
+def test_a_parcel_that_arrives_while_a_lease_is_made_does_not_disturb_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparing, arrived = threading.Event(), threading.Event()
 
     class Watched(int):
-        """Lets the next parcel arrive while a lease compares this one's position."""
+        """A position; lets the next parcel arrive while a lease compares with it."""
 
         def __le__(self, other: int) -> bool:
-            looking.set()
+            comparing.set()
             assert arrived.wait(10)
             return int(self) <= other
 
-    def parcels(plan: object, first: int, end: int, goes_on: object) -> Iterator[tuple[int, int, None]]:
+    def parcels(plan: object, first: int, end: int, may_start: object) -> Iterator[tuple[int, int, None]]:
         yield Watched(0), 2, None
-        assert looking.wait(10)
+        assert comparing.wait(10)
         yield 2, 2, None
-        arrived.set()  # by now the pipeline's thread has passed it on
+        arrived.set()  # by now the pipeline's thread has posted the second parcel
 
     monkeypatch.setattr("foundray.data.stream.parcels.parcels", parcels)
     assert asyncio.run(leased(workers=1, per_step=4, steps=1)) == [0, 1, 2, 3]
 
 
 async def leased(workers: int, per_step: int, steps: int) -> list[int]:
-    """The micro-batches that workers get of a real feeder, all asking at once."""
+    """Micro-batches that workers get from a real feeder, all at once."""
     feeder = _Feeder()
     generation = await feeder.begin(workers)
-    plan = cast("StreamPlan", None)  # the pipeline is not asked for one here
+    plan = cast("StreamPlan", None)  # the replaced pipeline ignores it
     await feeder.open(generation, TRAINING, plan, per_step, 0, per_step * steps)
     seen: list[int] = []
 
     async def work(rank: int) -> None:
-        had = 0
+        until = 0
         for step in range(steps):
-            while had < step + 1:
+            while until < step + 1:
                 lease = await feeder.lease(generation, TRAINING, step, rank, 1.0)
-                had = lease.until
+                until = lease.until
                 seen.extend(lease.micro_batches)
                 await asyncio.sleep(0)
 
@@ -178,8 +178,8 @@ async def leased(workers: int, per_step: int, steps: int) -> list[int]:
     return seen
 
 
-def test_a_pipeline_that_fails_is_told_to_the_worker_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def parcels(plan: object, first: int, end: int, goes_on: object) -> Iterator[tuple[int, int, None]]:
+def test_the_waiting_worker_raises_the_error_of_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parcels(plan: object, first: int, end: int, may_start: object) -> Iterator[tuple[int, int, None]]:
         yield 0, 4, None
         raise BadData("shard 7 is damaged")
 

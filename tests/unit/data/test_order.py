@@ -1,4 +1,4 @@
-"""The global order: every sample once an epoch, by weight, from any position, the same everywhere."""
+"""The global order: every sample once per epoch, by weight, from any position, the same everywhere."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from foundray.data.stream.order import CYCLE, SampleOrder, apportion, mix, permu
 
 
 def manifest(rows: list[list[int]], context: int = 1023) -> Manifest:
-    """Of sources, each a list of its shards' rows; 256 rows are a row group."""
+    """Manifest of sources, each a list of its shards' row counts; a row group has 256 rows."""
     shards = [
         Shard(
             file=f"shards/{source}-{number:05d}.parquet", source=source, inputs=[], documents=1, rows=n,
@@ -27,7 +27,7 @@ def order(rows: list[list[int]], weights: list[float], seed: int = 7, holdout: f
     return SampleOrder(manifest(rows), weights, holdout, seed)
 
 
-def test_every_sample_once_an_epoch() -> None:
+def test_every_sample_once_per_epoch() -> None:
     subject = order([[1000, 300, 5000, 17, 9000]], [1.0])
     n = subject.train_samples
     assert n == 15317 - 1532
@@ -43,7 +43,7 @@ def test_every_sample_once_an_epoch() -> None:
     assert held_out == [f"0-00004:{row}" for row in range(9000 - 1532, 9000)]
 
 
-def test_order_does_not_depend_on_how_it_is_asked() -> None:
+def test_order_does_not_depend_on_how_it_is_read() -> None:
     subject = order([[3000, 500], [700]], [1.0, 2.0])
     whole = subject.ids(subject.train(0, 20_000))
     parts: list[str] = []
@@ -58,12 +58,12 @@ def test_sources_are_mixed_by_weight_and_each_keeps_its_own_epochs() -> None:
     ids = subject.ids(subject.train(0, 8 * CYCLE))
     sources = np.array([int(name[0]) for name in ids])
     assert np.allclose(np.bincount(sources) / len(ids), [1 / 8, 2 / 8, 5 / 8], atol=2e-3)
-    for part in np.split(sources, 64):  # and evenly over time
+    for part in np.split(sources, 64):  # evenly over time, too
         assert np.allclose(np.bincount(part, minlength=3) / len(part), [1 / 8, 2 / 8, 5 / 8], atol=0.09)
     for source, n in enumerate((1800, 270, 45)):
-        mine = [name for name in ids if name.startswith(f"{source}-")]
-        for epoch in range(len(mine) // n):
-            assert len(set(mine[epoch * n : (epoch + 1) * n])) == n
+        names = [name for name in ids if name.startswith(f"{source}-")]
+        for epoch in range(len(names) // n):
+            assert len(set(names[epoch * n : (epoch + 1) * n])) == n
 
 
 def test_another_seed_is_another_order_of_the_same_samples() -> None:
@@ -85,7 +85,7 @@ def test_it_is_shuffled() -> None:
 
 def test_a_late_start_costs_no_more_than_an_early_one() -> None:
     def permuted(position: int) -> int:
-        """Numbers permuted to find 1000 samples."""
+        """Count of numbers permuted to find 1000 samples."""
         subject, work = order([[100_000] * 20], [1.0]), 0
 
         def counted(n: int, *key: int) -> np.ndarray:
@@ -98,11 +98,11 @@ def test_a_late_start_costs_no_more_than_an_early_one() -> None:
             subject.train(position, 1000)
         return work
 
-    assert permuted(10**9) <= 2 * permuted(0)  # twice, where it falls on the border of two windows
+    assert permuted(10**9) <= 2 * permuted(0)  # twice, if it falls on the border of two windows
 
 
 def test_permutations_are_pinned() -> None:
-    """The order must not change between versions: runs are resumed by later ones."""
+    """The order must not change between versions: later versions resume runs."""
     assert permutation(8, 1, 2, 3).tolist() == PINNED
     assert sorted(permutation(1000, 5)) == list(range(1000))
     assert mix(1, 2) != mix(2, 1)

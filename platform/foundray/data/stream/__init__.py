@@ -1,4 +1,4 @@
-"""The training stream: a position in the global order in, micro-batches out.
+"""The training stream: takes a position in the global order, yields micro-batches.
 
-`order → plan → parcels → feeder → leases`. A worker needs `leases` alone.
+`order → plan → parcels → feeder → leases`. A worker imports only `leases`.
 """

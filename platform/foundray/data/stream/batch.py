@@ -1,6 +1,6 @@
-"""A micro-batch: the plans of its samples as padded arrays, on their way from a data worker to the model.
+"""A micro-batch: its samples' plans as padded arrays, sent from a data worker to the model.
 
-It travels as safetensors bytes. What is the same for all units (no padding, one document, asked everywhere) is left out.
+The payload is safetensors bytes. It omits arrays that are the same for all units (no padding, one document, a full loss mask).
 """
 
 from __future__ import annotations
@@ -17,52 +17,56 @@ Arrays = dict[str, np.ndarray]
 
 
 def packed(plans: Sequence[Plan]) -> bytes:
-    """The plans of a micro-batch's samples, collated."""
+    """Collate a micro-batch's plans and serialise them."""
     return safetensors.save(collate(plans))
 
 
 def collate(plans: Sequence[Plan]) -> Arrays:
-    """x [B, T] or [B, T, K], and where they tell something: valid, document and hidden [B, T], keep [B, S]; of each ask its
-    target and where.
+    """Pad the plans into arrays.
+
+    x is [B, T] or [B, T, K]. Only if they carry information: valid, document and hidden [B, T], keep [B, S], and the target
+    and loss mask (`where`) of each head.
     """
+    # Validity first: all other arrays are padded by it.
     lengths = np.array([len(plan.units) for plan in plans])
     valid = np.arange(lengths.max()) < lengths[:, None]
     arrays: Arrays = {"x": _padded([plan.units.x for plan in plans], valid)}
     if not valid.all():
         arrays["valid"] = valid
     if any(plan.units.document is not None for plan in plans):
-        of = [plan.units.document for plan in plans]
+        documents = [plan.units.document for plan in plans]
         arrays["document"] = _padded(
-            [np.zeros(n, np.int64) if d is None else d for d, n in zip(of, lengths, strict=True)], valid
+            [np.zeros(n, np.int64) if d is None else d for d, n in zip(documents, lengths, strict=True)], valid
         )
     if plans[0].hidden is not None:
         arrays["hidden"] = _padded([plan.hidden for plan in plans], valid)
     if plans[0].keep is not None:
         arrays["keep"] = np.stack([plan.keep for plan in plans if plan.keep is not None]).astype(np.int32)
+    # One target and one loss mask per head. A mask that equals `valid` is the default, so it is not sent.
     for index, ask in enumerate(plans[0].asks):
         asks = [plan.asks[index] for plan in plans]
         if ask.target is not None:
             arrays[f"{ask.head}.target"] = _padded([one.target for one in asks], valid)
-        where = _padded([np.ones(n, bool) if a.where is None else a.where for a, n in zip(asks, lengths, strict=True)], valid)
-        if ask.target is None or not np.array_equal(where, valid):
-            arrays[f"{ask.head}.where"] = where
+        mask = _padded([np.ones(n, bool) if a.where is None else a.where for a, n in zip(asks, lengths, strict=True)], valid)
+        if ask.target is None or not np.array_equal(mask, valid):
+            arrays[f"{ask.head}.where"] = mask
     return arrays
 
 
 def _padded(rows: Sequence[np.ndarray | None], valid: np.ndarray) -> np.ndarray:
-    """[B, T, ...]: the rows, then zeros. Whole numbers take four bytes."""
+    """Rows padded with zeros, [B, T, ...]; int64 becomes int32."""
     values = np.concatenate([row for row in rows if row is not None])
     dtype = np.int32 if values.dtype == np.int64 else values.dtype
-    whole: np.ndarray = np.zeros(valid.shape + values.shape[1:], dtype)
-    whole[valid] = values
-    return whole
+    padded: np.ndarray = np.zeros(valid.shape + values.shape[1:], dtype)
+    padded[valid] = values
+    return padded
 
 
 def fingerprint(payload: bytes) -> int:
-    """CRC-32 of a micro-batch: what is shown, and what is asked."""
+    """CRC-32 of a micro-batch's payload: inputs and targets."""
     return zlib.crc32(payload)
 
 
 def combined(fingerprints: Sequence[int]) -> str:
-    """The fingerprint of a whole step, from those of its micro-batches."""
+    """Fingerprint of a step, from its micro-batches' fingerprints."""
     return f"{zlib.crc32(np.array(fingerprints, np.uint32).tobytes()):08x}"

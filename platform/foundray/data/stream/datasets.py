@@ -1,7 +1,7 @@
 """Parcels read by Ray Data, in the global order, from any position.
 
-A parcel is one Arrow row. One row is the smallest thing that Ray Data can make a block of, so a parcel is never merged with or
-split from another, and the k-th block of the stream is the k-th parcel.
+A parcel is one Arrow row. A Ray Data block holds at least one row, so Ray Data never splits a parcel; the target block size
+keeps it from merging two. The k-th block of the stream is therefore the k-th parcel.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ from foundray.cluster.connect import beside_caller
 from foundray.data.stream.plan import Parcel, StreamPlan, parcel
 
 FEWEST_PARCELS, MOST_TASKS = 16, 64
-"""Of a Dataset. Ray Data keeps looking around while a Dataset is not read to its end, so they are small where workers are
-slow; and where workers are fast, as large as planning allows, which costs milliseconds per task."""
+"""Size limits of one Dataset. Ray Data keeps polling until a Dataset is read to its end, so Datasets are small if workers are
+slow. If workers are fast, they are as large as planning allows, which costs milliseconds per task."""
 
 
 def read_by_ray_data(plan: StreamPlan, first: int, end: int) -> Iterator[Parcel]:
-    """The parcels of micro-batches [first, end), in order.
+    """Yield the parcels of micro-batches [first, end), in order.
 
-    The first few are read beside the caller: when a group starts because a node was lost, Ray may not know that yet, and
+    The first few are read on the caller's node: when a group starts because a node was lost, Ray may not know that yet, and
     would send tasks there.
     """
-    start, where = first, beside_caller(soft=True)
+    start, strategy = first, beside_caller(soft=True)
     fewest, most = FEWEST_PARCELS * plan.per_parcel, MOST_TASKS * plan.per_task
     size = fewest
     while start < end:
-        stop, began, taking = min(end, start + size), time.monotonic(), 0.0
-        for made in _parcels_of_dataset(plan, start, stop, where):
-            given = time.monotonic()
+        # Read one Dataset, and measure how much of the time its consumer takes.
+        stop, began, consuming = min(end, start + size), time.monotonic(), 0.0
+        for made in _parcels_of_dataset(plan, start, stop, strategy):
+            yielded = time.monotonic()
             yield made
-            taking += time.monotonic() - given
-        start, where = stop, "DEFAULT"
-        waited_for_data = taking < (time.monotonic() - began) / 2
+            consuming += time.monotonic() - yielded
+        start, strategy = stop, "DEFAULT"
+        # Double the next Dataset if the consumer waited for data; halve it otherwise.
+        waited_for_data = consuming < (time.monotonic() - began) / 2
         size = min(2 * size, most) if waited_for_data else max(size // 2 // plan.per_parcel * plan.per_parcel, fewest)
 
 
-def _parcels_of_dataset(plan: StreamPlan, first: int, end: int, where: Any) -> Iterator[Parcel]:
+def _parcels_of_dataset(plan: StreamPlan, first: int, end: int, strategy: Any) -> Iterator[Parcel]:
     tasks = len(range(first, end, plan.per_task))
-    # A data task asks for no CPU of its own: it cannot be starved by workers that hold them all, nor starve them.
-    options = {"num_cpus": 0, "scheduling_strategy": where}
+    # Data tasks reserve no CPU, so workers that hold all CPUs cannot starve them, nor they the workers.
+    options = {"num_cpus": 0, "scheduling_strategy": strategy}
     dataset = ray.data.read_datasource(
         _MicroBatches(plan, first, end), override_num_blocks=tasks, concurrency=2, ray_remote_args=options
     )
@@ -61,7 +63,7 @@ def _parcels_of_dataset(plan: StreamPlan, first: int, end: int, where: Any) -> I
 
 
 def configure_ray_data(store_bytes: int) -> None:
-    """Set what the stream relies on, in the process that drives it."""
+    """Configure Ray Data as the stream requires, in the driving process."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -1,12 +1,12 @@
 """The feeder: one actor that drives the Ray Data stream and hands micro-batches to workers.
 
-Its only state is where the run stands: it can be started again at any step, and does not know who took what before. A
-*generation* numbers the worker groups; a call of a group that is gone is refused, so a late worker cannot take
-micro-batches from the living. Workers *lease* micro-batches of a step: first most of the share that their measured speed
-makes theirs, then smaller parts of what is left (factoring, Hummel, Schonberg and Flynn 1992), so that whoever is faster
-than thought takes what a slower one would have had. Near the end a slow worker gets no more: the others are done sooner.
-Short steps are dealt out several at once, by speed: within half a second a change of speed costs less than calls do. A
-new group starts with the parcels that are at hand from the one before, while a new pipeline reads on from there.
+Its only state is the run's position in the stream: it can restart at any step, and keeps no history of leases. A *generation*
+numbers the worker groups. A call from a replaced group is refused, so a late worker cannot take micro-batches from the
+current group. Workers *lease* micro-batches of a step: first most of their share by measured speed, then smaller parts of
+what is left (factoring, Hummel, Schonberg and Flynn 1992), so that a worker that is faster than estimated takes micro-batches
+from slower ones. Near the end a slow worker gets no more: the others finish sooner. Several short steps are assigned at once,
+by speed: within half a second a change of speed costs less than the calls. A new group starts with the parcels that are
+left from the previous group, while a new pipeline reads on from there.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ from foundray.cluster.local_ray import is_alone
 from foundray.data.alone import without_helpers
 from foundray.data.stream.leases import TRAINING, Lease
 from foundray.data.stream.plan import Parcel, StreamPlan
-from foundray.data.stream.shares import better_left, dealt, duration, shares
+from foundray.data.stream.shares import duration, others_finish_first, positions_by_worker, shares
 
 BUFFERED_PARCELS = 8
 KEPT_PARCELS = 32
-"""Parcels that were leased, at most, which are kept for a group that has to repeat their steps."""
-AT_HAND_SECONDS = 0.2
-"""Longest that a new group waits to see which parcels are still there: some may have been lost with a node."""
+"""Most leased parcels kept for a group that has to repeat their steps."""
+AVAILABLE_SECONDS = 0.2
+"""Longest wait of a new group to see which parcels still exist: some may have been lost with a node."""
 STORE_BYTES = 2**28
+"""Object store memory that Ray Data may use."""
 FIRST, FURTHER = 0.75, 0.5
-"""Parts of its share of a step, and later of what is left, that a worker leases at once."""
+"""Fractions that a worker leases at once: first of its share of the step, then of its share of what is left."""
 AHEAD_SECONDS = 0.5
-"""Steps that take no longer together are dealt out at once: for so long a worker that slows down holds up the others."""
+"""Steps that take at most this long together are assigned at once: a worker that slows down delays the others by this long."""
 
 
-HandOver = Callable[[Callable[[], None]], None]
+Post = Callable[[Callable[[], None]], None]
+"""Runs a function in the feeder's event loop."""
 
 
 class StaleGeneration(RuntimeError):
@@ -50,9 +52,9 @@ class StaleGeneration(RuntimeError):
 
 
 class _Stream:
-    """Parcels ahead of the workers, read by a thread that runs the Ray Data pipeline.
+    """Parcels read ahead of the workers, by a thread that runs the Ray Data pipeline.
 
-    Everything here belongs to the feeder's event loop. The thread changes nothing: it hands each parcel over to the loop.
+    All state belongs to the feeder's event loop. The thread changes none of it: it posts each parcel to the loop.
     """
 
     def __init__(
@@ -61,56 +63,57 @@ class _Stream:
         per_step: int,
         first_step: int,
         end: int,
-        hand_over: HandOver,
+        post: Post,
         ray_data: RayData,
-        at_hand: list[Parcel],
+        buffered: list[Parcel],
     ):
-        """`hand_over` runs a function in the event loop. `at_hand` are parcels from the first step on."""
-        self.asked = plan, per_step, first_step, end
+        """`buffered` are parcels from the first step on."""
+        self.request = plan, per_step, first_step, end
         self.plan, self.per_step, self.next = plan, per_step, first_step * per_step
-        self.end, self.hand_over, self.ray_data = end, hand_over, ray_data
-        self.ready: deque[Parcel] = deque(at_hand)
-        self.behind: deque[Parcel] = deque(maxlen=KEPT_PARCELS)
-        """Those that are leased whole."""
-        self.unread = self.available or self.next
-        """From here on they come out of the pipeline, which waits for room."""
+        self.end, self.post, self.ray_data = end, post, ray_data
+        self.ready: deque[Parcel] = deque(buffered)
+        """Parcels that are not leased whole."""
+        self.leased: deque[Parcel] = deque(maxlen=KEPT_PARCELS)
+        """Parcels that are leased whole."""
+        self.pipeline_first = self.available or self.next
+        """First micro-batch from the pipeline; only parcels from here on take room."""
         self.error: BaseException | None = None
         self.room = threading.Semaphore(BUFFERED_PARCELS)
         self.closed = False
         self.computing = threading.Event()
-        """Set once a worker has leased something, or none will."""
-        self.began: dict[int, int] = {}
-        """The last step of which each worker has leased something."""
-        self.done: dict[int, int] = {}
-        """The last step of which each worker was refused more: not all are, so that nothing is left over."""
-        self.dealt: dict[int, Lease] = {}
-        """What was dealt out to each worker, and not asked for yet."""
+        """Set after the first lease, or when the stream is closed."""
+        self.last_leased: dict[int, int] = {}
+        """By rank, the last step with a lease."""
+        self.last_refused: dict[int, int] = {}
+        """By rank, the last step in which more was refused. One worker of a step is never refused, so nothing is left over."""
+        self.assigned: dict[int, Lease] = {}
+        """By rank, a lease that is assigned and not collected yet."""
         self.pace: dict[int, float] = {}
-        """Seconds a micro-batch of this stream takes each worker; none of one that does not know yet."""
+        """By rank, seconds per micro-batch of this stream, once measured."""
         threading.Thread(target=self._fill, daemon=True).start()
 
     def _fill(self) -> None:
-        from foundray.data.stream.parcels import parcels  # not at the top, as in the feeder itself
+        from foundray.data.stream.parcels import parcels  # imported here, so that tests can replace it
 
         try:
-            for parcel in parcels(self.plan, self.unread, self.end, self._begin_ray_data):
+            for parcel in parcels(self.plan, self.pipeline_first, self.end, self._start_ray_data):
                 self.room.acquire()
                 if self.closed:
                     return
-                self.hand_over(partial(self._arrive, parcel))
+                self.post(partial(self._append, parcel))
         except BaseException as error:  # raised in the worker that waits for data
-            self.hand_over(partial(self._fail, error))
+            self.post(partial(self._fail, error))
 
-    def _begin_ray_data(self) -> bool:
-        """In the thread: Ray Data's start would slow that of workers. Gives whether the stream is still wanted."""
-        if not self.ray_data.is_there:
+    def _start_ray_data(self) -> bool:
+        """Start Ray Data after the first lease (earlier it would slow the workers' start); False if the stream was closed."""
+        if not self.ray_data.started:
             self.computing.wait()
         if not self.closed:
             self.ray_data.start()
         return not self.closed
 
-    def _arrive(self, parcel: Parcel) -> None:
-        if not self.closed:  # a parcel may have been on its way while the stream was closed
+    def _append(self, parcel: Parcel) -> None:
+        if not self.closed:  # a parcel may arrive after the stream was closed
             self.ready.append(parcel)
 
     def _fail(self, error: BaseException) -> None:
@@ -118,156 +121,163 @@ class _Stream:
 
     @property
     def available(self) -> int:
-        """End of the micro-batches at hand."""
+        """End of the micro-batches that are ready."""
         return self.ready[-1][0] + self.ready[-1][1] if self.ready else 0
 
     def take(self, step: int, rank: int, pace: list[float]) -> Lease | None:
-        """A share of what the step has left; empty when that is nothing or better done by others; None while data is awaited.
+        """Lease a share of what is left of the step.
 
-        `pace` holds every worker's seconds a micro-batch.
+        Empty if nothing is left or the others finish sooner without this worker; None if it has to wait. `pace` is each
+        worker's seconds per micro-batch.
         """
-        if rank in self.dealt:
-            return self.dealt.pop(rank)
+        if rank in self.assigned:
+            return self.assigned.pop(rank)
+        # Settle the cases without a choice: an earlier step has micro-batches left for others, or this one has none.
         last = min((step + 1) * self.per_step, self.end)
         left = last - self.next
         if self.next < step * self.per_step:
-            return None  # the step before has some left, for others
+            return None
         if left <= 0:
             return Lease(step + 1)
-        if self.next == step * self.per_step and self._deal(step, pace):
-            return self.dealt.pop(rank)
-        if better_left(left, rank, pace) and any(self.done.get(r) != step for r in range(len(pace)) if r != rank):
-            self.done[rank] = step
+        # At the start of a step, assign several short steps at once if possible.
+        if self.next == step * self.per_step and self._assign(step, pace):
+            return self.assigned.pop(rank)
+        # Refuse a slow worker near the end, unless all others were refused.
+        if others_finish_first(left, rank, pace) and any(
+            self.last_refused.get(other) != step for other in range(len(pace)) if other != rank
+        ):
+            self.last_refused[rank] = step
             return Lease(step + 1)
         if self.available <= self.next:
             return None
+        # Lease part of the worker's share: a large part first, then smaller ones, so that errors in `pace` even out.
         share = (1 / pace[rank]) / sum(1 / seconds for seconds in pace)
-        first = self.began.get(rank) != step
-        self.began[rank] = step
+        first = self.last_leased.get(rank) != step
+        self.last_leased[rank] = step
         part = FIRST * share * self.per_step if first else FURTHER * share * left
         count = left if len(pace) == 1 else max(1, int(part))
         count = min(count, left, self.available - self.next)
         chosen = list(range(self.next, self.next + count))
         self.next += count
-        return Lease(step + 1 if self.next == last else step, chosen, self._holding(chosen))
+        return Lease(step + 1 if self.next == last else step, chosen, self._parcels_of(chosen))
 
-    def _deal(self, step: int, pace: list[float]) -> bool:
-        """Deal out the steps from this one on, if several are short enough for that and their data at hand."""
-        at_hand = (min(self.available, self.end) - self.next) // self.per_step
-        if at_hand < 2:
+    def _assign(self, step: int, pace: list[float]) -> bool:
+        """Assign the steps from this one on to all workers, if two or more are short enough and their data is ready."""
+        ready_steps = (min(self.available, self.end) - self.next) // self.per_step
+        if ready_steps < 2:
             return False
         counts = shares(self.per_step, pace)
-        steps = min(at_hand, int(AHEAD_SECONDS / duration(counts, pace)))
+        steps = min(ready_steps, int(AHEAD_SECONDS / duration(counts, pace)))
         if steps < 2:
             return False
-        for rank, chosen in enumerate(dealt(counts, self.per_step, self.next, steps)):
-            self.dealt[rank] = Lease(step + steps, chosen, self._holding(chosen))
+        for rank, chosen in enumerate(positions_by_worker(counts, self.per_step, self.next, steps)):
+            self.assigned[rank] = Lease(step + steps, chosen, self._parcels_of(chosen))
         self.next += steps * self.per_step
         return True
 
-    def _holding(self, chosen: list[int]) -> list[tuple[int, int, list[Any]]]:
-        """The parcels that hold the chosen micro-batches."""
+    def _parcels_of(self, chosen: list[int]) -> list[tuple[int, int, list[Any]]]:
+        """Parcels that hold the chosen micro-batches."""
         return [(first, n, [ref]) for first, n, ref in self.ready if any(first <= one < first + n for one in chosen)]
 
-    def forget(self) -> None:
-        """Let go of parcels that are leased whole, so that a step may be longer than the buffer; leases hold them on."""
+    def release(self) -> None:
+        """Free the room of parcels that are leased whole, so that a step may exceed the buffer; leases keep them alive."""
         while self.ready and self.ready[0][0] + self.ready[0][1] <= self.next:
-            self.behind.append(self.ready.popleft())
-            if self.behind[-1][0] >= self.unread:
+            self.leased.append(self.ready.popleft())
+            if self.leased[-1][0] >= self.pipeline_first:
                 self.room.release()
 
     def close(self) -> list[Parcel]:
-        """End the pipeline; gives the parcels that are here."""
+        """End the pipeline, and return the parcels that are kept."""
         self.closed = True
         self.computing.set()
         self.room.release()
-        left = [*self.behind, *self.ready]
+        kept = [*self.leased, *self.ready]
         self.ready.clear()
-        return left
+        return kept
 
 
 class RayData:
-    """Ray Data in the feeder's process, from when it is needed."""
+    """Ray Data in the feeder's process, started when it is needed."""
 
     def __init__(self, alone: bool):
-        self.alone, self.is_there = alone, False
+        self.alone, self.started = alone, False
         self.helpers = ExitStack()
         self.starting = threading.Lock()
 
     def start(self) -> None:
-        """Import it and set what the streams rely on, once; it takes seconds."""
+        """Import and configure Ray Data, once; takes seconds."""
         with self.starting:
-            if self.is_there:
+            if self.started:
                 return
             from foundray.data.stream.datasets import configure_ray_data
 
             configure_ray_data(STORE_BYTES)
             if self.alone:
                 self.helpers.enter_context(without_helpers())
-            self.is_there = True
+            self.started = True
 
 
 class _Feeder:
-    """The actor. Every method is a coroutine of one event loop, and threads only hand over to it, so nothing needs a lock."""
+    """The actor. All methods are coroutines of one event loop, and threads only post to it, so nothing needs a lock."""
 
     def __init__(self, alone: bool = False) -> None:
-        """`alone` says that no other command uses this Ray."""
+        """`alone`: no other command uses this Ray."""
         self.ray_data = RayData(alone)
         self.generation = 0
         self.workers = 0
-        """Of the generation."""
+        """Workers of the generation."""
         self.streams: dict[str, _Stream] = {}
         self.prefetched: _Stream | None = None
-        """The training stream, begun before there is anybody to ask for it."""
+        """The training stream, started before any worker opens it."""
         self.kept: tuple[StreamPlan, list[Parcel]] | None = None
-        """Parcels that the training stream of a group before left behind, as far as they could be had."""
+        """Parcels of the previous group's training stream that still exist."""
         self.leases = self.waiting = 0
         self.changed = asyncio.Condition()
 
     async def prefetch(self, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
-        """Start the training stream that the first group will most likely `open`, while its workers are yet to come."""
+        """Start the training stream that the first group will most likely `open`, before its workers are ready."""
         self.prefetched = self._stream(plan, per_step, first_step, end, [])
 
     async def begin(self, workers: int) -> int:
-        """A new worker group: forget the old one's leases, and number the new one."""
-        # Time, not a count: a feeder that was itself restarted must not repeat a number.
+        """Replace the worker group, and return the new generation. The old group's leases are void."""
+        # Use the time, not a count: a restarted feeder must not repeat a number.
         self.generation, self.workers = time.time_ns(), workers
         ended, self.streams = self.streams, {}
-        left = {name: (stream.plan, stream.close()) for name, stream in ended.items()}
-        if TRAINING in left:
-            plan, parcels = left[TRAINING]
-            self.kept = plan, await _at_hand(parcels)
+        kept = {name: (stream.plan, stream.close()) for name, stream in ended.items()}
+        if TRAINING in kept:
+            plan, parcels = kept[TRAINING]
+            self.kept = plan, await _available(parcels)
         async with self.changed:
             self.changed.notify_all()
         return self.generation
 
     async def open(self, generation: int, name: str, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
-        """Start a stream of micro-batches [first_step * per_step, end); asked by every worker, done once."""
+        """Start a stream of micro-batches [first_step * per_step, end). Every worker calls it; the first call counts."""
         self._check(generation)
         if name in self.streams:
             return
         if name == TRAINING and self.prefetched:
             prefetched, self.prefetched = self.prefetched, None
-            if prefetched.asked == (plan, per_step, first_step, end):
+            if prefetched.request == (plan, per_step, first_step, end):
                 self.streams[name] = prefetched
                 return
             prefetched.close()
-        of, kept = self.kept if self.kept and name == TRAINING else (None, [])
-        at_hand = onward(kept, first_step * per_step, end) if of == plan else []
-        self.streams[name] = self._stream(plan, per_step, first_step, end, at_hand)
+        kept_plan, kept = self.kept if self.kept and name == TRAINING else (None, [])
+        buffered = contiguous(kept, first_step * per_step, end) if kept_plan == plan else []
+        self.streams[name] = self._stream(plan, per_step, first_step, end, buffered)
 
-    def _stream(self, plan: StreamPlan, per_step: int, first_step: int, end: int, at_hand: list[Parcel]) -> _Stream:
+    def _stream(self, plan: StreamPlan, per_step: int, first_step: int, end: int, buffered: list[Parcel]) -> _Stream:
         loop = asyncio.get_running_loop()
 
-        def hand_over(change: Callable[[], None]) -> None:
-            asyncio.run_coroutine_threadsafe(self._changed(change), loop)
+        def post(change: Callable[[], None]) -> None:
+            asyncio.run_coroutine_threadsafe(self._apply(change), loop)
 
-        return _Stream(plan, per_step, first_step, end, hand_over, self.ray_data, at_hand)
+        return _Stream(plan, per_step, first_step, end, post, self.ray_data, buffered)
 
     async def lease(self, generation: int, name: str, step: int, rank: int, seconds: float) -> Lease:
-        """The caller's next micro-batches of the step, waiting for data if need be; empty when there are no more for it.
+        """Lease the caller's next micro-batches of the step, and wait for data if necessary; empty if there are no more for it.
 
-        `seconds` is what a micro-batch takes the caller; 0 if it does not know yet.
+        `seconds` is the caller's measured time per micro-batch; 0 if unknown.
         """
         async with self.changed:
             while True:
@@ -275,15 +285,16 @@ class _Feeder:
                 stream = self.streams[name]
                 if stream.error:
                     raise stream.error
+                # Workers without a measured pace count as average.
                 if seconds:
                     stream.pace[rank] = seconds
                 unknown = mean(stream.pace.values()) if stream.pace else 1.0
                 pace = [stream.pace.get(rank, unknown) for rank in range(self.workers)]
                 if (lease := stream.take(step, rank, pace)) is not None:
-                    stream.forget()
+                    stream.release()
                     stream.computing.set()
                     self.leases += 1
-                    self.changed.notify_all()  # whoever is a step ahead may go on
+                    self.changed.notify_all()  # workers that are a step ahead may continue
                     return lease
                 self.waiting += 1
                 try:
@@ -291,20 +302,20 @@ class _Feeder:
                 finally:
                     self.waiting -= 1
 
-    async def standing(self) -> dict[str, int]:
-        """How far the data are ahead of the workers: parcels, leases given in all, and leases asked for and not given yet."""
+    async def stats(self) -> dict[str, int]:
+        """Count parcels ready, leases granted in all, and leases waiting."""
         stream = self.streams.get(TRAINING) or self.prefetched
         return {"parcels_ready": len(stream.ready) if stream else 0, "leases": self.leases, "leases_waiting": self.waiting}
 
     async def close(self, generation: int, name: str) -> None:
-        """Drop a stream; asked by every worker, done once."""
+        """Close a stream. Every worker calls it; the first call counts."""
         self._check(generation)
         if name in self.streams:
             self.streams.pop(name).close()
 
-    async def _changed(self, change: Callable[[], None]) -> None:
-        """Make a change that another thread asked for, and wake whoever waits for data."""
-        change()  # before anything is awaited: changes are made in the order in which they were asked for
+    async def _apply(self, change: Callable[[], None]) -> None:
+        """Apply a change that another thread posted, and wake all that wait for data."""
+        change()  # before anything is awaited, so that changes keep the order in which they were posted
         async with self.changed:
             self.changed.notify_all()
 
@@ -313,30 +324,30 @@ class _Feeder:
             raise StaleGeneration("this worker group has been replaced")
 
 
-async def _at_hand(parcels: list[Parcel]) -> list[Parcel]:
-    """Those that can be had at once. What was lost with a node would have to be read again, and is by a new pipeline."""
+async def _available(parcels: list[Parcel]) -> list[Parcel]:
+    """Parcels that are available at once. A new pipeline reads those again that were lost with a node."""
     if not parcels:
         return []
     refs = [ref for _, _, ref in parcels]
-    there, _ = await asyncio.to_thread(ray.wait, refs, num_returns=len(refs), timeout=AT_HAND_SECONDS)
-    return [parcel for parcel in parcels if parcel[2] in there]
+    available, _ = await asyncio.to_thread(ray.wait, refs, num_returns=len(refs), timeout=AVAILABLE_SECONDS)
+    return [parcel for parcel in parcels if parcel[2] in available]
 
 
-def onward(parcels: list[Parcel], position: int, end: int) -> list[Parcel]:
-    """Of some parcels in order, the gapless ones from a position on; none where the stream would end inside one."""
+def contiguous(parcels: list[Parcel], position: int, end: int) -> list[Parcel]:
+    """Longest run of parcels without a gap that covers `position`; stops before a parcel that reaches past `end`."""
     found: list[Parcel] = []
     for parcel in parcels:
         first, count, _ = parcel
-        reached = found[-1][0] + found[-1][1] if found else position
-        if first + count > position and first <= reached and first + count <= end and (not found or first == reached):
+        run_end = found[-1][0] + found[-1][1] if found else position
+        if first + count > position and first <= run_end and first + count <= end and (not found or first == run_end):
             found.append(parcel)
     return found
 
 
 def start_feeder() -> Any:
-    """A feeder of the calling process's lifetime, which Ray restarts if it dies.
+    """Start a feeder that lives as long as the calling process, and that Ray restarts if it dies.
 
-    It runs beside the caller where that is possible, so that a node which comes and goes does not take it along.
+    It runs on the caller's node if possible, so that the loss of a worker node does not end it.
     """
     options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000}
     return ray.remote(_Feeder).options(scheduling_strategy=beside_caller(soft=True), **options).remote(is_alone())

@@ -1,4 +1,4 @@
-"""A worker's view of a stream of micro-batches: what it leases from the feeder, opened. It does without Ray Data."""
+"""A worker's side of a stream: leases micro-batches from the feeder and opens them, without Ray Data."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import ray
 from foundray.data.stream.plan import StreamPlan, open_parcel
 
 TRAINING = "train"
-"""The name of the stream of training."""
+"""Name of the training stream."""
 SMOOTHING = 0.3
-"""Weight of the newest micro-batch in a worker's running mean of seconds a micro-batch."""
+"""Weight of the newest micro-batch in a worker's running mean of seconds per micro-batch."""
 EVALUATION_BATCH = 32
-"""Samples evaluated at once, at least: without gradients more fit than in training."""
+"""Fewest samples per evaluation batch: without gradients, more fit than in training."""
 
 
 @dataclass
 class Lease:
-    """Micro-batches of one step or of several, in order, each in a parcel."""
+    """Micro-batches of one or more steps, in order, each in a parcel."""
 
     until: int
-    """What falls to this worker of the steps before this one is here, or was before."""
+    """The worker has received its whole share of all steps before this one."""
     micro_batches: list[int] = field(default_factory=list)
     """Positions in the stream."""
     parcels: list[tuple[int, int, list[Any]]] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Lease:
 
 
 class MicroBatchSource:
-    """A worker's view of a stream: iterate over its micro-batches of a step. The next lease is asked for in advance."""
+    """Iterates over a worker's micro-batches, step by step. Requests the next lease in advance."""
 
     def __init__(
         self,
@@ -50,39 +50,43 @@ class MicroBatchSource:
         ray.get(feeder.open.remote(generation, name, plan, per_step, first_step, end))
         self.per_step = per_step
         self.lease = Lease(first_step)
-        self.given: deque[int] = deque()
-        """Of the lease, what is yet to be computed."""
+        self.pending: deque[int] = deque()
+        """Micro-batches of the lease that are not computed yet."""
         self.opened: tuple[int, list[bytes]] = (-1, [])
-        """The parcel under way: its first micro-batch, and the payloads."""
+        """The current parcel: its first micro-batch, and the payloads."""
         self.waited = 0.0
-        """Seconds spent waiting for data since last asked."""
+        """Seconds spent waiting for data since the last `take_waited`."""
         self.pace = 0.0
-        """Running mean of this worker's seconds a micro-batch; 0 before the first."""
-        self.under_way = (first_step, self._ask(first_step))
+        """Running mean of this worker's seconds per micro-batch; 0 before the first."""
+        self.requested = (first_step, self._request(first_step))
+        """The step of the lease requested in advance, and the reply."""
 
     def step(self, step: int) -> Iterator[tuple[int, bytes]]:
-        """(position in the stream, payload) of the micro-batches of the step that fall to this worker."""
+        """Yield (position in the stream, payload) of this worker's micro-batches of the step."""
         while True:
-            if self.lease.until == step + 1 and self.under_way[0] != step + 1:
-                self.under_way = (step + 1, self._ask(step + 1))
-            while self.given and self.given[0] < (step + 1) * self.per_step:
+            # Request the next step's lease before the last micro-batches of this one, so that the worker need not wait.
+            if self.lease.until == step + 1 and self.requested[0] != step + 1:
+                self.requested = (step + 1, self._request(step + 1))
+            # Yield the step's pending micro-batches, and measure waiting and computing.
+            while self.pending and self.pending[0] < (step + 1) * self.per_step:
                 began = time.perf_counter()
-                position = self.given.popleft()
+                position = self.pending.popleft()
                 payload = self._payload(position)
                 computing = time.perf_counter()
                 self.waited += computing - began
                 yield position, payload
-                took = time.perf_counter() - computing
-                self.pace = took if not self.pace else (1 - SMOOTHING) * self.pace + SMOOTHING * took
+                seconds = time.perf_counter() - computing
+                self.pace = seconds if not self.pace else (1 - SMOOTHING) * self.pace + SMOOTHING * seconds
             if self.lease.until > step:
                 return
+            # More may be left of this step: wait for the next lease.
             began = time.perf_counter()
-            asked, reply = self.under_way
-            self.lease = ray.get(reply if asked == step else self._ask(step))
-            self.given, self.under_way = deque(self.lease.micro_batches), (-1, None)
+            requested_step, reply = self.requested
+            self.lease = ray.get(reply if requested_step == step else self._request(step))
+            self.pending, self.requested = deque(self.lease.micro_batches), (-1, None)
             self.waited += time.perf_counter() - began
 
-    def _ask(self, step: int) -> Any:
+    def _request(self, step: int) -> Any:
         return self.feeder.lease.remote(self.generation, self.name, step, self.rank, self.pace)
 
     def _payload(self, position: int) -> bytes:
@@ -90,10 +94,11 @@ class MicroBatchSource:
         if not first <= position < first + len(payloads):
             first, refs = next((f, refs) for f, count, refs in self.lease.parcels if f <= position < f + count)
             self.opened = opened, payloads = open_parcel(ray.get(refs[0]))
-            assert opened == first, f"parcel {opened} came in place of {first}"
+            assert opened == first, f"received parcel {opened} instead of {first}"
         return payloads[position - first]
 
     def take_waited(self) -> float:
+        """Return the seconds spent waiting for data, and reset them."""
         waited, self.waited = self.waited, 0.0
         return waited
 
@@ -102,6 +107,6 @@ class MicroBatchSource:
 
 
 def validation_plan(plan: StreamPlan, coupled: bool) -> StreamPlan:
-    """The same data's validation split, in larger micro-batches unless their size decides what the loss is (`coupled`)."""
+    """Plan of the same data's validation split; micro-batches are larger unless the loss depends on their size (`coupled`)."""
     size = plan.micro_batch_size
     return replace(plan, validation=True, micro_batch_size=size if coupled else size * -(-EVALUATION_BATCH // size))

@@ -1,9 +1,9 @@
-"""The global order of samples: a pure function of (manifest, weights, seed, position), without any state.
+"""The global order of samples: a stateless, pure function of (manifest, weights, seed, position).
 
-Position p of the endless training stream names one sample. Two levels keep reading local and starting anywhere cheap:
-the row groups of a source are permuted once an epoch, and rows are permuted inside windows of `WINDOW` such groups.
-Sources are interleaved by weight in cycles of `CYCLE` positions; each source counts its own epochs, and shows every
-sample exactly once in each.
+Position p of the endless training stream names one sample. Two levels keep reads local and make it cheap to start anywhere:
+each epoch permutes the row groups of a source, and then the rows inside windows of `WINDOW` such groups. Sources are
+interleaved by weight in cycles of `CYCLE` positions. Each source counts its own epochs, and each epoch shows every sample
+exactly once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WINDOW = 16
 
 @dataclass(frozen=True)
 class Address:
-    """Where samples lie: parallel arrays, one entry a sample."""
+    """Locations of samples: parallel arrays, one entry per sample."""
 
     shard: np.ndarray
     """Index into the manifest's shards."""
@@ -33,14 +33,14 @@ class Address:
 
 
 def permutation(n: int, *key: int) -> np.ndarray:
-    """A permutation of range(n) drawn by `key`: the order of hashed numbers, the same on every machine and version."""
+    """Permutation of range(n) drawn by `key`, by sorting hashes: the same on every machine and version."""
     with np.errstate(over="ignore"):
         numbers = np.arange(n, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(mix(*key))
         return np.argsort(_scramble(numbers), kind="stable")
 
 
 def mix(*key: int) -> int:
-    """64 well-mixed bits of some non-negative integers."""
+    """64-bit hash of non-negative integers."""
     state = 0
     for part in key:
         state = _scramble(state + int(part) + _GOLDEN & _BITS)
@@ -53,14 +53,14 @@ Bits = TypeVar("Bits", int, np.ndarray)
 
 
 def _scramble(x: Bits) -> Bits:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014), of an integer or of uint64s."""
+    """Finaliser of splitmix64 (Steele, Lea and Flood 2014), for an integer or an array of uint64."""
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _BITS
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _BITS
     return x ^ (x >> 31)
 
 
 class _SourceOrder:
-    """The order of one source's training samples, epoch after epoch."""
+    """Order of one source's training samples, epoch by epoch."""
 
     def __init__(self, sizes: np.ndarray, train: int, seed: int, source: int):
         starts = np.cumsum(sizes) - sizes
@@ -71,13 +71,13 @@ class _SourceOrder:
         self.window_rows = lru_cache(8)(self._window_rows)
 
     def _epoch_groups(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's order of row groups, and the position at which each of its windows starts (and the end)."""
+        """Row groups in the epoch's order, and the position where each window starts (and the end)."""
         groups = permutation(len(self.sizes), *self.key, epoch)
         ends = np.cumsum(self.sizes[groups])
         return groups, np.concatenate([[0], ends[WINDOW - 1 : -1 : WINDOW], [self.train]])
 
     def _window_rows(self, epoch: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """(group, row) of every sample of the window, in order."""
+        """(group, row) of each sample in the window, in order."""
         groups = self.epoch_groups(epoch)[0][window * WINDOW : (window + 1) * WINDOW]
         sizes = self.sizes[groups]
         order = permutation(int(sizes.sum()), *self.key, epoch, window)
@@ -88,6 +88,7 @@ class _SourceOrder:
         """(group, row) of the source's `ranks`-th samples, counted from the start of the run."""
         group, row = np.empty(len(ranks), np.int64), np.empty(len(ranks), np.int64)
         epochs, inside = np.divmod(ranks, self.train)
+        # Group the ranks by epoch and window, so that each permutation is drawn once.
         for epoch in np.unique(epochs):
             starts = self.epoch_groups(int(epoch))[1]
             windows = np.searchsorted(starts, inside, side="right") - 1
@@ -100,14 +101,14 @@ class _SourceOrder:
 
 
 class SampleOrder:
-    """The training order (endless) and the validation order (once through) of a prepared data set."""
+    """Training order (endless) and validation order (one pass) of a prepared data set."""
 
     def __init__(self, manifest: Manifest, weights: list[float], holdout: float, seed: int):
         self.manifest, self.seed = manifest, seed
         self.counts = apportion(weights, CYCLE)
         self.splits = [manifest.split(source, holdout) for source in range(len(weights))]
         self.sources = []
-        self.groups: list[tuple[np.ndarray, np.ndarray]] = []  # of each source: shard, and group in the shard
+        self.groups: list[tuple[np.ndarray, np.ndarray]] = []  # per source: shard, and group in the shard
         for source, (train, _) in enumerate(self.splits):
             shards = [i for i, shard in enumerate(manifest.shards) if shard.source == source]
             sizes = [group_sizes([manifest.shards[i]], manifest.rows_per_group) for i in shards]
@@ -124,13 +125,13 @@ class SampleOrder:
         return sum(total - train for train, total in self.splits)
 
     def seen(self, samples: int) -> list[int]:
-        """How many of the training stream's first samples are each source's."""
+        """Number of samples per source among the first `samples` of the training stream."""
         number, rest = divmod(samples, CYCLE)
-        begun = np.bincount(self.cycle(number)[0][:rest], minlength=len(self.counts))
-        return [int(count) for count in number * self.counts + begun]
+        partial = np.bincount(self.cycle(number)[0][:rest], minlength=len(self.counts))
+        return [int(count) for count in number * self.counts + partial]
 
     def _cycle(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of each position in a cycle: its source, and how many positions of that source the cycle had before."""
+        """Per position of a cycle: its source, and the number of earlier positions of that source in the cycle."""
         pattern = np.repeat(np.arange(len(self.counts)), self.counts)[permutation(CYCLE, self.seed, 2**32, number)]
         before = np.empty(CYCLE, np.int64)
         for source, count in enumerate(self.counts):
@@ -138,9 +139,10 @@ class SampleOrder:
         return pattern, before
 
     def train(self, first: int, count: int) -> Address:
-        """The samples at positions [first, first + count) of the training stream."""
+        """Addresses of positions [first, first + count) of the training stream."""
         cycles, offsets = np.divmod(np.arange(first, first + count), CYCLE)
         source, rank = np.empty(count, np.int64), np.empty(count, np.int64)
+        # A position's rank within its source: full cycles before it, then its place in its own cycle.
         for number in np.unique(cycles):
             here = cycles == number
             pattern, before = self.cycle(int(number))
@@ -149,7 +151,7 @@ class SampleOrder:
         return self._address(source, lambda s, here: self.sources[s].locate(rank[here]))
 
     def validation(self, first: int, count: int) -> Address:
-        """The samples at positions [first, first + count) of the validation split: source after source, in file order."""
+        """Addresses of positions [first, first + count) of the validation split: source by source, in file order."""
         sizes = np.array([total - train for train, total in self.splits])
         starts = np.cumsum(sizes) - sizes
         positions = np.arange(first, min(first + count, int(sizes.sum())))
@@ -173,14 +175,14 @@ class SampleOrder:
         return Address(shard, group, row)
 
     def ids(self, address: Address) -> list[str]:
-        """A name for each sample: its shard's, and its row in it."""
+        """Name of each sample: its shard's name, and its row in the shard."""
         rows = address.group * self.manifest.rows_per_group + address.row
         names = [shard.file.removeprefix("shards/").removesuffix(".parquet") for shard in self.manifest.shards]
         return [f"{names[s]}:{r}" for s, r in zip(address.shard, rows, strict=True)]
 
 
 def apportion(weights: list[float], seats: int) -> np.ndarray:
-    """Whole seats by weight, by largest remainder, and at least one each."""
+    """Divide `seats` by weight, by largest remainder, with at least one each."""
     exact = np.array(weights) / sum(weights) * (seats - len(weights))
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: seats - len(weights) - counts.sum()]] += 1

@@ -1,7 +1,7 @@
-"""A stream's *parcels*: runs of consecutive micro-batches, each of which travels as one Ray object.
+"""A stream's *parcels*: runs of consecutive micro-batches, each sent as one Ray object.
 
-The first few are read by the feeder itself. Ray Data takes seconds of processors to start, which the workers of a run that
-begins need for their own start; and where a group begins again, its data are there at once.
+The feeder itself reads the first few. Ray Data takes CPU seconds to start, which the workers of a new run need for their own
+start; and a group that starts again has its data at once.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import ray
 
 from foundray.data.stream.plan import Parcel, StreamPlan, parcel
 
-OWN = 4
-"""Parcels, together about a megabyte: micro-batches for the seconds in which Ray Data starts, unless steps are very short."""
+DIRECT_PARCELS = 4
+"""Parcels that the feeder reads, about a megabyte in all: enough until Ray Data has started, unless steps are very short."""
 _reading = threading.Lock()
-"""Streams are read by a thread each, and row groups that were read are kept for all."""
+"""Each stream has its own reading thread, and all share the cache of row groups."""
 
 
-def parcels(plan: StreamPlan, first: int, end: int, goes_on: Callable[[], bool]) -> Iterator[Parcel]:
-    """The parcels of micro-batches [first, end), in order.
+def parcels(plan: StreamPlan, first: int, end: int, may_start: Callable[[], bool]) -> Iterator[Parcel]:
+    """Yield the parcels of micro-batches [first, end), in order.
 
-    `goes_on` waits until Ray Data may begin; it says no if the stream is not wanted any more.
+    `may_start` blocks until Ray Data may start, and returns False if the stream has been closed.
     """
-    own = min(end, first + OWN * plan.per_parcel)
-    for start in range(first, own, plan.per_parcel):
-        count = min(plan.per_parcel, own - start)
+    direct_end = min(end, first + DIRECT_PARCELS * plan.per_parcel)
+    for start in range(first, direct_end, plan.per_parcel):
+        count = min(plan.per_parcel, direct_end - start)
         with _reading:
             made = parcel(plan, start, count)
         yield start, count, ray.put(made)
-    if own < end and goes_on():
+    if direct_end < end and may_start():
         from foundray.data.stream.datasets import read_by_ray_data  # imports Ray Data
 
-        yield from read_by_ray_data(plan, own, end)
+        yield from read_by_ray_data(plan, direct_end, end)

@@ -1,7 +1,7 @@
-"""Micro-batches in the global order, from any position: samples read, planned by the objective, and packed.
+"""Micro-batches in the global order, from any position: read samples, plan them by the objective, pack them.
 
-Ray Data does this in tasks (`parcels`), which send parcels of several micro-batches. This module knows nothing of Ray Data,
-whose import takes a second: workers only open what they are sent.
+Ray Data runs this in tasks (`datasets`), which send parcels of several micro-batches. Importing Ray Data takes a second, so
+this module does without: workers only open the parcels that they receive.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from foundray.storage import Store, sha256
 
 PARCEL_BYTES = 2**18
 PACKED_BYTES = 8
-"""Of one id, or one of a unit's values, in a packed micro-batch, about: what is shown, and what is asked."""
+"""Approximate bytes per id, or per value of a unit, in a packed micro-batch: input and target."""
 CHOOSING = 2**34
-"""Of the random numbers that choose micro-batches of the validation split: no other has this place."""
+"""Part of the key for choosing micro-batches of the validation split; no other random number uses it."""
 CACHED_BYTES = 2**27
-"""Decoded row groups that a data task keeps for the next one in its process."""
+"""Bytes of decoded row groups that a data task keeps for the next task in its process."""
 
 
 Parcel = tuple[int, int, Any]
@@ -42,7 +42,7 @@ Parcel = tuple[int, int, Any]
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """Which micro-batches a stream consists of; small, and all that a data task needs to know."""
+    """The micro-batches of a stream: small, and all that a data task needs."""
 
     folder: str
     manifest: str
@@ -52,22 +52,22 @@ class StreamPlan:
     seed: int
     micro_batch_size: int
     planning: str
-    """The objective and what the data's ids mean, as JSON."""
+    """Objective, modality, and sizes of the data, as JSON."""
     validation: bool = False
     chosen: int | None = None
-    """Of how many micro-batches of the validation split it consists, chosen by the seed from all over it; None for all."""
+    """Number of micro-batches of the validation split, chosen by the seed and spread evenly over it; None for all."""
 
     def order(self) -> SampleOrder:
         return _order(self)
 
     def addresses(self, first: int, count: int) -> Address:
-        """Of the samples in micro-batches [first, first + count)."""
+        """Addresses of the samples in micro-batches [first, first + count)."""
         size = self.micro_batch_size
         order = self.order()
         return (order.validation if self.validation else order.train)(first * size, count * size)
 
-    def place(self, index: int) -> int:
-        """Where the stream's micro-batch lies in the split: each is chosen from an equal part of the full ones, in order."""
+    def split_index(self, index: int) -> int:
+        """Index in the split of micro-batch `index`: one is chosen from each equal part of the full micro-batches, in order."""
         if self.chosen is None:
             return index
         whole = self.order().validation_samples // self.micro_batch_size
@@ -76,13 +76,13 @@ class StreamPlan:
 
     @property
     def per_parcel(self) -> int:
-        """Micro-batches in a parcel."""
+        """Micro-batches per parcel."""
         unit = PACKED_BYTES * max(1, json.loads(self.planning)["width"])
         return max(1, PARCEL_BYTES // (unit * (self.order().manifest.context + 1) * self.micro_batch_size))
 
     @property
     def per_task(self) -> int:
-        """Micro-batches read by one task: half a shuffling window's samples, as whole parcels."""
+        """Micro-batches per task: the samples of half a shuffling window, in whole parcels."""
         window = WINDOW * self.order().manifest.rows_per_group
         return max(1, window // 2 // (self.micro_batch_size * self.per_parcel)) * self.per_parcel
 
@@ -94,18 +94,19 @@ def _order(plan: StreamPlan) -> SampleOrder:
 
 
 def parcel(plan: StreamPlan, first: int, count: int) -> pa.Table:
-    """Micro-batches [first, first + count) as one row, which travels as one Ray object."""
+    """Micro-batches [first, first + count) as one row, to be sent as one Ray object."""
     payloads = list(read_micro_batches(plan, first, count))
     return pa.table({"first": [first], "payloads": pa.array([payloads], pa.list_(pa.large_binary()))})
 
 
 def open_parcel(block: pa.Table) -> tuple[int, list[bytes]]:
-    """A parcel's first micro-batch, and the payloads from there on."""
+    """The index of a parcel's first micro-batch, and the payloads."""
     return block.column("first")[0].as_py(), block.column("payloads")[0].as_py()
 
 
 def read_samples(plan: StreamPlan, first: int, count: int) -> pa.Table:
-    """The samples of micro-batches [first, first + count), in order."""
+    """Read the samples of micro-batches [first, first + count), in order."""
+    # Read each row group once, then take the rows in the order of the samples.
     at = plan.addresses(first, count)
     key = at.shard * 2**32 + at.group
     groups, which = np.unique(key, return_inverse=True)
@@ -115,10 +116,10 @@ def read_samples(plan: StreamPlan, first: int, count: int) -> pa.Table:
 
 
 def read_micro_batches(plan: StreamPlan, first: int, count: int) -> Iterator[bytes]:
-    """The payloads of micro-batches [first, first + count), in order."""
+    """Yield the payloads of micro-batches [first, first + count), in order."""
     if plan.chosen is not None:
         for index in range(first, first + count):
-            yield from read_micro_batches(replace(plan, chosen=None), plan.place(index), 1)
+            yield from read_micro_batches(replace(plan, chosen=None), plan.split_index(index), 1)
         return
     samples, size = read_samples(plan, first, count), plan.micro_batch_size
     planner = _planner(plan.planning)
@@ -127,28 +128,28 @@ def read_micro_batches(plan: StreamPlan, first: int, count: int) -> Iterator[byt
 
 
 class _Planner:
-    """Modality and objective at work in a data worker."""
+    """Makes payloads of samples, by the modality and the objective."""
 
     def __init__(self, planning: str):
-        told = json.loads(planning)
-        self.objective = load_objective(told["objective"], told["objective_options"])
-        self.modality = load_modality(told["modality"], told["modality_options"])
+        config = json.loads(planning)
+        self.objective = load_objective(config["objective"], config["objective_options"])
+        self.modality = load_modality(config["modality"], config["modality_options"])
         self.views = 2 if self.objective.couples else 1
-        self.document_id, self.length = told["document_id"], told["length"]
-        self.shape = self.modality.shape if isinstance(self.modality, Values) else UnitShape(classes=told["classes"])
+        self.document_id, self.length = config["document_id"], config["length"]
+        self.shape = self.modality.shape if isinstance(self.modality, Values) else UnitShape(classes=config["classes"])
 
     def micro_batch(self, plan: StreamPlan, position: int, samples: pa.Table) -> bytes:
-        """The payload of samples that lie in the order from `position` on. A sample's chance follows from its place."""
+        """Make the payload of the samples from `position` on. A sample's rng depends on its position alone."""
         plans = []
         with one_blas_thread():
-            for ahead, row in enumerate(_rows(samples)):
-                key = mix(plan.seed, position + ahead, int(plan.validation))
+            for offset, row in enumerate(_rows(samples)):
+                key = mix(plan.seed, position + offset, int(plan.validation))
                 rng = np.random.Generator(np.random.Philox(key=key))
-                with _named(plan, position + ahead):
+                with _naming_samples(plan, position + offset):
                     for _ in range(self.views):
                         units = self._units(row, None if plan.validation and self.views == 1 else rng)
                         plans.append(self.objective.plan(units, rng))
-        with _named(plan, position, len(samples)):  # which compares the samples' shapes
+        with _naming_samples(plan, position, len(samples)):  # fails if the samples' shapes differ
             return packed(plans)
 
     def _units(self, row: dict[str, Any], rng: np.random.Generator | None) -> Units:
@@ -161,26 +162,27 @@ class _Planner:
 
 
 @contextmanager
-def _named(plan: StreamPlan, position: int, count: int = 1) -> Iterator[None]:
-    """Turn what is raised inside into a sentence that names the samples, and the raw files that they were made of."""
+def _naming_samples(plan: StreamPlan, position: int, count: int = 1) -> Iterator[None]:
+    """Turn any error inside into a BadData that names the samples and their raw files."""
     try:
         yield
-    except MemoryError:  # it may work on another node
+    except MemoryError:  # another node may have enough
         raise
     except Exception as error:
         order = plan.order()
-        at = (order.validation if plan.validation else order.train)(position, count)
-        names, inputs = order.ids(at), [file for shard in np.unique(at.shard) for file in order.manifest.shards[shard].inputs]
-        several = f"{len(names):,} samples from {names[0]} on" if count > 1 else f"sample {names[0]}"
-        raise BadData(f"{several} (of {_few(inputs)}) cannot be used: {described(error)}") from error
+        address = (order.validation if plan.validation else order.train)(position, count)
+        inputs = [file for shard in np.unique(address.shard) for file in order.manifest.shards[shard].inputs]
+        names = order.ids(address)
+        subject = f"{len(names):,} samples from {names[0]} on" if count > 1 else f"sample {names[0]}"
+        raise BadData(f"{subject} (of {_files(inputs)}) cannot be used: {described(error)}") from error
 
 
-def _few(files: list[str]) -> str:
+def _files(files: list[str]) -> str:
     return files[0] if len(files) == 1 else f"one of {len(files):,} files, {files[0]} to {files[-1]}"
 
 
 def _rows(samples: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows by column name; lists of numbers as arrays."""
+    """Rows as dicts by column name, with lists of numbers as arrays."""
     for index in range(len(samples)):
         cells = {name: samples.column(name)[index] for name in samples.column_names}
         yield {
@@ -196,16 +198,16 @@ _cache: dict[tuple[str, int], pa.Table] = {}
 
 
 def _row_group(plan: StreamPlan, shard: int, group: int) -> pa.Table:
-    """One decoded row group, from this process's memory where it was read before."""
-    about = plan.order().manifest.shards[shard]
-    file = Store.at(plan.folder) / about.file
+    """Read one row group, or take it from this process's cache (least recently used first out)."""
+    entry = plan.order().manifest.shards[shard]
+    file = Store.at(plan.folder) / entry.file
     key = (file.url, group)
     table = _cache.pop(key, None)
     if table is None:
         try:
             table = _parquet(file.url).read_row_group(group)
         except (OSError, pa.ArrowException) as error:
-            raise _unreadable(file, about.sha256, plan.folder, error) from error
+            raise _unreadable(file, entry.sha256, plan.folder, error) from error
     _cache[key] = table
     while sum(t.nbytes for t in _cache.values()) > CACHED_BYTES and len(_cache) > 1:
         del _cache[next(iter(_cache))]
@@ -213,7 +215,7 @@ def _row_group(plan: StreamPlan, shard: int, group: int) -> pa.Table:
 
 
 def _unreadable(file: Store, sha: str, folder: str, error: Exception) -> InputError:
-    """Why: the shard's bytes are not those that were written, or storage does not give them. Raises InputError."""
+    """The error that says why: the shard is damaged, or storage cannot be read. Raises InputError."""
     if sha256(file.read_bytes()) != sha:
         return BadData(f"the prepared shard {file} is damaged ({described(error)}); delete {folder} and prepare again")
     return StorageAway(f"{file} cannot be read: {described(error)}")
@@ -226,7 +228,7 @@ def _parquet(url: str) -> pq.ParquetFile:
 
 
 def plan_for(prepared: Prepared, spec: Spec) -> StreamPlan:
-    """The training stream's plan over a prepared data set."""
+    """Plan of the training stream over a prepared data set."""
     manifest = prepared.manifest
     weights = tuple(source.weight for source in spec.data.sources)
     planning = {

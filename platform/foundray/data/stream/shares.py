@@ -1,4 +1,4 @@
-"""Who computes how much of a step: whole micro-batches, by the workers' measured speed."""
+"""How a step's micro-batches are divided among workers, by their measured speed."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from itertools import accumulate
 
 
 def shares(micro_batches: int, pace: list[float]) -> list[int]:
-    """How many of a step's micro-batches each worker computes for all to be done as early as can be.
+    """Number of micro-batches per worker that finishes the step earliest.
 
-    `pace` holds every worker's seconds per micro-batch.
+    `pace` is each worker's seconds per micro-batch.
     """
+    # Greedy: each micro-batch goes to the worker that becomes free first.
     counts = [0] * len(pace)
-    done = [(seconds, rank) for rank, seconds in enumerate(pace)]
-    heapq.heapify(done)
+    finish = [(seconds, rank) for rank, seconds in enumerate(pace)]
+    heapq.heapify(finish)
     for _ in range(micro_batches):
-        at, rank = done[0]
+        time, rank = finish[0]
         counts[rank] += 1
-        heapq.heapreplace(done, (at + pace[rank], rank))
+        heapq.heapreplace(finish, (time + pace[rank], rank))
     return counts
 
 
 def duration(counts: list[int], pace: list[float]) -> float:
-    """Seconds that the micro-batches of a step take, if each worker computes its count."""
+    """Seconds per step if each worker computes its count."""
     return max(count * seconds for count, seconds in zip(counts, pace, strict=True))
 
 
-def dealt(counts: list[int], per_step: int, first: int, steps: int) -> list[list[int]]:
-    """Every worker's positions in the stream, of `steps` steps from the position `first` on."""
+def positions_by_worker(counts: list[int], per_step: int, first: int, steps: int) -> list[list[int]]:
+    """Stream positions of each worker, for `steps` steps from position `first`."""
     starts = [0, *accumulate(counts)]
     return [
         [first + step * per_step + index for step in range(steps) for index in range(start, start + count)]
@@ -35,10 +36,10 @@ def dealt(counts: list[int], per_step: int, first: int, steps: int) -> list[list
     ]
 
 
-def better_left(left: int, rank: int, pace: list[float]) -> bool:
-    """Whether the others would be done with what is left before this worker with one more micro-batch.
+def others_finish_first(left: int, rank: int, pace: list[float]) -> bool:
+    """Whether the others would finish the `left` micro-batches before worker `rank` finishes one more.
 
-    They may each have one under way.
+    Each of them may have one in progress.
     """
     others = [seconds for other, seconds in enumerate(pace) if other != rank]
     return bool(others) and pace[rank] > min(others) + left / sum(1 / seconds for seconds in others)

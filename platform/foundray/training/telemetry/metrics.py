@@ -264,7 +264,7 @@ class RunMetrics:
 
         with suppress(Exception):
             if self.asked is None:
-                self.asked = self.feeder.standing.remote()
+                self.asked = self.feeder.stats.remote()
             elif ray.wait([self.asked], timeout=0)[0]:
                 answered, self.asked = self.asked, None
                 told = ray.get(answered)
