@@ -19,8 +19,6 @@ Record = dict[str, Any]
 
 NEEDED = ("time", "step", "loss", "grad_norm", "lr", "step_s", "data_wait_s", "copy_s", "tokens_per_s", "workers")
 """Fields of a step without which nothing can be said of it; every version has recorded them."""
-LATER: dict[str, Record] = {"command": {"environment": {}}, "member_ready": {"hardware": ""}, "stopped": {"checkpoint": 0}}
-"""By kind of event, fields that the first versions did not record, and what stands for them."""
 SECONDS = ("time", "step_s", "data_wait_s", "copy_s", "seconds", "model_s")
 """Fields of which dates and sums of time are made."""
 LATEST = 4e9
@@ -67,7 +65,7 @@ def parsed(line: bytes, log: str) -> Record:
     if log == "events":
         known = EVENTS.get(record["event"]) if isinstance(record.get("event"), str) else None
         if known:
-            record = LATER.get(record["event"], {}) | record
+            record = known.defaults | record
         _check(record, known or _Event, _needed(known or _Event))
         return record
     _check(record, Step, NEEDED)

@@ -1,10 +1,12 @@
-"""What the lines of a run's events.jsonl and metrics.jsonl hold: the form of each kind of record, for whoever reads them."""
+"""Forms of the records in a run's events.jsonl and metrics.jsonl, and the traits of each kind of event."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from foundray.records.traits import Trait
 
 
 class Line(BaseModel):
@@ -14,212 +16,230 @@ class Line(BaseModel):
     """Seconds since the epoch, by the driver's clock, which does not go back."""
 
 
+class Event(Line):
+    traits: ClassVar[Trait] = Trait.NONE
+    # Values for fields that the first versions did not record.
+    defaults: ClassVar[dict[str, Any]] = {}
+
+
 class Step(Line):
-    """A step that was done; one done again after a fault has a line each time, of which the last counts."""
+    """A finished step. A step repeated after a fault has one line each time; the last one counts."""
 
     step: int
     """Counted from 1."""
     tokens: int
-    """Predicted positions until then."""
+    """Positions predicted so far, over all steps."""
     loss: float
-    """Mean over the step's answers, in nats, before the update."""
+    """Mean over the step's predictions before the update, in nats."""
     grad_norm: float
-    """Of the whole gradient, before it was clipped."""
+    """Norm of the whole gradient before clipping."""
     lr: float
-    """The learning rate of its update."""
+    """Learning rate of the update."""
     step_s: float
-    """Seconds that it took."""
+    """Duration in seconds."""
     data_wait_s: float
-    """Seconds of these in which rank 0 waited for data."""
+    """The part of `step_s` in which rank 0 waited for data."""
     copy_s: float
-    """Seconds before it, for copies of the state."""
+    """Seconds before the step, for copies of the state."""
     tokens_per_s: float
-    """Of this step."""
+    """Throughput of this step."""
     workers: int
-    """That computed it."""
+    """Workers that computed the step."""
     takers: list[tuple[int, int]]
-    """Which worker computed which micro-batches: [rank, count] pairs, in the order of the micro-batches."""
+    """Which worker computed which micro-batches: [rank, count] pairs, in micro-batch order."""
     skipped: list[int]
-    """Micro-batches left out, since their loss or gradient was not finite."""
+    """Micro-batches left out because their loss or gradient was not finite."""
     spike: bool
-    """Whether the loss was a spike, and the update was not made."""
+    """Whether the loss was a spike, so that the update was not made."""
     data: str
-    """A fingerprint of all its samples, in order."""
+    """Fingerprint of all samples, in order."""
     mirrored: int | None = None
-    """The last step whose state another node's memory holds too; none where a worker is alone."""
+    """The last step whose state another node's memory also holds; none if a worker is alone."""
     passed_over: int
-    """Steps' worth of data that its own are ahead of its number, after roll-backs."""
+    """Data offset: steps by which its data are ahead of its number, after roll-backs."""
     lineage: str = ""
-    """Id of the last cut (roll-back or loss of trust) under which the step was computed; empty before the first one."""
+    """Id of the last cut (roll-back or loss of trust) before the step was computed; empty before the first."""
 
 
-class Command(Line):
+class Command(Event):
     """A command began."""
 
+    traits = Trait.BEGINS | Trait.RESIZES
+    defaults = {"environment": {}}
     event: Literal["command"]
     workers: tuple[int, int]
-    """The fewest and the most that it takes."""
+    """The fewest and the most workers that it uses."""
     environment: dict[str, str]
     """Versions of Python and of the packages that can change a result, and the platform."""
 
 
-class Places(Line):
-    """Ray Train was asked for places."""
+class Places(Event):
+    """Ray Train was asked for slots."""
 
+    traits = Trait.ROUTINE | Trait.HIDDEN | Trait.LATE | Trait.BESIDE_DRIVER
     event: Literal["places"]
     pool: str
-    """The pool's name; empty where there are none."""
+    """The pool's name; empty if the run has no pools."""
     request: str
-    """What Ray's autoscaling coordinator knows the request as; empty where a command has a Ray for itself, and asks none."""
+    """The request's id in Ray's autoscaling coordinator; empty if a command has Ray to itself and asks for nothing."""
 
 
-class PlacesLost(Line):
-    """Ray Train gave up a pool's places; it is asked again."""
+class PlacesLost(Event):
+    """Ray Train gave up a pool's slots; it is asked again."""
 
     event: Literal["places_lost"]
     pool: str
-    """The pool's name; empty where there are none."""
+    """The pool's name; empty if the run has no pools."""
     reason: str
-    """What it said."""
+    """Ray Train's reason."""
 
 
-class MemberReady(Line):
-    """A worker's process is ready to take part."""
+class MemberReady(Event):
+    """A worker's process is ready to join a group."""
 
+    traits = Trait.ROUTINE
+    defaults = {"hardware": ""}
     event: Literal["member_ready"]
     member: int
-    """Its number, in the order in which they were started."""
+    """The worker's number, in the order of starting."""
     node: str
-    """Its node's name: a local cluster's, a host's, or the first digits of Ray's id."""
+    """The node's name: a local cluster's, a host's, or the first digits of Ray's id."""
     node_id: str = ""
-    """Ray's id of its node; earlier versions had that in `node`."""
+    """Ray's id of the node; earlier versions had it in `node`."""
     seconds: float
-    """Since it was started."""
+    """Seconds since the worker was started."""
     device: str
-    """That it computes on."""
+    """The device that it computes on."""
     hardware: str
-    """The GPU's name, or what of a CPU's instructions is used."""
+    """The GPU's name, or the CPU instruction set in use."""
     gradient: str = ""
-    """CRC-32 of the gradient of a layer of the model's shape on the same values: workers with equal ones compute equal bits,
+    """CRC-32 of the gradient of a layer of the model's shape on fixed values. Workers with equal values compute equal bits,
     as far as can be seen before the run."""
     torch: str = ""
-    """Its version there."""
+    """PyTorch's version there."""
     bitsandbytes: str = ""
-    """Its version there."""
+    """bitsandbytes' version there."""
     threads: str = ""
-    """CPU threads that it computes with."""
+    """Number of CPU threads that it computes with."""
     model_s: float
-    """Seconds of these for the model."""
+    """The part of `seconds` spent on the model."""
 
 
-class MemberLost(Line):
-    """A worker is gone, or was let go."""
+class MemberLost(Event):
+    """A worker is gone, or was dismissed."""
 
+    traits = Trait.FAULT | Trait.AWAITS_GROUP
     event: Literal["member_lost"]
     member: int
-    """Its number."""
+    """The worker's number."""
     node: str
-    """Its node's name."""
+    """Name of its node."""
     reason: str
     """Why."""
 
 
-class MemberLeft(Line):
-    """A worker that was asked to go has handed over its part of the state."""
+class MemberLeft(Event):
+    """A worker that was asked to leave has handed over its state shard."""
 
+    traits = Trait.AWAITS_GROUP | Trait.STOPS_GROUP
     event: Literal["member_left"]
     member: int
-    """Its number."""
+    """The worker's number."""
     node: str
-    """Its node's name."""
+    """Name of its node."""
 
 
-class Initialised(Line):
-    """The run's first weights were taken from another run."""
+class Initialised(Event):
+    """The run's first weights came from another run."""
 
+    traits = Trait.ROUTINE
     event: Literal["initialised"]
     step: int
     """Steps done: 0."""
     run: str
     """The other run's folder."""
     run_step: int
-    """Steps done in its checkpoint."""
+    """Steps done in that run's checkpoint."""
     weights_sha256: str
-    """Of the weights in it."""
+    """Hash of the weights in it."""
     teacher_sha256: str | None
-    """Of its teacher's, where both runs have a teacher."""
+    """Hash of its teacher's weights, if both runs have a teacher."""
     taken: int
-    """Parameters that were taken, as a whole or their first rows."""
+    """Number of parameters taken, whole or in their first rows."""
     parameters: int
-    """That there are."""
+    """Number of all parameters."""
     new: list[str]
-    """Parts that were initialised as usual."""
+    """Parts initialised as usual."""
 
 
-class WorkersStarted(Line):
+class WorkersStarted(Event):
     """A group began to train."""
 
+    traits = Trait.BEGINS | Trait.PRINTED | Trait.RESIZES | Trait.MOVES
     event: Literal["workers_started"]
     step: int
-    """Steps done in the state that it began from."""
+    """Steps done in the state that the group began from."""
     workers: int
-    """How many they are."""
+    """Number of workers in the group."""
     device: str
-    """That rank 0 computes on."""
+    """The device that rank 0 computes on."""
     state: Literal["memory", "storage"]
     """Where the state came from."""
     seconds: float
-    """From the order to the state being there."""
+    """Seconds from the order to start until the state was loaded."""
     peak_flops: float | None = None
-    """FLOP/s that all of its devices could do at most, where that is known."""
+    """Peak FLOP/s of all devices together, if known."""
 
 
-class Evaluated(Line):
-    """The validation split, or a part of it, was looked at."""
+class Evaluated(Event):
+    """The validation split, or part of it, was evaluated."""
 
+    traits = Trait.ROUTINE | Trait.PRINTED | Trait.LATE
     event: Literal["evaluated"]
     step: int
     """Steps done."""
     set: str = "validation"
-    """The set of samples."""
+    """Name of the sample set."""
     samples: int | None = None
-    """How many of them were looked at; none in records of before, when it was all."""
+    """Number of samples evaluated; none in earlier records, which evaluated all."""
     of_samples: int | None = None
-    """How many there are."""
+    """Number of samples in the set."""
     val_loss: float
-    """Mean in nats per token; infinite where a loss was not finite (`null` where `foundray logs --json` prints it)."""
+    """Mean in nats per token; infinite if a loss was not finite (`foundray logs --json` prints `null`)."""
     compared_loss: float | None = None
-    """The same over the samples that the evaluations before looked at, by which checkpoints are compared: of the last
-    evaluation, if that looks at more."""
+    """`val_loss` over the samples that earlier evaluations used, to compare checkpoints; in the last evaluation, if that
+    uses more samples."""
     val_tokens: int
-    """Tokens predicted."""
+    """Number of tokens predicted."""
     not_finite: int = 0
-    """Micro-batches whose loss was not finite."""
+    """Number of micro-batches whose loss was not finite."""
     feature_spread: float
-    """Of the features of up to 512 samples: their deviation; near 0 where they collapse."""
+    """Standard deviation of the features of up to 512 samples; near 0 if they collapse."""
     effective_rank: float
-    """Of these features: about how many directions they spread over."""
+    """Effective rank of these features: about how many directions they spread over."""
     seconds: float
-    """That it took."""
+    """Duration in seconds."""
     bits_per_byte: float | None = None
-    """Of text: the loss, free of the tokenizer."""
+    """For text: the loss, independent of the tokenizer."""
 
 
-class Checkpoint(Line):
+class Checkpoint(Event):
     """A checkpoint is complete."""
 
+    traits = Trait.ROUTINE
     event: Literal["checkpoint"]
     step: int
     """Steps done."""
     bytes: int
-    """Of all its shards."""
+    """Size of all its shards."""
     seconds: float
-    """For writing it, beside the training."""
+    """Seconds of writing, in parallel with training."""
 
 
-class CheckpointLate(Line):
-    """A checkpoint was left out."""
+class CheckpointLate(Event):
+    """A checkpoint was not made."""
 
+    traits = Trait.STORAGE
     event: Literal["checkpoint_late"]
     step: int
     """Steps done."""
@@ -227,9 +247,10 @@ class CheckpointLate(Line):
     """Why."""
 
 
-class CheckpointFailed(Line):
+class CheckpointFailed(Event):
     """A checkpoint could not be written."""
 
+    traits = Trait.PRINTED | Trait.FAULT | Trait.FAULT_MARK | Trait.STORAGE
     event: Literal["checkpoint_failed"]
     step: int
     """Steps done."""
@@ -237,103 +258,122 @@ class CheckpointFailed(Line):
     """Why."""
 
 
-class PruneFailed(Line):
-    """Checkpoints that are not kept could not be deleted; it is tried again after the next one."""
+class PruneFailed(Event):
+    """Old checkpoints could not be deleted; this is tried again after the next one."""
 
+    traits = Trait.PRINTED | Trait.FAULT_MARK | Trait.STORAGE
     event: Literal["prune_failed"]
     step: int
-    """Steps done in the checkpoint that took their place."""
+    """Steps done in the checkpoint that replaces them."""
     reason: str
     """Why."""
 
 
-class CheckpointSkipped(Line):
+class CheckpointSkipped(Event):
     """A checkpoint could not be used."""
 
+    traits = Trait.PRINTED | Trait.FAULT | Trait.FAULT_MARK | Trait.STORAGE
     event: Literal["checkpoint_skipped"]
     step: int
-    """Steps done in the one that was used."""
+    """Steps done in the checkpoint used instead."""
     reason: str
-    """Which it was, and why."""
+    """Which checkpoint it was, and why."""
     going_on_from: int
-    """The same step."""
+    """The same as `step`."""
 
 
-class GroupBroken(Line):
-    """A group cannot go on; the next one is formed."""
+class GroupBroken(Event):
+    """A group cannot continue; the next one is formed."""
 
+    traits = Trait.PRINTED | Trait.FAULT | Trait.FAULT_MARK | Trait.AWAITS_GROUP | Trait.STOPS_GROUP | Trait.RECOVERS
     event: Literal["group_broken"]
     step: int
-    """The last one recorded."""
+    """The last step recorded."""
     reason: str
     """What was found."""
 
 
-class GroupNotFormed(Line):
-    """One more was lost while a group was formed."""
+class GroupNotFormed(Event):
+    """Another worker was lost while a group was being formed."""
 
+    traits = Trait.AWAITS_GROUP | Trait.STOPS_GROUP
     event: Literal["group_not_formed"]
     reason: str
-    """The error's kind."""
+    """Type of the error."""
 
 
-class TooFew(Line):
-    """Fewer workers are left than the run takes; it waits."""
+class TooFew(Event):
+    """Fewer workers are left than the run needs; it waits."""
 
+    traits = Trait.FAULT | Trait.FAULT_MARK | Trait.AWAITS_GROUP | Trait.STOPS_GROUP | Trait.RESIZES
     event: Literal["too_few"]
     workers: int
-    """Those that are left."""
+    """Number of workers left."""
     needed: int
-    """The fewest it takes."""
+    """The fewest workers that it needs."""
 
 
-class Waiting(Line):
+class Waiting(Event):
     """The run has waited for workers for a while."""
 
+    traits = Trait.PRINTED | Trait.AWAITS_GROUP
     event: Literal["waiting"]
     reason: str
     """What is missing."""
 
 
-class RolledBack(Line):
-    """A loss spike led back to an earlier state, from which later data follow."""
+class RolledBack(Event):
+    """After a loss spike, the run returned to an earlier state and continues with later data."""
 
+    traits = (
+        Trait.PRINTED
+        | Trait.FAULT
+        | Trait.FAULT_MARK
+        | Trait.AWAITS_GROUP
+        | Trait.STOPS_GROUP
+        | Trait.RECOVERS
+        | Trait.MOVES
+        | Trait.CUTS
+    )
     event: Literal["rolled_back"]
     step: int
     """The step whose loss was a spike."""
     spike: int
-    """The same step."""
+    """The same as `step`."""
     to: int
-    """Steps done in the state that the run went back to."""
+    """Steps done in the state that the run returned to."""
     passed_over: int
-    """Steps' worth of data that are passed over in all, from there on."""
+    """Data offset from there on: steps by which the data are ahead, over all roll-backs."""
 
 
-class LeftOut(Line):
-    """A node computes other bits, and is used no more."""
+class LeftOut(Event):
+    """A node computes different bits and is cordoned: it is not used again."""
 
+    traits = Trait.PRINTED | Trait.FAULT | Trait.FAULT_MARK | Trait.AWAITS_GROUP | Trait.STOPS_GROUP | Trait.CUTS
     event: Literal["left_out"]
     step: int
-    """The last one recorded."""
+    """The last step recorded."""
     node: str
-    """Its name; of several nodes, a comma between them."""
+    """The node's name; several are separated by commas."""
     reason: str
     """What was found."""
 
 
-class RecheckSkipped(Line):
-    """A recheck was left out, since a worker could not read the micro-batch."""
+class RecheckSkipped(Event):
+    """A recheck was skipped because a worker could not read the micro-batch."""
 
+    traits = Trait.PRINTED
     event: Literal["recheck_skipped"]
     step: int
-    """The step that it was due in."""
+    """The step in which it was due."""
     reason: str
     """Why."""
 
 
-class Unlike(Line):
-    """The group's hardware is of several kinds."""
+class Unlike(Event):
+    """The group has several kinds of hardware."""
 
+    traits = Trait.PRINTED
     event: Literal["unlike"]
     step: int
     """Steps done."""
@@ -341,41 +381,45 @@ class Unlike(Line):
     """Which kinds."""
 
 
-class Stopped(Line):
+class Stopped(Event):
     """The command ended because it was asked to."""
 
+    traits = Trait.ENDS | Trait.ENDS_WELL | Trait.RESIZES
+    defaults = {"checkpoint": 0}
     event: Literal["stopped"]
     step: int
     """Steps done."""
     checkpoint: int
     """The step of the last complete checkpoint; 0 for none."""
     by: str
-    """Who asked: a person, or a signal, such as `SIGINT` for Ctrl-C."""
+    """Who asked: a person, or a signal such as `SIGINT` for Ctrl-C."""
 
 
-class Failed(Line):
+class Failed(Event):
     """The command ended with an error."""
 
+    traits = Trait.ENDS | Trait.RESIZES
     event: Literal["failed"]
     step: int
-    """The last one recorded."""
+    """The last step recorded."""
     reason: str
-    """The sentence that was told."""
+    """The error message."""
     exit_status: int
-    """1: the run failed; 2: the input is at fault."""
+    """1 if the run failed; 2 if the input is at fault."""
 
 
-class Finished(Line):
-    """The run is at its end."""
+class Finished(Event):
+    """The run is complete."""
 
+    traits = Trait.ENDS | Trait.ENDS_WELL | Trait.RESIZES
     event: Literal["finished"]
     step: int
-    """Its last."""
+    """The last step."""
     weights_sha256: str
-    """Over the parameters in name order: the name, and then the little-endian fp32 bytes."""
+    """Hash over the parameters in name order: the name, then the little-endian fp32 bytes."""
 
 
-EVENTS: dict[str, type[Line]] = {
+EVENTS: dict[str, type[Event]] = {
     "command": Command,
     "places": Places,
     "places_lost": PlacesLost,
@@ -402,4 +446,9 @@ EVENTS: dict[str, type[Line]] = {
     "failed": Failed,
     "finished": Finished,
 }
-"""By the word in their field `event`."""
+"""Forms by the value of their field `event`."""
+
+
+def kinds(trait: Trait) -> tuple[str, ...]:
+    """Return the kinds of events that have any of these traits, in the order of `EVENTS`."""
+    return tuple(kind for kind, form in EVENTS.items() if form.traits & trait)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
 from foundray.wording.sentences import short_node
 from foundray.wording.words import duration, plural
 
@@ -20,10 +22,12 @@ NEAR_STEPS = 20
 REASON, REASONS = 160, 2
 """Characters of a reason that are shown, and reasons of an incident."""
 
-CHAIN = {"group_broken", "group_not_formed", "too_few", "rolled_back", "left_out", "member_left", "member_lost", "waiting"}
+CHAIN = frozenset(kinds(Trait.AWAITS_GROUP))
 """Events after which the next group is waited for."""
-STOPPING = CHAIN - {"member_lost", "waiting"}
-STORAGE = {"checkpoint_failed", "checkpoint_late", "checkpoint_skipped", "prune_failed"}
+STOPPING = frozenset(kinds(Trait.STOPS_GROUP))
+STORAGE = frozenset(kinds(Trait.STORAGE))
+ROUTINE = frozenset(kinds(Trait.ROUTINE))
+ENDS = frozenset(kinds(Trait.ENDS))
 
 
 @dataclass
@@ -115,7 +119,7 @@ class _Gatherer:
         kind, now = _kind(record), record["time"]
         if self.open and not self._waits(now):
             self.open = None
-        if kind in _QUIET:
+        if kind in ROUTINE:
             pass
         elif kind == "step":
             self._step(record)
@@ -126,7 +130,7 @@ class _Gatherer:
             self.workers, self.ended, self.moving = 0, False, []
         elif kind == "workers_started":
             self._started(record)
-        elif kind in ("failed", "finished", "stopped"):
+        elif kind in ENDS:
             self._new(record, "stop" if kind == "failed" else "end")
             self.open, self.ended, self.moving = None, True, []
         elif kind in CHAIN:
@@ -182,9 +186,6 @@ class _Gatherer:
         self.moving, self.step = [], record["step"]
         if record.get("skipped") or record.get("spike"):
             self._joined(record, "numbers", lambda last: 0 <= record["step"] - last.records[-1].get("step", 0) <= NEAR_STEPS)
-
-
-_QUIET = {"places", "initialised", "member_ready", "evaluated", "checkpoint"}
 
 
 def _kind(record: Record) -> str:

@@ -9,6 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
+
+RESIZES = kinds(Trait.RESIZES)
+"""Kinds of events that may change the number of workers."""
+BESIDE_DRIVER = kinds(Trait.BESIDE_DRIVER)
 POINTS = 1200
 """Of a series that is drawn: more cannot be told apart on a page."""
 WINDOW = 0.02
@@ -32,7 +38,7 @@ class Clock:
 
     @staticmethod
     def of(events: Records, metrics: Records) -> Clock:
-        times = np.sort([record["time"] for record in (*events, *metrics) if record.get("event") != "places"] or [0.0])
+        times = np.sort([record["time"] for record in (*events, *metrics) if record.get("event") not in BESIDE_DRIVER] or [0.0])
         commands = np.array([event["time"] for event in events if event["event"] == "command"][1:])
         before = times[np.maximum(np.searchsorted(times, commands) - 1, 0)]
         return Clock(float(times[0]), commands, np.maximum(commands - before, 0.0))
@@ -112,7 +118,7 @@ def worlds(events: Records, clock: Clock) -> tuple[list[float], list[int]]:
     """(running time, workers from then on): a group keeps its size until the next one, or until there is none."""
     moments, sizes = [], []
     for event in events:
-        if event["event"] in ("workers_started", "too_few", "command", "failed", "stopped", "finished"):
+        if event["event"] in RESIZES:
             moments.append(float(clock.at(event["time"])))
             sizes.append(event["workers"] if event["event"] == "workers_started" else 0)
     return moments, sizes

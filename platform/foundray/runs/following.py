@@ -12,6 +12,7 @@ from foundray.errors import InputError
 from foundray.host.processes import lives_here
 from foundray.records.lines import told
 from foundray.records.reader import Reader, Shorter
+from foundray.runs.goodput import ENDS
 from foundray.runs.lock import HOLDER, PATIENCE_SECONDS, holder_of
 from foundray.runs.run import Run
 from foundray.storage import Store
@@ -20,8 +21,6 @@ LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 5.0
 """Between two looks. An object store is written to every few seconds only, and charges for each look."""
 LOGS = ("metrics", "events")
 """In this order, against that of writing: with a step, whatever happened before it is read at the latest."""
-ENDS = ("finished", "failed", "stopped")
-"""Kinds of events after which a command ends."""
 
 Record = dict[str, Any]
 

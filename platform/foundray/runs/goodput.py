@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
+
 PARTS = ("stepping", "data_wait", "copying", "evaluating", "repeated", "recovery", "starting", "idle")
-ENDS = ("finished", "failed", "stopped")
+ENDS = kinds(Trait.ENDS)
 """Kinds of events after which a command ends."""
+RECOVERS = kinds(Trait.RECOVERS)
+BESIDE_DRIVER = kinds(Trait.BESIDE_DRIVER)
 REACH = 2**16
 """Steps that a run may go back over: of the last so many it is remembered how long they took."""
 
@@ -35,7 +40,7 @@ class Account:
     def add(self, record: dict[str, Any]) -> None:
         """The next record, in order of time."""
         now, name = record["time"], record.get("event")
-        if name == "places":  # Ray Train asks beside the driver, which may record its own beginning later
+        if name in BESIDE_DRIVER:  # perhaps before the command that it belongs to
             return
         if name == "command":
             self._stop_waiting(self.seen or now)  # the command before was killed
@@ -44,7 +49,7 @@ class Account:
             return  # it came late; nothing runs
         else:
             self.elapsed += now - (now if self.seen is None else self.seen)
-            if name in ("group_broken", "rolled_back") and self.waiting is None:
+            if name in RECOVERS and self.waiting is None:
                 self.waiting = ("recovery", now)
             elif name == "evaluated":
                 self.spent["evaluating"] += record["seconds"]

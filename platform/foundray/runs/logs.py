@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
 from foundray.runs.following import Follower, looks
 from foundray.runs.run import Run
-from foundray.wording.sentences import QUIET, Record, dated, plain, progress, remarks, sentence
+from foundray.wording.sentences import Record, dated, plain, progress, remarks, sentence
 from foundray.wording.standard_json import dumps
 
+HIDDEN = kinds(Trait.HIDDEN)
 STEP_SECONDS = 10.0
 """Of the run's time, between two lines about steps."""
 
@@ -80,7 +83,7 @@ class Log:
 
     def _lines(self, record: Record) -> list[str]:
         if "event" in record:
-            return [] if record["event"] in QUIET else [sentence(record)]
+            return [] if record["event"] in HIDDEN else [sentence(record)]
         if record["time"] - self.stepped < STEP_SECONDS:
             return remarks(record)
         self.stepped = record["time"]

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from foundray.records.takers import counts
-from foundray.runs.goodput import Account
+from foundray.runs.goodput import ENDS, Account
 from foundray.runs.restarts import Restarts
 
 RECENT = 200
@@ -78,7 +78,7 @@ class Progress:
                 self.evaluations.append((event["step"], event["val_loss"]))
             case "checkpoint":
                 self.checkpoint = event
-            case "finished" | "failed" | "stopped":
+            case kind if kind in ENDS:
                 self.doing = event["event"]
 
     def _add_step(self, step: Record) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
+
+ENDS_WELL = kinds(Trait.ENDS_WELL)
+
 
 class Restarts:
     """Groups formed anew, since workers were lost, came or went, or since a command failed or was killed.
@@ -19,12 +24,11 @@ class Restarts:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """The next event, in order of time."""
-        match event["event"]:
-            case "workers_started":
-                self.count += not self.afresh
-                self.afresh = False
-            case "stopped" | "finished":
-                self.afresh = True
+        if event["event"] == "workers_started":
+            self.count += not self.afresh
+            self.afresh = False
+        elif event["event"] in ENDS_WELL:
+            self.afresh = True
 
 
 def restarts(events: Iterable[Mapping[str, Any]]) -> int:

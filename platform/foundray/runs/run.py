@@ -28,9 +28,11 @@ from typing import Any
 from foundray.errors import InputError
 from foundray.records.lines import Damage, told
 from foundray.records.reader import Reader
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
 from foundray.records.writer import Writer
 from foundray.runs.checkpoints import best_step, newest_step
-from foundray.runs.goodput import Account
+from foundray.runs.goodput import ENDS, Account
 from foundray.runs.lock import is_held
 from foundray.runs.restarts import restarts
 from foundray.spec import InitFromConfig, Spec, differences
@@ -44,6 +46,8 @@ from foundray.wording.standard_json import dumps
 FORECAST = "forecast.json"
 LAW = ("E", "A", "B", "alpha", "beta")
 """Constants of a forecast's law."""
+MOVES = kinds(Trait.MOVES)
+"""Kinds of events that set the step that the run is at."""
 PROBES = "probes"
 
 
@@ -267,7 +271,7 @@ class Run:
             else:
                 steps.add(record)
         groups = [event for event in events if event["event"] == "workers_started"]
-        ends = [event for event in events if event["event"] in ("finished", "failed", "stopped")]
+        ends = [event for event in events if event["event"] in ENDS]
         end = ends[-1] if ends and not any(e["event"] == "command" for e in events[events.index(ends[-1]) :]) else None
         over = end["event"] if end else None
         state = over or ("running" if is_held(self.folder) else "interrupted" if events else "new")
@@ -366,8 +370,7 @@ class _Steps:
 
 def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
     """Steps done in the state that the run is in: that of the last step, or what the run went back to since."""
-    moves = ("workers_started", "rolled_back")
-    moved = next((event for event in reversed(events) if event["event"] in moves), None)
+    moved = next((event for event in reversed(events) if event["event"] in MOVES), None)
     if moved and (not last or moved["time"] > last["time"]):
         return int(moved.get("to", moved["step"]))
     return int(last.get("step", 0))

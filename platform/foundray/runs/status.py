@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
 from foundray.runs.run import Facts, Run
-from foundray.wording.sentences import QUIET, clock, dated, sentence
+from foundray.wording.sentences import clock, dated, sentence
 from foundray.wording.words import plural
 
 EVENTS = 12
 """The last events that are shown; events.jsonl has them all."""
-TOLD_OTHERWISE = QUIET | {"command", "initialised", "member_ready", "workers_started", "evaluated", "checkpoint"}
+NO_LINE = kinds(Trait.HIDDEN | Trait.ROUTINE | Trait.BEGINS)
 """Kinds of events that are not shown: other lines say what they do."""
 
 
@@ -52,7 +54,7 @@ def standing(run: Run) -> str:
 
 def told(events: Iterable[dict[str, Any]]) -> list[str]:
     """The events that no other line tells, a line each."""
-    return [dated(event, sentence(event)) for event in events if event["event"] not in TOLD_OTHERWISE]
+    return [dated(event, sentence(event)) for event in events if event["event"] not in NO_LINE]
 
 
 def goodput(spent: Spent) -> str:

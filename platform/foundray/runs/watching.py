@@ -19,7 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from foundray.host.signals import on_other_screen
-from foundray.runs.following import ENDS, Look, looks
+from foundray.runs.following import Look, looks
+from foundray.runs.goodput import ENDS
 from foundray.runs.progress import Progress
 from foundray.runs.run import Run
 from foundray.runs.status import faults, forecast, goodput, spent_on, told

@@ -13,8 +13,6 @@ from foundray.wording.words import plural
 
 Record = dict[str, Any]
 
-QUIET = frozenset({"places"})
-"""Kinds of events that tell a person nothing."""
 NODE_DIGITS = 8
 """Of a node's id, which has 56, where nobody has given it a name."""
 REASON = 600

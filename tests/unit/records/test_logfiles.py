@@ -18,7 +18,7 @@ from foundray.cli import main
 from foundray.errors import InputError
 from foundray.records import frames
 from foundray.records import writer as writing
-from foundray.records.lines import LATER, encoded, parsed
+from foundray.records.lines import encoded, parsed
 from foundray.records.reader import Reader
 from foundray.records.schema import EVENTS
 from foundray.records.segments import Segment, current
@@ -240,7 +240,7 @@ def test_an_event_that_lacks_a_field_is_left_out(kind: str) -> None:
     assert parsed(json.dumps(whole).encode(), "events")["event"] == kind
     for name, info in EVENTS[kind].model_fields.items():
         rest = json.dumps({other: value for other, value in whole.items() if other != name}).encode()
-        if name in ("event", "time") or (info.is_required() and name not in LATER.get(kind, {})):
+        if name in ("event", "time") or (info.is_required() and name not in EVENTS[kind].defaults):
             with pytest.raises(ValueError, match=f"has no `{name}`"):
                 parsed(rest, "events")
         else:

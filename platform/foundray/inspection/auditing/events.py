@@ -7,12 +7,15 @@ from itertools import pairwise
 from typing import Any
 
 from foundray.inspection.auditing.groups import SLACK_SECONDS, Placed
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
 from foundray.spec import Spec
 from foundray.training.rollback import RollBack, appended, recorded, roll_back
 
 Event = Mapping[str, Any]
-LATE = ("places", "evaluated")
-"""Kinds of events that have the time when they were, and may be recorded long after it, behind events that came later."""
+LATE = kinds(Trait.LATE)
+"""Kinds of events that may be recorded long after their time, behind later events."""
+ENDS_WELL = kinds(Trait.ENDS_WELL)
 
 
 def judge_events(events: Sequence[Event], lines: Sequence[Placed], spec: Spec) -> list[str]:
@@ -24,7 +27,7 @@ def judge_events(events: Sequence[Event], lines: Sequence[Placed], spec: Spec) -
     for first, second in pairwise(event for event in events if event["event"] not in LATE):
         if second["time"] < first["time"] - SLACK_SECONDS:
             problems.append(f"the event {second['event']} is recorded to have been before {first['event']}, which it follows")
-    over = events and events[-1]["event"] in ("finished", "stopped")
+    over = events and events[-1]["event"] in ENDS_WELL
     if over and lines and lines[-1].record["time"] > events[-1]["time"] + SLACK_SECONDS:
         problems.append(f"step {lines[-1].step} is recorded to have been after the run's end")
     highest = max((line.step for line in lines), default=0)

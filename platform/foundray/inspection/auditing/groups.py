@@ -11,8 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
 from foundray.training.rollback import RollBack, appended, passed_over, recorded
 
+CUTS = kinds(Trait.CUTS)
+"""Kinds of events that begin a new lineage."""
 SLACK_SECONDS = 10.0
 """By so much the times of two records may be in another order than what they tell of: a record comes with its age, but not
 with the time that it took to the driver."""
@@ -53,7 +57,7 @@ def groups_of(events: Sequence[Mapping[str, Any]]) -> list[Group]:
     found, turns = list[Group](), tuple[RollBack, ...]()
     cuts = 0
     for event in events:
-        cuts += event["event"] in ("rolled_back", "left_out")
+        cuts += event["event"] in CUTS
         if event["event"] == "rolled_back":
             turns = appended(turns, *recorded([event]))
         elif event["event"] == "workers_started":

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from foundray.errors import FoundrayError
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
 from foundray.runs.run import Run
 from foundray.storage import reading, writing
 from foundray.training.telemetry.event_file import EventFile, file_name, framed
@@ -36,7 +38,7 @@ SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "workers")
 MEASURED = ("bits_per_byte", "feature_spread", "effective_rank")
 """In an evaluation, beside the loss."""
 MARKS = {
-    "faults": ("group_broken", "too_few", "rolled_back", "left_out", "checkpoint_failed", "checkpoint_skipped", "prune_failed"),
+    "faults": kinds(Trait.FAULT_MARK),
     "groups": ("workers_started",),
     "checkpoints": ("checkpoint",),
 }

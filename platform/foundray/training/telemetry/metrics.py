@@ -16,7 +16,9 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from foundray.records.schema import kinds
 from foundray.records.takers import counts
+from foundray.records.traits import Trait
 from foundray.runs.goodput import Account
 from foundray.runs.restarts import Restarts
 from foundray.spec import Spec
@@ -33,16 +35,9 @@ PATIENCE = 20, 3, 300.0
 """A run is taken for stalled after so many steps, so many evaluations, and so many seconds without a step."""
 OVERDUE, OVERDUE_SECONDS, AUTO_SECONDS = 3, 600.0, 3 * 3600.0
 """A checkpoint is old after so many intervals and at least so many seconds; without a set interval, after three hours."""
-FAULTS = (
-    "group_broken",
-    "member_lost",
-    "too_few",
-    "rolled_back",
-    "left_out",
-    "checkpoint_failed",
-    "checkpoint_skipped",
-)
-"""Events that are counted as faults."""
+FAULTS = kinds(Trait.FAULT)
+"""Kinds of events counted as faults."""
+ENDS_WELL = kinds(Trait.ENDS_WELL)
 
 
 @dataclass(frozen=True)
@@ -198,7 +193,7 @@ class RunMetrics:
                 self.saved = time.monotonic()
                 step, seconds, size = record["step"], record["seconds"], record["bytes"]
                 self._set(checkpoint_step=step, checkpoint_seconds=seconds, checkpoint_bytes=size)
-            case "finished" | "stopped":
+            case kind if kind in ENDS_WELL:
                 self._set(running=0)
 
     def _take_step(self, record: dict[str, Any]) -> None:

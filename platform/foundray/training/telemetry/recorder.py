@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from foundray.errors import InputError, RunFailed
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
 from foundray.runs.checkpoints import with_loss
 from foundray.runs.run import Run
 from foundray.spec import Spec
@@ -29,11 +31,8 @@ LINE_SECONDS = 10.0
 """Between progress lines where there is no terminal."""
 HISTORY = 4096
 """Losses remembered, for a run that goes on from a checkpoint from before these held the spike guard's window."""
-TOLD = {
-    "checkpoint_failed", "checkpoint_skipped", "evaluated", "group_broken", "left_out", "prune_failed", "recheck_skipped",
-    "rolled_back", "unlike", "waiting", "workers_started",
-}  # fmt: skip
-"""Kinds of events that are told as they come; events.jsonl has them all."""
+PRINTED = kinds(Trait.PRINTED)
+"""Kinds of events that are printed as they happen; events.jsonl has them all."""
 
 
 class Recorder:
@@ -182,7 +181,7 @@ class Recorder:
                 self.roll_backs = appended(self.roll_backs, *recorded([record]))
         if self.bar:
             self.bar.event(record["event"])
-        if record["event"] in TOLD:
+        if record["event"] in PRINTED:
             self._line(sentence(record))
 
     def _tell_of_curves(self) -> None:
