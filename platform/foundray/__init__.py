@@ -356,9 +356,9 @@ def forecast(
     from foundray.spec.loading import load_spec
 
     spec = None if target is None else load_spec(_path(target), overrides)
-    from foundray.tuning.foretell import foretell
+    from foundray.tuning.ladder_forecast import forecast_from_ladder
 
-    return foretell([_path(run) for run in runs], None if points is None else _path(points), spec, size, report)
+    return forecast_from_ladder([_path(run) for run in runs], None if points is None else _path(points), spec, size, report)
 
 
 def fetch(name: str, to: SpecPath = "data", mirror: SpecPath | None = None, report: Report = _silent) -> Path:

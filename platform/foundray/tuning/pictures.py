@@ -1,7 +1,7 @@
-"""Pictures of a forecast, of a coordinate check, of learning rates across widths and of a search, for print in grey too.
+"""Figures of a forecast, a coordinate check, learning rates across widths, and a search; readable in greyscale too.
 
-Each function gives a matplotlib figure that belongs to no window; `save` writes it as SVG, the same bytes for the same data.
-Series are told apart by marker and line style as well as by colour (Okabe and Ito's palette, safe for the colour-blind).
+Each function returns a matplotlib figure without a window; `save` writes it as SVG, the same bytes for the same data.
+Series differ in marker and line style as well as in colour (Okabe and Ito's palette, safe for colour-blind readers).
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ PALE = "#BBBBBB"
 
 
 def scaling_law(forecast: Forecast) -> Figure:
-    """Loss against FLOPs: a curve per model size, the least loss for the FLOPs, and the target with its interval.
+    """Plot loss against FLOPs: a curve per model size, the least loss for the FLOPs, and the target with its interval.
 
-    Below, how far each run is off the law, on the scale of the target's interval.
+    Below: each run's deviation from the law, on the scale of the target's interval.
     """
+    # The least loss for each number of FLOPs, and the law as the zero line of the deviations.
     figure = Figure((8, 6), layout="constrained")
     panels = [_plain(axes) for axes in figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))]
     law, target = forecast.law, forecast.target
@@ -42,14 +43,16 @@ def scaling_law(forecast: Forecast) -> Figure:
     along = np.geomspace(min(compute) / 2, 2 * max(target.flops, *compute), 100)
     panels[0].plot(along, [law.loss(*law.optimum(flops)) for flops in along], color=PALE, linewidth=4, label="best N and D")
     panels[1].axhline(0, color=PALE, linewidth=4)
+    # Per model size: the law's curve, and its runs.
     for size, style in zip(sorted({point.parameters for point in forecast.points}), _styles(), strict=False):
         points = sorted((point for point in forecast.points if point.parameters == size), key=lambda point: point.tokens)
         flops, losses = np.array([point.flops for point in points]), np.array([point.loss for point in points])
         along = np.geomspace(flops[0] / 2, flops[-1] * 4, 60)
         panels[0].plot(along, law.loss(size, along / 6 / size), **{**style, "marker": ""}, linewidth=1)
         panels[0].plot(flops, losses, **{**style, "linestyle": ""})
-        panels[0].plot([], [], **style, linewidth=1, label=f"N = {told(size)}")
+        panels[0].plot([], [], **style, linewidth=1, label=f"N = {with_unit(size)}")
         panels[1].plot(flops, 100 * (losses / law.loss(size, flops / 6 / size) - 1), **{**style, "linestyle": ""})
+    # The target, with its interval, in both panels.
     low, high = forecast.interval.low, forecast.interval.high
     label = f"target: {forecast.loss:.3f} nats\n90 %: {low:.3f} to {high:.3f}"
     for axes, middle, scale in ((panels[0], forecast.loss, 1), (panels[1], 0, 100 / forecast.loss)):
@@ -66,10 +69,10 @@ def scaling_law(forecast: Forecast) -> Figure:
 
 
 def coordinate_check(curves: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]], over: str) -> Figure:
-    """What activations changed by against `over`, width or depth: panel by title, line by part, for `{title: {part: {size:
-    [root mean square by step]}}}`.
+    """Plot the change of activations against `over`, width or depth: a panel per title, a line per part.
 
-    Thin grey lines are after the first step, strong ones after the last: level where a parametrisation carries over.
+    `curves` is `{title: {part: {size: [root mean square by step]}}}`. Thin grey lines show the first step, strong ones the
+    last; they are level if the parametrisation transfers.
     """
     figure, panels = _panels(curves)
     for axes, (_, parts) in zip(panels, curves.items(), strict=True):
@@ -81,17 +84,17 @@ def coordinate_check(curves: Mapping[str, Mapping[str, Mapping[int, Sequence[flo
         axes.set_yscale("log")
         axes.set_xlabel(over)
         _ticks(axes, sorted({size for sizes in parts.values() for size in sizes}))
-    panels[0].set_ylabel("RMS of what activations changed by")
+    panels[0].set_ylabel("RMS change of activations")
     steps = max(len(by_step) for parts in curves.values() for sizes in parts.values() for by_step in sizes.values())
     _legend(figure, panels, f"after {steps} steps\n(grey: after 1)")
     return figure
 
 
 def transfer(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float, float]]]]) -> Figure:
-    """Loss against learning rate, panel by title, line by width, for `{title: {width: [(rate, loss, spread)]}}`.
+    """Plot loss against learning rate, a panel per title and a line per width, for `{title: {width: [(rate, loss, spread)]}}`.
 
-    Spreads are bars, the least loss of each width a star. Losses that are not finite are left out, and those far above the
-    rest lie beyond the panel, so that the valleys can be seen. Raises InputError where no loss is finite.
+    Spreads are bars; a star marks each width's least loss. Losses that are not finite are left out, and those far above the
+    rest lie outside the panel, so that the valleys stay visible. Raises InputError if no loss is finite.
     """
     if not (
         finite := [run[1] for widths in curves.values() for runs in widths.values() for run in runs if math.isfinite(run[1])]
@@ -114,6 +117,7 @@ def transfer(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float, floa
         axes.set_xscale("log", base=2)
         axes.set_xlabel("learning rate")
         _ticks(axes, sorted({rate for runs in widths.values() for rate, _, _ in runs}))
+    # Cut off losses far above the third quartile.
     least, upper = np.quantile(finite, (0, 0.75))
     if max(finite) > (far := least + 3 * (upper - least)):
         panels[0].set_ylim(least - 0.1 * (far - least), far)
@@ -123,10 +127,10 @@ def transfer(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float, floa
 
 
 def parallel_coordinates(names: Sequence[str], rows: Sequence[Mapping[str, float | str]], losses: Sequence[float]) -> Figure:
-    """A search: a line per trial through an axis per setting, the last one the loss; better trials darker, the best on top.
+    """Plot a search: a line per trial through one axis per setting and one of the loss; better trials darker, the best on top.
 
-    An axis of positive numbers that span more than a factor of ten is logarithmic. Trials without a finite loss are left out.
-    Raises InputError where all are.
+    An axis of positive numbers is logarithmic if they span more than a factor of ten. Trials without a finite loss are left
+    out. Raises InputError if no trial has one.
     """
     trials = sorted((trial for trial in zip(losses, rows, strict=True) if math.isfinite(trial[0])), key=lambda trial: -trial[0])
     if not trials:
@@ -150,16 +154,19 @@ def parallel_coordinates(names: Sequence[str], rows: Sequence[Mapping[str, float
     return figure
 
 
-def save(figure: Figure, place: Store) -> None:
-    """Write an SVG, whose bytes follow from the figure alone. Raises InputError where that cannot be done."""
+def save(figure: Figure, file: Store) -> None:
+    """Write an SVG whose bytes depend on the figure alone. Raises InputError if that fails."""
     stream = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "foundray"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
-    place.write_bytes(stream.getvalue())
+    file.write_bytes(stream.getvalue())
 
 
 def show(folder: Store, figures: Mapping[str, Figure], write: Callable[[Any], None] = lambda board: None) -> None:
-    """Write them for TensorBoard, and what `write` does, in place of what was there. Its writer knows local folders only."""
+    """Write the figures, and whatever `write` adds, for TensorBoard; replaces the folder.
+
+    TensorBoard's writer needs a local folder, so files are written there first and then copied.
+    """
     from tensorboardX import SummaryWriter
 
     folder.delete_folder()
@@ -173,8 +180,8 @@ def show(folder: Store, figures: Mapping[str, Figure], write: Callable[[Any], No
                 (folder / file.relative_to(scratch).as_posix()).write_bytes(file.read_bytes())
 
 
-def told(number: float) -> str:
-    """`12.6M`: three digits and a unit."""
+def with_unit(number: float) -> str:
+    """Format a number with three digits and a unit: `12.6M`."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= unit:
             return f"{number / unit:.3g}{name}"
@@ -182,7 +189,7 @@ def told(number: float) -> str:
 
 
 def _styles() -> Iterator[dict[str, Any]]:
-    """Endless; the first 35 differ, and neighbours in all three respects."""
+    """Endless line styles; the first 35 differ, and neighbours differ in colour, marker and line."""
     return (
         {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": LINES[i % len(LINES)]}
         for i in count()
@@ -195,7 +202,7 @@ def _plain(axes: Axes) -> Axes:
 
 
 def _panels(curves: Mapping[str, Any]) -> tuple[Figure, list[Axes]]:
-    """One beside another, by title, with one scale."""
+    """Panels side by side, one per title, with a shared scale."""
     figure = Figure((3.6 * len(curves) + 2, 4), layout="constrained")
     panels = [_plain(axes) for axes in figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]]
     for axes, title in zip(panels, curves, strict=True):
@@ -204,20 +211,21 @@ def _panels(curves: Mapping[str, Any]) -> tuple[Figure, list[Axes]]:
 
 
 def _ticks(axes: Axes, values: Sequence[float]) -> None:
-    """At every value, or every second, third... of many."""
+    """Set a tick at every value, or at every second, third... of many."""
     shown = values[:: math.ceil(len(values) / 6)]
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(shown, [f"{value:.2g}" if value < 1 else f"{value:g}" for value in shown])
 
 
 def _legend(figure: Figure, panels: Sequence[Axes], title: str = "") -> None:
-    """Beside the panels, where nothing is covered; each label once."""
+    """Add a legend beside the panels, with each label once."""
     handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), title=title, loc="outside right upper", frameon=False)
 
 
 def _axis(axes: Axes, at: int, values: Sequence[float | str]) -> list[float]:
-    """Draw an axis at x = `at`, from 0 to 1, and give the heights of the values on it."""
+    """Draw an axis at x = `at`, from 0 to 1, and return the heights of the values on it."""
+    # Words are spaced evenly; numbers on a linear or logarithmic scale.
     heights: list[float]
     if any(isinstance(value, str) for value in values):
         words = sorted({str(value) for value in values})
@@ -234,6 +242,7 @@ def _axis(axes: Axes, at: int, values: Sequence[float | str]) -> list[float]:
         different = np.unique(numbers)
         marks = different if len(different) <= 5 else back(np.linspace(low, high, 5))
         ticks = {f"{mark:.3g}": float((scale(mark) - low) / width) if high > low else 0.5 for mark in marks}
+    # The axis, and its ticks as text beside it.
     axes.plot([at, at], [0, 1], color="black", linewidth=0.8, zorder=1)
     for text, height in ticks.items():
         axes.annotate(

@@ -1,4 +1,4 @@
-"""What is drawn on a terminal while a command works: a run's progress, and a search."""
+"""Progress on a terminal: of a run, and of a search."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from foundray.tuning.search.search import Budgeted, Proposer, Search, _Watcher
 from foundray.tuning.search.table import Live
 
 
-def test_what_a_run_does_until_it_steps() -> None:
+def test_a_runs_progress_before_and_between_steps() -> None:
     text = io.StringIO()
     bar = Bar(1000, Console(file=text, force_terminal=True, width=120, height=24))
 
     def seen() -> str:
-        """What was drawn since the last look."""
+        """Text drawn since the last call."""
         bar.progress.refresh()
         drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
         text.seek(0)
@@ -44,13 +44,13 @@ def test_what_a_run_does_until_it_steps() -> None:
     assert "regrouping" in (broken := seen()) and "loss" not in broken
     bar.step(record | {"step": 4, "workers": 1})
     assert "1 worker " in seen()
-    bar.print("[red]what was said[/]")
-    assert "[red]what was said[/]" in seen(), "a line is not markup"
+    bar.print("[red]a message[/]")
+    assert "[red]a message[/]" in seen(), "a line is not markup"
     bar.close()
 
 
 def test_a_search_on_a_terminal_goes_through_ray_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which pickles all that it is given, and a screen holds locks."""
+    """Ray Tune pickles all its arguments, and a live screen holds locks."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     budget = FlopBudget(1.0)
     live = Live("val_loss", budget, print, on_terminal=True)
@@ -60,7 +60,7 @@ def test_a_search_on_a_terminal_goes_through_ray_tune(tmp_path: Path, monkeypatc
             cloudpickle.dumps(live)
         search = Search(make_spec(), Store.at(tmp_path), budget, lambda number: None, print, live)
         scheduler = Budgeted(search, time_attr="rung", grace_period=1, reduction_factor=3, max_t=9)
-        for given in (Proposer(search), scheduler, _Watcher(search)):
-            cloudpickle.dumps(given)
+        for argument in (Proposer(search), scheduler, _Watcher(search)):
+            cloudpickle.dumps(argument)
     finally:
         live.close()

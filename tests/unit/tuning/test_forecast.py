@@ -1,4 +1,4 @@
-"""Scaling laws and what is told from them: planted constants, the optimum, intervals, and ladders that are refused."""
+"""Scaling laws and forecasts: planted constants, the optimum, intervals, and ladders that are refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_gradient() -> None:
 
 
 def test_a_mean_would_stop_early() -> None:
-    """Why the objective is a sum, in small units: the same optimiser takes the mean's slopes for none."""
+    """Why the objective is a sum, in small units: the same optimiser takes the mean's gradient for zero."""
     points = ladder(HOFFMANN)
     n, d, log_loss = (np.log([getattr(point, name) for point in points]) for name in ("parameters", "tokens", "loss"))
     n, d = n - n.mean(), d - d.mean()
@@ -82,7 +82,7 @@ def test_the_optimum_is_where_a_search_finds_it() -> None:
 
 
 def test_intervals_hold_what_is_measured() -> None:
-    """Shortest ladders, eight times the compute."""
+    """The shortest ladders, at eight times the compute."""
     held, widths = 0, []
     for seed in range(8):
         noise = (0.003, 0.01)[seed % 2]
@@ -106,7 +106,7 @@ def test_noise_widens_the_interval_and_runs_narrow_it() -> None:
 
 
 def many(seed: int = 5) -> list[Point]:
-    """240 runs whose noise has long tails, mostly upwards, as that of losses read off a published figure."""
+    """240 runs with long-tailed noise, mostly upwards, like that of losses read off a published figure."""
     rng = np.random.default_rng(seed)
     law = Law(1.82, 478, 2143, 0.347, 0.367)
     sizes, tokens = np.exp(rng.uniform(np.log(4e7), np.log(1.5e10), 240)), np.exp(rng.uniform(20, 26, 240))
@@ -115,7 +115,7 @@ def many(seed: int = 5) -> list[Point]:
 
 
 def test_intervals_are_about_the_estimator_of_the_fit() -> None:
-    """An estimator that gives long tails their full weight had the fit at an end of its interval. 240 runs take seconds."""
+    """An estimator that gave long tails their full weight put the fit at an end of its interval. 240 runs take seconds."""
     began = time.process_time()
     found = forecast(many(), Target(7e10, 1.4e12), draws=400)
     assert time.process_time() - began < 30
@@ -136,7 +136,7 @@ def test_refits_find_what_the_fit_does() -> None:
         again = fit([point for point, times in zip(points, drawn.astype(int), strict=True) for _ in range(times)])
         assert total <= sums(_constants(again, runs)[None], runs, runs.log_loss[None], drawn[None])[0] * (1 + 1e-6)
         assert runs.law(mine).beta == pytest.approx(again.beta, abs=1e-3)
-    # From a start far off, too, and without a run.
+    # Also from a distant start, and without one run.
     far, _ = refit(np.array([[0.9, 0.1, 0.0, 0.0, 0.0]]), runs, runs.log_loss[None], np.ones((1, 240)))
     assert far[0] == pytest.approx(fitted, abs=1e-2)
     laws = without_each(points, runs, fitted)
@@ -164,20 +164,21 @@ def test_a_forecast_that_reaches_too_far_says_so_and_is_wider() -> None:
 
 
 def test_a_fit_at_a_bound_says_so_and_is_wider() -> None:
-    """Losses that fall as a power of the tokens alone, to nothing: neither E nor A can be told."""
+    """Losses that fall as a power of the tokens alone, to zero: they determine neither E nor A."""
 
     def tokens_alone(size: float, tokens: float) -> float:
         return 1e4 * tokens**-0.5
 
     points = [Point(p.parameters, p.tokens, tokens_alone(p.parameters, p.tokens), p.name) for p in ladder(HOFFMANN)]
     found = forecast(points, Target(3e7, 1.6e9), draws=100)
-    assert "the runs do not tell what more parameters gain: that part of the loss is fitted as none" in found.cautions
-    assert "the runs do not tell which loss remains in the end (E): that part of the loss is fitted as none" in found.cautions
+    unknown = "the runs do not determine {}: that part of the loss is fitted as zero"
+    assert unknown.format("the gain from more parameters") in found.cautions
+    assert unknown.format("the irreducible loss (E)") in found.cautions
     steep = [Point(p.parameters, p.tokens, 1 + (p.tokens / 8e6) ** -3.0 + p.parameters**-0.3, p.name) for p in points]
-    assert "beta is at the most that a fit may have, 2.5" in forecast(steep, Target(3e7, 1.6e9), draws=100).cautions
+    assert "beta is at the fit's upper bound, 2.5" in forecast(steep, Target(3e7, 1.6e9), draws=100).cautions
 
 
-def test_a_forecast_says_what_is_known() -> None:
+def test_a_forecast_and_its_table() -> None:
     points, target = ladder(HOFFMANN, 0.003), Target(1e8, 2e9)
     found = forecast(points, target, draws=200)
     assert found == forecast(points, target, draws=200)
@@ -192,7 +193,7 @@ def test_a_forecast_says_what_is_known() -> None:
 
     table = found.table()
     low, high = found.interval.low, found.interval.high
-    name, moved = found.most_telling
+    name, moved = found.most_influential
     assert all(abs(moved - found.loss) >= abs(loss - found.loss) for _, loss in found.left_out)
     for said in (
         f"expected loss     {found.loss:.4f} nats, 90 % of runs between {low:.4f} and {high:.4f}",
@@ -205,8 +206,8 @@ def test_a_forecast_says_what_is_known() -> None:
     ):
         assert said in table
     assert max(map(len, table.splitlines())) < 120
-    told = json.loads(json.dumps(found.to_dict()))
-    assert told["interval"] == {"low": low, "high": high} and told["reach"] == pytest.approx(found.reach)
+    fields = json.loads(json.dumps(found.to_dict()))
+    assert fields["interval"] == {"low": low, "high": high} and fields["reach"] == pytest.approx(found.reach)
 
 
 def test_a_target_inside_the_ladder_is_said_to_be() -> None:
@@ -229,12 +230,12 @@ SIX = ladder(HOFFMANN)
         ([Point(p.parameters, p.tokens, 1e6 / p.loss**9, p.name) for p in SIX], r"the losses of the 6 runs do not fall with"),
     ],
 )
-def test_what_cannot_be_forecast_is_told(points: list[Point], sentence: str) -> None:
+def test_ladders_that_do_not_suffice(points: list[Point], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         forecast(points, Target(1e8, 2e9), draws=100)
 
 
-def test_a_target_that_is_none_is_told() -> None:
+def test_an_invalid_target() -> None:
     with pytest.raises(InputError, match=r"^the target's parameters is 0, and must be"):
         forecast(SIX, Target(0, 2e9))
 
@@ -256,13 +257,13 @@ def test_points_from_csv(tmp_path: Path) -> None:
         (b"N,D,loss\n1e6,\xff,3\n", r"is not UTF-8 text \(byte 13\)"),
     ],
 )  # fmt: skip
-def test_bad_csv_is_told(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_bad_csv(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "runs.csv").write_bytes(content)
-    with pytest.raises(InputError, match=sentence) as told:
+    with pytest.raises(InputError, match=sentence) as raised:
         points_from_csv(tmp_path / "runs.csv")
-    assert str(told.value).startswith(str(tmp_path / "runs.csv"))
+    assert str(raised.value).startswith(str(tmp_path / "runs.csv"))
 
 
-def test_a_missing_csv_is_told(tmp_path: Path) -> None:
+def test_a_missing_csv(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"runs\.csv cannot be read"):
         points_from_csv(tmp_path / "runs.csv")

@@ -1,4 +1,4 @@
-"""Pictures: what they name, that they repeat, and what is left out of them."""
+"""Figures: their labels, that they repeat byte for byte, and what they leave out."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def search() -> Figure:
     ("draw", "labels"),
     [
         (law, ["compute 6ND [FLOPs]", "loss [nats]", "off the law [%]", "N = 1M", "N = 10M", "best N and D", "target: "]),
-        (coordinates, ["CompleteP", "standard", "attention", "logits", "width", "64", "256", "RMS of what"]),
+        (coordinates, ["CompleteP", "standard", "attention", "logits", "width", "64", "256", "RMS change of"]),
         (rates, ["CompleteP", "standard", "learning rate", "loss [nats]", "64", "128", "0.0039"]),
         (search, ["lr", "kind", "muon", "adamw", "0.001", "best: 2.0000 nats", "loss [nats]"]),
     ],
@@ -69,7 +69,7 @@ def test_the_best_trial_is_on_top_and_failed_ones_are_left_out() -> None:
     trials = [line for line in axes.lines if len(line.get_xdata()) == 3]
     best = max(trials, key=lambda line: line.get_zorder())
     assert len(trials) == 3 and best.get_label().startswith("best")
-    # 1e-3 is in the middle of a logarithmic axis from 1e-4 to 1e-2, and 2.0 at the bottom of that of losses.
+    # 1e-3 is in the middle of a logarithmic axis from 1e-4 to 1e-2, and 2.0 at the bottom of the loss axis.
     assert list(best.get_ydata())[::2] == pytest.approx([0.5, 0])
 
 
@@ -82,7 +82,7 @@ def test_diverged_runs_neither_count_nor_squeeze_the_panel() -> None:
     assert axes.get_ylim()[1] < 4
 
 
-def test_nothing_to_draw_is_told() -> None:
+def test_nothing_to_draw() -> None:
     with pytest.raises(InputError, match="no run has a finite loss"):
         pictures.transfer({"x": {64: [(0.1, math.nan, 0.0)]}})
     with pytest.raises(InputError, match="no trial has a finite loss"):
@@ -95,11 +95,11 @@ def test_series_differ_without_colour() -> None:
         assert len({(line.get_marker(), str(line.get_linestyle())) for line in after}) == len(after) == 2
 
 
-def test_told() -> None:
-    assert [pictures.told(number) for number in (950, 1e6, 12_640_000, 7e9)] == ["950", "1M", "12.6M", "7B"]
+def test_with_unit() -> None:
+    assert [pictures.with_unit(number) for number in (950, 1e6, 12_640_000, 7e9)] == ["950", "1M", "12.6M", "7B"]
 
 
-def test_a_picture_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_figure_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/a\.svg cannot be written"):
         pictures.save(search(), Store.at(tmp_path / "file" / "a.svg"))

@@ -436,7 +436,7 @@ def test_ranges_have_ends() -> None:
     ("call", "sentence"),
     [
         (lambda spec: foundray.forecast(), "name the runs of a ladder, or --points FILE"),
-        (lambda spec: foundray.forecast(points="x.csv", target=spec, size=(1, 1)), "one of them would do"),
+        (lambda spec: foundray.forecast(points="x.csv", target=spec, size=(1, 1)), "give one or the other"),
         (lambda spec: foundray.coordcheck(spec, widths=[16, 24]), "--widths: heads keep their size, 16"),
         (lambda spec: foundray.coordcheck(spec, widths=[16]), "coordcheck compares sizes"),
         (lambda spec: foundray.transfer(spec, [16, 32], [0.1]), "three or more --rates"),
@@ -454,5 +454,5 @@ def test_points_need_a_size(prose: Path, tmp_path: Path) -> None:
     (points := tmp_path / "points.csv").write_text(f"N,D,loss\n{rows}")
     with pytest.raises(InputError, match="--parameters N --tokens D"):
         foundray.forecast(points=points)
-    with pytest.raises(InputError, match="points tell of sizes alone"):
+    with pytest.raises(InputError, match="a CSV of points needs the target's size"):
         foundray.forecast(points=points, target=write_spec(tmp_path, small_spec(prose, tmp_path)))

@@ -1,4 +1,4 @@
-"""What a large run will reach, told from a ladder of small ones: its loss, how sure that is, and what would change it."""
+"""The loss of a large run, forecast from a ladder of small ones, with an interval and the gains from more data or model."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ QUANTILES = (0.05, 0.95)
 
 @dataclass(frozen=True)
 class Interval:
-    """Holds the true value with a probability of 90 %."""
+    """Interval that holds the true value with a probability of 90 %."""
 
     low: float
     high: float
 
     @staticmethod
     def of(draws: Sequence[float] | np.ndarray, value: float) -> Interval:
-        """The middle 90 % of the draws, and the fitted value, which the draws may pass by where little is known."""
+        """The middle 90 % of the draws, widened to hold the fitted value, which the draws may miss if the data say little."""
         low, high = np.quantile(draws, QUANTILES)
         return Interval(min(float(low), value), max(float(high), value))
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Losses are in nats, gains are losses minus that of the target."""
+    """A forecast. Losses are in nats; gains are losses minus the target's."""
 
     points: tuple[Point, ...]
     target: Target
     law: Law
     """Fitted to all points."""
     loss: float
-    """Of the target, by that law."""
+    """Loss of the target by that law."""
     interval: Interval
-    """For the loss that the target's run will measure: doubt about the law, the noise of one run, and what large runs are known
-    to leave such laws by."""
+    """Interval of the loss that the target's run will measure: uncertainty of the law, noise of one run, and the known drift
+    of large runs from such laws."""
     noise: float
     """Standard deviation of runs about the law, relative to the loss."""
     optimum: Target
-    """Where the target's FLOPs give the least loss."""
+    """Size that gives the least loss for the target's FLOPs."""
     optimum_loss: float
     optimum_parameters: Interval
     twice_data: float
@@ -62,7 +62,7 @@ class Forecast:
     left_out: tuple[tuple[str, float], ...]
     """Names of points, and the target's loss by the law fitted without each."""
     cautions: tuple[str, ...] = ()
-    """Why the interval is wider than the reach alone would make it; none of a forecast by an earlier version."""
+    """Why the interval is wider than the reach alone makes it; empty in forecasts of earlier versions."""
 
     @property
     def reach(self) -> float:
@@ -70,18 +70,18 @@ class Forecast:
         return self.target.flops / max(point.flops for point in self.points)
 
     @property
-    def most_telling(self) -> tuple[str, float]:
-        """The point without which the loss changes most, and that loss."""
+    def most_influential(self) -> tuple[str, float]:
+        """The point whose omission changes the loss most, and that loss."""
         return max(self.left_out, key=lambda left: abs(left[1] - self.loss))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Fields for JSON."""
         return {**asdict(self), "reach": self.reach, "flops": self.target.flops}
 
     def table(self) -> str:
-        """What is known, one thing a line; A and B are left out, since they are not."""
+        """The forecast for people, one fact per line; A and B are left out, since the fit does not determine them."""
         target, best, without = self.target, self.optimum, [loss for _, loss in self.left_out]
-        name, moved = self.most_telling
+        name, moved = self.most_influential
         reach = "inside the ladder: interpolated" if self.reach <= 1 else f"{self.reach:.3g} times the largest run"
         lines = [
             ("target", f"{target.parameters:.3g} parameters, {target.tokens:.3g} tokens, {target.flops:.3g} FLOPs, {reach}"),
@@ -103,22 +103,23 @@ class Forecast:
             ("fitted to", f"{len(self.points)} runs, with noise of about {self.noise:.1%} of the loss"),
         ]
         lines += [("caution", caution) for caution in self.cautions]
-        return "\n".join(f"{what:<18}{said}" for what, said in lines)
+        return "\n".join(f"{label:<18}{text}" for label, text in lines)
 
 
 def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int = 1000) -> Forecast:
-    """Fit the scaling law to the points and say what it means for the target. The same seed gives the same intervals.
+    """Fit the scaling law to the points and apply it to the target. The same seed gives the same intervals.
 
-    Raises InputError for points that are too few, too alike or follow no such law, and for values that are not positive.
+    Raises InputError if points are too few, too alike or follow no such law, and for values that are not positive.
     """
     check(points)
     check_positive(target.parameters, "the target's parameters")
     check_positive(target.tokens, "the target's tokens")
-    with one_blas_thread():  # more would wait for one another over products as small as these
+    with one_blas_thread():  # products this small are slower on several threads
         return _forecast(points, target, np.random.default_rng(seed), draws)
 
 
 def _forecast(points: Sequence[Point], target: Target, rng: np.random.Generator, draws: int) -> Forecast:
+    # Fit the law, and draw the laws that are plausible beside it.
     ladder = Centred.of(points)
     fitted = constants_of(ladder)
     check_falls(ladder, fitted)
@@ -128,9 +129,10 @@ def _forecast(points: Sequence[Point], target: Target, rng: np.random.Generator,
     warned = cautions(ladder, fitted, target, points)
 
     def at(law: Law, parameters: float = 1, tokens: float = 1) -> float:
-        """Loss of so many times the target's parameters and tokens."""
+        """Loss at multiples of the target's parameters and tokens."""
         return float(law.loss(target.parameters * parameters, target.tokens * tokens))
 
+    # The interval: plausible laws, the noise of a run, and the drift of large runs, which cautions widen.
     loss = at(law)
     off = noise + drift(target, points) * (WARY if warned else 1) * rng.standard_normal(draws)
     runs = np.array([at(one) for one in laws]) * np.exp(off)

@@ -1,4 +1,4 @@
-"""The runs that a forecast is made from: small ones, of several sizes and amounts of data, and what makes them enough."""
+"""The ladder of a forecast: small runs of several sizes and amounts of data, and checks that they suffice."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from foundray.errors import InputError
 from foundray.storage import Store
 
 RUNS = 6
-"""Runs that a forecast takes at least: the law has five constants."""
+"""Least number of runs for a forecast: the law has five constants."""
 SPAN = 3
-"""Least ratio of the largest to the smallest N, and D; and how many different ones there must be."""
+"""Least ratio of the largest to the smallest N and D, and least number of distinct values of each."""
 CORRELATION = 0.97
-"""Of log N and log D, beyond which the two terms of the law cannot be told apart."""
+"""Correlation of log N and log D from which the two terms of the law cannot be separated."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A run by what it costs."""
+    """The size of a run."""
 
     parameters: float
     """N."""
@@ -38,16 +38,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Point(Target):
-    """A run that was made."""
+    """A measured run."""
 
     loss: float
-    """Measured, in nats."""
+    """Measured loss, in nats."""
     name: str
-    """How a person knows it."""
+    """Name for people."""
 
 
 def check(points: Sequence[Point]) -> None:
-    """Raises InputError for runs of which no forecast can be made, saying what would do."""
+    """Raises InputError, with a remedy, for runs that no forecast can be made from."""
     for point in points:
         for field in ("parameters", "tokens", "loss"):
             check_positive(getattr(point, field), f"{point.name}: {field}")
@@ -55,6 +55,7 @@ def check(points: Sequence[Point]) -> None:
         raise InputError(
             f"a forecast takes at least {RUNS} runs, and there are {len(points)}: add some of other sizes and lengths"
         )
+    # Both sizes must vary, and not together.
     logs = []
     for what, values in (
         ("parameters", [point.parameters for point in points]),
@@ -63,30 +64,30 @@ def check(points: Sequence[Point]) -> None:
         least, most, different = min(values), max(values), len({round(math.log(value), 2) for value in values})
         if most < SPAN * least:
             raise InputError(
-                f"the runs' {what} span a factor of {most / least:.2g} ({least:.3g} to {most:.3g}): a forecast takes runs "
+                f"the runs' {what} span a factor of {most / least:.2g} ({least:.3g} to {most:.3g}): a forecast needs runs "
                 f"that span at least {SPAN}"
             )
         if different < SPAN:
-            raise InputError(f"the runs have {different} different numbers of {what}: a forecast takes at least {SPAN}")
+            raise InputError(f"the runs have {different} different numbers of {what}: a forecast needs at least {SPAN}")
         logs.append(np.log(values))
     if (correlation := abs(np.corrcoef(logs)[0, 1])) >= CORRELATION:
         raise InputError(
-            f"parameters and tokens of the runs change together (their logarithms correlate by {correlation:.3f}), so what "
-            f"each of them gains cannot be told apart: add runs of the same size with other tokens, until it is below "
+            f"parameters and tokens of the runs change together (their logarithms correlate by {correlation:.3f}), so their "
+            f"gains cannot be separated: add runs of the same size with other tokens until the correlation is below "
             f"{CORRELATION}"
         )
 
 
 def check_positive(value: float, where: str) -> None:
-    """Raises InputError for what is no finite number above zero."""
+    """Raises InputError unless the value is a finite number above zero."""
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{where} is {value}, and must be a finite number above zero")
 
 
 def points_from_csv(path: str | Path) -> list[Point]:
-    """Runs from a CSV file with the columns N, D and loss (nats), and any others. They are named by their lines.
+    """Read runs from a CSV file with the columns N, D and loss (nats), and any others. Runs are named by their lines.
 
-    Raises InputError, naming file, line and column.
+    Raises InputError, which names file, line and column.
     """
     try:
         text = Store.at(path).read_bytes().decode("utf-8-sig")
@@ -115,7 +116,7 @@ def points_from_csv(path: str | Path) -> list[Point]:
 
 
 def _number(cell: str | None) -> float:
-    """Not a number where there is none."""
+    """Parse a cell; NaN if it is not a number."""
     try:
         return float(cell or "")
     except ValueError:

@@ -1,7 +1,7 @@
 """The scaling law L(N, D) = E + A N^-alpha + B D^-beta, fitted as in Hoffmann et al. 2022 (arXiv:2203.15556), approach 3.
 
-N are parameters, D training tokens, L the loss in nats per token. Besiroglu et al. 2024 (arXiv:2404.10102) show what a fit
-needs to reach its optimum: losses summed rather than averaged, and tolerances that fit their scale.
+N is parameters, D training tokens, L the loss in nats per token. Besiroglu et al. 2024 (arXiv:2404.10102) show what a fit
+needs to reach its optimum: losses summed rather than averaged, and tolerances on their scale.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from scipy.optimize import minimize, nnls
 
 DELTA = 1e-3
-"""Where Huber's loss turns from square to linear, in log L: an outlier pulls no harder than a residual of 0.1 %."""
+"""Where the Huber loss turns from square to linear, in log L: an outlier pulls no harder than a residual of 0.1 %."""
 EXPONENTS = (0.02, 2.5)
 """Bounds of alpha and beta."""
 LEAST_SHARE = 1e-6
-"""No term of the law is a smaller part of the loss: logarithms are kept finite."""
+"""Least share of the loss for a term of the law, which keeps logarithms finite."""
 GRID = np.geomspace(0.05, 2.0, 8)
-"""Exponents from which fits begin."""
+"""Exponents that fits start from."""
 STARTS = 4
-"""The best of a grid; on ladders with noise of up to 1 % two found what twenty did."""
+"""Starts of a fit, the best of a grid; on ladders with noise of up to 1 % two found what twenty did."""
 
 
 class Measured(Protocol):
-    """A run: parameters N, training tokens D, loss in nats."""
+    """A measured run: parameters N, training tokens D, loss in nats."""
 
     @property
     def parameters(self) -> float: ...
@@ -39,21 +39,21 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class Law:
-    """Constants of the law. A and B are ill-determined (they trade against the exponents); E, alpha and beta say something."""
+    """Constants of the law. A and B are ill-determined (they trade off against the exponents); E, alpha and beta are not."""
 
     E: float
-    """Loss that neither size nor data removes, nats."""
+    """Irreducible loss, nats."""
     A: float
     B: float
     alpha: float
     beta: float
 
     def loss(self, parameters: Any, tokens: Any) -> Any:
-        """Nats, for numbers or arrays of one shape."""
+        """Loss in nats, for numbers or arrays of one shape."""
         return self.E + self.A * parameters**-self.alpha + self.B * tokens**-self.beta
 
     def optimum(self, flops: float) -> tuple[float, float]:
-        """Parameters and tokens of the least loss where 6 N D = flops (Hoffmann et al. 2022, equation 4)."""
+        """Parameters and tokens of the least loss for 6 N D = flops (Hoffmann et al. 2022, equation 4)."""
         both = self.alpha + self.beta
         ratio = (self.alpha * self.A / (self.beta * self.B)) ** (1 / both)
         parameters = ratio * (flops / 6) ** (self.beta / both)
@@ -61,13 +61,13 @@ class Law:
 
 
 def columns(points: Sequence[Measured]) -> np.ndarray:
-    """[3, n]: parameters, tokens, losses."""
+    """Parameters, tokens and losses as an array [3, n]."""
     return np.array([(point.parameters, point.tokens, point.loss) for point in points], np.float64).T
 
 
 @dataclass(frozen=True)
 class Centred:
-    """Runs about their middle, where log N and log D hardly correlate with the constants: these are terms of a typical loss.
+    """Runs with log N and log D centred, which decorrelates the constants: they become the terms of a typical loss.
 
     Constants are alpha, beta, and the logarithms of the three terms at the middle: a, b, e.
     """
@@ -82,32 +82,32 @@ class Centred:
 
     @staticmethod
     def of(points: Sequence[Measured]) -> Centred:
-        """Values must be positive."""
+        """Centre runs, whose values must be positive."""
         parameters, tokens, log_loss = np.log(columns(points))
         n, d = float(parameters.mean()), float(tokens.mean())
         return Centred(parameters - n, tokens - d, log_loss, (n, d))
 
     @property
     def bounds(self) -> np.ndarray:
-        """[2, 5]: the least and the most that the constants may be."""
+        """Lower and upper bounds of the constants [2, 5]."""
         least, most = self.log_loss.min() + np.log(LEAST_SHARE), self.log_loss.max()
         return np.array([EXPONENTS, EXPONENTS, (least, most), (least, most), (least, self.log_loss.min())]).T
 
     def law(self, constants: np.ndarray) -> Law:
-        """Of constants [5]."""
+        """The law with constants [5]."""
         alpha, beta, a, b, e = constants
         scales = np.exp([e, a + alpha * self.middle[0], b + beta * self.middle[1]])
         return Law(*map(float, (*scales, alpha, beta)))
 
 
 def fit(points: Sequence[Measured]) -> Law:
-    """The law that minimises the sum of Huber's losses of log L, the best of several starts. Values must be positive."""
+    """Fit the law that minimises the summed Huber loss of log L, the best of several starts. Values must be positive."""
     ladder = Centred.of(points)
     return ladder.law(constants_of(ladder))
 
 
 def constants_of(ladder: Centred) -> np.ndarray:
-    """[5]: those of the fit."""
+    """Constants [5] of the fit."""
 
     def objective(constants: np.ndarray) -> tuple[float, np.ndarray]:
         return summed_huber(constants, ladder.n, ladder.d, ladder.log_loss)
@@ -121,9 +121,9 @@ def constants_of(ladder: Centred) -> np.ndarray:
 
 
 def summed_huber(constants: np.ndarray, n: np.ndarray, d: np.ndarray, log_loss: np.ndarray) -> tuple[float, np.ndarray]:
-    """Sum over points [n] of Huber's loss of log L, and its gradient [5] by alpha, beta, a, b, e.
+    """Sum over points [n] of the Huber loss of log L, and its gradient [5] by alpha, beta, a, b, e.
 
-    In units of DELTA squared: L-BFGS takes changes below some 1e-9 for none, and Huber's losses of good fits are as small.
+    In units of DELTA squared: L-BFGS ignores changes below about 1e-9, and the Huber losses of good fits are that small.
     """
     alpha, beta, a, b, e = constants
     terms = np.stack([a - alpha * n, b - beta * d, np.full_like(n, e)])
@@ -137,7 +137,7 @@ def summed_huber(constants: np.ndarray, n: np.ndarray, d: np.ndarray, log_loss: 
 
 
 def starts_of(ladder: Centred) -> list[np.ndarray]:
-    """Exponents on a grid; the other constants, in which the law is linear, by non-negative least squares."""
+    """Start constants: exponents on a grid; the others, in which the law is linear, by non-negative least squares."""
     losses, least, found = np.exp(ladder.log_loss), np.exp(ladder.bounds[0, 4]), []
     for alpha, beta in product(GRID, repeat=2):
         terms = np.stack([np.exp(-alpha * ladder.n), np.exp(-beta * ladder.d), np.ones_like(losses)], 1)

@@ -1,1 +1,1 @@
-"""Whether hyperparameters stay right for other widths and depths."""
+"""Whether hyperparameters transfer to other widths and depths."""

@@ -22,7 +22,7 @@ from foundray.tuning.transfer.coordinates import Coordinates, check
 
 COMPLETEP, STANDARD = "CompleteP", "standard"
 TIMES = (1, 2, 4, 8)
-"""The widths that are tried, in those of the proxies, where none are given."""
+"""Default widths, as multiples of the proxies' width."""
 
 
 @dataclass(frozen=True)
@@ -31,30 +31,31 @@ class CoordinateCheck:
     """`width` or `depth`."""
     steps: int
     found: dict[str, Coordinates]
-    """By parametrisation."""
+    """Coordinates by parametrisation."""
     picture: str
+    """URL of the figure."""
 
     @property
     def steady(self) -> bool:
         return self.found[COMPLETEP].steady
 
     def table(self) -> str:
-        """For people: by what power of the size each part's change grows, and what it changed by at each size."""
+        """Table for people: each part's change at each size, and the power of the size that it grows with."""
         sizes = self.found[COMPLETEP].sizes
         rows = [["parametrisation", "part", *(f"{self.over} {size}" for size in sizes), "grows as"]]
         for title, coordinates in self.found.items():
             powers = coordinates.exponents()
             for part, changes in coordinates.changes.items():
                 rows.append([title, part, *(f"{of_size[-1]:.3g}" for of_size in changes), f"{self.over}^{powers[part]:+.2f}"])
-        title = f"what activations changed by in {self.steps} steps (root mean square)"
+        title = f"change of activations in {self.steps} steps (root mean square)"
         return f"{title}\n{aligned(rows)}\n{self._verdict()}\npicture: {self.picture}"
 
     def _verdict(self) -> str:
         if self.over == "depth":
-            return "no verdict is given over depths: a few steps do not tell"
+            return "no verdict over depths: a few steps are not enough for one"
         if self.steady:
             return "steady: hyperparameters found at one width are right for the others"
-        return "not steady under CompleteP: what is found at one width does not transfer to the others"
+        return "not steady under CompleteP: hyperparameters found at one width do not transfer to the others"
 
     def to_dict(self) -> dict[str, Any]:
         found = {title: coordinates.to_dict() for title, coordinates in self.found.items()}
@@ -64,7 +65,8 @@ class CoordinateCheck:
 def coordcheck(
     spec: Spec, widths: Sequence[int], depths: Sequence[int], steps: int, report: Callable[[str], None]
 ) -> CoordinateCheck:
-    """Over widths, or over `depths` where there are any. Raises InputError."""
+    """Check a spec over widths, or over `depths` if any are given. Raises InputError."""
+    # Choose the sizes, and read a few steps of data.
     check_from_scratch(spec, "coordcheck")
     over = "depth" if depths else "width"
     proxy = proxy_of(spec)
@@ -74,7 +76,8 @@ def coordcheck(
         prepared = prepare(spec, report)
     check_fits(spec, prepared)
     plan, per_step = plan_for(prepared, spec), spec.train.micro_batches
-    given = [list(read_micro_batches(plan, step * per_step, per_step)) for step in range(steps)]
+    micro_batches = [list(read_micro_batches(plan, step * per_step, per_step)) for step in range(steps)]
+    # Train every size under both parametrisations, at a constant learning rate.
     flat = ScheduleConfig(kind="constant", warmup=0.0)
     found = {}
     for title, base in ((COMPLETEP, {}), (STANDARD, {"base_width": None, "base_depth": None})):
@@ -82,20 +85,21 @@ def coordcheck(
             (getattr(model, over), at_size(spec, model.model_copy(update=base), steps).model_copy(update={"schedule": flat}))
             for model in models
         ]
-        found[title] = check(specs, prepared.manifest.vocabulary, given)
+        found[title] = check(specs, prepared.manifest.vocabulary, micro_batches)
+    # Draw the changes.
     curves = {
         title: {part: dict(zip(of.sizes, changes, strict=True)) for part, changes in of.changes.items()}
         for title, of in found.items()
     }
-    place = Store.at(spec.storage) / f"{spec.name}-coordcheck" / f"{over}s.svg"
+    file = Store.at(spec.storage) / f"{spec.name}-coordcheck" / f"{over}s.svg"
     figure = pictures.coordinate_check(curves, over)
-    pictures.save(figure, place)
-    pictures.show(place.parent / "tensorboard", {f"coordinate-check-{over}s": figure})
-    return CoordinateCheck(over, steps, found, place.url)
+    pictures.save(figure, file)
+    pictures.show(file.parent / "tensorboard", {f"coordinate-check-{over}s": figure})
+    return CoordinateCheck(over, steps, found, file.url)
 
 
 def _models(smallest: ModelConfig, widths: Sequence[int], depths: Sequence[int]) -> list[ModelConfig]:
-    """Raises InputError for a size that cannot be, or too few of them."""
+    """Models of the sizes to compare. Raises InputError for an impossible size, or fewer than two."""
     if len(sizes := sorted(set(depths or widths or (smallest.width * times for times in TIMES)))) < 2:
         raise InputError("coordcheck compares sizes: name two or more, such as --widths 64 128 256")
     if depths:

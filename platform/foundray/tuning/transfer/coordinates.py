@@ -1,8 +1,8 @@
-"""The coordinate check: how much do activations move in a few steps, by width or by depth (Yang et al. 2022, appendix D.1)?
+"""The coordinate check: how much activations change in a few steps, by width or by depth (Yang et al. 2022, appendix D.1).
 
-Where hyperparameters transfer, what a unit gives moves by about as much whatever the size of the model. Differs: what is shown
-is the change since initialisation, since what was there from the start hides it, and over depths no verdict is given: a few
-steps do not tell (the first layers' changes add up).
+If hyperparameters transfer, a unit's activations change by about the same amount at every model size. Differs: the check shows
+the change since initialisation, which the initial activations would hide, and gives no verdict over depths: a few steps are
+not enough for one (the first layers' changes add up).
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from foundray.spec import Spec
 from foundray.training.step.trainer import Trainer
 
 STEADY = (-0.5, 0.25)
-"""The exponents of width with which a change may shrink or grow: the standard parametrisation has one of about 1, and rates
-that are divided by the width where they should not be have one of about -1."""
+"""Bounds of the exponent of width with which a change may shrink or grow: the standard parametrisation has about 1, and rates
+wrongly divided by the width have about -1."""
 MicroBatches = Sequence[bytes]
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Root mean squares of what a model's parts changed by."""
+    """Root mean square changes of a model's parts."""
 
     sizes: tuple[int, ...]
     """Widths, or depths."""
     changes: dict[str, list[list[float]]]
-    """By part: of each size, after 1, 2, ... steps."""
+    """By part: for each size, the changes after 1, 2, ... steps."""
 
     def exponents(self) -> dict[str, float]:
-        """Of each part: the power of the size that the change grows with, after the last step."""
+        """For each part, the power of the size that its change grows with, after the last step."""
         logs = np.log(self.sizes)
         last = {part: np.array([steps[-1] for steps in of_sizes]) for part, of_sizes in self.changes.items()}
         return {part: float(np.polyfit(logs, np.log(np.maximum(change, 1e-30)), 1)[0]) for part, change in last.items()}
 
     @property
     def steady(self) -> bool:
-        """Whether no part's change grows with the size, or vanishes."""
+        """Whether no part's change grows or vanishes with the size."""
         return all(STEADY[0] < power < STEADY[1] for power in self.exponents().values())
 
     def to_dict(self) -> dict[str, object]:
@@ -49,8 +49,7 @@ class Coordinates:
 
 
 def check(specs: Iterable[tuple[int, Spec]], classes: int, micro_batches: Sequence[MicroBatches]) -> Coordinates:
-    """`specs`: by size, the same run at that size. Each learns from the micro-batches, a list a step, and is looked at with
-    those of the first."""
+    """Train each of `specs`, the same run by size, on the micro-batches of each step, and measure its changes on the first."""
     sizes, found = [], []
     for size, spec in specs:
         sizes.append(size)
@@ -65,29 +64,30 @@ def _changes(spec: Spec, classes: int, micro_batches: Sequence[MicroBatches]) ->
     batch = Batch.load(micro_batches[0][0], trainer.device)
     first = _outputs(trainer.model, batch)
     changes: dict[str, list[float]] = {part: [] for part in first}
+    # After each step, compare the outputs for the first micro-batch with those at initialisation.
     for step, payloads in enumerate(micro_batches):
         per_step = spec.train.micro_batches
         trainer.step(step, ((step * per_step + index, payload) for index, payload in enumerate(payloads)))
         now = _outputs(trainer.model, batch)
         for part, outputs in now.items():
-            squares = [(here - before).pow(2).mean() for here, before in zip(outputs, first[part], strict=True)]
+            squares = [(after - before).pow(2).mean() for after, before in zip(outputs, first[part], strict=True)]
             changes[part].append(float(torch.stack(squares).mean().sqrt()))
     return changes
 
 
 @torch.no_grad()
 def _outputs(model: Model, batch: Batch) -> dict[str, list[Tensor]]:
-    """What the parts of a model give for a micro-batch; of all layers."""
+    """Outputs of a model's parts for a micro-batch, from all layers."""
     outputs: dict[str, list[Tensor]] = {}
     hooks = [module.register_forward_hook(_keeper(outputs.setdefault(part, []))) for part, module in _parts(model)]
     model(batch)
     for hook in hooks:
         hook.remove()
-    return {part: given for part, given in outputs.items() if given}
+    return {part: tensors for part, tensors in outputs.items() if tensors}
 
 
 def _keeper(kept: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
-    return lambda module, given, output: kept.append(output.detach().clone())
+    return lambda module, inputs, output: kept.append(output.detach().clone())
 
 
 def _parts(model: Model) -> list[tuple[str, nn.Module]]:

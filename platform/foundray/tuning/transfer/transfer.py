@@ -1,4 +1,4 @@
-"""`transfer`: does the learning rate that is best at one width stay best at another, under CompleteP and without it?"""
+"""`transfer`: whether the best learning rate at one width stays best at another, with and without CompleteP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from foundray.tuning.search.trial import Job, RungResult, job_of, run
 from foundray.tuning.transfer.coordcheck import COMPLETEP, STANDARD
 
 Found = dict[str, dict[int, list[tuple[float, float, float]]]]
-"""By parametrisation and width: learning rate, mean loss over the seeds and its standard deviation, ascending by rate."""
+"""By parametrisation and width: (learning rate, mean loss over the seeds, its standard deviation), ascending by rate."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,33 @@ class Transfer:
     picture: str
 
     def best(self, title: str, width: int) -> int:
-        """The place of the best rate, among the rates."""
+        """Index of the best rate."""
         losses = [loss for _, loss, _ in self.found[title][width]]
         return losses.index(min(losses))
 
     def verdict(self, title: str) -> dict[str, float]:
-        """From the narrowest to the widest: by how many rates the best moved, and what the narrow one's costs the wide one."""
+        """From the narrowest to the widest: by how many rates the best one moved, and the loss that carrying it over costs."""
         narrow, wide = min(self.found[title]), max(self.found[title])
         carried, best = self.best(title, narrow), self.best(title, wide)
         losses = [loss for _, loss, _ in self.found[title][wide]]
         return {"moved": best - carried, "lost": losses[carried] - losses[best]}
 
     def table(self) -> str:
-        """For people."""
+        """Table for people: a row per rate, then the verdict of each parametrisation."""
         columns = [(title, width) for title, widths in self.found.items() for width in widths]
         rows = [["lr", *(f"{title} {width}" for title, width in columns)]]
-        for at, (rate, _, _) in enumerate(self.found[COMPLETEP][columns[0][1]]):
-            cells = [self.found[title][width][at] for title, width in columns]
+        for index, (rate, _, _) in enumerate(self.found[COMPLETEP][columns[0][1]]):
+            cells = [self.found[title][width][index] for title, width in columns]
             rows.append([f"{rate:.4g}", *(f"{loss:.4f} ± {spread:.4f}" for _, loss, spread in cells)])
         lines = [
-            f"validation loss after {self.steps} steps, nats per token: mean and deviation of {self.seeds} seed(s)",
+            f"validation loss after {self.steps} steps, nats per token: mean ± standard deviation, seeds: {self.seeds}",
             aligned(rows),
         ]
         for title, widths in self.found.items():
-            told = self.verdict(title)
+            verdict = self.verdict(title)
             best = ", ".join(f"{widths[width][self.best(title, width)][0]:.4g} at width {width}" for width in widths)
-            lines.append(f"{title}: best is {best} ({told['moved']:+.0f} rates); the carried one costs {told['lost']:.4f} nats")
+            moved, lost = verdict["moved"], verdict["lost"]
+            lines.append(f"{title}: best is {best} ({moved:+.0f} rates); carrying the rate over costs {lost:.4f} nats")
         return "\n".join([*lines, f"picture: {self.picture}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,13 +71,12 @@ class Transfer:
 def transfer(
     spec: Spec, widths: Sequence[int], rates: Sequence[float], seeds: int, steps: int, report: Callable[[str], None]
 ) -> Transfer:
-    """Train at every width with every rate, from `seeds` seeds; the narrowest is the base. Raises InputError."""
+    """Train at every width with every rate and `seeds` seeds; the narrowest width is the base. Raises InputError."""
+    # Check the arguments, and list the runs to compare.
     check_from_scratch(spec, "transfer")
     widths, rates = sorted(set(widths)), sorted(set(rates))
     if len(widths) < 2 or len(rates) < 3 or rates[0] <= 0 or seeds < 1 or steps < 1:
-        raise InputError(
-            "transfer compares: two or more --widths, three or more --rates above 0, and at least one seed and step"
-        )
+        raise InputError("transfer needs two or more --widths, three or more --rates above 0, and at least one seed and step")
     specs = {
         (title, width, rate, seed): _spec(spec, width, base, rate, spec.seed + seed, steps)
         for title, base in ((COMPLETEP, widths[0]), (STANDARD, None))
@@ -89,13 +89,14 @@ def transfer(
     with connected(report) as ray:
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
-        # At the base's width both parametrisations are the same run, and it is made once.
-        runs = {one.fingerprint(): one for one in map(_plain, specs.values())}
+        # At the base's width both parametrisations are the same run, which is trained once.
+        runs = {one.fingerprint(): one for one in map(_normalised, specs.values())}
         jobs = {name: job_of(folder / "runs" / name, one, prepared, [steps]) for name, one in runs.items()}
         report(f"{len(jobs)} runs of {steps} steps")
         task = ray.remote(_loss).options(num_cpus=spec.scale.worker_threads, max_retries=3)
         found = dict(zip(jobs, ray.get([task.remote(job) for job in jobs.values()]), strict=True))
-    losses = {key: found[_plain(one).fingerprint()] for key, one in specs.items()}
+    # Average over the seeds, and draw.
+    losses = {key: found[_normalised(one).fingerprint()] for key, one in specs.items()}
     curves: Found = {
         title: {
             width: [_over_seeds(rate, [losses[title, width, rate, s] for s in range(seeds)]) for rate in rates]
@@ -117,8 +118,8 @@ def _spec(spec: Spec, width: int, base: int | None, rate: float, seed: int, step
     return with_values(at_size(spec, model, steps), {"optimizer.lr": rate, "seed": seed})
 
 
-def _plain(spec: Spec) -> Spec:
-    """A model of its base's size has no base."""
+def _normalised(spec: Spec) -> Spec:
+    """The spec without a base width if that is the model's own width."""
     same = spec.model.base_width == spec.model.width
     return spec.model_copy(update={"model": spec.model.model_copy(update={"base_width": None})}) if same else spec
 

@@ -30,7 +30,7 @@ from foundray.training.collectives.group import Group
 from foundray.training.step.trainer import Trainer, named_weights
 from foundray.training.warm_start.parent import Start, find_start
 from foundray.training.warm_start.starting import START, begin, fit_of, read_start, take, write_start
-from foundray.tuning.foretell import foretell
+from foundray.tuning.ladder_forecast import forecast_from_ladder
 from foundray.tuning.search.driver import tune
 from foundray.tuning.transfer.coordcheck import coordcheck
 from foundray.tuning.transfer.transfer import transfer
@@ -201,7 +201,7 @@ def test_searches_refuse_a_start(parent: Run) -> None:
         ("tune", lambda: tune(spec, "", {}, silent, False)),
         ("coordcheck", lambda: coordcheck(spec, [16, 32], [], 2, silent)),
         ("transfer", lambda: transfer(spec, [16, 32], [1e-3, 2e-3, 3e-3], 1, 2, silent)),
-        ("a ladder", lambda: foretell(["runs/parent"], None, spec, None, silent)),
+        ("a ladder", lambda: forecast_from_ladder(["runs/parent"], None, spec, None, silent)),
     ):
         with pytest.raises(InputError, match=f"init_from: {verb} .*--set init_from=null"):
             call()

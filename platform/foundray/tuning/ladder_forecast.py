@@ -1,4 +1,4 @@
-"""`forecast`: which runs make up a ladder, and which run is told of."""
+"""`forecast`: collects the runs of a ladder, and forecasts the target run's loss from them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from foundray.tuning.search.from_scratch import check_from_scratch
 from foundray.tuning.search.outcome import state_forecast, target_of
 
 
-def foretell(
+def forecast_from_ladder(
     runs: Sequence[str], points: str | None, spec: Spec | None, size: tuple[float, float] | None, report: Callable[[str], None]
 ) -> Forecast:
-    """From runs' folders, or a CSV of points; of the spec's run, or of a `size` (parameters, tokens). Raises InputError."""
+    """Forecast the spec's run, or one of a `size` (parameters, tokens), from runs' folders or a CSV of points.
+
+    Raises InputError.
+    """
+    # Check the arguments, and read the ladder.
     if bool(runs) == bool(points):
         raise InputError("name the runs of a ladder, or --points FILE: a CSV with the columns N, D and loss")
     if spec is not None and size is not None:
-        raise InputError("--for names the run to be told of, and so do --parameters and --tokens: one of them would do")
+        raise InputError("--for names the target run, and so do --parameters and --tokens: give one or the other")
     if spec is not None:
         check_from_scratch(spec, "a ladder")
     classes = 0
@@ -35,35 +39,37 @@ def foretell(
         ladder, classes, searched = _ladder(runs)
         spec = spec or (None if size else searched)
     if size is None and spec is None:
-        raise InputError("of which run? --for SPEC, or --parameters N --tokens D")
+        raise InputError("no target run is given: add --for SPEC, or --parameters N --tokens D")
     if size is None and points:
-        raise InputError("points tell of sizes alone: --parameters N --tokens D of the run to be told of")
+        raise InputError("a CSV of points needs the target's size: give --parameters N --tokens D instead of --for")
+    # Forecast, and state the forecast in the run's folder if the run has not started.
     found = forecast(ladder, Target(*size) if size or spec is None else target_of(spec, classes))  # type: ignore[misc]
     if spec is not None:
-        place = Run.named(spec).folder
+        folder = Run.named(spec).folder
         if state_forecast(spec, found):
-            pictures.save(pictures.scaling_law(found), place / "forecast.svg")
-            report(f"stated in {place}, and shown by `foundray status` beside what happens")
+            pictures.save(pictures.scaling_law(found), folder / "forecast.svg")
+            report(f"forecast written into {folder}; `foundray status` shows it beside the run's loss")
         else:
-            report(f"{place} has begun: the forecast is not kept there")
+            report(f"{folder} has begun: the forecast is not kept there")
     return found
 
 
 def _ladder(locations: Sequence[str]) -> tuple[list[Point], int, Spec | None]:
-    """The points of finished runs and of searches' ladders; the ids of their data; the run that a search was for."""
+    """Points of finished runs and of searches' ladders, the number of ids in their data, and a search's tuned spec."""
     ladder: list[Point] = []
     searched, classes = None, 0
     for location in locations:
         folder = Store.at(location)
         if (folder / "ranking.json").exists():
-            facts = json.loads((folder / "ranking.json").read_text())
-            ladder += [Point(**point) for point in facts["points"]]
-            classes = facts["classes"]
+            ranking = json.loads((folder / "ranking.json").read_text())
+            ladder += [Point(**point) for point in ranking["points"]]
+            classes = ranking["classes"]
             searched = parse_spec((folder / "tuned.yaml").read_text(), str(folder / "tuned.yaml"))
             continue
         run = Run.open(location)
-        if (stands := run.facts()).state != "finished" or stands.val_loss is None or not math.isfinite(stands.val_loss):
-            raise InputError(f"{location} is not finished ({stands.state}, step {stands.step}): a ladder takes whole runs")
+        facts = run.facts()
+        if facts.state != "finished" or facts.val_loss is None or not math.isfinite(facts.val_loss):
+            raise InputError(f"{location} is not finished ({facts.state}, step {facts.step}): a ladder takes finished runs")
         classes = run.manifest()["vocabulary"]
-        ladder.append(Point(parameters_of(run.spec(), classes), stands.tokens, stands.val_loss, run.folder.name))
+        ladder.append(Point(parameters_of(run.spec(), classes), facts.tokens, facts.val_loss, run.folder.name))
     return ladder, classes, searched
