@@ -1,6 +1,6 @@
 """Foundray: elastic pre-training on Ray. The verbs of the command line, as functions.
 
-Each imports what it needs when it is called, so that `import foundray` is quick.
+Each imports what it needs inside, so that `import foundray` is quick.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def plan(
     seconds_a_gigabyte: float | None = None,
     report: Report = _silent,
 ) -> Plan:
-    """Should one pre-train on the spec's data, and what will it take? Nothing is started. Raises InputError.
+    """Estimate whether to pre-train on the spec's data, and what it will take. Starts nothing. Raises InputError.
 
     `tokenizers` are tokenizer.json files of models to start from, `gpus` such as `H100:8`, `prices` such as `H100=2.5`,
-    `because` of `architecture`, `control` and `research`; what is None is assumed, and said so.
+    `because` any of `architecture`, `control` and `research`. For each None, the plan names the value that it assumes.
     """
     from foundray.spec.loading import load_spec
 
     checked = load_spec(_path(spec), overrides)
-    from foundray.planning import plan as make  # imports torch: only once the spec makes sense
+    from foundray.planning import plan as make  # imports torch, so only after the spec is checked
     from foundray.planning.cost import assume
 
     assumptions = assume(mfu, mtbf_hours, machines, seconds_a_gigabyte)
@@ -95,7 +95,7 @@ def prepare(spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: 
 
 
 def quarantine(what: SpecPath, overrides: Mapping[str, Any] | None = None, source: int | None = None) -> Quarantine:
-    """What could not be used of the data of a run, a spec, or a folder of prepared data or vectors; of one source, if given.
+    """Return which data of a run, a spec, or a folder of prepared data or vectors could not be used; of one source, if given.
 
     `overrides` are fields of the spec. Raises InputError.
     """
@@ -107,7 +107,7 @@ def quarantine(what: SpecPath, overrides: Mapping[str, Any] | None = None, sourc
 def train(
     spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
 ) -> Facts:
-    """Run a spec to its end, preparing its data first if need be. Raises InputError or RunFailed."""
+    """Run a spec to its end, after preparing its data if needed. Raises InputError or RunFailed."""
     from foundray.spec.loading import load_spec
     from foundray.training import driver
 
@@ -117,7 +117,7 @@ def train(
 def resume(
     run: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
 ) -> Facts:
-    """Go on with a run from its last complete checkpoint. Raises InputError or RunFailed."""
+    """Continue a run from its last complete checkpoint. Raises InputError or RunFailed."""
     from foundray.runs.run import Run
     from foundray.training import driver
 
@@ -126,7 +126,7 @@ def resume(
 
 
 def status(run: SpecPath) -> Facts:
-    """Where a run stands. Raises InputError."""
+    """Return where a run stands. Raises InputError."""
     from foundray.runs.run import Run
 
     return Run.open(_path(run)).facts()
@@ -141,7 +141,7 @@ def stop(run: SpecPath, report: Report = _silent) -> Facts:
 
 
 def report(runs: Sequence[SpecPath], out: SpecPath | None = None, report: Report = _silent) -> str:
-    """Write one HTML page of a run, or of several side by side; gives its place. Raises InputError."""
+    """Write one HTML page about a run, or several side by side; return its location. Raises InputError."""
     from foundray.reports import report as write
     from foundray.runs.run import Run
     from foundray.storage import Store
@@ -150,7 +150,7 @@ def report(runs: Sequence[SpecPath], out: SpecPath | None = None, report: Report
 
 
 def steps(run: SpecPath) -> DataFrame:
-    """A run's step log as a pandas frame: a row per step, in the order in which they were done. Raises InputError."""
+    """Return a run's step log as a pandas frame: one row per step, in the order of computation. Raises InputError."""
     from foundray.records import frames
     from foundray.runs.run import Run
 
@@ -158,7 +158,7 @@ def steps(run: SpecPath) -> DataFrame:
 
 
 def events(run: SpecPath) -> DataFrame:
-    """A run's event log as a pandas frame: a row per event, in order. Raises InputError."""
+    """Return a run's event log as a pandas frame: one row per event, in order. Raises InputError."""
     from foundray.records import frames
     from foundray.runs.run import Run
 
@@ -166,7 +166,7 @@ def events(run: SpecPath) -> DataFrame:
 
 
 def audit(run: SpecPath) -> Audit:
-    """Prove from the run's ledger that every sample of every committed step was used exactly once. Raises InputError."""
+    """Prove from the run's logs that every sample of every committed step was used exactly once. Raises InputError."""
     from foundray.data.stream.plan import plan_for
     from foundray.inspection.auditing import audit as audit_run
     from foundray.runs.run import Run
@@ -177,7 +177,7 @@ def audit(run: SpecPath) -> Audit:
 
 
 def samples(run: SpecPath, step: int, report: Report = _silent) -> list[str]:
-    """Names of the samples that a step, counted from 1, was trained on, in order: shard and row.
+    """Return the names (shard and row) of the samples that a step used, in order. Steps count from 1.
 
     Raises InputError, also for a step that the run has not done.
     """
@@ -198,20 +198,20 @@ def sample(
     seed: int = 0,
     step: int | str | None = None,
 ) -> str:
-    """Continue a text with the run's newest weights, or those after `step`; gives prompt and continuation. Raises InputError.
+    """Continue a text with the run's newest weights, or those after `step`; return both. Raises InputError.
 
-    The step `best` is that of the lowest validation loss among the checkpoints.
+    `step="best"` is the checkpoint with the lowest validation loss.
     """
     from foundray.runs.run import Run
 
     opened = Run.open(_path(run))
-    from foundray.exports.generate import generate  # imports torch: a name that is wrong should be said at once
+    from foundray.exports.generate import generate  # imports torch, so only after the name is checked
 
     return generate(opened, prompt, tokens, temperature, top_k, seed, step)
 
 
 def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = None) -> Judgement:
-    """Judge a run's newest weights by a task file, beside a floor and the same network untrained. Raises InputError."""
+    """Judge a run's newest weights on a task, compared with a floor and the same network untrained. Raises InputError."""
     from foundray.evaluation.probes import load_task
     from foundray.evaluation.probes import probe as judge
     from foundray.runs.run import Run
@@ -229,10 +229,10 @@ def export(
 ) -> Exported:
     """Write a run's model, after its newest checkpoint or after `step`, as a folder that Hugging Face's classes load.
 
-    The step `best` is that of the lowest validation loss among the checkpoints.
+    `step="best"` is the checkpoint with the lowest validation loss.
 
-    Where none computes the same, in Foundray's own form, for `load`. `overrides` are fields that do not change the result, such
-    as a source's licence. Raises InputError.
+    If none of them computes the same, the folder has Foundray's own form, for `load`. `overrides` are fields that do not
+    change the result, such as a source's licence. Raises InputError.
     """
     from foundray.exports import export as write
     from foundray.runs.run import Run
@@ -242,7 +242,7 @@ def export(
 
 
 def load(folder: SpecPath, layer: int | Literal["last", "all"] = "last") -> Loaded:
-    """What `export` wrote, as an encoder: data in, features out. `layer` is how many layers deep to look. Raises InputError."""
+    """Load what `export` wrote as an encoder: data in, features of layer `layer` out. Raises InputError."""
     from foundray.exports.folder import load as read
 
     return read(_path(folder), layer)
@@ -263,9 +263,9 @@ def embed(
     max_bad_share: float | None = None,
     report: Report = _silent,
 ) -> Embedded:
-    """The run's vectors of data (a file, folder, glob or URL), as Parquet in `out`; goes on where it was cut off.
+    """Write a run's vectors of data (a file, folder, glob or URL) as Parquet to `out`; continue after an interruption.
 
-    `overrides` are fields of the source that the data is. Raises InputError.
+    `overrides` are fields of the data's source. Raises InputError.
     """
     from foundray.runs.run import Run
     from foundray.vectors.embed import Options
@@ -278,9 +278,9 @@ def embed(
 def search(
     out: SpecPath, query: str | None = None, *, like: str | None = None, top: int = 10, run: SpecPath | None = None
 ) -> list[Hit]:
-    """The rows in a folder of vectors nearest to a text, to the first row of a file, or to the row with the id `like`.
+    """Return the rows of a folder of vectors nearest to a text, to a file's first row, or to the row with the id `like`.
 
-    `run` is where the run lies that made them, if it is elsewhere now. Raises InputError. For many queries, keep a
+    `run` locates the run that made them, if it has moved. Raises InputError. For many queries, keep a
     `foundray.vectors.search.Searcher`.
     """
     from foundray.vectors.search import Searcher
@@ -310,7 +310,7 @@ def coordcheck(
     steps: int = 5,
     report: Report = _silent,
 ) -> CoordinateCheck:
-    """How much activations move in a few steps, by width or by depth. Raises InputError."""
+    """Measure how much activations move in a few steps, by width or by depth. Raises InputError."""
     from foundray.cluster.connect import enter_cluster
     from foundray.spec.loading import load_spec
 
@@ -330,7 +330,7 @@ def transfer(
     steps: int = 200,
     report: Report = _silent,
 ) -> Transfer:
-    """Which learning rate is best, by width, under CompleteP and under the standard parametrisation. Raises InputError."""
+    """Find the best learning rate by width, under CompleteP and under the standard parametrisation. Raises InputError."""
     from foundray.cluster.connect import enter_cluster
     from foundray.spec.loading import load_spec
 
@@ -349,7 +349,7 @@ def forecast(
     overrides: Mapping[str, Any] | None = None,
     report: Report = _silent,
 ) -> Forecast:
-    """The loss of the run of the spec `target`, or of `size` (parameters, tokens), from a ladder of runs or a CSV of points.
+    """Forecast the loss of the spec `target`, or of `size` (parameters, tokens), from a ladder of runs or a CSV of points.
 
     Raises InputError.
     """
@@ -362,7 +362,7 @@ def forecast(
 
 
 def fetch(name: str, to: SpecPath = "data", mirror: SpecPath | None = None, report: Report = _silent) -> Path:
-    """Get an example's data into its folder inside `to`; gives that folder. Raises InputError."""
+    """Get an example's data into its folder inside `to`; return that folder. Raises InputError."""
     from pathlib import Path
 
     from foundray.fetching import fetch as fetch_data

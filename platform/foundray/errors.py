@@ -1,4 +1,4 @@
-"""What can go wrong, in two kinds: the input is at fault (exit status 2), or the run failed (exit status 1)."""
+"""Two kinds of errors: the input is at fault (exit status 2), or the run failed (exit status 1)."""
 
 
 class FoundrayError(Exception):
@@ -8,18 +8,18 @@ class FoundrayError(Exception):
 
 
 class RunFailed(FoundrayError):
-    """The run stopped, in a state from which `foundray resume` goes on."""
+    """The run stopped, in a state from which `foundray resume` continues."""
 
 
 class InputError(FoundrayError):
-    """The spec, the data, the storage or the cluster cannot be used as given: what, where, what would be right."""
+    """The spec, data, storage or cluster cannot be used as given. The message says what, where, and what would be right."""
 
     exit_status = 2
 
 
 class StorageAway(InputError):
-    """Storage that does not give or take something now, and may later."""
+    """Storage cannot be read or written now; it may work later."""
 
 
 class BadData(InputError):
-    """Prepared data that cannot be read or decoded, however often one tries: what, where, why."""
+    """Prepared data cannot be read or decoded, and a retry would not help. The message says what, where and why."""

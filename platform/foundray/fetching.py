@@ -1,4 +1,4 @@
-"""An example's data, from where it was published or from a folder that holds it: checked by size and SHA-256."""
+"""Download an example's data, or copy it from a folder; check it by size and SHA-256."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from foundray.spec.section import Section
 TIMEOUT_S = 60
 CHUNK = 2**20
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-"""Of a file or a folder: it cannot lead elsewhere."""
+"""Names of files and folders: without a path, so they cannot lead elsewhere."""
 
 
 class File(Section):
@@ -38,21 +38,21 @@ class File(Section):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Checksum, in hexadecimal digits."""
     of: Literal["file", "unzipped", "members"] = "file"
-    """What size and SHA-256 are of, since data that was packed anew has other bytes: the file; what it unzips to; or the files
-    in an archive, as lines `SHA-256, two spaces, name without folders`, sorted by name."""
+    """What size and SHA-256 are of, because repacked data has other bytes: the file; what it unzips to; or the files in an
+    archive, as lines `SHA-256, two spaces, name without folders`, sorted by name."""
     members: str = "*"
-    """Of `members`: which, by their names."""
+    """For `members`: a pattern for their names."""
 
 
 class DataSet(Section):
     set: str = Field(pattern=f"^{NAME}$")
-    """Its folder's name in a mirror."""
+    """Name of its folder in a mirror."""
     origin: str
-    """Who published it, and how the files come from that."""
+    """Who published it, and how the files derive from that."""
     licence: str
-    """Under what it may be used."""
+    """Its licence."""
     files: dict[str, File] = Field(min_length=1)
-    """By name."""
+    """Files by name."""
 
     @field_validator("files")
     @classmethod
@@ -63,10 +63,10 @@ class DataSet(Section):
 
 
 def fetch(name: str, to: Path, mirror: Path | None = None, report: Callable[[str], None] = lambda line: None) -> Path:
-    """Get the data of an example, by its name or folder, into the folder of its name in `to`; what is there and right stays.
+    """Get the data of an example, given by name or folder, into its folder in `to`; correct files stay.
 
-    `mirror` holds a folder for each data set, and is used in place of the network. Beside the folder, hidden from whoever
-    reads data there, lies what is known of it, its licence for one. Raises InputError.
+    `mirror` holds a folder per data set and replaces the network. The example's data.yaml, with the licence, is copied next
+    to the folder as a hidden file, so that it is not read as data. Raises InputError.
     """
     described = _described(name)
     data, target = load_data_set(described), to / described.parent.name
@@ -92,12 +92,12 @@ def _note(described: Path, target: Path) -> None:
 
 
 def load_data_set(file: Path) -> DataSet:
-    """What an example's data.yaml says. Raises InputError."""
+    """Read an example's data.yaml. Raises InputError."""
     return checked(DataSet, parse_fields(read_yaml(file, "the data file"), str(file), "it starts with `set: ...`"), str(file))
 
 
 def _described(name: str) -> Path:
-    """An example's data.yaml. Raises InputError for an unknown example."""
+    """Path of an example's data.yaml. Raises InputError for an unknown example."""
     places = [Path(name), Path("examples") / name, Path(__file__).parents[2] / "examples" / name]
     found = next((place / "data.yaml" for place in places if (place / "data.yaml").is_file()), None)
     if found is None:
@@ -108,7 +108,7 @@ def _described(name: str) -> Path:
 
 
 def _mirrored(folder: Path, name: str, file: File) -> str:
-    """The file in the mirror, by its name here or by that in its URL. Raises InputError."""
+    """URL of the file in the mirror, under its name here or its name in the URL. Raises InputError."""
     for known_as in (name, file.url.rpartition("/")[2]):
         if (place := folder / known_as).is_file():
             return place.absolute().as_uri()
@@ -116,7 +116,7 @@ def _mirrored(folder: Path, name: str, file: File) -> str:
 
 
 def _get(origin: str, place: Path, file: File) -> None:
-    """Download to a name of its own, check, and only then give it its name. Raises InputError."""
+    """Download to a temporary name, check, and rename. Raises InputError."""
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def _get(origin: str, place: Path, file: File) -> None:
 
 
 def _difference(place: Path, file: File) -> str | None:
-    """What of a file is not as expected."""
+    """How a file differs from what is expected; None if it does not."""
     sha, size, lines = hashlib.sha256(), 0, []
     try:
         with place.open("rb") as stream:
@@ -166,7 +166,7 @@ _OF = {"file": "it has", "unzipped": "it, unzipped, has", "members": "the files 
 
 
 def _unzipped(stream: IO[bytes]) -> Iterator[bytes]:
-    """What a gzip stream holds, a little at a time, so that a small file cannot fill the memory."""
+    """Decompress a gzip stream in chunks, so that a small file cannot fill the memory."""
     unzip, rest = zlib.decompressobj(wbits=31), b""
     while not unzip.eof and (rest := unzip.unconsumed_tail or stream.read(CHUNK)):
         yield unzip.decompress(rest, CHUNK)

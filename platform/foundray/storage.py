@@ -1,4 +1,4 @@
-"""Files, wherever they are: one small face over pyarrow's filesystems, local or remote."""
+"""Local and remote files: a small interface to pyarrow's filesystems."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Store:
     filesystem: fs.FileSystem
     path: str
     url: str
-    """How a person, or another process, names this place: `Store.at` of it is the same. A local path is itself."""
+    """The location for people and other processes: `Store.at(url)` equals this. For local files, the path."""
 
     @staticmethod
     def at(location: str | os.PathLike[str]) -> Store:
-        """Raises InputError for a URL whose filesystem is unknown or that holds a secret, and for a name that is not UTF-8."""
+        """Open a location. Raises InputError for an unknown filesystem, a secret in the URL, or a name that is not UTF-8."""
         url = os.fspath(location)
         _check_name(url)
         if not is_url(url):
@@ -71,7 +71,7 @@ class Store:
         return self.info().type != fs.FileType.NotFound
 
     def children(self) -> list[Store]:
-        """What lies directly in this folder, by name; nothing if there is no folder. Names that are not UTF-8 are not ours."""
+        """Direct children of this folder, by name; none if the folder is missing. Skips names that are not UTF-8."""
         with reading(self):
             if self.is_local:
                 folder = Path(self.path)
@@ -81,15 +81,15 @@ class Store:
         return [self / name for name in sorted(names)]
 
     def files(self) -> dict[str, int]:
-        """Size in bytes of each file that lies directly in this folder, by name; nothing if there is no folder."""
+        """Sizes in bytes of the files directly in this folder, by name; empty if the folder is missing."""
         with reading(self):
             found = self._listing()
         return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
 
     def _listing(self) -> list[fs.FileInfo]:
-        """What lies directly in this folder; nothing if there is no folder.
+        """Direct children of this folder; none if the folder is missing.
 
-        pyarrow looks twice if a folder is missing, and fails if another process makes it between the two looks.
+        pyarrow checks twice whether a folder is missing, and fails if another process creates it in between.
         """
         folder = fs.FileSelector(self.path, allow_not_found=True)
         for _ in range(8):
@@ -98,7 +98,7 @@ class Store:
         return self.filesystem.get_file_info(folder)
 
     def read_bytes(self) -> bytes:
-        """Raises InputError where the file cannot be read."""
+        """Read the whole file. Raises InputError if it cannot be read."""
         with reading(self), self.filesystem.open_input_stream(self.path) as stream:
             return stream.read()
 
@@ -115,7 +115,7 @@ class Store:
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[Any]:
-        """A stream whose content becomes the file when the block ends well; otherwise the old file stays as it was."""
+        """Yield a stream that replaces the file if the block succeeds; otherwise the old file stays."""
         with writing(self):
             self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
             with self._replacing_locally() if self.is_local else self._uploading() as stream:
@@ -136,7 +136,7 @@ class Store:
 
     @contextlib.contextmanager
     def _uploading(self) -> Iterator[Any]:
-        """Object stores show an object only when its upload is completed, which closing the stream does."""
+        """Yield an upload. An object store shows the object only once closing the stream completes the upload."""
         stream = self.filesystem.open_output_stream(self.path)
         try:
             yield stream
@@ -146,7 +146,7 @@ class Store:
             raise
 
     def delete_file(self) -> None:
-        """One that is gone already is no error. Raises InputError."""
+        """Delete the file, if it exists. Raises InputError."""
         with writing(self), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path)
 
@@ -155,30 +155,30 @@ class Store:
             self.filesystem.delete_dir(self.path)
 
     def check_writable(self) -> None:
-        """Raises InputError where a file cannot be made in this folder."""
+        """Raise InputError if no file can be created in this folder."""
         probe = self / f".foundray-{os.getpid()}"
         probe.write_bytes(b"foundray")
         probe.delete_file()
 
 
 @contextlib.contextmanager
-def writing(place: object) -> Iterator[None]:
-    """Turn what a filesystem raises while writing into one sentence."""
+def writing(location: object) -> Iterator[None]:
+    """Turn OSErrors of writing into one sentence, as StorageAway."""
     try:
         yield
     except OSError as error:
-        raise StorageAway(f"{place} cannot be written: {_reason(error)}") from error
+        raise StorageAway(f"{location} cannot be written: {_reason(error)}") from error
 
 
 @contextlib.contextmanager
-def reading(place: object) -> Iterator[None]:
-    """Turn what a filesystem raises while reading into one sentence."""
+def reading(location: object) -> Iterator[None]:
+    """Turn OSErrors of reading into one sentence, as InputError or StorageAway."""
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"{place} cannot be read: {_reason(error)}") from error
+        raise InputError(f"{location} cannot be read: {_reason(error)}") from error
     except OSError as error:
-        raise StorageAway(f"{place} cannot be read: {_reason(error)}") from error
+        raise StorageAway(f"{location} cannot be read: {_reason(error)}") from error
 
 
 _PASSWORD = re.compile(r"(?<=://)[^/\s@:]*:(?!\d+/)[^\s@]+@")
@@ -186,7 +186,7 @@ _KEY = re.compile(r"(?i)([?&][^=&\s]*(?:key|secret|token|password|sig|signature|
 
 
 def check_no_secret(url: str) -> None:
-    """Raises InputError where the URL holds one."""
+    """Raise InputError if the URL holds a secret."""
     if _PASSWORD.search(url) or _KEY.search(url):
         raise InputError(
             f"{redacted(url)} holds a secret, which would be stored and shown: give it to every node by its role or "
@@ -195,7 +195,7 @@ def check_no_secret(url: str) -> None:
 
 
 def redacted(text: str) -> str:
-    """Without the secrets of URLs: what stands before `@`, and keys in queries."""
+    """Remove the secrets of URLs: the part before `@`, and keys in queries."""
     return _KEY.sub(r"\1…", re.sub(r"(?<=://)[^/\s@]*@", "", _PASSWORD.sub("", text)))
 
 
@@ -204,7 +204,7 @@ def sha256(content: bytes | memoryview) -> str:
 
 
 def _check_name(location: str) -> None:
-    """Raises InputError for a name that no filesystem of pyarrow's takes."""
+    """Raise InputError for a name that pyarrow's filesystems do not accept."""
     if "\0" in location:
         raise InputError(f"{location!a} is no path: it holds a zero byte")
     if not _is_utf8(location):
@@ -212,7 +212,7 @@ def _check_name(location: str) -> None:
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether the system's own bytes of the name are."""
+    """Whether the operating system's bytes of the name are UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -221,10 +221,10 @@ def _is_utf8(name: str) -> bool:
 
 
 def _abandon(stream: Any) -> None:
-    """Leave an upload incomplete for good: the store drops its parts by its own rule for such uploads.
+    """Leave an upload incomplete; the store drops its parts by its own rule for such uploads.
 
-    pyarrow has no call for that. Closing a stream, which its destructor does as well, would complete the upload and replace
-    the object by half of it, or later by an older content; so the stream lives for ever.
+    pyarrow has no call for this. Closing a stream, which its destructor also does, would complete the upload and replace
+    the object by a part of it, or later by older content. So the stream is leaked on purpose.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
 

@@ -1,4 +1,4 @@
-"""How places are written: local paths and URLs as text, before any filesystem is asked."""
+"""Local paths and URLs as text, without access to a filesystem."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 PLAIN = "/!$&'()*+,;=:@"
-"""What stands for itself in the path of a URL, beside letters, digits and `-._~` (RFC 3986)."""
+"""Characters not encoded in the path of a URL, besides letters, digits and `-._~` (RFC 3986)."""
 WILD = "[]{}?*"
-"""What globs are made of: left as it is written in a URL until it is opened."""
+"""Characters of globs: not encoded in a URL until it is opened."""
 
 
 def is_url(location: str) -> bool:
@@ -20,9 +20,9 @@ def is_url(location: str) -> bool:
 
 
 def split_query(url: str) -> tuple[str, str]:
-    """`s3://bucket/runs?region=eu-central-1` as `s3://bucket/runs` and `?region=eu-central-1`.
+    """Split `s3://bucket/runs?region=eu-central-1` into `s3://bucket/runs` and `?region=eu-central-1`.
 
-    The second is empty for a local path or file, and if `?` is part of a name: a query begins with a field and `=`.
+    The query is empty for a local path or file, and if `?` is part of a name: a query begins with a field and `=`.
     """
     remote = is_url(url) and not url.lower().startswith("file:")
     found = re.match(r"(.*?)(\?[A-Za-z][A-Za-z0-9_]*=.*)?$", url, re.DOTALL) if remote else None
@@ -30,63 +30,63 @@ def split_query(url: str) -> tuple[str, str]:
 
 
 def encoded(url: str, keep: str = "") -> str:
-    """The URL with each character that has no place in the path of one percent-encoded, but for those of `keep`.
+    """Percent-encode the characters that a URL's path must not have, except those in `keep`.
 
-    What is encoded already stays so. `#` is part of a name, since storage has no fragments.
+    Encoded characters stay as they are. `#` is part of a name, since storage has no fragments.
     """
-    place, query = split_query(url)
-    head, path = _split_path(place)
+    base, query = split_query(url)
+    head, path = _split_path(base)
     path = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
     return head + quote(path, safe=PLAIN + "%" + keep) + query
 
 
 def inside(location: str, name: str) -> str:
-    """The location of what is called `name` in a folder: as it is in a local path, encoded in a URL."""
+    """Location of `name` in a folder: verbatim in a local path, encoded in a URL."""
     if not is_url(location):
         return posixpath.join(location, name)
-    place, query = split_query(location)
-    return posixpath.join(place, quote(name, safe=PLAIN)) + query
+    base, query = split_query(location)
+    return posixpath.join(base, quote(name, safe=PLAIN)) + query
 
 
 def outside(location: str) -> str:
-    """The location of the folder that this lies in."""
-    place, query = split_query(location)
-    return posixpath.dirname(place.rstrip("/")) + query
+    """Location of the parent folder."""
+    base, query = split_query(location)
+    return posixpath.dirname(base.rstrip("/")) + query
 
 
 def path_of(location: str) -> str:
-    """A local path as it is, or the path in a URL, decoded."""
+    """A local path unchanged, or the decoded path of a URL."""
     if not is_url(location):
         return location
     return unquote(_split_path(split_query(location)[0])[1], errors="surrogateescape")
 
 
 def local_path(location: str) -> str:
-    """Absolute; links stay as they are."""
+    """Make a path absolute, without resolving links."""
     try:
         return Path(location).expanduser().absolute().as_posix()
-    except RuntimeError:  # no user has this name, so `~x` is that of a file
+    except RuntimeError:  # no user has this name, so `~x` is a file's name
         return Path(location).absolute().as_posix()
 
 
 def canonical(location: str) -> str:
-    """The one name of a place, however it is written: a real local path, or a URL whose path is encoded in one way.
+    """The canonical name of a location: a real local path, or a URL with a normalised path.
 
-    Of a query, only where the storage is counts.
+    Of a query, only the endpoint counts: it says where the storage is.
     """
     if not is_url(location):
         return os.path.realpath(local_path(location))
-    place, query = split_query(location)
-    head, path = _split_path(place)
+    base, query = split_query(location)
+    head, path = _split_path(base)
     if head.lower().startswith("file:"):
         return os.path.realpath(path_of(location))
-    where = "&".join(sorted(part for part in query[1:].split("&") if part.startswith("endpoint")))
+    endpoint = "&".join(sorted(part for part in query[1:].split("&") if part.startswith("endpoint")))
     scheme, colon, rest = head.partition(":")
-    return scheme.lower() + colon + rest + quote(unquote(path), safe=PLAIN) + (f"?{where}" if where else "")
+    return scheme.lower() + colon + rest + quote(unquote(path), safe=PLAIN) + (f"?{endpoint}" if endpoint else "")
 
 
 def canonical_names(locations: Iterable[str]) -> list[str]:
-    """`canonical` of many files, each folder looked up once."""
+    """`canonical` of many files; looks up each folder once."""
     folders, names = dict[str, str](), list[str]()
     for location in locations:
         if is_url(location) and not location.lower().startswith("file:"):
@@ -100,7 +100,7 @@ def canonical_names(locations: Iterable[str]) -> list[str]:
     return names
 
 
-def _split_path(place: str) -> tuple[str, str]:
-    """`s3://bucket/a/b` as `s3://bucket` and `/a/b`."""
-    start = place.find("/", place.index("://") + 3)
-    return (place, "") if start < 0 else (place[:start], place[start:])
+def _split_path(url: str) -> tuple[str, str]:
+    """Split `s3://bucket/a/b` into `s3://bucket` and `/a/b`."""
+    start = url.find("/", url.index("://") + 3)
+    return (url, "") if start < 0 else (url[:start], url[start:])

@@ -1,1 +1,1 @@
-"""Numbers, errors and records as people read them."""
+"""Format numbers and records for people."""

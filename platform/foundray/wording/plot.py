@@ -1,4 +1,4 @@
-"""Numbers as a picture of characters."""
+"""Plots made of characters."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from statistics import fmean
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII = " .:|"
 LABEL = 6
-"""Width of the numbers at the side."""
+"""Width of the axis labels."""
 
 
 def plot(values: Sequence[float], width: int, rows: int, ascii_only: bool = False) -> list[str]:
-    """Lines of `width` characters: the values from left to right, the highest and the lowest named at the side.
+    """Plot values as lines of `width` characters, from left to right; the axis labels the highest and the lowest.
 
-    A column is the mean of its values; those that are not finite leave a gap.
+    A column is the mean of its finite values; a column without any is a gap.
     """
     ramp = ASCII if ascii_only else BLOCKS
     columns = _columns(values, width - LABEL - 1)
-    there = [value for value in columns if value is not None]
-    if not there:
+    known = [value for value in columns if value is not None]
+    if not known:
         return [""] * rows
-    low, high = min(there), max(there)
+    low, high = min(known), max(known)
     top = rows * (len(ramp) - 1)
-    # The lowest value still shows: it has one part of a character.
+    # The lowest value still shows: it has a height of 1.
     heights = [0 if value is None else 1 + round((value - low) / ((high - low) or 1.0) * (top - 1)) for value in columns]
     lines = []
     for row in reversed(range(rows)):
@@ -35,11 +35,11 @@ def plot(values: Sequence[float], width: int, rows: int, ascii_only: bool = Fals
 
 
 def _columns(values: Sequence[float], width: int) -> list[float | None]:
-    """The means of so many stretches of the values, of equal length; a value fills several where there are fewer."""
-    found: list[float | None] = []
+    """Means of `width` equal stretches of the values; one value fills several columns if there are fewer."""
+    means: list[float | None] = []
     for column in range(width if values else 0):
         start = column * len(values) // width
         stretch = values[start : max(start + 1, (column + 1) * len(values) // width)]
         finite = [value for value in stretch if math.isfinite(value)]
-        found.append(fmean(finite) if finite else None)
-    return found
+        means.append(fmean(finite) if finite else None)
+    return means

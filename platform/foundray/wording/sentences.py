@@ -1,4 +1,4 @@
-"""What a run's records say, in words: for `train` as it goes, and for `logs`, `status` and `watch` afterwards."""
+"""Sentences for a run's records: `train` prints them live; `logs`, `status` and `watch` show them afterwards."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from foundray.wording.words import plural
 Record = dict[str, Any]
 
 NODE_DIGITS = 8
-"""Of a node's id, which has 56, where nobody has given it a name."""
+"""Digits shown of a node's id, which has 56, if the node has no name."""
 REASON = 600
-"""Characters of a reason that came out of another library."""
+"""Characters shown of a reason that comes from another library."""
 
 
 def sentence(event: Record) -> str:
-    """What happened. An event of an unknown kind is told by its name and fields."""
+    """Describe an event. An unknown kind is shown by its name and fields."""
     match event["event"]:
         case "command":
             fewest, most = event["workers"]
@@ -36,8 +36,8 @@ def sentence(event: Record) -> str:
         case "initialised":
             return taken_over(event["taken"], event["parameters"], f"{event['run']} at step {event['run_step']}", event["new"])
         case "workers_started":
-            going_on = f" at step {event['step']}" if event["step"] else ""
-            return f"training on {plural(event['workers'], 'worker')}, {event['device']}{going_on}"
+            continued = f" at step {event['step']}" if event["step"] else ""
+            return f"training on {plural(event['workers'], 'worker')}, {event['device']}{continued}"
         case "evaluated":
             bits = f", {event['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in event else ""
             rank = f", features of effective rank {event['effective_rank']:.1f}" if "effective_rank" in event else ""
@@ -83,33 +83,33 @@ def sentence(event: Record) -> str:
 
 
 def _looked_at(event: Record) -> str:
-    """On how much of its set an evaluation was, unless on all; and what was not finite."""
-    said = []
+    """Describe how much of its set an evaluation used, unless all, and what was not finite."""
+    parts = []
     if event.get("samples") is not None and event["samples"] != event["of_samples"]:
-        said.append(f"on {event['samples']:,} of {event['of_samples']:,} samples")
+        parts.append(f"on {event['samples']:,} of {event['of_samples']:,} samples")
     if lost := event.get("not_finite"):
-        said.append(f"the loss of {lost:,} micro-batch{'es' if lost > 1 else ''} is not finite")
-    return "".join(f", {part}" for part in said)
+        parts.append(f"the loss of {lost:,} micro-batch{'es' if lost > 1 else ''} is not finite")
+    return "".join(f", {part}" for part in parts)
 
 
 def taken_over(taken: int, parameters: int, place: str, new: Sequence[str]) -> str:
-    """What a run starts from, where that is another run's weights."""
+    """Describe a start from another run's weights."""
     others = f"; {', '.join(new)} new" if new else ""
     return f"{taken} of {parameters} parameters from {place}{others}"
 
 
 def remarks(step: Record) -> list[str]:
-    """What is out of the ordinary about a step."""
-    said = []
+    """Sentences on what is unusual about a step."""
+    sentences = []
     if step["skipped"]:
-        said.append(f"step {step['step']}: micro-batches {step['skipped']} were not finite and are left out")
+        sentences.append(f"step {step['step']}: micro-batches {step['skipped']} were not finite and are left out")
     if step["spike"]:
-        said.append(f"step {step['step']}: the loss of {step['loss']:.4f} is a spike; its update is not made")
-    return said
+        sentences.append(f"step {step['step']}: the loss of {step['loss']:.4f} is a spike; its update is not made")
+    return sentences
 
 
 def progress(step: Record, steps: int) -> str:
-    """How far a run of so many steps is."""
+    """Describe the progress of a run of `steps` steps."""
     left = (steps - step["step"]) * step["step_s"]
     return (
         f"step {step['step']}/{steps}: loss {step['loss']:.4f}, "
@@ -118,12 +118,12 @@ def progress(step: Record, steps: int) -> str:
 
 
 def dated(record: Record, text: str) -> str:
-    """One line, with the local time of its record in front."""
+    """One line that begins with the record's local time."""
     return f"{clock(record['time'])}  {plain(text)}"
 
 
 def plain(text: str) -> str:
-    """Text that came from elsewhere, as one line: without colours, and without the keys that a URL may hold."""
+    """Foreign text as one line, without colours and without secrets in URLs."""
     return redacted(" ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split()))
 
 
@@ -132,5 +132,5 @@ def clock(seconds: float) -> str:
 
 
 def short_node(node: str) -> str:
-    """The name of a node, or of several, as it is; of Ray's id, which earlier versions recorded in its place, a few digits."""
+    """Shorten Ray's node ids, which earlier versions recorded, to a few digits; names stay as they are."""
     return re.sub(f"\\b([0-9a-f]{{{NODE_DIGITS}}})[0-9a-f]{{{56 - NODE_DIGITS}}}\\b", r"\1", node)

@@ -1,4 +1,4 @@
-"""JSON that every program reads: the standard has no number that is not finite."""
+"""Standard JSON, which has no NaN or infinity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def dumps(value: Any) -> str:
-    """As JSON; a number that is not finite, such as the loss of a model that diverged, is `null`."""
+    """Dump a value as JSON. A number that is not finite, such as the loss of a diverged model, becomes `null`."""
     return json.dumps(_finite(value), allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""Numbers, sizes and durations as people read them."""
+"""Format numbers, sizes and durations for people."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def count(number: float) -> str:
 
 
 def size(number: float) -> str:
-    """Of bytes: `1.86 MB`."""
+    """Format bytes: `1.86 MB`."""
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= 0.9995 * unit:
             return f"{number / unit:.3g} {name}"
@@ -37,7 +37,7 @@ def size(number: float) -> str:
 
 
 def loss(number: float | None) -> str:
-    """Four places behind the point, or four digits of what is very small or large."""
+    """Four decimals, or four significant digits of very small or large numbers."""
     if number is None:
         return "—"
     return f"{number:.4f}" if 0.01 <= abs(number) < 1000 else f"{number:.4g}"
@@ -48,7 +48,7 @@ def percent(share: float | None) -> str:
 
 
 def moment(seconds: float) -> str:
-    """A time since the epoch, in UTC: a page is read in other places than where it was made."""
+    """A time since the epoch, in UTC, because a page is read in other time zones than where it was made."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
