@@ -180,7 +180,7 @@ def test_too_many_bad_rows_and_no_room(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"more than --max-bad-rows of 1: .*line 2.*raise --max-bad-rows"):
         api.embed(run.folder.url, bad, tmp_path / "out", **flags, pool="last", max_bad_rows=1)
     assert [line.position for line in api.quarantine(tmp_path / "out").lines] == ["line 2", "line 3"]
-    with pytest.raises(InputError, match=r"2 \w+ of .* and 1 can, a larger part than --max-bad-share of 0\.5"):
+    with pytest.raises(InputError, match=r"2 \w+ of .* and 1 can, a larger share than --max-bad-share of 0\.5"):
         api.embed(run.folder.url, bad, tmp_path / "out", **flags, max_bad_rows=2)
     made = api.embed(run.folder.url, bad, tmp_path / "out", **flags, max_bad_rows=2, max_bad_share=0.9)
     assert (made.rows, made.bad_rows, sum(made.lost.values())) == (1, 2, 2)

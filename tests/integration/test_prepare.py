@@ -109,7 +109,7 @@ def test_limits_stop_the_job_and_hold_for_what_an_earlier_job_read(tmp_path: Pat
         assert foundray.quarantine(spec).balance.bad >= 12, "whatever stopped it, the list is there"
     assert foundray.prepare(spec, {"data.max_bad_rows": 24}).manifest.balance().lost == {"row": 24}
     small = spec_of(tmp_path, [*good, {"path": str(tmp_path / "c.jsonl"), "format": "jsonl"}])
-    with pytest.raises(InputError, match=r"data\.sources\.2: 2 rows of .* and 1 can, a larger part than data\.max_bad_share"):
+    with pytest.raises(InputError, match=r"data\.sources\.2: 2 rows of .* and 1 can, a larger share than data\.max_bad_share"):
         foundray.prepare(small)
     assert foundray.prepare(small, {"data.max_bad_share": 0.7}).manifest.balance(2) == Balance(documents=1, lost={"row": 2})
 
@@ -120,11 +120,11 @@ def test_twice_does_nothing_and_a_change_is_told(tmp_path: Path) -> None:
     first = foundray.prepare(spec, report=said.append)
     stamps = {path: path.stat().st_mtime_ns for path in Path(first.folder.path).rglob("*")}
     again = foundray.prepare(spec, report=said.append)
-    assert "prepared before" in said[-1]
+    assert "already prepared" in said[-1]
     assert {path: path.stat().st_mtime_ns for path in Path(again.folder.path).rglob("*")} == stamps
     said.clear()
     changed = foundray.prepare(spec, {"model.context": 16}, report=said.append)
-    assert said[0] == "data: preparing anew, since context was 32 and is 16"
+    assert said[0] == "data: preparing again, because context was 32 and is 16"
     assert changed.folder.url != first.folder.url
     # What only decides the order, or the model, needs no new shards.
     assert foundray.prepare(spec, {"model.width": 64, "data.holdout": 0.2}).folder.url == first.folder.url
@@ -170,7 +170,7 @@ def test_a_killed_preparation_is_gone_on_with(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("foundray.data.prepare.recipe.UNIT_BYTES", 10**6)
     said: list[str] = []
     prepared = foundray.prepare(spec, report=said.append)
-    assert any(line.startswith("data: going on with the preparation") for line in said)
+    assert any(line.startswith("data: resuming the preparation") for line in said)
     assert {path: path.stat().st_mtime_ns for path in done} == stamps
     fresh = foundray.prepare(spec, {"storage": str(tmp_path / "fresh")})
     assert fresh.manifest.shards == prepared.manifest.shards

@@ -99,7 +99,7 @@ def test_preparing(prose: Path, storage: Path, terminals: list[Terminal]) -> Non
     assert len(list((storage / "runs").glob(finished))) < PARTS, "some are left"
     terminals.append(last := Terminal(FOUNDRAY, "prepare", spec))
     assert (last.end(), fine(last)) == (0, True)
-    assert "going on with the preparation" in " ".join(last.text.split())
+    assert "resuming the preparation" in " ".join(last.text.split())
     assert kept == {file: file.stat().st_mtime_ns for file in kept}, "what was done is not done again"
 
 

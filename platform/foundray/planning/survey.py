@@ -218,7 +218,7 @@ def _source(spec: Spec, index: int, units: list[Unit], chosen: list[Unit], parts
         tally, name = Tally(), f"data.sources.{index}"
         for part in mine:
             tally.add_found(part.found)
-        raise InputError(nothing_in(name, tally, source.path, f"mend {name} or the data"))
+        raise InputError(nothing_in(name, tally, source.path, f"fix {name} or the data"))
     kind = spec.data.tokenizer.kind
     if not counts.tokens and kind == "char":
         counts.tokens = counts.characters + counts.documents

@@ -138,7 +138,7 @@ def test_over_the_limit_of_rows_the_list_is_written_and_the_sentence_tells_the_r
     assert said.startswith(f"data.sources.0: 11 rows of {tmp_path}/logs.jsonl cannot be used and 40 can")
     assert "more than data.max_bad_rows of 10" in said
     assert "no field 'text'" in said and "body, id" in said and "line 41" in said
-    assert "mend the data, or raise data.max_bad_rows" in said
+    assert "fix the data, or raise data.max_bad_rows" in said
     folder, _, (unit,) = prepared_folder(spec)
     assert f"`foundray quarantine {folder}` lists them" in said
     assert len(list(read_lines(folder / f"quarantine/{unit.name}.jsonl"))) == 11
@@ -151,13 +151,13 @@ def test_where_most_is_bad_the_spec_is_named_whatever_the_number() -> None:
     with pytest.raises(InputError) as refused:
         limits.check_share("data.sources.0", logs, "logs.jsonl", "/p")
     assert str(refused.value) == (
-        "data.sources.0: 6 rows of logs.jsonl cannot be used and 4 can, a larger part than data.max_bad_share of 0.5: "
+        "data.sources.0: 6 rows of logs.jsonl cannot be used and 4 can, a larger share than data.max_bad_share of 0.5: "
         "no field 'text'; it has: body, id, ts (the first: /x/logs.jsonl, line 1); "
-        "mend data.sources.0 or the data, or raise data.max_bad_share; `foundray quarantine /p` lists them"
+        "fix data.sources.0 or the data, or raise data.max_bad_share; `foundray quarantine /p` lists them"
     )
     half = tally_of(*(line("not JSON", f"line {n}") for n in range(1, 6)), documents=5)
     limits.check_share("data.sources.0", half, "logs.jsonl", "/p")
-    with pytest.raises(InputError, match=r"a larger part than data\.max_bad_share of 0\.4"):
+    with pytest.raises(InputError, match=r"a larger share than data\.max_bad_share of 0\.4"):
         Limits(100, 0.4).check_share("data.sources.0", half, "logs.jsonl", "/p")
     Limits(100, 1.0).check_share("data.sources.0", logs, "logs.jsonl", "/p")
 
@@ -165,7 +165,7 @@ def test_where_most_is_bad_the_spec_is_named_whatever_the_number() -> None:
 def test_passing_the_limit_of_rows_with_mostly_bad_ones_doubts_the_spec_too() -> None:
     tally = tally_of(*(line(f"not JSON: column {n}", f"line {n}") for n in range(1, 102)), documents=3)
     with pytest.raises(
-        InputError, match=r"101 rows .* and 3 can, .*mend data.sources.2 or the data, or raise data.max_bad_rows"
+        InputError, match=r"101 rows .* and 3 can, .*fix data.sources.2 or the data, or raise data.max_bad_rows"
     ):
         Limits(100, 0.5).check_rows(101, "data.sources.2", tally, "logs.jsonl", "/p")
     with pytest.raises(InputError, match=r"more than data.max_bad_rows of 100 with those of other sources \(130 in all\)"):
@@ -182,12 +182,12 @@ def test_a_source_of_which_nothing_can_be_used_says_what_it_has() -> None:
         "data.sources.1: 4 files of /x cannot be used and none can: "
         "not text: it begins like a PNG image (3 files, the first: /x/0.png, byte 0); "
         "not UTF-8 (byte 0xe9) (1 file, the first: /x/a.TXT.gz, byte 7); kinds of files: 3 of .png, 1 of .txt; "
-        "mend data.sources.1 or the data; `foundray quarantine /p` lists them"
+        "fix data.sources.1 or the data; `foundray quarantine /p` lists them"
     )
     blank = tally_of(line("left out: 4 members of .png", "archive", 0))
     blank.balance.empty = 3
-    said = nothing_in("data.sources.0", blank, "/x", "mend it")
-    assert said.startswith("data.sources.0: no usable document in /x: all that is in it is empty (3)")
+    said = nothing_in("data.sources.0", blank, "/x", "fix it")
+    assert said.startswith("data.sources.0: no usable document in /x: everything in it is empty (3)")
     assert "left out: 4 members of .png" in said
 
 
@@ -320,7 +320,7 @@ def test_a_document_that_turns_out_to_be_of_no_use_is_taken_back(tmp_path: Path)
     folder, _, (unit,) = prepared_folder(sources)
     intake = Intake(unit, sources.data.sources[0], NO_LIMIT, folder)
     documents = list(intake.usable(lambda file: read_documents(file, sources.data.sources[0])))
-    intake.lose(documents[1], "the tokenizer fails on it")
+    intake.reject(documents[1], "the tokenizer fails on it")
     assert intake.tally.balance == Balance(documents=2, lost={"document": 1})
     assert intake.text_bytes == 8
     (listed,) = [Line.model_validate_json(line) for line in intake.listed.getvalue().splitlines()]
@@ -344,7 +344,7 @@ def test_prepared_data_that_are_found_again_say_what_is_quarantined_and_what_was
     place = folder / "quarantine.jsonl"
     assert said[-5:] == [
         f"data: 1 document, 11 tokens, 1 sample, 7 rows quarantined, 6 notes (list: {place}, "
-        f"`foundray quarantine {folder}` shows it), prepared before in {folder}",
+        f"`foundray quarantine {folder}` shows it), already prepared in {folder}",
         "data: taken: a; left out: t (/x/a.csv, header and 1 more)",
         "data: taken: b; left out: t (/x/b.csv, header)",
         "data: taken: c; left out: t (/x/c.csv, header)",

@@ -112,7 +112,7 @@ def before(spec: Spec, path: str, form: str, file: Path, **fields: Any) -> dict[
 def test_the_recipe_before_is_as_it_was(tokenizer: dict[str, Any], known: str, tmp_path: Path) -> None:
     """The hash as it was computed then."""
     spec = spec_of(tmp_path, {"path": "/data/a.txt"}, data__tokenizer=tokenizer)
-    assert digest(next(recipes._recipes_before(spec, [[RawFile("/data/a.txt", 9, NOON)]]))) == known
+    assert digest(next(recipes._earlier_recipes(spec, [[RawFile("/data/a.txt", 9, NOON)]]))) == known
 
 
 @pytest.mark.parametrize(("written", "then", "now"), [
@@ -139,7 +139,7 @@ def test_data_prepared_before_is_found_and_used(
     (old / "tokenizer.json").write_text(make_bytes().to_json())
     said: list[str] = []
     assert prepare(spec, said.append).folder.path == str(old)
-    assert said[-1].endswith(f"prepared before in {old}")
+    assert said[-1].endswith(f"already prepared in {old}")
 
 
 def test_data_that_would_be_read_otherwise_now_is_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +156,8 @@ def test_data_that_would_be_read_otherwise_now_is_prepared_again(tmp_path: Path,
     values = parse_spec(yaml.safe_dump(fields), "test")
     files = [[*prepared_folder(values)[2][0].files]]
     raised = {"engine": 1, "modality": 2, "objective": 1}
-    assert list(recipes._recipes_before(values.begun_with({}), files)) != []
-    assert list(recipes._recipes_before(values.begun_with(raised), files)) == [], "of another arithmetic"
+    assert list(recipes._earlier_recipes(values.begun_with({}), files)) != []
+    assert list(recipes._earlier_recipes(values.begun_with(raised), files)) == [], "of another arithmetic"
 
 
 def test_changes_are_said_of_what_a_person_changed(tmp_path: Path) -> None:

@@ -179,11 +179,11 @@ def test_the_share_that_is_bad_is_judged_once_all_is_read(tmp_path: Path) -> Non
     records = [Record(blocks=1, rows=30, bad=bad), Record(blocks=1, rows=20, bad=[])]
     check_all(records[:1], False, limits, source, folder)
     check_all(records, True, limits, source, folder)
-    with pytest.raises(InputError, match=r"40 rows of /x .* and 30 can, a larger part than --max-bad-share of 0\.5: damaged"):
+    with pytest.raises(InputError, match=r"40 rows of /x .* and 30 can, a larger share than --max-bad-share of 0\.5: damaged"):
         check_all(records[:1], True, limits, source, folder)
     with pytest.raises(InputError, match=r"the source: 40 rows of /x .* more than --max-bad-rows of 39"):
         check_all(records[:1], False, replace(limits, rows=39), source, folder)
-    with pytest.raises(InputError, match="no usable document in /x: nothing is in it"):
+    with pytest.raises(InputError, match="no usable document in /x: it is empty"):
         check_all([Record(blocks=0, rows=0, bad=[])], True, limits, source, folder)
 
 

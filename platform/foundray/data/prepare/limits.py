@@ -1,4 +1,4 @@
-"""How much of the raw data may be bad before a command stops, and the sentence with which it does."""
+"""Limits on bad raw data, and the error message of a command that exceeds them."""
 
 from __future__ import annotations
 
@@ -8,76 +8,77 @@ from foundray.data.prepare.quarantine import Balance, Tally, amount
 from foundray.errors import InputError
 
 SHOWN = 2
-"""Kinds of reasons that a sentence names."""
+"""Kinds of reasons that a message names."""
 LONG = 240
-"""Characters of a reason in a sentence."""
+"""Characters of a reason in a message."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may be bad before a command stops."""
+    """How much bad data stops a command."""
 
     rows: int
-    """Units that may be missing, from all sources together."""
+    """Most missing units, over all sources."""
     share: float
-    """Part of what a source holds that may be."""
+    """Largest fraction of one source that may be missing."""
     rows_by: str = "data.max_bad_rows"
-    """What sets the first."""
+    """Name of the setting behind `rows`."""
     share_by: str = "data.max_bad_share"
-    """What sets the second."""
+    """Name of the setting behind `share`."""
 
     def check_rows(self, bad: int, name: str, tally: Tally, path: str, listed: str) -> None:
-        """Raises InputError where more is bad than may be; `tally` is what was read of the source `name` so far."""
+        """Raises InputError if `bad` units are too many; `tally` is what was read of the source `name` so far."""
         if bad > self.rows:
             limit = f"more than {self.rows_by} of {self.rows:,}"
             if bad > tally.balance.bad:
                 limit += f" with those of other sources ({bad:,} in all)"
             suspect = tally.balance.share() > self.share
-            raise InputError(_refusal(name, tally, path, limit, self._mend(name, self.rows_by, suspect), listed))
+            raise InputError(_refusal(name, tally, path, limit, self._remedy(name, self.rows_by, suspect), listed))
 
     def check_share(self, name: str, tally: Tally, path: str, listed: str) -> None:
-        """Raises InputError where most of a source, which was read to its end, is bad, or nothing of it can be used."""
+        """Raises InputError if too much of a source that was read to its end is bad, or none of it can be used."""
         balance = tally.balance
         if not balance.documents:
-            raise InputError(nothing_in(name, tally, path, f"mend {name} or the data", listed))
+            raise InputError(nothing_in(name, tally, path, f"fix {name} or the data", listed))
         if balance.bad and balance.share() > self.share:
-            limit = f"a larger part than {self.share_by} of {self.share:g}"
-            raise InputError(_refusal(name, tally, path, limit, self._mend(name, self.share_by, True), listed))
+            limit = f"a larger share than {self.share_by} of {self.share:g}"
+            raise InputError(_refusal(name, tally, path, limit, self._remedy(name, self.share_by, True), listed))
 
     def exceeded(self, balance: Balance) -> bool:
-        """Whether `check_rows` or `check_share` would raise for a source that is alone."""
+        """Whether `check_rows` or `check_share` would raise for a spec with one source."""
         return balance.bad > self.rows or (balance.bad > 0 and balance.share() > self.share)
 
-    def _mend(self, name: str, limit: str, suspect: bool) -> str:
-        return f"mend {f'{name} or ' if suspect else ''}the data, or raise {limit}"
+    def _remedy(self, name: str, limit: str, suspect: bool) -> str:
+        return f"fix {f'{name} or ' if suspect else ''}the data, or raise {limit}"
 
 
 def nothing_in(name: str, tally: Tally, path: str, remedy: str, listed: str = "") -> str:
-    """Why a source that was read to its end holds nothing that can be used."""
+    """Message for a source that was read to its end and has nothing usable."""
     balance = tally.balance
     if balance.bad:
         return _refusal(name, tally, path, "", remedy, listed)
     notes = "; ".join(_short(reason.reason) for reason in tally.reasons()[:SHOWN])
-    found = f"all that is in it is empty ({balance.empty:,})" if balance.empty else "nothing is in it"
+    found = f"everything in it is empty ({balance.empty:,})" if balance.empty else "it is empty"
     return f"{name}: no usable document in {path}: {found}{f'; {notes}' if notes else ''}; {remedy}"
 
 
 def _refusal(name: str, tally: Tally, path: str, limit: str, remedy: str, listed: str) -> str:
-    """The sentence: how much is bad, what it has in place of what is asked for, and what to do."""
+    """Message: how much is bad, what the data has instead of what was expected, and the remedy."""
     balance = tally.balance
-    can = f"and {balance.documents:,} can" if balance.documents else "and none can"
-    said = f"{name}: {amount(balance.lost)} of {path} cannot be used {can}{', ' + limit if limit else ''}: "
+    usable = f"and {balance.documents:,} can" if balance.documents else "and none can"
+    message = f"{name}: {amount(balance.lost)} of {path} cannot be used {usable}{', ' + limit if limit else ''}: "
     reasons = [reason for reason in tally.reasons() if reason.lost]
     several = len(reasons) > 1
-    said += "; ".join(
+    message += "; ".join(
         f"{_short(one.reason)} ({amount({one.unit: one.lost}) + ', ' if several else ''}the first: {one.first})"
         for one in reasons[:SHOWN]
     )
     if len(reasons) > SHOWN:
-        said += f"; and {len(reasons) - SHOWN} more reasons"
+        message += f"; and {len(reasons) - SHOWN} more reasons"
     if sum(tally.kinds.values()) > 1:
-        said += f"; kinds of files: {', '.join(f'{count:,} of {kind}' for kind, count in tally.kinds.most_common(3) if count)}"
-    return f"{said}; {remedy}{f'; `foundray quarantine {listed}` lists them' if listed else ''}"
+        kinds = ", ".join(f"{count:,} of {kind}" for kind, count in tally.kinds.most_common(3) if count)
+        message += f"; kinds of files: {kinds}"
+    return f"{message}; {remedy}{f'; `foundray quarantine {listed}` lists them' if listed else ''}"
 
 
 def _short(reason: str) -> str:

@@ -1,4 +1,4 @@
-"""The manifest of a prepared data set: what its shards hold, what made them, and how to address a sample."""
+"""Manifest of a prepared data set: what its shards contain, what made them, and how to address a sample."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from foundray.data.tokenizers.tokenizer import Tokenizer
 
 TOKENS_PER_ROW_GROUP = 2**18
-"""A row group is the unit of reading: about a megabyte of tokens."""
+"""Size of a row group, the unit of reading: about a megabyte of tokens."""
 MEDIA_PER_ROW_GROUP = 64
 
 
@@ -26,7 +26,7 @@ class Shard(BaseModel):
     source: int
     """Index of its source in the spec."""
     inputs: list[str]
-    """The raw files it was made from."""
+    """Raw files that it was made from."""
     documents: int
     rows: int
     """Samples."""
@@ -37,15 +37,15 @@ class Shard(BaseModel):
     bytes: int
     sha256: str
     quarantined: int
-    """Units of its raw files that could not be used; `quarantine.jsonl` lists them."""
+    """Units of its raw files that could not be used. `quarantine.jsonl` lists them."""
     lost: dict[str, int] = {}
-    """The same by their noun, such as `row`; nothing in manifests of before, which counted rows."""
+    """The same by noun, such as `row`. Empty in older manifests, which counted rows."""
     empty: int = 0
-    """Rows, documents and files without content; they are not listed."""
+    """Rows, documents and files without content, which are not listed."""
     notes: int = 0
-    """Lines of the quarantine that say what was left out on purpose."""
+    """Quarantine lines about what was left out on purpose."""
     cut: int = 0
-    """Documents that were cut where their tokens may have changed."""
+    """Documents cut at positions where that may have changed their tokens."""
 
     @property
     def balance(self) -> Balance:
@@ -55,14 +55,14 @@ class Shard(BaseModel):
 
 class Manifest(BaseModel):
     name: str
-    """The run that first asked for this data."""
+    """Name of the run that first prepared this data."""
     recipe: dict[str, object]
-    """The part of the spec, and the raw files, that made the shards."""
+    """Part of the spec and list of raw files that decide the shards."""
     recipe_sha256: str
     arithmetic: dict[str, int] = {}
-    """By part, `engine` and `modality`, the version of what it computed; a part that is not named was at 1."""
+    """Arithmetic version of each part, `engine` and `modality`; a missing part was at 1."""
     context: int
-    """Units of data in a sample, besides the next one's first."""
+    """Units of data per sample, without the first of the next one."""
     vocabulary: int
     document_id: int
     tokenizer_sha256: str
@@ -71,12 +71,12 @@ class Manifest(BaseModel):
     quarantined: int
     rows_per_group: int
     shards: list[Shard]
-    """Those that hold samples."""
+    """Shards with samples."""
     balances: list[Balance] = []
-    """Of each source; nothing in manifests of before."""
+    """Balance of each source. Empty in older manifests."""
 
     def balance(self, source: int | None = None) -> Balance:
-        """What became of a source's raw data, or of all."""
+        """What became of the raw data of one source, or of all."""
         if self.balances:
             return Balance.together(self.balances if source is None else [self.balances[source]])
         return Balance.together(shard.balance for shard in self.shards if source in (None, shard.source))
@@ -85,17 +85,17 @@ class Manifest(BaseModel):
         return [shard for shard in self.shards if shard.source == source]
 
     def split(self, source: int, holdout: float) -> tuple[int, int]:
-        """Samples of the source in the training split, and in all; the validation split is what lies between."""
+        """(training samples, all samples) of a source; the samples in between are the validation split."""
         total = sum(shard.rows for shard in self.of_source(source))
         return total - max(1, math.ceil(total * holdout)), total
 
     def bytes_per_token(self) -> float:
-        """UTF-8 bytes of text behind one predicted token, on average."""
+        """Mean UTF-8 bytes of text per predicted token."""
         return sum(shard.text_bytes for shard in self.shards) / max(1, self.tokens)
 
 
 def rows_per_group(context: int, tokens: bool) -> int:
-    """Of samples of tokens, which are all about as large; encoded media are not, and may be large."""
+    """Rows in a row group. Samples of tokens are all about as large; encoded media vary, and may be large."""
     return max(1, TOKENS_PER_ROW_GROUP // (context + 1)) if tokens else MEDIA_PER_ROW_GROUP
 
 
@@ -107,19 +107,19 @@ class Prepared:
 
     @staticmethod
     def open(folder: Store) -> Prepared:
-        """Raises InputError where there is no complete data set."""
+        """Open the data set in a folder. Raises InputError if it is not complete."""
         try:
             return Prepared(folder, Manifest.model_validate_json((folder / "manifest.json").read_bytes()))
         except ValidationError as error:
             raise InputError(f"{folder / 'manifest.json'} is not a manifest: {error.errors()[0]['msg']}") from None
 
     def tokenizer(self) -> Tokenizer:
-        from foundray.data.tokenizers.tokenizer import Tokenizer  # not above: most processes that read data have no use for it
+        from foundray.data.tokenizers.tokenizer import Tokenizer  # not above: most processes that read data do not need it
 
         return Tokenizer.from_json((self.folder / "tokenizer.json").read_text(), self.manifest.document_id)
 
     def check_files(self) -> None:
-        """Raises InputError where a shard is missing or has another size than the manifest says."""
+        """Raises InputError if a shard is missing or its size differs from the manifest."""
         for shard in self.manifest.shards:
             info = (self.folder / shard.file).info()
             if info.size != shard.bytes:
@@ -130,6 +130,6 @@ class Prepared:
 
 
 def group_sizes(shards: list[Shard], per_group: int) -> np.ndarray:
-    """Rows in each row group of the shards, in order: full groups and one shorter at a shard's end."""
+    """Rows in each row group of the shards, in order: full groups, and a shorter one at the end of a shard."""
     sizes = [np.minimum(per_group, shard.rows - np.arange(0, shard.rows, per_group)) for shard in shards]
     return np.concatenate(sizes) if sizes else np.empty(0, np.int64)

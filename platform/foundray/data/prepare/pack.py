@@ -1,7 +1,7 @@
 """Packing: a stream of documents becomes samples of `context` + 1 tokens.
 
-Each document is preceded by the opening token. A sample shares its last token with the next one's first, so that every
-token is predicted exactly once; only the last sample of a stream is shorter. Nothing is padded and nothing is dropped.
+The opening token precedes each document. A sample's last token is also the first of the next one, so every token is
+predicted exactly once. Only the last sample of a stream is shorter. Nothing is padded and nothing is dropped.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ SAMPLE_SCHEMA = pa.schema([("tokens", pa.list_(pa.int32()))])
 
 
 class Packer:
+    """Collects the tokens of documents and cuts samples from them."""
+
     def __init__(self, context: int, document_id: int):
         self.context = context
         self.opener = np.array([document_id], np.int32)
         self.pending: list[np.ndarray] = []
         self.length = 0
-        """Tokens pending."""
+        """Number of pending tokens."""
 
     def add(self, ids: np.ndarray, begins: bool = True) -> None:
-        """Append token ids of one document, from where it `begins` or continuing it."""
+        """Append token ids of a document: its beginning if `begins`, otherwise more of the last one."""
         self.pending += [self.opener, ids] if begins else [ids]
         self.length += begins + len(ids)
 
     @property
     def ready(self) -> int:
-        """Full samples that `take` would give."""
+        """Number of full samples that `take` would return."""
         return max(0, (self.length - 1) // self.context)
 
     def take(self, at_most: int | None = None, end: bool = False) -> list[np.ndarray]:
-        """Full samples, each [context + 1]; with `end`, also the shorter last one (two tokens or more)."""
+        """Remove full samples, each [context + 1], and with `end` also the shorter last one (two tokens or more)."""
         stream = np.concatenate(self.pending) if self.pending else np.empty(0, np.int32)
         count = self.ready if at_most is None else min(self.ready, at_most)
         starts = range(0, count * self.context, self.context)

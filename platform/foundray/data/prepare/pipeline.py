@@ -1,4 +1,4 @@
-"""A function over all units of raw files, as a Ray Data pipeline."""
+"""Runs a function on all units of raw files, as a Ray Data pipeline."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from foundray.errors import FoundrayError, InputError, RunFailed
 _Result = TypeVar("_Result")
 
 RETRIES = 5
-"""Times that a unit is tried again after its process died."""
+"""Times that a unit is retried after its process died."""
 NAMED = 3
-"""Files that an error names."""
+"""Files that an error message names."""
 
 
 def over_units(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing: str = "reading") -> Iterable[dict[str, Any]]:
-    """`work` on every unit, as a Ray Data pipeline; results come as they are ready. `doing` says in an error what it does.
+    """Run `work` on every unit, as a Ray Data pipeline, and yield results as they are ready.
 
-    An error inside a task comes back as a row: raised there, it would be retried and wrapped. Raises InputError as `work`
-    does, and RunFailed for any other error, in it or of Ray.
+    `doing` describes the work in errors. An error inside a task comes back as a row: raised there, it would be retried and
+    wrapped. Raises InputError as `work` does, and RunFailed for any other error of `work` or Ray.
     """
     if not units:
         return
     import ray.data
 
-    # Its progress bars, plans and tracebacks would interleave with what `report` says; an error's cause is in ours.
+    # Ray Data's progress bars, plans and tracebacks would interleave with our output; our errors contain the cause.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
     with without_helpers() if is_alone() else nullcontext():
@@ -55,17 +55,18 @@ def _results(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing: s
         except Exception as error:
             return {"error": "", "failure": f"{doing} {_files([unit])} failed: {described(error)}"}
 
+    # Each block becomes a task.
     rows = ray.data.from_items(
         [{"index": index, "unit": json.dumps(asdict(unit))} for index, unit in enumerate(units)],
         override_num_blocks=min(len(units), 1000),
     )
     with warnings.catch_warnings():
-        # A task whose process dies is tried again, but not for ever, as Ray Data would. Ray warns of the word.
+        # Retry a task whose process dies, but not for ever, as Ray Data would. Ray warns about the argument.
         warnings.filterwarnings("ignore", message=".*ray_remote_args")
-        made = rows.map(guarded, max_retries=RETRIES)
+        results = rows.map(guarded, max_retries=RETRIES)
     left = dict(enumerate(units))
     try:
-        for result in made.iter_rows():
+        for result in results.iter_rows():
             if result.get("failure"):
                 raise RunFailed(result["failure"])
             if result.get("error"):
@@ -75,12 +76,12 @@ def _results(units: list[Unit], work: Callable[[Unit], dict[str, str]], doing: s
     except ray.exceptions.RayError as error:
         raise RunFailed(
             f"{doing} broke off: {cause_of(error)}; {_files(list(left.values()))} had not been read to the end; "
-            "the same command goes on"
+            "the same command continues"
         ) from error
 
 
 def in_task(doing: str, work: Callable[..., _Result], *arguments: Any) -> _Result:
-    """What `work` gives in one Ray task. Raises InputError as `work` does, and RunFailed for any other error."""
+    """Run `work` as one Ray task. Raises InputError as `work` does, and RunFailed for any other error."""
     import ray
 
     try:

@@ -1,6 +1,6 @@
 """`prepare`: raw sources become tokenized, packed, checksummed shards, as one resumable Ray Data job.
 
-The work is cut into units: groups of small files, or one large file. A unit becomes one Parquet shard; its record is
+The work is divided into units: groups of small files, or one large file. A unit becomes one Parquet shard. Its record is
 written last, so a killed job continues with the units that have none.
 """
 
@@ -29,25 +29,26 @@ from foundray.wording.words import plural
 Report = Callable[[str], None]
 
 NOTES = 3
-"""Kinds of notes that are reported, a line each."""
+"""Kinds of notes that are reported, one line each."""
 
 
 def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
-    """The spec's prepared data: found complete, gone on with, or made. Needs a connection to Ray unless complete.
+    """Find, resume or make the spec's prepared data. Needs a connection to Ray unless the data is complete.
 
-    Raises InputError for sources that cannot be used and storage that cannot be written.
+    Raises InputError for unusable sources and storage that cannot be written.
     """
     folder, recipe, units = prepared_folder(spec, report)
     if (folder / "manifest.json").exists():
         prepared = Prepared.open(folder)
         prepared.check_files()
-        _say(prepared, "prepared before in", report)
+        _report_balance(prepared, "already prepared in", report)
         return prepared
-    _explain(spec, recipe, folder, report)
+    _report_changes(spec, recipe, folder, report)
     modality = spec.data.modality.build()
     tokenizer = None if isinstance(modality, Values) else ensure_tokenizer(spec, folder, units)
     if tokenizer and spec.data.tokenizer.kind == "file" and (remarks := Anatomy(tokenizer.engine).remarks()):
-        report(f"data: of the text, {spec.data.tokenizer.path} does not keep all: {'; '.join(remarks)}")
+        report(f"data: {spec.data.tokenizer.path} does not keep all of the text: {'; '.join(remarks)}")
+    # Make all shards; then join their quarantine lists and write the manifest, which marks the folder complete.
     shards = _run_units(spec, folder, units, tokenizer, report)
     if tokenizer and (line := cutting(Cutter(tokenizer), sum(shard.cut for shard in shards))):
         report(f"data: {line}")
@@ -74,25 +75,25 @@ def prepare(spec: Spec, report: Report = lambda line: None) -> Prepared:
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1))
     prepared = Prepared(folder, manifest)
-    _say(prepared, "prepared in", report)
+    _report_balance(prepared, "prepared in", report)
     return prepared
 
 
-def _explain(spec: Spec, recipe: dict[str, Any], folder: Store, report: Report) -> None:
-    """Say what differs from the data prepared last under the same name, so that a new preparation is no surprise."""
+def _report_changes(spec: Spec, recipe: dict[str, Any], folder: Store, report: Report) -> None:
+    """Report what differs from data prepared under the same name, so that a new preparation is no surprise."""
     if (folder / "tokenizer.json").exists():
-        report(f"data: going on with the preparation in {folder}")
+        report(f"data: resuming the preparation in {folder}")
         return
     others = [other for other in folder.parent.children() if (other / "manifest.json").exists()]
-    mine = [manifest for other in others if (manifest := Prepared.open(other).manifest).name == spec.name]
-    if mine:
-        nearest = min((changes(m.recipe, recipe) for m in mine), key=len)
+    same_name = [manifest for other in others if (manifest := Prepared.open(other).manifest).name == spec.name]
+    if same_name:
+        nearest = min((changes(m.recipe, recipe) for m in same_name), key=len)
         shown = "; ".join(nearest[:3]) + (f"; and {len(nearest) - 3} more" if len(nearest) > 3 else "")
-        report(f"data: preparing anew, since {shown}")
+        report(f"data: preparing again, because {shown}")
 
 
 def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenizer | None, report: Report) -> list[Shard]:
-    """Every unit's shard, in unit order; those of an earlier, killed job are taken as they are."""
+    """Make every unit's shard, in unit order; finished shards of an earlier, killed job are kept."""
     done = {unit.name: shard for unit in units if (shard := _finished(folder, unit)) is not None}
     todo = [unit for unit in units if unit.name not in done]
     sources, length, modality = spec.data.sources, units_read(spec), spec.data.modality
@@ -105,6 +106,7 @@ def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenize
         return {"name": unit.name, "shard": made.model_dump_json()}
 
     def check(sources_read: Iterable[int]) -> None:
+        """Raises InputError if the shards so far exceed the limits, over all sources or in one of those read."""
         bad = sum(shard.quarantined for shard in done.values())
         if bad > limits.rows:
             worst = max(range(len(sources)), key=lambda index: sum(s.quarantined for s in done.values() if s.source == index))
@@ -113,7 +115,7 @@ def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenize
             if all(unit.name in done for unit in units if unit.source == index):
                 _check_source(limits, folder, done, index, sources[index].path)
 
-    check(range(len(sources)))  # by an earlier job, and with its limits
+    check(range(len(sources)))  # shards of an earlier job may exceed the limits
     for row in over_units(todo, work, "preparing"):
         done[row["name"]] = shard = Shard.model_validate_json(row["shard"])
         report(f"data: {len(done)} of {len(units)} shards, {sum(s.tokens for s in done.values()):,} tokens")
@@ -122,19 +124,17 @@ def _run_units(spec: Spec, folder: Store, units: list[Unit], tokenizer: Tokenize
 
 
 def _check_source(limits: Limits, folder: Store, done: Mapping[str, Shard], index: int, path: str) -> None:
-    """Raises InputError where a source, all units of which are done, holds nothing of use, or mostly what is bad."""
+    """Raises InputError if a source whose units are all done has nothing usable, or too much bad data."""
     shards = [shard for shard in done.values() if shard.source == index]
     balance = Balance.together(shard.balance for shard in shards)
     if not balance.documents or limits.exceeded(balance):
         limits.check_share(f"data.sources.{index}", _tally(folder, done, index), path, folder.url)
     if not any(shard.rows for shard in shards):
-        raise InputError(
-            f"data.sources.{index}: the documents of {path} hold too little for one sample ({balance.documents:,})"
-        )
+        raise InputError(f"data.sources.{index}: the documents of {path} are too short for one sample ({balance.documents:,})")
 
 
 def _tally(folder: Store, done: Mapping[str, Shard], index: int) -> Tally:
-    """A source's balance, with its reasons: from the lists of its units that are done."""
+    """Balance and reasons of a source, from the quarantine lists of its finished units."""
     tally = Tally()
     for name, shard in sorted(done.items()):
         if shard.source == index:
@@ -153,8 +153,8 @@ def _finished(folder: Store, unit: Unit) -> Shard | None:
     return shard if not shard.rows or (folder / shard.file).info().size == shard.bytes else None
 
 
-def _say(prepared: Prepared, done: str, report: Report) -> None:
-    """What is there, what is not, and what was left out on purpose, such as columns of a table."""
+def _report_balance(prepared: Prepared, done: str, report: Report) -> None:
+    """Report what was prepared, what was lost, and what was left out on purpose, such as columns of a table."""
     manifest, folder = prepared.manifest, prepared.folder
     balance = manifest.balance()
     counts = f"{plural(balance.documents, 'document')}, {manifest.tokens:,} tokens, {plural(manifest.rows, 'sample')}"

@@ -1,4 +1,4 @@
-"""What of the raw data could not be used: counted in the units that are missing, and listed with its reasons."""
+"""Quarantine: raw data that could not be used, counted in missing units and listed with reasons."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from foundray.errors import InputError
 from foundray.storage import Store
 
 LIST = "quarantine.jsonl"
-"""In the folder of prepared data: the lists of its units, one after another."""
+"""File in the folder of prepared data with the lists of all units, one after another."""
 REASONS = 1000
-"""Kinds of reasons that are told apart; the others are counted together."""
+"""Most kinds of reasons counted separately; the others are counted together."""
 VARIANTS = 100
-"""Wordings of one kind of reason that are told apart."""
+"""Most wordings of one kind of reason counted separately."""
 
 
 class Line(BaseModel):
-    """One damaged part of a file, as a quarantine lists it; a note about what was left out has `lost` 0."""
+    """Quarantine line for one damaged part of a file. A note about what was left out on purpose has `lost` 0."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     source: str
     """URL of the file."""
     position: str
-    """Where in it."""
+    """Position in the file."""
     reason: str
     lost: int = 1
-    """Units that are missing. Lists that were made before these were counted say nothing: one row."""
+    """Missing units. Older lists do not have this field: one row."""
     unit: str = "row"
-    """The noun, in the singular, for what is missing."""
+    """Singular noun for what is missing."""
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump()) + "\n"
 
 
 def line_of(url: str, bad: BadRow) -> Line | None:
-    """The line that lists a part of a file; None for what is empty, which is only counted."""
+    """Line for a part of a file; None if it is empty, which is only counted."""
     if is_empty(bad):
         return None
     return Line(source=_text(url), position=_text(bad.position), reason=_text(bad.reason), lost=bad.lost, unit=bad.unit)
 
 
 def _text(text: str) -> str:
-    """Without half surrogate pairs, which file names and JSON can hold, and files of UTF-8 cannot."""
+    """Escape half surrogate pairs, which file names and JSON can contain, and UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -60,32 +60,32 @@ def is_empty(bad: BadRow) -> bool:
 
 
 def is_note(bad: BadRow) -> bool:
-    """Whether it says what is left out on purpose, so that no row is missing in its place."""
+    """Whether this is a note about what was left out on purpose, so that no row is missing."""
     return bad.lost == 0 and not is_empty(bad)
 
 
 def read_lines(file: Store) -> Iterator[Line]:
-    """The lines of a list. Raises InputError for a damaged one."""
+    """Yield the lines of a list. Raises InputError for a damaged one."""
     for number, text in enumerate(file.read_bytes().split(b"\n"), 1):
         if not text:
             continue
         try:
             yield Line.model_validate_json(text)
         except ValidationError:
-            raise InputError(f"{file}, line {number} is damaged: it is no line of a quarantine") from None
+            raise InputError(f"{file}, line {number} is damaged: it is not a quarantine line") from None
 
 
 class Balance(BaseModel):
-    """What became of the raw data: everything that was read is in one of these numbers."""
+    """What became of the raw data. Everything that was read counts in one of these numbers."""
 
     documents: int = 0
-    """Documents, or samples of a modality that has rows of its own, that are used."""
+    """Documents used, or samples of a modality that has its own rows."""
     lost: dict[str, int] = {}
-    """Units that could not be used, by their noun in the singular."""
+    """Units that could not be used, by singular noun."""
     empty: int = 0
     """Rows, documents and files without content."""
     notes: int = 0
-    """Lines of the quarantine that say what was left out on purpose."""
+    """Quarantine lines about what was left out on purpose."""
 
     @property
     def bad(self) -> int:
@@ -93,7 +93,7 @@ class Balance(BaseModel):
         return sum(self.lost.values())
 
     def share(self) -> float:
-        """Part of what was read, but for what is empty, that could not be used."""
+        """Fraction of what was read, empty parts aside, that could not be used."""
         return self.bad / max(1, self.bad + self.documents)
 
     @staticmethod
@@ -109,21 +109,21 @@ class Balance(BaseModel):
 
 
 class Reason(BaseModel):
-    """Lines of a quarantine that say the same, but for numbers."""
+    """Quarantine lines with the same reason, up to numbers and quoted values."""
 
     reason: str
-    """As most of them word it."""
+    """The most frequent wording."""
     unit: str
     lost: int
     lines: int
     first: str
-    """Where the first of them is: file and position."""
+    """File and position of the first one."""
     wordings: int = 1
-    """How many wordings there are, which differ in numbers and quoted values."""
+    """Number of wordings, which differ in numbers and quoted values."""
 
 
 class Found(BaseModel):
-    """A tally, for other processes."""
+    """Content of a tally, to send to another process."""
 
     balance: Balance = Balance()
     reasons: list[Reason] = []
@@ -131,8 +131,8 @@ class Found(BaseModel):
 
 
 @dataclass
-class _Alike:
-    """Lines of one kind, as they are counted."""
+class _ReasonCount:
+    """Running count of the lines of one kind of reason."""
 
     first: str
     lost: int = 0
@@ -141,17 +141,17 @@ class _Alike:
 
 
 class Tally:
-    """A balance that grows line by line, with its reasons."""
+    """Running balance, with its reasons."""
 
     def __init__(self) -> None:
         self.balance = Balance()
         self.kinds = Counter[str]()
-        """Endings of the files that have lines, a file once."""
-        self._alike: dict[tuple[str, str, bool], _Alike] = {}
+        """Name endings of the files that have lines, each file counted once."""
+        self._reason_counts: dict[tuple[str, str, bool], _ReasonCount] = {}
         self._file = ""
 
     def add(self, url: str, bad: BadRow) -> Line | None:
-        """Count a part that a reader could not use; gives its line, but for what is empty."""
+        """Count a part that a reader could not use, and return its line; None if it is empty."""
         if (line := line_of(url, bad)) is None:
             self.balance.empty += 1
         else:
@@ -166,7 +166,7 @@ class Tally:
         self._count(line.reason, line.unit, line.lost, 1, where)
 
     def add_found(self, found: Found) -> None:
-        """Count what another tally did."""
+        """Add the counts of another tally."""
         for one in found.reasons:
             self._count(one.reason, one.unit, one.lost, one.lines, one.first)
         self.balance.documents += found.balance.documents
@@ -182,16 +182,16 @@ class Tally:
         else:
             self.balance.notes += lines
         key = kind_of(reason), unit, lost > 0
-        if key not in self._alike and len(self._alike) >= REASONS:
+        if key not in self._reason_counts and len(self._reason_counts) >= REASONS:
             reason, key = "other reasons", ("other reasons", unit, lost > 0)
-        alike = self._alike.setdefault(key, _Alike(where))
-        alike.lost += lost
-        alike.lines += lines
-        if reason in alike.wordings or len(alike.wordings) < VARIANTS:
-            alike.wordings[reason] += lines
+        count = self._reason_counts.setdefault(key, _ReasonCount(where))
+        count.lost += lost
+        count.lines += lines
+        if reason in count.wordings or len(count.wordings) < VARIANTS:
+            count.wordings[reason] += lines
 
     def reasons(self) -> list[Reason]:
-        """Those that cost the most first, and notes last."""
+        """Reasons, those that lost the most first, and notes last."""
         found = [
             Reason(
                 reason=one.wordings.most_common(1)[0][0],
@@ -201,37 +201,37 @@ class Tally:
                 first=one.first,
                 wordings=len(one.wordings),
             )
-            for (_, unit, _), one in self._alike.items()
+            for (_, unit, _), one in self._reason_counts.items()
         ]
         return sorted(found, key=lambda reason: (-reason.lost, -reason.lines))
 
 
 def kind_of(reason: str) -> str:
-    """A reason without what differs from line to line: numbers, what stands in quotes, and what follows a semicolon."""
+    """The reason without what differs from line to line: numbers, quoted values, and what follows a semicolon."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", reason.partition("; ")[0])
     return re.sub(r"0x[0-9a-fA-F]+|\d+([.,]\d+)*", "#", text)
 
 
 def amount(lost: Mapping[str, int]) -> str:
-    """`12 rows and 3 members`."""
+    """Missing units in words: `12 rows and 3 members`."""
     parts = [_counted(count, unit) for unit, count in sorted(lost.items(), key=lambda item: -item[1]) if count]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts) or "nothing"
 
 
 def _counted(count: int, unit: str) -> str:
-    several = unit if unit == "series" else f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
-    return f"{count:,} {unit if count == 1 else several}"
+    plural = unit if unit == "series" else f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
+    return f"{count:,} {unit if count == 1 else plural}"
 
 
 def summary(balance: Balance, listed: Store, folder: Store) -> str:
-    """What was not used, for a line that counts what was: empty where there is nothing to say."""
-    said = []
+    """What was not used, to append to a line that counts what was; empty if there is nothing to say."""
+    parts = []
     if balance.lost:
-        said.append(f"{amount(balance.lost)} quarantined")
+        parts.append(f"{amount(balance.lost)} quarantined")
     if balance.notes:
-        said.append(_counted(balance.notes, "note"))
-    if said:
-        said[-1] += f" (list: {listed}, `foundray quarantine {folder}` shows it)"
+        parts.append(_counted(balance.notes, "note"))
+    if parts:
+        parts[-1] += f" (list: {listed}, `foundray quarantine {folder}` shows it)"
     if balance.empty:
-        said.append(f"{balance.empty:,} empty")
-    return "".join(f", {part}" for part in said)
+        parts.append(f"{balance.empty:,} empty")
+    return "".join(f", {part}" for part in parts)

@@ -1,7 +1,7 @@
-"""What decides prepared data: its recipe, whose hash names the folder, and the units that its raw files are cut into.
+"""Recipe of prepared data, whose hash names the folder, and the units that its raw files are divided into.
 
-The cut depends on the files alone, never on the machine, so the same input gives the same shards. Files count by their real
-names, so however a spec writes where they lie, they are prepared once.
+The units depend on the files alone, never on the machine, so the same input gives the same shards. The recipe has the files'
+canonical names, so the same files are prepared once, however a spec writes their path.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from foundray.storage import Store
 from foundray.urls import canonical_names, path_of
 
 UNIT_BYTES = 64 * 2**20
+"""Size of a unit's raw files, about."""
 READING = 2
-"""What the readers make of the same bytes: raised whenever they make something else of files that are whole."""
+"""Version of the readers: raised whenever they read undamaged files differently."""
 
 
 def units_read(spec: Spec) -> int:
-    """Units of data in a sample, of which the objective makes at most `model.context`. Raises InputError."""
-    read = spec.objective.build().reads(spec.model.context)
-    if read < 2:
+    """Units of data per sample, from which the objective makes at most `model.context`. Raises InputError."""
+    units = spec.objective.build().reads(spec.model.context)
+    if units < 2:
         raise InputError(f"model.context of {spec.model.context} is too short for {spec.objective.kind}")
-    return read
+    return units
 
 
 def prepared_folder(spec: Spec, report: Callable[[str], None] = lambda line: None) -> tuple[Store, dict[str, Any], list[Unit]]:
-    """Where the spec's prepared data belongs, the recipe that names it, and its units; `report` gets what is left out.
-
-    Raises InputError.
-    """
+    """Folder of the spec's prepared data, its recipe, and its units. `report` receives what is left out. Raises InputError."""
     found = source_files(spec)
     for source, one in zip(spec.data.sources, found, strict=True):
         if line := one.line(source):
             report(f"data: {line}")
     files = [one.files for one in found]
-    units = [unit for index, some in enumerate(files) for unit in _units(index, some)]
-    place = Store.at(spec.storage) / "prepared"
-    folder, recipe = _folder(place, new := _recipe(spec, files)), new
+    units = [unit for index, of_source in enumerate(files) for unit in _units(index, of_source)]
+    root = Store.at(spec.storage) / "prepared"
+    recipe = _recipe(spec, files)
+    folder = _folder(root, recipe)
+    # Data prepared by an earlier version is found under its own recipe.
     if not folder.exists():
-        for earlier in _recipes_before(spec, files):
-            if (there := _folder(place, earlier)).exists():
-                folder, recipe = there, earlier
+        for earlier in _earlier_recipes(spec, files):
+            if (found_folder := _folder(root, earlier)).exists():
+                folder, recipe = found_folder, earlier
                 break
     return folder, recipe, units
 
 
-def changes(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """One phrase for each thing in which two recipes differ for a person: how a path is written is none."""
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """One phrase per difference between two recipes that matters to a person; the spelling of a path does not."""
 
     def plain(recipe: dict[str, Any]) -> dict[str, Any]:
         sources = [
@@ -68,50 +68,50 @@ def changes(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
         ]
         return flatten({name: value for name, value in recipe.items() if name != "reading"} | {"sources": sources})
 
-    return differences(plain(there), plain(here)) or ["the same files are read in another way"]
+    return differences(plain(old), plain(new)) or ["the same files are read in another way"]
 
 
 def formats_of(recipe: Mapping[str, Any], index: int, source: SourceConfig) -> str:
-    """In words, the formats of the files of a source, as they were prepared."""
+    """Formats of a source's files as they were prepared, in words."""
     if source.format != "auto" or "sources" not in recipe:
         return source.format
     return _formats(recipe["sources"][index])
 
 
 def _formats(source: Mapping[str, Any]) -> str:
-    """Of a recipe's source, also of a recipe that had one for all files."""
+    """Formats in a recipe's source; earlier recipes had one for all files."""
     return str(source.get("format") or " and ".join(sorted({facts[2] for facts in source["files"].values()})))
 
 
 def source_files(spec: Spec) -> list[Found]:
-    """The files of each source. Raises InputError for a source without any."""
+    """Files of each source. Raises InputError for a source without any."""
     modality = spec.data.modality.build()
     endings = modality.endings if isinstance(modality, Values) else ()
     return [look(source, endings) for source in spec.data.sources]
 
 
-def _folder(place: Store, recipe: dict[str, Any]) -> Store:
-    return place / digest(recipe)[:16]
+def _folder(root: Store, recipe: dict[str, Any]) -> Store:
+    return root / digest(recipe)[:16]
 
 
 def _recipe(spec: Spec, files: list[list[RawFile]]) -> dict[str, Any]:
-    """All that decides the shards' content. Weights and holdout decide the order alone, and licences nothing."""
-    numbers, cut = raised(of_data(spec.arithmetic)), _cut(spec)
+    """Everything that decides the shards' content. Weights and holdout only decide the order, and licences nothing."""
+    versions, fields = raised(of_data(spec.arithmetic)), _row_fields(spec)
     if spec.data.tokenizer.kind == "file":
-        cut["tokenizer"] |= recipe_of_cuts(load_file(spec.data.tokenizer))
+        fields["tokenizer"] |= recipe_of_cuts(load_file(spec.data.tokenizer))
     return {
-        **cut,
+        **fields,
         "reading": READING,
-        **({"arithmetic": numbers} if numbers else {}),
+        **({"arithmetic": versions} if versions else {}),
         "sources": [
-            source.model_dump(mode="json", exclude={"path", "format", "weight", "licence"}) | _named(found)
+            source.model_dump(mode="json", exclude={"path", "format", "weight", "licence"}) | _file_facts(found)
             for source, found in zip(spec.data.sources, files, strict=True)
         ],
     }
 
 
-def _cut(spec: Spec) -> dict[str, Any]:
-    """What rows are made of the sources' documents."""
+def _row_fields(spec: Spec) -> dict[str, Any]:
+    """Part of a recipe that decides how documents become rows."""
     tokenizer, modality = spec.data.tokenizer, spec.data.modality
     fields = tokenizer.model_dump(mode="json", include={"kind", "vocab_size", "document_token", "sample_bytes"})
     if tokenizer.kind == "bpe":
@@ -122,10 +122,10 @@ def _cut(spec: Spec) -> dict[str, Any]:
     return {"context": units_read(spec), "tokenizer": fields, **of_modality}
 
 
-def _named(files: Sequence[RawFile]) -> dict[str, Any]:
-    """By the one name of each file: its size, its time of change, its format, and what it was called if that is another name.
+def _file_facts(files: Sequence[RawFile]) -> dict[str, Any]:
+    """Size, modification time, format, and name in the spec if it differs, of each file by its canonical name.
 
-    The order counts if it is not that of the names, since shards follow it.
+    The order counts if it is not that of the names, because shards follow it.
     """
     names = canonical_names(file.url for file in files)
     facts = [
@@ -137,19 +137,19 @@ def _named(files: Sequence[RawFile]) -> dict[str, Any]:
     return {"files": dict(zip(names, facts, strict=True)), **({} if plain else {"order": digest([names, facts])})}
 
 
-def _recipes_before(spec: Spec, files: list[list[RawFile]]) -> Iterator[dict[str, Any]]:
-    """The recipes that the same data had when paths counted as they were written: in the spec, or in that of a run.
+def _earlier_recipes(spec: Spec, files: list[list[RawFile]]) -> Iterator[dict[str, Any]]:
+    """Recipes that the same data had when paths counted as written, in the spec or in that of a run.
 
-    None if the arithmetic was raised, or if a source has files of several formats, since then the same spec gave other rows.
+    None if an arithmetic version was raised, or if a source has files of several formats: the same spec then gave other rows.
     """
     if raised(of_data(spec.arithmetic)):
         return
-    cut = _cut(spec)
-    formats = [_formats_before(source, found) for source, found in zip(spec.data.sources, files, strict=True)]
+    fields = _row_fields(spec)
+    formats = [_earlier_formats(source, found) for source, found in zip(spec.data.sources, files, strict=True)]
     for absolute in (False, True):
         for chosen in itertools.product(*formats):
             yield {
-                **cut,
+                **fields,
                 "sources": [
                     {
                         "path": Store.at(source.path).url if absolute else source.path,
@@ -163,8 +163,8 @@ def _recipes_before(spec: Spec, files: list[list[RawFile]]) -> Iterator[dict[str
             }
 
 
-def _formats_before(source: SourceConfig, files: Sequence[RawFile]) -> list[str]:
-    """The formats that a source of these files could have had to be read as it is now."""
+def _earlier_formats(source: SourceConfig, files: Sequence[RawFile]) -> list[str]:
+    """Formats that an earlier source of these files could have had and be read as now."""
     if source.format != "auto":
         return [source.format]
     found = {file.format for file in files}

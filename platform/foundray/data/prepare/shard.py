@@ -1,4 +1,4 @@
-"""One unit of raw files becomes one shard: read, cut into samples, write, checksum."""
+"""Makes one shard from one unit of raw files: read, cut into samples, write, checksum."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from foundray.spec import SourceConfig
 from foundray.storage import Store
 
 IN_FLIGHT = 2**14
-"""Documents, at most, that are read ahead of those whose tokens are written."""
+"""Most documents read ahead of those whose tokens are written."""
 
 _Read = TypeVar("_Read", Document, dict[str, Any])
 
@@ -45,10 +45,10 @@ class Unit:
 def make_shard(
     folder_url: str, unit: Unit, source: SourceConfig, cutter: Tokenizer | Values, length: int, limits: Limits
 ) -> Shard:
-    """Read, cut into samples of `length` units and write one unit: its shard, its quarantine file, and last its record.
+    """Read one unit, cut it into samples of `length` units, and write its shard, its quarantine file, and last its record.
 
-    A tokenizer cuts documents, which are packed; a modality of values has rows of its own. Raises InputError where more is
-    bad than `limits` allow; the quarantine file is there then, too.
+    Documents are tokenized and packed; a modality of values has its own rows. Raises InputError if more is bad than `limits`
+    allow, after writing the quarantine file.
     """
     folder = Store.at(folder_url)
     intake = Intake(unit, source, limits, folder)
@@ -88,45 +88,45 @@ def make_shard(
 
 
 class Intake:
-    """What is read of a unit: what can be used is passed on, and the rest is counted and listed."""
+    """Reads a unit: passes on what can be used; counts and lists the rest."""
 
     def __init__(self, unit: Unit, source: SourceConfig, limits: Limits, folder: Store):
         self.unit, self.source, self.limits, self.folder = unit, source, limits, folder
         self.tally, self.listed, self.text_bytes = Tally(), io.StringIO(), 0
         self.cut = 0
-        """Documents that were cut where their tokens may have changed."""
-        self.lost: Document | None = None
-        """The last one that `lose` set aside."""
-        self.passed: deque[tuple[int, str]] = deque(maxlen=IN_FLIGHT)
-        """Identity of each of the last documents, and the file that it is from; documents themselves may be large."""
+        """Documents cut at positions where that may have changed their tokens."""
+        self.rejected: Document | None = None
+        """The last document that `reject` took back."""
+        self.recent: deque[tuple[int, str]] = deque(maxlen=IN_FLIGHT)
+        """(identity, file) of the last documents; the documents themselves may be large."""
 
     def usable(self, read: Callable[[RawFile], Iterator[_Read | BadRow]]) -> Iterator[_Read]:
-        """Raises InputError where too much is bad."""
+        """Yield what can be used. Raises InputError if too much is bad."""
         for file in self.unit.files:
             for row in read(file):
                 if isinstance(row, BadRow):
-                    self._set_aside(file.url, row)
+                    self._quarantine(file.url, row)
                     continue
                 self.tally.balance.documents += 1
                 if isinstance(row, Document):
                     self.text_bytes += row.size
-                    self.passed.append((id(row), file.url))
+                    self.recent.append((id(row), file.url))
                 yield row
 
-    def lose(self, document: Document, reason: str, used: int = 0) -> None:
-        """Set aside a document that was passed on, one of the last `IN_FLIGHT`, and that turned out to be of no use.
+    def reject(self, document: Document, reason: str, used: int = 0) -> None:
+        """Quarantine a document that was passed on, one of the last `IN_FLIGHT`, and turned out to be unusable.
 
-        Of a long one, the first `used` bytes may be in samples already. Raises InputError where too much is bad.
+        The first `used` bytes of a long one may already be in samples. Raises InputError if too much is bad.
         """
-        url = next(url for passed, url in reversed(self.passed) if passed == id(document))
-        self.lost = document
+        url = next(url for identity, url in reversed(self.recent) if identity == id(document))
+        self.rejected = document
         self.tally.balance.documents -= 1
         self.text_bytes -= document.size - used
         if used:
             reason += f"; its first {used:,} bytes are used, and the other {document.size - used:,} are missing"
-        self._set_aside(url, BadRow(document.position, reason, 1, "document"))
+        self._quarantine(url, BadRow(document.position, reason, 1, "document"))
 
-    def _set_aside(self, url: str, row: BadRow) -> None:
+    def _quarantine(self, url: str, row: BadRow) -> None:
         if line := self.tally.add(url, row):
             self.listed.write(line.to_json())
             name = f"data.sources.{self.unit.source}"
@@ -134,7 +134,7 @@ class Intake:
 
 
 def _tokens(intake: Intake, source: SourceConfig, tokenizer: Tokenizer, length: int) -> Iterator[tuple[pa.Table, int]]:
-    """Row groups, and the tokens predicted in each: the full ones as they are ready, and the rest at the end."""
+    """Yield row groups with their number of predicted tokens: full ones as they are ready, and the rest at the end."""
     packer, group = Packer(length, tokenizer.document_id), rows_per_group(length, tokens=True)
 
     def table(samples: list[np.ndarray]) -> tuple[pa.Table, int]:
@@ -142,10 +142,10 @@ def _tokens(intake: Intake, source: SourceConfig, tokenizer: Tokenizer, length: 
 
     for pieces in in_batches(_pieces(intake, source, Cutter(tokenizer))):
         for piece, ids in zip(pieces, encode_or_reason(tokenizer, [piece.text for piece in pieces]), strict=True):
-            if piece.document is intake.lost:
+            if piece.document is intake.rejected:
                 continue
             if isinstance(ids, str):
-                intake.lose(piece.document, ids, piece.before)
+                intake.reject(piece.document, ids, piece.before)
             else:
                 packer.add(ids, piece.first)
         while packer.ready >= group:
@@ -154,25 +154,25 @@ def _tokens(intake: Intake, source: SourceConfig, tokenizer: Tokenizer, length: 
 
 
 def _pieces(intake: Intake, source: SourceConfig, cutter: Cutter) -> Iterator[Piece]:
-    """The documents' pieces; those of a document that was lost need not all come."""
+    """Yield the documents' pieces, and stop early in a document that was rejected."""
     for document in intake.usable(lambda file: read_documents(file, source)):
         crossed = False
         for piece in cutter.pieces(document):
             crossed = crossed or piece.crossed
             yield piece
-            if document is intake.lost:
+            if document is intake.rejected:
                 break
         intake.cut += crossed
 
 
 def _values(rows: Iterator[dict[str, Any]], length: int) -> Iterator[tuple[pa.Table, int]]:
-    """Row groups, and the units in each."""
+    """Yield row groups with their number of units."""
     while group := list(islice(rows, rows_per_group(length, tokens=False))):
         yield pa.Table.from_pylist(group), len(group) * length
 
 
 def _write(sink: _HashingSink, tables: Iterator[tuple[pa.Table, int]]) -> tuple[int, int]:
-    """Write a Parquet file, each table a row group; gives rows and units."""
+    """Write tables as the row groups of a Parquet file; returns the numbers of rows and units."""
     rows = tokens = 0
     writer = None
     for table, count in tables:
@@ -188,7 +188,7 @@ def _write(sink: _HashingSink, tables: Iterator[tuple[pa.Table, int]]) -> tuple[
 
 
 class _HashingSink(io.RawIOBase):
-    """Passes bytes on and keeps their SHA-256."""
+    """Stream that passes bytes on and keeps their SHA-256."""
 
     def __init__(self, stream: Any):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is in a raw file: documents, or rows of a modality that has rows of its own, and what of them cannot be used."""
+"""Content of a raw file: documents, or rows of a modality that has its own, with a BadRow for each part that is unusable."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _Read = TypeVar("_Read")
 
 
 def read_documents(file: RawFile, source: SourceConfig) -> Iterator[Document | BadRow]:
-    """The file's documents in order, with a BadRow in place of each part that cannot be used."""
+    """Yield the file's documents in order, with a BadRow in place of each part that cannot be used."""
     with _opened(file) as (handle, path):
         rows = _guarded(reader(file.format)(handle, path, source), lambda at, bad: bad)
         for number, row in enumerate(rows):
-            yield _doubted(row, file) if number == 0 and isinstance(row, BadRow) else row
+            yield _with_format_by_name(row, file) if number == 0 and isinstance(row, BadRow) else row
 
 
-def _doubted(row: BadRow, file: RawFile) -> BadRow:
-    """The first row of a file, which is bad: with what the file is by its name, if it is read as something else."""
+def _with_format_by_name(row: BadRow, file: RawFile) -> BadRow:
+    """Add the format that the file's name suggests to a bad first row, if the file was read as another."""
     named = format_of(file.url) or "of no format that is read"
     if "code" in (named, file.format) or named in (file.format, "text") or not row.lost:
         return row
@@ -41,7 +41,7 @@ def _doubted(row: BadRow, file: RawFile) -> BadRow:
 
 
 def read_rows(file: RawFile, source: SourceConfig, modality: Values, length: int) -> Iterator[dict[str, Any] | BadRow]:
-    """The rows of a modality that has files of its own, in order, with a BadRow in place of what cannot be used."""
+    """Yield the rows of a modality that has its own files, in order, with a BadRow in place of what cannot be used."""
     for _, _, row in read_located_rows(file, source, modality, length):
         yield row
 
@@ -49,7 +49,7 @@ def read_rows(file: RawFile, source: SourceConfig, modality: Values, length: int
 def read_located_rows(
     file: RawFile, source: SourceConfig, modality: Values, length: int
 ) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
-    """(path of the file, or name in the archive; position in it; row), as `read_rows` gives them."""
+    """Yield (path of the file, or name in the archive; position in it; row as in `read_rows`)."""
     with _opened(file) as (handle, path):
         stream = decompressed(handle, path)
         if file.format == "webdataset":
@@ -69,7 +69,7 @@ def _archived_rows(stream: Any, modality: Values, length: int) -> Iterator[tuple
 def _decompressed_rows(
     modality: Values, name: str, stream: Any, length: int, label: str
 ) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
-    """The rows of one file or member; `label` says which member it is. None of one that breaks off."""
+    """Yield the rows of one file or archive member, which `label` names; none if its content is cut off."""
     whole = label or "byte 0"
     try:
         content, broken = read_all(stream)
@@ -88,12 +88,12 @@ def _decompressed_rows(
 def _rows(
     modality: Values, name: str, content: bytes, length: int, label: str
 ) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
-    """The rows, each tried as training will read it."""
+    """Yield the rows, each checked by decoding it as training will."""
 
     def where(position: str) -> str:
         return f"{label}, {position}" if label else position
 
-    def tried() -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
+    def checked() -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
         for position, row in modality.rows(name, content, length):
             if not isinstance(row, Unreadable):
                 try:
@@ -102,13 +102,13 @@ def _rows(
                     row = error
             yield name, position, BadRow.of(row, where(position)) if isinstance(row, Unreadable) else row
 
-    yield from _guarded(tried(), lambda at, bad: (name, at, bad), label or "byte 0")
+    yield from _guarded(checked(), lambda at, bad: (name, at, bad), label or "byte 0")
 
 
-def _guarded(rows: Iterator[_Read], instead: Callable[[str, BadRow], _Read], whole: str = "byte 0") -> Iterator[_Read]:
-    """The rows; where a reader breaks off, whatever by, one that says so stands in place of the rest of the file.
+def _guarded(rows: Iterator[_Read], replacement: Callable[[str, BadRow], _Read], whole: str = "byte 0") -> Iterator[_Read]:
+    """Yield the rows; if the reader fails for any reason, `replacement` makes one that stands for the rest of the file.
 
-    A file without any row is empty, and counted as that.
+    A file without any row counts as empty.
     """
     count = 0
     try:
@@ -119,22 +119,22 @@ def _guarded(rows: Iterator[_Read], instead: Callable[[str, BadRow], _Read], who
         raise
     except Unreadable as error:
         count += 1
-        yield instead("", BadRow.of(error, whole))
+        yield replacement("", BadRow.of(error, whole))
     except BaseException as error:
-        # A panic in a library written in Rust is no Exception, and says so by its name alone.
+        # A panic in a Rust library is not an Exception; only its name identifies it.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         count += 1
-        at = f"behind row {count - 2}" if count > 1 else whole
+        at = f"after row {count - 2}" if count > 1 else whole
         reason = f"the rest of the file cannot be read ({type(error).__name__}: {str(error)[:200]})"
-        yield instead(at, BadRow(at, reason, unit="file"))
+        yield replacement(at, BadRow(at, reason, unit="file"))
     if not count:
-        yield instead("", empty(whole, "file"))
+        yield replacement("", empty(whole, "file"))
 
 
 @contextmanager
 def _opened(file: RawFile) -> Iterator[tuple[pa.NativeFile, str]]:
-    """(handle, path) of a raw file."""
+    """Open a raw file as (handle, path)."""
     store = Store.at(file.url)
     with reading(file.url):
         handle = store.filesystem.open_input_file(store.path)
@@ -143,7 +143,7 @@ def _opened(file: RawFile) -> Iterator[tuple[pa.NativeFile, str]]:
 
 
 def read_whole(url: str) -> bytes:
-    """What a file holds, decompressed. Raises InputError."""
+    """Content of a file, decompressed. Raises InputError."""
     store = Store.at(url)
     with reading(url), store.filesystem.open_input_file(store.path) as handle:
         return decompressed(handle, store.path).read()

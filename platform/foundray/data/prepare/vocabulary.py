@@ -1,4 +1,4 @@
-"""The tokenizer of a spec: known beforehand, or made once from the data and kept beside the shards."""
+"""The tokenizer of a spec: known beforehand, or made once from the data, and stored beside the shards."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from foundray.storage import Store
 
 
 def ensure_tokenizer(spec: Spec, folder: Store, units: list[Unit]) -> Tokenizer:
-    """The tokenizer of a job begun before, or a new one; kept beside the shards."""
-    kept, opener = folder / "tokenizer.json", folder / "document_id"
-    if kept.exists() and opener.exists():
-        return Tokenizer.from_json(kept.read_text(), int(opener.read_text()))
+    """Load the tokenizer of an earlier, unfinished job, or make a new one and store it beside the shards."""
+    stored, opener = folder / "tokenizer.json", folder / "document_id"
+    if stored.exists() and opener.exists():
+        return Tokenizer.from_json(stored.read_text(), int(opener.read_text()))
     tokenizer = _make_tokenizer(spec, units)
-    kept.write_text(tokenizer.to_json())
+    stored.write_text(tokenizer.to_json())
     opener.write_text(str(tokenizer.document_id))
     return tokenizer
 
 
 def known_tokenizer(spec: Spec) -> Tokenizer | None:
-    """The tokenizer of a spec that needs no data to make it. Raises InputError for a file that is none."""
+    """Tokenizer of a spec that needs no data to make it; None otherwise. Raises InputError for an invalid tokenizer file."""
     field = spec.data.tokenizer
     if (alphabet := spec.data.modality.build().alphabet) is not None:
         return tokenizers.make_char(alphabet)
@@ -64,13 +64,13 @@ def _train_bpe(spec: Spec, units: list[Unit]) -> str:
 
 
 def _sample(spec: Spec, units: list[Unit], budget: int) -> Iterator[str]:
-    """Documents of units in seeded order, from each source by its weight, up to `budget` bytes."""
+    """Yield documents of the units in seeded order, from each source in proportion to its weight, up to `budget` bytes."""
     total = sum(source.weight for source in spec.data.sources)
-    of_long = LongDocuments(tokenizers.untrained())
+    long_documents = LongDocuments(tokenizers.untrained())
     for index, source in enumerate(spec.data.sources):
-        mine = [unit for unit in units if unit.source == index]
-        order = np.random.default_rng([spec.seed, index]).permutation(len(mine))
-        files = (file for position in order for file in mine[position].files)
+        of_source = [unit for unit in units if unit.source == index]
+        order = np.random.default_rng([spec.seed, index]).permutation(len(of_source))
+        files = (file for position in order for file in of_source[position].files)
         rows = (row for file in files for row in read_documents(file, source))
         documents = (row for row in rows if isinstance(row, Document))
-        yield from sample(documents, budget * source.weight / total, of_long)
+        yield from sample(documents, budget * source.weight / total, long_documents)
