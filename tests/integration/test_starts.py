@@ -20,6 +20,9 @@ NEEDED = {
 OTHERS = ("IDLE", "Map(", "Read", "DashboardAgent", "RuntimeEnvAgent")
 """How the names of processes begin that are no actors': those that wait for work, Ray Data's tasks, and Ray's daemons."""
 
+LEFT_OUT = ("log_monitor.py", "monitor.py")
+"""Of Ray's daemons: logs are not forwarded here, and one machine has nothing to scale."""
+
 
 def test_a_run_on_one_machine_starts_what_it_needs(prose: Path, tmp_path: Path) -> None:
     changes = {"train__steps": 100_000, "train__checkpoint_every": 100_000, "scale": {"workers": 1}}
@@ -32,6 +35,8 @@ def test_a_run_on_one_machine_starts_what_it_needs(prose: Path, tmp_path: Path) 
             seen |= actors(run.pid)
             time.sleep(0.1)
         assert seen == NEEDED.keys() - ({"SynchronizationActor"} - seen)
+        daemons = " ".join(part for process in psutil.Process(run.pid).children(True) for part in process.cmdline())
+        assert "gcs_server" in daemons and not any(name in daemons for name in LEFT_OUT)
     finally:
         run.send_signal(signal.SIGTERM)
         said = run.communicate(timeout=SECONDS)[0]
