@@ -27,11 +27,12 @@ from torch.nn import functional as F
 from foundray.data.prepare.manifest import Prepared
 from foundray.data.prepare.recipe import prepared_folder
 from foundray.data.stream.plan import plan_for, read_micro_batches
+from foundray.host.devices import traits
 from foundray.model.flops import flops, known_peak
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
 from foundray.spec.loading import load_spec
-from foundray.training.step.kernels import compile_layers, low_precision
+from foundray.training.step.kernels import compile_layers
 from foundray.training.step.trainer import Trainer
 
 WARM_UP, STEPS = 2, 6
@@ -127,7 +128,7 @@ def plain(spec: Spec, classes: int, payloads: list[bytes], turn: int, compiled: 
     update = torch.optim.AdamW(groups, lr=spec.optimizer.lr, betas=spec.optimizer.betas, fused=True)
 
     def loss_of(batch: Batch) -> torch.Tensor:
-        with low_precision(device):
+        with traits(device).low_precision():
             logits = model(batch)["lm_head"]
         return F.cross_entropy(logits.flatten(0, 1).float(), batch.asks["lm_head"][0].flatten())  # type: ignore[union-attr]
 

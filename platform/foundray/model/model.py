@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foundray.contract import WIDTH, Objective, UnitShape
+from foundray.host.devices import traits
 from foundray.model.backbone import Backbone, Predictor
 from foundray.model.parametrisation import Readout, scalings
 from foundray.spec import ModelConfig
@@ -43,7 +44,7 @@ class Batch:
     def load(payload: bytes, device: torch.device) -> Batch:
         """From the bytes that a data worker packed."""
         arrays = safetensors.load(payload)
-        if device.type == "cuda":
+        if not traits(device).in_main_memory:
             arrays = {name: t.pin_memory().to(device, non_blocking=True) for name, t in arrays.items()}
         arrays = {name: t.long() if t.dtype == torch.int32 else t for name, t in arrays.items()}
         x, padded = arrays["x"], "valid" in arrays

@@ -26,12 +26,12 @@ import numpy as np
 import torch
 
 from foundray.contract import WIDTH, Units, Values
+from foundray.host.devices import DEVICES, device_type
 from foundray.model.model import Model
 from foundray.spec import ModelConfig, Spec
 from foundray.training.elastic.replicas import STATES_KEPT
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.flat import Layout
-from foundray.training.step.gradient_sum import CHUNKS
 from foundray.training.step.optimizers.shard import state_bytes_per_block
 
 BYTES_AN_OUTPUT = 12
@@ -87,7 +87,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     layout = Layout.of(model)
     share = layout.share(world)
     elements = (layout.blocks + max(spec.scale.world[1], world) - 1) * BLOCK
-    piece = min(CHUNKS["cuda" if on_gpu else "cpu"], elements)
+    piece = min(DEVICES[device_type(on_gpu)].chunk, elements)
     summing = elements * 8 + piece * 12 if spec.train.exact else elements * 4
     weights = elements * (8 if objective.teaches else 4)
     optimizer = share * state_bytes_per_block(spec.optimizer.kind)

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from foundray.cluster.causes import described
 from foundray.errors import InputError, RunFailed
 from foundray.evaluation.encoder import Encoder, Layer, Pool, pooled
+from foundray.host.devices import traits
 from foundray.host.threads import torch_threads
 from foundray.model.model import Batch
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.step.kernels import low_precision
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Maker:
     @torch.no_grad()
     def __call__(self, batch: bytes) -> np.ndarray:
         """[B, width] float32: the vectors of a batch's samples."""
-        with torch_threads(self.task.threads), low_precision(self.device):  # as in training
+        with torch_threads(self.task.threads), traits(self.device).low_precision():  # as in training
             vectors = pooled(self.encoder, Batch.load(batch, self.device), self.task.pool).float()
         return (F.normalize(vectors) if self.task.normalise else vectors).cpu().numpy()
 

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from foundray.host.devices import traits
 from foundray.training.collectives.exchange import Exchange, open_exchange
 
 GATHERING = timedelta(seconds=15)
@@ -40,7 +41,7 @@ class Group:
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GATHERING)
             group = Group(rank, world, device)
             group.meet()  # connects all to all while the short limit holds
-            if device.type == "cpu":
+            if traits(device).in_main_memory:
                 group.exchange = open_exchange(rank, world, group.share, SILENCE.total_seconds())
             dist.distributed_c10d._set_pg_timeout(SILENCE)
             group.sockets = _sockets() - others
@@ -173,19 +174,20 @@ class Group:
 
 def _backend(store: dist.Store, rank: int, world: int, device: torch.device) -> str:
     """NCCL where each worker has a GPU of its own; otherwise gloo, since NCCL refuses two workers on one GPU."""
-    if device.type != "cuda":
+    kind = traits(device)
+    if kind.collectives == "gloo":
         return "gloo"
     # A collective that cannot be done raises in the thread that waits for it; by default NCCL's watchdog ends the process.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
-    store.set(f"gpu {rank}", str(torch.cuda.get_device_properties(device).uuid))
+    store.set(f"gpu {rank}", kind.uuid(device))
     gpus = [store.get(f"gpu {other}") for other in range(world)]
-    return "nccl" if len(set(gpus)) == world else "gloo"
+    return kind.collectives if len(set(gpus)) == world else "gloo"
 
 
 @contextlib.contextmanager
 def _in_reach(values: Tensor) -> Iterator[Tensor]:
     """The values where the group's collectives reach them: for gloo in main memory, from where they are copied back."""
-    if not values.is_cuda or dist.get_backend() != "gloo":
+    if traits(values.device).in_main_memory or dist.get_backend() != "gloo":
         yield values
         return
     there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foundray.host.devices import traits
 from foundray.model.backbone import Layer
 from foundray.model.rotation import rotary, tables
 from foundray.spec import ModelConfig
 from foundray.training.elastic.messages import KIND
-from foundray.training.step.kernels import low_precision
 
 WIDTH, TOKENS, SAMPLES = 1024, 64, 2
 """At most: a wider layer is made narrower in all its parts, so that the canary takes a tenth of a second."""
@@ -35,9 +35,8 @@ Kind = dict[str, str]
 
 def kind(shape: ModelConfig, causal: bool, device: torch.device) -> Kind:
     """Of this worker: equal ones compute equal bits, as far as can be seen."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
-        "hardware": name,
+        "hardware": traits(device).hardware(device),
         "gradient": f"{canary(shape, causal, device):08x}",
         "torch": version("torch"),
         "bitsandbytes": version("bitsandbytes"),
@@ -58,7 +57,7 @@ def canary(shape: ModelConfig, causal: bool, device: torch.device) -> int:
     x = seeded((SAMPLES, tokens, shape.width), 0, 1.0).to(device).requires_grad_()
     weights = seeded((SAMPLES, tokens, shape.width), 1, 1.0).to(device)
     cos, sin = (table.to(device) for table in rotary(tokens, shape.width // shape.heads, shape.rope_theta or 1.0))
-    with low_precision(device):
+    with traits(device).low_precision():
         (layer(x, tables(cos, sin, shape.heads, SAMPLES), None, causal).float() * weights).sum().backward()
     crc = 0
     for tensor in (x, *layer.parameters()):

@@ -15,6 +15,7 @@ from torch import Tensor
 from foundray.data.stream.leases import TRAINING, MicroBatchSource
 from foundray.data.stream.plan import read_micro_batches
 from foundray.errors import FoundrayError, InputError, RunFailed
+from foundray.host.devices import traits
 from foundray.model.model import Model
 from foundray.records.takers import runs
 from foundray.spec import Spec
@@ -88,7 +89,7 @@ class Loop:
             "parameters": [(e.name, list(e.shape), e.first) for e in layout.entries],
             "device": str(self.trainer.device),
             **self.kind,
-            "free_bytes": _free_bytes(self.trainer.device),
+            "free_bytes": traits(self.trainer.device).free_bytes(self.trainer.device),
             "model_s": round(self.warm_s, 3),
         }
 
@@ -375,10 +376,3 @@ class Loop:
         first = (overflow.step + self.passed_over) * self.spec.train.micro_batches + overflow.index
         names = self.work.plan.order().ids(self.work.plan.addresses(first, 1))
         return RunFailed(f"{overflow} (samples {', '.join(names)}, ...): look at these samples, or try a lower optimizer.lr")
-
-
-def _free_bytes(device: torch.device) -> int | None:
-    """On a GPU, counting what torch keeps for later as free; None for main memory, which members of a node share."""
-    if device.type != "cuda":
-        return None
-    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foundray.cluster.connect import fits_on, whole_nodes
 from foundray.data.stream.feeder import start_feeder
+from foundray.host.devices import device_type
 from foundray.spec import PoolConfig, ScaleConfig
 from foundray.training.elastic.worker import Worker
 from foundray.training.slots.board import Slot, start_board
@@ -54,7 +55,7 @@ def start_worker(place: Slot) -> Any:
             scheduling_strategy=there,
             runtime_env={"env_vars": environment} if place.gpus else None,
         )
-        .remote("cuda" if place.gpus else "cpu")
+        .remote(device_type(bool(place.gpus)))
     )
 
 

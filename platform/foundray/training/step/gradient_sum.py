@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foundray.host.devices import traits
+
 SCALE = 2.0**48
-CHUNKS = {"cpu": 2**16, "cuda": 2**22}
-"""Elements converted at once, so that what lies between two passes stays in the cache, and takes no memory to speak of."""
 
 
 class ExactSum:
@@ -23,7 +23,7 @@ class ExactSum:
         self.total = torch.zeros(elements, dtype=torch.int64, device=device)
         self.limit = 2.0**62 / SCALE / micro_batches
         """Largest magnitude of an element: even the sum of all micro-batches then stays inside 63 bits."""
-        self.chunk = min(CHUNKS[device.type], elements)
+        self.chunk = min(traits(device).chunk, elements)
         self.scaled = torch.empty(self.chunk, device=device)
         self.units = torch.empty(self.chunk, dtype=torch.int64, device=device)
         self.cleared = False

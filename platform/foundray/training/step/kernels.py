@@ -1,33 +1,12 @@
-"""The kernels that a device computes with: in which precision, and whether they give the same bits each time.
-
-On a GPU some backward passes (attention, gathering, scattering) add with atomics, in whatever order threads come: two runs
-then differ in the last bits. torch has deterministic kernels for these, and cuBLAS is deterministic with a fixed workspace.
-"""
+"""How operations become kernels: one without a deterministic kernel is refused, and layers can be compiled."""
 
 from __future__ import annotations
-
-import contextlib
-import os
-
-import torch
 
 from foundray.errors import InputError
 from foundray.model.model import Model
 
 SHAPES_COMPILED = 64
-"""Shapes of micro-batches for which a layer is compiled at most; beyond, torch goes on without."""
-
-
-def choose_kernels(device: torch.device, exact: bool) -> None:
-    """On a GPU, for the whole process: where bits count, only kernels that give the same ones each time.
-
-    An operation that has none then raises RuntimeError (see `unfit`).
-    """
-    if device.type != "cuda":
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(exact)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads such memory here
+"""Most shapes of micro-batches that a layer is compiled for; beyond it, torch continues without compiling."""
 
 
 def unfit(error: RuntimeError) -> InputError | None:
@@ -53,10 +32,3 @@ def compile_layers(model: Model) -> None:
     for part in (model.model, model.predictor):
         for layer in part.layers if part is not None else ():
             layer.compile(dynamic=False)
-
-
-def low_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bf16 matrix products on GPUs that have them; fp32 otherwise."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()

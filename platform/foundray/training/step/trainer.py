@@ -19,14 +19,15 @@ from foundray.cluster.causes import described
 from foundray.contract import Objective
 from foundray.data.stream.batch import combined, fingerprint
 from foundray.data.stream.order import mix
+from foundray.host.devices import traits
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
 from foundray.training.collectives.group import Group
 from foundray.training.step.blocks import BLOCK, shard_bounds
 from foundray.training.step.flat import FlatParameters, Layout
-from foundray.training.step.gradient_sum import CHUNKS, ExactSum, GradientSum, RoundedSum, overflows
+from foundray.training.step.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.step.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
-from foundray.training.step.kernels import choose_kernels, compile_layers, low_precision, unfit
+from foundray.training.step.kernels import compile_layers, unfit
 from foundray.training.step.loss_sum import WORDS, fits, nats, words
 from foundray.training.step.optimizers.shard import ShardOptimizer
 from foundray.training.step.outcome import NotOnce, Overflow, StepResult
@@ -47,10 +48,11 @@ class Trainer:
     def __init__(self, spec: Spec, model: Model, objective: Objective, group: Group | None = None):
         self.spec, self.model, self.objective = spec, model, objective
         self.device = next(model.parameters()).device
+        self.traits = traits(self.device)
         self.layout = Layout.of(model)
         self.flat = FlatParameters(model, self.layout, max(spec.scale.world[1], group.world if group else 1))
-        choose_kernels(self.device, spec.train.exact)
-        if spec.train.compile and self.device.type == "cuda":
+        self.traits.prefer_equal_bits(spec.train.exact)
+        if spec.train.compile and self.traits.compiles:
             compile_layers(model)
         summing = ExactSum if spec.train.exact else RoundedSum
         self.sum: GradientSum = summing(self.flat.buffer.numel(), spec.train.micro_batches, self.device)
@@ -189,8 +191,7 @@ class Trainer:
         except RuntimeError as error:
             raise (unfit(error) or error) from None
         gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.traits.release_memory()
         return self._forward_backward(payload, step, index)
 
     def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
@@ -247,11 +248,11 @@ class Trainer:
         """The micro-batch, and the encoder's hidden states."""
         torch.manual_seed(mix(self.spec.seed, step, index))  # for dropout and the like, inside the model
         batch = Batch.load(payload, self.device)
-        with low_precision(self.device):
+        with self.traits.low_precision():
             return batch, self.model.encode(batch)
 
     def loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        with low_precision(self.device):
+        with self.traits.low_precision():
             answers = self.model.answer(batch, hidden)
             teacher_targets = self.teacher.targets(batch) if self.teacher else None
         losses = []
@@ -268,7 +269,7 @@ class Trainer:
     def _norm(self, gradient: Tensor) -> float:
         """Of the whole gradient, from this worker's shard: squares are summed in each block, and blocks in block order."""
         squares = torch.zeros(self.bounds[-1], dtype=torch.float64, device=self.device)
-        sums, rows = squares[self.blocks.start : self.blocks.stop], CHUNKS[self.device.type] // BLOCK
+        sums, rows = squares[self.blocks.start : self.blocks.stop], self.traits.chunk // BLOCK
         for some, mine in zip(sums.split(rows), gradient.view(-1, BLOCK).split(rows), strict=True):
             some.copy_(row_sums(mine * mine))
         self.group.gather(squares, self.bounds)
@@ -277,7 +278,7 @@ class Trainer:
 
 def copied(tensor: Tensor) -> Tensor:
     """A copy in main memory: from a GPU into pinned memory, which torch keeps for the next one, and which is filled faster."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda).copy_(tensor)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=not traits(tensor.device).in_main_memory).copy_(tensor)
 
 
 def row_sums(values: Tensor) -> Tensor:
