@@ -1,4 +1,4 @@
-"""What training costs, in floating-point operations, and how many of them accelerators can do."""
+"""Floating-point operations that training costs, and peak FLOP/s of accelerators."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ PEAKS = {
     "RTX 5090": 209e12,
     "RTX A6000": 155e12,
 }
-"""FLOP/s of dense bf16 matrix products with sums in fp32, by a part of the device's name; the first that fits counts.
+"""Peak FLOP/s of dense bf16 matrix products with fp32 accumulation, by part of the device's name; the first match counts.
 
-From NVIDIA's data sheets, which mostly print twice as much, for sparse matrices; A10G: AWS's G5 page.
+Source: NVIDIA's data sheets, which mostly print twice as much, for sparse matrices; A10G: AWS's G5 page.
 """
 
 
 def known_peak(device: str) -> float | None:
-    """FLOP/s of a device by its name, as torch gives it; None where it is not in the table."""
+    """Peak FLOP/s of a device, by its name in torch; None if it is not in the table."""
     words = f"{device} "
     return next((peak for name, peak in PEAKS.items() if f" {name} " in words or f" {name}-" in words), None)
 
 
 def parameters_of(spec: Spec, classes: int) -> int:
-    """Elements of the model's matrices, but of the table of embeddings, which is looked up: the N of scaling laws.
+    """Number of elements of the model's matrices without the embedding table, which is looked up: the N of scaling laws.
 
-    `classes` are the data's ids, 0 for values.
+    `classes` is the number of ids in the data, 0 for values.
     """
-    import torch  # not above: the driver has a use for the rest, and none for torch
+    import torch  # here, because the driver imports this module and does not need torch
 
     from foundray.model.model import Model
 
@@ -47,11 +47,11 @@ def parameters_of(spec: Spec, classes: int) -> int:
 
 
 def flops(spec: Spec, classes: int, steps: int, judged: int = 0) -> float:
-    """Of training for some steps and judging by `judged` units: 6 N a unit and 12 L D T for attention (Chowdhery et al. 2022).
+    """FLOPs of `steps` training steps and `judged` evaluated units: 6 N + 12 L D T per unit (Chowdhery et al. 2022).
 
-    A unit that is judged takes a third. What an objective leaves out (kept units of a masked autoencoder) is not deducted, for
-    proxy and full run alike.
+    An evaluated unit costs a third. Units that an objective drops (in a masked autoencoder) are not deducted, for proxy and
+    full run alike.
     """
     shape = spec.model
-    unit = 6 * parameters_of(spec, classes) + 12 * shape.depth * shape.width * shape.context
-    return unit * (steps * spec.tokens_per_step + judged / 3)
+    per_unit = 6 * parameters_of(spec, classes) + 12 * shape.depth * shape.width * shape.context
+    return per_unit * (steps * spec.tokens_per_step + judged / 3)

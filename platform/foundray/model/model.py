@@ -1,7 +1,7 @@
-"""The model of a run: stem, backbone and heads, composed from the spec's shape and what the objective asks for.
+"""The model of a run: stem, backbone and heads, built from the spec's shape and the objective.
 
-A state dict of a `next_token` model loads, unrenamed, into Hugging Face's `LlamaForCausalLM`, that of a `masked_token`
-model, but for its mask vector, into `EuroBertForMaskedLM`.
+The state dict of a `next_token` model loads, without renaming, into Hugging Face's `LlamaForCausalLM`; that of a
+`masked_token` model, except the mask vector, into `EuroBertForMaskedLM`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ class Batch:
     valid: Tensor
     """[B, T] bool: a unit, not padding."""
     document: Tensor | None
-    """[B, T] int64, where a sample holds more than one."""
+    """[B, T] int64, if a sample holds more than one."""
     hidden: Tensor | None
-    """[B, T] bool, where the objective hides units."""
+    """[B, T] bool: masked units, if the objective masks any."""
     keep: Tensor | None
-    """[B, S] int64, where the objective drops the other units."""
+    """[B, S] int64: visible units, if the objective drops the others."""
     asks: dict[str, tuple[Tensor | None, Tensor]]
-    """By head: target [B, T] int64, or [B, T, outputs] float32, or None where a teacher tells; and where it is asked [B, T]
-    bool."""
+    """By head: target [B, T] int64 or [B, T, outputs] float32, or None for teacher targets; and loss mask [B, T] bool."""
     padded: bool
 
     @staticmethod
     def load(payload: bytes, device: torch.device) -> Batch:
-        """From the bytes that a data worker packed."""
+        """Load a payload onto the device."""
         arrays = safetensors.load(payload)
         if not traits(device).in_main_memory:
             arrays = {name: t.pin_memory().to(device, non_blocking=True) for name, t in arrays.items()}
@@ -55,10 +54,10 @@ class Batch:
 
 
 class Model(nn.Module):
-    """`forward` gives every asked head's answers, [B, T, outputs], or [B, 1, outputs] where rows are coupled."""
+    """`forward` returns the answers of each head in the batch: [B, T, outputs], or [B, 1, outputs] if samples are coupled."""
 
     def __init__(self, shape: ModelConfig, objective: Objective, units: UnitShape):
-        """`units` are the data's; the objective may have ids of its own after theirs."""
+        """`units` describes the data; the objective may append ids of its own."""
         super().__init__()
         self.shape, self.causal, self.couples = shape, objective.causal, objective.couples
         data = units
@@ -75,13 +74,13 @@ class Model(nn.Module):
             with torch.device("meta"):
                 base = Model(shape.base, objective, data)
         self.scalings = scalings(self, base, shape.width_mult, shape.depth_mult)
-        """By what the optimizer's hyperparameters are multiplied, of each parameter."""
+        """Factors on the optimizer's hyperparameters, by parameter."""
 
     def forward(self, batch: Batch, states: list[Tensor] | None = None) -> dict[str, Tensor]:
         return self.answer(batch, self.encode(batch, states))
 
     def answer(self, batch: Batch, hidden: Tensor) -> dict[str, Tensor]:
-        """The heads' answers, given the encoder's hidden states."""
+        """Compute the heads' answers from the encoder's hidden states."""
         if self.predictor is not None and batch.keep is not None:
             hidden = self.predictor(self.predictor.spread(hidden, batch.keep, batch.x.shape[1]), None, False)
         hidden = self.of_units(hidden)
@@ -90,19 +89,20 @@ class Model(nn.Module):
         return {head: self.get_submodule(head)(hidden) for head in batch.asks}
 
     def encode(self, batch: Batch, states: list[Tensor] | None = None) -> Tensor:
-        """[B, T, D] hidden states; [B, S, D] where only some units are kept; with a class unit, its own before them. Those of
-        every layer are added to `states`.
+        """Compute hidden states [B, T, D], or [B, S, D] of visible units; a class unit's comes first.
+
+        The hidden states of each layer are appended to `states`.
         """
         mask = attention_mask(batch, self.causal, self.shape.class_unit)
         return self.model(self.model.embed(batch.x, batch.hidden), mask, self.causal, batch.keep, states)
 
     def of_units(self, hidden: Tensor) -> Tensor:
-        """Hidden states without the class unit's, where there is one."""
+        """Hidden states without the class unit's, if any."""
         return hidden[:, 1:] if self.shape.class_unit else hidden
 
 
 def _head(width: int, outputs: tuple[int, ...], shape: ModelConfig) -> nn.Module:
-    """A matrix, or a network with ReLU between its layers. What is as wide as the model is no read-out."""
+    """Build a matrix, or a network with ReLU between its layers. A head as wide as the model is not a readout."""
     if outputs == (WIDTH,):
         return nn.Linear(width, shape.width, bias=False)
     first = Readout(width, outputs[0], shape.width_mult)
@@ -111,22 +111,22 @@ def _head(width: int, outputs: tuple[int, ...], shape: ModelConfig) -> nn.Module
 
 
 def pooled(batch: Batch, hidden: Tensor) -> Tensor:
-    """[B, D]: the mean of each row's hidden states, without padding."""
+    """Mean of each sample's hidden states without padding, [B, D]."""
     if batch.keep is not None or not batch.padded:
         return hidden.mean(1)
     return mean_over(hidden, batch.valid)
 
 
 def mean_over(states: Tensor, valid: Tensor) -> Tensor:
-    """[B, D]: the mean of states [B, T, D] where `valid` [B, T] says so."""
+    """Mean of states [B, T, D] over the `valid` [B, T] units, [B, D]."""
     return (states * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
 
 
 def attention_mask(batch: Batch, causal: bool, class_unit: bool = False) -> Tensor | None:
-    """[B, 1, T, T] bool: which positions (last axis) a position may attend to; None for all, or all before a causal one.
+    """Attention mask [B, 1, T, T] bool: the positions (last axis) that each position may attend to, those of its own document.
 
-    Those are its own document's. Padding comes last, so that only a model that looks ahead could see it. A class unit makes
-    both axes one longer, at their start: it sees all units, and all see it.
+    None stands for all, or for all earlier ones if `causal`. Padding comes last, so only a bidirectional model could see it. A
+    class unit adds one position at the start of both axes: it sees all units, and all see it.
     """
     if batch.document is None and (causal or not batch.padded):
         return None
@@ -139,18 +139,17 @@ def attention_mask(batch: Batch, causal: bool, class_unit: bool = False) -> Tens
 
 
 def initialise(model: Model, seed: int) -> None:
-    """Draw the weights, from one generator in name order, on the CPU.
+    """Draw the weights from one generator, in name order, on the CPU.
 
-    Embeddings, the mask vector and the class unit have unit variance and matrices 1/fan-in, so that every layer sees and gives
-    values of order one; those that write to the residual stream are smaller by the root of their number (Radford et al. 2019);
-    heads of one matrix and biases start at zero. That number, and the fan-in of a read-out, are the base's where the model has
-    one: a branch's share makes up for depth, and a read-out's division for width. But the biases of a stem of several kinds
-    have unit variance: they tell kinds apart, and without them the norm that follows would take away how large a single value
-    is.
+    Embeddings, the mask vector and the class unit have unit variance, and matrices 1/fan-in, so that every layer's inputs and
+    outputs are of order one. Matrices that write to the residual stream are divided by the root of their number (Radford et
+    al. 2019). Heads of one matrix and biases start at zero. If the model has a base, that number and the fan-in of a readout
+    are the base's: a branch's share accounts for depth, a readout's division for width. Biases of a stem of several kinds have
+    unit variance: they distinguish the kinds, and without them the norm that follows would remove a single value's magnitude.
     """
     generator = torch.Generator().manual_seed(seed)
     zero = {f"{head}.weight" for head in model.heads}
-    first = {f"{head}.0.weight" for head in model.heads}  # of heads that are networks
+    readouts = {f"{head}.0.weight" for head in model.heads}  # of heads that are networks
     base = model.shape.base or model.shape
     writers = 2 * (base.depth + (base.predictor.depth if model.predictor else 0))
     for name, parameter in sorted(model.named_parameters()):
@@ -160,9 +159,9 @@ def initialise(model: Model, seed: int) -> None:
             elif name in zero or (name.endswith(".bias") and ".of." not in name):
                 parameter.zero_()
             else:
-                whole = name.endswith(("embed_tokens.weight", ".mask", ".class_unit", ".bias"))
-                scale = 1.0 if whole else parameter.shape[1] ** -0.5
-                if name in first:
+                unit_variance = name.endswith(("embed_tokens.weight", ".mask", ".class_unit", ".bias"))
+                scale = 1.0 if unit_variance else parameter.shape[1] ** -0.5
+                if name in readouts:
                     scale *= model.shape.width_mult**0.5
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     scale /= writers**0.5

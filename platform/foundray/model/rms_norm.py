@@ -1,4 +1,4 @@
-"""RMSNorm (Zhang and Sennrich 2019): torch's own, whose gradient takes fewer passes over memory on a CPU."""
+"""RMSNorm (Zhang and Sennrich 2019): torch's own, with fewer passes over memory for the gradient on a CPU."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.autograd.function import once_differentiable
 
 
 class RMSNorm(nn.RMSNorm):
-    """Of the last axis, with a weight. Values and gradients have the bits of torch's own."""
+    """RMSNorm over the last axis, with a weight. Values and gradients equal torch's bit for bit."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.beside(x)[0]
+        return self.with_bypass(x)[0]
 
-    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The norm of x, and x itself for what bypasses it.
+    def with_bypass(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised x, and x itself for the bypass.
 
-        Gradients of both come back as one sum, in the order in which autograd adds them: bypass, product, square.
+        The gradients of both are added in autograd's order: bypass, product, square.
         """
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return super().forward(x), x
@@ -27,7 +27,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class _OnCpu(torch.autograd.Function):
-    """On a CPU torch composes the norm: these are that composition's operations and its gradient's, most of them in place."""
+    """The operations of which torch composes the norm and its gradient on a CPU, mostly in place."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -42,15 +42,16 @@ class _OnCpu(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         if gradient is None:
             return bypass, None, None
-        of_weight = None
+        weight_grad = None
         if ctx.needs_input_grad[1]:
-            of_weight = torch.mul(gradient, x * scale).sum(tuple(range(x.dim() - 1)))
+            weight_grad = torch.mul(gradient, x * scale).sum(tuple(range(x.dim() - 1)))
         if not ctx.needs_input_grad[0]:
-            return None, of_weight, None
-        of_x = gradient * weight
-        of_scale = (of_x * x).sum(-1, keepdim=True)
-        of_square = of_scale.mul_(-0.5).mul_(scale.pow(3)).div_(x.shape[-1])
-        of_x.mul_(scale)
+            return None, weight_grad, None
+        # Through the product x * scale, and through scale by way of the mean square.
+        x_grad = gradient * weight
+        scale_grad = (x_grad * x).sum(-1, keepdim=True)
+        square_grad = scale_grad.mul_(-0.5).mul_(scale.pow(3)).div_(x.shape[-1])
+        x_grad.mul_(scale)
         if bypass is not None:
-            of_x.add_(bypass)
-        return of_x.add_(x * of_square.mul_(2.0)), of_weight, None
+            x_grad.add_(bypass)
+        return x_grad.add_(x * square_grad.mul_(2.0)), weight_grad, None

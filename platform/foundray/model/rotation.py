@@ -1,6 +1,6 @@
-"""Rotary positions (Su et al. 2021): queries and keys, rotated by angles that grow with the position.
+"""Rotary positions (Su et al. 2021): rotates queries and keys by angles that grow with the position.
 
-Element i of a head goes with element i + half, as Llama lays them out: (a, b) becomes (a cos - b sin, b cos + a sin).
+Element i of a head is paired with element i + half, as in Llama: (a, b) becomes (a cos - b sin, b cos + a sin).
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Tables = tuple[Tensor, ...]
-"""What `rotated` takes: cos and sin of all angles; on a CPU as wide as all heads, the latter with the signs that the halves
-need when they are exchanged, and the places that exchange them."""
+"""Arguments of `rotated`: cos and sin of all angles. On a CPU both are as wide as all heads, sin has the signs for swapped
+halves, and a third table holds the indices that swap the halves."""
 
 
 def rotary(context: int, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position's angles, each [T, head width]."""
+    """cos and sin of the angles of each position, each [T, head width]."""
     frequencies = theta ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies).repeat(1, 2)
     return angles.cos(), angles.sin()
 
 
 def tables(cos: Tensor, sin: Tensor, heads: int, batch: int) -> Tables:
-    """For queries and keys of `batch` samples; cos and sin are [T, head width], or [B, T, head width] where samples differ."""
+    """Tables for `batch` samples; cos and sin are [T, head width], or [B, T, head width] if samples differ."""
     if cos.device.type != "cpu":
         return (cos, sin) if cos.dim() == 2 else (cos[:, None], sin[:, None])
     half = cos.shape[-1] // 2
@@ -35,7 +35,7 @@ def tables(cos: Tensor, sin: Tensor, heads: int, batch: int) -> Tables:
 
 
 def rotated(q: Tensor, k: Tensor, heads: int, tables: Tables) -> tuple[Tensor, Tensor]:
-    """From projections [B, T, D] to [B, H, T, head width]."""
+    """Rotate projections [B, T, D], and split them into heads [B, H, T, head width]."""
     if len(tables) == 3:
         q, k = _OnCpu.apply(q, k, *tables)
     q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
@@ -43,32 +43,32 @@ def rotated(q: Tensor, k: Tensor, heads: int, tables: Tables) -> tuple[Tensor, T
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: [B, H, T, head width]; cos, sin: [T, head width], or [B, 1, T, head width]."""
+    """Rotate x [B, H, T, head width] by cos and sin [T, head width] or [B, 1, T, head width]."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin
 
 
 class _OnCpu(torch.autograd.Function):
-    """The same arithmetic and bits in a third of the time: a CPU is fast along rows that are long.
+    """The same arithmetic and bits in a third of the time, because a CPU is fast along long rows.
 
-    A head's halves are too short for that, so all is multiplied by tables as wide as all heads, and halves are exchanged as
-    rows that are copied. The gradient is rotated back: the sine has the other sign.
+    A head's halves are too short for that, so the tables are as wide as all heads, and halves are swapped by copying rows. The
+    gradient is rotated back, with the opposite sign of the sine.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, exchanged: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(cos, sin, exchanged)
-        return _turned(q, cos, sin, exchanged), _turned(k, cos, sin, exchanged)
+    def forward(ctx: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, swap: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin, swap)
+        return _rotate_on_cpu(q, cos, sin, swap), _rotate_on_cpu(k, cos, sin, swap)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, q: Tensor, k: Tensor) -> tuple[Tensor | None, ...]:
-        cos, sin, exchanged = ctx.saved_tensors
+        cos, sin, swap = ctx.saved_tensors
         sin = -sin
-        return _turned(q, cos, sin, exchanged), _turned(k, cos, sin, exchanged), None, None, None
+        return _rotate_on_cpu(q, cos, sin, swap), _rotate_on_cpu(k, cos, sin, swap), None, None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, exchanged: Tensor) -> Tensor:
+def _rotate_on_cpu(x: Tensor, cos: Tensor, sin: Tensor, swap: Tensor) -> Tensor:
     x = x.contiguous()
-    crosswise = (x * sin).view(len(exchanged), -1).index_select(0, exchanged)
-    return (x * cos).add_(crosswise.view(x.shape))
+    swapped = (x * sin).view(len(swap), -1).index_select(0, swap)
+    return (x * cos).add_(swapped.view(x.shape))

@@ -99,7 +99,7 @@ def test_layers_and_all_of_an_image(tmp_path: Path) -> None:
     last = Encoder.trained(run)
     assert last(batch).shape == (3, 4, 32), "nothing is left out"
     assert torch.equal(last.model.model.norm(Encoder.trained(run, 2)(batch)), last(batch))
-    stem = last.model.model.embed(batch.x, None) + last.model.model.places
+    stem = last.model.model.embed(batch.x, None) + last.model.model.positions
     assert torch.equal(Encoder.trained(run, 0)(batch), stem)
     assert not torch.equal(Encoder.untrained(run, 5)(batch), last(batch))
     every = Encoder.trained(run, "all")(batch)

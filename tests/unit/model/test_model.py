@@ -1,4 +1,4 @@
-"""The model against Hugging Face's: same names, same weights in, same loss out."""
+"""The model against Hugging Face's: the same names, and the same loss for the same weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
 
 
 def batch_of(objective: Objective, rows: Any, opener: int = -1, seed: int = 0) -> Batch:
-    """Rows of ids, planned; a document begins at each `opener`."""
+    """Plan rows of ids; a document begins at each `opener`."""
     rng = np.random.default_rng(seed)
     rows = [np.asarray(row, np.int64) for row in rows]
     plans = [objective.plan(Units(row, np.cumsum(row == opener), UnitShape(classes=CLASSES)), rng) for row in rows]
@@ -34,7 +34,7 @@ def batch_of(objective: Objective, rows: Any, opener: int = -1, seed: int = 0) -
 
 
 def random_model(objective: Objective, shape: ModelConfig = SHAPE) -> Model:
-    """Weights far from zero, so that a wrong formula shows."""
+    """A model with weights far from zero, so that a wrong formula shows."""
     torch.manual_seed(0)
     model = Model(shape, objective, UnitShape(classes=CLASSES))
     for parameter in model.parameters():
@@ -44,7 +44,7 @@ def random_model(objective: Objective, shape: ModelConfig = SHAPE) -> Model:
 
 def mean_loss(model: Model, objective: Objective, batch: Batch) -> torch.Tensor:
     answers = model(batch)
-    sums = [objective.loss(answers[head], *asked) for head, asked in batch.asks.items()]
+    sums = [objective.loss(answers[head], *target_and_mask) for head, target_and_mask in batch.asks.items()]
     return sum(loss for loss, _ in sums) / sum(count for _, count in sums)
 
 
@@ -75,7 +75,7 @@ def test_same_loss_and_gradient_as_llama(bias: bool) -> None:
 
 
 def test_masked_tokens_same_loss_as_eurobert() -> None:
-    """Its mask is a row of the embedding table; ours is a vector of its own."""
+    """EuroBert's mask is a row of the embedding table; ours is a separate vector."""
     transformers = pytest.importorskip("transformers")
     masked = load_objective("masked_token", {"random": 0.1, "same": 0.1})
     ours = random_model(masked)
@@ -91,10 +91,10 @@ def test_masked_tokens_same_loss_as_eurobert() -> None:
     theirs.load_state_dict(state, strict=True)
     batch = batch_of(masked, tokens(3, 17))
     assert batch.hidden is not None
-    target, where = batch.asks["lm_head"]
-    assert 0 < batch.hidden.sum() <= where.sum() == 3 * 5
+    target, loss_mask = batch.asks["lm_head"]
+    assert 0 < batch.hidden.sum() <= loss_mask.sum() == 3 * 5
     logits = theirs(torch.where(batch.hidden, mask_id, batch.x)).logits[..., :CLASSES]
-    reference = nn.functional.cross_entropy(logits[where], target[where])
+    reference = nn.functional.cross_entropy(logits[loss_mask], target[loss_mask])
     assert mean_loss(ours, masked, batch).item() == pytest.approx(reference.item(), rel=1e-5)
     ours.causal = True
     assert abs(mean_loss(ours, masked, batch) - reference) > 1e-3  # the comparison can fail
@@ -102,7 +102,7 @@ def test_masked_tokens_same_loss_as_eurobert() -> None:
 
 @pytest.mark.parametrize(("norm", "act", "rope"), [("ln", "gelu", None), ("rms", "relu", 10_000.0), ("ln", "swiglu", None)])
 def test_layers_by_hand(norm: str, act: str, rope: float | None) -> None:
-    """The other flags against formulas written down with torch's own functions, on a sequence of one unit."""
+    """The other fields against formulas in torch's own functions, on a sequence of one unit."""
     shape = SHAPE.model_copy(update={"norm": norm, "act": act, "rope_theta": rope, "bias": True, "depth": 1})
     model = random_model(NEXT, shape)
     x = torch.tensor([[7]])
@@ -117,7 +117,7 @@ def test_layers_by_hand(norm: str, act: str, rope: float | None) -> None:
         return h @ p[f"{name}.weight"].T + p[f"{name}.bias"]
 
     h = p["model.embed_tokens.weight"][x]
-    h = h + linear(linear(normed(h, "input_layernorm"), "self_attn.v_proj"), "self_attn.o_proj")  # it attends to itself alone
+    h = h + linear(linear(normed(h, "input_layernorm"), "self_attn.v_proj"), "self_attn.o_proj")  # it attends only to itself
     inner = normed(h, "post_attention_layernorm")
     up = linear(inner, "mlp.up_proj")
     acted = {"gelu": nn.functional.gelu, "relu": torch.relu}.get(
@@ -165,11 +165,11 @@ def test_padding_changes_nothing(kind: str) -> None:
     assert not together.asks["lm_head"][1][1, 8:].any()
 
 
-def test_weights_start_the_same_everywhere() -> None:
+def test_initial_weights_are_the_same_everywhere() -> None:
     masked = load_objective("masked_token", {})
     models = [Model(SHAPE, masked, UnitShape(classes=CLASSES)) for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
-        torch.manual_seed(int(torch.randint(1000, ())))  # the process's own generator must not matter
+        torch.manual_seed(int(torch.randint(1000, ())))  # torch's global generator must not matter
         initialise(model, seed)
     states = [model.state_dict() for model in models]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -183,7 +183,7 @@ def test_an_unknown_option_of_an_objective_is_refused() -> None:
 
 
 def test_masked_pixels_same_loss_as_vitmae() -> None:
-    """The encoder on what is kept, and the loss on what is not; the reference also has a class token."""
+    """The encoder on visible units, and the loss on masked ones; the reference also has a class token."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTMAEConfig(
         hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=24, patch_size=4,
@@ -200,18 +200,18 @@ def test_masked_pixels_same_loss_as_vitmae() -> None:
     plans = [masked.plan(Units(row.numpy()), np.random.default_rng(seed)) for seed, row in enumerate(x)]
     batch = Batch.load(packed(plans), torch.device("cpu"))
     assert batch.keep is not None
-    target, where = batch.asks["pixels"]
+    target, loss_mask = batch.asks["pixels"]
     noise = torch.ones(2, 36).scatter(1, batch.keep, torch.arange(9.0)[None].expand(2, -1) / 10)
     output = theirs(images, noise=noise)
-    assert torch.equal(output.mask.bool(), where)
-    loss, count = masked.loss(output.logits, target, where)
+    assert torch.equal(output.mask.bool(), loss_mask)
+    loss, count = masked.loss(output.logits, target, loss_mask)
     assert (loss / count).item() == pytest.approx(output.loss.item(), rel=1e-5)
-    raw, _ = masked.loss(output.logits, x, where)
+    raw, _ = masked.loss(output.logits, x, loss_mask)
     assert abs(raw / count - output.loss) > 1e-3  # the comparison can fail: pixels that are not normalised
 
 
-def test_layers_are_vits_too() -> None:
-    """LayerNorm, GELU, biases and no rotation: a stock encoder's hidden states, on kept units of a plane."""
+def test_layers_equal_vits() -> None:
+    """LayerNorm, GELU, biases and no rotation: a stock encoder's hidden states, on visible units of a plane."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTMAEConfig(
         hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, attn_implementation="eager",
@@ -230,14 +230,14 @@ def test_layers_are_vits_too() -> None:
         "attention.o_proj": "self_attn.o_proj", "layernorm_before": "input_layernorm",
         "layernorm_after": "post_attention_layernorm", "mlp.fc1": "mlp.up_proj", "mlp.fc2": "mlp.down_proj",
     }  # fmt: skip
-    for mine, layer in zip(ours.layers, theirs, strict=True):
+    for own, layer in zip(ours.layers, theirs, strict=True):
         state = {}
         for name, value in layer.state_dict().items():
             (found,) = [(a, b) for a, b in names.items() if name.startswith(a + ".")]
             state[name.replace(*found)] = value
-        mine.load_state_dict(state)
+        own.load_state_dict(state)
     h, keep = torch.randn(2, 16, 64), torch.tensor([[1, 4, 9], [0, 2, 15]])
-    expected = (h + ours.places).gather(1, keep[..., None].expand(-1, -1, 64))
+    expected = (h + ours.positions).gather(1, keep[..., None].expand(-1, -1, 64))
     for layer in theirs:
         found = layer(expected)
         expected = found[0] if isinstance(found, tuple) else found
@@ -246,7 +246,7 @@ def test_layers_are_vits_too() -> None:
 
 
 def test_masked_patches_same_loss_as_patchtst() -> None:
-    """The normalisation of a window, the number of hidden patches and the loss."""
+    """The normalisation of a window, the number of masked patches, and the loss."""
     transformers = pytest.importorskip("transformers")
     config = transformers.PatchTSTConfig(
         num_input_channels=1, context_length=48, patch_length=8, patch_stride=8, d_model=32, num_hidden_layers=2,
@@ -266,9 +266,9 @@ def test_masked_patches_same_loss_as_patchtst() -> None:
     again = theirs.model(past_values=window)
     torch.manual_seed(1)
     reference = theirs(past_values=window)
-    where = again.mask.reshape(1, 6).bool()
-    loss, count = squared_error(reference.prediction_output.reshape(1, 6, 8), torch.from_numpy(units.x)[None], where)
+    loss_mask = again.mask.reshape(1, 6).bool()
+    loss, count = squared_error(reference.prediction_output.reshape(1, 6, 8), torch.from_numpy(units.x)[None], loss_mask)
     assert (loss / count).item() == pytest.approx(reference.loss.item(), rel=1e-5)
-    wrong, _ = squared_error(reference.prediction_output.reshape(1, 6, 8), window.reshape(1, 6, 8), where)
+    wrong, _ = squared_error(reference.prediction_output.reshape(1, 6, 8), window.reshape(1, 6, 8), loss_mask)
     assert abs(wrong / count - reference.loss) > 1e-3  # the comparison can fail: a window that is not normalised
     assert output.loss is not None

@@ -1,4 +1,4 @@
-"""CompleteP: what is scaled by what, and that it does what it is for."""
+"""CompleteP: the factors on each parameter, and their effect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scalings(spec: Spec) -> dict[str, Scaling]:
 
 
 def test_scalings_are_those_of_the_table() -> None:
-    """Four times as wide and three times as deep: m = 4, mL = 3."""
+    """Four times the base's width and three times its depth: m = 4, mL = 3."""
     found = scalings(sized(64, 6, model__base_width=16, model__base_depth=2, model__bias=True))
     vector = Scaling(weight_decay=0.0, eps=1 / 12)
     assert found["model.embed_tokens.weight"] == Scaling(eps=1 / 4)
@@ -65,14 +65,14 @@ def test_a_model_of_the_bases_size_is_the_standard_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw8bit", "lion8bit"])
-def test_unlike_learning_rates_give_the_same_bits_for_any_number_of_workers(kind: str) -> None:
+def test_scaled_learning_rates_give_the_same_bits_for_any_number_of_workers(kind: str) -> None:
     spec = sized(32, 4, model__base_width=16, model__base_depth=2, optimizer__kind=kind)
     alone = steps(Group(), spec, 3, None)
     assert set(map(str, distributed.run(3, steps, spec, 3, 1))) == {str(alone)}
 
 
-def test_matrices_move_as_their_rate_says() -> None:
-    """The first update of Adam is as long as the learning rate, in every element."""
+def test_matrices_move_by_their_learning_rate() -> None:
+    """Adam's first update is as large as the learning rate, in each element."""
     spec = sized(64, 2, model__base_width=16, optimizer__kind="adamw", optimizer__weight_decay=0.0, schedule__warmup=0.0)
     trainer = make_trainer(spec, Group())
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
@@ -80,11 +80,11 @@ def test_matrices_move_as_their_rate_says() -> None:
     result = trainer.step(0, [(i, micro_batch(spec, i)) for i in range(per_step)])
     moved = {name: (parameter - before[name]).abs().max().item() for name, parameter in trainer.model.named_parameters()}
     assert moved["lm_head.weight"] == pytest.approx(result.lr, rel=0.01)
-    # Nothing but the head, which starts at zero, has a gradient in the first step.
+    # Only the head, which starts at zero, has a gradient in the first step.
     result = trainer.step(1, [(i, micro_batch(spec, i)) for i in range(per_step, 2 * per_step)])
     after = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     for name, rate in (("model.layers.0.mlp.up_proj.weight", 1 / 4), ("model.layers.1.input_layernorm.weight", 1.0)):
-        # In its second update an element that had no gradient before moves by (1 - b1) / sqrt(1 - b2), both bias-corrected.
+        # In the second update, an element without an earlier gradient moves by (1 - b1) / sqrt(1 - b2), both bias-corrected.
         b1, b2 = spec.optimizer.betas
         length = (1 - b1) / (1 - b1**2) / ((1 - b2) / (1 - b2**2)) ** 0.5
         assert (after[name] - before[name]).abs().max().item() == pytest.approx(result.lr * rate * length, rel=0.02)
@@ -105,8 +105,8 @@ def coordinates(spec: Spec, base: int | None) -> Coordinates:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_activations_move_alike_at_every_width(name: str) -> None:
-    """The standard parametrisation is the control: there they grow with the width."""
+def test_activations_change_alike_at_every_width(name: str) -> None:
+    """The standard parametrisation is the control: its changes grow with the width."""
     ours, standard = coordinates(SPECS[name], 32), coordinates(SPECS[name], None)
     assert ours.steady, ours.exponents()
     assert not standard.steady
@@ -120,6 +120,6 @@ def test_activations_move_alike_at_every_width(name: str) -> None:
         ({"model__base_width": 0}, "model.base_width: input should be greater than 0"),
     ],
 )
-def test_a_base_that_cannot_be_is_refused(changes: dict[str, Any], sentence: str) -> None:
+def test_an_impossible_base_is_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         sized(64, **changes)

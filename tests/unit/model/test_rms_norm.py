@@ -16,14 +16,14 @@ SHAPES = [(1, 1, 8), (3, 7, 32), (12, 64, 128), (2, 5, 100), (5, 48), (2, 3, 4, 
 def test_bits_of_values_and_gradients(shape: tuple[int, ...], scale: float) -> None:
     rng = torch.Generator().manual_seed(len(shape))
     values = torch.randn(shape, generator=rng) * scale
-    weights, asked = torch.randn(shape[-1], generator=rng), torch.randn(shape, generator=rng)
+    weights, factors = torch.randn(shape[-1], generator=rng), torch.randn(shape, generator=rng)
     found = []
     for kind in (RMSNorm, nn.RMSNorm):
         norm = kind(shape[-1], 1e-6)
         norm.load_state_dict({"weight": weights})
         x = values.clone().requires_grad_()
-        y, bypass = norm.beside(x.sin()) if isinstance(norm, RMSNorm) else (norm(h := x.sin()), h)
-        (bypass + y * asked).pow(2).sum().backward()
+        y, bypass = norm.with_bypass(x.sin()) if isinstance(norm, RMSNorm) else (norm(h := x.sin()), h)
+        (bypass + y * factors).pow(2).sum().backward()
         assert x.grad is not None and norm.weight.grad is not None
         found.append((y.detach(), x.grad, norm.weight.grad))
     for one, other in zip(*found, strict=True):
@@ -31,8 +31,8 @@ def test_bits_of_values_and_gradients(shape: tuple[int, ...], scale: float) -> N
         assert one.abs().max() > 0
 
 
-def test_what_is_not_asked_for_is_left_out() -> None:
-    """A frozen weight, and an input that is no result, as where a model is embedded with or only heads are trained."""
+def test_gradients_that_are_not_needed_are_not_computed() -> None:
+    """A frozen weight, and an input without gradient, as in embedding or if only heads are trained."""
     norm, x = RMSNorm(8, 1e-6), torch.randn(2, 3, 8)
     norm(x).sum().backward()
     assert norm.weight.grad is not None

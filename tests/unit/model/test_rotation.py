@@ -1,4 +1,4 @@
-"""Rotary positions on a CPU: the bits, forward and backward, of the formula as it is written."""
+"""Rotary positions on a CPU against the plain formula, forward and backward, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from foundray.model.rotation import _rotate, rotary, rotated, tables
 
 
 def by_formula(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """[B, T, D] to [B, H, T, head width], by operations whose gradient autograd knows."""
+    """Rotate [B, T, D] to [B, H, T, head width] by operations that autograd differentiates."""
     return _rotate(x.unflatten(-1, (heads, -1)).transpose(1, 2), cos, sin)
 
 
 @pytest.mark.parametrize(("heads", "width"), [(1, 2), (3, 6), (4, 32), (2, 64)])
 @pytest.mark.parametrize("kept", [False, True])
 def test_bits_of_values_and_gradients(heads: int, width: int, kept: bool) -> None:
-    """Where positions are the same for all samples, and where each sample keeps its own."""
+    """With the same positions for all samples, and with each sample's own."""
     rng = torch.Generator().manual_seed(0)
     cos, sin = rotary(12, width, 10_000.0)
     if kept:
-        places = torch.stack([torch.randperm(12, generator=rng)[:5].sort().values for _ in range(3)])
-        cos, sin = cos[places], sin[places]
+        positions = torch.stack([torch.randperm(12, generator=rng)[:5].sort().values for _ in range(3)])
+        cos, sin = cos[positions], sin[positions]
     length = cos.shape[-2]
     q, k = (torch.randn(3, length, heads * width, generator=rng, requires_grad=True) for _ in range(2))
     weights = torch.randn(2, 3, heads, length, width, generator=rng)

@@ -90,10 +90,10 @@ def test_it_has_no_place_in_the_plane_and_units_keep_theirs() -> None:
     with_it, without = (wild(make_spec(**PICTURES, model__class_unit=given, model__depth=1)) for given in (True, False))
     for layers in (with_it.model, with_it.predictor):
         assert layers is not None
-        assert layers.places is not None
-        assert not layers.places[0].any()
-    assert with_it.model.places is not None
-    assert torch.equal(with_it.model.places[1:], without.model.places)
+        assert layers.positions is not None
+        assert not layers.positions[0].any()
+    assert with_it.model.positions is not None
+    assert torch.equal(with_it.model.positions[1:], without.model.positions)
 
 
 def test_rotary_positions_by_hand() -> None:
@@ -123,7 +123,7 @@ def test_against_torchs_own_encoder() -> None:
              "norm1": mine.input_layernorm, "norm2": mine.post_attention_layernorm}  # fmt: skip
     state |= {f"{name}.{part}": getattr(module, part) for name, module in pairs.items() for part in ("weight", "bias")}
     theirs.load_state_dict(state)
-    units = model.model.embed_values(batch.x) + model.model.places[1:]  # type: ignore[index]
+    units = model.model.embed_values(batch.x) + model.model.positions[1:]  # type: ignore[index]
     assert batch.keep is not None
     kept = units.gather(1, batch.keep[..., None].expand(-1, -1, 32))
     h = torch.cat([model.model.class_unit.expand(2, 1, 32), kept], 1)
