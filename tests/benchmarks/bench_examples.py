@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.integration.conftest import FOUNDRAY, foundray
 
-from foundray.evaluation.probes.task import told
+from foundray.evaluation.probes.task import mean_and_deviation
 
 NATS = "nats a character"
 LONGEST = 3600.0
@@ -81,13 +81,16 @@ def reach(name: str, example: Example, seeds: list[int]) -> None:
         minutes.append(facts["seconds"] / 60)
         if example.task:
             judged = facts_of("probe", facts["run"], "--task", Path("examples", example.folder, example.task))
-            beside = told(judged["floor"]), told(judged["random"])
+            beside = mean_and_deviation(judged["floor"]), mean_and_deviation(judged["random"])
             results.append(mean(judged["ours"]))
         else:
             results.append(facts["val_loss"] / (1.0 if example.measure == NATS else math.log(2)))
     each = ", ".join(f"{result:.4g}" for result in results)
     title = f"{name}, {example.measure}, {example.bar}"
-    print(f"{title:48}{told(results):>18}{beside[0]:>18}{beside[1]:>18}   {each}; {max(minutes):.1f} min", flush=True)
+    print(
+        f"{title:48}{mean_and_deviation(results):>18}{beside[0]:>18}{beside[1]:>18}   {each}; {max(minutes):.1f} min",
+        flush=True,
+    )
 
 
 def main() -> None:

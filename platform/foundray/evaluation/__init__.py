@@ -1,1 +1,1 @@
-"""What a trained encoder is worth: its hidden states (`encoder`), and probes on them."""
+"""Evaluation of trained encoders: their hidden states (`encoder`), and probes on them."""

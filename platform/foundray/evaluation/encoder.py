@@ -1,6 +1,6 @@
-"""What a run's encoder makes of data: units to hidden states, hidden states to features.
+"""A run's encoder: units to hidden states, and hidden states to features.
 
-On this machine, without Ray. Everything is shown: nothing is hidden and no unit is left out, whatever the objective does.
+Runs on this machine, without Ray. All units are visible: none is masked or dropped, whatever the objective does.
 """
 
 from __future__ import annotations
@@ -30,45 +30,48 @@ __all__ = [
 
 UnitsPool = Literal["mean", "last", "mean_std", "flatten"]
 Pool = Literal[UnitsPool, "class"]
-"""How the hidden states of a sample become its features: `class` is the class unit's, or a document's opening token's."""
+"""How a sample's hidden states become its features; `class` takes the class unit's, or that of a document's opening token."""
 Layer = Literal["last", "all"] | int
 
-UNITS_AT_ONCE = 2**14
+UNITS_PER_BATCH = 2**14
 
 
 class Encoder:
-    """A run's network, frozen: a batch's units [B, T] or [B, T, K] to hidden states [B, T, D]; of `all` layers side by side.
+    """A run's frozen network: a batch's units [B, T] or [B, T, K] to hidden states [B, T, D].
 
-    With a class unit they are [B, 1 + T, D], its own before the units'.
+    States of `all` layers are concatenated along D. With a class unit they are [B, 1 + T, D], and its state comes first.
     """
 
     def __init__(self, model: Model, layer: Layer = "last"):
-        """`layer` is how many layers deep to look; `last` is after the final norm. Raises InputError for one too deep."""
+        """`layer` is the layer whose output to take; `last` is after the final norm. Raises InputError if it is too deep."""
         depth, self.all = len(model.model.layers), layer == "all"
         if isinstance(layer, int) and not 0 <= layer <= depth:
             raise InputError(f"layer: the model has {depth} layers, so it is 0 (embedded units) to {depth}, last or all")
-        if isinstance(layer, int):  # what comes out of so many layers, and nothing after it is computed
+        if isinstance(layer, int):  # drop the layers after it, and the final norm
             model.model.layers, model.model.norm = model.model.layers[:layer], nn.Identity()
         self.model = model.eval()
 
     @staticmethod
     def trained(run: Run, layer: Layer = "last", step: int | None = None) -> Encoder:
-        """With the weights of the newest whole checkpoint, or of that after `step`.
+        """An encoder with the weights of the newest complete checkpoint, or of the one at `step`.
 
-        The teacher's, where the objective has one, as its papers do. Raises InputError where there is none.
+        Uses the teacher's weights if the objective has one, as its papers do. Raises InputError if there is no checkpoint.
         """
         return Encoder.of(run.spec(), run.manifest()["vocabulary"], trained_weights(run, step)[1], layer)
 
     @staticmethod
     def of(spec: Spec, vocabulary: int, weights: dict[str, Tensor], layer: Layer = "last") -> Encoder:
-        """Of a spec's shape, for ids below `vocabulary`. Raises InputError for a layer too deep."""
+        """An encoder with a spec's shape and the given weights, for ids below `vocabulary`.
+
+        Raises InputError if the layer is too deep.
+        """
         model = model_of(spec, vocabulary)
         model.load_state_dict(weights)
         return Encoder(model, layer)
 
     @staticmethod
     def untrained(run: Run, seed: int, layer: Layer = "last") -> Encoder:
-        """Of the same shape, as it would be before training."""
+        """An encoder of the run's shape at initialisation."""
         model = model_of(run.spec(), run.manifest()["vocabulary"])
         initialise(model, seed)
         return Encoder(model, layer)
@@ -83,12 +86,12 @@ class Encoder:
 
 
 def raw(batch: Batch) -> Tensor:
-    """In an encoder's place: the units' own values, [B, T, K]."""
+    """The units' own values [B, T, K], in place of an encoder's output."""
     return batch.x
 
 
 def features(encode: Callable[[Batch], Tensor], samples: Iterable[Units], pool: Pool) -> np.ndarray:
-    """[N, F] float32: one row a sample. Raises InputError where samples of different lengths are to be flattened."""
+    """Features [N, F] float32, one row per sample. Raises InputError for pool `flatten` if lengths differ."""
     parts = [pooled(encode, batch, pool).numpy() for batch in batches(samples)]
     if len({part.shape[1] for part in parts}) > 1:
         raise InputError(_UNEVEN)
@@ -96,16 +99,16 @@ def features(encode: Callable[[Batch], Tensor], samples: Iterable[Units], pool: 
 
 
 def check_pool(spec: Spec, pool: Pool) -> None:
-    """Raises InputError for `class` where the run's model has no unit whose state tells of a whole sample."""
+    """Raises InputError for `class` if the run's model has no unit whose state summarises a sample."""
     objective, gives = spec.objective.build(), spec.data.modality.build().gives
     if pool == "class" and not spec.model.class_unit and (objective.causal or gives != "tokens"):
-        why = "looks back only, so that no first unit knows what follows" if objective.causal else "has no class unit"
-        instead = "last or mean" if objective.causal else "mean, or a run with model.class_unit: true,"
-        raise InputError(f"pool: class: the run's model {why}; {instead} would do")
+        why = "is causal, so its first unit does not see what follows" if objective.causal else "has no class unit"
+        instead = "last or mean" if objective.causal else "mean, or a run with model.class_unit: true"
+        raise InputError(f"pool: class: the run's model {why}; use {instead}")
 
 
 def pooled(encode: Callable[[Batch], Tensor], batch: Batch, pool: Pool) -> Tensor:
-    """[B, F]: one row a sample of the batch. A class unit's state is in the pool `class` alone."""
+    """Features [B, F], one row per sample of the batch. Only the pool `class` uses the class unit's state."""
     states = encode(batch)
     if pool == "class":
         return states[:, 0]
@@ -113,29 +116,29 @@ def pooled(encode: Callable[[Batch], Tensor], batch: Batch, pool: Pool) -> Tenso
 
 
 def counts(samples: Iterable[Units]) -> np.ndarray:
-    """[N, classes] float32: how often each id is in a sample, as a part of its length."""
+    """Frequency of each id in a sample, relative to its length: [N, classes] float32."""
     return np.stack([np.bincount(units.x, minlength=units.classes) / len(units) for units in samples]).astype(np.float32)
 
 
 def batches(samples: Iterable[Units]) -> Iterator[Batch]:
-    """Of samples in order, with everything shown."""
+    """Batches of the samples in order, with all units visible."""
     rest = iter(samples)
     while first := next(rest, None):
-        some = [first, *islice(rest, max(1, UNITS_AT_ONCE // len(first)) - 1)]
+        some = [first, *islice(rest, max(1, UNITS_PER_BATCH // len(first)) - 1)]
         yield Batch.load(packed([Plan(units, ()) for units in some]), torch.device("cpu"))
 
 
 def trained_weights(run: Run, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
-    """The step and weights of the newest whole checkpoint, or of that of `step`: the teacher's, where the objective has one.
+    """Step and weights of the newest complete checkpoint, or of the one at `step`: the teacher's if the objective has one.
 
-    Raises InputError where there is none.
+    Raises InputError if there is no checkpoint.
     """
-    whose = TEACHER if run.spec().objective.build().teaches else MASTER
-    return load_weights(run.checkpoints, whose, step)[:2]
+    state = TEACHER if run.spec().objective.build().teaches else MASTER
+    return load_weights(run.checkpoints, state, step)[:2]
 
 
 def model_of(spec: Spec, vocabulary: int) -> Model:
-    """Of a spec's shape, for ids below `vocabulary`, with weights that mean nothing."""
+    """A model of a spec's shape, for ids below `vocabulary`, with arbitrary weights."""
     return Model(spec.model, spec.objective.build(), spec.unit_shape(vocabulary))
 
 
@@ -154,9 +157,9 @@ def _flatten(states: Tensor, valid: Tensor) -> Tensor:
     return states.flatten(1)
 
 
-_UNEVEN = "pool: flatten needs samples of one length, and these have several; mean, last or mean_std would do"
+_UNEVEN = "pool: flatten needs samples of one length, and these have several; use mean, last or mean_std"
 
 POOLS: dict[UnitsPool, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": mean_over, "last": _last, "mean_std": _mean_std, "flatten": _flatten,
 }  # fmt: skip
-"""Hidden states [B, T, D] and where there are units [B, T] to features [B, F]. Padding is in none of them."""
+"""Functions from hidden states [B, T, D] and a mask of units [B, T] to features [B, F], which ignore padding."""

@@ -1,4 +1,4 @@
-"""Policies in a real environment: what is shown to the model, what is done, and what cannot be judged."""
+"""Policies in a real environment: the model's input, the actions, and runs that cannot be judged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CART = {"kind": "trajectory", "state_width": 4, "action_width": 2, "discrete": T
 
 
 def agent(folder: Path, **changes: Any) -> Run:
-    """A run of three steps' context."""
+    """A run with a context of three steps."""
     fields = {"objective": {"kind": "next_action"}, "data__sources": [{"path": "x", "format": "files"}], "data__modality": CART}
     return saved_run(folder, **{**fields, "model__context": 9, **changes})
 
@@ -32,14 +32,14 @@ def task(folder: Path, **fields: Any) -> Any:
 def test_a_policy_is_judged_beside_chance_and_the_untrained(tmp_path: Path) -> None:
     judgement = probe(agent(tmp_path), task(tmp_path, ladder=[20], episodes=2))
     assert judgement.higher_is_better
-    assert 10 < np.mean(judgement.floor) < 50, "at random the pole falls after about twenty steps"
+    assert 10 < np.mean(judgement.floor) < 50, "under random actions the pole falls after about twenty steps"
     pushes = [*judgement.random, *judgement.ours]
-    assert all(8 <= value < 11 for value in pushes), "none of them has learned anything: always the same push"
+    assert all(8 <= value < 11 for value in pushes), "none of them is trained: each repeats the same push"
     assert "asked for 20" in judgement.facts
     assert judgement.facts["episodes"] == 4
 
 
-def test_the_last_state_decides_whatever_comes_after_it(tmp_path: Path) -> None:
+def test_the_last_state_decides_the_action(tmp_path: Path) -> None:
     run = agent(tmp_path)
     model, reader = Encoder.trained(run).model, Reader(run)
     torch.manual_seed(0)
@@ -55,7 +55,9 @@ def test_the_last_state_decides_whatever_comes_after_it(tmp_path: Path) -> None:
     together = policy([long, short])
     assert together.tolist() == [int(policy([one])[0]) for one in (long, short)]
 
-    assert policy([{**long, "states": [0.0] * 8 + long["states"][8:]}])[0] == together[0], "before the context nothing is seen"
+    assert policy([{**long, "states": [0.0] * 8 + long["states"][8:]}])[0] == together[0], (
+        "steps before the context have no effect"
+    )
     acts = {int(policy([{**long, "states": [*long["states"][:-4], *state]}])[0]) for state in rng.normal(0, 3, (20, 4))}
     assert acts == {0, 1}
     model.get_submodule("action").weight.data *= 0.1
@@ -63,8 +65,8 @@ def test_the_last_state_decides_whatever_comes_after_it(tmp_path: Path) -> None:
     assert {int(drawn([long])[0]) for _ in range(50)} == {0, 1}
 
 
-def test_what_cannot_be_judged_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="judges runs of the objective next_action, and not of next_token"):
+def test_runs_that_cannot_be_judged(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="judges runs of the objective next_action, not of next_token"):
         probe(saved_run(tmp_path / "text"), task(tmp_path))
     with pytest.raises(InputError, match="environment: "):
         probe(agent(tmp_path / "agent"), task(tmp_path, environment="NoSuchThing-v0"))

@@ -1,4 +1,4 @@
-"""Features, labels, splits and heads of probes, on small runs that were saved without Ray."""
+"""Features, labels, splits and heads of probes, on small runs saved without Ray."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SERIES_RUN = {
 
 
 def saved_run(folder: Path, **changes: Any) -> Run:
-    """A run whose newest checkpoint is what `initialise` drew."""
+    """A run whose newest checkpoint holds the initial weights."""
     spec = parse_spec(yaml.safe_dump(small_spec(Path("x"), folder, **changes)), "test")
     run, tokens, opener = Run.named(spec), make_bytes(), 0
     values = spec.unit_shape(1).classes == 0
@@ -135,7 +135,7 @@ def test_labels_in_names_and_beside_images(tmp_path: Path) -> None:
     beside.write_bytes(gzip.compress(struct.pack(">HBBI", 0, 8, 1, 3) + bytes([7, 0, 9])))
     assert examples(run, {"kind": "idx"}, path).labels == ["7", "0", "9"]
     beside.write_bytes(gzip.compress(struct.pack(">HBBI", 0, 8, 1, 9) + bytes([7, 0, 9])))
-    with pytest.raises(InputError, match="is not an idx file of labels, or not whole"):
+    with pytest.raises(InputError, match="is not an idx file of labels, or is truncated"):
         examples(run, {"kind": "idx"}, path)
 
 
@@ -158,7 +158,7 @@ def test_damage_does_not_shift_labels(tmp_path: Path) -> None:
     run = saved_run(tmp_path / "text")
 
     def labels(name: str, content: bytes, form: str) -> list[tuple[str | None, str]]:
-        """Of each text, its label."""
+        """Each text with its label."""
         (path := tmp_path / name).write_bytes(content)
         found = examples(run, {"kind": "column", "column": "y"}, path, form)
         return [(row.text, label) for (row,), label in zip(found.rows, found.labels, strict=True)]
@@ -181,7 +181,7 @@ def test_damage_does_not_shift_labels(tmp_path: Path) -> None:
     assert labels("a.parquet", content, "parquet") == [("one", "1"), ("five", "5"), ("six", "6")], "two rows are one loss"
 
 
-def test_classes_of_cases_that_can_be_used(tmp_path: Path) -> None:
+def test_classes_of_usable_cases(tmp_path: Path) -> None:
     run = saved_run(tmp_path / "runs", **SERIES_RUN)
     lines = ["@problemName x", "@univariate\tTRUE", "@classLabel true a b c", "@data"]
     for label in "abc":
@@ -189,7 +189,7 @@ def test_classes_of_cases_that_can_be_used(tmp_path: Path) -> None:
     (path := tmp_path / "s.ts").write_text("\r\n".join(lines))
     assert examples(run, {"kind": "case"}, path).labels == ["a", "b", "c"]
     targets = "\n".join(lines).replace("classLabel true a b c", "targetLabel true")
-    for content, reason in ((targets, "its cases bear numbers, not classes"), (f"@data\n{lines[4]}", "bear no class")):
+    for content, reason in ((targets, "its cases have numbers, not classes"), (f"@data\n{lines[4]}", "have no class")):
         path.write_text(content.replace(":a", "" if "no class" in reason else ":1.5"))
         with pytest.raises(InputError, match=reason):
             examples(run, {"kind": "case"}, path)
@@ -206,11 +206,11 @@ def test_classes_of_images_from_end_to_end(tmp_path: Path) -> None:
     task = {"kind": "classify", "train": source, "labels": labels, "pool": "flatten", "seeds": 2}
     found = foundray.probe(run.folder.url, task_file(tmp_path, **task, labels_per_class=3))
     assert [len(column) for column in (found.floor, found.random, found.ours)] == [2, 2, 2]
-    assert found.floor == found.ours == [1.0, 1.0], "left and right are easily told apart"
+    assert found.floor == found.ours == [1.0, 1.0], "left and right are easy to separate"
     assert (found.facts["fitted to"], found.facts["tested on"]) == (6, 18)
     by_group = foundray.probe(run.folder.url, task_file(tmp_path, **task, leave_one_group_out=True), {"probe": "knn"})
     assert (by_group.ours, len(by_group.random), by_group.facts["tested on"]) == ([1.0], 2, 12)
-    foundray.probe(run.folder.url, task_file(tmp_path, **task, labels_per_class=3))  # in place of the first
+    foundray.probe(run.folder.url, task_file(tmp_path, **task, labels_per_class=3))  # replaces the first
     kept = [json.loads(file.read_text()) for file in (tmp_path / "runs/small/probes").iterdir()]
     assert sorted((one["task"]["probe"], one["ours"]) for one in kept) == [("knn", [1.0]), ("linear", [1.0, 1.0])]
     assert "1.0000 ± 0.0000" in found.table()
@@ -219,21 +219,21 @@ def test_classes_of_images_from_end_to_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"kind": "clasify"}, "did you mean 'classify'\\?\\); there are: classify, forecast"),
         ({"labels_per_clas": 3}, "labels_per_clas is not a field .did you mean 'labels_per_class'"),
         ({"labels": {"kind": "name", "pattern": "("}}, "labels.pattern: not a regular expression"),
         ({"labels": {"kind": "name", "pattern": "x"}}, "labels.pattern: it has no group"),
-        ({"labels": {"kind": "idx", "column": "y"}}, "column goes with kind 'column', and the kind is 'idx'"),
+        ({"labels": {"kind": "idx", "column": "y"}}, "column goes with kind 'column', but the kind is 'idx'"),
         ({"labels_per_class": None}, "nothing to test on"),
         ({"leave_one_group_out": True, "labels_per_class": None}, "leave_one_group_out needs labels of kind 'name'"),
         ({"pool": "max"}, "pool: input should be 'mean', 'last', 'mean_std', 'flatten' or 'class' \\(it is 'max'\\)"),
     ],
 )
-def test_a_wrong_task_is_told_in_a_sentence(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_a_wrong_task_is_one_sentence(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     right = {"kind": "classify", "train": {"path": "x"}, "labels": {"kind": "idx"}, "labels_per_class": 3}
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         load_task(task_file(tmp_path, **(right | changes)))
 
 
@@ -287,7 +287,7 @@ def test_a_forecast_from_end_to_end(tmp_path: Path) -> None:
     assert found.floor[0] == pytest.approx(np.mean((ridge.predict(x) * scale + mean - y) ** 2), rel=1e-3)
     assert found.facts["tested on"] == len(test)
     assert all(0 < value < 1 for value in found.ours + found.random)
-    with pytest.raises(InputError, match="split: it asks for 300 steps, and the series has 220"):
+    with pytest.raises(InputError, match="split: its parts add up to 300 steps, and the series has 220"):
         foundray.probe(run.folder.url, tmp_path / "task.yaml", {"split": [100, 50, 150]})
     with pytest.raises(InputError, match="the test part of 4 steps is too short for 5 after 16"):
         foundray.probe(run.folder.url, tmp_path / "task.yaml", {"split": [100, 50, 4]})

@@ -225,8 +225,8 @@ def test_class_of_tokens_is_the_opening_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({}, "looks back only, so that no first unit knows what follows; last or mean would do"),
-        (IMAGE_RUN, "has no class unit; mean, or a run with model.class_unit: true, would do"),
+        ({}, "is causal, so its first unit does not see what follows; use last or mean"),
+        (IMAGE_RUN, "has no class unit; use mean, or a run with model.class_unit: true"),
     ],
 )
 def test_class_is_refused_where_no_unit_tells_of_the_whole(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:

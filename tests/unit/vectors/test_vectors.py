@@ -299,7 +299,7 @@ def test_what_is_refused_before_anything_starts(run: Run, tmp_path: Path) -> Non
 
     refused("--pool max: it is one of mean, last, mean_std, class", pool="max")
     refused("--pool flatten: it is one of", pool="flatten")
-    refused("pool: class: the run.s model looks back only", pool="class")
+    refused("pool: class: the run.s model is causal", pool="class")
     refused("layer: the model has 2 layers", layer=3)
     refused("--layer first: it is last, all, or a number of layers", layer="first")
     refused("--layer -1: it is last", layer=-1)

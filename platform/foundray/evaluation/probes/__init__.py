@@ -1,6 +1,6 @@
-"""Probes: what a run has learned, beside a floor and beside the same network untrained.
+"""Probes: what a run has learned, compared with a floor and with the untrained network.
 
-A task is a YAML file. Its `kind` is a class in a module of its own, with the task's fields and a `judge`; KINDS lists them.
+A task is a YAML file. Each `kind` is a class in its own module, with the task's fields and a `judge` method; see KINDS.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     kind = fields.get("kind")
     if kind not in KINDS:
         near = nearest(kind, list(KINDS)) if isinstance(kind, str) else ""
-        raise InputError(f"{path}: kind: no task of kind {kind!r}{near}; there are: {', '.join(KINDS)}")
+        raise InputError(f"{path}: kind: there is no task of kind {kind!r}{near}; there are: {', '.join(KINDS)}")
     return checked(KINDS[kind], fields, str(path))
 
 
 def probe(run: Run, task: Task) -> Judgement:
-    """Judge the run's newest weights by the task, and keep the judgement in the run's folder. Raises InputError."""
+    """Judge the run's newest weights by the task, and write the judgement into the run's folder. Raises InputError."""
     judgement = task.judge(run)
     fields = task.model_dump(mode="json")
-    kept = {"time": time.time(), "step": run.facts().step, "task": fields, **judgement.to_dict()}
-    with contextlib.suppress(InputError):  # a run may lie where nothing can be written; what was found is told anyway
-        (run.folder / PROBES / f"{task.kind}-{digest(fields)[:8]}.json").write_text(json.dumps(kept, indent=1))
+    record = {"time": time.time(), "step": run.facts().step, "task": fields, **judgement.to_dict()}
+    with contextlib.suppress(InputError):  # the run's folder may be read-only; the judgement is returned anyway
+        (run.folder / PROBES / f"{task.kind}-{digest(fields)[:8]}.json").write_text(json.dumps(record, indent=1))
     return judgement

@@ -1,4 +1,4 @@
-"""Returns: what a policy gets from an environment, when it is asked for a return (Chen et al. 2021)."""
+"""Returns: what a policy collects in an environment if conditioned on a target return (Chen et al. 2021)."""
 
 from __future__ import annotations
 
@@ -20,76 +20,79 @@ from foundray.runs.run import Run
 
 HEAD = "action"
 Policy = Callable[[list[dict[str, list[float]]]], np.ndarray]
-"""What is to be done now, [episodes, A], or [episodes] where actions are discrete; given each episode's steps so far."""
+"""From each episode's steps so far to its next action: [episodes, A], or [episodes] if actions are discrete."""
 
 
 class Return(Task):
     """Mean return of episodes in a gymnasium environment. The floor acts at random."""
 
     kind: Literal["return"]
-    """What a policy gets."""
+    """The return of a policy."""
     environment: str
     """The environment's id in gymnasium."""
     ask: float
-    """The return that is asked for."""
+    """The target return."""
     ladder: tuple[float, ...] = ()
-    """Other returns that are asked for, to see whether what is got grows with it."""
+    """Other target returns, to see whether the return grows with its target."""
     episodes: PositiveInt = 10
-    """Episodes a seed, which also seeds how they start."""
+    """Episodes per seed; the seed also sets their initial states."""
     act: Literal["likeliest", "sample"] = "likeliest"
-    """Of discrete actions: the likeliest one, or one drawn by the model's odds."""
+    """For discrete actions: the likeliest one, or one sampled from the model's distribution."""
 
     def judge(self, run: Run) -> Judgement:
         reader, shape = Reader(run), run.spec().unit_shape(0)
         trained = Encoder.trained(run).model
         if not shape.kinds or HEAD not in trained.heads:
-            raise InputError(f"kind: return judges runs of the objective next_action, and not of {run.spec().objective.kind}")
+            raise InputError(f"kind: return judges runs of the objective next_action, not of {run.spec().objective.kind}")
         self._check_sizes(shape)
 
-        def got(model: Model, asked: float) -> list[float]:
+        def returns(model: Model, target: float) -> list[float]:
             policies = [self._policy(model, reader, seed) for seed in range(self.seeds)]
-            return [self._play(policy, asked, seed) for seed, policy in enumerate(policies)]
+            return [self._play(policy, target, seed) for seed, policy in enumerate(policies)]
 
-        ladder = {f"asked for {asked:g}": round(float(np.mean(got(trained, asked))), 1) for asked in self.ladder}
+        ladder = {f"asked for {target:g}": round(float(np.mean(returns(trained, target))), 1) for target in self.ladder}
         return Judgement(
             run=run.folder.url,
             measure=f"return, asked for {self.ask:g}",
             higher_is_better=True,
             floor=[self._play(None, self.ask, seed) for seed in range(self.seeds)],
             random=[
-                float(np.mean(got(Encoder.untrained(run, run.spec().seed + 1 + seed).model, self.ask)))
+                float(np.mean(returns(Encoder.untrained(run, run.spec().seed + 1 + seed).model, self.ask)))
                 for seed in range(self.seeds)
             ],
-            ours=got(trained, self.ask),
+            ours=returns(trained, self.ask),
             facts={"environment": self.environment, "episodes": self.episodes * self.seeds, **ladder},
         )
 
-    def _play(self, policy: Policy | None, asked: float, seed: int) -> float:
-        """Mean return of some episodes, which are played side by side; at random without a policy. Raises InputError."""
-        games = [self._made() for _ in range(self.episodes)]
-        games[0].action_space.seed(seed)
-        histories: list[dict[str, list[float]]] = [{"returns": [], "states": [], "actions": []} for _ in games]
-        states = [game.reset(seed=1000 * seed + number)[0] for number, game in enumerate(games)]
-        total, playing = np.zeros(len(games)), list(range(len(games)))
-        while playing:
-            for number in playing:
-                histories[number]["returns"].append(asked - total[number])
+    def _play(self, policy: Policy | None, target: float, seed: int) -> float:
+        """Mean return of episodes played side by side; random actions without a policy. Raises InputError."""
+        environments = [self._environment() for _ in range(self.episodes)]
+        environments[0].action_space.seed(seed)
+        histories: list[dict[str, list[float]]] = [{"returns": [], "states": [], "actions": []} for _ in environments]
+        states = [environment.reset(seed=1000 * seed + number)[0] for number, environment in enumerate(environments)]
+        total, running = np.zeros(len(environments)), list(range(len(environments)))
+        while running:
+            # The target return minus the rewards so far, and the state, extend each episode's history.
+            for number in running:
+                histories[number]["returns"].append(target - total[number])
                 histories[number]["states"] += np.ravel(states[number]).tolist()
             if policy:
-                actions = policy([histories[number] for number in playing])
+                actions = policy([histories[number] for number in running])
             else:
-                actions = np.array([games[0].action_space.sample() for _ in playing])
-            for number, action in zip(list(playing), actions, strict=True):
+                actions = np.array([environments[0].action_space.sample() for _ in running])
+            # Act, and drop the episodes that end.
+            for number, action in zip(list(running), actions, strict=True):
                 histories[number]["actions"] += np.ravel(action).tolist()
-                states[number], reward, over, cut, _ = games[number].step(_fitting(action, games[number].action_space))
+                valid = _to_space(action, environments[number].action_space)
+                states[number], reward, terminated, truncated, _ = environments[number].step(valid)
                 total[number] += reward
-                if over or cut:
-                    playing.remove(number)
-        for game in games:
-            game.close()
+                if terminated or truncated:
+                    running.remove(number)
+        for environment in environments:
+            environment.close()
         return float(total.mean())
 
-    def _made(self) -> Any:
+    def _environment(self) -> Any:
         try:
             import gymnasium
         except ImportError:
@@ -100,15 +103,15 @@ class Return(Task):
             raise InputError(f"environment: {error}") from None
 
     def _check_sizes(self, shape: UnitShape) -> None:
-        """Raises InputError where the run's data are not of this environment's sizes."""
-        game = self._made()
-        there = [math.prod(game.observation_space.shape or ()), getattr(game.action_space, "n", 0)]
-        there[1] = there[1] or math.prod(game.action_space.shape)
-        here = [kind.width for kind in shape.kinds[1:]]
-        if there != here:
+        """Raises InputError if the environment's sizes are not those of the run's data."""
+        environment = self._environment()
+        sizes = [math.prod(environment.observation_space.shape or ()), getattr(environment.action_space, "n", 0)]
+        sizes[1] = sizes[1] or math.prod(environment.action_space.shape)
+        of_run = [kind.width for kind in shape.kinds[1:]]
+        if sizes != of_run:
             raise InputError(
-                f"environment: {self.environment} has states of {there[0]} values and {there[1]} actions, and the run's data "
-                f"{here[0]} and {here[1]}"
+                f"environment: {self.environment} has states of {sizes[0]} values and {sizes[1]} actions, and the run's data "
+                f"{of_run[0]} and {of_run[1]}"
             )
 
     def _policy(self, model: Model, reader: Reader, seed: int) -> Policy:
@@ -117,7 +120,7 @@ class Return(Task):
         width = 1 if action.discrete else action.width
 
         def recent(history: dict[str, list[float]]) -> dict[str, Any]:
-            """The last steps, the one to come with any action: what comes after a state does not change its answer."""
+            """The last steps; the current one's action is arbitrary, since a state's output does not depend on later units."""
             steps = min(window, len(history["returns"]))
             return {
                 "returns": history["returns"][-steps:],
@@ -131,17 +134,17 @@ class Return(Task):
             units = [reader.row_units(recent(history)) for history in histories]
             batch = Batch.load(packed([Plan(one, (Ask(HEAD, None),)) for one in units]), torch.device("cpu"))
             ends = torch.tensor([len(one) - 2 for one in units])  # the last state
-            answers = model(batch)[HEAD][torch.arange(len(units)), ends].numpy()
+            outputs = model(batch)[HEAD][torch.arange(len(units)), ends].numpy()
             if action.discrete and self.act == "sample":
-                answers = answers + rng.gumbel(size=answers.shape)
-            result: np.ndarray = answers.argmax(-1) if action.discrete else answers
+                outputs = outputs + rng.gumbel(size=outputs.shape)
+            result: np.ndarray = outputs.argmax(-1) if action.discrete else outputs
             return result
 
         return policy
 
 
-def _fitting(action: np.ndarray, space: Any) -> Any:
-    """As the environment takes it."""
+def _to_space(action: np.ndarray, space: Any) -> Any:
+    """Convert an action to the environment's type and range."""
     if hasattr(space, "n"):
         return int(action)
     return np.clip(action, space.low, space.high).astype(space.dtype)

@@ -1,4 +1,4 @@
-"""Classes: a linear model, or the nearest neighbours, on frozen features."""
+"""Classification: a linear model, or nearest neighbours, on frozen features."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from foundray.runs.run import Run
 from foundray.spec import SourceConfig
 
 Fold = tuple[np.ndarray, np.ndarray]
-"""Indices of the examples that a probe is fitted to, and of those that it is tested on."""
+"""Indices of the examples that a probe is fitted to, and of the held-out ones that it is tested on."""
 
 
 class Examples:
-    """Labelled examples, each of one or several rows, in the order of the data."""
+    """Labelled examples of one or more rows each, in the order of the data."""
 
     def __init__(self) -> None:
         self.labels: list[str] = []
@@ -37,7 +37,7 @@ class Examples:
         self.rows: list[list[Row]] = []
 
     def add(self, source: SourceConfig, labels: Labels, reader: Reader) -> int:
-        """Those of a source; how many rows could not be used. Raises InputError."""
+        """Add a source's examples; returns the number of rows that could not be used. Raises InputError."""
         find, known, bad = labels.finder(source), dict[str, int](), 0
         for row in reader.read(source):
             if isinstance(row, BadRow):
@@ -56,26 +56,26 @@ class Examples:
 
 
 class Classify(FeatureTask):
-    """Accuracy of a probe that is fitted to labelled examples and tested on others."""
+    """Accuracy of a probe fitted to labelled examples and tested on others."""
 
     kind: Literal["classify"]
     """Classes of examples."""
     train: SourceConfig
     """The examples that the probe is fitted to: a source, as in a spec."""
     test: SourceConfig | None = None
-    """Those that it is tested on (default: what is left of `train`)."""
+    """The examples that it is tested on (default: the rest of `train`)."""
     labels: Labels
     """Where the labels come from."""
     probe: Literal["linear", "knn"] = "linear"
-    """Logistic regression on standardised features, or nearest neighbours by the cosine of the angle between them."""
+    """Logistic regression on standardised features, or nearest neighbours by cosine similarity."""
     labels_per_class: PositiveInt | None = None
-    """Examples of each class that the probe is fitted to, drawn by seed (default: all)."""
+    """Examples per class that the probe is fitted to, drawn by seed (default: all)."""
     leave_one_group_out: bool = False
-    """Test on each group in turn, fitted to the others, and take the mean."""
+    """Test on each group in turn after fitting to the others, and take the mean."""
     c: PositiveFloat = 1.0
     """Inverse strength of the linear probe's penalty, as scikit-learn's C."""
     neighbours: int = Field(default=5, ge=1)
-    """That vote, of `knn`."""
+    """Neighbours that vote, for `knn`."""
 
     @model_validator(mode="after")
     def _splits(self) -> Classify:
@@ -88,6 +88,7 @@ class Classify(FeatureTask):
         return self
 
     def judge(self, run: Run) -> Judgement:
+        # Read the labelled examples, and draw the folds.
         check_pool(run.spec(), self.pool)
         reader, examples = Reader(run), Examples()
         bad = examples.add(self.train, self.labels, reader)
@@ -95,7 +96,7 @@ class Classify(FeatureTask):
         bad += examples.add(self.test, self.labels, reader) if self.test else 0
         labels, groups = np.array(examples.labels), np.array(examples.groups)
         draws = [self.folds(labels, groups, fitted, seed) for seed in range(self._draws)]
-        # Only what a draw uses is decoded and encoded.
+        # Decode and encode only the examples that a draw uses.
         used = np.unique(np.concatenate([part for folds in draws for fold in folds for part in fold]))
         draws = [[(np.searchsorted(used, fit), np.searchsorted(used, held)) for fit, held in folds] for folds in draws]
         labels, rows = labels[used], [examples.rows[index] for index in used]
@@ -128,13 +129,13 @@ class Classify(FeatureTask):
         return self.seeds if self.labels_per_class else 1
 
     def folds(self, labels: np.ndarray, groups: np.ndarray, fitted: int, seed: int) -> list[Fold]:
-        """Of [N] examples, of which the first `fitted` are those to fit to. Raises InputError for too few of a class."""
-        everyone = np.arange(len(labels))
+        """Folds of [N] examples, the first `fitted` of which are from `train`. Raises InputError for too few of a class."""
+        indices = np.arange(len(labels))
         if self.leave_one_group_out:
             if len(names := np.unique(groups)) < 2:
                 raise InputError(f"leave_one_group_out: there is one group, {names[0]!r}; two are needed")
-            return [(everyone[groups != name], everyone[groups == name]) for name in names]
-        fit = everyone[:fitted]
+            return [(indices[groups != name], indices[groups == name]) for name in names]
+        fit = indices[:fitted]
         if self.labels_per_class:
             rng, drawn = np.random.default_rng(seed), []
             for label in np.unique(labels[:fitted]):
@@ -144,7 +145,7 @@ class Classify(FeatureTask):
                     raise InputError(f"labels_per_class: class {str(label)!r} has {have} examples, {wanted}")
                 drawn.append(rng.choice(of_class, self.labels_per_class, replace=False))
             fit = np.sort(np.concatenate(drawn))
-        held = everyone[fitted:] if self.test else np.setdiff1d(everyone, fit)
+        held = indices[fitted:] if self.test else np.setdiff1d(indices, fit)
         if not len(held):
             raise InputError("labels_per_class takes all examples: none is left to test on")
         return [(fit, held)]
@@ -162,9 +163,9 @@ class Classify(FeatureTask):
 
 
 def per_example(of_rows: np.ndarray, examples: list[list[Row]]) -> np.ndarray:
-    """[N, F'] from the features [R, F] of the examples' rows: the mean over an example's, each channel's beside the other's.
+    """Features per example [N, F'] from those of all rows [R, F]: the mean over each channel's rows, channels concatenated.
 
-    Raises InputError where examples have different channels.
+    Raises InputError if examples have different numbers of channels.
     """
     at, found = 0, []
     for rows in examples:

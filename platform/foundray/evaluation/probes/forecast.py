@@ -1,8 +1,8 @@
-"""What comes next in a series: ridge regression from a frozen encoding of the window before (Nie et al. 2023, linear probing).
+"""Forecasts of a series: ridge regression from a frozen encoding of the preceding window (Nie et al. 2023, linear probing).
 
-Each channel on its own, one regression for all of them. A window is normalised by its own mean and variance, as the series
-modality does, and the prediction brought back; errors are of values standardised by the training part. The regression
-minimises that same error: windows count by their variance.
+Channels are encoded separately and share one regression. A window is normalised by its own mean and variance, as the series
+modality does, and the prediction is scaled back; errors are of values standardised by the training part. The regression
+minimises that same error, so windows are weighted by their variance.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from foundray.model.model import Batch
 from foundray.runs.run import Run
 from foundray.spec import SourceConfig
 
-WINDOWS_AT_ONCE = 1024
+WINDOWS_PER_BATCH = 1024
 VARIANCE_FLOOR = 1e-5
-"""Added to a window's variance, of values standardised by the training part: what follows a flat window stays finite."""
+"""Added to a window's variance, in standardised values: keeps the targets after a flat window finite."""
 
 
 class Forecast(FeatureTask):
-    """Mean squared error of the next values, from the window before them."""
+    """Mean squared error of the next values, predicted from the window before them."""
 
     kind: Literal["forecast"]
     """The next values of a series."""
     data: SourceConfig
     """One file of series, as in a spec."""
     horizon: PositiveInt
-    """Steps that are predicted."""
+    """Number of steps to predict."""
     split: tuple[PositiveInt, PositiveInt, PositiveInt]
-    """Steps of the training, validation and test part, from the start; a window may reach back over a border."""
+    """Steps of the training, validation and test parts, from the start; a window may reach back into the part before."""
     pool: Pool = "flatten"
-    """How the hidden states of a window become its features: `mean`, `mean_std`, `last`, `flatten`, or `class`: the class
-    unit's."""
+    """How a window's hidden states become its features: `mean`, `mean_std`, `last`, `flatten`, or `class` (the class unit's
+    state)."""
     penalties: tuple[float, ...] = tuple(10.0 ** (power / 2) for power in range(-2, 13))
-    """The ridge penalties that are tried; the validation part chooses."""
+    """Ridge penalties to try; the validation part selects one."""
 
     def judge(self, run: Run) -> Judgement:
         check_pool(run.spec(), self.pool)
@@ -85,7 +85,7 @@ class Forecast(FeatureTask):
         )
 
     def starts(self, lookback: int) -> list[range]:
-        """Of the predicted stretches in each part: they lie inside it as a whole. Raises InputError for a part too short."""
+        """Starts of the predicted stretches, which lie entirely inside their part. Raises InputError if a part is too short."""
         found, border = [], 0
         for name, steps in zip(("training", "validation", "test"), self.split, strict=True):
             found.append(range(max(border, lookback), border + steps - self.horizon + 1))
@@ -112,15 +112,16 @@ class Forecast(FeatureTask):
 
 
 def whole_series(source: SourceConfig, modality: Values) -> np.ndarray:
-    """[channels, steps] float64 of a file, put together from the rows that the modality cuts it into, but for less than a unit
-    at the end. Raises InputError.
+    """A file's series [channels, steps] float64, joined from the rows that the modality cuts it into.
+
+    Less than a unit at the end is dropped. Raises InputError.
     """
     if len(files := find_files(source, modality.endings)) != 1:
-        raise InputError(f"data: a forecast is about one file, and {source.path} has {len(files)}")
+        raise InputError(f"data: a forecast needs one file, and {source.path} has {len(files)}")
     parts: dict[str, list[np.ndarray]] = defaultdict(list)
     for _, position, row in read_located_rows(files[0], source, modality, 1):
         if isinstance(row, BadRow) and not row.lost:
-            continue  # a note, such as which columns were taken
+            continue  # a note, such as which columns were used
         if isinstance(row, BadRow):
             raise InputError(f"data: {source.path}, {row.position}: {row.reason}")
         channel = re.search(r"channel \d+$", position)
@@ -129,9 +130,9 @@ def whole_series(source: SourceConfig, modality: Values) -> np.ndarray:
 
 
 def standardised(series: np.ndarray, training: int, steps: int) -> np.ndarray:
-    """[channels, steps]: by mean and standard deviation of the training part. Raises InputError for a shorter series."""
+    """Series [channels, steps], standardised by mean and deviation of its training part. Raises InputError if it is shorter."""
     if series.shape[1] < steps:
-        raise InputError(f"split: it asks for {steps} steps, and the series has {series.shape[1]}")
+        raise InputError(f"split: its parts add up to {steps} steps, and the series has {series.shape[1]}")
     part = series[:, :training].astype(np.float64)
     deviation = part.std(1, keepdims=True)
     result: np.ndarray = (series[:, :steps] - part.mean(1, keepdims=True)) / np.where(deviation == 0, 1, deviation)
@@ -139,22 +140,22 @@ def standardised(series: np.ndarray, training: int, steps: int) -> np.ndarray:
 
 
 def _windows(channels: np.ndarray, starts: range, lookback: int, horizon: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Some windows [n, lookback] at a time, and what follows them [n, horizon]."""
+    """Yield batches of windows [n, lookback], with the values that follow them [n, horizon]."""
     for series in channels:
         views = np.lib.stride_tricks.sliding_window_view(series, lookback + horizon)
         rest = iter(starts)
-        while some := list(islice(rest, WINDOWS_AT_ONCE)):
+        while some := list(islice(rest, WINDOWS_PER_BATCH)):
             cut = views[some[0] - lookback : some[-1] - lookback + 1]
             yield cut[:, :lookback], cut[:, lookback:]
 
 
 class Moments:
-    """Sums over windows, from which ridge regression and its error follow: features need no memory."""
+    """Weighted sums over windows, from which ridge regression and its error follow, without keeping the features."""
 
     def __init__(self) -> None:
         self.count = 0
         self.weight: Any = 0.0
-        """Sum of the weights; then of the features [F], of the answers [H], and of their products."""
+        """Sum of the weights. The other sums: features [F], targets [H], and their products."""
         self.x: Any = 0.0
         self.y: Any = 0.0
         self.xx: Any = 0.0
@@ -162,19 +163,19 @@ class Moments:
         self.yy: Any = 0.0
 
     def add(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
-        """Features [n, F], answers [n, H], weights [n]."""
+        """Add features [n, F], targets [n, H] and weights [n]."""
         root = np.sqrt(weight, dtype=np.float32)[:, None]
-        weighted, answers = x * root, y * root
+        weighted, targets = x * root, y * root
         self.count += y.size
         self.weight += weight.sum(dtype=np.float64)
         self.x += (weighted * root).sum(0, dtype=np.float64)
-        self.y += (answers * root).sum(0, dtype=np.float64)
+        self.y += (targets * root).sum(0, dtype=np.float64)
         self.xx += (weighted.T @ weighted).astype(np.float64)
-        self.xy += (weighted.T @ answers).astype(np.float64)
-        self.yy += (answers**2).sum(dtype=np.float64)
+        self.xy += (weighted.T @ targets).astype(np.float64)
+        self.yy += (targets**2).sum(dtype=np.float64)
 
     def centred(self) -> tuple[np.ndarray, np.ndarray]:
-        """Products of features [F, F], and of features and answers [F, H], about their means."""
+        """Centred products of the features [F, F], and of features and targets [F, H]."""
         return self.xx - np.outer(self.x, self.x) / self.weight, self.xy - np.outer(self.x, self.y) / self.weight
 
     def error(self, slope: np.ndarray, intercept: np.ndarray) -> float:
@@ -184,13 +185,14 @@ class Moments:
 
 
 def fitted(training: Moments, validation: Moments, test: Moments, penalties: Sequence[float]) -> tuple[float, float]:
-    """The penalty with the smallest error on the validation part, and the error on the test part with it."""
-    products, answers = training.centred()
+    """The penalty with the least validation error, and the test error with it."""
+    # One eigendecomposition of the training products solves the regression for every penalty.
+    products, targets = training.centred()
     values, vectors = np.linalg.eigh(products)
-    turned = vectors.T @ answers
+    rotated = vectors.T @ targets
     solutions = {}
     for penalty in penalties:
-        slope = vectors @ (turned / (np.maximum(values, 0) + penalty)[:, None])
+        slope = vectors @ (rotated / (np.maximum(values, 0) + penalty)[:, None])
         solutions[penalty] = slope, (training.y - training.x @ slope) / training.weight
     best = min(penalties, key=lambda penalty: validation.error(*solutions[penalty]))
     return best, test.error(*solutions[best])

@@ -1,4 +1,4 @@
-"""Where the labels of examples come from: beside the data, or in its names."""
+"""Labels of examples, from files beside the data or from the data's names."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from foundray.spec.section import Section
 from foundray.storage import Store, reading
 
 FOLDER = r"(?P<label>[^/]+)/[^/]*$"
-"""The name of the folder that a file is in."""
+"""Pattern for the name of a file's folder."""
 
 
 @dataclass(frozen=True)
 class Label:
     example: str
-    """Rows that bear the same one are parts of one example."""
+    """Name of the example; rows with the same name are parts of one example."""
     label: str
     group: str = ""
-    """Who made it, where that is known, such as the speaker."""
+    """Origin of the example if known, such as the speaker."""
 
 
 class Labels(Section):
     kind: Literal["name", "idx", "case", "column"]
-    """From the names of files or archive members; from idx files beside idx images; the class of each case in .ts files; or
-    from a column of CSV, JSON Lines or Parquet."""
+    """Source of the labels: names of files or archive members (`name`), idx files beside idx images (`idx`), the class of each
+    case in .ts files (`case`), or a column of CSV, JSON Lines or Parquet (`column`)."""
     pattern: str = FOLDER
-    """Of kind `name`: a regular expression that is found in the name, with a group `label` and perhaps a group `group`
+    """For kind `name`: a regular expression to search for in the name, with a group `label` and optionally a group `group`
     (default: the folder's name)."""
     column: str = "label"
-    """Of kind `column`: the column's name."""
+    """For kind `column`: the column's name."""
 
     @field_validator("pattern")
     @classmethod
@@ -60,16 +60,16 @@ class Labels(Section):
     def _of_its_kind(self) -> Labels:
         for name, kind in (("pattern", "name"), ("column", "column")):
             if name in self.model_fields_set and self.kind != kind:
-                raise ValueError(f"{name} goes with kind {kind!r}, and the kind is {self.kind!r}")
+                raise ValueError(f"{name} goes with kind {kind!r}, but the kind is {self.kind!r}")
         return self
 
     @property
     def groups(self) -> bool:
-        """Whether they tell a group, too."""
+        """Whether the labels include a group."""
         return self.kind == "name" and "group" in re.compile(self.pattern).groupindex
 
     def finder(self, source: SourceConfig) -> Callable[[Row], Label]:
-        """What tells a row's label. It raises InputError for a row that has none."""
+        """A function from a row to its label, which raises InputError for a row without one."""
         if self.kind == "name":
             return self._in_name
         tables: dict[str, Mapping[str, str]] = {}
@@ -77,10 +77,10 @@ class Labels(Section):
         def find(row: Row) -> Label:
             if row.file not in tables:
                 tables[row.file] = self._table(row.file, source)
-            where = row.position.partition(",")[0]
-            if (label := tables[row.file].get(row.location or where)) is None:
-                raise InputError(f"labels: {row.file}, {where} has none")
-            return Label(f"{row.file}, {where}", label)
+            position = row.position.partition(",")[0]
+            if (label := tables[row.file].get(row.location or position)) is None:
+                raise InputError(f"labels: {row.file}, {position} has none")
+            return Label(f"{row.file}, {position}", label)
 
         return find
 
@@ -98,32 +98,32 @@ class Labels(Section):
                 return _case_labels(file)
             case _:
                 values = _column(file, source, self.column)
-                return {where: str(value) for where, value in values.items() if value not in (None, "")}
+                return {position: str(value) for position, value in values.items() if value not in (None, "")}
 
 
 def _idx_labels(images: str) -> bytes:
-    """Of `...-images-idx3-ubyte`, those in `...-labels-idx1-ubyte`. Raises InputError."""
+    """Labels in `...-labels-idx1-ubyte` for the images in `...-images-idx3-ubyte`. Raises InputError."""
     file = re.sub(r"images([-.])idx3", r"labels\1idx1", images)
     if file == images:
         raise InputError(f"labels: {images} is not named ...images-idx3-ubyte, so its labels cannot be found beside it")
     content = read_whole(file)
     if len(content) < 8 or struct.unpack(">HBBI", content[:8]) != (0, 8, 1, len(content) - 8):
-        raise InputError(f"labels: {file} is not an idx file of labels, or not whole")
+        raise InputError(f"labels: {file} is not an idx file of labels, or is truncated")
     return content[8:]
 
 
 def _case_labels(file: str) -> dict[str, str]:
-    """The class of each case of a .ts file that can be used. Raises InputError."""
+    """Class of each usable case of a .ts file, by line. Raises InputError."""
     labels = {}
     try:
         for line, header, case in cases(read_whole(file)):
             if header.label == "target":
                 raise InputError(
-                    f"labels: {file} has @targetLabel: its cases bear numbers, not classes, and a probe needs classes"
+                    f"labels: {file} has @targetLabel: its cases have numbers, not classes, and a probe needs classes"
                 )
             if isinstance(case, Case):
                 if case.label is None:
-                    raise InputError(f"labels: {file} has no @classLabel true, so its cases bear no class")
+                    raise InputError(f"labels: {file} has no @classLabel true, so its cases have no class")
                 labels[f"line {line}"] = case.label
     except Unreadable as error:
         raise InputError(f"labels: {file}: {error}") from None
@@ -131,12 +131,12 @@ def _case_labels(file: str) -> dict[str, str]:
 
 
 def _column(file: str, source: SourceConfig, name: str) -> dict[str, Any]:
-    """The values of a column, by where their documents are. Raises InputError."""
+    """Values of a column, by the position of their documents. Raises InputError."""
     store = Store.at(file)
     form = format_of(file) if source.format == "auto" else source.format
     if form not in FORMATS or not FORMATS[form].has_columns:
         known = listed(sorted(row.name for row in FORMATS.values() if row.has_columns), "and")
-        raise InputError(f"labels.kind: there are columns in {known}, and the format of {file} is {form}")
+        raise InputError(f"labels.kind: only {known} have columns, and the format of {file} is {form}")
     with reading(file), store.filesystem.open_input_file(store.path) as handle:
         try:
             return dict(module(form).column(handle, store.path, name, source))
