@@ -74,8 +74,8 @@ def test_sentences_without_blank_lines_between_them() -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        ("1\tHello\t_\n2\tworld\n", "no comment holds its text, and line 5 has 3 columns, separated by tabs, and not 10"),
-        ("1 Hello _ _ _ _ _ _ _ _\n", "no comment holds its text, and line 5 has 1 column, separated by tabs, and not 10"),
+        ("1\tHello\t_\n2\tworld\n", "no comment holds its text, and line 5 has 3 tab-separated columns, not 10"),
+        ("1 Hello _ _ _ _ _ _ _ _\n", "no comment holds its text, and line 5 has 1 tab-separated column, not 10"),
         (word("x", "Hello"), "no comment holds its text, and line 5 does not start with a number"),
         (word(1, "\0\0\0\0"), "holds NUL bytes, so it is not text"),
         ("\0" * 700 + "\n", "holds NUL bytes, so it is not text"),

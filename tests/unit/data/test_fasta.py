@@ -59,13 +59,13 @@ def test_headers_without_a_sequence_are_empty(tmp_path: Path) -> None:
     [
         (
             b"ACGT\nAC-T\nEE",
-            "'-' is a gap or a stop, no nucleotide: aligned sequences and proteins are not read (sequence bad)",
+            "'-' is a gap or a stop, not a nucleotide: aligned sequences and proteins are not read (sequence bad)",
         ),
-        (b"AC\nMKV*", "'*' is a gap or a stop, no nucleotide: aligned sequences and proteins are not read (sequence bad)"),
-        (b"AC\nMEFL-", "'E' is no nucleotide (sequence bad)"),
-        (b"AC\nAC\xe9", "byte 0xe9 is no nucleotide (sequence bad)"),
-        (b"AC\n12 AC", "'1' is no nucleotide (sequence bad)"),
-        (b"AC\nAC\0", "'\\x00' is no nucleotide (sequence bad)"),
+        (b"AC\nMKV*", "'*' is a gap or a stop, not a nucleotide: aligned sequences and proteins are not read (sequence bad)"),
+        (b"AC\nMEFL-", "'E' is not a nucleotide (sequence bad)"),
+        (b"AC\nAC\xe9", "byte 0xe9 is not a nucleotide (sequence bad)"),
+        (b"AC\n12 AC", "'1' is not a nucleotide (sequence bad)"),
+        (b"AC\nAC\0", "'\\x00' is not a nucleotide (sequence bad)"),
     ],
 )
 def test_a_letter_that_is_no_nucleotide_costs_its_sequence(letters: bytes, reason: str, tmp_path: Path) -> None:

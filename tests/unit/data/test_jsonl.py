@@ -43,7 +43,7 @@ def reasons(content: bytes | str, **options: str) -> list[str]:
         ('{"text": NaN}', "'text' is a number, not text"),
         ('{"text": ' + "9" * 5000 + "}", "'text' is a number, not text"),
         ('{"text": null}', "'text' is missing"),
-        ('{"text": "a", "text": "b"}', "field 'text' stands in it 2 times, with different values"),
+        ('{"text": "a", "text": "b"}', "field 'text' occurs 2 times, with different values"),
         ('{"text": ' + "[" * 100_000, "its values are nested too deeply"),
         ('{"text": "\\ud800"}', "holds half a surrogate pair, which is not Unicode text"),
         ('["text"]', "not a JSON object but an array"),
@@ -156,7 +156,7 @@ def test_a_damaged_element_of_one_line() -> None:
     assert read(array)[0] == ["text 0", "text 1", "text 3", "text 4"]
     texts, (bad,) = read(json.dumps(ROWS).replace('"text 2"', '"text 2'))
     assert texts == TEXTS[:2]
-    assert bad.reason.endswith("; the elements behind it cannot be told apart, and are lost with it")
+    assert bad.reason.endswith("; the elements after it cannot be separated, and are lost with it")
     assert read(json.dumps(ROWS).replace('"text 0"', '"text 0'))[1][0].reason.endswith(bad.reason[-40:])
     # Of the first element nothing is known but its own key.
     lines = "[" + ",\n".join(map(json.dumps, ROWS)).replace('"text 0"', '"text 0') + "]"

@@ -8,7 +8,7 @@ import tracemalloc
 import pyarrow as pa
 import pytest
 
-from foundray.data.formats.lines import PIECE, content, is_whole, line_parts, numbered_lines
+from foundray.data.formats.lines import CHUNK, content, is_whole, line_parts, numbered_lines
 from foundray.data.formats.row import BadRow
 
 
@@ -66,13 +66,13 @@ def test_a_line_that_is_too_long_is_one_row() -> None:
 
 
 def test_memory_does_not_grow_with_lines_that_are_too_long() -> None:
-    packed = gzip.compress(b"x" * (48 * PIECE) + b"\nshort\n", 1)
+    packed = gzip.compress(b"x" * (48 * CHUNK) + b"\nshort\n", 1)
     tracemalloc.start()
-    found = lines(packed, "a.gz", longest=4 * PIECE)
+    found = lines(packed, "a.gz", longest=4 * CHUNK)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found[1:] == [(2, b"short")]
-    assert peak < 24 * PIECE
+    assert peak < 24 * CHUNK
 
 
 def test_of_a_cut_stream_the_line_that_is_cut_is_not_used() -> None:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Engine
 
 from foundray import spec
 from foundray.data.files.files import find_files
-from foundray.data.formats.row import LONG, BadRow, Document, Gathering, decode
+from foundray.data.formats.row import LONG, BadRow, Document, DocumentBuilder, decode
 from foundray.data.prepare.limits import Limits
 from foundray.data.prepare.manifest import Shard
 from foundray.data.prepare.pack import Packer
@@ -459,7 +459,7 @@ def test_a_long_document_whose_stream_breaks_off_is_lost_as_a_whole(tmp_path: Pa
 
 
 def test_strays_of_nul_are_kept() -> None:
-    gathering = Gathering("byte 0")
+    gathering = DocumentBuilder("byte 0")
     for _ in range(40):
         gathering.add(b"a" * 50_000 + b"\0")
     found = gathering.document()
@@ -471,7 +471,7 @@ def test_memory_does_not_grow_with_a_document() -> None:
     tokenizer, blocks = tokenizers.make_bytes(), 40
     tracemalloc.start()
     try:
-        gathering = Gathering("byte 0")
+        gathering = DocumentBuilder("byte 0")
         for _ in range(blocks):
             gathering.add(b"words and " * 50_000)
         document = gathering.document()

@@ -70,7 +70,7 @@ def test_fasta_sequences_and_bad_letters(tmp_path: Path) -> None:
     content = b">one the first\nacgt\nRYN\n>two\nAC!T\nGG\n>three\n>four\nTTU\n"
     (tmp_path / "g.fna.gz").write_bytes(gzip.compress(content))
     assert documents(tmp_path / "g.fna.gz", format="fasta") == [
-        "ACGTNNN", "line 5: '!' is no nucleotide (sequence two)", "sequence three: empty", "TTT",
+        "ACGTNNN", "line 5: '!' is not a nucleotide (sequence two)", "sequence three: empty", "TTT",
     ]  # fmt: skip
     letters = bytes(np.random.default_rng(0).choice(list(b"ACGT"), 50_000).astype(np.uint8))
     (tmp_path / "broken.fna.gz").write_bytes(gzip.compress(b">x\n" + letters)[:-4000])

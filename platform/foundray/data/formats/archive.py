@@ -1,6 +1,6 @@
-"""WebDataset: tar archives of small files, read in memory. Nothing is unpacked, so nothing can be written elsewhere.
+"""WebDataset: tar archives of small files, read in memory. Nothing is unpacked to disk, so no name can escape.
 
-Which members count follows from their names, as it does for files in a folder (`data/names`).
+Members are selected by their names, as files in a folder are (`data/files/names`).
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from foundray.data.formats.row import BadRow, Document
 from foundray.data.formats.tar import Missing, members
 from foundray.spec import SourceConfig
 from foundray.spec.formats import DOCUMENTS
+from foundray.wording.words import plural
 
-__all__ = ["chosen", "members", "read"]
+__all__ = ["members", "read", "select_members"]
 
 LABELS = (".cls", ".cls2", ".class", ".count", ".index", ".inx", ".id", ".ten", ".tb")
-"""What members with numbers end in by WebDataset's convention: they belong to the member of the same name beside them."""
-NAMED = 5
-"""Endings of members that were left out that are named."""
+"""Endings of labels and indexes in WebDataset, which belong to the member of the same name beside them."""
+ENDINGS_SHOWN = 5
+"""Most endings that a note on skipped members names."""
 
 
 def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
-    """The documents in its members, each read as a file of the format that its name tells."""
-    for name, content in chosen(decompressed(handle, path), lambda name: _format(name) is not None):
+    """The documents in the members. A member's format follows from its name."""
+    for name, content in select_members(decompressed(handle, path), lambda name: _format(name) is not None):
         if isinstance(content, BadRow):
             yield content
         else:
             yield from _documents(name, content, source)
 
 
-def chosen(stream: IO[bytes], counts: Callable[[str], bool]) -> Iterator[tuple[str, bytes | BadRow]]:
-    """(name, content) of the members that count, in order, a BadRow in place of what cannot be read.
+def select_members(stream: IO[bytes], wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes | BadRow]]:
+    """(name, content) of the wanted members, in order, with a BadRow in place of what cannot be read.
 
-    Hidden members are skipped, as hidden files in a folder are; a last BadRow, of which nothing is lost, tells how many
-    others were left out.
+    Hidden members are skipped, as hidden files in a folder are. A last BadRow, with nothing lost, counts the other members
+    that were left out.
     """
     others = Counter[str]()
     for name, content in members(stream):
@@ -50,16 +51,16 @@ def chosen(stream: IO[bytes], counts: Callable[[str], bool]) -> Iterator[tuple[s
             continue
         if isinstance(content, Missing):
             yield name, BadRow.of(content, content.position)
-        elif counts(name):
+        elif wanted(name):
             yield name, content
         else:
             others[ending(name) or "no ending"] += 1
     if others:
         kinds = [kind for kind, _ in others.most_common()]
-        more = f" and {len(kinds) - NAMED} more" if len(kinds) > NAMED else ""
-        count = others.total()
-        said = f"left out: {count:,} {'member' if count == 1 else 'members'} of other kinds ({', '.join(kinds[:NAMED])}{more})"
-        yield "", BadRow("end", said, 0, "member")
+        more = f" and {len(kinds) - ENDINGS_SHOWN} more" if len(kinds) > ENDINGS_SHOWN else ""
+        shown = f"{', '.join(kinds[:ENDINGS_SHOWN])}{more}"
+        reason = f"left out: {plural(others.total(), 'member')} of other kinds ({shown})"
+        yield "", BadRow("end", reason, 0, "member")
 
 
 def _format(name: str) -> str | None:
@@ -72,6 +73,6 @@ def _documents(name: str, content: bytes, source: SourceConfig) -> Iterator[Docu
         for row in reader(_format(name) or "text")(pa.BufferReader(content), name, source):
             position = name if row.position in ("", "byte 0") else f"{name}, {row.position}"
             yield dataclasses.replace(row, position=position)
-    except Exception as error:  # whatever it is, it costs this member alone
+    except Exception as error:  # any error costs this member alone
         reason = f"the rest of it cannot be read ({type(error).__name__}: {str(error)[:200]})"
         yield BadRow(name, reason, unit="member")

@@ -1,4 +1,4 @@
-"""CoNLL-U, the format of Universal Dependencies: a document is a sentence a line, or the sentences of a document."""
+"""CoNLL-U, the format of Universal Dependencies: a document is the sentences of a `newdoc`, one per line."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from foundray.contract import Unreadable
-from foundray.data.formats.lines import merged, numbered_lines, or_empty
-from foundray.data.formats.row import MARK, BadRow, Document, decode
+from foundray.data.formats.lines import merge_repeats, numbered_lines, or_empty
+from foundray.data.formats.row import BOM, BadRow, Document, decode
 from foundray.spec import SourceConfig
 from foundray.wording.words import plural
 
 COLUMNS = 10
 NUL = "holds NUL bytes, so it is not text"
-NO_WORDS = "no comment holds its text, and '_' stands in place of its words: the treebank is published without them"
+NO_WORDS = "no comment holds its text, and its words are '_': the treebank is published without them"
 _TEXT = re.compile(rb"#\s*text\s*= ?(.*\S.*)", re.DOTALL)
 _DOCUMENT = re.compile(rb"#\s*newdoc\b")
-_HEAD = re.compile(rb"#\s*(?:sent_id\s*=|text\s*=|newpar\b|newdoc\b)")
-"""Comments that stand before the words of a sentence, never between them."""
+_FIRST_COMMENT = re.compile(rb"#\s*(?:sent_id\s*=|text\s*=|newpar\b|newdoc\b)")
+"""Comments that come before a sentence's words, never between them."""
 _ID = re.compile(rb"(\d{1,9})(?:([-.])(\d{1,9}))?")
 _ESCAPED = {b"s": b" ", b"t": b"\t", b"p": b"|", b"\\": b"\\"}
-"""What UDPipe writes behind a backslash in SpacesAfter, but for line breaks."""
+"""UDPipe's escapes in SpacesAfter, except for line breaks."""
 
 
 def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
-    """The texts of a treebank of Universal Dependencies, a sentence a line; each document that it tells is one.
+    """The documents of a treebank, which `# newdoc` comments start, one sentence per line.
 
-    A sentence's text is that of its comment `# text = ...`, or its words, with the spaces that the last column gives.
+    A sentence's text is that of its comment `# text = ...`, or else its words, with the spaces that the last column gives.
     """
     yield from or_empty(_documents(handle, path))
 
 
 def _documents(handle: pa.NativeFile, path: str) -> Iterator[Document | BadRow]:
     start, texts = 1, list[str]()
-    for row in merged(merged(_texts(handle, path), NUL), NO_WORDS):
+    for row in merge_repeats(merge_repeats(_texts(handle, path), NUL), NO_WORDS):
         if isinstance(row, int):
             if texts:
                 yield Document("\n".join(texts), f"line {start}")
@@ -49,37 +49,39 @@ def _documents(handle: pa.NativeFile, path: str) -> Iterator[Document | BadRow]:
 
 
 def _texts(handle: pa.NativeFile, path: str) -> Iterator[Document | BadRow | int]:
-    """The text of each sentence, a BadRow for one that has none, and the line of each start of a document."""
+    """The text of each sentence, a BadRow for each that has none, and the line number of each start of a document."""
     words: list[tuple[int, bytes]] = []
-    known = False  # whether a comment held the sentence's text
+    has_text = False  # whether a comment held the sentence's text
     for number, line in numbered_lines(handle, path):
         if isinstance(line, BadRow):
-            words, known = [], False  # they are not all of the sentence's
+            words, has_text = [], False  # the sentence is incomplete
             yield line
             continue
-        line = line.removeprefix(MARK)
+        # A blank line, or one that can only start a sentence, ends the sentence before it.
+        line = line.removeprefix(BOM)
         if not line.strip() or (words and _starts_a_sentence(line, words)):
-            yield from () if known else _rebuilt(words)
-            words, known = [], False
+            yield from () if has_text else _from_words(words)
+            words, has_text = [], False
+        # Comments that count, and words.
         if _DOCUMENT.match(line):
             yield number
         elif text := _TEXT.match(line):
-            known = True
+            has_text = True
             yield _decoded(text[1], number)
         elif line.strip() and not line.startswith(b"#"):
             words.append((number, line))
-    yield from () if known else _rebuilt(words)
+    yield from () if has_text else _from_words(words)
 
 
 def _starts_a_sentence(line: bytes, words: Sequence[tuple[int, bytes]]) -> bool:
-    """Whether a sentence starts here although no blank line ends that of the words before."""
+    """Whether a sentence starts here, although no blank line ends the one before."""
     if line.startswith(b"#"):
-        return _HEAD.match(line) is not None
+        return _FIRST_COMMENT.match(line) is not None
     return re.match(rb"1[\t-]", line) is not None and any(word.startswith(b"1\t") for _, word in words)
 
 
-def _rebuilt(words: Sequence[tuple[int, bytes]]) -> Iterator[Document | BadRow]:
-    """The text of a sentence from its words, if there are any."""
+def _from_words(words: Sequence[tuple[int, bytes]]) -> Iterator[Document | BadRow]:
+    """The text of a sentence, put together from its words, if there are any."""
     if not words:
         return
     number = words[0][0]
@@ -94,14 +96,14 @@ def _rebuilt(words: Sequence[tuple[int, bytes]]) -> Iterator[Document | BadRow]:
 
 
 def _forms(words: Sequence[tuple[int, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """(form, space behind it) of each token as it is written: several words may share one. Raises Unreadable."""
-    shared = 0  # the last word of those that share the token before
+    """(form, space after it) of each token as written. Several words may share a token. Raises Unreadable."""
+    shared = 0  # number of the last word that shares the token before
     for number, line in words:
         columns = line.split(b"\t")
         if b"\0" in line:
             raise Unreadable(NUL, unit="sentence")
         if len(columns) != COLUMNS:
-            reason = f"line {number} has {plural(len(columns), 'column')}, separated by tabs, and not {COLUMNS}"
+            reason = f"line {number} has {plural(len(columns), 'tab-separated column')}, not {COLUMNS}"
             raise Unreadable(f"no comment holds its text, and {reason}", unit="sentence")
         if (found := _ID.fullmatch(columns[0])) is None:
             raise Unreadable(f"no comment holds its text, and line {number} does not start with a number", unit="sentence")
@@ -113,7 +115,7 @@ def _forms(words: Sequence[tuple[int, bytes]]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _space(miscellaneous: bytes) -> bytes:
-    """What follows a token, by its last column."""
+    """The space after a token, from its last column."""
     values = miscellaneous.strip().split(b"|")
     if b"SpaceAfter=No" in values:
         return b""

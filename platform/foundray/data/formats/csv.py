@@ -1,4 +1,4 @@
-"""CSV and its relatives (tabs, semicolons, bars): a document is a column of a row."""
+"""CSV and its variants (tabs, semicolons, bars): a document is one column of a row."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def column(handle: pa.NativeFile, path: str, name: str, source: SourceConfig) ->
 
 
 def table(handle: pa.NativeFile, path: str, field: str) -> CsvRows:
-    """A file's rows, by the delimiter that its name tells, or that makes the field one of its header's. Raises Unreadable."""
+    """A file's rows. The delimiter is the first by which the header has `field`; .tsv tries tabs first. Raises Unreadable."""
     tabs_first = "".join(sorted(DELIMITERS, key=lambda delimiter: delimiter != "\t"))
     return CsvRows(decompressed(handle, path), [field], tabs_first if bare(path).endswith((".tsv", ".tab")) else DELIMITERS)

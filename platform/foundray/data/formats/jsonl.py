@@ -1,4 +1,4 @@
-"""JSON Lines: a document is a field of the object in a line. Files that hold other JSON than that: see `json_elements`."""
+"""JSON Lines: a document is one field of the object in a line. For files with other JSON see `json_elements`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pyarrow as pa
 
 from foundray.contract import Unreadable
 from foundray.data.formats import json_elements
-from foundray.data.formats.lines import content, in_lines, merged, or_empty
+from foundray.data.formats.lines import content, merge_repeats, or_empty, split_lines
 from foundray.data.formats.not_text import not_utf8
-from foundray.data.formats.row import MARK, BadRow, Document, empty, text_of
+from foundray.data.formats.row import BOM, BadRow, Document, empty, text_of
 from foundray.spec import SourceConfig
 
 NUL = "holds NUL bytes, which JSON cannot"
-NAMED = 10
-"""Fields that a reason names."""
+FIELDS_SHOWN = 10
+"""Most fields that a reason names."""
 
 
 def read(handle: pa.NativeFile, path: str, source: SourceConfig) -> Iterator[Document | BadRow]:
-    """A row a line; or an element of an array, or of objects over several lines, if that is what the file begins with."""
-    whole, in_elements = _opened(handle, path)
-    yield from or_empty(_elements(whole, source.field) if in_elements else merged(_rows(whole, source.field), NUL))
+    """One row per line; or per element, if the file starts with an array or with an object over several lines."""
+    whole, in_elements = _open(handle, path)
+    yield from or_empty(_elements(whole, source.field) if in_elements else merge_repeats(_rows(whole, source.field), NUL))
 
 
 def _elements(parts: Iterator[bytes | Unreadable], field: str) -> Iterator[Document | BadRow]:
@@ -34,21 +34,21 @@ def _elements(parts: Iterator[bytes | Unreadable], field: str) -> Iterator[Docum
 
 
 def _rows(parts: Iterator[bytes | Unreadable], field: str) -> Iterator[Document | BadRow]:
-    for number, line in in_lines(parts):
+    for number, line in split_lines(parts):
         if isinstance(line, BadRow):
             yield line
         else:
             found = row(line, f"line {number}", field)
-            del line  # its memory is free while the row is used
+            del line  # so that it can be freed while the row is used
             yield from found
 
 
 def row(line: bytes, where: str, field: str) -> list[Document | BadRow]:
-    """The documents in one line: of several objects, where the end of the line between them is missing."""
+    """The documents in one line. There are several objects if the line break between them is missing."""
     if b"\0" in line:
         return [BadRow(where, NUL)]
     try:
-        text = line.removeprefix(MARK).decode("utf-8")
+        text = line.removeprefix(BOM).decode("utf-8")
     except UnicodeDecodeError as error:
         return [BadRow(where, not_utf8(line, error.start, error.start))]
     try:
@@ -56,7 +56,7 @@ def row(line: bytes, where: str, field: str) -> list[Document | BadRow]:
     except json.JSONDecodeError as error:
         if not text.strip():
             return [empty(where)]
-        if several := json_elements.side_by_side(text):
+        if several := json_elements.adjacent_objects(text):
             return [_field(value, where, field) for value in several]
         return [BadRow(where, f"not JSON: {error}")]
     except Unreadable as error:
@@ -65,25 +65,25 @@ def row(line: bytes, where: str, field: str) -> list[Document | BadRow]:
 
 def _field(row: Any, where: str, field: str) -> Document | BadRow:
     if not isinstance(row, dict):
-        return BadRow(where, f"not a JSON object but {json_elements.kind(row)}")
+        return BadRow(where, f"not a JSON object but {json_elements.json_type(row)}")
     if field not in row:
-        names = [json.dumps(name, ensure_ascii=False)[1:-1][:40] for name in itertools.islice(row, NAMED)]
-        more = f" and {len(row) - NAMED} more" if len(row) > NAMED else ""
+        names = [json.dumps(name, ensure_ascii=False)[1:-1][:40] for name in itertools.islice(row, FIELDS_SHOWN)]
+        more = f" and {len(row) - FIELDS_SHOWN} more" if len(row) > FIELDS_SHOWN else ""
         return BadRow(
             where, f"no field {field!r}; it has: {', '.join(names)}{more}" if row else f"no field {field!r}; it is {{}}"
         )
     if row[field] is not None and not isinstance(row[field], str):
-        return BadRow(where, f"{field!r} is {json_elements.kind(row[field])}, not text")
+        return BadRow(where, f"{field!r} is {json_elements.json_type(row[field])}, not text")
     return text_of(row[field], where, field)
 
 
 def column(handle: pa.NativeFile, path: str, name: str, source: SourceConfig) -> Iterator[tuple[str, Any]]:
     """(position, value of a field) of each object that can be read. Positions are those of `read`."""
-    parts, in_elements = _opened(handle, path)
+    parts, in_elements = _open(handle, path)
     if in_elements:
         found = ((f"element {number}", [element]) for number, element in json_elements.elements(parts, name))
     else:
-        found = ((f"line {number}", _objects(line)) for number, line in in_lines(parts) if isinstance(line, bytes))
+        found = ((f"line {number}", _objects(line)) for number, line in split_lines(parts) if isinstance(line, bytes))
     for position, objects in found:
         values = [one.get(name) for one in objects if isinstance(one, dict)]
         if values and all(value == values[0] for value in values):  # else it is not clear which document has which value
@@ -96,13 +96,13 @@ def _objects(line: bytes) -> list[Any]:
     try:
         return [json_elements.value_of(text)]
     except json.JSONDecodeError:
-        return json_elements.side_by_side(text)
+        return json_elements.adjacent_objects(text)
     except Unreadable:
         return []
 
 
-def _opened(handle: pa.NativeFile, path: str) -> tuple[Iterator[bytes | Unreadable], bool]:
+def _open(handle: pa.NativeFile, path: str) -> tuple[Iterator[bytes | Unreadable], bool]:
     """(content of a file, whether it is read element by element instead of line by line)."""
     parts = content(handle, path)
     first = next(parts, b"")
-    return itertools.chain([first], parts), isinstance(first, bytes) and json_elements.begins(first)
+    return itertools.chain([first], parts), isinstance(first, bytes) and json_elements.is_in_elements(first)

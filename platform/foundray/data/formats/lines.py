@@ -1,7 +1,7 @@
-"""The content of a text file, decompressed: in numbered lines, or in parts of them. Memory is bounded, whatever it holds.
+"""The decompressed content of a text file, in numbered lines or parts of lines, in bounded memory.
 
-A UTF-8 byte order mark at the start belongs to no line. Lines end in LF, CR LF, or, in a file whose first megabyte has CRs
-and not one LF, in CR, as on the first Macs.
+A UTF-8 byte order mark at the start belongs to no line. Lines end in LF or CR LF; if the first megabyte has CRs but no LF,
+they end in CR, as on the first Macs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from foundray.contract import Unreadable
 from foundray.data.files.compression import Broken, decompressed
-from foundray.data.formats.not_text import MARKS, not_utf8
-from foundray.data.formats.row import LONG, MARK, BadRow, empty
+from foundray.data.formats.not_text import BOMS, not_utf8
+from foundray.data.formats.row import BOM, LONG, BadRow, empty
 
 LONGEST_ROW = 2**28
-"""Bytes that a line, and what else is read whole, may have (judgement: a row takes several times its size while it is read)."""
-PIECE = 2**20
+"""Most bytes of a line, or of anything else that is read whole. Judgement: reading a row takes several times its size."""
+CHUNK = 2**20
 
 _Row = TypeVar("_Row")
 
@@ -27,18 +27,18 @@ _Row = TypeVar("_Row")
 def numbered_lines(handle: pa.NativeFile, path: str, longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | BadRow]]:
     """Numbered lines without their ends, and a BadRow in place of what is missing.
 
-    A BadRow does not end the file: what follows are whole lines from behind the gap, which need not belong to what came
-    before it. There is one for a line longer than `longest`, which is never held in memory; for each break in a compressed
-    stream, which costs the lines that it cuts; and for a file that is no UTF-8 by its byte order mark, which has no lines.
-    A line of N bytes takes 2 N of memory until it is yielded, and then N: nothing here keeps it.
+    A BadRow does not end the file: whole lines from after the gap follow, which may be unrelated to those before it. There is
+    one for a line longer than `longest`, which is never kept in memory; for each break in a compressed stream, which costs
+    the lines that it cuts; and for a file that is not UTF-8 by its byte order mark, which has no lines. A line of N bytes
+    takes 2 N of memory until it is yielded, then N, since nothing here keeps it.
     """
-    return in_lines(content(handle, path), longest)
+    return split_lines(content(handle, path), longest)
 
 
-def in_lines(content: Iterator[bytes | Unreadable], longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | BadRow]]:
-    """The lines of what `content` gives, as `numbered_lines` gives them."""
-    size = 0  # of a line that is too long, so far
-    for number, part, ends in in_parts(content, longest):
+def split_lines(chunks: Iterator[bytes | Unreadable], longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | BadRow]]:
+    """Split chunks of content into lines, as `numbered_lines` yields them."""
+    size = 0  # bytes so far of a line that is too long
+    for number, part, ends in split_parts(chunks, longest):
         if isinstance(part, Unreadable):
             yield number, BadRow.of(part, f"line {number}")
             size = size if is_whole(part) else 0
@@ -52,38 +52,41 @@ def in_lines(content: Iterator[bytes | Unreadable], longest: int = LONGEST_ROW) 
 
 
 def line_parts(handle: pa.NativeFile, path: str, most: int = LONG) -> Iterator[tuple[int, bytes | Unreadable, bool]]:
-    """(number of the line, part of it without its end, whether the line ends there), or damage in place of a part.
+    """(line number, part of the line without its end, whether the line ends there), with damage in place of a part.
 
-    Lines and damage are those of `numbered_lines`, and a line may be longer than memory: it comes as a whole up to about
-    `most` bytes. A line that has begun does not continue behind damage, unless `is_whole`.
+    Lines and damage are as in `numbered_lines`, but a line may exceed the memory: up to about `most` bytes it is one part. A
+    line that has started does not continue after damage, unless `is_whole`.
     """
-    return in_parts(content(handle, path), most)
+    return split_parts(content(handle, path), most)
 
 
-def in_parts(content: Iterator[bytes | Unreadable], most: int) -> Iterator[tuple[int, bytes | Unreadable, bool]]:
-    """The lines of what `content` gives, as `line_parts` gives them."""
+def split_parts(chunks: Iterator[bytes | Unreadable], most: int) -> Iterator[tuple[int, bytes | Unreadable, bool]]:
+    """Split chunks of content into parts of lines, as `line_parts` yields them."""
     number, skipping = 1, False
-    held: list[bytes] = []  # of the line that is being read
+    held: list[bytes] = []  # parts of the current line
     ends: bytes | None = None
-    for stretch in content:
-        if isinstance(stretch, Unreadable):
-            yield number, stretch, True
-            if not is_whole(stretch):
-                skipping = skipping or not (isinstance(stretch, Broken) and stretch.line)
+    for chunk in chunks:
+        if isinstance(chunk, Unreadable):
+            # Damage: drop the current line, and the rest of it after the gap.
+            yield number, chunk, True
+            if not is_whole(chunk):
+                skipping = skipping or not (isinstance(chunk, Broken) and chunk.line)
                 held.clear()
             continue
         if ends is None:
-            ends = b"\n" if b"\n" in stretch or b"\r" not in stretch else b"\r"
-        lines = stretch.split(ends) if ends == b"\n" else stretch.replace(b"\n", b"\r").split(b"\r")
+            ends = b"\n" if b"\n" in chunk or b"\r" not in chunk else b"\r"
+        # All lines that end in this chunk.
+        lines = chunk.split(ends) if ends == b"\n" else chunk.replace(b"\n", b"\r").split(b"\r")
         last = lines.pop()
         for line in lines:
             if skipping:
                 skipping = False
             elif held:
-                yield number, _joined(held, line), True
+                yield number, _join_line(held, line), True
             else:
                 yield number, line.rstrip(b"\r\n"), True
             number += 1
+        # The start of the next line; yield a part once it is long.
         if last and not skipping:
             held.append(last)
             if sum(map(len, held)) > most:
@@ -93,43 +96,44 @@ def in_parts(content: Iterator[bytes | Unreadable], most: int) -> Iterator[tuple
                 del line_so_far
                 yield number, kept, False
     if held:
-        yield number, _joined(held, b""), True
+        yield number, _join_line(held, b""), True
 
 
 def is_whole(damage: Unreadable) -> bool:
-    """Whether damage is between compressed streams, so that no content is missing."""
+    """Whether no content is missing, since the damage is between compressed streams."""
     return isinstance(damage, Broken) and damage.whole
 
 
 def content(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadable]:
-    """Pieces, the first of `PIECE` bytes or all that is there; and, between them, what is missing."""
+    """Chunks of content without a byte order mark, and an Unreadable per gap. The first has `CHUNK` bytes or all there are."""
     head: list[bytes] | None = []
-    for piece in _decompressed(handle, path):
+    for chunk in _decompressed(handle, path):
+        # Collect the start of the file, which shows its encoding.
         if head is not None:
-            if isinstance(piece, bytes):
-                head.append(piece)
-            if sum(map(len, head)) < PIECE and isinstance(piece, bytes):
+            if isinstance(chunk, bytes):
+                head.append(chunk)
+            if sum(map(len, head)) < CHUNK and isinstance(chunk, bytes):
                 continue
             first, head = b"".join(head), None
             if wrong := _not_utf8(first):
                 yield wrong
                 return
-            yield first.removeprefix(MARK)
-            if isinstance(piece, bytes):
+            yield first.removeprefix(BOM)
+            if isinstance(chunk, bytes):
                 continue
-        yield piece
+        yield chunk
     if head:
         first = b"".join(head)
-        yield _not_utf8(first) or first.removeprefix(MARK)
+        yield _not_utf8(first) or first.removeprefix(BOM)
 
 
 def _decompressed(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadable]:
     stream = decompressed(handle, path)
     while True:
         try:
-            if not (piece := stream.read1(PIECE)):
+            if not (chunk := stream.read1(CHUNK)):
                 return
-            yield piece
+            yield chunk
         except Broken as broken:
             yield Broken(f"the compressed stream is broken: {broken}", broken.whole, broken.line, broken.unit)
         except OSError as error:
@@ -138,8 +142,8 @@ def _decompressed(handle: pa.NativeFile, path: str) -> Iterator[bytes | Unreadab
 
 
 def _not_utf8(start: bytes) -> Unreadable | None:
-    """Why a file that starts so is no UTF-8, if each character shows it."""
-    if start.startswith(tuple(MARKS)):
+    """Why a file with this start is in another encoding; None if it is not."""
+    if start.startswith(tuple(BOMS)):
         return Unreadable(not_utf8(start, 0, 0), unit="file")
     sample = start[:4096]
     zeros = sample[::2].count(0), sample[1::2].count(0)
@@ -149,15 +153,15 @@ def _not_utf8(start: bytes) -> Unreadable | None:
     return None
 
 
-def _joined(start: list[bytes], end: bytes) -> bytes:
+def _join_line(start: list[bytes], end: bytes) -> bytes:
     start.append(end)
     line = b"".join(start).rstrip(b"\r\n")
     start.clear()
     return line
 
 
-def merged(rows: Iterator[_Row], reason: str) -> Iterator[_Row | BadRow]:
-    """The rows; neighbours that are bad for this reason, which one damaged stretch has in common, are one BadRow."""
+def merge_repeats(rows: Iterator[_Row], reason: str) -> Iterator[_Row | BadRow]:
+    """The rows, with neighbouring BadRows of this reason merged into one, since one damaged area explains them."""
     for same, run in itertools.groupby(rows, lambda row: isinstance(row, BadRow) and row.reason == reason):
         if not same:
             yield from run
@@ -168,7 +172,7 @@ def merged(rows: Iterator[_Row], reason: str) -> Iterator[_Row | BadRow]:
 
 
 def or_empty(rows: Iterator[_Row]) -> Iterator[_Row | BadRow]:
-    """The rows of a file; if there are none, that it is empty."""
+    """The rows of a file, or a BadRow for an empty file if there are none."""
     if (first := next(rows, None)) is None:
         yield empty("byte 0", "file")
         return

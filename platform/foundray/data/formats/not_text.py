@@ -1,4 +1,4 @@
-"""Why bytes are not text, and what they look like instead: the reasons that stand in the quarantine."""
+"""Why bytes are not text, and what they look like instead: reasons in the quarantine."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ MAGIC = {
     b"\x93NUMPY": "a NumPy array",
     b"\x89HDF": "HDF5 data",
 }
-"""How files of other kinds begin."""
-MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-"""Byte order marks; the longer ones first."""
+"""The first bytes of files of other kinds."""
+BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+"""Byte order marks of other encodings, the longer ones first."""
 TAR_AT = 257
 """Offset of a tar archive's magic, `ustar`."""
 NUL_RUN = 8
-"""NUL bytes in a row that are no accident: a hole in the file, or padding of a binary format."""
+"""Fewest NUL bytes in a row that are not strays, but a hole in the file or the padding of a binary format."""
 NUL_SHARE = 1 / 1000
-"""Share of NUL bytes up to which they are strays in a text, and kept. A judgement: UTF-16 has about a half."""
+"""Largest share of NUL bytes that are kept as strays in a text. Judgement: in UTF-16 about half of the bytes are NUL."""
 LATIN_SHARE = 1 / 3
-"""Bytes from 0x80 on are fewer in Western European text of one byte a character. A judgement."""
+"""Largest share of bytes from 0x80 on in Western European text with one byte per character. Judgement."""
 
 
 def not_utf8(content: bytes, at: int, offset: int, name_offset: bool = True, cut_off: bool = False) -> str:
-    """Why content is not UTF-8, by its byte `at`, which is the document's byte `offset`."""
-    for mark, name in MARKS.items():
+    """Why content is not UTF-8. Its byte `at`, which is the document's byte `offset`, is wrong."""
+    for mark, name in BOMS.items():
         if offset == 0 and content.startswith(mark):
             return f"{name} by its byte order mark, not UTF-8; convert it: iconv -f {name} -t UTF-8"
     where = f"byte 0x{content[at]:02x}" + (f" at offset {offset:,}" if name_offset else "")
@@ -50,16 +50,16 @@ def not_utf8(content: bytes, at: int, offset: int, name_offset: bool = True, cut
         return f"not UTF-8 ({where}): it ends within a character"
     if offset == at and (kind := looks_like(content)):
         return f"not UTF-8 ({where}): it looks like {kind}"
-    if _western(content):
+    if _maybe_single_byte(content):
         return f"not UTF-8 ({where}): it looks like Latin-1 or Windows-1252; convert it: iconv -f WINDOWS-1252 -t UTF-8"
     return f"not UTF-8 ({where})"
 
 
 def holds_nul(start: bytes, count: int, size: int, first: int) -> str:
-    """Why `count` NUL bytes among `size`, the first at offset `first`, make it no text."""
+    """Why content with `count` NUL bytes among `size`, the first at offset `first`, is not text."""
     if kind := looks_like(start):
         hint = f"; it looks like {kind}"
-    elif wide := _wide(start):
+    elif wide := _wide_encoding(start):
         hint = f"; it looks like {wide}: iconv -f {wide} -t UTF-8 converts it"
     else:
         hint = ""
@@ -67,18 +67,18 @@ def holds_nul(start: bytes, count: int, size: int, first: int) -> str:
 
 
 def looks_like(content: bytes) -> str:
-    """The kind of file that begins like this, or an empty string."""
+    """The kind of file that starts like this; empty if unknown."""
     if content[TAR_AT : TAR_AT + 5] == b"ustar":
         return "a tar archive (format: webdataset)"
     return next((kind for magic, kind in MAGIC.items() if content.startswith(magic)), "")
 
 
-def _wide(content: bytes) -> str:
-    """The encoding of two or four bytes a character that puts NUL bytes where they are."""
+def _wide_encoding(content: bytes) -> str:
+    """The encoding with two or four bytes per character that explains the NUL bytes; empty if none does."""
     if len(content) < 4:
         return ""
-    places = [content[at::4].count(0) / len(content[at::4]) for at in range(4)]
-    full, none = [place > 0.7 for place in places], [place < 0.3 for place in places]
+    zero_shares = [content[at::4].count(0) / len(content[at::4]) for at in range(4)]
+    full, none = [share > 0.7 for share in zero_shares], [share < 0.3 for share in zero_shares]
     match full, none:
         case [False, True, True, True], [True, *_]:
             return "UTF-32LE"
@@ -91,8 +91,8 @@ def _wide(content: bytes) -> str:
     return ""
 
 
-def _western(content: bytes) -> bool:
-    """Whether it could be text of one byte per character: few beyond ASCII, all defined, none a control character."""
-    high = len(re.findall(rb"[\x80-\xff]", content))
-    strange = re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f\x81\x8d\x8f\x90\x9d]", content)
-    return strange is None and high <= LATIN_SHARE * len(content)
+def _maybe_single_byte(content: bytes) -> bool:
+    """Whether content may be text with one byte per character: few are beyond ASCII, none is undefined or a control."""
+    non_ascii = len(re.findall(rb"[\x80-\xff]", content))
+    control = re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f\x81\x8d\x8f\x90\x9d]", content)
+    return control is None and non_ascii <= LATIN_SHARE * len(content)

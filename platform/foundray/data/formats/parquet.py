@@ -1,4 +1,4 @@
-"""Parquet: a document is a column of a row."""
+"""Parquet: a document is one column of a row."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def table(handle: pa.NativeFile, path: str) -> ParquetRows:
     if compression(path) is None:
         return ParquetRows(handle)
     try:
-        return ParquetRows(decompressed(handle, path).read())  # its end, which is needed first, cannot be reached otherwise
+        return ParquetRows(decompressed(handle, path).read())  # the footer is needed first, so all is decompressed
     except OSError as error:
         raise Unreadable(f"the compressed stream is broken: {error}", unit="file") from None

@@ -59,7 +59,7 @@ def read_located_rows(
 
 
 def _archived_rows(stream: Any, modality: Values, length: int) -> Iterator[tuple[str, str, dict[str, Any] | BadRow]]:
-    for name, content in archive.chosen(stream, lambda name: ends_in(name, modality.endings)):
+    for name, content in archive.select_members(stream, lambda name: ends_in(name, modality.endings)):
         if isinstance(content, BadRow):
             yield name, "", content
         else:
