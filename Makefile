@@ -74,7 +74,7 @@ clean:
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all]"
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready

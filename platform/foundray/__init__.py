@@ -142,6 +142,9 @@ def stop(run: SpecPath, report: Report = _silent) -> Facts:
 
 def report(runs: Sequence[SpecPath], out: SpecPath | None = None, report: Report = _silent) -> str:
     """Write one HTML page about a run, or several side by side; return its location. Raises InputError."""
+    from foundray.host.extras import check_extra
+
+    check_extra("report")
     from foundray.reports import report as write
     from foundray.runs.run import Run
     from foundray.storage import Store
@@ -212,6 +215,9 @@ def sample(
 
 def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = None) -> Judgement:
     """Judge a run's newest weights on a task, compared with a floor and the same network untrained. Raises InputError."""
+    from foundray.host.extras import check_extra
+
+    check_extra("probe")
     from foundray.evaluation.probes import load_task
     from foundray.evaluation.probes import probe as judge
     from foundray.runs.run import Run
@@ -234,6 +240,9 @@ def export(
     If none of them computes the same, the folder has Foundray's own form, for `load`. `overrides` are fields that do not
     change the result, such as a source's licence. Raises InputError.
     """
+    from foundray.host.extras import check_extra
+
+    check_extra("export")
     from foundray.exports import export as write
     from foundray.runs.run import Run
     from foundray.storage import Store
@@ -267,7 +276,10 @@ def embed(
 
     `overrides` are fields of the data's source. Raises InputError.
     """
+    from foundray.host.extras import check_extra
     from foundray.runs.run import Run
+
+    check_extra("embed")
     from foundray.vectors.embed import Options
     from foundray.vectors.embed import embed as embed_data
 
@@ -283,6 +295,9 @@ def search(
     `run` locates the run that made them, if it has moved. Raises InputError. For many queries, keep a
     `foundray.vectors.search.Searcher`.
     """
+    from foundray.host.extras import check_extra
+
+    check_extra("embed")
     from foundray.vectors.search import Searcher
 
     return Searcher(_path(out), None if run is None else _path(run)).search(query, like, top)

@@ -13,7 +13,7 @@ from foundray.doctor.finding import Finding, judged
 
 NAMED = ("ray", "torch", "bitsandbytes", "pyarrow")
 """Packages whose versions are shown where all is well."""
-INSTALL = "install Foundray as a package: pip install -c constraints.txt ."
+INSTALL = "install Foundray as a package: pip install -c constraints.txt '.[all]'"
 
 
 def python() -> Finding:
