@@ -97,7 +97,7 @@ def test_from_files_to_a_model(kind: str, tmp_path: Path) -> None:
         assert ("not a whole image" if kind == "masked_pixel" else "its header promises 16000 bytes of samples") in told
     refused = foundray("sample", tmp_path / "runs" / "of1", "--prompt", "x")
     assert f"{kind} does not predict what comes next" in refused.refusal
-    assert "values a unit" in foundray("train", path, "--dry-run").out or kind == "masked_token"
+    assert "values per unit" in foundray("train", path, "--dry-run").out or kind == "masked_token"
 
 
 def api_events(run: Path) -> list[dict[str, Any]]:

@@ -163,7 +163,7 @@ def test_the_audit_finds_what_is_amiss(alone, storage: Path) -> None:
         amiss = foundray("audit", run)
         assert amiss.status == 1
         assert "step 3 is not in the step log" in amiss.out
-        assert "step 5 was computed on other samples than the order says" in amiss.out
+        assert "step 5 was computed on other samples than the order gives" in amiss.out
     finally:
         record_writer.write_text(whole)
 
@@ -200,7 +200,7 @@ def test_every_field_that_is_tampered_with_is_found(alone, storage: Path) -> Non
         for value in values:
             assert problems([*lines[:4], lines[4] | {field: value}, *lines[5:]]), (field, value)
     assert "step 5 is not in the step log" in problems([*lines[:4], *lines[5:]])
-    assert any("recorded once more" in text for text in problems([*lines[:5], *lines[4:]]))
+    assert any("recorded again" in text for text in problems([*lines[:5], *lines[4:]]))
     assert problems([*lines[:4], lines[5], lines[4], *lines[6:]])
     for kind, field, value in (
         ("workers_started", "step", 2), ("workers_started", "workers", 2), ("finished", "step", 11), ("checkpoint", "step", 99),

@@ -1,6 +1,6 @@
-"""`foundray doctor`: whether an installation and the machine under it will do.
+"""`foundray doctor`: checks of an installation, and of the machine under it.
 
-What may be broken is imported in processes of its own, so that a library that raises, crashes or hangs is a finding.
+Libraries that may be broken are imported in processes of their own, so that one that raises, crashes or hangs is a finding.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ __all__ = ["Finding", "examine", "table"]
 
 
 def examine(storage: str = "runs", quick: bool = False) -> list[Finding]:
-    """All checks, with `storage` as the place for runs; without starting Ray where it should be `quick`."""
+    """Run all checks, with `storage` as the folder of runs; `quick` leaves out starting Ray."""
     libraries = ("torch", "bitsandbytes", "objectives", *(() if quick else ("ray",)))
+    # Libraries are probed in processes, beside the quick checks.
     with ThreadPoolExecutor() as pool:
         pending = [pool.submit(probed, name) for name in libraries]
         checks: list[Callable[[], Finding]] = [
@@ -30,7 +31,7 @@ def examine(storage: str = "runs", quick: bool = False) -> list[Finding]:
 
 
 def table(findings: list[Finding]) -> str:
-    """A line a check, and a sentence for each thing to mend."""
+    """A line per check, and a sentence for each thing to mend."""
     wide = max(len(finding.name) for finding in findings)
     lines = [f"{finding.verdict:5}  {finding.name:{wide}}  {finding.found}" for finding in findings]
     mends = [f"{finding.name}: {finding.mend}" for finding in findings if finding.mend]

@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Finding:
     name: str
     """What was checked."""
     verdict: Literal["ok", "warn", "wrong"]
-    """`warn`: runs may be slow or fail later; `wrong`: they cannot work as it is."""
+    """`warn`: runs may be slow or fail later; `wrong`: they cannot work."""
     found: str
     mend: str = ""
-    """What would be right, as a sentence, where it is not."""
+    """What would be right, as a sentence; empty if all is well."""
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The machine: what it has, and what Ray needs of it."""
+"""Checks of the machine: what it has, and what Ray needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from foundray.host import machine, writable
 
 GB = 1e9
 FULL = 0.95
-"""Share of a disk from which on Ray puts no more objects there."""
+"""Share of a full disk from which on Ray puts no more objects there."""
 
 
 def cores() -> Finding:
@@ -25,12 +25,12 @@ def cores() -> Finding:
 def memory() -> Finding:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     usable = min(total, _memory_limit() or total)
-    mend = "two gigabytes or more are needed: Ray, its actors and one worker take that without a model"
+    mend = "two gigabytes or more are needed: Ray, its actors and one worker take that much without a model"
     return judged("memory", f"{usable / GB:.1f} GB", usable < 1 * GB, usable < 2 * GB, mend)
 
 
 def _memory_limit() -> int | None:
-    """A container's."""
+    """Memory limit of a container, in bytes."""
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             return int(Path(file).read_text())
@@ -47,7 +47,7 @@ def shared_memory() -> Finding:
     except InputError as error:
         return Finding("shared memory", "wrong", str(error), f"mount a tmpfs at {writable.SHARED}")
     space = shutil.disk_usage(writable.SHARED)
-    mend = "have a gigabyte of it free (docker run --shm-size=2g): Ray's objects go to disk where it is short"
+    mend = "have a gigabyte of it free (docker run --shm-size=2g): Ray's objects go to disk if it is short"
     found = f"{space.free / GB:.1f} of {space.total / GB:.1f} GB free in /dev/shm"
     return judged("shared memory", found, False, space.free < writable.OBJECT_STORE, mend)
 
@@ -60,7 +60,7 @@ def open_files() -> Finding:
 
 
 def disk(storage: str) -> Finding:
-    """Of the place where runs are kept."""
+    """Check that the folder of runs can be written, and has space."""
     if "://" in storage:
         from foundray.doctor.probes import probed
 
@@ -76,7 +76,7 @@ def disk(storage: str) -> Finding:
 
 
 def temporary_folder() -> Finding:
-    """Ray's, where its sockets are."""
+    """Check Ray's temporary folder, which holds its sockets."""
     try:
         writable.check_temporary_folder()
     except InputError as error:

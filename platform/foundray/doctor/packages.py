@@ -1,4 +1,4 @@
-"""Versions, against what Foundray's own metadata asks."""
+"""Checks of versions, against Foundray's own metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from foundray.doctor.finding import Finding, judged
 
 NAMED = ("ray", "torch", "bitsandbytes", "pyarrow")
-"""Packages whose versions are shown where all is well."""
+"""Packages whose versions are shown if all is well."""
 INSTALL = "install Foundray as a package: pip install -c constraints.txt '.[all]'"
 
 
@@ -23,19 +23,19 @@ def python() -> Finding:
     except PackageNotFoundError:
         return Finding("python", "wrong", f"{here}, and no package foundray", INSTALL)
     oldest = tuple(map(int, re.findall(r"\d+", asked)[:2]))
-    mend = f"Foundray asks for Python {asked}: make a virtual environment with that"
-    return judged("python", f"{here} (asked: {asked})", sys.version_info < oldest, False, mend)
+    mend = f"Foundray needs Python {asked}: make a virtual environment with it"
+    return judged("python", f"{here} (needed: {asked})", sys.version_info < oldest, False, mend)
 
 
 def required() -> list[Finding]:
-    """One that is wrong is a finding of its own."""
+    """One finding for all required packages, or one for each that is wrong."""
     if find_spec("packaging") is None:
         return [Finding("packaging", "wrong", "not installed", INSTALL)]
     problems = list(_problems())
     if problems:
         return problems
     named = ", ".join(f"{name} {version(name)}" for name in NAMED)
-    return [Finding("packages", "ok", f"all of the versions asked for; {named}")]
+    return [Finding("packages", "ok", f"all have the versions needed; {named}")]
 
 
 def _problems() -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def _problems() -> Iterator[Finding]:
     try:
         asked = [Requirement(text) for text in requires("foundray") or []]
     except PackageNotFoundError:
-        yield Finding("packages", "wrong", "what is asked for is not known", INSTALL)
+        yield Finding("packages", "wrong", "the requirements are not known", INSTALL)
         return
     for requirement in asked:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
@@ -56,4 +56,4 @@ def _problems() -> Iterator[Finding]:
             yield Finding(name, "wrong", "not installed", f"pip install '{right}'")
             continue
         if not requirement.specifier.contains(here, prereleases=True):
-            yield Finding(name, "wrong", f"{here} (asked: {requirement.specifier})", f"pip install '{right}'")
+            yield Finding(name, "wrong", f"{here} (needed: {requirement.specifier})", f"pip install '{right}'")

@@ -1,4 +1,4 @@
-"""Checks that import what may be broken: each in a process of its own, whose last line of output is the finding as JSON."""
+"""Checks of libraries that may be broken, each in a process of its own, whose last line of output is the finding as JSON."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SECONDS = 120
 
 
 def probed(name: str, *arguments: str) -> Finding:
-    """What the probe of this name finds, or what became of it."""
+    """Run a probe in a process. The finding is the probe's, or says how the process ended."""
     command = [sys.executable, "-c", f"from {__name__} import main; main()", name, *arguments]
-    without = {"RAY_ADDRESS"}  # to start a Ray, and not to join one
+    without = {"RAY_ADDRESS"}  # so that it starts a Ray, and does not join one
     environment = {key: value for key, value in os.environ.items() if key not in without}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -47,14 +47,14 @@ def probed(name: str, *arguments: str) -> Finding:
 class Probe:
     look: Callable[..., Finding]
     mend: str
-    """What to do where it raises, crashes or hangs."""
+    """What to do if it raises, crashes or hangs."""
 
 
 def main() -> None:
     name, *arguments = sys.argv[1:]
     try:
         finding = PROBES[name].look(*arguments)
-    except BaseException as error:  # of any kind: what is looked at may be broken in any way
+    except BaseException as error:  # of any kind: the library may be broken in any way
         kind = "" if isinstance(error, FoundrayError) else f"{type(error).__name__}: "
         finding = Finding(name, "wrong", plain(f"{kind}{error}")[:200], PROBES[name].mend)
     print("\n" + json.dumps(finding.to_dict()), flush=True)
@@ -67,7 +67,7 @@ def _torch() -> Finding:
     for device in devices:
         ones = torch.ones(64, 64, device=device)
         if not torch.equal(ones @ ones, 64 * ones):
-            return Finding("torch", "wrong", f"a product of matrices is wrong on {device}", PROBES["torch"].mend)
+            return Finding("torch", "wrong", f"a matrix product is wrong on {device}", PROBES["torch"].mend)
         large = torch.full((1024,), 2**52 + 1, dtype=torch.int64, device=device)
         if int(large.sum()) != 1024 * (2**52 + 1):
             return Finding("torch", "wrong", f"a sum of 64-bit integers is not exact on {device}", PROBES["torch"].mend)
@@ -78,11 +78,11 @@ def _torch() -> Finding:
         found.append(f"{torch.cuda.get_device_name(device)} ({precision})")
     if torch.backends.mps.is_available():
         found.append("MPS (not used)")
-    said = ", ".join(found)
+    summary = ", ".join(found)
     if len(devices) == 1 and Path("/dev/nvidia0").exists():
         mend = "install a torch with CUDA and a driver that fits it: there is an NVIDIA device, and it is not used"
-        return Finding("torch", "warn", f"{said}, no CUDA device", mend)
-    return Finding("torch", "ok", said)
+        return Finding("torch", "warn", f"{summary}, no CUDA device", mend)
+    return Finding("torch", "ok", summary)
 
 
 def _bitsandbytes() -> Finding:
@@ -115,7 +115,7 @@ def _objectives() -> Finding:
         for name in installed(group):
             try:
                 entry_points(group=group)[name].load()
-            except Exception as error:  # whoever wrote it
+            except Exception as error:  # of any kind: it is a third party's
                 broken.append(f"{name} ({type(error).__name__}: {error})")
     objectives, modalities = installed(OBJECTIVES), installed(MODALITIES)
     if broken:
@@ -135,12 +135,12 @@ def _ray() -> Finding:
         try:
             check()
         except InputError as error:
-            return Finding("ray", "wrong", "it cannot write what it needs to", str(error))
+            return Finding("ray", "wrong", "it cannot write where it must", str(error))
     began = time.monotonic()
     with connected() as ray:
         answer = ray.get(ray.remote(lambda content: len(content)).remote(ray.put(bytes(1_000_000))), timeout=60)
     if answer != 1_000_000:
-        return Finding("ray", "wrong", f"a task gave {answer} for 1000000", PROBES["ray"].mend)
+        return Finding("ray", "wrong", f"a task returned {answer} instead of 1000000", PROBES["ray"].mend)
     return Finding("ray", "ok", f"{ray.__version__}, a node started and ran a task in {time.monotonic() - began:.1f} s")
 
 
@@ -152,9 +152,9 @@ def _storage(url: str) -> Finding:
 
 
 PROBES = {
-    "torch": Probe(_torch, "install torch anew, of the build for this machine (https://pytorch.org/get-started)"),
-    "bitsandbytes": Probe(_bitsandbytes, "install bitsandbytes anew, or train with optimizer.kind: adamw"),
-    "objectives": Probe(_objectives, "install Foundray, and the packages that bring objectives or modalities, anew"),
-    "ray": Probe(_ray, "look into /tmp/ray/session_latest/logs; a firewall, a proxy or too little memory are usual causes"),
+    "torch": Probe(_torch, "reinstall torch, in the build for this machine (https://pytorch.org/get-started)"),
+    "bitsandbytes": Probe(_bitsandbytes, "reinstall bitsandbytes, or train with optimizer.kind: adamw"),
+    "objectives": Probe(_objectives, "reinstall Foundray, and the packages that bring objectives or modalities"),
+    "ray": Probe(_ray, "read /tmp/ray/session_latest/logs; usual causes are a firewall, a proxy or too little memory"),
     "storage": Probe(_storage, "check the URL, the credentials and the network on the way there"),
 }

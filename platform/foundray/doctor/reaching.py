@@ -1,4 +1,4 @@
-"""The way to a cluster: its address, the token that it asks for, and proxies in between."""
+"""Checks of the way to a cluster: its address, its token, and proxies in between."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foundray.doctor.finding import Finding, judged
 
 ANSWER_SECONDS = 3.0
 DEFAULT_TOKEN = Path(".ray/auth_token")
-"""In the home folder: where Ray looks for a token that it is not told of."""
+"""Below the home folder: where Ray looks for a token by default."""
 
 
 def address() -> Finding:
@@ -25,18 +25,18 @@ def address() -> Finding:
     form = re.fullmatch(r"\[?([^\]/@]+)\]?:(\d+)", where)
     if not form:
         mend = "write it as HEAD:PORT, such as 10.0.0.1:6379, or unset it"
-        return Finding("cluster", "wrong", "RAY_ADDRESS is no host and port", mend)
+        return Finding("cluster", "wrong", "RAY_ADDRESS is not a host and port", mend)
     try:
         socket.create_connection((form[1], int(form[2])), timeout=ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
-        mend = "start the cluster, correct RAY_ADDRESS, or unset it: commands start a Ray of their own then"
-        return Finding("cluster", "wrong", f"nobody answers at {where} ({error})", mend)
+        mend = "start the cluster, correct RAY_ADDRESS, or unset it, so that commands start a Ray of their own"
+        return Finding("cluster", "wrong", f"nothing answers at {where} ({error})", mend)
     return Finding("cluster", "ok", f"{where} answers")
 
 
 def token() -> Finding:
-    """Never the token itself."""
-    asked = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    """Check the token, and never show it."""
+    needed = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
     if os.environ.get("RAY_AUTH_TOKEN"):
         return Finding("token", "ok", "in the environment")
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -45,14 +45,14 @@ def token() -> Finding:
     except RuntimeError:  # neither the environment nor the system knows a home folder
         return Finding("token", "ok", "none, and no home folder to keep one in")
     if not file.is_file():
-        if named or asked:
+        if named or needed:
             mend = "write the cluster's token there (mode 600), or name its file in RAY_AUTH_TOKEN_PATH"
-            return Finding("token", "wrong", f"there is no {file}", mend)
+            return Finding("token", "wrong", f"{file} does not exist", mend)
         return Finding("token", "ok", "none")
     mode = stat.S_IMODE(file.stat().st_mode)
     if mode & 0o077:
-        mend = f"chmod 600 {file}, and take another token: whoever has it can run programs on the cluster"
-        return judged("token", f"others may read {file} (mode {mode:o})", bool(named or asked), True, mend)
+        mend = f"chmod 600 {file}, and replace the token: anyone who has it can run programs on the cluster"
+        return judged("token", f"others may read {file} (mode {mode:o})", bool(named or needed), True, mend)
     if not os.access(file, os.R_OK) or not file.read_bytes().strip():
         return Finding("token", "wrong", f"{file} is empty or cannot be read", "write the cluster's token there")
     return Finding("token", "ok", f"in {file}")
@@ -65,6 +65,8 @@ def proxy() -> Finding:
     caught = [host for host in ("127.0.0.1", "localhost") if not proxy_bypass(host)]
     names = ", ".join(f"{kind}_proxy" for kind in sorted(proxies))
     if caught:
-        mend = "set no_proxy=localhost,127.0.0.1 (and the cluster's hosts): jobs and dashboards on this machine are not reached"
+        mend = (
+            "set no_proxy=localhost,127.0.0.1 (and the cluster's hosts): jobs and dashboards on this machine cannot be reached"
+        )
         return Finding("proxy", "warn", f"{names} catch {' and '.join(caught)}", mend)
     return Finding("proxy", "ok", f"{names}, not for this machine")

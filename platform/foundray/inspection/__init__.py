@@ -1,1 +1,1 @@
-"""A run or its data, looked at afterwards: what was audited, used, left out."""
+"""A spec, a run or its data, inspected: what follows, what was used and left out, and whether the records agree."""

@@ -1,4 +1,4 @@
-"""What follows from a spec, worked out before anything runs."""
+"""The consequences of a spec, computed before anything runs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def derived(spec: Spec) -> dict[str, object]:
     from foundray.training.footprint import footprint
 
     vocabulary, certain = known_vocabulary(spec)
-    told: dict[str, object] = {}
+    start: dict[str, object] = {}
     if spec.init_from:
-        spec, classes, told["init_from"] = _start(spec)
+        spec, classes, start["init_from"] = _start(spec)
         vocabulary, certain = (vocabulary, certain) if certain else (classes, True)
     with torch.device("meta"):
         model = Model(spec.model, spec.objective.build(), spec.unit_shape(vocabulary))
     assumed = "" if certain else " (assumed: known after `foundray prepare`)"
     shape = spec.unit_shape(vocabulary)
     facts: dict[str, object] = {
-        **({"vocabulary": f"{vocabulary:,}{assumed}"} if shape.classes else {"values a unit": shape.width}),
+        **({"vocabulary": f"{vocabulary:,}{assumed}"} if shape.classes else {"values per unit": shape.width}),
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "samples per step": f"{spec.samples_per_step:,}",
         "tokens per step": f"{spec.tokens_per_step:,}",
         "total tokens": f"{spec.tokens_per_step * spec.train.steps:,}",
         "fingerprint": spec.fingerprint(),
         **{f"data.sources.{index}": line for index, line in enumerate(_sources(spec)) if line},
-        **told,
+        **start,
     }
     if missing := _gpus_missing(spec):
         facts["workers"] = missing
@@ -47,8 +47,8 @@ def derived(spec: Spec) -> dict[str, object]:
         choice = choose(spec, vocabulary, physical_cores())
         spec = with_workers(spec, choice.workers)
         facts["workers"] = (
-            f"{choice.workers} on this machine, {choice.reason}, as scale leaves it open; one on a cluster. "
-            "scale.workers says how many otherwise, and never changes the result"
+            f"{choice.workers} on this machine, {choice.reason}, because scale leaves it open; one on a cluster. "
+            "scale.workers sets another number, and never changes the result"
         )
     facts["threads per worker"] = _threads(spec)
     for world in dict.fromkeys(spec.scale.world):
@@ -66,12 +66,12 @@ def derived(spec: Spec) -> dict[str, object]:
 def _threads(spec: Spec) -> str:
     threads = spec.scale.worker_threads
     if spec.scale.threads:
-        return f"{threads}; the run keeps this number, for another may round differently"
+        return f"{threads}; the run keeps this number, because another may round differently"
     return f"{threads}, the whole CPUs that it holds; another number may round differently, and scale.threads fixes it"
 
 
 def _gpus_missing(spec: Spec) -> str | None:
-    """That the spec asks for GPUs and this machine has none, if so; a cluster may have them."""
+    """A sentence if the spec asks for GPUs and this machine has none; a cluster may have them."""
     import torch
 
     asked = {name: pool.resources["GPU"] for name, pool in spec.scale.all_pools.items() if pool.resources.get("GPU")}
@@ -80,31 +80,31 @@ def _gpus_missing(spec: Spec) -> str | None:
     name, amount = next(iter(asked.items()))
     where = f"scale.pools.{name}" if name else "scale"
     return (
-        f"{where}.resources asks for {amount:g} GPU a worker, and torch finds none on this machine: it needs a cluster that "
-        "has some (`foundray submit`, or RAY_ADDRESS)"
+        f"{where}.resources asks for {amount:g} GPU a worker, and torch finds none on this machine: use a cluster that "
+        "has them (`foundray submit`, or RAY_ADDRESS)"
     )
 
 
 def _start(spec: Spec) -> tuple[Spec, int, str]:
-    """Of a run that would start, or did, from another's weights: the spec with their hash, the vocabulary, and words."""
+    """For a run that starts from another's weights: the spec with their hash, the vocabulary, and a description."""
     from foundray.runs.run import Run
     from foundray.training.warm_start.parent import find_start
 
     run = Run.named(spec)
     if run.exists() and (begun := run.as_begun(spec).init_from) and begun.weights_sha256:
-        told = f"the weights of {begun}, SHA-256 {begun.weights_sha256}, as the run began"
-        return spec.model_copy(update={"init_from": begun}), int(run.manifest()["vocabulary"]), told
+        origin = f"the weights of {begun}, SHA-256 {begun.weights_sha256}, as the run began"
+        return spec.model_copy(update={"init_from": begun}), int(run.manifest()["vocabulary"]), origin
     start = find_start(spec)
     return start.spec, start.classes, f"{start.told()}; SHA-256 {start.place.weights_sha256}"
 
 
 def _sources(spec: Spec) -> list[str]:
-    """Of each source, what there is to say of its files."""
+    """A line on the files of each source."""
     return [found.line(source) for source, found in zip(spec.data.sources, source_files(spec), strict=True)]
 
 
 def known_vocabulary(spec: Spec) -> tuple[int, bool]:
-    """Ids of the spec's data, 0 for values, and whether that is known for certain. Raises InputError."""
+    """Vocabulary of the spec's data, 0 for values, and whether it is certain. Raises InputError."""
     from foundray.contract import Values
     from foundray.data.prepare.manifest import Prepared
     from foundray.data.prepare.vocabulary import known_tokenizer

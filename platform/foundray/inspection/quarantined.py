@@ -1,4 +1,4 @@
-"""`quarantine`: what of a run's raw data, a spec's, or a prepared folder's could not be used, and why."""
+"""`quarantine`: the raw data of a run, a spec or a prepared folder that could not be used, with reasons."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ _UNIT = re.compile(r"(?:(\d+)-)?(\d+)\.jsonl?")
 
 @dataclass(frozen=True)
 class Quarantine:
-    """What could not be used of some raw data."""
+    """The raw data that could not be used."""
 
     folder: str
     """The folder of prepared data, or of vectors, that holds the lists."""
     complete: bool
-    """Whether all data was read; otherwise it is what was read so far."""
+    """Whether all data was read; otherwise the lists cover what was read so far."""
     balance: Balance
     """How much was used, lost and empty."""
     reasons: list[Reason]
-    """Lines that say the same, together: the reason that costs the most first."""
+    """Lines grouped by reason, the most costly first."""
     lines: list[Line]
-    """All of them, in the order of the data."""
+    """All lines, in the order of the data."""
 
     def table(self, limit: int) -> str:
-        """Reasons by what they cost, and the first lines."""
+        """Reasons by their cost, and the first lines."""
         balance, so_far = self.balance, "" if self.complete else " so far"
         left = [plural(balance.notes, "note")] if balance.notes else []
         left += [f"{balance.empty:,} empty"] if balance.empty else []
         if not self.lines:
             return f"{self.folder}: nothing is quarantined{so_far}" + (f" ({', '.join(left)})" if left else "")
-        told = ", ".join([f"{amount(balance.lost)} quarantined{so_far}", *left])
+        summary = ", ".join([f"{amount(balance.lost)} quarantined{so_far}", *left])
         rows = [(amount({one.unit: one.lost}) if one.lost else plural(one.lines, "note"), _worded(one)) for one in self.reasons]
         width = max(len(much) for much, _ in rows)
-        shown = [f"{self.folder}: {told}", "", *(f"{much:>{width}}  {plain(reason)}" for much, reason in rows)]
+        shown = [f"{self.folder}: {summary}", "", *(f"{much:>{width}}  {plain(reason)}" for much, reason in rows)]
         if limit:
             shown += ["", *(_sentence(line) for line in self.lines[:limit])]
         if (rest := len(self.lines) - limit) > 0:
@@ -60,7 +60,7 @@ class Quarantine:
         return "\n".join(shown)
 
     def to_dict(self, limit: int | None = None) -> dict[str, Any]:
-        """For programs; of the lines, the first ones."""
+        """The report as an object, with the first `limit` lines."""
         return {
             "folder": self.folder,
             "complete": self.complete,
@@ -73,13 +73,13 @@ class Quarantine:
 
 
 def _worded(reason: Reason) -> str:
-    return reason.reason if reason.wordings == 1 else f"{reason.reason} (the commonest of {reason.wordings} wordings)"
+    return reason.reason if reason.wordings == 1 else f"{reason.reason} (the most common of {reason.wordings} wordings)"
 
 
 def quarantine(what: str, overrides: Mapping[str, Any], source: int | None = None) -> Quarantine:
-    """What could not be used of a run's data, a spec's, or of what a folder was prepared from; of one `source`, if given.
+    """The raw data of a run, a spec or a folder of prepared data that could not be used; of one `source`, if given.
 
-    Raises InputError where `what` is none of these, or nothing of it has been read yet.
+    Raises InputError if `what` is none of these, or if nothing of it has been read yet.
     """
     folder = _folder_of(what, overrides)
     parts = list(_of_vectors(folder) if (folder / VECTORS).exists() else _of_prepared(folder))
@@ -97,7 +97,7 @@ def quarantine(what: str, overrides: Mapping[str, Any], source: int | None = Non
 
 
 def _folder_of(what: str, overrides: Mapping[str, Any]) -> Store:
-    """Where the lists lie. Raises InputError."""
+    """The folder that holds the lists. Raises InputError."""
     if Path(what).name == LIST and _holds_lists(place := Store.at(what).parent):
         return place
     if Path(what).is_file():
@@ -106,15 +106,15 @@ def _folder_of(what: str, overrides: Mapping[str, Any]) -> Store:
             raise InputError(f"nothing of the data of {what} has been read yet: `foundray prepare {what}` does so")
         return folder
     if overrides:
-        raise InputError(f"--set {next(iter(overrides))}: it overrides a field of a spec, and {what} is no spec's file")
+        raise InputError(f"--set {next(iter(overrides))}: it overrides a field of a spec, and {what} is not a spec file")
     if _holds_lists(place := Store.at(what)):
         return place
     try:
         run = Run.open(what)
     except InputError:
         raise InputError(
-            f"{what} is neither a run (its folder, or its name in runs/), nor the file of a spec, nor a folder of prepared "
-            "data or of vectors: `foundray prepare` says where the data it prepared lies"
+            f"{what} is neither a run (its folder, or its name in runs/), nor a spec file, nor a folder of prepared data or of "
+            "vectors: `foundray prepare` prints the folder of the data it prepared"
         ) from None
     return prepared_data(run).folder
 
@@ -127,7 +127,7 @@ def _holds_lists(folder: Store) -> bool:
 def _of_prepared(folder: Store) -> Iterator[tuple[int, Balance, list[Line]]]:
     """(source, balance, lines) of each unit that was read, in the order of the data."""
     names = _in_order(folder / "quarantine")
-    if not names:  # of a copy that holds the whole list alone
+    if not names:  # a copy that holds only the whole list
         yield 0, Prepared.open(folder).manifest.balance(), list(read_lines(folder / LIST))
     for index, name in names:
         lines = list(read_lines(folder / f"quarantine/{name}.jsonl"))
@@ -136,7 +136,7 @@ def _of_prepared(folder: Store) -> Iterator[tuple[int, Balance, list[Line]]]:
 
 
 def _of_vectors(folder: Store) -> Iterator[tuple[int, Balance, list[Line]]]:
-    """The same of each part; one that went over the limit has a list of its own, and no record."""
+    """(source, balance, lines) of each part; one over the limit has a list of its own, and no record."""
     for index, name in _in_order(folder / "parts"):
         record = _checked(_Part, folder / f"parts/{name}.json")
         lost = _balance(record.bad)
@@ -149,7 +149,7 @@ def _of_vectors(folder: Store) -> Iterator[tuple[int, Balance, list[Line]]]:
 
 
 class _Part(BaseModel):
-    """What is told here of the record of a part of the data that was embedded."""
+    """The fields used here of the record of an embedded part of the data."""
 
     rows: int
     bad: list[Line]

@@ -1,4 +1,4 @@
-"""Which samples a step of a run was trained on."""
+"""The samples that a step of a run was trained on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from foundray.training.rollback import passed_over, recorded
 def samples_of(run: Run, manifest: Manifest, step: int, report: Callable[[str], None]) -> list[str]:
     """Names of the samples of the `step`-th step, counted from 1, in order.
 
-    Of a step that was done with several data, because the run rolled back past a loss spike, those of the time that counts;
-    `report` hears of that. Raises InputError for a step that the run has not done.
+    If a step was done several times with different data, because the run rolled back past a loss spike, these are the samples
+    of the time that counts, and `report` says so. Raises InputError for a step that the run has not done.
     """
     spec, events = run.spec(), run.records("events.jsonl")
     if step < 1:
@@ -25,13 +25,13 @@ def samples_of(run: Run, manifest: Manifest, step: int, report: Callable[[str], 
     undone = [event for event in events if event["event"] == "rolled_back" and event["to"] < step <= event["spike"]]
     if step > (done := run.facts().step):
         back = f": it was rolled back from step {undone[-1]['spike']:,} to step {undone[-1]['to']:,}" if undone else ""
-        raise InputError(f"--step {step}: the run is at step {done:,}, and has yet to do that one{back}")
+        raise InputError(f"--step {step}: the run is at step {done:,} and has not done that one yet{back}")
     roll_backs = recorded(events)
     at = step - 1 + passed_over(roll_backs, step - 1)
     if undone:
         report(
             f"step {step:,} was done again after the run rolled back from step {undone[-1]['spike']:,}; "
-            f"it counts with data that step {at + 1:,} would have had otherwise, which are these"
+            f"the time that counts used the data that step {at + 1:,} would have had otherwise, listed here"
         )
     order = SampleOrder(manifest, [source.weight for source in spec.data.sources], spec.data.holdout, spec.seed)
     return order.ids(order.train(at * spec.samples_per_step, spec.samples_per_step))

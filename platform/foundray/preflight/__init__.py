@@ -1,1 +1,1 @@
-"""What a cluster must have before a run begins on it."""
+"""Checks of a cluster before a run begins on it: `admission` for jobs, `checkup` for people."""

@@ -10,7 +10,7 @@ from foundray.cluster.connect import connected, node_resources, room
 from foundray.data.prepare.limits import Limits
 from foundray.data.prepare.reader import Reader
 from foundray.errors import InputError
-from foundray.preflight.admission import admit_places
+from foundray.preflight.admission import admit_storage
 from foundray.runs.lock import RunLock
 from foundray.runs.run import Run
 from foundray.storage import Store
@@ -135,7 +135,7 @@ def embed(
             (folder / LISTS).delete_folder()
         if todo := job.todo():
             with connected(report) as ray:
-                admit_places(ray, folder.url, {data: files}, report)
+                admit_storage(ray, folder.url, {data: files}, report)
                 workers = _workers(room(resources, node_resources()), options.workers, resources, report)
                 of = f"{len(files):,} files ({source.format})" if len(files) > 1 else f"{plain(files[0].url)} ({source.format})"
                 report(f"embed: {of} by step {recipe.step:,} of {plain(recipe.run)}, on {workers} worker(s)")

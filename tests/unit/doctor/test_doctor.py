@@ -92,7 +92,7 @@ def test_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
         port = server.getsockname()[1]
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         assert reaching.address().verdict == "ok"
-    assert "nobody answers" in reaching.address().found
+    assert "nothing answers" in reaching.address().found
     for wrong in ("head", "http://head:8265", "127.0.0.1:99999"):
         monkeypatch.setenv("RAY_ADDRESS", wrong)
         assert reaching.address().verdict == "wrong", wrong

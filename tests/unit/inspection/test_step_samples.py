@@ -33,18 +33,21 @@ def test_only_what_the_run_has_done(tmp_path: Path) -> None:
     assert len(asked(run, 1)[0]) == len(asked(run, 30)[0]) == run.spec().samples_per_step
     assert asked(run, 1)[0] != asked(run, 2)[0]
     assert refusal(run, 0) == "--step 0: steps are counted from 1"
-    assert refusal(run, 31) == "--step 31: the run is at step 30, and has yet to do that one"
+    assert refusal(run, 31) == "--step 31: the run is at step 30 and has not done that one yet"
     assert refusal(run, 41) == "--step 41: the run ends after step 40"
-    assert "at step 0, and has yet to do" in refusal(made_run(tmp_path, STARTED, name="begun"), 1)
+    assert "at step 0 and has not done" in refusal(made_run(tmp_path, STARTED, name="begun"), 1)
 
 
 def test_a_step_that_was_rolled_back_has_the_data_that_count(tmp_path: Path) -> None:
     plain = made_run(tmp_path, STARTED, steps(1, 60, 1), name="plain", train__steps=70)
     undone = made_run(tmp_path, [*STARTED, BACK], steps(1, 49, 1), name="undone", train__steps=70)
     assert undone.facts().step == 40, "where the run went back to"
-    assert refusal(undone, 45).endswith("has yet to do that one: it was rolled back from step 50 to step 40")
+    assert refusal(undone, 45).endswith("has not done that one yet: it was rolled back from step 50 to step 40")
     assert asked(undone, 40) == asked(plain, 40)
     again = made_run(tmp_path, [*STARTED, BACK], [*steps(1, 49, 1), *steps(41, 45, 61)], name="again", train__steps=70)
     samples, (said,) = asked(again, 45)
     assert samples == asked(plain, 55)[0]
-    assert "done again after the run rolled back from step 50; it counts with data that step 55 would have had" in said
+    assert (
+        "done again after the run rolled back from step 50; the time that counts used the data that step 55 would have had"
+        in said
+    )

@@ -192,7 +192,7 @@ def test_a_run_of_before_is_still_read(run: Run, images: Path, tmp_path: Path) -
 @pytest.mark.usefixtures("later")
 def test_what_a_run_of_before_learned_from_is_not_made_again_by_other_rules(run: Run) -> None:
     plan = StreamPlan(run.folder.url, "{}", (1.0,), 0.1, 1, 2, "{}")
-    with pytest.raises(InputError, match=rf"was begun with {OTHERWISE} .*, so its samples would be other ones here: audit it"):
+    with pytest.raises(InputError, match=rf"was begun with {OTHERWISE} .*, so its samples would be different here: audit it"):
         audit(run, plan)
 
 

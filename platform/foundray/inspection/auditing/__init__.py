@@ -1,6 +1,6 @@
-"""Was every sample used exactly once? A run's record, every field of it compared with what the run's spec and order imply.
+"""The audit: whether every sample was used exactly once, and whether every field of the logs agrees with spec and order.
 
-In go the spec, the two logs and the prepared data; out comes an `Audit`. `groups` puts the logs together, `lines` judges a
+Input: the spec, the two logs and the prepared data. Output: an `Audit`. `groups` puts the logs together, `lines` judges a
 step's record by itself, `events` the events, `samples` the data.
 """
 
@@ -23,24 +23,24 @@ from foundray.spec.arithmetic import differing
 
 @dataclass
 class Audit:
-    """What the record proves."""
+    """What the logs prove."""
 
     steps: int
     """Steps committed."""
     samples: int
-    """Samples that they consist of."""
+    """Samples of these steps."""
     repeated: int
-    """Steps done again after a fault; of each, the last time counts."""
+    """Steps done again after a fault; the last time counts."""
     workers: dict[int, int]
-    """World sizes seen, and the steps done with each."""
+    """Steps done by number of workers."""
     left_out: int
-    """Micro-batches of these steps that are in no update, since their loss or gradient was not finite."""
+    """Micro-batches in no update, because their loss or gradient was not finite."""
     spikes: int
-    """Steps whose update was not made, since their loss was a spike."""
+    """Steps without an update, because their loss was a spike."""
     passed_over: int
-    """Steps' worth of data that roll-backs have passed over."""
+    """Data offset in steps, from roll-backs."""
     problems: list[str]
-    """One sentence each; none where every sample of every step was computed exactly once, and the record agrees with itself."""
+    """One sentence each; empty if every sample of every step was computed exactly once and the logs are consistent."""
 
     @property
     def clean(self) -> bool:
@@ -51,23 +51,25 @@ class Audit:
 
 
 def audit(run: Run, plan: StreamPlan) -> Audit:
-    """Compare every record of the run with the order and the spec. Raises InputError where there is nothing to compare."""
+    """Compare every record of the run with order and spec. Raises InputError if there is nothing to compare."""
     spec = run.spec()
     if begun := differing(run.arithmetic, spec):
         raise InputError(
-            f"the run {run.folder} was begun with {begun}, so its samples would be other ones here: audit it with the Foundray "
+            f"the run {run.folder} was begun with {begun}, so its samples would be different here: audit it with the Foundray "
             "that began it"
         )
     events, metrics = run.records("events.jsonl"), run.records("metrics.jsonl")
     committed = min(run.facts().step, spec.train.steps)
     if not committed:
         raise InputError(f"{run.folder} has no step to audit yet")
+    # Damaged and malformed records first; the rest is assigned to the groups that did the steps.
     problems = run.damage()
     problems += [text for record in metrics if (text := unsound(record))]
     lines, misplaced = placed([record for record in metrics if not unsound(record)], groups_of(events))
     problems += misplaced
     last = {line.step: line for line in lines if line.step <= committed}
     problems += missing(step for step in range(1, committed + 1) if step not in last)
+    # Each record by itself, then its data, the spikes and the events.
     for line in lines:
         problems += judge_line(line, spec)
     problems += _data(lines, plan, spec)
@@ -91,8 +93,8 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
 
 
 def _data(lines: Sequence[Placed], plan: StreamPlan, spec: Spec) -> list[str]:
-    """Whether each step was computed on the samples that the order says."""
+    """Check that each step was computed on the samples that the order gives."""
     known = [line for line in lines if 0 < line.step <= spec.train.steps]
     expected = fingerprints(plan, sorted({line.position for line in known}), spec.train.micro_batches)
     wrong = [line.step for line in known if line.record["data"] != expected[line.position]]
-    return [f"step {step} was computed on other samples than the order says" for step in wrong]
+    return [f"step {step} was computed on other samples than the order gives" for step in wrong]

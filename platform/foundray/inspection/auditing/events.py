@@ -1,4 +1,4 @@
-"""What of a run's events the order implies: roll-backs, where groups begin, what is kept, and the end."""
+"""Checks of a run's events: roll-backs, starts of groups, checkpoints, and the end."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ ENDS_WELL = kinds(Trait.ENDS_WELL)
 
 
 def judge_events(events: Sequence[Event], lines: Sequence[Placed], spec: Spec) -> list[str]:
-    """A sentence for each event that cannot have been."""
+    """A sentence for each event that cannot have happened."""
     problems = list[str]()
     for before, after in pairwise(lines):
         if after.record["time"] < before.record["time"] - SLACK_SECONDS:
-            problems.append(f"step {after.step} is recorded to have been {_ago(before, after)} before step {before.step}")
+            problems.append(f"step {after.step} is recorded {_ago(before, after)} before step {before.step}")
     for first, second in pairwise(event for event in events if event["event"] not in LATE):
         if second["time"] < first["time"] - SLACK_SECONDS:
-            problems.append(f"the event {second['event']} is recorded to have been before {first['event']}, which it follows")
+            problems.append(
+                f"the event {second['event']} is recorded with an earlier time than {first['event']}, which it follows"
+            )
     over = events and events[-1]["event"] in ENDS_WELL
     if over and lines and lines[-1].record["time"] > events[-1]["time"] + SLACK_SECONDS:
-        problems.append(f"step {lines[-1].step} is recorded to have been after the run's end")
+        problems.append(f"step {lines[-1].step} is recorded after the run's end")
     highest = max((line.step for line in lines), default=0)
     turns = tuple[RollBack, ...]()
     for event in events:
@@ -55,7 +57,7 @@ def _judged(event: Event, turns: Sequence[RollBack], highest: int, spec: Spec) -
                 yield f"no step {event['step']} is recorded"
         case "finished":
             if event["step"] != spec.train.steps or highest < spec.train.steps:
-                yield f"after step {event['step']}, where the run has {spec.train.steps}, of which {highest} are recorded"
+                yield f"after step {event['step']}, but the run has {spec.train.steps} steps and the step log {highest}"
         case "stopped":
             if not (0 <= event["checkpoint"] <= highest and 0 <= event["step"] <= highest):
                 yield f"after step {event['step']}, with a checkpoint of step {event['checkpoint']}"
@@ -68,5 +70,5 @@ def _rolled_back(event: Event, turns: Sequence[RollBack], spec: Spec) -> Iterato
         return
     due = roll_back(turns, event["spike"], spec.guard.roll_back)
     if made != due or event["step"] != made.spike:
-        told = f"from step {made.spike} to {made.to}, with the data of {made.passed_over} steps passed over"
-        yield f"{told}, where the rule says to {due.to}, with {due.passed_over}"
+        found = f"from step {made.spike} to {made.to}, with a data offset of {made.passed_over} steps"
+        yield f"{found}; the rule gives step {due.to} and an offset of {due.passed_over}"

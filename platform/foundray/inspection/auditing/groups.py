@@ -1,8 +1,8 @@
-"""Which group of workers did which recorded step: the two logs put together.
+"""Assigns each recorded step to the group of workers that did it, by combining the two logs.
 
-A group that began from the state after step s does s + 1, s + 2, ...; the next one begins at the step that was reached, or at
-an earlier one. The two logs' times may differ by how long records took to the driver, so that a record belongs to the group
-that it fits, of those that were there about then.
+A group that began from the state after step s does s + 1, s + 2, ...; the next one begins at the step reached, or at an
+earlier one. The times in the two logs may differ by the time that records took to the driver, so a record belongs to the group
+that it fits, among those at about that time.
 """
 
 from __future__ import annotations
@@ -18,42 +18,41 @@ from foundray.training.rollback import RollBack, appended, passed_over, recorded
 CUTS = kinds(Trait.CUTS)
 """Kinds of events that begin a new lineage."""
 SLACK_SECONDS = 10.0
-"""By so much the times of two records may be in another order than what they tell of: a record comes with its age, but not
-with the time that it took to the driver."""
+"""Records may be out of order by this much: a record carries its age, but not the time that it took to the driver."""
 
 
 @dataclass(frozen=True)
 class Group:
     time: float
     start: int
-    """Steps done in the state that it began from."""
+    """Steps done in the state from which it began."""
     workers: int
     roll_backs: tuple[RollBack, ...]
-    """That had been made when it began."""
+    """Roll-backs made before it began."""
     cuts: int
-    """Roll-backs and losses of trust until then."""
+    """Roll-backs and cordoned nodes before it began."""
     broke: bool = False
-    """Whether a group broke between its beginning and the next one's that is recorded."""
+    """Whether a group broke between its start and the next recorded one."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A step's record, and what is known of it otherwise."""
+    """A step's record, with its group and its data offset."""
 
     record: Mapping[str, Any]
     step: int
     group: Group
     passed_over: int
-    """Steps' worth of data that its own are ahead of its number."""
+    """Data offset: steps by which its data are ahead of its number."""
 
     @property
     def position(self) -> int:
-        """Where its data begin in the order, in steps' worth of data."""
+        """Position of its data in the order, in steps."""
         return self.step - 1 + self.passed_over
 
 
 def groups_of(events: Sequence[Mapping[str, Any]]) -> list[Group]:
-    """In the order in which they began."""
+    """The recorded groups, in order."""
     found, turns = list[Group](), tuple[RollBack, ...]()
     cuts = 0
     for event in events:
@@ -68,43 +67,46 @@ def groups_of(events: Sequence[Mapping[str, Any]]) -> list[Group]:
 
 
 def placed(metrics: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> tuple[list[Placed], list[str]]:
-    """Every record with its group, and a sentence for each that no group can have made in its place."""
+    """Every record with its group, and a sentence for each record that fits no group."""
     if not groups:
         return [], ["no group of workers is recorded that could have done a step"]
     found, problems, groups = list[Placed](), list[str](), list(groups)
     at, done, seen = 0, groups[0].start, 0.0
     for index, record in enumerate(metrics):
         step = record["step"]
+        # Groups that the record may belong to, and the steps that each had done by then.
         near = _near(groups, at, max(seen, record["time"]))
         reached = {one: done if one == at else groups[one].start for one in near}
         fitting = [one for one in near if (step, record["workers"]) == (reached[one] + 1, groups[one].workers)]
         if fitting:
             at, done = fitting[0], step
-        elif step == done + 1 and _untold(metrics, index, groups[at : at + 2]):
+        elif step == done + 1 and _start_lost(metrics, index, groups[at : at + 2]):
             groups.insert(at + 1, replace(groups[at], time=record["time"], start=done, workers=record["workers"]))
             at, done = at + 1, step
         else:
             follows = index + 1 < len(metrics) and metrics[index + 1]["step"] == step + 1
             problems += _misfits(record, groups[at], done + 1, follows)
             done = step if follows else max(done, min(step, done + 1))
-            groups[at] = replace(groups[at], broke=False)  # nor is this looked for again: it may take a walk to the log's end
+            groups[at] = replace(
+                groups[at], broke=False
+            )  # search for a lost start only once: the search may go to the log's end
         seen = record["time"]
         found.append(Placed(record, step, groups[at], passed_over(groups[at].roll_backs, step - 1)))
     return found, problems
 
 
 def _near(groups: Sequence[Group], at: int, time: float) -> list[int]:
-    """From the `at`-th group on, those that there were about then: first the one that the time says."""
-    there = [one for one in range(at, len(groups)) if one == at or groups[one].time <= time + SLACK_SECONDS]
-    said = max((one for one in there if groups[one].time <= time), default=at)
-    return sorted(there, key=lambda one: (one != said, one > said, abs(one - said)))
+    """Groups at about this time, from the `at`-th on: the one that the time gives comes first."""
+    candidates = [one for one in range(at, len(groups)) if one == at or groups[one].time <= time + SLACK_SECONDS]
+    by_time = max((one for one in candidates if groups[one].time <= time), default=at)
+    return sorted(candidates, key=lambda one: (one != by_time, one > by_time, abs(one - by_time)))
 
 
-def _untold(metrics: Sequence[Mapping[str, Any]], index: int, groups: Sequence[Group]) -> bool:
-    """Whether a step, and those after it, can be of a group between these two whose own beginning is not recorded.
+def _start_lost(metrics: Sequence[Mapping[str, Any]], index: int, groups: Sequence[Group]) -> bool:
+    """Whether a step, and those after it, can belong to a group between these two whose start is not recorded.
 
-    It was lost with the group's rank 0, who tells of it; the steps came through, for the others told of them once more. Then
-    they are there until the next group's first step, and a group broke before that.
+    The record of the start is lost if the group's rank 0, which sends it, is lost; the other workers send the steps again. Then
+    the steps go up to the next group's first one, and a group broke before that.
     """
     if len(groups) < 2 or not groups[0].broke:
         return False
@@ -119,19 +121,19 @@ def _untold(metrics: Sequence[Mapping[str, Any]], index: int, groups: Sequence[G
 
 
 def _misfits(record: Mapping[str, Any], group: Group, expected: int, follows: bool) -> list[str]:
-    """Why the record is not that of the step expected; `follows` says whether the next record is that of the step after it."""
+    """Why the record is not the expected step's; `follows` says whether the next record is of the step after it."""
     step = record["step"]
     if step == expected:
-        return [f"step {step} was computed by {record['workers']} workers, where the group was one of {group.workers}"]
+        return [f"step {step} was computed by {record['workers']} workers, but the group had {group.workers}"]
     if step > expected and follows:
         return missing(range(expected, step))
     if step < expected:
-        return [f"step {step} is recorded once more, though the run had not gone back before it"]
+        return [f"step {step} is recorded again, although the run had not gone back before it"]
     return [f"step {step} is recorded where step {expected} belongs"]
 
 
 def missing(steps: Iterable[int]) -> list[str]:
-    """A sentence for each step without a record, or for each row of them."""
+    """A sentence for each run of consecutive steps without a record."""
     rows: list[list[int]] = []
     for step in steps:
         if rows and rows[-1][-1] == step - 1:

@@ -1,4 +1,4 @@
-"""What a step's record must hold by itself: by the spec, and by the group of workers that did it."""
+"""Checks of a step's record by itself, against the spec and the group of workers that did it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from foundray.spec import Spec
 from foundray.training.step.schedule import lr_factor
 
 ROUNDED_SECONDS = 1e-6
-"""Of a record: they have six places."""
+"""Precision of a record's seconds, which have six decimals."""
 
 
 def unsound(record: Mapping[str, Any]) -> str:
-    """Why the record is none of a step at all, if so."""
+    """Why the record is malformed; empty if it is well-formed."""
     try:
         Step.model_validate({**record, "takers": runs_of(record["takers"])}, strict=True)
     except ValidationError as error:
@@ -31,9 +31,9 @@ def unsound(record: Mapping[str, Any]) -> str:
 
 
 def judge_line(line: Placed, spec: Spec) -> list[str]:
-    """A sentence for each field that is not as it must be."""
-    told = [*_numbers(line, spec), *_micro_batches(line, spec), *_times(line.record, spec)]
-    return [f"step {line.step}: {text}" for text in told]
+    """A sentence for each wrong field."""
+    found = [*_numbers(line, spec), *_micro_batches(line, spec), *_times(line.record, spec)]
+    return [f"step {line.step}: {text}" for text in found]
 
 
 def _numbers(line: Placed, spec: Spec) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _numbers(line: Placed, spec: Spec) -> Iterator[str]:
         yield f"the run has the steps 1 to {spec.train.steps}"
         return
     if record["tokens"] != step * spec.tokens_per_step:
-        yield f"{record['tokens']} tokens are recorded, where {step * spec.tokens_per_step} were predicted"
+        yield f"{record['tokens']} tokens are recorded instead of {step * spec.tokens_per_step}"
     for name in ("loss", "grad_norm"):
         if not math.isfinite(record[name]):
             yield f"its {name} is {record[name]}"
@@ -50,9 +50,9 @@ def _numbers(line: Placed, spec: Spec) -> Iterator[str]:
         yield f"its grad_norm is {record['grad_norm']}"
     rate = spec.optimizer.lr * lr_factor(spec.schedule, step - 1, spec.train.steps)
     if not math.isclose(record["lr"], rate, rel_tol=1e-12):
-        yield f"its learning rate is {record['lr']}, where the schedule says {rate}"
+        yield f"its learning rate is {record['lr']}, but the schedule gives {rate}"
     if record["passed_over"] != line.passed_over:
-        yield f"its data are {record['passed_over']} steps ahead, where the roll-backs say {line.passed_over}"
+        yield f"its data are {record['passed_over']} steps ahead, but the roll-backs give {line.passed_over}"
     mirrored = record.get("mirrored")
     if mirrored is not None and not 0 <= mirrored <= step:
         yield f"mirrored is {mirrored}"
@@ -64,12 +64,12 @@ def _micro_batches(line: Placed, spec: Spec) -> Iterator[str]:
     record, count, workers = line.record, spec.train.micro_batches, line.group.workers
     runs = runs_of(record["takers"])
     if (taken := sum(length for _, length in runs)) != count:
-        yield f"{taken} micro-batches were computed, where a step has {count}"
+        yield f"{taken} micro-batches were computed, but a step has {count}"
     if strangers := sorted({rank for rank, _ in runs if not 0 <= rank < workers}):
-        yield f"worker {strangers[0]} computed some of it, where the group had {workers}"
+        yield f"worker {strangers[0]} computed part of it, but the group had {workers} workers"
     skipped = record["skipped"]
     if sorted(set(skipped)) != skipped or any(not 0 <= index < count for index in skipped) or len(skipped) >= count:
-        yield f"the micro-batches {skipped!s:.60} were left out, which is no choice of some of {count}"
+        yield f"the micro-batches {skipped!s:.60} were left out, which is not a valid choice from {count}"
 
 
 def _times(record: Mapping[str, Any], spec: Spec) -> Iterator[str]:
@@ -79,4 +79,4 @@ def _times(record: Mapping[str, Any], spec: Spec) -> Iterator[str]:
         return
     speed = spec.tokens_per_step / seconds
     if not math.isclose(record["tokens_per_s"], speed, rel_tol=2 * ROUNDED_SECONDS / seconds, abs_tol=0.11):
-        yield f"its speed is {record['tokens_per_s']} tokens/s, where its {seconds} s make {speed:.1f}"
+        yield f"its speed is {record['tokens_per_s']} tokens/s, but its {seconds} s give {speed:.1f}"

@@ -1,4 +1,4 @@
-"""The fingerprints that the data of steps must have, computed anew from the prepared shards."""
+"""Fingerprints of the data of steps, computed again from the prepared shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STEPS_AT_ONCE = 64
 
 
 def fingerprints(plan: StreamPlan, positions: Sequence[int], per_step: int) -> dict[int, str]:
-    """Of the data of steps at these places in the order, which are sorted; by place."""
+    """Fingerprints of the steps' data at sorted positions in the order, by position."""
     found: dict[int, str] = {}
     for stretch in _stretches(positions):
         payloads = list(read_micro_batches(plan, stretch.start * per_step, len(stretch) * per_step))
@@ -21,7 +21,7 @@ def fingerprints(plan: StreamPlan, positions: Sequence[int], per_step: int) -> d
 
 
 def _stretches(positions: Sequence[int]) -> Iterator[range]:
-    """Runs of places one after another, not too long."""
+    """Runs of consecutive positions, of STEPS_AT_ONCE at most."""
     first = 0
     for index, position in enumerate(positions):
         follows = index + 1 < len(positions) and positions[index + 1] == position + 1

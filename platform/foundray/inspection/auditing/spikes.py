@@ -1,4 +1,4 @@
-"""Whether those steps are spikes, and only those, that the losses before them say."""
+"""Checks that exactly those steps are recorded as spikes whose losses are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from foundray.spec import Spec
 def judge_spikes(
     events: Sequence[Mapping[str, Any]], lines: Sequence[Placed], last: Mapping[int, Placed], spec: Spec
 ) -> list[str]:
-    """Judge the losses of the steps that count, which are the `last` ones, once more, as the run did.
+    """Judge the losses of the steps that count (`last`) again, as the run did.
 
-    A run that earlier versions resumed is not judged: their window was shorter afterwards. With roll-backs, no step that
-    counts is a spike.
+    A run that an earlier version resumed is not judged: its window was shorter afterwards. With roll-backs, no step that counts
+    is a spike.
     """
     deviations = spec.guard.spike
     chain = [last[step] for step in sorted(last)]
@@ -31,14 +31,14 @@ def judge_spikes(
         record = line.record
         spike = guard.is_spike(record["loss"])
         if spike != record["spike"]:
-            told = "is recorded as a spike, but its loss is none" if record["spike"] else "is a spike, but not recorded as one"
-            problems.append(f"step {line.step} {told}")
+            how = "is recorded as a spike, but its loss is none" if record["spike"] else "is a spike, but not recorded as one"
+            problems.append(f"step {line.step} {how}")
         if not record["spike"]:
             guard.add(line.step, record["loss"])
     return problems
 
 
 def _resumed_long_ago(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a group went on from storage under a version that did not keep the window, nor a node's id beside its name."""
+    """Whether a group continued from storage under a version that kept neither the window nor node ids."""
     resumed = any(e["event"] == "workers_started" and e["step"] and e.get("state") == "storage" for e in events)
     return resumed and not all(e.get("node_id") for e in events if e["event"] == "member_ready")

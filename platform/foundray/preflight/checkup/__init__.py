@@ -1,7 +1,7 @@
-"""A look at a cluster before a run: its nodes, what they reach, and how fast they and the links between them are.
+"""A check of a cluster before a run: its nodes, what they reach, and the speed of nodes and links.
 
-`check` looks at everything, in some seconds to a minute; `unreachable`, in a second or two, at what would stop a run that has
-just been asked for. Both find what is to be mended, and say so in sentences.
+`check` tests everything, in seconds to a minute; `unreachable` tests, in a second or two, what would stop a run that is about
+to begin. Both report in sentences what to mend.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from foundray.storage import Store
+from foundray.wording.words import plural
 
 if TYPE_CHECKING:
     from foundray.data.files.files import RawFile
@@ -21,9 +22,9 @@ START_SECONDS = 30.0
 
 
 def check(spec: Spec | None = None, storage: str | None = None, report: Callable[[str], None] = lambda line: None) -> Checkup:
-    """Look at the cluster at RAY_ADDRESS, or at this machine alone: as for the spec, where one is given.
+    """Check the cluster at RAY_ADDRESS, or this machine alone; for the spec, if one is given.
 
-    `storage` is looked at in place of the spec's. Raises InputError where there is no cluster, no storage or no source.
+    `storage` replaces the spec's. Raises InputError if there is no cluster, no storage or no source.
     """
     from foundray.cluster.connect import connected
 
@@ -37,11 +38,11 @@ def check(spec: Spec | None = None, storage: str | None = None, report: Callable
         from foundray.preflight.checkup.report import Checkup
 
         nodes, here = cluster_nodes(), Probe().facts()
-        report(f"{len(nodes)} node(s): versions and clocks")
+        report(f"{plural(len(nodes), 'node')}: versions and clocks")
         with Probes(nodes) as probes:
             visits.visit_facts(probes, START_SECONDS)
             if url is not None:
-                report(f"whether each reaches storage and {len(files)} source(s)")
+                report(f"whether each reaches storage and {plural(len(files), 'source')}")
                 visits.visit_storage(probes, url)
                 visits.visit_sources(probes, files)
             report("streams between nodes")
@@ -54,10 +55,10 @@ def check(spec: Spec | None = None, storage: str | None = None, report: Callable
 def unreachable(
     storage: str, sources: Mapping[str, Sequence[RawFile]] | None = None, seconds: float = START_SECONDS
 ) -> list[str]:
-    """A sentence for each place that not every node reaches on which a run may work: storage, and files by their source.
+    """A sentence for storage and for each source that some working node does not reach.
 
-    Needs a connection to Ray. On a cluster of one node there is nothing to ask. Nodes that do not answer in time are passed
-    over: a run does without them. Raises InputError where storage cannot be written here.
+    Needs a connection to Ray. A cluster of one node needs no check. Nodes that do not answer in time are ignored: a run does
+    without them. Raises InputError if storage cannot be written here.
     """
     from foundray.preflight.checkup import judgement, visits
     from foundray.preflight.checkup.probes import Probes, cluster_nodes
@@ -73,7 +74,7 @@ def unreachable(
 
 
 def source_files(spec: Spec) -> dict[str, list[RawFile]]:
-    """The files of each of the spec's sources, by its path. Raises InputError for a source that is not there."""
+    """The files of the spec's sources, by path. Raises InputError for a missing source."""
     from foundray.contract import Values
     from foundray.data.files.files import find_files
 

@@ -1,4 +1,4 @@
-"""From what was seen of the nodes to what is to be mended: what, where, and what would be right."""
+"""From observations of the nodes to findings: what is wrong, where, and what would be right."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from foundray.preflight.checkup.probe import shown
 from foundray.spec import Spec
 
 SKEW_SECONDS = 1.0
-"""A clock that is off by more makes logs of several nodes hard to read together."""
+"""Largest clock difference with which logs of several nodes can still be read together."""
 SLOW = 0.8
-"""An accelerator below this share of the median of its kind is told."""
+"""An accelerator below this share of the median of its kind is reported."""
 SLOW_LINK = 0.5
 FULL_DISK = 0.95
 """Above this share Ray puts no more objects on a disk (`RAY_local_fs_capacity_threshold`)."""
 TAKEN_MEMORY, CONTEXT_BYTES = 0.1, 2**30
-"""A GPU of which more of the memory is taken, CUDA's own share aside, is at work on something."""
+"""A GPU with more of its memory taken, CUDA's own share aside, is in use."""
 
 
 def judged(
     nodes: Sequence[Node], found: Sequence[Link], here: dict[str, Any], url: str | None, spec: Spec | None
 ) -> list[Finding]:
-    """All there is to say, what stops a run first; `here` are the driver's facts, `url` is storage."""
+    """All findings, those that stop a run first; `here` are the driver's facts, `url` is storage."""
     findings = [
         *silent(nodes),
         *versions(nodes, here),
@@ -44,21 +44,21 @@ def judged(
 def silent(nodes: Sequence[Node]) -> Iterator[Finding]:
     for why, where in _by((node, node.silence) for node in nodes if node.silence):
         _, does, _ = _verbs(where)
-        yield Finding(True, f"{named(where)} {does} not answer: {why}; see to it, or take it out of the cluster")
+        yield Finding(True, f"{named(where)} {does} not answer: {why}; repair it, or remove it from the cluster")
 
 
 def versions(nodes: Sequence[Node], here: dict[str, Any]) -> Iterator[Finding]:
-    """Beside those of the driver, whose facts are `here`."""
+    """Compare versions with the driver's, whose facts are `here`."""
     visited = [node for node in nodes if node.facts]
     without = [node for node in visited if not _facts(node)["foundray"]]
     if without:
-        yield Finding(True, f"{named(without)}: foundray cannot be imported there; install the version that is here")
+        yield Finding(True, f"{named(without)}: foundray cannot be imported there; install the version of this machine")
     for version, where in _by((n, _facts(n)["foundray"]) for n in visited if n not in without):
         if version != here["foundray"]:
             yield Finding(
                 True,
                 f"{named(where)}: foundray {version} is installed there and {here['foundray']} here (version and digest of its "
-                "files), and members of a run must be alike; install the same on every node",
+                "files), and all workers of a run need the same; install one version on every node",
             )
     for package in here["packages"]:
         for version, where in _by((node, _facts(node)["packages"][package]) for node in visited):
@@ -66,12 +66,12 @@ def versions(nodes: Sequence[Node], here: dict[str, Any]) -> Iterator[Finding]:
     for version, where in _by((node, _facts(node)["python"]) for node in visited):
         if version != here["python"]:
             yield Finding(
-                True, f"{named(where)}: Python {version} there and {here['python']} here; Ray takes one for all nodes"
+                True, f"{named(where)}: Python {version} there and {here['python']} here; Ray needs one version on all nodes"
             )
     drivers = _by((node, _facts(node)["driver"]) for node in visited if node.gpus)
     if len(drivers) > 1:
-        told = "; ".join(f"{version or 'none'} on {named(where)}" for version, where in drivers)
-        yield Finding(False, f"NVIDIA's driver is not of one version: {told}; GPUs may round differently")
+        found = "; ".join(f"{version or 'none'} on {named(where)}" for version, where in drivers)
+        yield Finding(False, f"NVIDIA's driver differs between nodes: {found}; GPUs may round differently")
 
 
 def _package(package: str, version: str | None, where: list[Node], here: str | None) -> Iterator[Finding]:
@@ -82,13 +82,13 @@ def _package(package: str, version: str | None, where: list[Node], here: str | N
     else:
         yield Finding(
             package == "ray",
-            f"{named(where)}: {package} {version} there and {here or 'none'} here; what a run gives may depend on who takes "
-            "part: install the same on every node",
+            f"{named(where)}: {package} {version} there and {here or 'none'} here; a run's result may depend on which "
+            "workers take part: install the same on every node",
         )
 
 
 def parts(nodes: Sequence[Node], objective: str, modality: str) -> Iterator[Finding]:
-    """The objective and the modality of a spec, which are found by entry point."""
+    """Check for the spec's objective and modality, which are found by entry point."""
     for what, group, name in (("objective", OBJECTIVES, objective), ("modality", MODALITIES, modality)):
         without = [node for node in nodes if node.facts and name not in node.facts["installed"][group]]
         if without:
@@ -102,7 +102,7 @@ def clocks(nodes: Sequence[Node]) -> Iterator[Finding]:
             yield Finding(
                 False,
                 f"{named([node])}: its clock is {abs(node.skew[0]):.1f} s {ahead} the driver's (± {node.skew[1]:.3f} s); a run "
-                "compares no clocks, but logs and access keys do: let NTP set it",
+                "compares no clocks, but logs and access keys do: use NTP",
             )
 
 
@@ -113,7 +113,7 @@ def storage(nodes: Sequence[Node], url: str) -> Iterator[Finding]:
     )
     for stops, some in _by_work(node for node in nodes if node.storage):
         for (state, why), where in _by((node, node.storage) for node in some):
-            is_, does, has = _verbs(where)
+            _, does, has = _verbs(where)
             reason = f" ({why})" if why else ""
             if state == "apart" and why:
                 yield Finding(stops, f"{place}: {why} on {named(where)}, where a run would be written too; {shared}")
@@ -124,9 +124,13 @@ def storage(nodes: Sequence[Node], url: str) -> Iterator[Finding]:
                 )
             elif state in ("unreadable", "unwritable"):
                 verb = "read" if state == "unreadable" else "write"
-                yield Finding(stops, f"{place}: {named(where)} cannot {verb} there{reason}; give them the rights that are here")
-            elif state == "unknown" and not any(node.facts for node in where):  # with facts, versions are told
-                yield Finding(stops, f"{named(where)}: foundray cannot be imported there{reason}; install what {is_} here")
+                yield Finding(
+                    stops, f"{place}: {named(where)} cannot {verb} there{reason}; give every node the driver's rights"
+                )
+            elif state == "unknown" and not any(node.facts for node in where):  # with facts, `versions` reports it
+                yield Finding(
+                    stops, f"{named(where)}: foundray cannot be imported there{reason}; install the version of this machine"
+                )
 
 
 def sources(nodes: Sequence[Node]) -> Iterator[Finding]:
@@ -148,7 +152,7 @@ def links(found: Sequence[Link]) -> Iterator[Finding]:
             yield Finding(
                 link.source.works and link.target.works,
                 f"{named([link.source])} does not reach {link.target} by TCP ({link.problem}), and workers exchange gradients "
-                "on ports that are free: let the nodes of the cluster reach each other on all ports",
+                "on any free port: let the nodes of the cluster reach each other on all ports",
             )
     usual = median([link.bandwidth for link in found if not link.problem] or [0])
     for link in found:
@@ -164,12 +168,12 @@ def products(nodes: Sequence[Node]) -> Iterator[Finding]:
     for node in nodes:
         found = node.products
         if problem := found.get("problem"):
-            yield Finding(True, f"{named([node])}: torch does not compute there: {problem}")
+            yield Finding(True, f"{named([node])}: torch cannot compute there: {problem}")
         elif found and len(found["devices"]) < node.gpus:
             yield Finding(
                 True,
-                f"{named([node])}: Ray counts {node.gpus:g} GPU(s) there, and torch sees {len(found['devices'])}; install a "
-                "torch that fits NVIDIA's driver, or start the node with --num-gpus as there are",
+                f"{named([node])}: Ray counts {node.gpus:g} GPU{'s' * (node.gpus != 1)} there, and torch sees "
+                f"{len(found['devices'])}; install a torch that fits the driver, or start the node with the right --num-gpus",
             )
     kinds: dict[str, list[tuple[Node, dict[str, Any]]]] = {}
     for node in nodes:
@@ -177,15 +181,15 @@ def products(nodes: Sequence[Node]) -> Iterator[Finding]:
             if "tflops" in device:
                 kinds.setdefault(device["kind"], []).append((node, device))
             else:
-                yield Finding(not node.in_use, f"{named([node])}: {device['device']} does not compute: {device['problem']}")
+                yield Finding(not node.in_use, f"{named([node])}: {device['device']} cannot compute: {device['problem']}")
     for kind, devices in kinds.items():
         usual = median(device["tflops"] for _, device in devices)
         for node, device in devices:
             if device["tflops"] < SLOW * usual:
                 busy = (
-                    "; it is at work, so look again when it is not"
+                    "; it is in use, so check again when it is idle"
                     if at_work(node, device)
-                    else "; look for other work, heat or a broken fan"
+                    else "; check for other work, heat or a broken fan"
                 )
                 yield Finding(
                     False,
@@ -195,7 +199,7 @@ def products(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def at_work(node: Node, device: dict[str, Any] | None = None) -> bool:
-    """Whether figures are those of a busy node: somebody holds it in Ray, or memory of its GPU."""
+    """Whether a node is busy: its resources are held in Ray, or memory of its GPU is taken."""
     devices = node.products.get("devices", []) if device is None else [device]
     return bool(node.in_use) or any(_taken(device) for device in devices)
 
@@ -207,7 +211,7 @@ def _taken(device: dict[str, Any]) -> bool:
 
 def busy(nodes: Sequence[Node]) -> Iterator[Finding]:
     if where := [node for node in nodes if at_work(node)]:
-        yield Finding(False, f"{named(where)} {_verbs(where)[0]} at work: speeds there are those of a busy node")
+        yield Finding(False, f"{named(where)} {_verbs(where)[0]} in use: speeds there are those of a busy node")
 
 
 def space(nodes: Sequence[Node]) -> Iterator[Finding]:
@@ -223,7 +227,7 @@ def space(nodes: Sequence[Node]) -> Iterator[Finding]:
                 yield Finding(
                     False,
                     f"{named([node])}: /dev/shm has {facts['shm_total'] / 1e9:.2g} GB, less than Ray's object store of "
-                    f"{node.object_store / 1e9:.2g} GB, which would be on disk; enlarge it (docker run --shm-size)",
+                    f"{node.object_store / 1e9:.2g} GB, which then goes to disk; enlarge it (docker run --shm-size)",
                 )
 
 
@@ -233,7 +237,7 @@ def _facts(node: Node) -> dict[str, Any]:
 
 
 def _by(pairs: Iterable[tuple[Node, Any]]) -> list[tuple[Any, list[Node]]]:
-    """The nodes that have the same in common."""
+    """Group nodes by value."""
     groups: dict[Any, list[Node]] = {}
     for node, value in pairs:
         groups.setdefault(value, []).append(node)
@@ -241,7 +245,7 @@ def _by(pairs: Iterable[tuple[Node, Any]]) -> list[tuple[Any, list[Node]]]:
 
 
 def _by_work(nodes: Iterable[Node]) -> list[tuple[bool, list[Node]]]:
-    """What is wrong where nothing of a run may be placed stops none."""
+    """Group nodes by whether a run may use them: a problem elsewhere stops no run."""
     return _by((node, node.works) for node in nodes)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a node, of a link between two, and what is to be mended."""
+"""A node, a link between two nodes, and a finding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(eq=False)
 class Node:
-    """A node as Ray counts it, and, once it was visited, as it is. Sizes in bytes."""
+    """A node as Ray sees it and, once visited, as it is. Sizes in bytes."""
 
     id: str
     address: str
@@ -19,28 +19,28 @@ class Node:
     memory: float = 0
     object_store: float = 0
     accelerator: str | None = None
-    """Ray's name of its kind."""
+    """Ray's name for its kind."""
     labels: dict[str, str] = field(default_factory=dict)
     in_use: dict[str, float] = field(default_factory=dict)
-    """CPUs and GPUs that somebody holds."""
+    """CPUs and GPUs in use."""
     here: bool = False
     """Whether the driver is on it."""
     silence: str | None = None
-    """Why there is no answer from it."""
+    """Why it does not answer."""
     facts: dict[str, Any] | None = None
     """`probe.Probe.facts`."""
     skew: tuple[float, float] | None = None
-    """Seconds that its clock is ahead of the driver's, and how far that may be off."""
+    """Seconds by which its clock is ahead of the driver's, and the error of that."""
     storage: tuple[str, str] | None = None
-    """What became of the exchange of files on storage, and why (`probe.Probe.exchange`)."""
+    """Result of the exchange of files on storage, and its reason (`probe.Probe.exchange`)."""
     missing: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """By source: how many of the files asked for are not there as they should be, and what is wrong with the first."""
+    """By source: number of files that are missing or wrong, and what is wrong with the first."""
     products: dict[str, Any] = field(default_factory=dict)
-    """What `product.py` found."""
+    """Result of `product.py`."""
 
     @property
     def works(self) -> bool:
-        """Whether anything of a run may be placed there."""
+        """Whether any part of a run may be placed there."""
         return self.here or self.cpus > 0 or self.gpus > 0
 
     def __str__(self) -> str:
@@ -54,16 +54,16 @@ class Link:
     source: Node
     target: Node
     latency: float = 0
-    """Seconds, there and back."""
+    """Round trip in seconds."""
     bandwidth: float = 0
-    """Bytes a second."""
+    """Bytes per second."""
     problem: str | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
     stops: bool
-    """Whether a run cannot work, or not be trusted, before this is mended; else it is a warning."""
+    """Whether a run cannot work, or cannot be trusted, until this is mended; otherwise it is a warning."""
     sentence: str
 
 

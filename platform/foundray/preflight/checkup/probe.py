@@ -1,7 +1,7 @@
-"""What is asked of a node: an actor there answers.
+"""The actor that answers for a node.
 
-The class travels by value, so that a node without Foundray, or with another one, can say so; it imports nothing of Foundray
-before that is known. Answers are plain values.
+The class travels by value, so that a node without Foundray, or with another version, can report that; it imports nothing of
+Foundray before that is known. Answers are plain values.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from foundray.contract import MODALITIES, OBJECTIVES
 
 PACKAGES = ("ray", "torch", "bitsandbytes", "numpy", "pyarrow")
 SOURCES = ("foundray", "foundray_objectives", "foundray_modalities")
-"""Packages that are told apart by what their files hold, since two checkouts may have one version."""
-PIECE = 2**20
+"""Packages compared by the content of their files, because two checkouts may have one version."""
+CHUNK = 2**20
 STREAM_BYTES = 64 * 2**20
 STREAM_SECONDS = 1.0
 CONNECT_SECONDS = 4.0
@@ -38,7 +38,7 @@ PINGS = 20
 
 class Probe:
     def facts(self) -> dict[str, Any]:
-        """Versions and space; bytes."""
+        """Versions, and space in bytes."""
         shm = Path("/dev/shm")
         disk = shutil.disk_usage(tempfile.gettempdir())
         return {
@@ -59,7 +59,7 @@ class Probe:
     def exchange(self, url: str, content: bytes, mark: str, reply: bytes) -> tuple[str, str]:
         """Read the driver's file in the folder `url`, and write `reply` beside it, as `mark`.
 
-        Gives what became of it (`fine`, `apart`, `unreadable`, `unwritable` or `unknown`), and why.
+        Returns the result (`fine`, `apart`, `unreadable`, `unwritable` or `unknown`), and the reason.
         """
         try:
             from foundray.errors import InputError
@@ -81,12 +81,12 @@ class Probe:
         return "fine", ""
 
     def missing(self, files: dict[str, int]) -> tuple[int, str]:
-        """How many of these files (sizes by URL) are not here as they should be, and what is wrong with the first of them."""
+        """Number of files (sizes by URL) that are missing or wrong here, and what is wrong with the first."""
         try:
             from foundray.errors import InputError
             from foundray.storage import Store
         except ImportError:
-            return 0, ""  # told elsewhere
+            return 0, ""  # `facts` reports it
         problems = []
         for url, size in files.items():
             try:
@@ -97,18 +97,18 @@ class Probe:
             if not info.is_file:
                 problems.append(f"{shown(url)} is not there")
             elif info.size != size:
-                problems.append(f"{shown(url)} has {info.size:,} bytes there in place of {size:,}")
+                problems.append(f"{shown(url)} has {info.size:,} bytes there instead of {size:,}")
         return len(problems), problems[0] if problems else ""
 
     def listen(self, host: str, secret: bytes) -> int:
-        """Take one connection whose first bytes are the secret: answer its pings, take its stream. Gives the port."""
+        """Accept one connection that begins with the secret: answer its pings, take its stream. Return the port."""
         server = socket.create_server((host, 0))
         server.settimeout(CONNECT_SECONDS + STREAM_SECONDS + 5)
         threading.Thread(target=_serve, args=(server, secret), daemon=True).start()
         return int(server.getsockname()[1])
 
     def stream(self, host: str, port: int, secret: bytes) -> dict[str, float] | str:
-        """Latency there and back in seconds, and bytes a second of a raw TCP stream; or why there was none."""
+        """Round-trip latency in seconds and bytes per second of a raw TCP stream, or why there was none."""
         try:
             with socket.create_connection((host, port), timeout=CONNECT_SECONDS) as peer:
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -119,10 +119,10 @@ class Probe:
                     peer.sendall(b"?")
                     _receive(peer, 1)
                     trips.append(time.perf_counter() - start)
-                piece, sent, start = bytes(PIECE), 0, time.perf_counter()
+                chunk, sent, start = bytes(CHUNK), 0, time.perf_counter()
                 while sent < STREAM_BYTES and time.perf_counter() - start < STREAM_SECONDS:
-                    peer.sendall(piece)
-                    sent += PIECE
+                    peer.sendall(chunk)
+                    sent += CHUNK
                 peer.shutdown(socket.SHUT_WR)
                 taken = int.from_bytes(_receive(peer, 8), "little")
                 return {"latency": statistics.median(trips), "bandwidth": taken / (time.perf_counter() - start)}
@@ -130,7 +130,7 @@ class Probe:
             return error.strerror or str(error)
 
     def products(self, program: str, threads: int, gpus: int, seconds: float) -> dict[str, Any]:
-        """What `product.py`, whose text is given, finds here within so many seconds."""
+        """Run the text of `product.py` here, for at most `seconds`."""
         command = [sys.executable, "-c", program, str(threads), str(gpus)]
         environment = {k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
         environment.update(_node_devices())
@@ -144,12 +144,12 @@ class Probe:
 
 
 def shown(url: str) -> str:
-    """A URL without what may be secret in it."""
+    """A URL without its secret parts."""
     return re.sub(r"://[^/@]*@", "://…@", url).partition("?")[0] if "://" in url else url
 
 
 def _machine() -> str:
-    """The same for all nodes of one machine, until it boots."""
+    """An id of the machine, the same for all its nodes until it boots."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -169,7 +169,7 @@ def _installed(group: str) -> list[str]:
 
 
 def code() -> str | None:
-    """Foundray as it is installed here: its version, and a digest of the source files."""
+    """Version of Foundray installed here, with a digest of its source files."""
     digest = hashlib.sha256()
     for package in SOURCES:
         if spec := importlib.util.find_spec(package):
@@ -191,7 +191,7 @@ def _nvidia_driver() -> str | None:
 
 
 def _node_devices() -> dict[str, str]:
-    """The GPUs of this node, as its raylet, the parent of this process, was started with; Ray changes that for its workers."""
+    """The GPUs with which this node's raylet, the parent of this process, was started; Ray changes them for its workers."""
     try:
         inherited = dict(pair.split("=", 1) for pair in Path(f"/proc/{os.getppid()}/environ").read_text().split("\0") if pair)
     except (OSError, ValueError):
@@ -210,23 +210,23 @@ def _serve(server: socket.socket, secret: bytes) -> None:
                 return
             for _ in range(PINGS):
                 peer.sendall(_receive(peer, 1))
-            taken, buffer = 0, bytearray(PIECE)
+            taken, buffer = 0, bytearray(CHUNK)
             while got := peer.recv_into(buffer):
                 taken += got
             peer.sendall(taken.to_bytes(8, "little"))
     except OSError:
-        pass  # the other end tells
+        pass  # the other end reports it
 
 
 def _receive(peer: socket.socket, count: int) -> bytes:
     content = b""
     while len(content) < count:
-        if not (piece := peer.recv(count - len(content))):
+        if not (chunk := peer.recv(count - len(content))):
             raise OSError("the connection ended")
-        content += piece
+        content += chunk
     return content
 
 
 def _reason(error: Exception) -> str:
-    """Without the place, which the sentence around it names."""
+    """The error's reason without the path, which the sentence around it names."""
     return str(error).rpartition(": ")[2]

@@ -1,4 +1,4 @@
-"""Actors on the nodes of a cluster, one each, and questions to all of them at once that end in time."""
+"""One actor per node of a cluster, and questions to all of them at once, with a time limit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from foundray.preflight.checkup import probe
 from foundray.preflight.checkup.nodes import Node
 
 TURNS = 5
-"""Looks at a node's clock, of which the quickest counts."""
+"""Readings of a node's clock; the quickest counts."""
 
 
 def cluster_nodes() -> list[Node]:
-    """The nodes that Ray counts, by address."""
+    """The nodes that Ray knows to be alive, by address."""
     from ray._private.state import available_resources_per_node  # there is no public call
 
     free, here = available_resources_per_node(), ray.get_runtime_context().get_node_id()
@@ -48,7 +48,7 @@ def _node(entry: dict[str, Any], free: dict[str, dict[str, float]], here: str) -
 
 
 class Probes:
-    """While the block runs, an actor on each node. It takes no CPU or GPU, so that it finds a place beside a run."""
+    """Context manager: an actor on each node, which takes no CPU or GPU, so that it fits beside a run."""
 
     def __init__(self, nodes: Sequence[Node]):
         cloudpickle.register_pickle_by_value(probe)
@@ -73,11 +73,11 @@ class Probes:
 
     @property
     def nodes(self) -> list[Node]:
-        """Those that have answered so far."""
+        """Nodes that have answered so far."""
         return [node for node in self.handles if node.silence is None]
 
     def ask(self, method: str, arguments: Mapping[Node, tuple[Any, ...]], seconds: float) -> dict[Node, Any]:
-        """Answers by node. A node without one in time gets its `silence`, and is asked no more."""
+        """Answers by node. A node that does not answer in time gets its `silence`, and is not asked again."""
         asked = {
             getattr(self.handles[node], method).remote(*args): node for node, args in arguments.items() if not node.silence
         }
@@ -85,7 +85,7 @@ class Probes:
         answers = {}
         for reference, node in asked.items():
             if reference not in done:
-                node.silence = f"nothing came within {seconds:.0f} s"
+                node.silence = f"no answer within {seconds:.0f} s"
                 continue
             try:
                 answers[node] = ray.get(reference)
@@ -99,19 +99,19 @@ class Probes:
         return self.ask(method, dict.fromkeys(self.nodes, arguments), seconds)
 
     def skew(self, node: Node, seconds: float) -> tuple[float, float] | None:
-        """How far a node's clock is ahead of this one, and half the time there and back, which that may be off."""
-        looks = []
+        """Seconds by which a node's clock is ahead of this one, and the error: half the round trip."""
+        readings = []
         with suppress(RayError):
             for _ in range(TURNS):
                 begun, tick = time.time(), time.perf_counter()
                 there = ray.get(self.handles[node].clock.remote(), timeout=seconds)
                 half = (time.perf_counter() - tick) / 2
-                looks.append((half, there - begun - half))
-        return (min(looks)[1], min(looks)[0]) if looks else None
+                readings.append((half, there - begun - half))
+        return (min(readings)[1], min(readings)[0]) if readings else None
 
 
 def disjoint(pairs: Iterable[tuple[Node, Node]]) -> list[list[tuple[Node, Node]]]:
-    """Rounds of pairs in which each node is in one pair at most."""
+    """Rounds of pairs, in each of which a node occurs once at most."""
     rounds: list[list[tuple[Node, Node]]] = []
     for pair in pairs:
         room = next((some for some in rounds if not any(node in other for other in some for node in pair)), None)

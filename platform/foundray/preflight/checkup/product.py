@@ -1,4 +1,4 @@
-"""A short matrix product on each accelerator of this machine, or on its CPU where there is none.
+"""A short matrix product on each accelerator of this machine, or on its CPU if it has none.
 
 A program of its own, sent as text to a node and run by its Python, so that it leaves no memory behind and can be stopped.
 Arguments: CPU threads, GPUs that Ray counts. Output: one JSON object.
@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 LONG_ENOUGH = 0.05
-"""Seconds that a product should take, so that starting it does not count."""
+"""Seconds that a product should take, so that its launch does not count."""
 LARGEST = 16384
 TURNS = 5
 
@@ -29,7 +29,7 @@ def main(threads: int, gpus: int) -> None:
 
 
 def product(torch: Any, device: Any) -> dict[str, Any]:
-    """TFLOP/s of a square product, the median of some turns (2 n^3 operations), in bf16 on a GPU that has it, else fp32."""
+    """TFLOP/s of a square product (2 n^3 operations), median of TURNS; in bf16 on a GPU that has it, otherwise fp32."""
     on_gpu = device.type == "cuda"
     bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     found: dict[str, Any] = {
@@ -74,7 +74,7 @@ def cpu_kind(threads: int) -> str:
             name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{name}, {threads} thread(s)"
+    return f"{name}, {threads} thread{'s' * (threads != 1)}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A checkup, told: as tables, or as an object for programs."""
+"""The result of a checkup: as tables for people, as an object for programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from foundray.preflight.checkup.probe import shown
 from foundray.wording.words import size
 
 LINKS_SHOWN = 12
-"""The slowest so many are in the table; programs get all."""
+"""Links in the table, the slowest; programs get all."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Checkup:
         return not any(finding.stops for finding in self.findings)
 
     def table(self) -> str:
-        """Nodes, links, and a line for each thing to mend."""
+        """Nodes, links, and a line per finding."""
         from rich.console import Console
 
         text = io.StringIO()
@@ -66,10 +66,10 @@ class Checkup:
     def _link_table(self) -> Any:
         from rich.table import Table
 
-        table = Table("from", "to", "GB/s", "there and back", box=None)
+        table = Table("from", "to", "GB/s", "round trip", box=None)
         for link in sorted(self.links, key=lambda link: link.bandwidth)[:LINKS_SHOWN]:
-            told = (link.problem, "") if link.problem else (f"{link.bandwidth / 1e9:.2f}", f"{link.latency * 1e6:.0f} µs")
-            table.add_row(str(link.source), str(link.target), *told)
+            cells = (link.problem, "") if link.problem else (f"{link.bandwidth / 1e9:.2f}", f"{link.latency * 1e6:.0f} µs")
+            table.add_row(str(link.source), str(link.target), *cells)
         return table
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,5 +114,5 @@ def _gpus(node: Node) -> str:
 
 
 def _clock(skew: tuple[float, float] | None) -> str:
-    """Nothing where it is the driver's, as far as can be seen."""
+    """The difference from the driver's clock; empty if it is within the error of measurement."""
     return f"{skew[0]:+.3f} s" if skew and abs(skew[0]) > skew[1] else ""

@@ -1,4 +1,4 @@
-"""What is done on the nodes: each visit asks them something, and notes the answers on them."""
+"""Visits: each asks all nodes a question, and stores the answers on the `Node` objects."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from foundray.storage import Store
 
 ANSWER_SECONDS = 15.0
 PRODUCT_SECONDS = 90.0
-"""Most of it is torch's import, from a disk that may be slow, and CUDA's start."""
+"""Mostly torch's import, from a disk that may be slow, and CUDA's start."""
 ALL_PAIRS = 6
-"""Up to so many nodes, a stream goes between every two; among more, from each to the next."""
+"""Most nodes among which every pair is tested; beyond, each node is tested with the next."""
 FILES = 200
-"""Of each source, at most so many files are looked for, evenly spread."""
+"""Most files checked per source, evenly spread."""
 
 
 def visit_facts(probes: Probes, seconds: float) -> None:
@@ -31,7 +31,7 @@ def visit_facts(probes: Probes, seconds: float) -> None:
 
 
 def visit_storage(probes: Probes, url: str, seconds: float = ANSWER_SECONDS) -> None:
-    """Every node reads what the driver writes there, and the driver what every node writes. Raises InputError."""
+    """Let every node read a file of the driver there, and the driver a file of every node. Raises InputError."""
     root = Store.at(url)
     was_there = root.exists()
     root.check_writable()
@@ -58,7 +58,7 @@ def _holds(file: Store, content: bytes) -> bool:
 
 
 def visit_sources(probes: Probes, sources: Mapping[str, Sequence[RawFile]], seconds: float = ANSWER_SECONDS) -> None:
-    """Whether every node sees the files of each source, in the sizes that the driver sees."""
+    """Ask every node whether it sees the files of each source, in the sizes that the driver sees."""
     for path, files in sources.items():
         some = files[:: -(-len(files) // FILES)]
         for node, missing in probes.ask_all("missing", {file.url: file.size for file in some}, seconds=seconds).items():
@@ -66,7 +66,7 @@ def visit_sources(probes: Probes, sources: Mapping[str, Sequence[RawFile]], seco
 
 
 def visit_links(probes: Probes) -> list[Link]:
-    """Raw TCP streams between nodes, as gradients travel."""
+    """Measure raw TCP streams between nodes, as gradients travel."""
     nodes = probes.nodes
     pairs = (
         list(itertools.combinations(nodes, 2))
@@ -74,6 +74,7 @@ def visit_links(probes: Probes) -> list[Link]:
         else list(zip(nodes, nodes[1:] + nodes[:1], strict=True))
     )
     found = []
+    # A node takes part in one stream at a time, or streams would share its bandwidth.
     for some in disjoint(pairs):
         secret = secrets.token_bytes(16)
         ports = probes.ask("listen", {target: (target.address, secret) for _, target in some}, ANSWER_SECONDS)
@@ -88,7 +89,7 @@ def visit_links(probes: Probes) -> list[Link]:
 
 
 def visit_products(probes: Probes) -> None:
-    """A matrix product on the devices of each node; nodes of one machine take turns."""
+    """Time a matrix product on the devices of each node; nodes of one machine take turns."""
     program = Path(product.__file__).read_text()
     machines: dict[str, list[Node]] = {}
     for node in probes.nodes:
