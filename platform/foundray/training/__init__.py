@@ -1,3 +1,3 @@
-"""The elastic run. `driver` starts it; `elastic` decides who computes;
-`step` is the exact step; `checkpoints` keeps the state.
+"""The elastic run. `driver` starts it, `elastic` decides who computes,
+`step` is the exact step, and `checkpoints` keeps the state.
 """

@@ -1,7 +1,7 @@
-"""Rolling back past a loss spike: to the last state that is kept for that, and on from there with the data after the spike.
+"""Rolling back past a loss spike: to the last state kept for that, continuing from there with the data after the spike.
 
-So did Chowdhery et al. (PaLM, 2022, section 5.1) by hand. Here the state returned to, and the data passed over, follow from
-the losses alone, so that a run with roll-backs, too, gives the same bits for any number of workers.
+Chowdhery et al. (PaLM, 2022, section 5.1) did so by hand. Here the state and the data offset follow from the losses alone, so
+that a run with roll-backs, too, gives the same bits for any number of workers.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from typing import Any
 @dataclass(frozen=True)
 class RollBack:
     spike: int
-    """The step whose loss was a spike, counted from 1."""
+    """Step whose loss was a spike, counted from 1."""
     to: int
-    """Steps done in the state that the run went back to."""
+    """Steps done in the state that the run returned to."""
     passed_over: int
-    """Steps' worth of data that are passed over in all, from there on."""
+    """The data offset from there on: steps by which the data run ahead."""
 
     def facts(self) -> dict[str, int]:
         return asdict(self)
 
 
 def roll_back(before: Sequence[RollBack], spike: int, every: int) -> RollBack:
-    """What follows from a spike, where every `every`-th state is kept."""
+    """The roll-back that follows a spike, if every `every`-th state is kept."""
     to = (spike - 1) // every * every
     return RollBack(spike, to, passed_over(before, spike - 1) + spike - to)
 
 
 def passed_over(roll_backs: Sequence[RollBack], done: int) -> int:
-    """How many steps' data the step that comes after `done` others is ahead of its number."""
+    """The data offset of the step after `done` others."""
     return next((r.passed_over for r in reversed(roll_backs) if r.to <= done), 0)
 
 
 def next_turn(roll_backs: Sequence[RollBack], done: int) -> int | None:
-    """The next step after which other data follow than the step's number says, for a run that goes on from `done`."""
+    """The next step after which the data offset changes, for a run that continues from `done`; None if it stays."""
     return next((r.to for r in roll_backs if r.to > done), None)
 
 
 def appended(before: Sequence[RollBack], new: RollBack) -> tuple[RollBack, ...]:
-    """With one more. Those to a later state are void: the run will not come by there with the same weights."""
+    """Add a roll-back. Earlier ones to a later state become void: the run will not reach it with the same weights."""
     return (*(r for r in before if r.to <= new.to), new)
 
 
 def recorded(events: Iterable[Mapping[str, Any]]) -> tuple[RollBack, ...]:
-    """The roll-backs among a run's events."""
+    """Read the roll-backs from a run's events."""
     found: tuple[RollBack, ...] = ()
     for event in events:
         if event["event"] == "rolled_back":

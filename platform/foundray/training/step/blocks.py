@@ -1,4 +1,4 @@
-"""How the flat space is cut between workers: in blocks. Nothing here needs torch."""
+"""How workers divide the flat parameter space: by blocks. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 BLOCK = 256
-"""Elements of a block: see `training/flat`."""
-ALIKE = 0.75
-"""Workers of which the one with the least memory has at least this part of what the one with the most has own equal shards."""
+"""Elements per block; see `step/flat`."""
+EQUAL_FROM = 0.75
+"""Shards are equal if the least memory of a worker is more than this fraction of the most."""
 
 
 def shard_bounds(blocks: int, room: Sequence[float]) -> tuple[int, ...]:
-    """Where workers' shards begin and end, in blocks: worker i owns [bounds[i], bounds[i + 1]).
+    """The bounds of workers' shards, in blocks: worker i owns [bounds[i], bounds[i + 1]).
 
-    Shares are equal, the last ones padded past the end, unless the workers' `room` in memory differs much: then they are
-    in its proportion.
+    Shards are equal, the last ones padded past the end. If the workers' `room` in memory differs much, they are proportional
+    to it.
     """
     world = len(room)
-    if min(room) > ALIKE * max(room):
+    if min(room) > EQUAL_FROM * max(room):
         return tuple(rank * -(-blocks // world) for rank in range(world + 1))
     return tuple(round(blocks * part / sum(room)) for part in accumulate(room, initial=0.0))

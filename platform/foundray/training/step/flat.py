@@ -1,7 +1,7 @@
 """One flat parameter space: all parameters in one buffer, each padded to whole blocks of 256 elements.
 
-256 is the block of bitsandbytes' 8-bit quantisation. A worker owns a contiguous range of blocks, so no block is ever
-shared, its 8-bit state is the same bits for any number of workers, and resharding is slicing.
+256 is the block of bitsandbytes' 8-bit quantisation. A worker owns a contiguous range of blocks, so no block is ever shared,
+the 8-bit state has the same bits for any number of workers, and resharding is slicing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from foundray.training.step.blocks import BLOCK
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a parameter lies."""
+    """A parameter's position in the flat space."""
 
     name: str
     shape: tuple[int, ...]
@@ -28,17 +28,17 @@ class Entry:
     """First block."""
     blocks: int
     scaling: Scaling
-    """By what its hyperparameters are multiplied."""
+    """The factors of its hyperparameters."""
 
     @property
     def elements(self) -> slice:
-        """Of the flat buffer, without the padding."""
+        """Its elements in the flat buffer, without the padding."""
         return slice(self.first * BLOCK, self.first * BLOCK + torch.Size(self.shape).numel())
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of parameters in the flat space: matrices, then vectors; those of one scaling together, by name."""
+    """The order of parameters in the flat space: matrices, then vectors; within each by scaling, then by name."""
 
     entries: tuple[Entry, ...]
 
@@ -61,7 +61,7 @@ class Layout:
         return range(min(bounds[rank], self.blocks), min(bounds[rank + 1], self.blocks))
 
     def share(self, world: int) -> int:
-        """Blocks of an equal share; the last ones are padded."""
+        """Blocks per worker if shares are equal; the last ones are padded."""
         return -(-self.blocks // world)
 
     def spans(self, shard: range) -> list[tuple[range, Scaling]]:
@@ -76,19 +76,20 @@ class Layout:
 
 
 class FlatParameters:
-    """A model's parameters and their gradients, moved into two buffers that the sum, the collectives and the update use.
+    """A model's parameters and gradients, moved into two buffers that the sum, the collectives and the update use.
 
     The buffers have room for the padding that equal shares of up to `most` workers need, so that a group of another size
-    goes on with the same buffers.
+    uses the same buffers.
     """
 
     def __init__(self, model: nn.Module, layout: Layout, most: int):
         device = next(model.parameters()).device
         self.layout = layout
         self.buffer = torch.zeros((layout.blocks + most - 1) * BLOCK, device=device)
-        """[(blocks + most - 1) * 256] fp32: the master weights, which every worker holds and their owner updates."""
+        """[(blocks + most - 1) * 256] fp32: the master weights. Every worker holds all of them, and owners update theirs."""
         self.gradient = torch.zeros_like(self.buffer)
-        """What the backward passes of this worker added since it was last cleared."""
+        """What this worker's backward passes added since the buffer was cleared."""
+        # Each parameter, and its gradient, becomes a view of the buffers.
         parameters = dict(model.named_parameters())
         for entry in layout.entries:
             parameter, view = parameters[entry.name], self.buffer[entry.elements].view(entry.shape)
@@ -97,12 +98,12 @@ class FlatParameters:
             parameter.grad = self.gradient[entry.elements].view(entry.shape)
 
     def shard(self, blocks: range) -> Tensor:
-        """A view of some blocks' elements."""
+        """A view of the weights of some blocks."""
         return self.part(self.buffer, blocks)
 
     @staticmethod
     def part(buffer: Tensor, blocks: range) -> Tensor:
-        """The same of a buffer that is laid out alike."""
+        """A view of the same blocks of any buffer with this layout."""
         return buffer[blocks.start * BLOCK : blocks.stop * BLOCK]
 
     def named(self) -> dict[str, Tensor]:

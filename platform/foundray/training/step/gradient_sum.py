@@ -1,9 +1,9 @@
 """The sum of micro-batch gradients, exact or rounded.
 
 Floating-point addition depends on order, integer addition does not. `ExactSum` turns every micro-batch's gradient into
-fixed point (int64, in units of 2^-48) and adds integers, so the sum is the same bits whichever worker computed what.
-An element is off by at most 2^-49 a micro-batch; gradients are of the mean loss, so their elements are of order
-1/sqrt(parameters) and the relative error of the sum stays far below that of fp32.
+fixed point (int64, in units of 2^-48) and adds integers, so the sum has the same bits whichever worker computed what.
+An element's error is at most 2^-49 per micro-batch. Gradients are of the mean loss, so their elements are of order
+1/sqrt(parameters), and the relative error of the sum stays far below that of fp32.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class ExactSum:
     def __init__(self, elements: int, micro_batches: int, device: torch.device):
         self.total = torch.zeros(elements, dtype=torch.int64, device=device)
         self.limit = 2.0**62 / SCALE / micro_batches
-        """Largest magnitude of an element: even the sum of all micro-batches then stays inside 63 bits."""
+        """Largest magnitude of an element for which the sum of all micro-batches stays within 63 bits."""
         self.chunk = min(traits(device).chunk, elements)
         self.scaled = torch.empty(self.chunk, device=device)
         self.units = torch.empty(self.chunk, dtype=torch.int64, device=device)
         self.cleared = False
-        """Whether `total` is to be overwritten: zeros need not be written, and read again."""
+        """Whether the next gradient overwrites `total`, which saves writing zeros and reading them back."""
 
     def clear(self) -> None:
         self.cleared = True
@@ -43,14 +43,14 @@ class ExactSum:
         self.cleared = False
 
     def summed(self) -> Tensor:
-        """`total`, all of it: zeros where nothing was added since it was cleared."""
+        """All of `total`: zeros if nothing was added since it was cleared."""
         if self.cleared:
             self.total.zero_()
             self.cleared = False
         return self.total
 
     def as_float(self, shard: Tensor, factor: float) -> Tensor:
-        """A part of the sum, after its reduction, as fp32, times a factor (1 / SCALE is a power of two: no bit is lost)."""
+        """Convert a shard of the reduced sum to fp32, times a factor (1 / SCALE is a power of two: no bit is lost)."""
         values = torch.empty(shard.shape, device=shard.device)
         for part, units in zip(values.split(self.chunk), shard.split(self.chunk), strict=True):
             part.copy_(units).mul_(factor / SCALE)
@@ -58,7 +58,7 @@ class ExactSum:
 
 
 class RoundedSum:
-    """Sums in fp32: half the memory; the bits depend on who computed what, the curve agrees to rounding."""
+    """Sums in fp32, with half the memory: bits depend on which worker computed what, and loss curves agree to rounding."""
 
     def __init__(self, elements: int, micro_batches: int, device: torch.device):
         self.total = torch.zeros(elements, device=device)
@@ -81,9 +81,7 @@ GradientSum = ExactSum | RoundedSum
 
 
 def overflows(gradient: Tensor, limit: float) -> Tensor:
-    """Whether an element is not finite, or larger than the limit: a bool, on the device.
-
-    A CPU finds the least and the largest one after the other in two thirds of the time.
-    """
+    """Whether an element is not finite, or larger in magnitude than the limit: a bool tensor on the device."""
+    # On a CPU, two passes take two thirds of the time of aminmax.
     low, high = (gradient.amin(), gradient.amax()) if gradient.device.type == "cpu" else torch.aminmax(gradient)
     return ~((low >= -limit) & (high <= limit))

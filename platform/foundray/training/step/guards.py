@@ -1,4 +1,4 @@
-"""What keeps bad numbers out of the weights: an estimate that tells loss spikes, and a recheck that tells bad machines."""
+"""Guards that keep bad numbers out of the weights: a detector of loss spikes, and a recheck that finds bad machines."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the driver has a use for the rest, and none for torch
+if TYPE_CHECKING:  # the driver uses the rest, and does without torch
     from torch import Tensor
 
 WINDOW = 64
-"""Losses that the estimate is made of."""
+"""Losses that the estimate uses."""
 FEWEST = 16
-"""No spike is told from fewer losses."""
+"""Fewer losses than this never flag a spike."""
 FLOOR = 1e-3
-"""Least deviation that counts as one, as a part of the median: a loss that hardly moves is not a row of spikes."""
+"""Smallest standard deviation, as a fraction of the median: otherwise every change of a nearly constant loss is a spike."""
 
 
 Losses = tuple[tuple[int, float], ...]
@@ -24,10 +24,10 @@ Losses = tuple[tuple[int, float], ...]
 
 
 class SpikeGuard:
-    """Tells a loss that lies above the median of the last ones by more than so many robust standard deviations.
+    """Flags a loss that exceeds the median of recent losses by more than `deviations` robust standard deviations.
 
-    Median and median absolute deviation are not moved by the spikes themselves, which do not enter the estimate. Its window,
-    the last losses that were none, is part of the run's state: every worker, and a resumed run, judges alike.
+    The estimate uses the median and the median absolute deviation, and leaves spikes out. Its window, the latest losses that
+    were not spikes, is part of the run's state: every worker, and a resumed run, decides alike.
     """
 
     def __init__(self, deviations: float | None):
@@ -35,20 +35,20 @@ class SpikeGuard:
         self.losses: deque[tuple[int, float]] = deque(maxlen=WINDOW)
 
     def window(self) -> Losses:
-        """What belongs to the state after the last update."""
+        """The losses that belong to the state after the last update."""
         return tuple(self.losses)
 
     def restore(self, losses: Iterable[tuple[int, float]], done: int) -> None:
-        """Take over the window of the state after `done` steps; later losses, and all but the last ones, are ignored."""
+        """Restore the window of the state after `done` steps; later losses, and all but the latest `WINDOW`, are ignored."""
         self.losses = deque(sorted((step, loss) for step, loss in losses if step <= done), WINDOW)
 
     def add(self, step: int, loss: float) -> None:
-        """The update of a step that is no spike is made."""
+        """Record the loss of a step that was no spike, after its update."""
         if self.deviations is not None:
             self.losses.append((step, loss))
 
     def is_spike(self, loss: float) -> bool:
-        """Judge the loss of the step that follows the last update."""
+        """Whether the loss of the step after the last update is a spike."""
         if self.deviations is None:
             return False
         values = [value for _, value in self.losses]
@@ -61,7 +61,7 @@ class SpikeGuard:
 
 
 class Spike(RuntimeError):
-    """The loss of a step is a spike that the run is to roll back from."""
+    """A loss spike from which the run should roll back."""
 
     def __init__(self, step: int, loss: float):
         super().__init__(f"the loss of step {step}, {loss:.4g}, is a spike")
@@ -69,7 +69,7 @@ class Spike(RuntimeError):
 
 
 class Corruption(RuntimeError):
-    """A machine computed other numbers than the others from the same input."""
+    """A machine computed different numbers from the same input than the others."""
 
     def __init__(self, step: int, index: int, ranks: list[int]):
         super().__init__(f"workers {ranks} differ from the others in micro-batch {index} of step {step}")
@@ -82,10 +82,10 @@ def checksum(gradient: Tensor) -> int:
 
 
 def odd_ones_out(taker: int, first: int, again: list[int]) -> list[int]:
-    """The ranks whose checksum of one micro-batch is not the others'.
+    """The ranks whose checksum of one micro-batch differs from the others'.
 
-    `first` is what the taker had in the step, `again` what every rank got when all computed it once more. Where there is
-    no majority, nobody can say who is right, and all are named.
+    `first` is the taker's checksum in the step, `again` that of every rank when all computed the micro-batch once more.
+    Without a majority nobody can say who is right, and all ranks are returned.
     """
     if again[taker] != first:
         return [taker]

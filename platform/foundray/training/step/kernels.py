@@ -10,23 +10,23 @@ SHAPES_COMPILED = 64
 
 
 def unfit(error: RuntimeError) -> InputError | None:
-    """What to say of an operation of somebody's model or objective that has no deterministic kernel, if that is what it is."""
-    operation, told, _ = str(error).partition(" does not have a deterministic implementation")
-    if not told:
+    """An explanation for an operation of a model or objective without a deterministic kernel; None for other errors."""
+    operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+    if not found:
         return None
     return InputError(
-        f"train.exact: {operation.split()[-1]} has no deterministic kernel on this GPU, and bits would differ between runs: "
+        f"train.exact: {operation.split()[-1]} has no deterministic kernel on this GPU, so bits would differ between runs: "
         "compute it another way, or set train.exact: false"
     )
 
 
 def compile_layers(model: Model) -> None:
-    """Fuse the operations of each layer, all of which share what is compiled.
+    """Fuse the operations of each layer; all layers share the compiled code.
 
-    Every shape of micro-batch has kernels of its own: with dynamic ones, which kernel a shape gets would depend on the shapes
-    that a worker saw before, and so would its bits.
+    Every shape of micro-batch has its own kernels: with dynamic shapes, a shape's kernel, and so its bits, would depend on
+    the shapes that a worker saw before.
     """
-    from torch._dynamo import config  # not above: it takes a second, and most runs have no use for it
+    from torch._dynamo import config  # imported here: it takes a second, and most runs do not need it
 
     config.recompile_limit = SHAPES_COMPILED
     for part in (model.model, model.predictor):

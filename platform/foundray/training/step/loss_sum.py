@@ -1,7 +1,7 @@
-"""The sum of losses: exact for every finite one, in any order, and of the same bits for any number of workers.
+"""The sum of losses: exact for finite losses, in any order, with the same bits for any number of workers.
 
-A loss is rounded to units of 2^-32 nats, and the integer is cut into words of 32 bits, each an int64 of its own. Words are
-added apart, so neither many losses (2^31 of them) nor a huge one can wrap around: a finite fp32 loss is below 2^128 nats.
+A loss is rounded to units of 2^-32 nats, and the integer is split into words of 32 bits, each in its own int64. Words are
+added separately, so neither many losses (2^31) nor a huge one can overflow: a finite fp32 loss is below 2^128 nats.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor
 
 WORDS, BITS = 5, 32
 UNITS = 2.0**32
-"""Of a nat."""
+"""Units per nat."""
 
 
 def fits(loss: Tensor) -> Tensor:
-    """Whether a loss is finite in fp32, and so has words: a bool, on the device."""
+    """Whether a loss is finite in fp32, and so has words: a bool tensor on the device."""
     return torch.isfinite(loss.detach().float())
 
 
 def words(loss: Tensor) -> Tensor:
-    """A loss's words [5] int64, the lowest first; all have its sign. Every operation is exact but the first rounding."""
+    """Split a loss into words [5] int64, lowest first, all with its sign. Every operation but the first rounding is exact."""
     rest = (loss.detach().double() * UNITS).round()
     found = []
     for number in reversed(range(WORDS)):
@@ -33,5 +33,5 @@ def words(loss: Tensor) -> Tensor:
 
 
 def nats(summed: Sequence[int]) -> float:
-    """The sum whose words, each summed over many losses, these are."""
+    """The sum in nats, from words that were each summed over all losses."""
     return sum(word << (BITS * number) for number, word in enumerate(summed)) / UNITS

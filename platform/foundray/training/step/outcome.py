@@ -1,4 +1,4 @@
-"""What a step or an evaluation gives, or why a step gave nothing."""
+"""The results of a step and of an evaluation, and the reasons why a step has none."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ class StepResult:
     takers: list[int]
     """The rank that computed each micro-batch."""
     data: str
-    """A fingerprint of all the step's samples, in order."""
+    """Fingerprint of all samples of the step, in order."""
     leaving: bool
-    """Whether any worker was asked to stop here."""
+    """Whether any worker was asked to stop after this step."""
     saving: bool
-    """Whether any worker wishes a checkpoint here."""
+    """Whether any worker requests a checkpoint after this step."""
     mirroring: bool
-    """Whether any worker wishes the state to be mirrored here."""
+    """Whether any worker requests that the state be replicated after this step."""
     skipped: tuple[int, ...]
-    """Micro-batches that were left out, for their loss or gradient was not finite."""
+    """Micro-batches left out because their loss or gradient was not finite."""
     spike: bool
-    """Whether the loss was a spike, and the update was not made."""
+    """Whether the loss was a spike, so that the update was left out."""
     unchecked: str = ""
-    """Why a recheck that was due was left out, if one was."""
+    """Why a recheck that was due did not happen; empty otherwise."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     loss: float
-    """Mean over all that was asked, in nats."""
+    """Mean over all predicted targets, in nats."""
     tokens: int
-    """How much was asked."""
+    """Number of predicted targets."""
     not_finite: int
-    """Micro-batches whose loss was not finite: then the mean is infinite."""
+    """Number of micro-batches whose loss was not finite; if any, the mean is infinite."""
     spread: float
     effective_rank: float
     """Of the features of up to 512 samples; see `foundray.training.evaluating.collapse`."""
 
 
 class NotOnce(RuntimeError):
-    """A micro-batch was computed by nobody or twice: the step is not the fixed one, and is dropped before its update.
+    """A micro-batch was computed by no worker or twice, so the step is dropped before its update.
 
-    `step` is how many others came before it.
+    `step` is the number of steps before it.
     """
 
     def __init__(self, step: int, times: list[int]):
@@ -56,7 +56,7 @@ class NotOnce(RuntimeError):
 
 
 class Overflow(RunFailed):
-    """No micro-batch of the step that comes after `step` others had a finite loss and gradient."""
+    """No micro-batch of the step after `step` others had a finite loss and gradient."""
 
     def __init__(self, step: int, index: int):
         super().__init__(f"no micro-batch of step {step + 1} has a loss and a gradient that are finite and fit the sum")

@@ -6,7 +6,7 @@ from foundray.spec import ScheduleConfig
 
 
 def lr_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """The fraction of the peak learning rate used by the step that comes after `step` others.
+    """The fraction of the peak learning rate for the step after `step` others.
 
     WSD (warm-up, stable, decay: Hu et al. 2024) falls linearly and reaches zero just after the last step, as the cosine
     (Loshchilov and Hutter 2017) does.

@@ -1,10 +1,10 @@
-"""The exact step: the same micro-batches, the same sum, the same update, whoever takes part.
+"""The exact step: the same micro-batches, the same sum and the same update, whichever workers take part.
 
-1. Every worker takes micro-batches of the step as it is ready for them. A micro-batch's samples and its random numbers
-   follow from (seed, step, index), so its loss and gradient do not depend on the worker.
+1. Every worker takes micro-batches of the step when it is ready for them. A micro-batch's samples and random numbers follow
+   from (seed, step, index), so its loss and gradient do not depend on the worker.
 2. Gradients are summed in fixed point and reduced to the owners of the blocks.
 3. Each owner scales its shard to the mean, clips by the global norm, and updates its parameters.
-4. The new parameters are gathered by all.
+4. All workers gather the new parameters.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from foundray.training.step.teacher import NAME as TEACHER
 from foundray.training.step.teacher import Teacher
 
 WHOLE, EACH = WORDS + 4, 5
-"""Integers that workers sum in a step, of the whole and of each micro-batch."""
+"""Integers that workers sum per step: for the whole step, and for each micro-batch."""
 
 MicroBatches = Iterable[tuple[int, bytes]]
 """(position in the stream, payload)"""
@@ -58,35 +58,35 @@ class Trainer:
         self.sum: GradientSum = summing(self.flat.buffer.numel(), spec.train.micro_batches, self.device)
         self.teacher = Teacher(model, objective, self.flat) if objective.teaches else None
         self.whole = {"master": self.flat.buffer, **({TEACHER: self.teacher.buffer} if self.teacher else {})}
-        """What every worker holds as a whole, while it moves its shard only; by the names in the state."""
+        """Buffers that every worker holds completely although it updates its shard only, by name in the state."""
         self.spikes = SpikeGuard(spec.guard.spike)
         self.read: Callable[[int], bytes] | None = None
         """Reads the micro-batch at a position of the stream, for rechecks."""
         self.alike = True
-        """Whether all workers' hardware is of one kind, so that their bits can be compared."""
+        """Whether all workers' hardware is of one kind, so that bits can be compared."""
         self.take_part(group or Group())
 
     def take_part(self, group: Group, bounds: tuple[int, ...] | None = None) -> None:
-        """Become a worker of `group`: own a shard, with an optimizer whose state is yet to be loaded.
+        """Become a worker of `group`: own a shard, with an optimizer whose state must still be loaded.
 
-        Shards are equal, or as `bounds` says (`shard_bounds`).
+        Shards are equal, unless `bounds` are given (`shard_bounds`).
         """
         self.group = group
         self.bounds = bounds or shard_bounds(self.layout.blocks, [1.0] * group.world)
         self.blocks = self.layout.shard(self.bounds, group.rank)
         self.optimizer = ShardOptimizer(self.spec.optimizer, self.layout, self.blocks, self.flat.shard(self.blocks))
         self.updates: int | None = None
-        """Updates that this worker's shard has had; None where it is not known to be whole."""
+        """Updates that this worker's shard has had; None while it may be incomplete."""
         self.result: StepResult | None = None
-        """Of the last update."""
+        """The result of the last step."""
 
     def gather_weights(self) -> None:
-        """Fill in the other workers' shards of what all hold."""
+        """Receive the other workers' shards of the weights, and of the teacher's."""
         for buffer in self.whole.values():
             self.group.gather(buffer, [bound * BLOCK for bound in self.bounds])
 
     def initialise(self) -> None:
-        """Put the weights to where a run starts."""
+        """Set the weights with which a run starts."""
         initialise(self.model, self.spec.seed)
         if self.teacher:
             self.teacher.begin()
@@ -98,7 +98,7 @@ class Trainer:
         return {name: copied(tensor.detach()) for name, tensor in tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over this worker's shard of a state."""
+        """Load this worker's shard of a state."""
         for name, buffer in self.whole.items():
             self.flat.part(buffer, self.blocks).copy_(tensors[name])
         self.optimizer.load(tensors)
@@ -112,17 +112,19 @@ class Trainer:
         mirror: bool = False,
         passed_over: int = 0,
     ) -> StepResult:
-        """Do the step that comes after `step` others. Raises Overflow, Corruption or Spike, on every worker alike.
+        """Do the step after `step` others. Raises Overflow, Corruption or Spike, on every worker alike.
 
-        `leave`, `save` and `mirror` are this worker's wishes for what all do after the step: stop, write a checkpoint, mirror
-        the state. Its data are those of a step as many further on as are `passed_over`.
+        `leave`, `save` and `mirror` are this worker's requests for what all do after the step: stop, write a checkpoint,
+        replicate the state. `passed_over` is the data offset in steps.
         """
+        # Compute this worker's micro-batches, and sum the facts of all workers.
         recheck, at = self._rechecked(step), step + passed_over
         facts = self._compute(at, micro_batches, recheck)
         facts[WORDS + 1], facts[WORDS + 2], facts[WORDS + 3] = int(leave), int(save), int(mirror)
         self.group.offer(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
         *loss_words, tokens_sum, leaving, saving, mirroring = self.group.sum(facts)[:WHOLE].tolist()
         times, takers, fingerprints, bad, checksums = facts[WHOLE:].view(-1, EACH).T.tolist()
+        # Check that the step is whole, and that the workers' bits agree.
         if times != [1] * len(times):
             raise NotOnce(step, times)
         skipped = [index for index, value in enumerate(bad) if value]
@@ -131,19 +133,21 @@ class Trainer:
         unchecked = ""
         if recheck is not None and recheck not in skipped:
             unchecked = self._recheck(step, at, recheck, takers[recheck], checksums[recheck])
+        # Judge the loss before anything is changed.
         loss = nats(loss_words) / tokens_sum
         if (spike := self.spikes.is_spike(loss)) and self.spec.guard.roll_back:
             raise Spike(step + 1, loss)
         lr = self.spec.optimizer.lr * lr_factor(self.spec.schedule, step, self.spec.train.steps)
+        # Update this worker's shard. An error in between leaves `updates` at None: the shard may be half updated.
         gradient, norm = self._gradient(tokens_sum)
         self.updates = None
         if not spike:
             self.optimizer.step(step + 1, lr, gradient)
             if self.teacher:
                 self.teacher.follow(self.blocks, step / self.spec.train.steps)
-        wishes = leaving > 0, saving > 0, mirroring > 0
+        requests = leaving > 0, saving > 0, mirroring > 0
         data = combined(fingerprints)
-        self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *wishes, tuple(skipped), spike, unchecked)
+        self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *requests, tuple(skipped), spike, unchecked)
         self.updates = step + 1
         if not spike:
             self.spikes.add(step + 1, loss)
@@ -151,11 +155,11 @@ class Trainer:
         return self.result
 
     def _compute(self, at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
-        """Sum this worker's micro-batches' gradients of the data step `at`; gives what all sum in integers.
+        """Sum the gradients of this worker's micro-batches of the data step `at`; returns the facts that all workers sum.
 
-        That is [9 + 5 * micro-batches] int64: the loss's words, tokens, wishes to leave, save and mirror; of each micro-batch
-        how often it was computed, by which rank, its samples' fingerprint, whether it was skipped, perhaps its gradient's
-        checksum.
+        They are [9 + 5 * micro-batches] int64: the loss's words, tokens, requests to leave, save and replicate; per
+        micro-batch how often it was computed, by which rank, its samples' fingerprint, whether it was skipped, and its
+        gradient's checksum if it is rechecked.
         """
         per_step = self.spec.train.micro_batches
         facts = torch.zeros(WHOLE + EACH * per_step, dtype=torch.int64, device=self.device)
@@ -168,7 +172,7 @@ class Trainer:
             each[index, 1] = self.group.rank
             each[index, 2] = fingerprint(payload)
             if overflows(self.flat.gradient, self.sum.limit) | ~fits(loss):
-                each[index, 3] = 1  # left out as a whole: what it would have added to any sum is gone with it
+                each[index, 3] = 1  # skip it before it adds to any sum
                 continue
             self.sum.add(self.flat.gradient)
             whole[:WORDS] += words(loss)
@@ -178,9 +182,9 @@ class Trainer:
         return facts
 
     def _backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
-        """Leave one micro-batch's gradient in the flat buffer; gives its loss and weight.
+        """Write one micro-batch's gradient to the flat buffer; returns its loss and weight.
 
-        A device too small for that goes on with recomputed activations, which give the same bits.
+        If the device's memory is too small, activations are recomputed from now on, which gives the same bits.
         """
         try:
             return self._forward_backward(payload, step, index)
@@ -197,12 +201,12 @@ class Trainer:
     def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         loss, tokens = self._loss(payload, step, index)
         self.flat.gradient.zero_()
-        # A fixed divisor keeps gradients near those of the mean loss; the true number of tokens is known at the end.
+        # A fixed divisor keeps gradients close to those of the mean loss; the true number of tokens is known at the end.
         (loss / self.spec.tokens_per_step).backward()
         return loss.detach(), tokens
 
     def _gradient(self, tokens: int) -> tuple[Tensor, float]:
-        """This worker's shard of the step's gradient, clipped, and the norm of the whole before that."""
+        """This worker's shard of the step's gradient, clipped, and the norm of the whole gradient before clipping."""
         mine = self.group.reduce_to_owners(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
         gradient = self.sum.as_float(mine[: len(self.blocks) * BLOCK], self.spec.tokens_per_step / tokens)
         norm = self._norm(gradient)
@@ -211,23 +215,23 @@ class Trainer:
         return gradient, norm
 
     def _rechecked(self, step: int) -> int | None:
-        """The micro-batch of the step that all workers compute once more, if any."""
+        """The micro-batch of the step that all workers recompute; None if no recheck is due."""
         every = self.spec.guard.recheck_every
         if every is None or self.read is None or not self.alike or (step + 1) % every:
             return None
         return mix(self.spec.seed, step, 2**33) % self.spec.train.micro_batches
 
     def _recheck(self, step: int, at: int, index: int, taker: int, first: int) -> str:
-        """Raises Corruption where a worker gets other bits for the micro-batch than the others.
+        """Recompute a micro-batch on all workers. Raises Corruption if one gets different bits.
 
-        Gives why nothing was compared, where a worker could not read the micro-batch.
+        Returns why nothing was compared, if a worker could not read the micro-batch; otherwise an empty string.
         """
         assert self.read is not None
         again = torch.zeros(self.group.world + 1, dtype=torch.int64, device=self.device)
         problem = ""
         try:
             payload = self.read(at * self.spec.train.micro_batches + index)
-        except Exception as error:  # storage that is away, mostly; the step itself has all that it needs
+        except Exception as error:  # mostly unreachable storage; the step itself needs nothing from it
             problem = described(error)
             again[-1] = 1
         else:
@@ -241,17 +245,18 @@ class Trainer:
         return ""
 
     def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
-        """Summed loss and its count, of a micro-batch with random numbers of its own."""
+        """Summed loss and its count, of one micro-batch with its own random numbers."""
         return self.loss_of(*self.encoded(payload, step, index))
 
     def encoded(self, payload: bytes, step: int, index: int) -> tuple[Batch, Tensor]:
-        """The micro-batch, and the encoder's hidden states."""
+        """Load a micro-batch, and compute the encoder's hidden states [B, T, D]."""
         torch.manual_seed(mix(self.spec.seed, step, index))  # for dropout and the like, inside the model
         batch = Batch.load(payload, self.device)
         with self.traits.low_precision():
             return batch, self.model.encode(batch)
 
     def loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed loss and its count, from the encoder's hidden states."""
         with self.traits.low_precision():
             answers = self.model.answer(batch, hidden)
             teacher_targets = self.teacher.targets(batch) if self.teacher else None
@@ -260,14 +265,14 @@ class Trainer:
             answer = answers[head]
             if self.objective.couples:
                 target, where = answer, where[:, :1]
-            told = teacher_targets if target is None else target
-            assert told is not None, f"nobody tells what {head} should answer"
-            losses.append(self.objective.loss(answer, told, where))
+            wanted = teacher_targets if target is None else target
+            assert wanted is not None, f"{head} has no target"
+            losses.append(self.objective.loss(answer, wanted, where))
         loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
         return loss, count
 
     def _norm(self, gradient: Tensor) -> float:
-        """Of the whole gradient, from this worker's shard: squares are summed in each block, and blocks in block order."""
+        """Norm of the whole gradient, from this worker's shard: squares are summed per block, and blocks in block order."""
         squares = torch.zeros(self.bounds[-1], dtype=torch.float64, device=self.device)
         sums, rows = squares[self.blocks.start : self.blocks.stop], self.traits.chunk // BLOCK
         for some, mine in zip(sums.split(rows), gradient.view(-1, BLOCK).split(rows), strict=True):
@@ -277,14 +282,14 @@ class Trainer:
 
 
 def copied(tensor: Tensor) -> Tensor:
-    """A copy in main memory: from a GPU into pinned memory, which torch keeps for the next one, and which is filled faster."""
+    """Copy to main memory: from a GPU into pinned memory, which is faster, and which torch reuses for the next copy."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=not traits(tensor.device).in_main_memory).copy_(tensor)
 
 
 def row_sums(values: Tensor) -> Tensor:
-    """Of values [rows, a power of two], by halves: a GPU's own sum may add in another order where there are fewer rows.
+    """Sum each row of values [rows, a power of two] by halves, overwriting them.
 
-    The values are overwritten.
+    A GPU's own sum may add in another order if there are fewer rows.
     """
     width = values.shape[1]
     while width > 1:
