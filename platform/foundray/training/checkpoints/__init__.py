@@ -1,1 +1,1 @@
-"""The state on storage: shards of block ranges, their manifests, and what is kept."""
+"""The state on storage: shards of block ranges, their manifests, and when to write them."""

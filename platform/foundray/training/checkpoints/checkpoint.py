@@ -1,8 +1,8 @@
 """Checkpoints: the flat state in block ranges, without pickle and without per-rank state.
 
-A shard file holds the master weights and the optimizer's state of one or several ranges of blocks: its content does not
-depend on how many workers there were. The manifest is written last and holds every shard's SHA-256 and ranges, which are
-checked to hold every block once; a folder without one is not a checkpoint. Any number of workers loads any checkpoint.
+A shard file holds the master weights and the optimizer's state of one or several ranges of blocks, whose content does not
+depend on the number of workers. The manifest is written last. It holds every shard's SHA-256 and ranges, which must cover
+every block exactly once; a folder without one is not a checkpoint. Any number of workers can load any checkpoint.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from foundray.training.step.flat import Entry
 from foundray.training.step.trainer import Trainer
 
 MASTER = "master"
-"""The model's own weights, among the tensors of a state."""
-AGAIN_SECONDS = 0.5
+"""Name of the model's own weights among the tensors of a state."""
+RETRY_SECONDS = 0.5
 T = TypeVar("T")
 
 
@@ -42,7 +42,7 @@ class Damaged(Exception):
 
 
 class Away(Damaged):
-    """A checkpoint that storage does not give now."""
+    """A checkpoint that storage cannot deliver now."""
 
     away = True
 
@@ -50,19 +50,19 @@ class Away(Damaged):
 @dataclass(frozen=True)
 class Restored:
     step: int
-    """Steps done; 0 where there was no checkpoint."""
+    """Steps done; 0 if there was no checkpoint."""
     skipped: list[str]
-    """Why newer checkpoints were passed over."""
+    """Why newer checkpoints were skipped."""
     losses: list[tuple[int, float]] | None = None
-    """The spike guard's window that belongs to the state; None where the checkpoint does not hold it."""
+    """The spike guard's window that belongs to the state; None if the checkpoint does not hold it."""
 
 
 def write_shard(
     folder: Store, step: int, blocks: range | Sequence[range], tensors: dict[str, Tensor], generation: int = 0
 ) -> ShardFile:
-    """Write one worker's part of the state after `step` updates. Raises InputError.
+    """Write one worker's shard of the state after `step` updates. Raises InputError.
 
-    `tensors` hold the state of `blocks`, one range after another, or one range alone.
+    `tensors` hold the state of `blocks`, which are one range, or several one after another.
     """
     ranges = [blocks] if isinstance(blocks, range) else blocks
     content = safetensors.save(tensors)
@@ -73,15 +73,15 @@ def write_shard(
 
 
 def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float = 0.0) -> Restored:
-    """Load the newest checkpoint that all workers find whole.
+    """Load the newest checkpoint that all workers can read and find whole.
 
-    Storage that does not answer is asked again for `wait_s` seconds. Raises RunFailed if it does not by then, and InputError
-    if there are only damaged checkpoints.
+    Storage that does not answer is retried for `wait_s` seconds. Raises RunFailed if it does not answer by then, and
+    InputError if all checkpoints are damaged.
     """
     until = time.monotonic() + wait_s
     try:
-        # One of them looks for all: storage may show another more, or less.
-        found = _patiently(lambda: [p.name for p in completed(folder)], until) if trainer.group.rank == 0 else []
+        # Rank 0 lists the checkpoints for all, since storage may show the workers different ones.
+        found = _retrying(lambda: [p.name for p in completed(folder)], until) if trainer.group.rank == 0 else []
     except InputError as error:
         raise _away(folder, str(error)) from None
     skipped: list[str] = []
@@ -89,14 +89,15 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float
     for there in (folder / name for name in trainer.group.share(found)[0]):
         problem: tuple[str, bool] | None = None
         try:
-            manifest = _patiently(lambda there=there: _read_manifest(there), until)  # type: ignore[misc]
+            manifest = _retrying(lambda there=there: _read_manifest(there), until)  # type: ignore[misc]
             _check_made_by(there, manifest, fingerprint, trainer.spec)
-            tensors = _patiently(lambda p=there, m=manifest: _read_blocks(p, m, trainer.blocks), until)  # type: ignore[misc]
+            tensors = _retrying(lambda p=there, m=manifest: _read_blocks(p, m, trainer.blocks), until)  # type: ignore[misc]
         except Damaged as error:
             problem = str(error), error.away
-        if told := next((p for p in trainer.group.share(problem) if p), None):
-            skipped.append(told[0])
-            away = away or told[1]
+        # A checkpoint is used only if every worker could read its part.
+        if shared := next((p for p in trainer.group.share(problem) if p), None):
+            skipped.append(shared[0])
+            away = away or shared[1]
             continue
         if trainer.blocks:
             trainer.load(tensors)
@@ -109,25 +110,25 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float
     return Restored(0, [])
 
 
-def _patiently(read: Callable[[], T], until: float) -> T:
-    """What is read, if need be again and again until a time."""
+def _retrying(read: Callable[[], T], until: float) -> T:
+    """Read, and retry until a time while storage is away."""
     while True:
         try:
             return read()
         except (StorageAway, Away):
-            if time.monotonic() + AGAIN_SECONDS > until:
+            if time.monotonic() + RETRY_SECONDS > until:
                 raise
-        time.sleep(AGAIN_SECONDS)
+        time.sleep(RETRY_SECONDS)
 
 
 def _away(folder: Store, reason: str) -> RunFailed:
-    return RunFailed(f"{reason}; `foundray resume {folder.parent}` goes on once storage answers")
+    return RunFailed(f"{reason}; `foundray resume {folder.parent}` continues once storage answers")
 
 
 def load_weights(folder: Store, whose: str = MASTER, step: int | None = None) -> tuple[int, dict[str, Tensor], list[str]]:
-    """The newest whole checkpoint's step and weights by name, and why newer ones were passed over. Raises InputError.
+    """Read the newest whole checkpoint: its step, its weights by name, and why newer ones were skipped. Raises InputError.
 
-    `whose` are the model's own, or those of its `teacher`; with `step`, that checkpoint's.
+    `whose` is `master`, or `teacher`; `step` selects a checkpoint.
     """
     done, found, skipped = load_states(folder, (whose,), step)
     return done, found[whose], skipped
@@ -136,13 +137,13 @@ def load_weights(folder: Store, whose: str = MASTER, step: int | None = None) ->
 def load_states(
     folder: Store, whose: Sequence[str], step: int | None = None
 ) -> tuple[int, dict[str, dict[str, Tensor]], list[str]]:
-    """The same of several at once."""
+    """Read several kinds of weights at once, like `load_weights`."""
     skipped: list[str] = []
     there = completed(folder)
     wanted = [one for one in there if step in (None, step_of(one))]
     if there and not wanted:
         steps = ", ".join(str(step_of(one)) for one in reversed(there))
-        raise InputError(f"{folder} holds no complete checkpoint of step {step}; there are those of the steps {steps}")
+        raise InputError(f"{folder} holds no complete checkpoint of step {step}; it holds those of steps {steps}")
     for one in wanted:
         try:
             manifest = _read_manifest(one)
@@ -157,7 +158,7 @@ def load_states(
 
 
 def _read_manifest(place: Store) -> CheckpointManifest:
-    """Raises Damaged for one that cannot be read, or whose shards are not the whole state."""
+    """Read a manifest. Raises Damaged if it is unreadable, or if its shards are not the whole state."""
     try:
         manifest = CheckpointManifest.model_validate_json((place / MANIFEST).read_bytes())
     except StorageAway as error:
@@ -170,7 +171,7 @@ def _read_manifest(place: Store) -> CheckpointManifest:
 
 
 def _check_made_by(place: Store, manifest: CheckpointManifest, fingerprint: str, spec: Spec) -> None:
-    """Raises Damaged for a checkpoint of another spec, or of other rules of computing than those installed."""
+    """Raise Damaged for a checkpoint of another spec, or of another arithmetic version than those installed."""
     if manifest.fingerprint == fingerprint:
         return
     if begun := differing(manifest.arithmetic, spec):
@@ -179,7 +180,7 @@ def _check_made_by(place: Store, manifest: CheckpointManifest, fingerprint: str,
 
 
 def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range, only: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The state of some blocks: each tensor [blocks * elements a block], or `only` those of these names."""
+    """Read the state of some blocks: each tensor [blocks * elements per block]; with `only`, just these tensors."""
     parts: dict[str, list[tuple[int, Tensor]]] = {}
     for shard in manifest.shards:
         if not any(max(blocks.start, start) < min(blocks.stop, stop) for start, stop in shard.ranges):

@@ -1,4 +1,4 @@
-"""How often a checkpoint pays: the Young/Daly interval, from what is measured."""
+"""When a checkpoint pays: the Young/Daly interval, from measured costs and failures."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 import time
 
 PRIOR_SECONDS = 24 * 3600.0
-"""Before any fault is seen, one is expected in a day."""
+"""Assumed time to the first fault: one day."""
 FIRST_SECONDS = 60.0
-"""Until a first checkpoint has shown what one costs."""
+"""Time to the first checkpoint, whose cost is still unknown."""
 
 
 def young_daly(cost: float, between_failures: float) -> float:
-    """Seconds between checkpoints that lose least: sqrt(2 * cost of one * mean time between failures), by Young (1974).
+    """Seconds between checkpoints that lose least time: sqrt(2 * cost * mean time between failures), by Young (1974).
 
-    Daly (2006) adds terms that matter only where a checkpoint takes as long as failures are apart; then it is that long.
+    Daly (2006) adds terms that matter only if a checkpoint takes as long as the time between failures; the result is at most
+    that time.
     """
     return min(math.sqrt(2 * cost * between_failures), between_failures) if cost > 0 else 0.0
 
@@ -25,19 +26,19 @@ class Interval:
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.cost: float | None = None
-        """Seconds that the last checkpoint held the steps up."""
+        """Seconds by which the last checkpoint delayed the steps."""
         self.begin(0)
 
     def begin(self, done: int) -> None:
         self.last, self.last_step = time.monotonic(), done
 
     def saved(self, done: int, cost: float) -> None:
-        """A checkpoint was taken after `done` steps, and held them up for `cost` seconds."""
+        """Record a checkpoint after `done` steps that delayed them by `cost` seconds."""
         self.cost = cost
         self.begin(done)
 
     def pays(self, step: int, failures: int) -> bool:
-        """Whether one should follow `step`, when so many groups have broken since the start."""
+        """Whether a checkpoint should follow `step`; `failures` is the number of groups broken since the start."""
         now = time.monotonic()
         between = (PRIOR_SECONDS + now - self.started) / (failures + 1)
         wanted = FIRST_SECONDS if self.cost is None else max(young_daly(self.cost, between), 10 * self.cost)

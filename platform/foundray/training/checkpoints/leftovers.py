@@ -1,4 +1,4 @@
-"""What writers that were killed have left in a run's folder, removed by the next command that holds the run."""
+"""Removal of files that killed writers left in a run's folder, by the next command that holds the run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from foundray.runs.run import Run
 from foundray.storage import Store
 
 OURS = {"spec.yaml", "data.json", "tokenizer.json", "start.safetensors", "holder.json"}
-"""Files of a run's folder that only the command which holds it writes; reports and judgements are written by others, too."""
+"""Files that only the command which holds the run writes; others write reports and judgements, too."""
 _TEMPORARY = re.compile(r"(.+)\.(\d+)\.tmp")
 
 
 def clear(run: Run) -> str:
-    """Remove shards of checkpoints that will never be complete, and temporary files. Gives why not, if that fails.
+    """Remove shards of checkpoints that will never be complete, and temporary files. Returns the reason if that fails.
 
-    Call it before a member is started: whoever else wrote for this run is gone, or does so for nothing.
+    Call it before a worker starts: other writers for this run are gone, or their work is void.
     """
     try:
         for place in folders(run.checkpoints):
@@ -33,7 +33,7 @@ def clear(run: Run) -> str:
 
 
 def _temporary(folder: Store) -> list[Path]:
-    """Object stores have none: a file that is not whole is not shown there."""
+    """Temporary files of other processes. Object stores have none: they never show an incomplete file."""
     if not folder.is_local:
         return []
     root = Path(folder.path)

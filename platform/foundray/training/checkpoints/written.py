@@ -1,4 +1,4 @@
-"""What is written of a checkpoint besides tensors: its shard files' records, and the manifest. Nothing here needs torch."""
+"""A checkpoint's metadata: its manifest, with a record per shard file. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class ShardFile(BaseModel):
     bytes: int
     sha256: str
     generation: int = 0
-    """Of the worker group whose member wrote it."""
+    """Generation of the worker group that wrote it."""
 
     @model_validator(mode="before")
     @classmethod
     def _of_one_range(cls, fields: Any) -> Any:
-        """As earlier versions wrote it."""
+        """Accept the form of earlier versions."""
         if isinstance(fields, dict) and "first_block" in fields and "ranges" not in fields:
             first = fields["first_block"]
             return {**fields, "ranges": [(first, first + fields.get("blocks", 0))]}
@@ -37,9 +37,9 @@ class CheckpointManifest(BaseModel):
     step: int
     """Optimizer steps done."""
     fingerprint: str
-    """Of the spec that made it."""
+    """Fingerprint of the spec that made it."""
     arithmetic: dict[str, int] = {}
-    """By part, the version of what it computed; a part that is not named was at 1."""
+    """Arithmetic version by part; a part that is not named had version 1."""
     optimizer: str
     parameters: list[tuple[str, list[int], int]]
     """Name, shape and first block of each, in flat order."""
@@ -49,16 +49,16 @@ class CheckpointManifest(BaseModel):
 
     @property
     def blocks(self) -> int:
-        """Of the whole state."""
+        """Number of blocks of the whole state."""
         return max((first + -(-math.prod(shape) // BLOCK) for _, shape, first in self.parameters), default=0)
 
     def problem(self) -> str:
-        """Why its shards are not the whole state; empty if they are."""
+        """Why the shards are not the whole state; empty if they are."""
         return coverage(self.shards, self.blocks)
 
 
 def coverage(shards: Sequence[ShardFile], blocks: int) -> str:
-    """Why shards are not the whole state of so many blocks; empty if they are."""
+    """Why shards are not the whole state of `blocks` blocks; empty if they are."""
     return problem_of(((shard.file, shard.ranges, shard.generation) for shard in shards), blocks)
 
 

@@ -1,1 +1,1 @@
-"""How the workers of a group exchange values in a step: gloo or NCCL, and shared memory on one machine."""
+"""Collectives between the workers of a group: gloo or NCCL, and shared memory on one machine."""

@@ -1,10 +1,10 @@
-"""What workers of one machine pass to each other in memory that all of them map: gloo's sockets would take several copies more.
+"""Collectives between workers of one machine in shared memory, which saves the several copies of gloo's sockets.
 
-Each worker has a *region*, which it alone writes and all read: windows, two of a kind, used in turn. A round is: write your
-window, wait until all have (`meeting`), read the others'. A window is written again two rounds later, when nobody can still
-read it.
+Each worker has a *region*, which it alone writes and all read. It consists of windows, two of each kind, used in turn. In a
+round, a worker writes its window, waits until all have written (`meeting`), and reads the others'. A window is written again
+two rounds later, when nobody can still read it.
 
-Regions are files without a name, which others open by way of /proc: nothing is left behind when a process is killed.
+Regions are files without a name, which others open through /proc, so a killed process leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from torch import Tensor
 from foundray.training.collectives.meeting import Inbox, Meeting, opened
 
 WINDOW = 2**23
-"""Bytes of a window for parameters: enough that small models need one round, and each round one wait for the others."""
+"""Bytes of a window for parameters: small models need one round, and each round waits for the others once."""
 SMALL = 2**20
-"""Bytes of a window for what all sum, which is little."""
+"""Bytes of a window for small values that all sum."""
 MARK = 32
-"""Bytes at the beginning of a region by which the others know that it is the right one."""
+"""Bytes at the beginning of a region that identify it to the others."""
 REGION = MARK + 2 * (SMALL + WINDOW)
 
 
 class Exchange:
     def __init__(self, rank: int, regions: Sequence[mmap.mmap], meeting: Meeting):
-        """`regions` by rank."""
+        """Use `regions`, by rank."""
         self.rank, self.meeting = rank, meeting
 
         def windows(begin: int, size: int) -> Windows:
@@ -46,7 +46,7 @@ class Exchange:
 
         self.small, self.large = windows(MARK, SMALL), windows(MARK + 2 * SMALL, WINDOW)
         self.offered: list[Tensor] = []
-        """The windows of a reduction that has begun."""
+        """The windows of a reduction that has been offered; empty if there is none."""
 
     @property
     def world(self) -> int:
@@ -64,11 +64,11 @@ class Exchange:
                 part += window
 
     def offer(self, parts: Sequence[Tensor]) -> None:
-        """Begin to `reduce_to_owners`: what all sum before that is a wait for all, so that its first round needs none."""
+        """Write the first round of `reduce_to_owners`. Call `sum` in between: it waits for all, so that the round need not."""
         self.offered = self._offered(parts, 0)
 
     def reduce_to_owners(self, parts: Sequence[Tensor]) -> None:
-        """Add to this worker's own part what the others have of it; `parts` are flat, by owner."""
+        """Add the others' values of this worker's own part to it; `parts` are flat, by owner."""
         mine = parts[self.rank]
         room = self._room(mine)
         for start in range(0, max(part.numel() for part in parts), room):
@@ -82,11 +82,11 @@ class Exchange:
                     here += window[self.rank, : here.numel()]
 
     def _room(self, part: Tensor) -> int:
-        """Values of each owner's part that a round brings."""
+        """Values per owner that fit in a round."""
         return WINDOW // self.world // part.element_size()
 
     def _offered(self, parts: Sequence[Tensor], start: int) -> list[Tensor]:
-        """Write what the others own, from `start` on; gives the round's windows [owner, room] by rank."""
+        """Write the values that others own, from `start` on; returns the round's windows [owner, room] by rank."""
         room = self._room(parts[0])
         windows = [window.view(self.world, room) for window in self.large.next(parts[0].dtype, self.world * room)]
         for owner, part in enumerate(parts):
@@ -95,7 +95,7 @@ class Exchange:
         return windows
 
     def gather(self, parts: Sequence[Tensor]) -> None:
-        """Fill in the others' parts; `parts` are flat, by owner."""
+        """Receive the others' parts; `parts` are flat, by owner."""
         room = WINDOW // parts[0].element_size()
         for start in range(0, max(part.numel() for part in parts), room):
             windows = self.large.next(parts[0].dtype, room)
@@ -114,7 +114,7 @@ class Windows:
         self.of, self.turn = of, 0
 
     def next(self, dtype: torch.dtype, count: int) -> list[Tensor]:
-        """Begin a round; gives its windows by rank, as `count` values each."""
+        """Begin a round; returns its windows by rank, as `count` values each."""
         self.turn = 1 - self.turn
         return [window[: count * dtype.itemsize].view(dtype) for window in self.of[self.turn]]
 
@@ -124,10 +124,10 @@ def _put(values: Tensor, window: Tensor) -> None:
 
 
 def open_exchange(rank: int, world: int, share: Callable[[Any], list[Any]], silence_s: float) -> Exchange | None:
-    """An exchange of all members, if all are on one machine and can map each other's memory; else None.
+    """Open an exchange of all workers; None unless all are on one machine and can map each other's memory.
 
-    `share` gives every member's value, in rank order. What it raises, if a member is gone, comes through. `silence_s` is the
-    longest that anybody is waited for.
+    `share` returns every worker's value, in rank order; what it raises, if a worker is gone, is passed on. `silence_s` is the
+    longest wait for a worker, in seconds.
     """
     others = [other for other in range(world) if other != rank]
     file, mark = _made_region(), secrets.token_hex(MARK // 2).encode()
@@ -136,10 +136,12 @@ def open_exchange(rank: int, world: int, share: Callable[[Any], list[Any]], sile
             mine = None if file is None else _mapped(file)
             if mine:
                 mine[:MARK] = mark
-            told = share(None if file is None else [f"/proc/{os.getpid()}/fd/{file}", mark.decode(), inbox.names()])
-            regions = [mine if other == rank else _opened(one) for other, one in enumerate(told)]
-            # Those whose memory is here are processes of this machine that go by the same numbers here.
-            ends = None if None in regions else opened([told[other][2][str(rank)] for other in others])
+            # Tell the others where this worker's region and pipes are, and open theirs.
+            offers = share(None if file is None else [f"/proc/{os.getpid()}/fd/{file}", mark.decode(), inbox.names()])
+            regions = [mine if other == rank else _opened(offer) for other, offer in enumerate(offers)]
+            # Workers whose memory opened are processes of this machine, with the same process numbers.
+            ends = None if None in regions else opened([offers[other][2][str(rank)] for other in others])
+            # Use the exchange only if it opened for all.
             if all(share(ends is not None)) and ends is not None:
                 return Exchange(rank, [region for region in regions if region], Meeting(inbox.keep(), ends, silence_s))
             for end in ends or []:
@@ -152,13 +154,13 @@ def open_exchange(rank: int, world: int, share: Callable[[Any], list[Any]], sile
 
 
 def _made_region() -> int | None:
-    """A file without a name; None where there cannot be one."""
+    """Make a file without a name for a region; None if the system cannot."""
     if not sys.platform.startswith("linux"):
         return None
     file = None
     try:
         file = os.memfd_create("foundray")
-        os.posix_fallocate(file, 0, REGION)  # or a write could end the process later, for want of memory
+        os.posix_fallocate(file, 0, REGION)  # otherwise a later write without memory would kill the process
     except OSError:
         if file is not None:
             os.close(file)
@@ -170,11 +172,11 @@ def _mapped(file: int) -> mmap.mmap:
     return mmap.mmap(file, REGION)
 
 
-def _opened(told: list[Any] | None) -> mmap.mmap | None:
-    """Another process's region; None where it is on another machine, or in another container."""
-    if told is None:
+def _opened(offer: list[Any] | None) -> mmap.mmap | None:
+    """Map another process's region; None if it is on another machine, or in another container."""
+    if offer is None:
         return None
-    path, mark, _ = told
+    path, mark, _ = offer
     try:
         file = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     except OSError:

@@ -1,4 +1,4 @@
-"""What workers say to each other in a step: a few collectives over a process group that can be left and made anew."""
+"""The collectives of a step, over a process group that can be left and formed again."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from foundray.host.devices import traits
 from foundray.training.collectives.exchange import Exchange, open_exchange
 
 GATHERING = timedelta(seconds=15)
-"""Longest that members wait for each other when they form a group."""
+"""Longest wait for each other when workers form a group."""
 SILENCE = timedelta(minutes=10)
-"""Longest that a collective waits for a member that neither answers nor hangs up."""
+"""Longest wait of a collective for a worker that neither answers nor closes its connection."""
 
 
 class Group:
-    """The workers of one generation. Alone, every collective is nothing."""
+    """The workers of one generation. For a single worker, every collective does nothing."""
 
     @staticmethod
     def gather_at(rendezvous: tuple[str, int] | None, rank: int, world: int, device: torch.device) -> Group:
-        """Form a group with the others who were told the same address. Raises RuntimeError when one does not come."""
+        """Form a group with the workers at the same rendezvous address. Raises RuntimeError if one does not come."""
         if rendezvous is not None:
             host, port = rendezvous
-            others = _sockets()
+            before = _sockets()
             store = dist.TCPStore(host, port, world, is_master=rank == 0, timeout=GATHERING)
             backend = _backend(store, rank, world, device)
-            dist.distributed_c10d._world.group_count = 0  # torch counts failed attempts into the name members must share
+            dist.distributed_c10d._world.group_count = 0  # torch counts failed attempts in a name that all workers must share
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GATHERING)
             group = Group(rank, world, device)
             group.meet()  # connects all to all while the short limit holds
             if traits(device).in_main_memory:
                 group.exchange = open_exchange(rank, world, group.share, SILENCE.total_seconds())
             dist.distributed_c10d._set_pg_timeout(SILENCE)
-            group.sockets = _sockets() - others
+            group.sockets = _sockets() - before
             return group
         return Group(rank, world, device)
 
     def leave(self) -> None:
-        """Hang up: the others' collectives with this worker fail."""
+        """Close the connections: the others' collectives with this worker fail."""
         if self.exchange:
             self.exchange.meeting.close()
         if dist.is_initialized():
@@ -57,7 +57,7 @@ class Group:
                 dist.destroy_process_group()
 
     def abort(self) -> None:
-        """From another thread: make the collective under way fail, also where it waits for somebody who is silent.
+        """Make the collective in progress fail, even if it waits for a silent worker; called from another thread.
 
         Gloo's own abort does nothing (torch 2.13), so its connections are cut.
         """
@@ -70,7 +70,7 @@ class Group:
             _cut(self.sockets)
 
     def check(self) -> None:
-        """Raises RuntimeError where the group was broken off, or somebody has hung up: for who waits for something else."""
+        """Raise RuntimeError if the group was aborted or a connection closed; for workers that wait elsewhere."""
         if self.aborted or any(map(_hung_up, self.sockets)):
             raise RuntimeError("the group is broken")
 
@@ -78,21 +78,21 @@ class Group:
         self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
         self.aborted = False
         self.sockets: set[tuple[int, int]] = set()
-        """(descriptor, inode) of the connections with the others."""
+        """(descriptor, inode) of the connections to the others."""
         self.exchange: Exchange | None = None
-        """By which those of one machine pass values to each other."""
+        """Shared memory, if all workers are on one machine."""
 
     def meet(self) -> None:
-        """Wait until all members have come here."""
+        """Wait until all workers have called this."""
         self.sum(torch.zeros(1, device=self.device))
 
     def offer(self, total: Tensor, bounds: Sequence[int]) -> None:
-        """Begin to `reduce_to_owners` these: the next collective of all, which comes before that, then saves a wait."""
+        """Begin `reduce_to_owners` early. Another collective must come in between, and serves as its first wait."""
         if self.exchange:
             self.exchange.offer(_parts(total, bounds))
 
     def reduce_to_owners(self, total: Tensor, bounds: Sequence[int]) -> Tensor:
-        """Sum over the workers; gives the elements of which this worker is the owner: [bounds[rank], bounds[rank + 1])."""
+        """Sum over the workers; returns the elements that this worker owns: [bounds[rank], bounds[rank + 1])."""
         parts = _parts(total, bounds)
         if self.world == 1:
             return parts[0]
@@ -108,7 +108,7 @@ class Group:
         return parts[self.rank]
 
     def gather(self, whole: Tensor, bounds: Sequence[int]) -> None:
-        """Fill in every owner's elements; each has put its own in place."""
+        """Receive every owner's elements; each worker has its own in place."""
         parts = _parts(whole, bounds)
         if self.world == 1:
             return
@@ -143,23 +143,24 @@ class Group:
         return values
 
     def share(self, value: Any) -> list[Any]:
-        """Every worker's value, in rank order, for small values now and then.
+        """Every worker's value, in rank order; for small values that are rarely sent.
 
-        They travel as JSON, so tuples arrive as lists: nothing that arrives is unpickled, whoever sent it.
+        They travel as JSON, so tuples arrive as lists: nothing that arrives is ever unpickled.
         """
+        # Each worker's text has its own range of a buffer of zeros, so a sum concatenates them.
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = torch.zeros(self.world, dtype=torch.int64, device=self.device)
         sizes[self.rank] = len(text)
         ends = self.sum(sizes).cumsum(0).tolist()
         everything = torch.zeros(ends[-1], dtype=torch.uint8, device=self.device)
         everything[ends[self.rank] - len(text) : ends[self.rank]] = text.to(self.device)
-        told = self.sum(everything).cpu().numpy().tobytes()
-        return [json.loads(told[start:end]) for start, end in pairwise([0, *ends])]
+        received = self.sum(everything).cpu().numpy().tobytes()
+        return [json.loads(received[start:end]) for start, end in pairwise([0, *ends])]
 
     def share_rows(self, mine: Mapping[int, Tensor]) -> Tensor:
-        """All workers' rows [N, D] in fp32, each part of them under a number of its own, in the order of the numbers."""
-        told = self.share({number: rows.shape for number, rows in mine.items()})
-        sizes = {int(number): size for one in told for number, size in one.items()}
+        """All workers' rows [N, D] in fp32, given in parts with unique numbers, in the order of the numbers."""
+        shapes = self.share({number: rows.shape for number, rows in mine.items()})
+        sizes = {int(number): size for shape_of in shapes for number, size in shape_of.items()}
         parts = [torch.zeros(*sizes[number], device=self.device) for number in sorted(sizes)]
         for number, part in zip(sorted(sizes), parts, strict=True):
             if number in mine:
@@ -167,17 +168,17 @@ class Group:
         return self.sum(torch.cat(parts))  # the others' are zeros here, so the sum is exact
 
     def _check_whole(self) -> None:
-        """Raises RuntimeError where the collective before was broken off: NCCL's ends then as if it had been done."""
+        """Raise RuntimeError if the last collective was aborted: NCCL's then returns as if it had succeeded."""
         if self.aborted:
             raise RuntimeError("the group was broken off")
 
 
 def _backend(store: dist.Store, rank: int, world: int, device: torch.device) -> str:
-    """NCCL where each worker has a GPU of its own; otherwise gloo, since NCCL refuses two workers on one GPU."""
+    """NCCL if each worker has its own GPU; otherwise gloo, since NCCL refuses two workers on one GPU."""
     kind = traits(device)
     if kind.collectives == "gloo":
         return "gloo"
-    # A collective that cannot be done raises in the thread that waits for it; by default NCCL's watchdog ends the process.
+    # A failed collective then raises in the thread that waits for it; by default NCCL's watchdog ends the process.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     store.set(f"gpu {rank}", kind.uuid(device))
     gpus = [store.get(f"gpu {other}") for other in range(world)]
@@ -186,7 +187,7 @@ def _backend(store: dist.Store, rank: int, world: int, device: torch.device) -> 
 
 @contextlib.contextmanager
 def _in_reach(values: Tensor) -> Iterator[Tensor]:
-    """The values where the group's collectives reach them: for gloo in main memory, from where they are copied back."""
+    """The values where the group's collectives can reach them: for gloo in main memory, and copied back afterwards."""
     if traits(values.device).in_main_memory or dist.get_backend() != "gloo":
         yield values
         return
@@ -207,7 +208,7 @@ def _sockets() -> set[tuple[int, int]]:
 
 
 def _cut(sockets: set[tuple[int, int]]) -> None:
-    """Hang up connections; a listening socket, which has no peer, is left alone."""
+    """Shut down connections; a listening socket, which has no peer, is left alone."""
     for descriptor, inode in sockets:
         with contextlib.suppress(OSError):
             if os.fstat(descriptor).st_ino == inode:

@@ -1,8 +1,8 @@
-"""Where workers of one machine wait for each other: a pipe leads from each to each, and a byte in it says "I have come".
+"""A barrier for workers of one machine: a pipe leads from each to each, and a byte in it means "I have arrived".
 
-In a collective of gloo, three threads wake each other. Where all processors compute, each may wait for the scheduler's next
-tick, so that a collective takes 4 ms (measured; 0.06 ms here, where the worker's own thread waits). Pipes close with their
-process: who waits for a worker that is gone learns it at once.
+In a collective of gloo, three threads wake each other. If all processors compute, each thread may wait for the scheduler's
+next tick, so that a collective takes 4 ms (measured; here, where the worker's own thread waits, 0.06 ms). Pipes close with
+their process, so a worker that waits for a lost one notices at once.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from contextlib import suppress
 
 class Meeting:
     def __init__(self, incoming: list[int], outgoing: list[int], silence_s: float):
-        """Descriptors of the pipes' ends, one for each other worker; they belong to the meeting from now on.
+        """Take over the descriptors of the pipes' ends, one per other worker.
 
-        `silence_s` is the longest that anybody is waited for.
+        `silence_s` is the longest wait for a worker, in seconds.
         """
         self.incoming, self.outgoing, self.silence_s = incoming, outgoing, silence_s
         self.broken_off = os.eventfd(0, os.EFD_CLOEXEC)
         self.waits = []
-        """What waits for each of `incoming`, or until `broken_off`."""
+        """A poll for each of `incoming`, which `broken_off` ends too."""
         for pipe in incoming:
             self.waits.append(select.poll())
             self.waits[-1].register(pipe, select.POLLIN)
@@ -31,7 +31,7 @@ class Meeting:
         self.open, self.lock = True, threading.Lock()
 
     def wait(self) -> None:
-        """Return once all have come here. Raises RuntimeError if one cannot, or after `break_off`."""
+        """Wait until all workers have arrived. Raises RuntimeError if one is gone or silent, or after `break_off`."""
         try:
             for pipe in self.outgoing:
                 os.write(pipe, b"\0")
@@ -45,13 +45,13 @@ class Meeting:
             raise RuntimeError("a worker of the group is gone") from None
 
     def break_off(self) -> None:
-        """From another thread: let `wait` raise."""
+        """Make `wait` raise; called from another thread."""
         with self.lock:
             if self.open:
                 os.eventfd_write(self.broken_off, 1)
 
     def close(self) -> None:
-        """Be gone for the others."""
+        """Leave: the others' `wait` raises."""
         with self.lock:
             if self.open:
                 self.open = False
@@ -74,22 +74,22 @@ class Inbox:
 
     def __exit__(self, *_: object) -> None:
         for read, write in self.pipes.values():
-            os.close(write)  # or the pipe would stay open when the other's end is gone
+            os.close(write)  # otherwise the pipe would stay open after the other worker is gone
             if not self.kept:
                 os.close(read)
 
     def names(self) -> dict[str, str]:
-        """The path by which each of the others, by rank, opens its end."""
+        """The path through which each other worker, by rank, opens its end."""
         return {str(other): f"/proc/{os.getpid()}/fd/{write}" for other, (_, write) in self.pipes.items()}
 
     def keep(self) -> list[int]:
-        """The ends to read from, which stay open."""
+        """Keep the ends to read from open, and return them."""
         self.kept = True
         return [read for read, _ in self.pipes.values()]
 
 
 def opened(names: list[str]) -> list[int] | None:
-    """The ends to write to, or None if one cannot be opened."""
+    """Open the ends to write to; None if one cannot be opened."""
     ends: list[int] = []
     try:
         for name in names:

@@ -1,4 +1,4 @@
-"""Whether representations collapse: how different samples' features are, and in how many directions."""
+"""Measures of collapse: how much features differ between samples, and in how many directions."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ TINY = 1e-12
 
 
 def spread(features: np.ndarray) -> float:
-    """Of features [N, D], N samples: 0 where all point the same way, 1 where they point everywhere (Chen and He 2021).
+    """Spread of features [N, D] of N samples: 0 if all point the same way, 1 if they point everywhere (Chen and He 2021).
 
-    The standard deviation of the features, each of length one, averaged over the dimensions and times the root of D.
+    The standard deviation of the features, normalised to length one, averaged over the dimensions, times the root of D.
     """
     directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), TINY)
     return float(directions.std(0).mean() * features.shape[1] ** 0.5)
 
 
 def effective_rank(features: np.ndarray) -> float:
-    """Of features [N, D]: between 1 and min(N, D) (Roy and Vetterli 2007; as a judge of representations, Garrido et al. 2023).
+    """Effective rank of features [N, D], from 1 to min(N, D) (Roy and Vetterli 2007; for representations, Garrido et al. 2023).
 
-    The exponential of the entropy of the singular values' shares. Differs: features are centred first, or their mean would
-    count as a direction. Features that are all the same have rank 0.
+    The exponential of the entropy of the singular values' shares. Differs: features are centred first, since
+    their mean would count as a direction. Features that are all the same have rank 0.
     """
     values = np.linalg.svd(features - features.mean(0), compute_uv=False)
     if values.sum() <= TINY * len(values):

@@ -401,13 +401,13 @@ def test_storage_that_is_away_is_waited_for_and_nothing_is_passed_over(tmp_path:
     for step in (1, 2):
         trainer.flat.buffer.fill_(step)
         save(folder, trainer, step, "print", keep=2)
-    monkeypatch.setattr(reading, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(reading, "RETRY_SECONDS", 0.05)
     shard = next((tmp_path / "checkpoints/step-00000002").glob("*.safetensors"))
     content = shard.read_bytes()
     shard.unlink()
     shard.mkdir()  # there, and not to be read
     began = time.monotonic()
-    with pytest.raises(RunFailed, match=r"cannot be read: .*; `foundray resume .*` goes on once storage answers"):
+    with pytest.raises(RunFailed, match=r"cannot be read: .*; `foundray resume .*` continues once storage answers"):
         away(folder, trainer, monkeypatch)
     assert load_latest(folder, trainer, "print", wait_s=0.3).step == 1, "after that, the one before will do"
     assert time.monotonic() - began >= 0.25
