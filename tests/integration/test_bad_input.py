@@ -15,7 +15,7 @@ def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
         ("data.sources.0.path=none.txt", "the source none.txt does not exist"),
         ("model.widht=3", "model.widht is not a field (did you mean 'width'?)"),
         ("model.heads=3", "width 32 does not divide into 3 heads"),
-        ("scale.workers=[3,1]", "the fewest come first: [1, 3]"),
+        ("scale.workers=[3,1]", "the minimum comes first: [1, 3]"),
         ("storage=/proc/none", "/proc/none"),
         (f"storage={spec}/inside", "cannot be written"),
         ("storage=nonsense://x", "cannot be opened as storage"),

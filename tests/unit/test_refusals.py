@@ -34,12 +34,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (f"train SPEC --set name={LONG}", "name: it has 101 characters, and a run's name has at most 100"),
+        (f"train SPEC --set name={LONG}", "name: it has 101 characters; the limit is 100"),
         (f"train SPEC --set name={LONG} --dry-run", "name: it has 101 characters"),
         (f"submit SPEC --set name={LONG} --cluster http://127.0.0.1:9", "name: it has 101 characters"),
-        ("train SPEC --set name=prepared", "name: prepared data lie in "),
-        ("train SPEC --set name=prepared --dry-run", "so no run is called that: choose another name"),
-        ("prepare SPEC --set name=surveys", "name: surveys lie in "),
+        ("train SPEC --set name=prepared", "is reserved for prepared data"),
+        ("train SPEC --set name=prepared --dry-run", "prepared data: choose another name"),
+        ("prepare SPEC --set name=surveys", "is reserved for surveys"),
         ("resume RUN --set name=other", "--set name=...: a run that was begun is called what its folder is called"),
         ("resume RUN --set storage=/tmp/other", "--set storage=...: a run that was begun"),
         ("export RUN OUT --set name=other", "rename or move the folder instead"),

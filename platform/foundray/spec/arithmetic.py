@@ -1,8 +1,8 @@
-"""The version of the arithmetic: whether this Foundray computes as the one that began a run, a search or a folder of vectors.
+"""Versions of the arithmetic: whether this Foundray computes the same bits as the one that began a run, search or embedding.
 
-Most changes leave every bit as it was. One that does not raises a number, so that nothing begun before is continued by other
-rules: the engine's, below, or that of one modality or objective, which concerns only the runs that use it. What is begun
-records the numbers of all three parts. A part that a record does not name is at 1: there was a time before the numbers.
+Most changes leave all bits the same. A change that does not raises a version, so that nothing is continued by other rules: the
+engine's, below, or that of a modality or objective, which concerns only the runs that use it. Runs, searches and folders of
+vectors record the versions of all three parts. A part that an older record does not name is at 1.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from foundray.spec import Spec
 
 Numbers = Mapping[str, int]
-"""By part, `engine`, `modality` or `objective`: the version of what it computes."""
+"""Version of the arithmetic by part: `engine`, `modality` or `objective`."""
 ENGINE = 1
-"""The engine's: raised whenever the same files and units give other shards, gradients, updates or hidden states."""
+"""The engine's version: raised when the same files and units give other shards, gradients, updates or hidden states."""
 ENGINE_HISTORY: Mapping[int, str] = {}
-"""By version above 1, what it changed, as a clause."""
+"""What each version above 1 changed, as a clause."""
 
 
 class Part(NamedTuple):
-    """One of the parts that compute, as it is installed."""
+    """An installed part that computes."""
 
     name: str
     version: int
@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
 
 def parts(spec: Spec) -> dict[str, Part]:
-    """The installed parts that a spec asks for."""
+    """The installed parts that a spec uses."""
     modality, objective = spec.data.modality.build(), spec.objective.build()
     return {
         "engine": Part("the engine", ENGINE, ENGINE_HISTORY),
@@ -40,33 +40,33 @@ def parts(spec: Spec) -> dict[str, Part]:
 
 
 def installed(spec: Spec) -> dict[str, int]:
-    """The numbers that whatever is begun by a spec now is begun with."""
+    """Versions that anything begun now by this spec records."""
     return {name: part.version for name, part in parts(spec).items()}
 
 
 def raised(numbers: Numbers) -> dict[str, int]:
-    """Those above 1: a spec whose parts were never changed is named, by its fingerprint, as before there were numbers."""
+    """Versions above 1. Version 1 is left out, so that it does not change fingerprints."""
     return {name: number for name, number in numbers.items() if number > 1}
 
 
 def of_data(numbers: Numbers) -> dict[str, int]:
-    """Those of the parts that prepared data, and features, depend on."""
+    """Versions of the parts that prepared data and features depend on."""
     return {name: number for name, number in numbers.items() if name != "objective"}
 
 
 def differing(begun: Numbers, spec: Spec) -> str:
-    """What was computed otherwise when something was begun, as the object of `was begun with`; empty if nothing was."""
+    """The versions that differ, as the object of `was begun with`; empty if none do."""
     here = parts(spec)
     names = dict.fromkeys([*here, *begun])
     return " and ".join(filter(None, (_phrase(name, begun.get(name, 1), here.get(name)) for name in names)))
 
 
-def _phrase(name: str, there: int, part: Part | None) -> str:
+def _phrase(name: str, begun: int, part: Part | None) -> str:
     now = part.version if part else 1
-    if there == now:
+    if begun == now:
         return ""
-    what = f"version {there} of the arithmetic of {part.name if part else name}"
-    if there > now:
+    what = f"version {begun} of the arithmetic of {part.name if part else name}"
+    if begun > now:
         return f"{what}, where this Foundray knows none above {now}"
-    changes = [part.history[version] for version in range(there + 1, now + 1) if version in part.history] if part else []
+    changes = [part.history[version] for version in range(begun + 1, now + 1) if version in part.history] if part else []
     return f"{what}, where this Foundray has {now}" + (f" (since then {', '.join(changes)})" if changes else "")

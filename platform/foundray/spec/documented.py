@@ -1,6 +1,6 @@
-"""What is written below the fields of models, for docs and schemas.
+"""Docstrings of the fields of models, for docs and schemas.
 
-Pydantic would read it from the source as classes are made, which takes a quarter of a second of every command and every worker.
+Pydantic would read them from the source as it makes the classes, which costs each command and worker a quarter of a second.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """A model's JSON schema, with the descriptions of its fields and of their fields."""
+    """A model's JSON schema, with descriptions of all fields, nested ones included."""
     _describe(model, set())
     return model.model_json_schema()
 
 
 def models_in(kind: Any) -> list[tuple[type[BaseModel], str]]:
-    """The models that a field's type holds, and what a path needs to come to them."""
+    """The models in a field's type, and the path from the field to each."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [(kind, "")]
     step = {list: ".N", dict: ".NAME"}.get(get_origin(kind) or kind, "")

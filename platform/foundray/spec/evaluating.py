@@ -1,4 +1,4 @@
-"""On what a run is judged as it goes, and on how much of it: never changes the result."""
+"""What a run is evaluated on, and on how much of it; never changes the result."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ VALIDATION = "validation"
 
 class EvaluationSetConfig(Section):
     samples: Literal["auto", "whole"] | PositiveInt = "auto"
-    """How many samples are looked at each time: `whole`, or a number of them, chosen once by the seed from all over the set
-    and rounded up to whole micro-batches. `auto` is the whole set while all evaluations together take less than 1 % of the
-    tokens that the run trains on, else as many samples as that allows, and at least 1,024."""
+    """Samples per evaluation: `whole`, or a number, chosen once by the seed, spread evenly over the set, and rounded up to
+    whole micro-batches. `auto` is the whole set if all evaluations together take at most 1 % of the run's training tokens,
+    otherwise as many samples as that allows, and at least 1,024."""
 
 
 class EvaluateConfig(Section):
     sets: dict[str, EvaluationSetConfig] = Field(default={}, validate_default=True)
-    """The sets of samples by name. There is one, `validation`, named or not: the split that `data.holdout` keeps."""
+    """Sets of samples by name. The only one is `validation`, the split that `data.holdout` keeps; it is always evaluated."""
     at_end: Literal["same", "whole"] = "same"
-    """How much the evaluation at the end of the run looks at: the same samples as before, or the whole sets."""
+    """Samples of the evaluation at the end of the run: the same as before, or the whole sets."""
 
     @field_validator("sets")
     @classmethod
     def _known(cls, sets: dict[str, EvaluationSetConfig]) -> dict[str, EvaluationSetConfig]:
         for name in sets:
             if name != VALIDATION:
-                raise ValueError(f"there is no set {name!r}{nearest(name, [VALIDATION])}; there is: {VALIDATION}")
+                raise ValueError(f"there is no set {name!r}{nearest(name, [VALIDATION])}; the only set is {VALIDATION}")
         return {VALIDATION: EvaluationSetConfig()} | sets

@@ -1,4 +1,4 @@
-"""What is learned, from what, by which network and how: the sections that decide a run's result."""
+"""Data, objective, network and training: the sections that decide a run's result."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ else:
 
 
 def check_installed(what: str, kind: str, group: str) -> str:
+    """Return `kind` if the group has it. Raises ValueError."""
     if kind not in (names := installed(group)):
         raise ValueError(f"no {what} of this name is installed{nearest(kind, names)}; there are: {', '.join(names)}")
     return kind
@@ -26,7 +27,7 @@ def check_installed(what: str, kind: str, group: str) -> str:
 class SourceConfig(Section):
     path: str = Field(min_length=1)
     """A file, a folder or a glob (`*`, `?`, `[a-z]`, `{a,b}`; `**` crosses folders), local or a URL; `.gz`, `.zst`, `.xz`,
-    `.bz2` and `.lz4` are read as such."""
+    `.bz2` and `.lz4` files are decompressed."""
     format: FormatName = Field(
         default="auto",
         description=f"How the data is stored: documents in {listed(row.title for row in DOCUMENTS.values())}; `files` of the "
@@ -38,9 +39,9 @@ class SourceConfig(Section):
     field: str = "text"
     """The field (JSON Lines) or column (CSV, Parquet) that holds the text."""
     documents: Literal["file", "line", "paragraph"] = "file"
-    """What one document is in a text file: the file, each non-empty line, or each block between empty lines."""
+    """Unit of a document in a text file: the file, each non-empty line, or each block between empty lines."""
     licence: str | None = None
-    """Under what terms the data may be used, as an SPDX identifier where there is one (`CC-BY-SA-4.0`); exports tell it."""
+    """Licence of the data, as an SPDX identifier if there is one (`CC-BY-SA-4.0`); exports state it."""
 
 
 class TokenizerConfig(Section):
@@ -70,7 +71,7 @@ class ModalityConfig(Section):
     model_config = ConfigDict(extra="allow")
 
     kind: str = "text"
-    """What kind of data it is; the installed kinds are listed when the name is unknown. Further fields are its options."""
+    """Kind of data; an unknown name lists the installed kinds. Further fields are its options."""
 
     @field_validator("kind")
     @classmethod
@@ -84,25 +85,25 @@ class ModalityConfig(Section):
 
 class DataConfig(Section):
     modality: ModalityConfig = ModalityConfig()
-    """What kind of data it is, and how it becomes units."""
+    """Kind of data, and how it becomes units."""
     sources: list[SourceConfig] = Field(min_length=1)
-    """Where the raw data lies; several are mixed by weight."""
+    """Locations of the raw data; several are mixed by weight."""
     holdout: float = Field(default=0.05, gt=0, lt=1)
     """The last fraction of each source's samples, kept as the validation split."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """How text becomes tokens."""
     max_bad_rows: NonNegativeInt = 100
-    """Rows, or other units, that may be lost (not UTF-8, broken, without the field) before `prepare` stops; empty ones are not
-    counted."""
+    """Rows, or other units, that may be lost (not UTF-8, broken, without the field) before `prepare` stops; empty ones do not
+    count."""
     max_bad_share: float = Field(default=0.5, ge=0, le=1)
-    """The part of a source that may be lost before `prepare` stops: if most of it is bad, the spec is most likely wrong."""
+    """Fraction of a source that may be lost before `prepare` stops: if most of it is bad, the spec is most likely wrong."""
 
 
 class ObjectiveConfig(Section):
     model_config = ConfigDict(extra="allow")
 
     kind: str
-    """The objective's name; the installed ones are listed when the name is unknown. Further fields are its options."""
+    """Name of the objective; an unknown name lists the installed ones. Further fields are its options."""
 
     @field_validator("kind")
     @classmethod
@@ -120,7 +121,7 @@ class PredictorConfig(Section):
     depth: PositiveInt = 2
     """Number of layers."""
     heads: PositiveInt | None = None
-    """Attention heads a layer (default: as the model)."""
+    """Attention heads per layer (default: as the model)."""
 
 
 class ModelConfig(Section):
@@ -129,13 +130,13 @@ class ModelConfig(Section):
     depth: PositiveInt
     """Number of layers."""
     heads: PositiveInt
-    """Attention heads a layer; they divide the width."""
+    """Attention heads per layer; they divide the width."""
     context: int = Field(ge=2)
-    """Longest sequence the model sees, in tokens."""
+    """Longest sequence, in tokens."""
     hidden: PositiveInt | None = None
     """Width of the feed-forward layers (default: 8/3 of the width, rounded up to a multiple of 32)."""
     rope_theta: PositiveFloat | None = 10_000.0
-    """Base of the rotary position embedding's wavelengths; `null` turns it off."""
+    """Base of the rotary position embedding's wavelengths; `null` turns rotation off."""
     norm: Literal["rms", "ln"] = "rms"
     """RMSNorm, or LayerNorm."""
     act: Literal["swiglu", "gelu", "relu"] = "swiglu"
@@ -143,14 +144,14 @@ class ModelConfig(Section):
     bias: bool = False
     """Whether the layers' matrices have biases."""
     class_unit: bool = False
-    """Whether a learned vector stands before a sample's units, always shown and never asked: the class token of ViT and MAE.
-    Its state tells of the whole sample (of values, and where the objective looks both ways)."""
+    """Whether a learned vector, always visible and never predicted, comes before a sample's units: the class token of ViT and
+    MAE. Its state describes the whole sample (only for values, and objectives that look both ways)."""
     predictor: PredictorConfig = PredictorConfig()
-    """The light network that answers for units which are not shown, where the objective drops some."""
+    """The light network that predicts masked units, if the objective drops them."""
     base_width: PositiveInt | None = None
-    """Width of the model that the hyperparameters are right for: they are scaled to this one's (CompleteP)."""
+    """Width of the model that the hyperparameters were tuned for; they are scaled to this model's width (CompleteP)."""
     base_depth: PositiveInt | None = None
-    """Depth of that model."""
+    """Depth of the model that the hyperparameters were tuned for."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> ModelConfig:
@@ -164,12 +165,13 @@ class ModelConfig(Section):
         return self
 
     def of_width(self, width: int) -> ModelConfig:
-        """The same shape, narrower or wider in all its parts; heads keep their size. Raises ValueError for a width that they
-        do not divide.
+        """The same shape at another width, with all parts in proportion; heads keep their size.
+
+        Raises ValueError for a width that the head size does not divide.
         """
         if self.heads * width % self.width:
             size = self.width // self.heads
-            raise ValueError(f"heads keep their size, {size}, so a width is a multiple of that, and not {width}")
+            raise ValueError(f"heads keep their size, {size}, so the width must be a multiple of it, not {width}")
 
         def part(count: int | None) -> int | None:
             return None if count is None else round(count * width / self.width)
@@ -181,7 +183,7 @@ class ModelConfig(Section):
 
     @property
     def base(self) -> ModelConfig | None:
-        """The model that the hyperparameters are right for, where it is another than this one."""
+        """The model that the hyperparameters were tuned for, or None if it is this one."""
         if not self.base_width and not self.base_depth:
             return None
         here = {"depth": self.base_depth or self.depth, "base_width": None, "base_depth": None}
@@ -189,17 +191,17 @@ class ModelConfig(Section):
 
     @property
     def width_mult(self) -> float:
-        """How many times the base's width this one's is."""
+        """Ratio of this width to the base's."""
         return self.width / (self.base_width or self.width)
 
     @property
     def depth_mult(self) -> float:
-        """How many times the base's depth this one's is."""
+        """Ratio of this depth to the base's."""
         return self.depth / (self.base_depth or self.depth)
 
     @property
     def of_predictor(self) -> ModelConfig:
-        """The predictor's shape, as that of a model. It is as deep whatever the depth of the model."""
+        """The predictor's shape, as a ModelConfig. Its depth does not depend on the model's."""
         width = self.predictor.width or self.width // 2
         size = {"width": width, "depth": self.predictor.depth, "heads": self.predictor.heads or self.heads, "hidden": None}
         return self.model_copy(update=size | {"base_width": None, "base_depth": None})
@@ -215,18 +217,18 @@ class OptimizerConfig(Section):
     lr: PositiveFloat
     """Peak learning rate."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    """Decay of the running means of the gradient and of its square, a step."""
+    """Decay per step of the running means of the gradient and of its square."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the second moment (AdamW)."""
     weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay of the weight matrices, times the learning rate, a step; vectors are not decayed."""
+    """Decoupled decay of the weight matrices per step, times the learning rate; vectors are not decayed."""
     clip: PositiveFloat | None = 1.0
-    """Largest global gradient norm; longer gradients are scaled down to it. `null` turns it off."""
+    """Largest global gradient norm; larger gradients are scaled down to it. `null` turns clipping off."""
 
 
 class ScheduleConfig(Section):
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
-    """Warm-up then: stable and decay (`wsd`), a half cosine to zero, or constant."""
+    """After warm-up: stable, then decay (`wsd`); a half cosine to zero; or constant."""
     warmup: float = Field(default=0.02, ge=0, le=1)
     """Fraction of the run in which the learning rate rises linearly from zero."""
     decay: float = Field(default=0.2, ge=0, le=1)
@@ -235,7 +237,7 @@ class ScheduleConfig(Section):
     @model_validator(mode="after")
     def _fits(self) -> ScheduleConfig:
         if self.kind == "wsd" and self.warmup + self.decay > 1:
-            raise ValueError(f"warmup {self.warmup} and decay {self.decay} are more than the whole run together")
+            raise ValueError(f"warmup {self.warmup} and decay {self.decay} are together more than the whole run")
         return self
 
 
@@ -243,25 +245,25 @@ class TrainConfig(Section):
     steps: PositiveInt
     """Optimizer steps in the run."""
     micro_batches: PositiveInt = 8
-    """Micro-batches in a step, however many workers share them."""
+    """Micro-batches per step, however many workers share them."""
     micro_batch_size: PositiveInt = 8
-    """Samples in a micro-batch: what a worker computes at once."""
+    """Samples per micro-batch, which a worker computes at once."""
     exact: bool = True
-    """Sum gradients in fixed point, and on GPUs use deterministic kernels only, so that any number of workers gives the same
+    """Sum gradients in fixed point, and on GPUs use only deterministic kernels, so that any number of workers gives the same
     bits."""
     compile: bool | None = None
-    """On GPUs, fuse a layer's operations by torch.compile: faster, after a minute; other bits, the same for all workers."""
+    """On GPUs, fuse a layer's operations by torch.compile: faster, after a minute; the bits change, equally on all workers."""
     evaluate_every: PositiveInt = 500
-    """Steps between evaluations (there is one at the end, too); see `evaluate` for how much they look at."""
+    """Steps between evaluations (there is one at the end, too); `evaluate` sets how many samples they use."""
     checkpoint_every: PositiveInt | Literal["auto"] = 250
-    """Steps between checkpoints (there is one at the end, too); `auto` follows from what one costs and how often faults are."""
+    """Steps between checkpoints (there is one at the end, too); `auto` follows from their cost and the fault rate."""
     keep_checkpoints: int = Field(default=3, ge=2)
-    """Newest checkpoints that are kept; two or more, so that a damaged one has a predecessor."""
+    """Number of newest checkpoints to keep; two or more, so that a damaged one has a predecessor."""
     keep_every: PositiveInt | None = None
-    """Steps between milestones: checkpoints that are kept for good, one at each multiple whatever `checkpoint_every` is."""
+    """Steps between milestones: checkpoints kept for good, one at each multiple, whatever `checkpoint_every` is."""
     keep_best: NonNegativeInt = 0
-    """How many of the checkpoints with the lowest validation loss are kept, too; each evaluation then has a checkpoint."""
+    """Number of checkpoints with the lowest validation loss to keep, too; each evaluation then has a checkpoint."""
 
     def pins(self, step: int) -> bool:
-        """Whether the checkpoint after this step is to be kept, or may be once its validation loss is known."""
+        """Whether the checkpoint after this step is kept for good, or may be once its validation loss is known."""
         return step % (self.keep_every or self.steps + 1) == 0 or (self.keep_best > 0 and step % self.evaluate_every == 0)

@@ -1,6 +1,6 @@
-"""Reading a spec, or another checked YAML file: overrides, and what is wrong with it in one sentence.
+"""Load a spec, or another checked YAML file, with overrides.
 
-`load_spec(path, overrides)` gives a `Spec` or raises `InputError` with a sentence that names the field, the value and what
+`load_spec(path, overrides)` returns a `Spec` or raises `InputError` with one sentence that names the field, the value and what
 would be right.
 """
 
@@ -21,7 +21,7 @@ _Checked = TypeVar("_Checked", bound=BaseModel)
 
 
 def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Spec:
-    """Read, override and check a spec file, of a run that may be new. Raises InputError."""
+    """Read, override and check a spec file, including the name for a new run. Raises InputError."""
     spec = parse_spec(read_yaml(path, "the spec"), str(path), overrides)
     if problem := spec.name_problem():
         raise InputError(f"{path}: {problem}")
@@ -34,7 +34,7 @@ def parse_spec(text: str, where: str, overrides: Mapping[str, Any] | None = None
 
 
 def read_yaml(path: str | Path, what: str) -> str:
-    """The text of a file; `what` names it in errors. Raises InputError."""
+    """Read the text of a file; `what` names it in errors. Raises InputError."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -43,8 +43,8 @@ def read_yaml(path: str | Path, what: str) -> str:
         raise InputError(f"{what} {path} is not UTF-8 text (byte {error.start})") from None
 
 
-def parse_fields(text: str, where: str, right: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The fields of YAML text, overridden; `right` says what would be right where there are none. Raises InputError."""
+def parse_fields(text: str, where: str, hint: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Parse YAML text and apply overrides; `hint` says what would be right if it has no fields. Raises InputError."""
     try:
         fields = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -52,14 +52,14 @@ def parse_fields(text: str, where: str, right: str, overrides: Mapping[str, Any]
         line = f" (line {mark.line + 1})" if mark else ""
         raise InputError(f"{where} is not valid YAML{line}: {getattr(error, 'problem', error)}") from None
     if not isinstance(fields, dict):
-        raise InputError(f"{where} holds no fields; {right}")
+        raise InputError(f"{where} holds no fields; {hint}")
     for name, value in (overrides or {}).items():
         set_field(fields, name, value, "--set")
     return fields
 
 
 def checked(model: type[_Checked], fields: dict[str, Any], where: str) -> _Checked:
-    """The fields as what they should be. Raises InputError."""
+    """Validate the fields as a `model`; `where` names them in errors. Raises InputError."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -67,7 +67,7 @@ def checked(model: type[_Checked], fields: dict[str, Any], where: str) -> _Check
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`"optimizer.lr=3e-4"` as `("optimizer.lr", 0.0003)`; the value is YAML. Raises InputError."""
+    """Parse `"optimizer.lr=3e-4"` as `("optimizer.lr", 0.0003)`; the value is YAML. Raises InputError."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InputError(f"--set {text}: write it as --set field.name=value")
@@ -78,7 +78,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 3e-4 as text; people mean a number."""
+    """Reads 3e-4 as a number; in YAML 1.1 it is text."""
 
 
 _Loader.add_implicit_resolver(
@@ -87,7 +87,7 @@ _Loader.add_implicit_resolver(
 
 
 def set_field(fields: Any, name: str, value: Any, who: str) -> None:
-    """Set the field of a dotted name, in nested fields; `who` asked for it. Raises InputError where there cannot be one."""
+    """Set a nested field by its dotted name; `who` names the caller in errors. Raises InputError if it cannot exist."""
     *path, last = name.split(".")
     here = fields
     for key in path:
@@ -100,18 +100,18 @@ def set_field(fields: Any, name: str, value: Any, who: str) -> None:
     elif isinstance(here, dict):
         here[last] = value
     else:
-        raise InputError(f"{who} {name}: there is nothing inside a plain value")
+        raise InputError(f"{who} {name}: a plain value has no fields")
 
 
 def _index(items: list[Any], key: str, name: str, who: str) -> int:
     if not key.isdigit() or int(key) >= len(items):
-        raise InputError(f"{who} {name}: {key!r} is not one of the {len(items)} items (0 to {len(items) - 1}) there")
+        raise InputError(f"{who} {name}: {key!r} is not one of the {len(items)} items (0 to {len(items) - 1})")
     return int(key)
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
-    # An unknown field explains the missing one beside it, so it is told first.
+    # Report an unknown field first: it may explain a missing one.
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     name = ".".join(str(part) for part in first["loc"]) or "the file"
     more = f" ({len(problems) - 1} more after this one)" if len(problems) > 1 else ""

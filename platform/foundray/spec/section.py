@@ -1,4 +1,4 @@
-"""What every section of a spec is like."""
+"""Base class of the spec's sections."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A part of the spec: unknown fields are refused, and nothing changes after loading."""
+    """A part of the spec. Refuses unknown fields, and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """` (did you mean 'x'?)`, of the known name that is nearest, if one is near."""
+    """` (did you mean 'x'?)` with the nearest known name, or empty if none is near."""
     near = difflib.get_close_matches(name, known, 1, 0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""

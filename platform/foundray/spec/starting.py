@@ -1,4 +1,4 @@
-"""What a run's weights are before its first step, where they are those of another run."""
+"""A run's initial weights, if they come from another run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SHA256 = r"^[0-9a-f]{64}$"
 
 class InitFromConfig(Section):
     run: str = Field(min_length=1)
-    """The folder of the run whose weights are taken, or its name in `runs/`; read once, when this run begins."""
+    """Folder of the run that gives the weights, or its name in `runs/`; read once, when this run begins."""
     step: PositiveInt | None = None
-    """Steps done in the checkpoint that is taken (default: the newest whole one)."""
+    """Step of the checkpoint (default: the newest complete one)."""
     weights_sha256: str | None = Field(default=None, pattern=SHA256)
-    """Of that checkpoint's weights, as `foundray status` tells it; noted when this run begins, checked where given."""
+    """SHA-256 of that checkpoint's weights, as `foundray status` prints it; recorded when this run begins, checked if given."""
     teacher_sha256: str | None = Field(default=None, pattern=SHA256)
-    """The same of its teacher's weights, where both runs have a teacher."""
+    """SHA-256 of its teacher's weights, if both runs have a teacher."""
 
     def __str__(self) -> str:
         return f"{self.run} at step {self.step}" if self.step else self.run

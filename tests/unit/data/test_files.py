@@ -179,7 +179,7 @@ def test_formats_go_with_modalities_and_fingerprints_stay(tmp_path: Path) -> Non
     image: Any = {"data__modality": {"kind": "image", "size": 16, "patch": 4}, "objective": {"kind": "masked_pixel"}}
     image["model__context"] = 16
     assert spec({"path": "x"}, **image).fingerprint() == spec({"path": "x", "format": "files"}, **image).fingerprint()
-    with pytest.raises(InputError, match="read from files, or webdataset, not from text; leave it out, and it follows from"):
+    with pytest.raises(InputError, match="read from files, or webdataset, not from text; omit it, and the file names decide"):
         spec({"path": "x", "format": "text"}, **image)
 
 

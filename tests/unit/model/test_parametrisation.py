@@ -116,7 +116,7 @@ def test_activations_change_alike_at_every_width(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model__base_width": 24}, "heads keep their size, 16, so a width is a multiple of that, and not 24"),
+        ({"model__base_width": 24}, "heads keep their size, 16, so the width must be a multiple of it, not 24"),
         ({"model__base_width": 0}, "model.base_width: input should be greater than 0"),
     ],
 )

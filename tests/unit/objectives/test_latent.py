@@ -169,7 +169,7 @@ def test_a_sample_alone_has_a_finite_loss() -> None:
 
 
 def test_coupled_rows_need_company() -> None:
-    with pytest.raises(InputError, match="contrastive compares the samples of a micro-batch, so it takes 2 or more"):
+    with pytest.raises(InputError, match="contrastive compares the samples of a micro-batch, so it must be 2 or more"):
         make_spec(objective={"kind": "contrastive"}, **IMAGE, **FILES, train__micro_batch_size=1)
 
 

@@ -250,7 +250,7 @@ def test_what_does_not_go_together_is_refused_with_what_does() -> None:
     with pytest.raises(InputError, match="the modality image is read from files, or webdataset, not from text"):
         prose = [{"path": "x", "format": "text"}]
         make_spec(data__modality=image, data__sources=prose, objective={"kind": "masked_pixel"}, model__context=16)
-    with pytest.raises(InputError, match="image gives 4x4 units, so context is 16"):
+    with pytest.raises(InputError, match="image gives 4x4 units, so it must be 16"):
         files = [{"path": "x", "format": "files"}]
         make_spec(data__modality=image, data__sources=files, objective={"kind": "masked_pixel"}, model__context=32)
     with pytest.raises(InputError, match="patch 5 does not divide size 16"):

@@ -142,7 +142,7 @@ def test_what_is_hidden_is_still_told_when() -> None:
 
 def test_a_context_is_whole_steps() -> None:
     files = [{"path": "x", "format": "files"}]
-    with pytest.raises(InputError, match=r"take turns \(return, state, action\), so context is a multiple of 3"):
+    with pytest.raises(InputError, match=r"take turns \(return, state, action\), so it must be a multiple of 3"):
         objective, modality = {"kind": "next_action"}, {"kind": "trajectory", **CART}
         make_spec(data__modality=modality, data__sources=files, objective=objective, model__context=32)
 

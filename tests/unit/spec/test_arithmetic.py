@@ -1,4 +1,4 @@
-"""Which bits a run has: the version of the arithmetic that it was begun with, and numbers of threads that decide nothing."""
+"""A run's bits: the version of the arithmetic that it began with, and thread counts, which must not matter."""
 
 from __future__ import annotations
 
@@ -55,29 +55,29 @@ OTHERWISE = "version 1 of the arithmetic of the modality image, where this Found
 
 
 @pytest.fixture(autouse=True)
-def today(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever images and masked pixels have come to, here they begin at 1."""
+def version_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start images and masked pixels at version 1, whatever is installed."""
     for part in (Image, MaskedPixel):
         monkeypatch.setattr(part, "arithmetic", 1)
         monkeypatch.setattr(part, "arithmetic_history", {})
 
 
 @pytest.fixture
-def run(today: None, tmp_path: Path) -> Run:
-    """Of images, begun before there were numbers: nothing in its folder names one."""
+def run(version_1: None, tmp_path: Path) -> Run:
+    """A run of images from before versions existed: nothing in its folder names one."""
     return saved_run(tmp_path / "runs", **IMAGE_RUN)
 
 
 @pytest.fixture
 def later(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the run has begun: a Foundray that makes other values of images."""
+    """Raise the version of images after the run has begun."""
     monkeypatch.setattr(Image, "arithmetic", 2)
     monkeypatch.setattr(Image, "arithmetic_history", {2: CHANGE})
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of bright and dark ones."""
+    """A folder of bright and dark images."""
     (made := tmp_path / "images").mkdir()
     for name, left in (("l", True), ("r", False)):
         for number in range(6):
@@ -125,14 +125,14 @@ def test_a_change_concerns_the_runs_that_use_what_changed(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("group", "kind"), [(group, kind) for group in (MODALITIES, OBJECTIVES) for kind in installed(group)])
-def test_every_number_says_what_it_changed(group: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_version_says_what_it_changed(group: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     part = entry_points(group=group)[kind].load()
     assert set(part.arithmetic_history) == set(range(2, part.arithmetic + 1))
     assert all(part.arithmetic_history.values())
 
 
-def test_every_number_of_the_engine_says_what_it_changed() -> None:
+def test_every_version_of_the_engine_says_what_it_changed() -> None:
     assert set(ENGINE_HISTORY) == set(range(2, ENGINE + 1))
 
 
@@ -142,9 +142,9 @@ def test_a_run_begun_with_another_is_refused_by_one_sentence(verb: str, run: Run
     before = files_of(run)
     with pytest.raises(SystemExit) as ended:
         main([verb, run.folder.url if verb == "resume" else f"{run.folder.path}/spec.yaml"])
-    told = capsys.readouterr()
-    assert (ended.value.code, told.out) == (2, "")
-    assert told.err == (
+    output = capsys.readouterr()
+    assert (ended.value.code, output.out) == (2, "")
+    assert output.err == (
         f"foundray: the run {run.folder} was begun with {OTHERWISE} (since then {CHANGE}), so the rest of it would be computed "
         "by other rules: finish it with the Foundray that began it, or give this run another name\n"
     )
@@ -152,7 +152,7 @@ def test_a_run_begun_with_another_is_refused_by_one_sentence(verb: str, run: Run
 
 
 @pytest.mark.parametrize(
-    ("numbers", "told"),
+    ("numbers", "message"),
     [
         ({"modality": 3, "objective": 1}, "version 3 of the arithmetic of the modality image"),
         ({"objective": 2}, "version 2 of the arithmetic of the objective masked_pixel"),
@@ -160,14 +160,14 @@ def test_a_run_begun_with_another_is_refused_by_one_sentence(verb: str, run: Run
         ({"shuffling": 2}, "version 2 of the arithmetic of shuffling"),
     ],
 )
-def test_a_run_begun_with_a_version_that_is_not_known_yet_is_refused(numbers: dict[str, int], told: str, run: Run) -> None:
+def test_a_run_begun_with_a_version_that_is_not_known_yet_is_refused(numbers: dict[str, int], message: str, run: Run) -> None:
     begun = begun_with(run, **numbers)
     with pytest.raises(InputError) as refused:
         driver.resume(begun, begun.spec(), lambda line: None)
-    assert f"was begun with {told}, where this Foundray knows none above 1, so the rest" in str(refused.value)
+    assert f"was begun with {message}, where this Foundray knows none above 1, so the rest" in str(refused.value)
 
 
-def test_changes_since_then_are_all_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_changes_since_then_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "arithmetic", 4)
     monkeypatch.setattr(Image, "arithmetic_history", {2: "a is b", 3: "c is d", 4: "e is f"})
     spec = make_spec(**IMAGE_RUN)
@@ -176,7 +176,7 @@ def test_changes_since_then_are_all_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("later")
-def test_a_run_of_before_is_still_read(run: Run, images: Path, tmp_path: Path) -> None:
+def test_an_earlier_run_is_still_read(run: Run, images: Path, tmp_path: Path) -> None:
     folder, old = run.folder.url, run.spec()
     assert old.arithmetic == {"engine": 1, "modality": 1, "objective": 1}
     made_by = json.loads((run.checkpoints.children()[0] / MANIFEST).read_text())["fingerprint"]
@@ -190,19 +190,19 @@ def test_a_run_of_before_is_still_read(run: Run, images: Path, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("later")
-def test_what_a_run_of_before_learned_from_is_not_made_again_by_other_rules(run: Run) -> None:
+def test_samples_of_an_earlier_run_are_not_remade_by_other_rules(run: Run) -> None:
     plan = StreamPlan(run.folder.url, "{}", (1.0,), 0.1, 1, 2, "{}")
     with pytest.raises(InputError, match=rf"was begun with {OTHERWISE} .*, so its samples would be different here: audit it"):
         audit(run, plan)
 
 
-def test_a_run_that_began_with_todays_numbers_goes_on(run: Run) -> None:
+def test_a_run_that_began_with_the_installed_versions_continues(run: Run) -> None:
     spec = run.spec()
     begun = begun_with(run, **spec.arithmetic)
     assert begun.spec() == spec
     begun.check_arithmetic()
     begun_with(run, engine=1, shuffling=1).check_arithmetic()
-    assert Spec.model_validate_json(spec.model_dump_json()) == spec, "what workers are sent"
+    assert Spec.model_validate_json(spec.model_dump_json()) == spec, "as sent to workers"
 
 
 def test_a_damaged_record_is_one_sentence(run: Run) -> None:
@@ -232,7 +232,7 @@ def test_weights_are_only_weights(run: Run, images: Path) -> None:
 
 
 @pytest.mark.usefixtures("later")
-def test_data_is_prepared_again_and_data_of_before_stays_where_it_is(images: Path) -> None:
+def test_data_is_prepared_again_and_earlier_data_stays(images: Path) -> None:
     spec = parse_spec(yaml.safe_dump(fields_of(images)), "test")
     now, recipe, _ = prepared_folder(spec)
     before, old, _ = prepared_folder(spec.begun_with({}))
@@ -272,7 +272,7 @@ def test_vectors_begun_with_another_are_not_continued() -> None:
 
 
 def threads(group: Group) -> tuple[int, set[int]]:
-    """Of torch, and of the libraries that multiply NumPy's matrices."""
+    """Threads of torch, and of NumPy's BLAS libraries."""
     return torch.get_num_threads(), {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
@@ -281,7 +281,7 @@ def test_all_processes_of_the_tests_compute_with_as_many_threads() -> None:
     assert os.environ["OMP_NUM_THREADS"] == str(THREADS), "Ray's too"
 
 
-def test_the_number_of_threads_is_given_back() -> None:
+def test_the_number_of_threads_is_restored() -> None:
     with torch_threads(3), threadpool_limits(3, user_api="blas"):
         with torch_threads(2), one_blas_thread():
             assert threads(Group()) == (2, {1})
@@ -289,7 +289,7 @@ def test_the_number_of_threads_is_given_back() -> None:
 
 
 def recordings(folder: Path) -> StreamPlan:
-    """Of eight recordings of two seconds: long enough for their products to be cut for several threads."""
+    """A plan of eight recordings of two seconds, long enough for BLAS to split their products among threads."""
     folder.mkdir()
     rng, contents = np.random.default_rng(0), []
     for _ in range(8):
@@ -308,10 +308,8 @@ def recordings(folder: Path) -> StreamPlan:
     return plan_for(Prepared(Store.at(folder), manifest), spec)
 
 
-def test_units_do_not_follow_from_the_threads_of_the_process_that_makes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Products in float64 do, though few values that are rounded from them show it: so the threads are looked at, too."""
+def test_units_do_not_depend_on_the_threads_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in float64 do, but few rounded values show it, so the test checks the thread counts, too."""
     plan, seen, units = recordings(tmp_path / "data"), [], Audio.units
 
     def watched(*given: Any) -> Units:

@@ -21,14 +21,14 @@ def refused(changes: dict[str, Any], tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("model.widht", 3, "did you mean 'width'"),
         ("model.heads", 3, "width 32 does not divide into 3 heads"),
-        ("scale.workers", [3, 1], "the fewest come first: [1, 3]"),
+        ("scale.workers", [3, 1], "the minimum comes first: [1, 3]"),
         ("scale.workers", 0, "scale.workers"),
-        ("scale", {"workers": 9, "pools": {"a": {"workers": 2}}}, "the pools have [2, 2] workers together"),
-        ("scale", {"pools": {"a": {"workers": [3, 1]}}}, "the fewest come first: [1, 3]"),
+        ("scale", {"workers": 9, "pools": {"a": {"workers": 2}}}, "the pools have [2, 2] workers in all"),
+        ("scale", {"pools": {"a": {"workers": [3, 1]}}}, "the minimum comes first: [1, 3]"),
         ("scale", {"pools": {"a": {"workers": 1, "resources": {"GPU": 1}}, "b": {"workers": 1}}}, "cannot work in one group"),
         ("train.steps", -1, "train.steps"),
         ("train.keep_checkpoints", 1, "train.keep_checkpoints"),
@@ -43,17 +43,17 @@ def refused(changes: dict[str, Any], tmp_path: Path) -> str:
         ("data.sources", [], "data.sources"),
     ],
 )
-def test_a_bad_field_is_one_sentence_that_names_it(field: str, value: Any, said: str, tmp_path: Path) -> None:
+def test_a_bad_field_is_one_sentence_that_names_it(field: str, value: Any, message: str, tmp_path: Path) -> None:
     sentence = refused({field: value}, tmp_path)
-    assert said in sentence
+    assert message in sentence
     assert field.split(".")[0] in sentence
 
 
-def test_files_that_are_no_spec(tmp_path: Path) -> None:
+def test_files_that_are_not_specs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
         load_spec(tmp_path / "none.yaml")
-    for text, said in (("a: [", "not valid YAML"), ("- 1", "holds no fields"), ("", "holds no fields")):
-        with pytest.raises(InputError, match=said):
+    for text, message in (("a: [", "not valid YAML"), ("- 1", "holds no fields"), ("", "holds no fields")):
+        with pytest.raises(InputError, match=message):
             parse_spec(text, "spec.yaml")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="not UTF-8"):
@@ -90,7 +90,7 @@ def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
         ("fault.max_restarts", 0),
     ):
         assert load_spec(path, {field: value}).fingerprint() == spec.fingerprint()
-    assert load_spec(path, {"train.compile": False}).fingerprint() == spec.fingerprint(), "as when it is not said"
+    assert load_spec(path, {"train.compile": False}).fingerprint() == spec.fingerprint(), "as if it is not set"
     for field, value in (
         ("seed", 1),
         ("optimizer.lr", 1.0),
@@ -139,6 +139,6 @@ def test_pools_add_up() -> None:
         ("shakespeare/spec.yaml", "8eb78b87a65a8884"),
     ],
 )
-def test_runs_from_before_are_the_same_runs(example: str, fingerprint: str) -> None:
-    """A new field must leave alone what a spec without it is; where results change on purpose, this may change, too."""
+def test_fingerprints_of_earlier_runs_do_not_change(example: str, fingerprint: str) -> None:
+    """A new field must not change the fingerprint of a spec without it; a deliberate change of results may."""
     assert load_spec(REPOSITORY / "examples" / example).fingerprint() == fingerprint

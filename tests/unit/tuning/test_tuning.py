@@ -99,7 +99,7 @@ def test_proxies_are_a_quarter_as_wide_and_half_as_deep(prose: Path, tmp_path: P
             "objective.kind cannot vary: losses of different",
         ),
         ({"space": {"optimizer.lr": {"uniform": [-1, 1]}}}, "optimizer.lr: input should be greater than 0"),
-        ({"space": {"optimizer.lr": {"uniform": [2, 1]}}}, "the lowest comes first"),
+        ({"space": {"optimizer.lr": {"uniform": [2, 1]}}}, "the lower bound comes first"),
         ({"space": {"optimizer.lr": {"uniform": [1, 2], "choice": [1]}}}, "give one of log_uniform"),
         ({"space": LR, "sampler": "grid"}, "tune.space.optimizer.lr: a grid needs choices"),
         ({"metric": "accuracy"}, "tune.metric: input should be 'val_loss' or 'loss' .*'accuracy'"),
