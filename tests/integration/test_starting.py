@@ -111,7 +111,7 @@ def test_after_a_crash_at_the_start_its_parent_is_not_needed(alone, parent, stor
     try:
         whole = (run / START).read_bytes()
         (run / START).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        with pytest.raises(InputError, match=r"from which this run starts, are not in .*train the same spec anew"):
+        with pytest.raises(InputError, match=r"from which this run starts, are no longer in .*train the same spec again"):
             api.resume(run)
         (run / START).write_bytes(whole)
         assert api.resume(run).weights_sha256 == alone.weights_sha256

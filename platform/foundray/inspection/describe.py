@@ -95,7 +95,7 @@ def _start(spec: Spec) -> tuple[Spec, int, str]:
         origin = f"the weights of {begun}, SHA-256 {begun.weights_sha256}, as the run began"
         return spec.model_copy(update={"init_from": begun}), int(run.manifest()["vocabulary"]), origin
     start = find_start(spec)
-    return start.spec, start.classes, f"{start.told()}; SHA-256 {start.place.weights_sha256}"
+    return start.spec, start.classes, f"{start.summary()}; SHA-256 {start.place.weights_sha256}"
 
 
 def _sources(spec: Spec) -> list[str]:

@@ -1,7 +1,7 @@
-"""How many workers a run has on one machine, if its spec leaves that open: one for each core, as far as memory goes.
+"""The default number of workers on one machine: one per core, as far as memory allows.
 
-The number never changes the result. Several workers of one thread each are chosen over one of several threads, since the
-number of threads may change bits on some processors.
+The number never changes the result. Several workers with one thread each are preferred to one with several threads, since
+the number of threads may change bits on some processors.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from foundray.spec import Spec
 from foundray.wording.words import plural, size
 
 PROCESSES = 600_000_000
-"""Bytes of a worker before its model: its process and the one that holds its place, as measured, and some more."""
+"""Bytes of a worker without its model: its process and the one that holds its slot, as measured, and a margin."""
 SHARE = 0.8
-"""Of the memory that is available, what workers may plan with: the driver, the data and others need the rest. Judgement."""
+"""Fraction of the available memory for workers; the driver, the data and others need the rest. Judgement."""
 
 
 class Choice(NamedTuple):
     workers: int
-    """The most that there are."""
+    """Largest number of workers."""
     reason: str
-    """Why, for people."""
+    """Why this number, for people."""
 
 
 def choose(spec: Spec, classes: int, cores: int, memory: int | None = None) -> Choice:
-    """The number of workers, for data whose ids are below `classes` (0 for values), on a machine with so many `cores`.
+    """Choose the number of workers on a machine with `cores` cores, for data with ids below `classes` (0 for values).
 
-    `memory` is what is available, in bytes (default: what this machine has).
+    `memory` is the available memory in bytes (default: this machine's).
     """
     most = min(cores, spec.train.micro_batches)
     reason = "one for each core" if most == cores else f"one for each micro-batch of a step, of {plural(cores, 'core')}"
     usable = SHARE * (available_memory() if memory is None else memory)
+    # Try the cheap bound first: the exact footprint needs torch.
     for workers in range(most, 1, -1):
-        if workers * (PROCESSES + _at_most(spec, classes)) <= usable or workers * _needed(spec, classes, workers) <= usable:
+        if workers * (PROCESSES + _upper_bound(spec, classes)) <= usable or workers * _needed(spec, classes, workers) <= usable:
             break
     else:
         workers = 1
@@ -45,12 +46,12 @@ def choose(spec: Spec, classes: int, cores: int, memory: int | None = None) -> C
 
 
 def with_workers(spec: Spec, workers: int) -> Spec:
-    """The spec of a run on one to `workers` workers: one that is lost, or finds no memory, does not end it."""
+    """The spec with a scale of one to `workers` workers, so that a worker that is lost or lacks memory does not end the run."""
     return spec.model_copy(update={"scale": spec.scale.model_copy(update={"workers": (1, workers)})})
 
 
-def _at_most(spec: Spec, classes: int) -> int:
-    """A generous bound of a worker's bytes, found without torch, whose import takes a second."""
+def _upper_bound(spec: Spec, classes: int) -> int:
+    """A generous bound of a worker's bytes, computed without torch, whose import takes a second."""
     model, hidden = spec.model, spec.model.hidden_width
     values = spec.unit_shape(classes).width
     layers = model.depth + model.of_predictor.depth
@@ -61,7 +62,7 @@ def _at_most(spec: Spec, classes: int) -> int:
 
 
 def _needed(spec: Spec, classes: int, workers: int) -> int:
-    """Bytes of each of some workers."""
+    """Bytes per worker, if there are `workers`."""
     from foundray.training.footprint import footprint
 
     found = footprint(spec, classes, workers, on_gpu=False)

@@ -1,4 +1,4 @@
-"""The driver of a run: checks, prepares, hands the loop to Ray Train, and keeps the record."""
+"""The driver of a run: it checks the spec, prepares the data, hands the loop to Ray Train, and writes the records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Report = Callable[[str], None]
 
 
 def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
-    """Run the spec to its end, going on where an earlier command stopped. Raises InputError or RunFailed."""
+    """Run the spec to its end, continuing where an earlier command stopped. Raises InputError or RunFailed."""
     check_not_itself(spec)
     run = Run.named(spec)
     if run.exists():
@@ -45,21 +45,22 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
         run.check_same(spec)
         return resume(run, spec, report, show_progress)
     Store.at(spec.storage).check_writable()
-    prepared_folder(spec)  # finds missing sources before anything is started
+    prepared_folder(spec)  # finds missing sources before anything starts
     start = find_start(spec) if spec.init_from else None
     if start:
         spec = start.spec
-        report(f"init_from: {start.told()}")
+        report(f"init_from: {start.summary()}")
+    # Connect, check the cluster, and prepare the data, while the run's processes start.
     with connected(report) as ray, ExitStack() as holding:
         admit(ray, spec, report)
         workers = _fit(spec, report)
-        ahead = holding.enter_context(_ahead(spec))
+        prestarted = holding.enter_context(_prestarting(spec))
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
         if start:
             start.check_tokens(prepared)
-        with RunLock(run.folder, report) as holder:
-            if run.exists():  # made, and perhaps finished, by another command meanwhile
+        with RunLock(run.folder, report) as lock:
+            if run.exists():  # another command has made it meanwhile, and perhaps finished it
                 spec = run.as_begun(spec)
                 run.check_same(spec)
                 if (facts := _finished(run, spec, report)) is not None:
@@ -67,15 +68,15 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
                 prepared = prepared_data(run)
             else:
                 _make(run, spec, prepared, start)
-            start = None  # it holds the weights
-            spec, workers = _chosen(spec, prepared, workers, report)
-            with heeded(holder.stop):
-                return _run(ray, run, spec, prepared, workers, holder, report, show_progress, ahead)
+            start = None  # frees the weights
+            spec, workers = _with_default_scale(spec, prepared, workers, report)
+            with heeded(lock.stop):
+                return _run(ray, run, spec, prepared, workers, lock, report, show_progress, prestarted)
 
 
 @contextmanager
-def _ahead(spec: Spec) -> Iterator[Prestarted | None]:
-    """The run's processes, started before its data are prepared: on a Ray of this command alone, which nobody competes for."""
+def _prestarting(spec: Spec) -> Iterator[Prestarted | None]:
+    """Start the run's processes before its data are prepared, if this command has Ray to itself; otherwise None."""
     if not is_alone():
         yield None
         return
@@ -83,36 +84,38 @@ def _ahead(spec: Spec) -> Iterator[Prestarted | None]:
 
     if spec.scale.is_open:
         spec = with_workers(spec, min(physical_cores(), spec.train.micro_batches))
-    ahead = Prestarted(spec.scale)
+    prestarted = Prestarted(spec.scale)
     try:
-        yield ahead
+        yield prestarted
     finally:
-        ahead.close()
+        prestarted.close()
 
 
-def _has_joined() -> bool:
-    """Whether the Ray is that of a cluster at RAY_ADDRESS, which may be `local`, Ray's word for one of a command's own."""
+def _on_cluster() -> bool:
+    """Whether Ray is the cluster at RAY_ADDRESS. The address `local` is Ray's word for a command's own Ray."""
     return bool(os.environ.get("RAY_ADDRESS")) and not is_alone()
 
 
 def _fit(spec: Spec, report: Report) -> dict[str, tuple[int, int]]:
-    return fit(spec.scale, node_resources(), _has_joined(), report)
+    return fit(spec.scale, node_resources(), _on_cluster(), report)
 
 
-def _chosen(
+def _with_default_scale(
     spec: Spec, prepared: Prepared, workers: dict[str, tuple[int, int]], report: Report
 ) -> tuple[Spec, dict[str, tuple[int, int]]]:
-    """The spec and its places, where this machine decides how many workers there are; a cluster has as many as are asked for.
+    """The spec and its slots, after this machine has chosen the number of workers if the spec leaves it open.
 
-    What the run's folder holds stays open: another command may find another machine.
+    On a cluster the spec decides. The spec in the run's folder stays open, since another command may run on another machine.
     """
-    if not spec.scale.is_open or _has_joined():
+    if not spec.scale.is_open or _on_cluster():
         return spec, workers
-    there, free = (int(sum(node.get("CPU", 0) for node in nodes)) for nodes in (node_resources(), free_resources().values()))
-    choice = choose(spec, prepared.manifest.vocabulary, max(1, min(there, physical_cores())))
+    all_cpus, free_cpus = (
+        int(sum(node.get("CPU", 0) for node in nodes)) for nodes in (node_resources(), free_resources().values())
+    )
+    choice = choose(spec, prepared.manifest.vocabulary, max(1, min(all_cpus, physical_cores())))
     report(f"{plural(choice.workers, 'worker')}: {choice.reason}")
-    # Nobody else can take what is free here, so Ray Train need not look for more or fewer places now and then.
-    fewest = choice.workers if free >= choice.workers else 1
+    # Nobody else can take these CPUs, so Ray Train need not check for more or fewer slots from time to time.
+    fewest = choice.workers if free_cpus >= choice.workers else 1
     return with_workers(spec, choice.workers), {"": (fewest, choice.workers)}
 
 
@@ -127,24 +130,24 @@ def _make(run: Run, spec: Spec, prepared: Prepared, start: Start | None) -> None
 
 
 def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) -> Facts:
-    """Go on from the run's last complete checkpoint. Raises InputError or RunFailed."""
+    """Continue from the run's last complete checkpoint. Raises InputError or RunFailed."""
     if (facts := _finished(run, spec, report)) is not None:
         return facts
     run.check_arithmetic()
     prepared = prepared_data(run)
     prepared.check_files()
-    with RunLock(run.folder, report) as holder, connected(report) as ray:  # one that is refused writes nothing into the folder
+    with RunLock(run.folder, report) as lock, connected(report) as ray:  # a refused command writes nothing into the folder
         if (facts := _finished(run, spec, report)) is not None:
             return facts
         admit(ray, spec, report, raw=False)
         workers = _fit(spec, report)
-        with _ahead(spec) as ahead, heeded(holder.stop):
-            spec, workers = _chosen(spec, prepared, workers, report)
-            return _run(ray, run, spec, prepared, workers, holder, report, show_progress, ahead)
+        with _prestarting(spec) as prestarted, heeded(lock.stop):
+            spec, workers = _with_default_scale(spec, prepared, workers, report)
+            return _run(ray, run, spec, prepared, workers, lock, report, show_progress, prestarted)
 
 
 def _finished(run: Run, spec: Spec, report: Report) -> Facts | None:
-    """The facts of a run that is at its end."""
+    """The facts of a finished run; None if it is not finished."""
     if (facts := run.facts()).state != "finished":
         return None
     report(f"{spec.name} is finished: step {facts.step}")
@@ -152,14 +155,14 @@ def _finished(run: Run, spec: Spec, report: Report) -> Facts | None:
 
 
 def prepared_data(run: Run) -> Prepared:
-    """The run's prepared data: beside the run, wherever both lie now, or where it was when the run was made."""
+    """Open the run's prepared data: beside the run, in case both have moved, otherwise at the recorded place."""
     recorded = Store.at(run.data_folder())
     beside = run.folder.parent / "prepared" / recorded.name
     return Prepared.open(beside if (beside / "manifest.json").exists() else recorded)
 
 
 def check_fits(spec: Spec, prepared: Prepared) -> None:
-    """Raises InputError where a source's training split cannot fill one step."""
+    """Raise InputError if the training splits cannot fill one step, or if one is empty."""
     manifest, holdout = prepared.manifest, spec.data.holdout
     splits = [manifest.split(index, holdout) for index in range(len(spec.data.sources))]
     for source, (kept, total) in zip(spec.data.sources, splits, strict=True):
@@ -170,7 +173,7 @@ def check_fits(spec: Spec, prepared: Prepared) -> None:
     samples = sum(kept for kept, _ in splits)
     if samples < spec.samples_per_step:
         raise InputError(
-            f"the data is fewer tokens than one batch: {samples} training samples of {spec.model.context} tokens, and a step "
+            f"the data has too few tokens for one batch: {samples} training samples of {spec.model.context} tokens, and a step "
             f"takes {spec.samples_per_step}; add data, or lower train.micro_batches, train.micro_batch_size or model.context"
         )
 
@@ -192,23 +195,23 @@ def _run(
     spec: Spec,
     prepared: Prepared,
     workers: dict[str, tuple[int, int]],
-    holder: RunLock,
+    lock: RunLock,
     report: Report,
     show_progress: bool,
-    ahead: Prestarted | None,
+    prestarted: Prestarted | None,
 ) -> Facts:
     if problem := clear(run):
-        report(f"what a command before left could not be removed: {problem}")
-    # Imported here: these import Ray, and a bad spec should be told at once.
+        report(f"files that an earlier command left could not be removed: {problem}")
+    # Imported here: these import Ray, and a bad spec should be reported at once.
     from foundray.training.slots.board import start_board
     from foundray.training.slots.slots import Slots
 
-    # Ray Train takes longest to start: the rest is imported beside it.
+    # Ray Train takes longest to start, so it starts before the other imports.
     fewest = sum(fewest for fewest, _ in workers.values())
     report(f"starting {span(fewest, max(fewest, sum(most for _, most in workers.values())), 'worker')}")
-    board = ahead.board if ahead else start_board()
-    later = ahead is not None and ahead.enough
-    places = Slots(run, spec, workers, board, asked_for(run.records("events.jsonl")), later)
+    board = prestarted.board if prestarted else start_board()
+    later = prestarted is not None and prestarted.enough
+    slots = Slots(run, spec, workers, board, asked_for(run.records("events.jsonl")), later)
 
     from foundray.data.stream.feeder import start_feeder
     from foundray.data.stream.plan import plan_for
@@ -217,6 +220,7 @@ def _run(
     from foundray.training.elastic.messages import Work
     from foundray.training.telemetry.metrics import RunMetrics
 
+    # What the workers need to know, and what the driver records.
     manifest = prepared.manifest
     plan = plan_for(prepared, spec)
     work = Work(
@@ -225,24 +229,24 @@ def _run(
         plan=plan,
         classes=manifest.vocabulary,
         validation_samples=plan.order().validation_samples,
-        feeder=ahead.feeder if ahead else start_feeder(),
+        feeder=prestarted.feeder if prestarted else start_feeder(),
         board=board,
     )
     scores = spec.objective.build().scores
-    told = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
-    recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, told)
-    recorder.write([event("command", workers=list(spec.scale.world), environment=environment()), *places.asked()])
-    coordinator = Coordinator(spec, run, work, recorder, places, holder, ahead)
-    go_on = f"`foundray resume {run.folder}` goes on from the last checkpoint"
+    metrics = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
+    recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, metrics)
+    recorder.write([event("command", workers=list(spec.scale.world), environment=environment()), *slots.asked()])
+    coordinator = Coordinator(spec, run, work, recorder, slots, lock, prestarted)
+    advice = f"`foundray resume {run.folder}` continues from the last checkpoint"
 
     def note_failure(error: FoundrayError) -> None:
-        if holder.taken:  # the record is another command's now
+        if lock.taken:  # the records are another command's now
             return recorder.abandon()
         recorder.write([event("failed", step=recorder.reached, reason=sentence_of(error), exit_status=error.exit_status)])
 
     def end_without_head() -> None:
-        # No exception would do: the main thread waits inside Ray, which is about to end the process.
-        error = RunFailed(f"the head of the Ray cluster has been away for {HEAD_SECONDS:.0f} s; {go_on}")
+        # An exception would not help: the main thread waits inside Ray, which is about to end the process.
+        error = RunFailed(f"the head of the Ray cluster has been away for {HEAD_SECONDS:.0f} s; {advice}")
         note_failure(error)
         with suppress(InputError):
             recorder.record_writer.settle(5)
@@ -258,14 +262,14 @@ def _run(
             note_failure(error)
             raise
         except ray.exceptions.RayError as error:
-            failure = RunFailed(f"Ray was lost: {cause_of(error)}; {go_on}")
+            failure = RunFailed(f"Ray was lost: {cause_of(error)}; {advice}")
             note_failure(failure)
             raise failure from error
         finally:
             coordinator.close()
-            places.close(recorder.requests)
+            slots.close(recorder.requests)
             recorder.close(failed)
-            if not holder.taken:
+            if not lock.taken:
                 with suppress(InputError):
                     (run.folder / ".ray").delete_folder()
     return run.facts()

@@ -1,20 +1,20 @@
-"""What a worker's memory holds while it trains, in bytes: the state exactly, activations by a formula.
+"""A worker's memory while it trains, in bytes: the state exactly, activations by a formula.
 
-State, a parameter (padded to blocks): 4 weights, 4 gradient, 8 exact sum or 4 rounded; 4 teacher, where there is one; and
-the optimizer's 2.03 (8-bit AdamW) or 8 divided by the workers. The exact sum turns a gradient into integers in pieces, each
-of 12 bytes an element.
+State, per parameter (padded to blocks): 4 weights, 4 gradient, 8 exact sum or 4 rounded; 4 teacher, if there is one; and
+the optimizer's 2.03 (8-bit AdamW) or 8, divided by the number of workers. The exact sum converts a gradient to integers in
+chunks of 12 bytes per element.
 
-Activations, a layer and unit, of width D, feed-forward width F and H heads, in bytes (after Korthikanti et al. 2022,
-arXiv:2205.05198, section 4.1, for flash attention, which keeps no matrix of units by units, and SwiGLU):
+Activations, per layer and unit, of width D, feed-forward width F and H heads, in bytes (after Korthikanti et al. 2022,
+arXiv:2205.05198, section 4.1, for SwiGLU and flash attention, which keeps no matrix of units by units):
 
-    bf16    26 D + 8 F + 4 H     a residual stream in fp32 twice (8 D); inputs of q, k, v (6 D); q, k, v and what attention
-                                 gives (8 D); inputs of gate and up (4 D); gate, its SiLU, up, their product (8 F);
+    bf16    26 D + 8 F + 4 H     the residual stream in fp32 twice (8 D); inputs of q, k, v (6 D); q, k, v and attention's
+                                 output (8 D); inputs of gate and up (4 D); gate, its SiLU, up, their product (8 F);
                                  the softmax's logarithms (4 H)
-    fp32    32 D + 16 F + 4 H    the same, but that the three, and the two, share one input
+    fp32    32 D + 16 F + 4 H    the same, except that q, k and v share one input, and gate and up another
 
-With recomputation a layer keeps its input alone, 4 D, and one layer at a time has the rest. Where a sample holds several
-documents, a layer keeps their mask, 2 T^2 (4 in fp32). A head keeps 12 bytes an output: logits, log-probabilities and a
-gradient. Where RMSNorm is no kernel of its own, as on a CPU, a layer keeps 8 D more.
+With recomputation a layer keeps only its input, 4 D, and one layer at a time holds the rest. If a sample holds several
+documents, a layer keeps their mask, 2 T^2 (4 in fp32). A head keeps 12 bytes per output: logits, log-probabilities and a
+gradient. If RMSNorm has no kernel of its own, as on a CPU, a layer keeps 8 D more.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from foundray.training.step.blocks import BLOCK
 from foundray.training.step.flat import Layout
 from foundray.training.step.optimizers.shard import state_bytes_per_block
 
-BYTES_AN_OUTPUT = 12
+BYTES_PER_OUTPUT = 12
 RESERVED = 2**30
-"""Of a GPU: CUDA's context, kernels' work space and what lies between the allocator's blocks. Assumed."""
+"""Bytes of a GPU for CUDA's context, kernels' workspace and the allocator's fragmentation. Assumed."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,31 @@ class Footprint:
 
     world: int
     weights: int
-    """Those of the teacher, too."""
+    """Including the teacher's."""
     gradients: int
     summing: int
     """The sum of micro-batches' gradients."""
     optimizer: int
     cast: int
-    """The matrices in bf16, while a micro-batch is computed."""
+    """Matrices in bf16, while a micro-batch is computed."""
     activations: int
-    """Of a micro-batch, that the layers keep for the backward pass. Estimated."""
+    """What layers keep of a micro-batch for the backward pass. Estimated."""
     outputs: int
-    """Of a micro-batch, at the heads. Estimated."""
+    """What heads keep of a micro-batch. Estimated."""
     update: int
-    """While the weights are moved, when there are no activations: the owner's gradient and its squares."""
+    """The owner's gradient and its squares, during the update, when there are no activations."""
     reserved: int
     copies: int
-    """In main memory: copies of the state, its own and another worker's. Not part of the total."""
+    """Copies in main memory of its own and another worker's state shards. Not part of the total."""
 
     @property
     def state(self) -> int:
-        """What stays from step to step."""
+        """Bytes held from step to step."""
         return self.weights + self.gradients + self.summing + self.optimizer
 
     @property
     def total(self) -> int:
-        """The most that there is at once."""
+        """Peak bytes."""
         return self.state + max(self.cast + self.activations + self.outputs, self.update) + self.reserved
 
     def to_dict(self) -> dict[str, int]:
@@ -77,9 +77,10 @@ class Footprint:
 
 
 def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, recompute: bool = False) -> Footprint:
-    """Of a worker of `world`, for data whose ids are below `classes` (0 for values).
+    """The footprint of one of `world` workers, for data with ids below `classes` (0 for values).
 
-    `on_gpu` is one with bf16; a CPU computes in fp32. `recompute` is what a device too small for the activations goes on with.
+    `on_gpu` means a GPU with bf16; a CPU computes in fp32. `recompute` assumes recomputed activations, as on a device whose
+    memory is too small for them.
     """
     objective = spec.objective.build()
     with torch.device("meta"):
@@ -87,8 +88,8 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     layout = Layout.of(model)
     share = layout.share(world)
     elements = (layout.blocks + max(spec.scale.world[1], world) - 1) * BLOCK
-    piece = min(DEVICES[device_type(on_gpu)].chunk, elements)
-    summing = elements * 8 + piece * 12 if spec.train.exact else elements * 4
+    chunk = min(DEVICES[device_type(on_gpu)].chunk, elements)
+    summing = elements * 8 + chunk * 12 if spec.train.exact else elements * 4
     weights = elements * (8 if objective.teaches else 4)
     optimizer = share * state_bytes_per_block(spec.optimizer.kind)
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.endswith("tokens.weight"))
@@ -111,7 +112,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
 def _of_micro_batch(
     spec: Spec, classes: int, heads: Mapping[str, int | tuple[int, ...]], item: int, recompute: bool
 ) -> tuple[int, int]:
-    """Bytes that layers keep, and that heads do, with values of `item` bytes in matrix products."""
+    """Bytes that layers and heads keep, if values in matrix products have `item` bytes."""
     objective, modality = spec.objective.build(), spec.data.modality.build()
     plan = objective.plan(_sample(spec, classes), np.random.default_rng(0))
     length = len(plan.units)
@@ -123,12 +124,12 @@ def _of_micro_batch(
         kept += of_layers(spec.model.of_predictor, rows, length, item, recompute, False)
     answered = 1 if objective.couples else length
     widths = [width for outputs in heads.values() for width in (outputs if isinstance(outputs, tuple) else (outputs,))]
-    outputs = rows * answered * BYTES_AN_OUTPUT * sum(spec.model.width if width == WIDTH else width for width in widths)
+    outputs = rows * answered * BYTES_PER_OUTPUT * sum(spec.model.width if width == WIDTH else width for width in widths)
     return kept, outputs
 
 
 def of_layers(shape: ModelConfig, rows: int, units: int, item: int, recompute: bool, documents: bool) -> int:
-    """Bytes that a stack of layers keeps of [rows, units]; see the top of this module."""
+    """Bytes that a stack of layers keeps for [rows, units]; see the top of this module."""
     width, hidden = shape.width, shape.hidden_width
     inputs = (3 + 2 if shape.act == "swiglu" else 3 + 1) if item == 2 else 2
     inner = {"swiglu": 4, "gelu": 2, "relu": 1}[shape.act]
@@ -141,7 +142,7 @@ def of_layers(shape: ModelConfig, rows: int, units: int, item: int, recompute: b
 
 
 def _sample(spec: Spec, classes: int) -> Units:
-    """A sample as long as they get, of nothing."""
+    """A sample of zeros, of maximal length."""
     shape, context = spec.unit_shape(classes), spec.model.context
     if shape.classes:
         return Units(np.zeros(spec.objective.build().reads(context) + 1, np.int64), shape=shape)

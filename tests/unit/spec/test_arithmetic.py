@@ -227,7 +227,7 @@ def test_a_checkpoint_says_what_it_was_made_with(tmp_path: Path, monkeypatch: py
 def test_weights_are_only_weights(run: Run, images: Path) -> None:
     spec = parse_spec(yaml.safe_dump(fields_of(images, name="child", init_from=run.folder.url)), "test")
     start = find_start(spec)
-    assert start.told().endswith(f"; it was begun with {OTHERWISE} (since then {CHANGE})")
+    assert start.summary().endswith(f"; it was begun with {OTHERWISE} (since then {CHANGE})")
     assert start.spec.arithmetic["modality"] == 2
 
 

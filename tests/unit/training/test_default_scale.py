@@ -43,13 +43,13 @@ def test_there_are_fewer_workers_where_memory_does_not_suffice(tmp_path: Path) -
 
 
 def test_the_bound_that_needs_no_torch_is_above_what_is_needed(tmp_path: Path) -> None:
-    from foundray.training.default_scale import PROCESSES, _at_most
+    from foundray.training.default_scale import PROCESSES, _upper_bound
 
     for changes in ({}, {"model__width": 512, "model__depth": 8}, {"model__context": 1024}, {"train__micro_batch_size": 64}):
         one = spec(tmp_path, **changes)
         for classes in (257, 50_000):
             held = footprint(one, classes, 4, on_gpu=False)
-            assert held.total + held.copies < PROCESSES + _at_most(one, classes)
+            assert held.total + held.copies < PROCESSES + _upper_bound(one, classes)
 
 
 @pytest.mark.parametrize("scale", [{"workers": 1}, {"threads": 2}, {"resources": {"CPU": 2}}, {"pools": {"a": {"workers": 2}}}])

@@ -1,1 +1,1 @@
-"""A run's first weights, if they come from another run."""
+"""Starting from another run's weights."""

@@ -1,4 +1,4 @@
-"""The run whose weights another one starts from: found, and checked as far as is possible before anything is started."""
+"""The parent of a warm start: found, and checked as far as possible before anything starts."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """Weights of another run, from which a run starts."""
+    """Another run's weights, from which a run starts."""
 
     spec: Spec
-    """The run's, in which they are named by their hash."""
+    """The run's spec, which names the weights by their hash."""
     parent: Run
     weights: Weights
     fit: Fit
     classes: int
-    """Ids of the parent's data are below this; 0 for values."""
+    """The parent's ids are below this; 0 for values."""
 
     @property
     def place(self) -> InitFromConfig:
         assert self.spec.init_from
         return self.spec.init_from
 
-    def told(self) -> str:
-        """What is taken, and from where."""
+    def summary(self) -> str:
+        """A sentence that says what is taken from where."""
         changes = "".join(f"; {change}" for change in _remarks(self.parent.spec(), self.spec))
         fit = self.fit
         return taken_over(len(fit.taken), fit.parameters, str(self.place), fit.new) + changes
 
     def keep(self, run: Run) -> None:
-        """In the run's folder: it needs its parent no more. Raises InputError."""
+        """Write the weights to the run's folder, so that it no longer needs its parent. Raises InputError."""
         from foundray.training.warm_start.starting import write_start
 
         write_start(run.folder, self.weights)
 
     def check_tokens(self, prepared: Prepared) -> None:
-        """Raises InputError where the data that has been prepared meanwhile is of other tokens."""
+        """Raise InputError if the prepared data has other tokens."""
         if prepared.manifest.vocabulary:
             _check_tokens(self.parent, self.spec, prepared.tokenizer())
 
 
 def find_start(spec: Spec) -> Start:
-    """Of a run that has not begun. Needs no Ray.
+    """Find the weights for a run that has not begun. Needs no Ray.
 
-    Raises InputError for what is no run, has no such checkpoint or other weights, or does not fit this spec's model.
+    Raises InputError if the parent is no run, lacks the checkpoint, has other weights, or does not fit this spec's model.
     """
     from foundray.training.checkpoints.checkpoint import load_states
     from foundray.training.warm_start.starting import MASTER, TEACHER
@@ -96,13 +96,13 @@ def _open(spec: Spec, wanted: InitFromConfig) -> Run:
 
 
 def check_not_itself(spec: Spec) -> None:
-    """Raises InputError for a run that is to start from its own weights."""
+    """Raise InputError if a run should start from its own weights."""
     if spec.init_from and Run.named(spec).folder.url in urls_of(spec.init_from.run):
         raise InputError(f"init_from: {spec.init_from.run} is this run itself; give this one another name")
 
 
 def _settled(wanted: InitFromConfig, parent: Run, step: int, weights: Weights) -> InitFromConfig:
-    """With the hashes of the weights that were found. Raises InputError where others are wanted."""
+    """Add the hashes of the weights that were found. Raises InputError if the spec names others."""
     from foundray.training.checkpoints.checkpoint import sha256_of
     from foundray.training.warm_start.starting import MASTER, TEACHER
 
@@ -121,11 +121,11 @@ def _settled(wanted: InitFromConfig, parent: Run, step: int, weights: Weights) -
     return found
 
 
-# What must be alike
+# What must agree
 
 
 def _known_tokens(spec: Spec) -> Tokenizer | None:
-    """The tokenizer of the spec's data, where it is known before these are prepared."""
+    """The tokenizer of the spec's data; None if it is not known before they are prepared."""
     folder, _, _ = prepared_folder(spec)
     if isinstance(spec.data.modality.build(), Values):
         return None
@@ -147,7 +147,7 @@ def _check_tokens(parent: Run, spec: Spec, mine: Tokenizer) -> None:
 
 
 def _check_fit(spec: Spec, theirs: Spec, weights: Weights, classes: int) -> Fit:
-    """Raises InputError where the same weights would not fit, or would compute something else."""
+    """Raise InputError if the weights do not fit, or would compute something else."""
     import torch
 
     from foundray.model.model import Model
@@ -171,20 +171,20 @@ def _check_fit(spec: Spec, theirs: Spec, weights: Weights, classes: int) -> Fit:
 
 
 def _function(spec: Spec) -> dict[str, Any]:
-    """What a backbone of given weights computes with them, by the fields of `model`.
+    """The fields of `model` that decide what a backbone computes with given weights.
 
-    How far it looks (context, rope_theta) may change when a run goes on with longer texts.
+    Its reach (context, rope_theta) may change, for a run that continues with longer texts.
     """
     model = spec.model
     free = {"context", "rope_theta", "predictor", "base_width", "base_depth"}
     fields = flatten(model.model_dump(mode="json", exclude=free)) | {"hidden": model.hidden_width}
-    # CompleteP divides answers and branches by how much larger than its base a model is.
+    # CompleteP scales outputs and branches by the ratio of the model to its base.
     bases = {"base_width": (model.width_mult, model.base_width), "base_depth": (model.depth_mult, model.base_depth)}
     return fields | {name: given if times != 1 else None for name, (times, given) in bases.items()}
 
 
 def _remarks(theirs: Spec, spec: Spec) -> Iterator[str]:
-    """What differs and may."""
+    """Differences that are allowed."""
     for name, there, here in (
         ("objective", theirs.objective.kind, spec.objective.kind),
         ("data.modality", theirs.data.modality.kind, spec.data.modality.kind),

@@ -1,6 +1,6 @@
-"""A run's first weights where they are another run's: which of them fit, and how every worker takes them over.
+"""A run's first weights, if they are another run's: which of them fit, and how every worker loads them.
 
-A run keeps a copy of them in its folder, so that nothing of it depends on the other run once it has begun. What is taken
+A run keeps a copy in its folder, so that it does not depend on the other run once it has begun. Which weights are taken
 follows from the two lists of shapes alone.
 """
 
@@ -24,7 +24,7 @@ from foundray.training.step.teacher import NAME as TEACHER
 from foundray.training.step.trainer import Trainer
 
 START = "start.safetensors"
-"""In the run's folder: tensors `master.NAME` and, where there is a teacher, `teacher.NAME`."""
+"""In the run's folder: tensors `master.NAME` and, if there is a teacher, `teacher.NAME`."""
 EMBEDDING, MASK = "model.embed_tokens.weight", "model.mask"
 
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -33,7 +33,7 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Misfit:
-    """A parameter of the backbone that is not the same in both."""
+    """A parameter of the backbone whose shapes differ."""
 
     name: str
     there: tuple[int, ...] | None
@@ -42,29 +42,29 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a model takes of other weights."""
+    """Which of another run's weights a model takes."""
 
     taken: Mapping[str, int]
-    """How many rows, by the parameter's name; a vector's are its elements."""
+    """Number of rows by the parameter's name; a vector's rows are its elements."""
     parameters: int
-    """That the model has."""
+    """Number of the model's parameters."""
     new: tuple[str, ...]
     """Parts that are initialised as usual."""
     misfits: tuple[Misfit, ...]
-    """What must be the same and is not; then nothing should be taken."""
+    """Parameters that must have the same shape and do not; if any, nothing should be taken."""
 
     def facts(self, place: InitFromConfig) -> dict[str, Any]:
-        """For the record: how much was taken from where."""
+        """For the event log: how much was taken from where."""
         start = place.model_dump(exclude={"step"}) | {"run_step": place.step}
         return {**start, "taken": len(self.taken), "parameters": self.parameters, "new": list(self.new)}
 
 
 def fit_of(model: Model, there: Mapping[str, Sequence[int]], classes: int) -> Fit:
-    """What the model can take of parameters of the shapes given.
+    """Which parameters, of the shapes `there`, the model can take.
 
-    Heads, mask vector and predictor are taken where all of their parameters have the same shapes. Ids are embedded and
-    predicted in rows: the first `classes` are the data's, and are taken where an objective's own, which follow, are others.
-    All else is the backbone, which must be the same.
+    Each head, the mask vector and the predictor are taken if all of their parameters have the same shapes. Embeddings and
+    predictions of ids are rows: the first `classes` rows are the data's, and are taken even if the objective's own rows,
+    which follow, differ. All else is the backbone, which must be the same.
     """
     here = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     known = {name: tuple(shape) for name, shape in there.items()}
@@ -83,14 +83,14 @@ def fit_of(model: Model, there: Mapping[str, Sequence[int]], classes: int) -> Fi
 
 
 def _part(name: str) -> str:
-    """Whose parameter it is: a head's, the mask vector's, the predictor's; of the backbone, nobody's."""
+    """The part that owns a parameter: a head, the mask vector or the predictor; empty for the backbone."""
     if name == MASK:
         return MASK
     return "" if name.startswith("model.") else name.partition(".")[0]
 
 
 def _rows(model: Model, name: str, there: tuple[int, ...] | None, here: tuple[int, ...], classes: int) -> int:
-    """How many are the same in both."""
+    """Number of rows that can be taken."""
     if there == here:
         return here[0]
     ids = name == EMBEDDING or name in {f"{head}.weight" for head in model.heads}
@@ -105,34 +105,34 @@ def write_start(folder: Store, weights: Weights) -> None:
 
 
 def read_start(folder: Store, wanted: InitFromConfig) -> dict[str, dict[str, Tensor]]:
-    """Them again. Raises InputError where they are not what the spec says."""
+    """Read the weights that `write_start` kept. Raises InputError if they are not those of the spec."""
     file = folder / START
     try:
         named = safetensors.load(file.read_bytes())
     except (InputError, SafetensorError) as error:
-        raise InputError(f"{_lost(file, wanted)}: {error}; {_anew(folder)}") from None
+        raise InputError(f"{_lost(file, wanted)}: {error}; {_advice(folder)}") from None
     found: dict[str, dict[str, Tensor]] = {MASTER: {}, TEACHER: {}}
     for key, tensor in named.items():
         whose, _, name = key.partition(".")
         found.setdefault(whose, {})[name] = tensor
     for whose, sha in ((MASTER, wanted.weights_sha256), (TEACHER, wanted.teacher_sha256)):
         if sha and sha256_of(found[whose]) != sha:
-            raise InputError(f"{_lost(file, wanted)}: the SHA-256 of its {whose} weights is not {sha[:16]}…; {_anew(folder)}")
+            raise InputError(f"{_lost(file, wanted)}: the SHA-256 of its {whose} weights is not {sha[:16]}…; {_advice(folder)}")
     return found
 
 
 def _lost(file: Store, wanted: InitFromConfig) -> str:
-    return f"the weights of {wanted}, from which this run starts, are not in {file} any more"
+    return f"the weights of {wanted}, from which this run starts, are no longer in {file}"
 
 
-def _anew(folder: Store) -> str:
-    return f"delete {folder}, and train the same spec anew"
+def _advice(folder: Store) -> str:
+    return f"delete {folder}, and train the same spec again"
 
 
 def begin(trainer: Trainer, folder: Store, wanted: InitFromConfig, classes: int) -> Fit:
-    """Put an initialised trainer's weights to where a run starts that was given another's; all workers do.
+    """Set an initialised trainer's weights to the run's first ones. All workers call this.
 
-    Raises InputError, on all of them, where one cannot read the weights.
+    Raises InputError, on all of them, if one cannot read the weights.
     """
     problem, weights = None, {}
     try:
@@ -146,7 +146,7 @@ def begin(trainer: Trainer, folder: Store, wanted: InitFromConfig, classes: int)
 
 @torch.no_grad()
 def take(trainer: Trainer, weights: Weights, classes: int) -> Fit:
-    """Overwrite what fits; the teacher follows the other's where that has one, and else knows what the model knows."""
+    """Overwrite the weights that fit. The teacher takes the other teacher's weights if there is one, otherwise the model's."""
     fit = fit_of(trainer.model, {name: list(tensor.shape) for name, tensor in weights[MASTER].items()}, classes)
     mine = trainer.flat.named()
     for name, rows in fit.taken.items():

@@ -83,7 +83,7 @@ def test_the_newest_checkpoint_or_the_one_that_is_named(parent: Run) -> None:
     assert newest.place.run == parent.folder.url
     assert newest.place.weights_sha256 == sha256_of(load_states(parent.checkpoints, ("master",))[1]["master"])
     assert newest.place.weights_sha256 != named.place.weights_sha256
-    assert newest.told() == f"21 of 21 parameters from {parent.folder} at step 8"
+    assert newest.summary() == f"21 of 21 parameters from {parent.folder} at step 8"
     assert find_start(child(init_from="parent")).spec.identity() == newest.spec.identity(), "a name in runs/ would do"
 
 
@@ -174,8 +174,8 @@ def test_what_may_differ(parent: Run) -> None:
         {"model__context": 64, "optimizer__lr": 1.0, "seed": 4}, {"model__base_width": 32, "model__base_depth": 2},
         {"model__hidden": 96},
     ):  # fmt: skip
-        assert find_start(child(**changes)).told().endswith("at step 8")
-    assert find_start(child(model__rope_theta=5e5)).told().endswith("; model.rope_theta was 10000.0 there and is 500000.0")
+        assert find_start(child(**changes)).summary().endswith("at step 8")
+    assert find_start(child(model__rope_theta=5e5)).summary().endswith("; model.rope_theta was 10000.0 there and is 500000.0")
 
 
 def test_other_tokens_are_refused(parent: Run, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_start_travels(parent: Run, tmp_path: Path) -> None:
 
 def test_a_dry_run_tells_it(parent: Run) -> None:
     facts, start = derived(child()), find_start(child())
-    assert facts["init_from"] == f"{start.told()}; SHA-256 {start.place.weights_sha256}"
+    assert facts["init_from"] == f"{start.summary()}; SHA-256 {start.place.weights_sha256}"
     assert facts["fingerprint"] == start.spec.fingerprint() != child().fingerprint()
     assert "init_from" not in derived(child(init_from=None))
 
@@ -266,7 +266,7 @@ def test_another_objective_takes_the_backbone(parent: Run, tmp_path: Path) -> No
 
 def test_ids_of_an_objectives_own_are_new_rows(parent: Run, tmp_path: Path) -> None:
     start = find_start(child(objective={"kind": "fill_in_middle"}))
-    assert start.told().startswith("21 of 21 parameters")
+    assert start.summary().startswith("21 of 21 parameters")
     assert set(start.fit.new) == {"model.embed_tokens.weight (rows from 257)", "lm_head.weight (rows from 257)"}
     trainer = started(start, tmp_path / "middle")
     there, mine = load_states(parent.checkpoints, ("master",))[1]["master"], trainer.flat.named()
@@ -344,11 +344,11 @@ def test_kept_weights_that_are_lost_or_damaged_are_one_sentence(tmp_path: Path) 
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(
-        InputError, match=r"runs/parent at step 8, from which this run starts.*SHA-256.*train the same spec anew"
+        InputError, match=r"runs/parent at step 8, from which this run starts.*SHA-256.*train the same spec again"
     ):
         read_start(folder, wanted)
     file.write_bytes(whole[:100])
-    with pytest.raises(InputError, match=r"are not in .*start.safetensors any more"):
+    with pytest.raises(InputError, match=r"are no longer in .*start.safetensors"):
         begin(make_trainer(make_spec(), Group()), folder, wanted, VOCABULARY)
     file.unlink()
     with pytest.raises(InputError, match=r"cannot be read"):
