@@ -1,4 +1,4 @@
-"""Tar archives: what is damaged costs itself alone and is told, and which members count."""
+"""Tar archives: damage costs only what it hits and is reported; members are selected by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXTS = [f"text {n}" for n in range(6)]
 
 
 def member(name: str, content: bytes, form: int = tarfile.USTAR_FORMAT, **fields: Any) -> bytes:
-    """Headers, content and padding."""
+    """A member: headers, content and padding."""
     information = tarfile.TarInfo(name)
     information.size = len(content)
     for field, value in fields.items():
@@ -41,13 +41,13 @@ def member(name: str, content: bytes, form: int = tarfile.USTAR_FORMAT, **fields
 
 
 def packed(contents: Iterable[tuple[str, bytes]], form: int = tarfile.USTAR_FORMAT, record: int = BLOCK) -> bytes:
-    """An archive; its end is filled up to whole records."""
+    """An archive, padded to whole records."""
     found = b"".join(member(name, content, form) for name, content in contents) + bytes(2 * BLOCK)
     return found + bytes(-len(found) % record)
 
 
 def numbered(*numbers: int, record: int = BLOCK) -> bytes:
-    """An archive of small texts: each takes two blocks."""
+    """An archive of small texts of two blocks each."""
     return packed([(f"{n}.txt", f"text {n}".encode()) for n in numbers], record=record)
 
 
@@ -55,7 +55,7 @@ OK = numbered(*range(6))
 
 
 def read(archive: bytes, tmp_path: Path, name: str = "a.tar", **fields: Any) -> tuple[list[str], list[BadRow]]:
-    """Texts, and what is bad, of an archive as a source."""
+    """(texts, bad rows) of an archive as a source."""
     (path := tmp_path / name).write_bytes(archive)
     source = SourceConfig(path=str(path), format="webdataset", **fields)
     rows = [row for file in find_files(source) for row in read_documents(file, source)]
@@ -75,7 +75,7 @@ def without(*numbers: int) -> list[str]:
     return [text for n, text in enumerate(TEXTS) if n not in numbers]
 
 
-# What is damaged
+# Damage
 
 
 @pytest.mark.parametrize("place", [0, 100, 124, 130, 148, 156, 257, 345])
@@ -86,7 +86,7 @@ def test_a_damaged_header_costs_its_member(number: int, place: int, tmp_path: Pa
     assert texts == without(number)
     assert (bad.lost, bad.unit, bad.position) == (1, "member", f"byte {number * 2 * BLOCK}")
     assert "damaged" in bad.reason
-    assert number == 0 or f"behind {number - 1}.txt" in bad.reason
+    assert number == 0 or f"after {number - 1}.txt" in bad.reason
 
 
 def test_zeroed_blocks(tmp_path: Path) -> None:
@@ -94,19 +94,19 @@ def test_zeroed_blocks(tmp_path: Path) -> None:
         texts, (bad,) = read(changed(OK, start * BLOCK, bytes(size * BLOCK)), tmp_path)
         assert texts == without(*lost)
         assert (bad.lost, bad.unit, bad.position) == (2 if size == 4 else 1, "member", f"byte {start * BLOCK}")
-    # In an archive that is padded, as most are, two blocks of zeros are no end.
+    # In a padded archive, as most are, two blocks of zeros are no end.
     names = [("one.txt", b"1"), ("two.txt", b"2"), ("three.txt", b"3")]
     texts, (bad,) = read(changed(packed(names, record=20 * BLOCK), 2 * BLOCK, bytes(2 * BLOCK)), tmp_path)
     assert (texts, bad.lost) == (["1", "3"], 1)
-    assert bad.reason == "1,024 zero bytes stand between one.txt and three.txt: a member at least is missing"
-    # Otherwise it cannot be known, and is told.
+    assert bad.reason == "1,024 zero bytes stand between one.txt and three.txt: at least one member is missing"
+    # Otherwise it is ambiguous, and reported.
     texts, (bad,) = read(changed(packed(names), 2 * BLOCK, bytes(2 * BLOCK)), tmp_path)
     assert (texts, bad.lost) == (["1", "3"], 0)
     assert "bytes 1,024 to 2,048 are zero, between one.txt and three.txt: they are read as the end of an archive" in bad.reason
 
 
 def written(names: Iterable[str], size: int) -> bytes:
-    """An archive as tarfile writes it, of members of so many bytes."""
+    """An archive as tarfile writes it, of members of `size` bytes."""
     with tarfile.open(fileobj=(file := io.BytesIO()), mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name in names:
             information = tarfile.TarInfo(name)
@@ -134,7 +134,7 @@ FRUIT = [f"{name}.txt" for name in ("apple", "pear", "fig", "plum", "kiwi", "lim
         (b"".join(member(name, b"x" * 19 * BLOCK) for name in FRUIT) + bytes(1024), 3 * 10240, 10240, 10, 1),
     ],
 )  # fmt: skip
-def test_zeroed_members_are_never_passed_over_in_silence(
+def test_zeroed_members_are_never_skipped_silently(
     archive: bytes, start: int, size: int, documents: int, lost: int, tmp_path: Path
 ) -> None:
     healthy, nothing = read(archive, tmp_path)
@@ -158,10 +158,10 @@ def test_archives_that_were_joined_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("end", "position", "reason"),
     [
-        (6 * BLOCK, "end", "the archive is broken: it has no end mark: it may be cut off behind 2.txt"),
-        (6 * BLOCK + 100, "end", "the archive is broken: it is cut off in a header (behind 2.txt): 100 bytes of it are there"),
+        (6 * BLOCK, "end", "the archive is broken: it has no end mark: it may be cut off after 2.txt"),
+        (6 * BLOCK + 100, "end", "the archive is broken: it is cut off in a header (after 2.txt): 100 bytes of it are there"),
         (5 * BLOCK + 2, "2.txt", "the archive is broken: it is cut off in this member: 2 of its 6 bytes are there"),
-        (5 * BLOCK + 7, "end", "the archive is broken: it has no end mark: it may be cut off behind 2.txt"),
+        (5 * BLOCK + 7, "end", "the archive is broken: it has no end mark: it may be cut off after 2.txt"),
     ],
 )
 def test_a_cut(end: int, position: str, reason: str, tmp_path: Path) -> None:
@@ -175,15 +175,15 @@ def test_several_archives_in_one_file(tmp_path: Path) -> None:
         one, two = numbered(0, 1, 2, record=record), numbered(3, 4, 5, record=record)
         for archives, right in ((one + two, TEXTS), (one + one, TEXTS[:3] * 2)):
             texts, notes = read(archives, tmp_path)
-            # Few writers fill records of 64 blocks: what ends in as many zeros may have lost its last members.
+            # Few writers fill records of 64 blocks: an archive that ends in as many zeros may have lost its last members.
             assert (texts, [note.lost for note in notes]) == (right, [0] if record == 64 * BLOCK else [])
         for size in (700, BLOCK, 5):
             texts, (bad, *_) = read(one + b"x" * size + two, tmp_path)
             assert (texts, bad.lost, bad.unit) == (TEXTS, 1, "member")
-            assert f"{size:,} bytes from byte {len(one):,} on (behind 2.txt) are damaged" in bad.reason
+            assert f"{size:,} bytes from byte {len(one):,} on (after 2.txt) are damaged" in bad.reason
     texts, (bad,) = read(OK + b"x" * 5000, tmp_path)
     assert (texts, bad.lost) == (TEXTS, 1)
-    assert "its last 5,000 bytes (behind 5.txt) are damaged" in bad.reason
+    assert "its last 5,000 bytes (after 5.txt) are damaged" in bad.reason
 
 
 def test_bytes_that_are_missing_or_too_many(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_bytes_that_are_missing_or_too_many(tmp_path: Path) -> None:
         content = number * size + BLOCK + 300
         for other, said in (
             (archive[:content] + archive[content + 100 :], "bytes are missing in it"),
-            (archive[:content] + b"x" * 100 + archive[content:], "it holds bytes that were not in it"),
+            (archive[:content] + b"x" * 100 + archive[content:], "it holds extra bytes"),
         ):
             texts, (bad,) = read(other, tmp_path)
             assert texts == [text * 300 for text in without(number)]
@@ -206,7 +206,7 @@ def test_archives_in_an_archive_are_not_looked_into(tmp_path: Path) -> None:
     archive = packed([("0.txt", b"text 0"), ("inner.tar", inner), ("1.txt", b"text 1")])
     texts, (bad,) = read(archive, tmp_path)
     assert (texts, bad) == (TEXTS[:2], BadRow("end", "left out: 1 member of other kinds (.tar)", 0, "member"))
-    # Nor where its own header or the one behind it is damaged.
+    # Nor if its own header or the one after it is damaged.
     texts, bad_ones = read(changed(archive, 2 * BLOCK + 30, b"?"), tmp_path)
     assert (texts, [bad.lost for bad in bad_ones]) == (TEXTS[:2], [1])
     texts, bad_ones = read(changed(archive, 3 * BLOCK + len(inner), b"?"), tmp_path)
@@ -214,7 +214,7 @@ def test_archives_in_an_archive_are_not_looked_into(tmp_path: Path) -> None:
 
 
 def test_a_damaged_extended_header(tmp_path: Path) -> None:
-    """GNU.sparse.size=x, and one whose own checksum is wrong: the name of its member is not known then."""
+    """GNU.sparse.size=x, and an extended header with a wrong checksum, so that the member's name is unknown."""
     bad_size = member("0", b"21 GNU.sparse.size=x\n", type=tarfile.XHDTYPE)
     archive = member("0.txt", b"text 0") + bad_size + member("1.txt", b"text 1") + numbered(2)
     texts, (bad,) = read(archive, tmp_path)
@@ -244,14 +244,14 @@ def test_a_header_that_lies_about_a_size_costs_one_member_and_no_memory(tmp_path
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, bz2.compress])
-def test_what_is_no_archive(pack: Any, tmp_path: Path) -> None:
+def test_files_that_are_no_archive(pack: Any, tmp_path: Path) -> None:
     name = {bytes: "a.tar", gzip.compress: "a.tgz", lzma.compress: "a.tar.xz", bz2.compress: "A.TBZ2"}[pack]
     for content, told in (
-        (b"hello" * 1000, BadRow("byte 0", "it is no tar archive", 1, "file")),
-        (b"%PDF" + b"x" * 3000, BadRow("byte 0", "it is no tar archive: it looks like a PDF document", 1, "file")),
+        (b"hello" * 1000, BadRow("byte 0", "it is not a tar archive", 1, "file")),
+        (b"%PDF" + b"x" * 3000, BadRow("byte 0", "it is not a tar archive: it looks like a PDF document", 1, "file")),
         (b"", BadRow("byte 0", "empty", 0, "file")),
         (bytes(10240), BadRow("byte 0", "empty", 0, "file")),
-        (bytes(99999), BadRow("byte 0", "it is no tar archive: it holds 99,999 zero bytes", 1, "file")),
+        (bytes(99999), BadRow("byte 0", "it is not a tar archive: it holds 99,999 zero bytes", 1, "file")),
     ):  # fmt: skip
         assert read(pack(content), tmp_path, name) == ([], [told])
     assert read(pack(OK), tmp_path, name) == (TEXTS, [])
@@ -265,7 +265,7 @@ def test_a_compressed_archive_that_breaks(tmp_path: Path) -> None:
     assert [text[0] for text in texts] == ["0", "1", "2", "3"]
     assert bad.position == "4.txt"
     assert bad.reason.startswith("the archive is broken: it is cut off, at byte")
-    # Where compressed streams are joined, what follows a damaged one is found again.
+    # In concatenated compressed streams, reading continues after a damaged one.
     step = len(archive) // 3
     streams = [gzip.compress(archive[:step]), gzip.compress(archive[step : 2 * step]), gzip.compress(archive[2 * step :])]
     streams[1] = changed(streams[1], len(streams[1]) // 2, b"?" * 50)
@@ -304,7 +304,7 @@ def test_ordinary_archives_are_read_as_tarfile_reads_them(form: int, tmp_path: P
         found = list(members(stream))
     assert [(name, content) for name, content in found if isinstance(content, bytes)] == right
     others = {name: str(content) for name, content in found if isinstance(content, Unreadable)}
-    assert others == dict.fromkeys(("link", "fifo", "hard"), "not a plain file")
+    assert others == dict.fromkeys(("link", "fifo", "hard"), "not a regular file")
 
 
 def test_old_headers_and_large_numbers() -> None:
@@ -320,7 +320,7 @@ def test_old_headers_and_large_numbers() -> None:
 
 
 def test_a_sparse_member_is_its_content_with_its_holes() -> None:
-    """As GNU tar writes version 1.0: the places of the data stand before it."""
+    """As GNU tar writes version 1.0: a map of the data comes before it."""
     places = b"2\n1000\n4\n5000\n4\n".ljust(BLOCK, b"\0")
     fields = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n28 GNU.sparse.realsize=6000\n25 GNU.sparse.name=s.bin\n"
     archive = member("x", fields, type=tarfile.XHDTYPE) + member("GNUSparseFile.0/s.bin", places + b"datamore") + numbered(0)
@@ -328,13 +328,13 @@ def test_a_sparse_member_is_its_content_with_its_holes() -> None:
     found = dict(members(stream))
     assert found["s.bin"] == changed(changed(bytes(6000), 1000, b"data"), 5000, b"more")
     liar: Any = io.BufferedReader(io.BytesIO(archive.replace(b"\n5000\n", b"\n0500\n")))  # type: ignore[arg-type]
-    assert "contradict each other" in str(dict(members(liar))["s.bin"])
+    assert "are inconsistent" in str(dict(members(liar))["s.bin"])
 
 
-# Which members count
+# Selection of members
 
 
-def test_members_count_by_their_names_as_files_do(tmp_path: Path) -> None:
+def test_members_are_selected_by_name_as_files_are(tmp_path: Path) -> None:
     table = pa.table({"text": ["from parquet"]})
     pq.write_table(table, parquet := io.BytesIO())
     contents = {
@@ -390,10 +390,10 @@ def test_values_follow_the_same_rule(tmp_path: Path) -> None:
     assert bad[-1].reason == "left out: 2 members of other kinds (.cls, .json)"
 
 
-def test_names_that_only_look_as_if_they_led_out(tmp_path: Path) -> None:
+def test_names_that_only_seem_to_point_outside(tmp_path: Path) -> None:
     archive = packed([("a/../b.txt", b"in"), ("..c.txt", b"hidden"), ("a/../../d.txt", b"out")])
     texts, (bad,) = read(archive, tmp_path)
-    assert (texts, bad.position, bad.reason) == (["in"], "a/../../d.txt", "its name leads out of the archive")
+    assert (texts, bad.position, bad.reason) == (["in"], "a/../../d.txt", "its name points outside the archive")
 
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
 
 
 def test_any_byte_of_an_archive_may_change(tmp_path: Path) -> None:
-    """No exception, and no member is lost but the one that the byte is in."""
+    """No exception is raised, and only the member with the byte is lost."""
     rng = random.Random(0)
     for _ in range(150):
         place = rng.randrange(len(OK))

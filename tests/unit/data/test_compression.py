@@ -1,4 +1,4 @@
-"""Compressed files: every member, padding, and what is damaged, cut off or no such file."""
+"""Compressed files: all members, padding, damage, cuts, and files of another kind."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ each_kind = pytest.mark.parametrize("ending", PACK)
 
 
 def unpacked(content: bytes, name: str) -> tuple[bytes, list[Broken]]:
-    """All that can be read, and what is said in between."""
+    """(all content that can be read, the errors in between)."""
     stream, found, said = decompressed(pa.BufferReader(content), name), bytearray(), []
     while True:
         try:
@@ -71,7 +71,7 @@ def test_members_and_padding_are_read_as_their_own_programs_do(ending: str) -> N
 
 
 @each_kind
-def test_garbage_behind_the_content_is_told_and_costs_nothing(ending: str) -> None:
+def test_garbage_after_the_content_is_reported_and_costs_nothing(ending: str) -> None:
     one, two = PACK[ending](TEXT), PACK[ending](b"the end")
     for content, right in ((one + b"garbage" * 3, TEXT), (one + b"garbage" * 3 + two, TEXT + b"the end")):
         found, (broken,) = unpacked(content, f"a{ending}")
@@ -82,19 +82,19 @@ def test_garbage_behind_the_content_is_told_and_costs_nothing(ending: str) -> No
 
 
 @each_kind
-def test_of_a_cut_stream_all_that_came_out_is_read(ending: str) -> None:
+def test_all_output_of_a_cut_stream_is_used(ending: str) -> None:
     content = PACK[ending](LONG)
     found, (broken,) = unpacked(content[: len(content) * 9 // 10], f"a{ending}")
     assert LONG.startswith(found)
     assert ending == ".bz2" or len(found) > len(LONG) // 2  # its blocks of 900 kB are all or nothing
     assert str(broken).startswith("it is cut off, at byte ")
     assert not broken.whole
-    found, _ = unpacked(content[:-1], f"a{ending}")  # the checksum is cut, and nothing of the content
+    found, _ = unpacked(content[:-1], f"a{ending}")  # only the checksum is cut
     assert found == LONG
 
 
 def damaged(content: bytes, ending: str) -> bytes:
-    """With one bit flipped: where LZ4 says how large its first block is, since pyarrow's has no checksum."""
+    """Flip one bit; in LZ4 that of the first block's size, since pyarrow writes no checksum."""
     place = 9 if ending == ".lz4" else len(content) // 2
     return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
 
@@ -108,7 +108,7 @@ def test_a_damaged_member_costs_no_other(ending: str) -> None:
     assert found.endswith(b"small\n")
     assert f"reading continues at byte {len(small) + len(broken_one):,}" in str(broken)
     assert broken.line
-    # One that is cut runs on into the next.
+    # A cut member runs into the next.
     cut = pack(TEXT)[:-1000]
     found, (broken,) = unpacked(cut + small, f"a{ending}")
     assert found.endswith(b"small\n")
@@ -116,7 +116,7 @@ def test_a_damaged_member_costs_no_other(ending: str) -> None:
 
 
 def test_nothing_of_a_damaged_block_of_bzip2_is_used() -> None:
-    """Its checksum is tried when the whole block came out, scrambled."""
+    """Its checksum is verified only after the whole scrambled block was output."""
     text = os.urandom(700_000).hex().encode()  # two blocks
     content = bytearray(bz2.compress(text))
     content[-1000] ^= 1
@@ -165,7 +165,7 @@ def test_what_the_lz4_program_writes(options: list[str], tmp_path: Path) -> None
 
 
 def _lz4_checked(content: bytes) -> bytes:
-    """A frame with the checksum of its content, which pyarrow does not write: its blocks are stored."""
+    """A frame of stored blocks with a content checksum, which pyarrow does not write."""
     xxhash = pytest.importorskip("xxhash")
     head = bytes([0b01100100, 0b01000000])
     blocks = (content[place : place + 2**16] for place in range(0, len(content), 2**16))
@@ -177,7 +177,7 @@ def _lz4_checked(content: bytes) -> bytes:
 CHECKED = {**PACK, ".lz4": _lz4_checked, ".xz": lambda content: lzma.compress(content, preset=0)}
 RANDOM = random.Random(1)
 NOISE = [b"%d %x" % (n, RANDOM.getrandbits(320)) for n in range(3000)]
-"""Lines as those of a corpus: they compress to a half."""
+"""Lines like those of a corpus: they compress to half their size."""
 
 
 def flipped(content: bytes, place: int, bit: int) -> bytes:
@@ -199,8 +199,11 @@ def test_no_wrong_line_comes_out_of_a_flipped_bit(ending: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("ending", [".gz", ".xz", ".zst", ".lz4"])
-def test_of_a_member_whose_checksum_is_wrong_nothing_is_used(ending: str) -> None:
-    for text in (TEXT, b"".join(b"%d\n" % n for n in range(650_000))):  # one that is kept while it is tried, and a longer one
+def test_nothing_of_a_member_with_a_wrong_checksum_is_used(ending: str) -> None:
+    for text in (
+        TEXT,
+        b"".join(b"%d\n" % n for n in range(650_000)),
+    ):  # one that is kept while it is verified, and a longer one
         one = CHECKED[ending](text)
         place = {".gz": len(one) - 6, ".xz": len(one) - 30, ".zst": len(one) - 2, ".lz4": len(one) // 2}[ending]
         found, (broken,) = unpacked(flipped(one, place, 0) + CHECKED[ending](b"the end"), f"a{ending}")
@@ -210,7 +213,7 @@ def test_of_a_member_whose_checksum_is_wrong_nothing_is_used(ending: str) -> Non
         assert broken.lost == 1
 
 
-def test_of_a_long_member_that_is_damaged_its_start_is_used() -> None:
+def test_the_start_of_a_long_damaged_member_is_used() -> None:
     text = b"".join(b"%d %x\n" % (n, RANDOM.getrandbits(64)) for n in range(180_000))
     for ending, late in ((".gz", 2**20), (".xz", 2**21), (".zst", 2**20)):
         one = CHECKED[ending](text)
@@ -219,7 +222,7 @@ def test_of_a_long_member_that_is_damaged_its_start_is_used() -> None:
         assert text.startswith(found)
         assert len(found) > len(text) // 5
         assert f"the last {late:,} bytes of content before it are not used" in str(broken)
-        found, (broken,) = unpacked(one[:place], f"a{ending}")  # one that is cut is right up to there
+        found, (broken,) = unpacked(one[:place], f"a{ending}")  # a cut member is correct up to the cut
         assert text.startswith(found)
         assert len(found) > len(text) * 0.7
         assert str(broken).startswith("it is cut off, at byte")
@@ -235,7 +238,7 @@ def test_blocks_of_xz_have_a_checksum_each(tmp_path: Path) -> None:
         pytest.skip("the program xz is not installed")
     assert unpacked(packed, "a.xz") == (LONG, [])
     with_wrong_index, (broken,) = unpacked(flipped(packed, len(packed) - 20, 3), "a.xz")
-    assert with_wrong_index == LONG  # each block is right
+    assert with_wrong_index == LONG  # each block is intact
     assert broken.lost == 1
 
 

@@ -98,8 +98,8 @@ def test_bytes_that_are_not_utf_8_cost_their_sentence() -> None:
     assert "Latin-1" in bad.reason
 
 
-def test_what_neighbours_have_in_common_is_one_line() -> None:
-    """A hole in a file, or a treebank that is published without its words."""
+def test_neighbours_with_the_same_reason_are_one_row() -> None:
+    """A hole in a file, or a treebank published without its words."""
     texts, bad = read(HELLO + "\n" + "\0\0\n\n" * 500 + (word(1, "_") + word(2, "_") + "\n") * 700 + HELLO)
     assert texts == ["Hello world!\nHello world!"]
     assert [(row.lost, row.unit) for row in bad] == [(500, "sentence"), (700, "sentence")]

@@ -1,4 +1,4 @@
-"""Documents in CSV: what is damaged costs the rows that it damages, and healthy files read as they always did."""
+"""Documents in CSV: damage costs only the rows that it hits, and intact files read as the csv module reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from foundray.spec import SourceConfig
 
 
 def never(line: int) -> str:
-    """The reason for a row whose quote opens in a line and never closes."""
+    """The reason for a row whose quote opens in `line` and never closes."""
     return f"the quote that opens in line {line} never closes; the rows after that line are read"
 
 
@@ -29,7 +29,7 @@ def read(path: Path, field: str = "text") -> Iterator[Document | BadRow]:
 
 
 def texts(path: Path, content: bytes | str, field: str = "text") -> list[str]:
-    """Of a file with this content; bad rows as `position: reason`."""
+    """The texts of a file with this content; bad rows as `position: reason`."""
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return [row.text if isinstance(row, Document) else f"{row.position}: {row.reason}" for row in read(path, field)]
 
@@ -43,7 +43,7 @@ def losses(path: Path) -> list[tuple[int, str]]:
     [
         ('1,first\n2,"he said hi\n3,third\n4,fourth\n5,fifth\n', ["first", f"line 3: {never(3)}",
                                                                  "third", "fourth", "fifth"]),
-        # A later quote would close it, with text behind.
+        # A later quote would close it, with text after it.
         ('1,"open\n2,b\n3,"c, c"\n4,"d\nd"\n', [f"line 2: {never(2)}", "b", "c, c", "d\nd"]),
         ('"1","open\n"2","b"\n"3","c"\n', [f"line 2: {never(2)}", "b", "c"]),
         ('1,"open\n2,b\n3,", c"\n4,d\n', [f"line 2: {never(2)}", "b", ", c", "d"]),
@@ -53,7 +53,7 @@ def losses(path: Path) -> list[tuple[int, str]]:
         ('1,"a\n2,"b\n3,c\n', [f"line 2: {never(2)}", f"line 3: {never(3)}",
                                 "c"]),
         ('1,a\n2,"open', ["a", "line 3: the quote that opens in line 3 never closes"]),
-        # Cut off within prose: what follows are no rows.
+        # Cut off within prose: what follows is not rows.
         ('1,a\n2,"A true field\nof prose\nthat is cut', [
             "a", "line 3: the quote that opens in line 3 never closes; what follows is lost with it: 2 lines"]),
     ],
@@ -76,7 +76,7 @@ def test_a_quote_that_never_closes_in_one_column_and_over_very_many_lines(tmp_pa
     [
         '1,"one, and\nmore"\n2,"say ""hi"""\n3,\'x\'\n',
         '1,"a table:\n2,b\n3,c\n4,d"\n5,e\n',  # few lines that look like rows
-        '1,"he said "hi" to me"\n2,b\n',  # not strictly right, and not open
+        '1,"he said "hi" to me"\n2,b\n',  # not strictly valid, but closed
         '1,"he said\nthat "one" thing"\n2,"b"\n',
         '1,"' + "A line of prose\n" * 3000 + '"\n2,b\n',
         '1,"' + "a line, with a comma\r\n" * 10 + '"\r\n2,b\r\n',
@@ -154,7 +154,7 @@ def test_columns_that_are_not_there_or_there_twice(tmp_path: Path) -> None:
 
 
 class Broken(io.BytesIO):
-    """A stream that breaks, and can be read on."""
+    """A stream that breaks and can then be read further."""
 
     def __init__(self, *parts: bytes | Exception):
         super().__init__()

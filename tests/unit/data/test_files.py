@@ -1,4 +1,4 @@
-"""Which files a source has, how each is read, and what is said of those that are left out."""
+"""The files of a source, the format of each, and the report on those left out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def found(path: Path | str, endings: tuple[str, ...] = (), **fields: Any) -> Fou
 
 
 def names(path: Path | str, **fields: Any) -> list[str]:
-    """Of the files found, by the last part of their paths."""
+    """The last parts of the paths of the files found."""
     return [Store.at(file.url).name for file in find_files(SourceConfig(path=str(path), **fields))]
 
 
@@ -56,7 +56,7 @@ def write(folder: Path, *names: str, content: str = "x") -> None:
         (folder / name).write_text(content)
 
 
-# What a name says
+# Names
 
 
 @pytest.mark.parametrize(
@@ -193,13 +193,13 @@ def test_the_line_is_part_of_a_dry_run_and_embed_knows_several_formats(tmp_path:
         source_of(str(tmp_path / "raw/b.zip"), spec, {})
 
 
-# Links, and what is no file
+# Links and special files
 
 
 def test_a_loop_of_links_is_read_once(tmp_path: Path) -> None:
     write(tmp_path, "sub/x.txt", "z/y.txt")
     (tmp_path / "sub/up").symlink_to("..")
-    (tmp_path / "a").symlink_to("z")  # before z in order: the folder itself goes first
+    (tmp_path / "a").symlink_to("z")  # sorts before z, but the folder itself is read first
     assert names(tmp_path) == ["x.txt", "y.txt"]
     assert line(tmp_path) == "left out: links to folders that are read anyway: 2 (a, up)"
     assert names(tmp_path / "a") == ["y.txt"], "a link that is named is followed"
@@ -218,7 +218,7 @@ def test_links_out_of_the_folder_are_followed_once(tmp_path: Path) -> None:
     assert "links to folders that are read anyway: 2 (back, two)" in line(tmp_path / "in")
 
 
-def test_what_is_no_regular_file_is_left_out_and_never_opened(tmp_path: Path) -> None:
+def test_special_files_are_left_out_and_never_opened(tmp_path: Path) -> None:
     write(tmp_path, "a.txt", "x.jsonl/inside.txt")
     os.mkfifo(tmp_path / "fifo.txt")
     (tmp_path / "zero.txt").symlink_to("/dev/zero")
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
     here = Path.cwd()
     try:
         os.chdir(tmp_path)
-        for _ in range(20):  # further down than any path can say
+        for _ in range(20):  # deeper than the longest path
             Path("d" * 250).mkdir()
             os.chdir("d" * 250)
     finally:
@@ -344,7 +344,7 @@ def test_files_are_grouped_in_linear_time() -> None:
 
 
 def test_rows_of_odd_files_keep_their_place(tmp_path: Path) -> None:
-    """A bad row names the URL by which its file can be opened again."""
+    """A bad row names the URL that opens its file again."""
     (tmp_path / "b ad#.jsonl").write_text(json.dumps({"other": 1}))
     source = SourceConfig(path=f"file://{tmp_path}")
     (file,) = find_files(source)

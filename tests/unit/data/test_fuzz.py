@@ -13,7 +13,7 @@ from tests.unit.data.seeds import SEEDS
 
 EXAMPLES = 60
 SECONDS = 120
-"""Of one format's files: many times what they take, so that only a hang takes longer."""
+"""Seconds for one format's files: many times what they need, so that only a hang takes longer."""
 
 
 @pytest.mark.parametrize("name", [seed.name for seed in SEEDS])

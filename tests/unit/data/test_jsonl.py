@@ -1,4 +1,4 @@
-"""JSON Lines, and other JSON: arrays, objects over several lines, and rows that are not what they should be."""
+"""JSON Lines and other JSON: arrays, objects over several lines, and bad rows."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_bytes_that_are_not_utf_8() -> None:
 
 
 def test_objects_with_nothing_between_them() -> None:
-    """As `cat` leaves them, of a file without a line end at its end."""
+    """As `cat` joins files whose last line has no line break."""
     assert read('{"text": "one"}\n{"text": "two"}{"text": "three"} {"other": 4}\n{"text": "five"}') == (
         ["one", "two", "three", "five"],
         [BadRow("line 2", "no field 'text'; it has: other")],
@@ -150,7 +150,7 @@ def test_a_damaged_element_costs_itself(layout: str, number: int, right: str, wr
 
 
 def test_a_damaged_element_of_one_line() -> None:
-    """The next element is known by its first key, unless what is inside elements starts like one."""
+    """The next element is found by its first key, unless that also occurs inside elements."""
     rows = [{"key": n, "text": f"text {n}", "parts": [{"text": "inside"}]} for n in range(5)]
     array = json.dumps(rows).replace('"text 2"', '"text 2')
     assert read(array)[0] == ["text 0", "text 1", "text 3", "text 4"]
@@ -158,7 +158,7 @@ def test_a_damaged_element_of_one_line() -> None:
     assert texts == TEXTS[:2]
     assert bad.reason.endswith("; the elements after it cannot be separated, and are lost with it")
     assert read(json.dumps(ROWS).replace('"text 0"', '"text 0'))[1][0].reason.endswith(bad.reason[-40:])
-    # Of the first element nothing is known but its own key.
+    # Of the first element, only its own key is known.
     lines = "[" + ",\n".join(map(json.dumps, ROWS)).replace('"text 0"', '"text 0') + "]"
     assert read(lines)[0] == TEXTS[1:]
 
@@ -184,7 +184,7 @@ def test_bytes_of_an_element_that_are_not_utf_8() -> None:
 
 
 def test_lines_are_not_taken_for_an_array() -> None:
-    """However the first of them begins, the rows behind it are read."""
+    """However the first line starts, the rows after it are read."""
     for first in ("[1]", "[INFO] started", '{"text": "cut', '{"text": "cut",', "{"):
         texts, (bad,) = read(f'{first}\n{{"text": "one"}}\n{{"text": "two"}}\n')
         assert texts == ["one", "two"]

@@ -28,7 +28,7 @@ def test_ends_of_lines() -> None:
     assert lines(b"\n") == [(1, b"")]
 
 
-def test_lines_across_pieces() -> None:
+def test_lines_across_chunks() -> None:
     written = [bytes([97 + n % 26]) * (n * 7919 % 300_000) for n in range(60)]
     assert [line for _, line in lines(b"\n".join(written))] == written
     assert [line for _, line in lines(b"\r".join(written))] == written
@@ -75,7 +75,7 @@ def test_memory_does_not_grow_with_lines_that_are_too_long() -> None:
     assert peak < 24 * CHUNK
 
 
-def test_of_a_cut_stream_the_line_that_is_cut_is_not_used() -> None:
+def test_the_cut_line_of_a_cut_stream_is_not_used() -> None:
     packed = gzip.compress(b"one\ntwo\nthree", mtime=0)
     found = lines(packed[:-9], "a.gz")
     assert found[:2] == [(1, b"one"), (2, b"two")]
@@ -87,7 +87,7 @@ def test_of_a_cut_stream_the_line_that_is_cut_is_not_used() -> None:
     assert len(bad(found)) == 1
 
 
-def test_behind_a_damaged_member_lines_are_whole() -> None:
+def test_lines_after_a_damaged_member_are_whole() -> None:
     def packed(content: bytes) -> bytes:
         return gzip.compress(content, mtime=0)
 
@@ -95,7 +95,7 @@ def test_behind_a_damaged_member_lines_are_whole() -> None:
     damaged[-6] ^= 1  # the checksum
     found = lines(packed(b"a\nb\n") + damaged + packed(b"c\nd\n"), "a.gz")
     assert [line for _, line in found if isinstance(line, bytes)] == [b"a", b"b", b"c", b"d"]
-    # Members that end inside lines, as bgzip's: what is left of a line behind the gap is no line.
+    # Members that end inside lines, as bgzip's do: the rest of a line after the gap is no line.
     found = lines(packed(b"a\nb") + damaged + packed(b"c\nd\n"), "a.gz")
     assert [line for _, line in found if isinstance(line, bytes)] == [b"a", b"d"]
 

@@ -1,4 +1,4 @@
-"""Documents in Parquet: damage costs what it damages, by page and row group."""
+"""Documents in Parquet: damage costs only what it hits, by page and row group."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def written(table: pa.Table, **options: Any) -> bytes:
 
 
 def read(path: Path, content: bytes, field: str = "text") -> tuple[list[str], list[BadRow]]:
-    """The texts, and what is bad."""
+    """(texts, bad rows)."""
     path.write_bytes(content)
     source = SourceConfig(path=str(path), format="parquet", field=field)
     found = [row for file in find_files(source) for row in read_documents(file, source)]
@@ -41,7 +41,7 @@ def test_a_value_that_is_not_utf8_costs_its_row(tmp_path: Path) -> None:
     assert [(row.position, row.reason, row.lost) for row in bad] == [("row 1500", "'text' is not UTF-8 (byte 0xe9)", 1)]
 
 
-def test_a_flipped_bit_is_told_by_its_pages_checksum(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found_by_its_pages_checksum(tmp_path: Path) -> None:
     content = written(pa.table({"text": [f"document {n}" for n in range(60)]}), compression="none", write_page_checksum=True)
     at = content.index(b"document 30")
     flipped = content[:at] + b"dobument 30" + content[at + 11 :]

@@ -1,4 +1,4 @@
-"""Plain text: what is a document, what is empty, and what is no text."""
+"""Plain text: documents, empty files, and content that is not text."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_long_line_that_breaks_off_is_lost(tmp_path: Path) -> None:
         assert [(row.position, row.lost) for row in bad(rows)] == [("line 2", 1)]
 
 
-def test_what_lies_behind_a_compressed_stream_costs_no_line(tmp_path: Path) -> None:
+def test_garbage_after_a_compressed_stream_costs_no_line(tmp_path: Path) -> None:
     content = gzip.compress(b"one\ntw") + b"junk" + gzip.compress(b"o\nthree")
     for documents, wanted in (
         ("file", ["one\ntwo\nthree"]),

@@ -98,8 +98,8 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
 def test_archives_are_read_and_cannot_lead_out(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.tar", {"1.txt": b"one", "../2.txt": b"two", "/3.txt": b"x", "4.json": b'{"text": "four"}'})
     assert documents(path, format="webdataset") == [
-        "one", "../2.txt: its name leads out of the archive", "/3.txt: its name leads out of the archive", "four",
-        "link.txt: not a plain file",
+        "one", "../2.txt: its name points outside the archive", "/3.txt: its name points outside the archive", "four",
+        "link.txt: not a regular file",
     ]  # fmt: skip
     path.write_bytes(path.read_bytes()[:700])
     assert documents(path, format="webdataset")[-1].startswith("end: the archive is broken")
@@ -183,8 +183,8 @@ def test_images_in_archives(tmp_path: Path) -> None:
     found = rows(modality("image", size=8, patch=4), path, form="webdataset")
     reasons = [f"{row.position}: {row.reason}" if isinstance(row, BadRow) else "image" for row in found]
     assert reasons == [
-        "image", "../2.png: its name leads out of the archive", "3.png: not an image of a known kind",
-        "link.txt: not a plain file", "end: left out: 1 member of other kinds (.cls)",
+        "image", "../2.png: its name points outside the archive", "3.png: not an image of a known kind",
+        "link.txt: not a regular file", "end: left out: 1 member of other kinds (.cls)",
     ]  # fmt: skip
 
 

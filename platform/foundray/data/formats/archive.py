@@ -47,7 +47,7 @@ def select_members(stream: IO[bytes], wanted: Callable[[str], bool]) -> Iterator
     """
     others = Counter[str]()
     for name, content in members(stream):
-        if name and not tar_headers.leads_out(name) and is_hidden(posixpath.normpath(name)):
+        if name and not tar_headers.escapes(name) and is_hidden(posixpath.normpath(name)):
             continue
         if isinstance(content, Missing):
             yield name, BadRow.of(content, content.position)

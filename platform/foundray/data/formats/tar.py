@@ -1,7 +1,7 @@
-"""Tar archives, read block by block: what is damaged costs itself alone, and is reported with its place and size.
+"""Tar archives, read block by block. Damage costs only the members that it hits, and is reported with its offset and size.
 
-A header starts each member, and has a checksum. Where the next header should be and is none, what follows is searched for
-one: never inside a member, which may hold an archive itself. Zero blocks end an archive; there may be others behind it.
+A header with a checksum starts each member. If there is none where the next one should be, the bytes that follow are searched
+for one, but never the inside of a member, which may itself be an archive. Zero blocks end an archive; others may follow it.
 Formats: POSIX.1-2017, pax, "ustar Interchange Format"; GNU tar's manual, "Basic Tar Format".
 """
 
@@ -17,35 +17,35 @@ from foundray.data.files.ahead import CHUNK
 from foundray.data.files.compression import decompressing, kind_of
 from foundray.data.formats import tar_headers
 from foundray.data.formats.not_text import looks_like
-from foundray.data.formats.tar_headers import BLOCK, EXTENDED, Blocks, header, printable, whole
+from foundray.data.formats.tar_headers import BLOCK, EXTENDED, Blocks, header, padded_size, printable
 
 END = 2 * BLOCK
-"""Zero bytes that end an archive. Most writers fill its last record with more of them."""
-RECORDS = [BLOCK * factor for factor in (20, 64, 128, 256, 512, 1024, 2048)]
-"""Bytes of a record: of tar's own blocking factor, and of larger ones."""
-LARGEST = 2**31
-"""Bytes of a member that is read, at most (judgement: it is held in memory)."""
-BELIEVED = 2**28
-"""Bytes up to which the size in a damaged header is tried."""
-SHORT = 3 * BLOCK
-"""Bytes of an extended header with a name, at most: behind a damaged one as short the member that it is of is known."""
-NAMES = 2**24
-"""Bytes of extended headers before a member, at most: they hold names, and values of a few bytes."""
+"""Zero bytes that end an archive. Most writers add more to fill the last record."""
+RECORD_SIZES = [BLOCK * factor for factor in (20, 64, 128, 256, 512, 1024, 2048)]
+"""Bytes per record: tar's default blocking factor, and larger ones."""
+MAX_MEMBER = 2**31
+"""Most bytes of a member that is read. Judgement: it is kept in memory."""
+MAX_CLAIMED = 2**28
+"""Most bytes of a member for which the size in a damaged header is tried."""
+MAX_NAME_HEADER = 3 * BLOCK
+"""Most bytes of an extended header with a name. If damage is as short, the member that it belongs to follows."""
+MAX_HEADERS = 2**24
+"""Most bytes of extended headers before a member: they hold names and short values."""
 
 
 class Missing(Unreadable):
-    """What of an archive cannot be read."""
+    """A part of an archive that cannot be read."""
 
     def __init__(self, reason: str, position: str, lost: int = 1, unit: str = "member"):
         super().__init__(reason, lost, unit)
         self.position = position
-        """The member's name, or where in the archive it is."""
+        """The member's name, or its position in the archive."""
 
 
 def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes | Missing]]:
-    """(name, content) of each file in an archive, compressed or not, in order; in place of what cannot be read, why.
+    """(name, content) of each file in an archive, compressed or not, in order, with a Missing per unreadable part.
 
-    The name is empty for a damaged part of the archive. Links and devices are no files, and directories are not given.
+    The name is empty for a damaged part of the archive. Links and devices are Missing; directories are skipped.
     """
     blocks = Blocks(stream)
     if kind := kind_of(blocks.peek(16)):
@@ -57,23 +57,21 @@ class _Tar:
     def __init__(self, blocks: Blocks):
         self.blocks = blocks
         self.origin = 0
-        """Where the archive starts that is being read: there may be several."""
+        """Offset of the current archive: a file may hold several."""
         self.phase = 0
-        """Where a block starts: others start whole blocks from there."""
+        """Offset of a block: the others are whole blocks away from it."""
         self.names: list[str] = []
-        """The last two members that had a header."""
-        self.zeros = 0
-        """Zero bytes that were read last."""
-        self.reported = False
-        """Whether it was reported that the archive breaks off here."""
-        self.stray, self.strays = "", 0
-        """The first member whose padding is not zero bytes, and how many there are."""
-        self.nameless = ""
-        """Why the next member's name is not known, if it is not."""
-        self.joints: list[_Joint] = []
-        """Zero bytes between members that may be the end of an archive which another one follows."""
+        """Names of the last two members with a header."""
+        self.zeros = 0  # zero bytes read last
+        self.reported = False  # whether it was reported that the archive is cut off here
+        self.unpadded, self.unpadded_count = "", 0
+        """The first member whose padding is not all zero, and the number of such members."""
+        self.name_lost = ""  # why the next member's name is unknown
+        self.zero_runs: list[_ZeroRun] = []
+        """Zero bytes between members, each perhaps the end of an archive that another one follows."""
 
     def read(self) -> Iterator[tuple[str, bytes | Missing]]:
+        # What the next block is decides: too short, zeros, no header, or a member's header.
         while True:
             block = self.blocks.peek(BLOCK)
             if len(block) < BLOCK:
@@ -91,25 +89,26 @@ class _Tar:
             yield "", Missing(f"the compressed stream is broken: {note}", "end", unit=note.unit)
 
     def _read_member(self) -> Iterator[tuple[str, bytes | Missing]]:
-        """The member whose header comes next, or the first of whose headers does."""
-        before, size = list[bytes](), 0  # its extended headers
+        """The member whose header, or first extended header, comes next."""
+        before, size = list[bytes](), 0  # extended headers before the member's own
         while True:
             start, block = self.blocks.at, self.blocks.read(BLOCK)
             if (info := header(block)) is None:
-                self.blocks.push_back(block)  # what is said of the damage there counts the member
+                self.blocks.push_back(block)  # the report on the damage there counts the member
                 return
             if info.type not in (*EXTENDED, tarfile.XGLTYPE):
                 break
             size += info.size
-            if size > NAMES:
+            if size > MAX_HEADERS:
                 yield from self._damage(start)
                 return
-            more = self.blocks.read(whole(info.size))
-            if len(more) < whole(info.size):
-                yield "", self._cut_off("", f"it is cut off in an extended header{self._behind()}")
+            more = self.blocks.read(padded_size(info.size))
+            if len(more) < padded_size(info.size):
+                yield "", self._cut_off("", f"it is cut off in an extended header{self._after_last()}")
                 return
-            if info.type in EXTENDED:  # global ones say nothing of a member's name or size that counts
+            if info.type in EXTENDED:  # global ones do not set a member's name or size
                 before.append(block + more)
+        # A sparse member's map may continue in further blocks.
         while info.type == tarfile.GNUTYPE_SPARSE and block[482 if len(block) == BLOCK else -8]:
             if len(more := self.blocks.read(BLOCK)) < BLOCK:
                 break
@@ -117,77 +116,79 @@ class _Tar:
         yield from self._read_content(info, before, block)
 
     def _read_content(self, info: tarfile.TarInfo, before: list[bytes], head: bytes) -> Iterator[tuple[str, bytes | Missing]]:
-        """The content behind a member's headers."""
-        size = tar_headers.stored(info, before)
-        content = raw = self.blocks.read(min(size, LARGEST))
-        there = len(raw) + (self.blocks.skip(size - LARGEST) if len(raw) == LARGEST else 0)
-        failed = ""
+        """The content that follows a member's headers."""
+        size = tar_headers.stored_size(info, before)
+        content = raw = self.blocks.read(min(size, MAX_MEMBER))
+        available = len(raw) + (self.blocks.skip(size - MAX_MEMBER) if len(raw) == MAX_MEMBER else 0)
+        failed, headers = "", b"".join(before) + head
         try:
             if tar_headers.is_sparse(info, before):
-                info = tar_headers.resolved(b"".join(before) + head + content)
-                content = tar_headers.expanded(info, content[info.offset_data - sum(map(len, before)) - len(head) :], LARGEST)
+                info = tar_headers.resolved(headers + content)
+                content = tar_headers.expanded(info, content[info.offset_data - len(headers) :], MAX_MEMBER)
             elif before:
-                info = tar_headers.resolved(b"".join(before) + head)
-        except Exception as error:  # tarfile raises nearly anything for a damaged extended header
+                info = tar_headers.resolved(headers)
+        except Exception as error:  # tarfile raises nearly any exception for a damaged extended header
             failed = f"its extended header cannot be read ({error})"
+        # Content that is too short, or whose next header is not where the size says, is not used.
         name = printable(info.name)
         self.names = [*self.names[-1:], name]
-        failed, self.nameless = self.nameless or failed, ""
-        if there < size:
-            yield name, self._short(name, raw, there, size)
+        failed, self.name_lost = self.name_lost or failed, ""
+        if available < size:
+            yield name, self._too_short(name, raw, available, size)
             return
         padding = self.blocks.read(-size % BLOCK)
-        if failed or (failed := self._shifted(name, raw, padding)):
+        if failed or (failed := self._shift(name, raw, padding)):
             yield name, Missing(failed, name)
             return
+        # Only regular files of a safe name and size are members.
         if padding.strip(b"\0"):
-            self.stray, self.strays = self.stray or name, self.strays + 1
-        if tar_headers.leads_out(name):
-            yield name, Missing("its name leads out of the archive", name)
-        elif size > LARGEST:
-            yield name, Missing(f"it has {size:,} bytes; at most {LARGEST:,} are read", name)
+            self.unpadded, self.unpadded_count = self.unpadded or name, self.unpadded_count + 1
+        if tar_headers.escapes(name):
+            yield name, Missing("its name points outside the archive", name)
+        elif size > MAX_MEMBER:
+            yield name, Missing(f"it has {size:,} bytes; at most {MAX_MEMBER:,} are read", name)
         elif info.isreg():
             yield name, content
         elif not info.isdir():
-            yield name, Missing("not a plain file", name)
+            yield name, Missing("not a regular file", name)
 
-    def _shifted(self, name: str, content: bytes, padding: bytes) -> str:
-        """How a member's content shows that bytes are missing or too many in it, if it does: no header follows in place.
+    def _shift(self, name: str, content: bytes, padding: bytes) -> str:
+        """Why a member's content has lost or gained bytes: no header follows it, but one is found nearby. Empty if neither.
 
-        The next header is the start of what is read then.
+        Reading then continues at the header that was found.
         """
         following = self.blocks.peek(BLOCK)
         taken = len(content) + len(padding)
-        if not taken or taken > LARGEST or len(following) < BLOCK or not following.strip(b"\0") or header(following):
+        if not taken or taken > MAX_MEMBER or len(following) < BLOCK or not following.strip(b"\0") or header(following):
             return ""
         start = max(0, taken - BLOCK + 1) if tar_headers.is_archive(name, content) else 0
-        place = tar_headers.find((content + padding)[start:] + self.blocks.peek(2 * BLOCK - 1)) + start
-        if place < start:
+        offset = tar_headers.find((content + padding)[start:] + self.blocks.peek(2 * BLOCK - 1)) + start
+        if offset < start:
             return ""
-        said = "bytes are missing in it" if place < taken else "it holds bytes that were not in it"
+        reason = "bytes are missing in it" if offset < taken else "it holds extra bytes"
         self.blocks.push_back(content + padding)
-        self.blocks.skip(place)
+        self.blocks.skip(offset)
         self.phase = self.blocks.at
-        return f"{said}: the next header stands at byte {self.blocks.at:,}, and not where its size says"
+        return f"{reason}: the next header is at byte {self.blocks.at:,}, not where its size says"
 
-    def _short(self, name: str, content: bytes, there: int, size: int) -> Missing:
-        """Of the member that the archive ends in, so many bytes are there."""
-        phase = (self.phase - self.blocks.at + there) % BLOCK
-        lies = len(content) == there and content.endswith(bytes(END)) and not self.blocks.broken
-        if not lies or (place := tar_headers.find(content, phase)) < 0:
-            return self._cut_off(name, f"it is cut off in this member: {there:,} of its {size:,} bytes are there")
-        # The archive has an end: it is not cut, but the size is wrong, and other members were taken for the content.
+    def _too_short(self, name: str, content: bytes, available: int, size: int) -> Missing:
+        """A Missing for a member of which the archive has only `available` bytes."""
+        phase = (self.phase - self.blocks.at + available) % BLOCK
+        wrong_size = len(content) == available and content.endswith(bytes(END)) and not self.blocks.broken
+        if not wrong_size or (offset := tar_headers.find(content, phase)) < 0:
+            return self._cut_off(name, f"it is cut off in this member: {available:,} of its {size:,} bytes are there")
+        # The archive has its end, so the size is wrong, and other members were taken for content.
         self.blocks.push_back(content)
-        self.blocks.skip(place)
+        self.blocks.skip(offset)
         self.phase = self.blocks.at
-        return Missing(f"its header says {size:,} bytes, and {there:,} are left in the archive", name)
+        return Missing(f"its header says {size:,} bytes, and {available:,} are left in the archive", name)
 
     def _cut_off(self, name: str, reason: str) -> Missing:
         self.reported = True
         return Missing(f"the archive is broken: {self.blocks.broken or reason}", name or "end")
 
     def _read_zeros(self) -> Iterator[tuple[str, Missing]]:
-        """Zero blocks: the end of an archive, or what stands in place of members."""
+        """Zero blocks: the end of an archive, or members that were overwritten."""
         start = self.blocks.at
         size = self.zeros = self.blocks.skip_zeros()
         if not self.blocks.peek(1):
@@ -196,58 +197,59 @@ class _Tar:
         if odd := (self.blocks.at - self.phase) % BLOCK:
             if following:
                 self.phase = self.blocks.at
-            else:  # a block that starts with zeros, and is damaged
+            else:  # a damaged block that starts with zeros
                 self.blocks.push_back(bytes(odd))
                 size -= odd
         padded = _padded(size, self.blocks.at - self.origin)
         if not following:
             yield from self._damage(self.blocks.at if padded or size == END else start)
             return
-        joint = _Joint(start, size, self.names, printable(following.name), padded)
+        zero_run = _ZeroRun(start, size, self.names, printable(following.name), padded)
         if padded:
             self.origin = self.blocks.at
         if self.names and (padded or size == END):
-            self.joints.append(joint)
+            self.zero_runs.append(zero_run)
         else:
-            yield "", joint.loss()
+            yield "", zero_run.loss()
 
     def _damage(self, start: int) -> Iterator[tuple[str, Missing]]:
-        """What is no header: it is skipped up to the next one, and told together with all from `start` on."""
-        block, behind, where = self.blocks.peek(BLOCK), self._behind(), f"byte {start}"
+        """Skip a damaged area up to the next header. All from `start` on is reported together."""
+        block, after, where = self.blocks.peek(BLOCK), self._after_last(), f"byte {start}"
         self.zeros = 0
-        claimed = tar_headers.mended(block) if start == self.blocks.at else None
-        if claimed and (size := BLOCK + whole(tar_headers.stored(claimed, []))) <= BELIEVED:
-            # If a header follows a member of the size that the damaged header still says, it was just this one.
+        claimed = tar_headers.with_fixed_checksum(block) if start == self.blocks.at else None
+        if claimed and (size := BLOCK + padded_size(tar_headers.stored_size(claimed, []))) <= MAX_CLAIMED:
+            # If a header follows after the size in the damaged header, only that header is damaged.
             taken = self.blocks.peek(size + BLOCK)
             content, following = taken[BLOCK:size], taken[size:]
-            right = len(following) == BLOCK and (header(following) or not following.strip(b"\0"))
-            if right and (tar_headers.is_archive(claimed.name, content) or tar_headers.find(content) < 0):
+            plausible = len(following) == BLOCK and (header(following) or not following.strip(b"\0"))
+            if plausible and (tar_headers.is_archive(claimed.name, content) or tar_headers.find(content) < 0):
                 self.blocks.skip(size)
                 if claimed.type in EXTENDED:
-                    self.nameless = f"the header at byte {start:,}{behind}, which holds its name, is damaged"
+                    self.name_lost = f"the header at byte {start:,}{after}, which holds its name, is damaged"
                 else:
-                    yield "", Missing(f"the header at byte {start:,}{behind} is damaged: its member is missing", where)
+                    yield "", Missing(f"the header at byte {start:,}{after} is damaged: its member is missing", where)
                 return
         if self._search():
             size = self.blocks.at - start
-            if size <= SHORT and tar_headers.was_extended(block):
-                self.nameless = f"the header at byte {start:,}{behind}, which holds its name, is damaged"
+            if size <= MAX_NAME_HEADER and tar_headers.was_extended(block):
+                self.name_lost = f"the header at byte {start:,}{after}, which holds its name, is damaged"
                 return
-            yield "", Missing(f"{size:,} bytes from byte {start:,} on{behind} are damaged: a member at least is missing", where)
+            reason = f"{size:,} bytes from byte {start:,} on{after} are damaged: at least one member is missing"
+            yield "", Missing(reason, where)
         elif not self.names and not self.blocks.broken:
             self.reported = True
-            yield "", self._nothing(block)
+            yield "", self._no_members(block)
         else:
             size = self.blocks.at - start - self.zeros
-            yield "", self._cut_off(where, f"its last {size:,} bytes{behind} are damaged: a member at least is missing")
+            yield "", self._cut_off(where, f"its last {size:,} bytes{after} are damaged: at least one member is missing")
 
     def _search(self) -> bool:
-        """Go to the next header, or to the end; whether there is one."""
+        """Go to the next header, or to the end. Returns whether there is a header."""
         self.zeros = 0
         while True:
             stretch = self.blocks.peek(CHUNK + BLOCK)
-            if (place := tar_headers.find(stretch, (self.phase - self.blocks.at) % BLOCK)) >= 0:
-                self.blocks.skip(place)
+            if (offset := tar_headers.find(stretch, (self.phase - self.blocks.at) % BLOCK)) >= 0:
+                self.blocks.skip(offset)
                 self.phase = self.blocks.at
                 return True
             last = len(stretch) < CHUNK + BLOCK
@@ -259,7 +261,8 @@ class _Tar:
                 return False
 
     def _end(self) -> Iterator[tuple[str, Missing]]:
-        """Less than a block is left, or the stream breaks."""
+        """The end: less than a block is left, or the stream breaks."""
+        # A break: what follows it, if anything, is searched for a header.
         rest = self.blocks.read(BLOCK)
         if self.blocks.broken:
             if not self.reported:
@@ -268,81 +271,80 @@ class _Tar:
             if self.blocks.peek(1):
                 self._search()
             return
+        # The end of the last archive: report how it is not as it should be.
         if not (self.names or self.reported):
-            yield "", self._nothing(rest)
+            yield "", self._no_members(rest)
         elif rest.strip(b"\0") and not self.reported:
-            yield "", self._cut_off("", f"it is cut off in a header{self._behind()}: {len(rest)} bytes of it are there")
+            yield "", self._cut_off("", f"it is cut off in a header{self._after_last()}: {len(rest)} bytes of it are there")
         elif not (self.zeros or rest or self.reported):
-            yield "", self._cut_off("", f"it has no end mark: it may be cut off behind {self.names[-1]}")
+            yield "", self._cut_off("", f"it has no end mark: it may be cut off after {self.names[-1]}")
         elif (self.blocks.at - self.phase) % BLOCK and not self.reported:
             reason = f"it ends within a block, at byte {self.blocks.at:,}: bytes are missing in the zeros at its end, or before"
             yield "", Missing(reason, "end", 0)
-        elif self.zeros > END and not self.reported and not _padded(self.zeros, self.blocks.at - self.origin, RECORDS[:1]):
+        elif self.zeros > END and not self.reported and not _padded(self.zeros, self.blocks.at - self.origin, RECORD_SIZES[:1]):
             start = self.blocks.at - self.zeros
-            reason = f"{self.zeros:,} zero bytes end it, more than most writers do: members may be missing{self._behind()}"
+            reason = f"{self.zeros:,} zero bytes end it, more than most writers do: members may be missing{self._after_last()}"
             yield "", Missing(reason, f"byte {start}", 0)
-        # The end itself shows whether the writer pads: unknown (None) if it would be the same either way.
+        # The end shows whether the writer pads to records; None if both would look the same.
         padded = _padded(self.zeros, self.blocks.at - self.origin)
         pads = None if self.reported or (padded and self.zeros == END) else padded
-        for joint in self.joints:
-            if (missing := joint.missing(pads)) is not None:
+        for zero_run in self.zero_runs:
+            if (missing := zero_run.missing(pads)) is not None:
                 yield "", missing
-        self.joints.clear()
-        if self.nameless:
-            yield "", Missing(f"{self.nameless}: its member is missing", "end")
-        if self.strays:
-            several = f", the first of {self.strays:,}," if self.strays > 1 else ""
-            reason = f"bytes that are not zero fill the block behind {self.stray}{several}: a member may be missing there"
+        self.zero_runs.clear()
+        if self.name_lost:
+            yield "", Missing(f"{self.name_lost}: its member is missing", "end")
+        if self.unpadded_count:
+            several = f", the first of {self.unpadded_count:,}," if self.unpadded_count > 1 else ""
+            reason = f"bytes that are not zero fill the block after {self.unpadded}{several}: a member may be missing there"
             yield "", Missing(reason, "end", 0)
 
-    def _nothing(self, start: bytes) -> Missing:
-        """What is said of a file without a member."""
+    def _no_members(self, start: bytes) -> Missing:
+        """A Missing for a file without a member."""
         if start.strip(b"\0"):
             kind = looks_like(start)
-            return Missing(f"it is no tar archive{f': it looks like {kind}' if kind else ''}", "byte 0", unit="file")
-        if self.blocks.at in (0, END, *RECORDS):
+            return Missing(f"it is not a tar archive{f': it looks like {kind}' if kind else ''}", "byte 0", unit="file")
+        if self.blocks.at in (0, END, *RECORD_SIZES):
             return Missing("empty", "byte 0", 0, "file")
-        return Missing(f"it is no tar archive: it holds {self.blocks.at:,} zero bytes", "byte 0", unit="file")
+        return Missing(f"it is not a tar archive: it holds {self.blocks.at:,} zero bytes", "byte 0", unit="file")
 
-    def _behind(self) -> str:
-        return f" (behind {self.names[-1]})" if self.names else ""
+    def _after_last(self) -> str:
+        return f" (after {self.names[-1]})" if self.names else ""
 
 
-def _padded(zeros: int, size: int, records: list[int] = RECORDS) -> bool:
-    """Whether zero bytes are an end that fills its last record, in an archive of a size up to behind them."""
+def _padded(zeros: int, size: int, records: list[int] = RECORD_SIZES) -> bool:
+    """Whether the zero bytes at the end of `size` bytes of archive fill its last record."""
     return any(size % record == 0 and END <= zeros < END + record for record in records)
 
 
 @dataclass
-class _Joint:
-    """Zero bytes between members. Zeroed members may look like the end of an archive that another one follows."""
+class _ZeroRun:
+    """Zero bytes between members: overwritten members, or the end of an archive that another one follows."""
 
     start: int
     size: int
     before: list[str]
-    behind: str
+    after: str
     padded: bool
-    """Whether they fill a record, as the ends of most archives do."""
+    """Whether they fill a record, as most archives' ends do."""
 
     def missing(self, pads: bool | None) -> Missing | None:
-        """What they stand for in an archive whose own end is padded or not, or is not known; None for nothing."""
-        count = tar_headers.missing_between(self.before, self.behind)
+        """The members that may be missing here; None if none are. `pads`: whether the archive's own end is padded, if known."""
+        count = tar_headers.missing_between(self.before, self.after)
         if count or (count is None and pads is not None and pads != self.padded):
             return self.loss()
         if count == 0:
             return None
         end = f"bytes {self.start:,} to {self.start + self.size:,} are zero, {self._between()}"
-        reason = (
-            f"{end}: they are read as the end of an archive, and the one behind it is read, too; or members are missing there"
-        )
+        reason = f"{end}: they are read as the end of an archive, and the next one is read, too; or members are missing there"
         return Missing(reason, f"byte {self.start}", 0)
 
     def loss(self) -> Missing:
-        """As many members as their names tell, if these count; otherwise one at least."""
-        count = tar_headers.missing_between(self.before, self.behind) or 0
+        """A Missing for the number of members that their numbered names show; otherwise for at least one."""
+        count = tar_headers.missing_between(self.before, self.after) or 0
         count = min(count, self.size // BLOCK)  # each has a header
-        said = "a member at least is" if not count else "a member is" if count == 1 else f"{count:,} members are"
-        return Missing(f"{self.size:,} zero bytes stand {self._between()}: {said} missing", f"byte {self.start}", max(1, count))
+        lost = "at least one member is" if not count else "one member is" if count == 1 else f"{count:,} members are"
+        return Missing(f"{self.size:,} zero bytes stand {self._between()}: {lost} missing", f"byte {self.start}", max(1, count))
 
     def _between(self) -> str:
-        return f"between {self.before[-1]} and {self.behind}" if self.before else f"before {self.behind}"
+        return f"between {self.before[-1]} and {self.after}" if self.before else f"before {self.after}"

@@ -1,4 +1,4 @@
-"""Blocks of tar archives: which are headers, where the next one is, and what it says. tarfile knows the formats."""
+"""Headers of tar archives: finding and reading them. tarfile parses the formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from foundray.data.files.names import bare
 
 BLOCK = 512
 EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-"""Types of headers that say more of the next member, such as a long name."""
+"""Types of headers that extend that of the next member, such as by a long name."""
 MAGIC, MAGIC_AT = b"ustar", 257
 CHECKSUM = slice(148, 156)
 _OLD_CHECKSUM = re.compile(rb"[ 0]*[0-7]+[ \0]+")
@@ -24,14 +24,14 @@ _NUMBERED = re.compile(r"(.*?)(\d{1,18})(\D*)", re.DOTALL)
 
 
 class Blocks(LookAhead):
-    """The content of a stream. Where a compressed one breaks it ends, until `broken` is None again."""
+    """A look-ahead stream that ends where a compressed stream breaks, until `broken` is set to None again."""
 
     def __init__(self, stream: Any):
         super().__init__(stream)
         self.broken: OSError | None = None
-        """What it ended by."""
+        """The error that ended the stream."""
         self.notes: list[Broken] = []
-        """What lies between or behind compressed streams: it costs no content."""
+        """Damage between or after compressed streams, which costs no content."""
 
     def _more(self, size: int) -> bytes:
         while self.broken is None:
@@ -51,9 +51,9 @@ class BadHeader(Exception):
     """An extended header that contradicts itself."""
 
 
-@functools.lru_cache(maxsize=4)  # each is looked at several times in a row
+@functools.lru_cache(maxsize=4)  # each block is parsed several times in a row
 def header(block: bytes) -> tarfile.TarInfo | None:
-    """What a block says if it is a header, with its checksum."""
+    """The header in a block; None if it is not one, by its checksum."""
     try:
         found = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError, OverflowError):
@@ -61,48 +61,48 @@ def header(block: bytes) -> tarfile.TarInfo | None:
     return found if found.size >= 0 else None
 
 
-def mended(block: bytes) -> tarfile.TarInfo | None:
-    """What a block says if it is a header but for its checksum."""
+def with_fixed_checksum(block: bytes) -> tarfile.TarInfo | None:
+    """The header in a block whose checksum is wrong; None if it is not one."""
     checksum = sum(block) - sum(block[CHECKSUM]) + 8 * ord(" ")
     return header(block[: CHECKSUM.start] + b"%06o\0 " % checksum + block[CHECKSUM.stop :])
 
 
 def was_extended(block: bytes) -> bool:
-    """Whether a damaged block is what is left of an extended header."""
+    """Whether a damaged block was an extended header."""
     return block[156:157] in EXTENDED and any(name in block[:100] for name in (b"PaxHeader", b"@LongLink"))
 
 
 def find(stretch: bytes, phase: int | None = None) -> int:
-    """Where the first header is in a stretch; -1 for none.
+    """Offset of the first header in a stretch of bytes; -1 if there is none.
 
-    One with the magic of POSIX may be anywhere, since what was lost or added need not be whole blocks; one of the oldest
-    kind, which has none, only where a block starts: at `phase`, and whole blocks behind it.
+    A header with the POSIX magic may be anywhere, since the bytes lost or added need not be whole blocks. One of the oldest
+    kind, which has no magic, is found only where a block starts: at `phase`, and whole blocks after it.
     """
-    place = magic = -1
+    offset = magic = -1
     while (magic := stretch.find(MAGIC, magic + 1)) >= 0:
         start = magic - MAGIC_AT
         if start >= 0 and header(stretch[start : start + BLOCK]) is not None:
-            place = start
+            offset = start
             break
-    for start in () if phase is None else range(phase, len(stretch) - BLOCK + 1 if place < 0 else place, BLOCK):
+    for start in () if phase is None else range(phase, len(stretch) - BLOCK + 1 if offset < 0 else offset, BLOCK):
         block = stretch[start : start + BLOCK]
         if block[0] and _OLD_CHECKSUM.fullmatch(block[CHECKSUM]) and header(block) is not None:
             return start
-    return place
+    return offset
 
 
 def is_archive(name: str, content: bytes) -> bool:
-    """Whether a member is an archive itself, whose members are none of the one that it is in."""
+    """Whether a member is itself an archive, whose members do not belong to the outer one."""
     return header(content[:BLOCK]) is not None and (bare(name).endswith(".tar") or content.endswith(bytes(2 * BLOCK)))
 
 
-def whole(size: int) -> int:
-    """Bytes of the blocks that hold so many."""
+def padded_size(size: int) -> int:
+    """Bytes of the whole blocks that hold `size` bytes."""
     return size + -size % BLOCK
 
 
-def stored(info: tarfile.TarInfo, before: list[bytes]) -> int:
-    """Bytes of a member's content in the archive; `before` are its extended headers."""
+def stored_size(info: tarfile.TarInfo, before: list[bytes]) -> int:
+    """Bytes of a member's content in the archive. `before`: its extended headers."""
     if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
         return 0  # links, directories and devices may have a size, and have no content
     sizes = [found[1] for one in before if one[156:157] in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -115,21 +115,21 @@ def is_sparse(info: tarfile.TarInfo, before: list[bytes]) -> bool:
 
 
 def resolved(blocks: bytes) -> tarfile.TarInfo:
-    """What a header says together with the extended ones before it. Raises anything for damaged ones."""
+    """The header together with the extended ones before it. Damaged ones raise any exception."""
     with tarfile.TarFile(fileobj=io.BytesIO(blocks), encoding="utf-8", errors="surrogateescape") as archive:
         found = archive.next()
     if found is None:
-        raise BadHeader("it says nothing")
+        raise BadHeader("it is empty")
     return found
 
 
 def expanded(info: tarfile.TarInfo, content: bytes, most: int) -> bytes:
-    """The content of a sparse member, holes and all, of which `content` holds the data. Raises BadHeader."""
+    """The content of a sparse member with its holes; `content` has its data. Raises BadHeader."""
     parts: list[tuple[int, int]] = cast(Any, info).sparse or []
     ends = [0, *(start + size for start, size in parts)]
     in_order = all(start >= end and size >= 0 for (start, size), end in zip(parts, ends, strict=False))
     if not in_order or not ends[-1] <= info.size <= most or sum(size for _, size in parts) > len(content):
-        raise BadHeader("the places of its data contradict each other")
+        raise BadHeader("the offsets of its data are inconsistent")
     found, at = bytearray(info.size), 0
     for start, size in parts:
         found[start : start + size] = content[at : at + size]
@@ -137,8 +137,8 @@ def expanded(info: tarfile.TarInfo, content: bytes, most: int) -> bytes:
     return bytes(found)
 
 
-def leads_out(name: str) -> bool:
-    """Whether a member's name is that of a place outside of the folder in which the archive would be unpacked."""
+def escapes(name: str) -> bool:
+    """Whether a member would be unpacked outside the target folder."""
     name = posixpath.normpath(name)
     return name.startswith("/") or name.split("/")[0] == ".."
 
@@ -148,9 +148,9 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def missing_between(before: list[str], behind: str) -> int | None:
-    """Members missing between two names and the next, as far as names that count tell; None if they do not."""
-    found = [_NUMBERED.fullmatch(name) for name in (*before[-2:], behind)]
+def missing_between(before: list[str], after: str) -> int | None:
+    """Number of members missing between two names and the next, if the names are numbered; None if they are not."""
+    found = [_NUMBERED.fullmatch(name) for name in (*before[-2:], after)]
     if len(found) < 3 or not all(found):
         return None
     parts = [one.groups() for one in found if one]
