@@ -13,12 +13,12 @@ PAGE = "report.html"
 
 
 def report(runs: Sequence[Run], out: Store | None = None, say: Callable[[str], None] | None = None) -> Store:
-    """Write a page of the runs, and give its place: in the folder of a single run, else in the current one (default).
+    """Write a page of the runs, by default into the folder of a single run, otherwise into the current one. Return its path.
 
-    Runs may be new, under way, failed or finished; what of their records is damaged is said. Raises InputError for none,
-    and where the page cannot be written.
+    Runs may be new, under way, failed or finished; damaged records are reported. Raises InputError if no run is named, or the
+    page cannot be written.
     """
-    # Imported here: drawing takes a second to import, and a wrong name should be told at once.
+    # Imported here: drawing takes a second to import, and a wrong name should be refused at once.
     from foundray.reports.page import page
     from foundray.reports.story import Story
 

@@ -1,4 +1,4 @@
-"""The page's other pictures: loss by step, runs side by side, and what a search and a forecast are kept with."""
+"""The page's other pictures: loss by step, runs side by side, and those of a search and a forecast."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from foundray.tuning.pictures import COLOURS, LINES, MARKERS
 
 def loss(story: Story) -> Picture:
     """Loss by step, beside validation, the forecast, and the learning rate."""
-    last = f"from {story.steps.loss[0]:.4g} to {story.steps.loss[-1]:.4g}"
-    judged = f"; validation ends at {story.validation[-1][1]:.4g}" if story.validation else ""
-    about = f"Training loss over {len(story.steps.step):,} steps, {last}{judged}. Below, the learning rate."
+    ends = f"from {story.steps.loss[0]:.4g} to {story.steps.loss[-1]:.4g}"
+    validated = f"; validation ends at {story.validation[-1][1]:.4g}" if story.validation else ""
+    about = f"Training loss over {len(story.steps.step):,} steps, {ends}{validated}. Below, the learning rate."
     return both("loss", "Loss by step", about, lambda form: _loss(story, form))
 
 
@@ -33,20 +33,20 @@ def compared(stories: Sequence[Story]) -> Picture:
 
 
 def search(story: Story) -> Markup | None:
-    """Trials in parallel coordinates, as the search keeps them."""
+    """Trials in parallel coordinates."""
     found = story.search
     if not found or not (trials := found.scored):
         return None
-    about = f"A line a trial through an axis a setting, {len(trials)} in all; the best is drawn strongest."
+    about = f"One line per trial through one axis per setting, {len(trials)} in all; the best is drawn strongest."
     figure = pictures.parallel_coordinates(list(trials[0].values), [t.values for t in trials], [t.score for t in trials])
     return inline(figure, "search", "The search", about)
 
 
 def scaling_law(story: Story) -> Markup | None:
-    """Of the forecast."""
+    """The scaling law of the forecast."""
     if not story.law:
         return None
-    about = "Loss against compute: runs of the ladder by their size, the law through them, and what it says of this run."
+    about = "Loss against compute: runs of the ladder by their size, the law through them, and its prediction for this run."
     return inline(pictures.scaling_law(story.law), "law", "The forecast", about)
 
 

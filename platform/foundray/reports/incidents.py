@@ -1,4 +1,4 @@
-"""What happened to a run: its events, put together to incidents, each from what went wrong, or changed, to what came of it."""
+"""The incidents of a run: its events, grouped from what went wrong or changed to its consequence."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from foundray.wording.words import duration, plural
 Record = Mapping[str, Any]
 
 LATE_SECONDS = 10.0
-"""For so long after an incident, or after its last event, what is heard of a member belongs to it."""
+"""News of a worker within this time after an incident, or its last event, belongs to it."""
 AGAIN_SECONDS = 40.0
-"""Failures of storage that are not farther apart are one incident: it is told every 30 s."""
+"""Failures of storage no farther apart than this are one incident: they are reported every 30 s."""
 NEAR_STEPS = 20
-"""Micro-batches and updates left out that are not farther apart are one incident."""
+"""Skipped micro-batches and updates no farther apart than this are one incident."""
 REASON, REASONS = 160, 2
-"""Characters of a reason that are shown, and reasons of an incident."""
+"""Characters shown of a reason, and reasons shown of an incident."""
 
 CHAIN = frozenset(kinds(Trait.AWAITS_GROUP))
-"""Events after which the next group is waited for."""
+"""Events that are followed by a new group."""
 STOPPING = frozenset(kinds(Trait.STOPS_GROUP))
 STORAGE = frozenset(kinds(Trait.STORAGE))
 ROUTINE = frozenset(kinds(Trait.ROUTINE))
@@ -37,17 +37,17 @@ class Incident:
     sort: str
     """`start`, `fault`, `change`, `storage`, `numbers`, `stop` or `end`."""
     records: list[Record] = field(default_factory=list)
-    """Its events; of numbers, the steps' records."""
+    """Its events; for `numbers`, records of steps."""
     before: int = 0
     """Workers before it."""
     after: int | None = None
-    """Workers of the group that follows it, where one does."""
+    """Workers of the next group, if there is one."""
     still: float = 0.0
-    """Seconds from its first event to the next step's beginning."""
+    """Seconds from its first event to the start of the next step."""
     repeated: int = 0
-    """Steps done again."""
+    """Steps repeated."""
     paused: float = 0.0
-    """Of a command: seconds since the one before."""
+    """Of a command: seconds since the previous one."""
 
     @property
     def alarming(self) -> bool:
@@ -56,12 +56,12 @@ class Incident:
 
     @property
     def kinds(self) -> list[str]:
-        """Of its events, each once."""
+        """Kinds of its events, each once."""
         return list(dict.fromkeys(_kind(record) for record in self.records))
 
     @property
     def step(self) -> int | None:
-        """The last step before it, where that is known."""
+        """The last step before it, if known."""
         return next((record["step"] for record in self.records if "step" in record), None)
 
     @property
@@ -73,12 +73,12 @@ class Incident:
 
     @property
     def consequence(self) -> str:
-        """What came of it."""
+        """Its consequence, in words."""
         parts = []
         started = next((record for record in self.records if _kind(record) == "workers_started"), None)
         if started and self.sort != "start":
-            place = "memory" if started.get("state") == "memory" else "storage"
-            parts.append(f"{plural(started['workers'], 'worker')} went on from {place}, step {started['step']:,}")
+            source = "memory" if started.get("state") == "memory" else "storage"
+            parts.append(f"{plural(started['workers'], 'worker')} continued from {source}, step {started['step']:,}")
             parts.append(f"{plural(self.repeated, 'step')} repeated" if self.repeated else "nothing repeated")
         if self.still >= 0.05:
             parts.append(f"{duration(self.still)} until the next step")
@@ -86,14 +86,14 @@ class Incident:
 
     @property
     def reasons(self) -> list[str]:
-        """In the run's own words, the first few, each once."""
-        told = dict.fromkeys(str(record["reason"]) for record in self.records if record.get("reason"))
-        return [text if len(text) <= REASON else f"{text[:REASON]}…" for text in list(told)[:REASONS]]
+        """The first few reasons in its records, each once."""
+        found = dict.fromkeys(str(record["reason"]) for record in self.records if record.get("reason"))
+        return [text if len(text) <= REASON else f"{text[:REASON]}…" for text in list(found)[:REASONS]]
 
 
 def incidents(events: Sequence[Record], metrics: Sequence[Record]) -> list[Incident]:
-    """In order of time."""
-    # sorted() keeps the order of what has one time: an event comes before the steps that followed from it.
+    """The incidents in order of time."""
+    # sorted() is stable: of equal times, an event comes before the steps that followed from it.
     found = _Gatherer()
     for record in sorted([*events, *metrics], key=lambda record: record["time"]):
         found.take(record)
@@ -106,9 +106,9 @@ class _Gatherer:
     def __init__(self) -> None:
         self.incidents: list[Incident] = []
         self.open: Incident | None = None
-        """The one after which the next group is waited for."""
+        """The incident that waits for a new group."""
         self.moving: list[Incident] = []
-        """Those after which no step has begun yet."""
+        """Incidents after which no step has begun yet."""
         self.workers = 0
         self.step = 0
         """The last one recorded."""
@@ -142,7 +142,7 @@ class _Gatherer:
         self.seen = now
 
     def _waits(self, now: float) -> bool:
-        """Whether the open incident is still one: where nobody but an idle member was lost, no group follows from it."""
+        """Whether the open incident still waits for a group: the loss of an idle worker alone is followed by none."""
         assert self.open
         kinds = set(self.open.kinds)
         return bool(kinds & STOPPING) or "command" in kinds or now - self.open.records[-1]["time"] < LATE_SECONDS
@@ -153,7 +153,7 @@ class _Gatherer:
         return made
 
     def _joined(self, record: Record, sort: str, near: Callable[[Incident], bool]) -> None:
-        """To the last incident of its sort, where that is near."""
+        """Add a record to the last incident of its sort, if that is near, or to a new one."""
         last = next((one for one in reversed(self.incidents) if one.sort == sort), None)
         if last and "unlike" not in last.kinds and near(last):
             last.records.append(record)
@@ -193,7 +193,7 @@ def _kind(record: Record) -> str:
 
 
 def _lost(one: Incident) -> int:
-    """Members lost of the group that was at work."""
+    """Workers lost from the computing group."""
     lost = sum(_kind(record) == "member_lost" for record in one.records)
     return lost if one.after is None else max(0, one.before - one.after)
 
@@ -206,11 +206,11 @@ def _sizes(one: Incident) -> str:
 
 def _moved(one: Incident, known: Mapping[str, Record]) -> str:
     if "command" in known:
-        unsaid = ": the command before ended without a word" if one.sort == "fault" else ""
+        unsaid = ": the previous command ended without a record" if one.sort == "fault" else ""
         return f"Resumed after a pause of {duration(one.paused)}{unsaid}"
     if "member_left" in known:
         node = short_node(str(known["member_left"]["node"]))
-        return f"A worker on {node}, which had notice, handed over and left, {_sizes(one)}"
+        return f"A worker on {node}, which had notice, handed its state over and left, {_sizes(one)}"
     if one.after is not None and one.after > one.before:
         return f"Grew, {_sizes(one)}"
     return f"Regrouped, {_sizes(one)}" if "workers_started" in known else one.kinds[0].replace("_", " ").capitalize()
@@ -228,7 +228,7 @@ def _numbers(one: Incident, known: Mapping[str, Record]) -> str:
 
 def _storage(one: Incident, known: Mapping[str, Record]) -> str:
     if "checkpoint_skipped" in known:
-        return "A damaged checkpoint was passed over"
+        return "A damaged checkpoint was skipped"
     if "checkpoint_failed" in known:
         return "A checkpoint could not be written"
     return "A checkpoint was late" if "checkpoint_late" in known else "Old checkpoints could not be deleted"

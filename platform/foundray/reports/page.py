@@ -1,4 +1,4 @@
-"""The page itself: what the templates say of one story, or of several."""
+"""The HTML page: the values for the templates, from one story or several."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from foundray.storage import redacted
 from foundray.wording import words
 
 SYMBOLS = {"start": "▶", "fault": "▼", "change": "◆", "storage": "■", "numbers": "✖", "stop": "✚", "end": "●"}
-"""Of the pictures' markers, in text."""
+"""Text symbols for the pictures' markers."""
 MEANINGS = {
     "start": "start", "fault": "workers or a driver lost", "change": "a change, nothing lost", "storage": "storage",
     "numbers": "bad numbers", "stop": "a command failed", "end": "end of a command",
 }  # fmt: skip
 PARTS = {
     "stepping": "steps that count", "data_wait": "waiting for data", "copying": "copying the state", "evaluating": "evaluating",
-    "repeated": "steps done again", "recovery": "recovering from faults", "starting": "starting", "idle": "everything else",
+    "repeated": "repeated steps", "recovery": "recovering from faults", "starting": "starting", "idle": "everything else",
 }  # fmt: skip
 
 
@@ -44,8 +44,8 @@ def page(stories: Sequence[Story]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    told = (words.count, words.duration, words.loss, words.moment, words.percent, words.size)
-    environment.filters |= {one.__name__: one for one in told} | {"short": _short, "spread": _spread}
+    filters = (words.count, words.duration, words.loss, words.moment, words.percent, words.size)
+    environment.filters |= {one.__name__: one for one in filters} | {"short": _short, "spread": _spread}
     name, facts = ("run.html", _one(stories[0])) if len(stories) == 1 else ("runs.html", _several(stories))
     style = Markup((resources.files("foundray.reports") / "templates/style.css").read_text())
     common = {"style": style, "version": versions()["foundray"], "written": words.moment(time.time())}
@@ -53,7 +53,7 @@ def page(stories: Sequence[Story]) -> str:
 
 
 def _safe(value: Any) -> Any:
-    """Whatever comes onto the page comes without credentials."""
+    """Remove credentials from every value on the page."""
     return type(value)(redacted(value)) if isinstance(value, str) else value
 
 
@@ -114,7 +114,7 @@ def _several(stories: Sequence[Story]) -> dict[str, Any]:
 
 
 def _differing(specs: Sequence[Spec]) -> list[tuple[str, bool, list[str]]]:
-    """(field, whether it decides the result, each spec's value), of what is not the same in all; without names and places."""
+    """(field, whether it decides the result, each spec's value) of the fields that differ, without `name` and `storage`."""
     fields = [flatten(spec.model_dump(mode="json")) for spec in specs]
     names = [name for name in dict.fromkeys(name for one in fields for name in one) if name not in ("name", "storage")]
     values = [(name, [one.get(name) for one in fields]) for name in names]
@@ -135,8 +135,8 @@ def _verdict(stories: Sequence[Story]) -> str:
     if best is None:
         return "None has a validation loss yet."
     alike = len({story.spec.fingerprint() for story in stories}) == 1
-    one = "One spec in all but what never changes a result" if alike else "Their specs differ"
-    return f"{one}. The least validation loss is {words.loss(best.facts.val_loss)}, of {best.name}."
+    specs = "Their specs differ only in what never changes a result" if alike else "Their specs differ"
+    return f"{specs}. The lowest validation loss is {words.loss(best.facts.val_loss)}, of {best.name}."
 
 
 def _worlds(story: Story) -> str:
@@ -148,7 +148,8 @@ def _timeline_caption(story: Story) -> str:
     pauses = int((story.clock.paused > 1).sum())
     cut = f" {words.plural(pauses, 'pause')} between commands {'is' if pauses == 1 else 'are'} left out." if pauses else ""
     return (
-        "Time runs while a command runs the run. Lines are what is numbered above and told below; grey is time without a step."
+        "Time counts while a command works on the run. Lines mark the incidents, numbered above and listed "
+        "below; grey is time without a step."
         f"{cut}{_thinned(len(story.metrics))}"
     )
 
@@ -156,14 +157,14 @@ def _timeline_caption(story: Story) -> str:
 def _loss_caption(story: Story) -> str:
     length = len(story.steps.step)
     mean_of = f", and the mean of {window(length):,} steps around each" if window(length) > 1 else ""
-    again = " Of steps that were done again, the last is drawn." if story.facts.steps_repeated else ""
+    again = " Of repeated steps, the last is drawn." if story.facts.steps_repeated else ""
     return f"The loss of every step{mean_of}; circles are validation losses.{again}{_thinned(length)}"
 
 
 def _thinned(length: int) -> str:
     if length <= POINTS:
         return ""
-    return f" Of {length:,} steps at most {POINTS:,} points are drawn: the least and the greatest of each stretch."
+    return f" Of {length:,} steps at most {POINTS:,} points are drawn: the smallest and the largest of each interval."
 
 
 def _data_words(story: Story) -> str:
@@ -173,20 +174,20 @@ def _data_words(story: Story) -> str:
     epochs = story.facts.step * story.spec.samples_per_step / max(1, sum(source.training for source in story.sources))
     return (
         f"{manifest.tokens:,} tokens in {words.plural(manifest.rows, 'sample')} of {manifest.context:,}{vocabulary}; "
-        f"{amount(manifest.balance().lost)} in quarantine. The run has seen {epochs:.3g} times as many samples as "
-        f"there are to train on. Recipe {manifest.recipe_sha256[:16]}."
+        f"{amount(manifest.balance().lost)} in quarantine. The run has seen {epochs:.3g} times the number of "
+        f"training samples. Recipe {manifest.recipe_sha256[:16]}."
     )
 
 
 def _forecast_words(story: Story) -> str:
     if not (stated := story.forecast):
         return ""
-    low, high, came = stated["interval"]["low"], stated["interval"]["high"], story.facts.val_loss
-    text = f"Stated before the run began: {stated['loss']:.4f}, and with 90 % between {low:.4f} and {high:.4f}."
+    low, high, measured = stated["interval"]["low"], stated["interval"]["high"], story.facts.val_loss
+    text = f"Stated before the run began: {stated['loss']:.4f}, 90 % interval {low:.4f} to {high:.4f}."
     text += "".join(f" Caution: {caution}." for caution in stated.get("cautions", ()))
-    if story.facts.state != "finished" or came is None:
+    if story.facts.state != "finished" or measured is None:
         return text
-    return f"{text} What came: {came:.4f}, {'inside' if low <= came <= high else 'outside'}."
+    return f"{text} Measured: {measured:.4f}, {'inside' if low <= measured <= high else 'outside'} it."
 
 
 def _search_words(story: Story) -> str:

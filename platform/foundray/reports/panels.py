@@ -1,4 +1,4 @@
-"""What the page's pictures are made of: two formats, one hand, and the parts that panels share.
+"""The common parts of the page's pictures: two formats, one style, and shared elements of panels.
 
 Pictures are readable without colour: series differ by weight, line and marker.
 """
@@ -36,7 +36,7 @@ class Format:
     character: float
     """Share of the width that a small figure takes."""
     points: int
-    """Of a series, at most."""
+    """Most points of a series."""
 
 
 WIDE, NARROW = Format("wide", 9.6, 0.009, POINTS), Format("narrow", 3.9, 0.022, POINTS // 3)
@@ -76,7 +76,7 @@ def validation(axes: Axes, x: Sequence[float], losses: Sequence[float]) -> None:
 
 
 def bound(axes: Axes, losses: np.ndarray, marked: Sequence[float]) -> None:
-    """Let single high losses lie above the panel, with a word of it, and draw what spans decades by its logarithm."""
+    """Let single high losses lie above the panel, with a note, and use a log scale for losses that span decades."""
     finite = losses[np.isfinite(losses)]
     if not len(finite):
         return
@@ -107,7 +107,7 @@ def titled(axes: Axes, text: str) -> None:
 
 
 def legend(axes: Axes, form: Format) -> None:
-    """Beside the title, or in the corner that falling losses leave free."""
+    """Draw the legend beside the title, or in the corner that falling losses leave free."""
     if form is WIDE:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=4, handlelength=1.8, borderaxespad=0.2)
     else:

@@ -1,4 +1,4 @@
-"""A run's record as series: time without pauses, losses by step, tokens over time; thinned and smoothed for drawing."""
+"""A run's records as series: time without pauses, losses by step, tokens over time; thinned and smoothed for drawing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RESIZES = kinds(Trait.RESIZES)
 """Kinds of events that may change the number of workers."""
 BESIDE_DRIVER = kinds(Trait.BESIDE_DRIVER)
 POINTS = 1200
-"""Of a series that is drawn: more cannot be told apart on a page."""
+"""Most points of a drawn series: more are indistinguishable on a page."""
 WINDOW = 0.02
 """Share of the steps over which a loss is averaged."""
 BINS = 150
-"""Of time, in which tokens are counted."""
+"""Intervals of time in which tokens are counted."""
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -32,7 +32,7 @@ class Clock:
     began: float
     """Seconds since the epoch."""
     commands: np.ndarray
-    """When each command after the first began, in seconds since the epoch."""
+    """Start of each command after the first, in seconds since the epoch."""
     paused: np.ndarray
     """Seconds of pause before each of them."""
 
@@ -44,14 +44,14 @@ class Clock:
         return Clock(float(times[0]), commands, np.maximum(commands - before, 0.0))
 
     def at(self, time: Any) -> Any:
-        """Running time at a time, or at many."""
+        """Running time at one time, or at several."""
         passed = np.concatenate([[0.0], np.cumsum(self.paused)])
         return np.asarray(time) - self.began - passed[np.searchsorted(self.commands, time, side="right")]
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps that count: of one done again, the last."""
+    """The steps that count: of a repeated step, the last."""
 
     step: np.ndarray
     loss: np.ndarray
@@ -66,7 +66,7 @@ class Steps:
 
 
 def window(length: int) -> int:
-    """Steps of a mean over a series of this length: an odd number, so that it has a middle."""
+    """Number of steps in a running mean over a series of this length; odd, so that it has a middle."""
     return max(1, round(length * WINDOW)) // 2 * 2 + 1
 
 
@@ -82,7 +82,7 @@ def smoothed(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def thinned(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many points: of each of equal stretches the least and the greatest value, so that no extreme is lost."""
+    """At most `points` points: the smallest and the largest value of each of equal intervals, so that no extreme is lost."""
     kept = np.isfinite(y)
     x, y = x[kept], y[kept]
     if len(y) <= points:
@@ -94,19 +94,19 @@ def thinned(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndar
 
 
 def parted(x: np.ndarray, y: np.ndarray, stops: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """With a hole at each of the stops, in which no line is drawn."""
+    """The series with a NaN at each stop, where the line breaks."""
     at = np.searchsorted(x, stops)
     return np.insert(x, at, stops), np.insert(y, at, np.nan)
 
 
 def throughput(metrics: Records, clock: Clock, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """(edges of equal bins of running time, tokens a second in each): of steps that count, whatever else took the time."""
+    """(edges of equal bins of running time, tokens per second in each), of steps that count."""
     last = {record["step"]: index for index, record in enumerate(metrics)}
     ends = np.maximum.accumulate(clock.at([record["time"] for record in metrics]))
-    took = np.array([record["step_s"] for record in metrics])
-    begins = np.maximum(ends - took, np.concatenate([[0.0], ends[:-1]]))
+    seconds = np.array([record["step_s"] for record in metrics])
+    begins = np.maximum(ends - seconds, np.concatenate([[0.0], ends[:-1]]))
     counts = np.array([tokens if last[record["step"]] == index else 0 for index, record in enumerate(metrics)])
-    bins = int(np.clip(ends[-1] / max(8 * float(np.median(took)), 1e-9), 1, BINS))
+    bins = int(np.clip(ends[-1] / max(8 * float(np.median(seconds)), 1e-9), 1, BINS))
     edges = np.linspace(0.0, max(float(ends[-1]), 1e-9), bins + 1)
     done = np.cumsum(counts)
     moments = np.column_stack([begins, ends]).ravel()
@@ -115,7 +115,7 @@ def throughput(metrics: Records, clock: Clock, tokens: int) -> tuple[np.ndarray,
 
 
 def worlds(events: Records, clock: Clock) -> tuple[list[float], list[int]]:
-    """(running time, workers from then on): a group keeps its size until the next one, or until there is none."""
+    """(running time, workers from then on): a group keeps its size until the next group, or the end."""
     moments, sizes = [], []
     for event in events:
         if event["event"] in RESIZES:

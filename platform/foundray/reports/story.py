@@ -1,4 +1,4 @@
-"""What is known of a run, put together for a page: from its folder, and from those of its data and of its search."""
+"""All facts about a run for a page: from its folder, and from those of its data and its search."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from foundray.wording.sentences import short_node
 from foundray.wording.words import plural
 
 BAD_ROWS = 1000
-"""Lines of a quarantine that are looked at, at most."""
+"""Most lines of a quarantine that are read."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SourceFacts:
     path: str
     format: str
     share: float
-    """Of the samples seen in training."""
+    """Share of the samples seen in training."""
     files: int
     documents: int
     training: int
@@ -49,11 +49,11 @@ class SourceFacts:
     tokens: int
     text_bytes: int
     quarantined: str
-    """How much could not be used, in words; `0` for nothing."""
+    """Amount that could not be used, in words; `0` for nothing."""
     empty: int
     """Rows, documents and files without content."""
     licence: str
-    """Where it is known."""
+    """Empty if unknown."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Story:
     """A run, read once."""
 
     def __init__(self, run: Run):
-        """Raises InputError for a run whose spec is not one."""
+        """Raises InputError if the run's spec is invalid."""
         self.run, self.spec, self.facts = run, run.spec(), run.facts()
         self.events: Records = run.records("events.jsonl")
         self.metrics: Records = run.records("metrics.jsonl")
@@ -100,7 +100,7 @@ class Story:
 
     @property
     def unit(self) -> str:
-        """Of its loss, where that is the data's own likelihood."""
+        """Unit of the loss, if it is the data's own likelihood."""
         return ", nats per token" if self.spec.objective.build().scores else ""
 
     @cached_property
@@ -109,7 +109,7 @@ class Story:
 
     @property
     def length(self) -> float:
-        """Seconds of running time; a little where nothing is recorded."""
+        """Seconds of running time; 1 if nothing is recorded."""
         ends = [float(self.clock.at(record["time"])) for record in (*self.events[-1:], *self.metrics[-1:])]
         return max([*ends, 1.0])
 
@@ -119,7 +119,7 @@ class Story:
 
     @property
     def validation(self) -> list[tuple[int, float]]:
-        """(step, loss); of a step that was judged again, the last."""
+        """(step, loss); of a step evaluated again, the last."""
         return sorted({event["step"]: value for event, value in self.evaluations}.items())
 
     @property
@@ -128,7 +128,7 @@ class Story:
 
     @property
     def parameters(self) -> int | None:
-        """By the newest checkpoint that there is."""
+        """Number of parameters, from the newest checkpoint."""
         for place in reversed(self.run.checkpoints.children()):
             if (file := place / "manifest.json").exists():
                 shapes = [shape for _, shape, _ in json.loads(file.read_text())["parameters"]]
@@ -161,7 +161,7 @@ class Story:
 
     @property
     def bad_rows(self) -> list[tuple[str, str]]:
-        """(why, how much) of what could not be used, the most first, and of what was left out; nothing if it cannot be read."""
+        """(reason, amount) of data that could not be used or was left out, the most first; empty if it cannot be read."""
         folder = json.loads((self.run.folder / "data.json").read_text()).get("folder")
         if not folder or not self.manifest or not (self.manifest.quarantined or self.manifest.balance().notes):
             return []
@@ -175,11 +175,11 @@ class Story:
         found = tally.reasons()
         return [(one.reason, amount({one.unit: one.lost}) if one.lost else plural(one.lines, "note")) for one in found]
 
-    # What else lies about
+    # Probes, search and environment
 
     @property
     def probes(self) -> list[dict[str, Any]]:
-        """Judgements by `foundray probe`, the latest last."""
+        """Results of `foundray probe`, the latest last."""
         files = [file for file in (self.run.folder / PROBES).children() if file.name.endswith(".json")]
         return sorted((json.loads(file.read_text()) for file in files), key=lambda judged: judged["time"])
 
@@ -193,7 +193,7 @@ class Story:
         try:
             searched = parse_spec(tuned.read_text(), str(tuned)).begun_with(self.run.arithmetic)
             same = searched.fingerprint() == self.spec.fingerprint()
-        except InputError:  # it was edited since, and is not this run's anyhow
+        except InputError:  # it was edited since, so it is not this run's
             same = False
         if not same:
             return None
@@ -203,16 +203,16 @@ class Story:
 
     @property
     def environments(self) -> list[tuple[float, dict[str, str]]]:
-        """(time, versions) of each command that ran with others than the one before."""
-        told = [(event["time"], event["environment"]) for event in self.events if "environment" in event]
-        return [one for before, one in zip([(0.0, {}), *told], told, strict=False) if one[1] != before[1]]
+        """(time, versions) of each command whose versions differ from the one before."""
+        commands = [(event["time"], event["environment"]) for event in self.events if "environment" in event]
+        return [one for before, one in zip([(0.0, {}), *commands], commands, strict=False) if one[1] != before[1]]
 
     @property
-    def members(self) -> list[tuple[str, str, int]]:
-        """(node, device and hardware, members that were ready there)."""
+    def workers(self) -> list[tuple[str, str, int]]:
+        """(node, device and hardware, workers that were ready there)."""
         ready = [event for event in self.events if event["event"] == "member_ready"]
-        places = Counter((short_node(event["node"]), _device(event)) for event in ready)
-        return [(node, device, times) for (node, device), times in places.items()]
+        nodes = Counter((short_node(event["node"]), _device(event)) for event in ready)
+        return [(node, device, times) for (node, device), times in nodes.items()]
 
 
 def _source(spec: Spec, manifest: Manifest, index: int, weights: float) -> SourceFacts:
@@ -235,14 +235,14 @@ def _source(spec: Spec, manifest: Manifest, index: int, weights: float) -> Sourc
 
 
 def _licence(path: str) -> str:
-    """What `foundray fetch` has noted beside the folder in which the source lies."""
+    """The licence that `foundray fetch` noted beside the source's folder."""
     try:
         place = Store.at(path)
         for folder in (place, place.parent, place.parent.parent):
             note = folder.parent / f".{folder.name}.yaml"
             if folder.name and note.is_local and note.exists():
                 return load_data_set(Path(note.path)).licence
-    except (InputError, OSError):  # pyarrow's own, where the path is none
+    except (InputError, OSError):  # OSError is pyarrow's, for a path that is none
         pass
     return ""
 

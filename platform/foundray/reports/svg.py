@@ -1,4 +1,4 @@
-"""Figures as SVG inside a page: its fonts and colours, names for its parts, and a title and a description."""
+"""Figures as inline SVG, with the page's fonts and colours, named parts, a title and a description."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ ElementTree.register_namespace("xlink", XLINK)
 
 
 def inline(figure: Figure, key: str, title: str, about: str, tips: Mapping[str, str] | None = None) -> Markup:
-    """An `<svg>` for a page, whose ids begin with `key`, so that several pictures can stand on one.
+    """An `<svg>` for a page, whose ids begin with `key`, so that a page can hold several pictures.
 
-    What the figure gives a gid has it as `data-part`. `tips` are texts shown over parts, by gid. Texts come as texts, in the
-    page's font; greys become mixes of the page's ink and paper, and the colours of pictures its `--series-N`.
+    A gid becomes `data-part`. `tips` are texts shown over parts, by gid. Text stays text, in the page's font; greys become
+    mixes of the page's ink and paper, and the pictures' colours its `--series-N`.
     """
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "foundray"}):
         figure.savefig(stream := io.StringIO(), format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(stream.getvalue())
     for part_of, unwanted in ((root, "metadata"), (root.find(f"{{{SVG}}}defs"), "style")):
         if part_of is not None and (element := part_of.find(f"{{{SVG}}}{unwanted}")) is not None:
-            part_of.remove(element)  # the style would be for every element of the page
+            part_of.remove(element)  # the style would apply to every element of the page
     used = {name for element in root.iter() for value in element.attrib.values() for name in _references(value)}
     for element in root.iter():
         _restyle(element, key)
@@ -46,9 +46,9 @@ def inline(figure: Figure, key: str, title: str, about: str, tips: Mapping[str, 
                 tip.text = text
                 element.insert(0, tip)
     for name, text in (("desc", about), ("title", title)):
-        told = ElementTree.Element(f"{{{SVG}}}{name}", {"id": f"{key}-{name}"})
-        told.text = text
-        root.insert(0, told)
+        label = ElementTree.Element(f"{{{SVG}}}{name}", {"id": f"{key}-{name}"})
+        label.text = text
+        root.insert(0, label)
     root.attrib.update({"role": "img", "aria-labelledby": f"{key}-title {key}-desc"})
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
@@ -56,12 +56,12 @@ def inline(figure: Figure, key: str, title: str, about: str, tips: Mapping[str, 
 
 
 def part(name: str) -> str:
-    """A gid by which a part of a figure is known on the page."""
+    """A gid that names a part of a figure on the page."""
     return f"part:{name}"
 
 
 def _references(value: str) -> list[str]:
-    """Ids that an attribute refers to."""
+    """Ids to which an attribute refers."""
     return re.findall(r"(?:url\(|^)#([^)]+)", value)
 
 
@@ -81,7 +81,7 @@ def _restyle(element: ElementTree.Element, key: str) -> None:
 
 
 def colour(value: str) -> str:
-    """A figure's colour as the page's."""
+    """The page's colour for a figure's."""
     if value in SERIES:
         return SERIES[value]
     red, green, blue = (int(value[at : at + 2], 16) for at in (1, 3, 5))

@@ -33,15 +33,15 @@ from foundray.reports.svg import part
 from foundray.wording.words import count, duration
 
 MARKS = {"start": ">", "fault": "v", "change": "D", "storage": "s", "numbers": "X", "stop": "P", "end": "o"}
-"""Marker of each sort of incident: known by its shape alone."""
+"""Marker of each sort of incident, recognisable by its shape alone."""
 
 
 def timeline(story: Story) -> Picture:
     """Loss, workers and throughput over running time, and every incident on it."""
     tips = {f"incident-{number}": f"{number}. {one.title}" for number, one in enumerate(story.incidents, 1)}
     about = (
-        f"Three panels over {duration(story.length)} of running time: training loss, workers, tokens a second. "
-        f"{len(story.incidents)} numbered marks stand for what the table below tells."
+        f"Three panels over {duration(story.length)} of running time: training loss, workers, tokens per second. "
+        f"{len(story.incidents)} numbered marks refer to the table below."
     )
     return both("timeline", "The run over time", about, lambda form: _timeline(story, form), tips)
 
@@ -63,7 +63,7 @@ def _timeline(story: Story, form: Format) -> Figure:
         middle.plot(moments, sizes, drawstyle="steps-post", color=INK, linewidth=1.4, gid=part("workers"))
     middle.set_ylim(0, max([*sizes, 1]) * 1.15)
     middle.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    titled(bottom, "Tokens a second, of steps that count")
+    titled(bottom, "Tokens per second, of steps that count")
     if story.metrics:
         edges, rates = throughput(story.metrics, story.clock, story.spec.tokens_per_step)
         bottom.stairs(rates, edges, fill=True, color=PALE)
@@ -110,7 +110,7 @@ def _loss_over_time(axes: Axes, story: Story, form: Format) -> None:
 
 
 def _marks(strip: Axes, panels: Sequence[Axes], story: Story, form: Format) -> None:
-    """A strip above the panels, with a marker and a number for each incident, and lines through the panels."""
+    """Draw a strip above the panels with a marker and a number for each incident, and lines through the panels."""
     strip.set_ylim(0, 1)
     strip.set_axis_off()
     moments: dict[bool, list[float]] = {True: [], False: []}
@@ -132,9 +132,9 @@ def _marks(strip: Axes, panels: Sequence[Axes], story: Story, form: Format) -> N
 
 
 def numbered(moments: Sequence[float], character: float) -> list[tuple[float, str]]:
-    """(where, text) of the numbers of incidents, from 1: `3`, or `3–5` where single ones would run into each other.
+    """(position, text) of the incidents' numbers, from 1: `3`, or `3–5` if single ones would overlap.
 
-    `character` is the width of one, on the scale of the moments.
+    `character` is the width of a character, on the scale of the moments.
     """
     groups: list[tuple[int, int]] = []
 
@@ -153,7 +153,7 @@ def numbered(moments: Sequence[float], character: float) -> list[tuple[float, st
 
 
 def _lines(axes: Axes, at: Sequence[float], colour: str, style: tuple[int, tuple[int, int]]) -> None:
-    """Vertical ones, through the whole panel, as one path."""
+    """Draw vertical lines through the whole panel, as one path."""
     x = np.repeat(at, 3)
     y = np.tile([0.0, 1.0, np.nan], len(at))
     axes.plot(x, y, color=colour, linewidth=0.8, linestyle=style, zorder=1, transform=axes.get_xaxis_transform())

@@ -59,7 +59,7 @@ def test_every_fault_is_an_incident_with_what_came_of_it() -> None:
         ("start", "Started on 3 workers"),
         ("fault", "Lost 1 worker, 3 → 2 workers"),
         ("change", "Grew, 2 → 3 workers"),
-        ("change", "A worker on node-1, which had notice, handed over and left, 3 → 2 workers"),
+        ("change", "A worker on node-1, which had notice, handed its state over and left, 3 → 2 workers"),
         ("storage", "A checkpoint could not be written"),
         ("fault", "The node node-4 computed other bits and was left out, 2 workers as before"),
         ("fault", "Loss spike at step 94: rolled back to step 90"),
@@ -67,13 +67,13 @@ def test_every_fault_is_an_incident_with_what_came_of_it() -> None:
         ("numbers", "The hardware is not of one kind"),
         ("stop", "The command ended: the run failed"),
         ("change", "Resumed after a pause of 16 min 40 s"),
-        ("fault", "Resumed after a pause of 33 min 20 s: the command before ended without a word"),
-        ("storage", "A damaged checkpoint was passed over"),
+        ("fault", "Resumed after a pause of 33 min 20 s: the previous command ended without a record"),
+        ("storage", "A damaged checkpoint was skipped"),
         ("end", "Finished"),
     ]
     lost, left_out = found[1], found[5]
     assert lost.kinds == ["member_lost", "group_broken", "workers_started"]
-    assert lost.consequence == "2 workers went on from memory, step 18; 2 steps repeated; 2 s until the next step"
+    assert lost.consequence == "2 workers continued from memory, step 18; 2 steps repeated; 2 s until the next step"
     assert lost.reasons == ["ActorDiedError", "Connection closed by peer"]
     assert left_out.kinds == ["left_out", "too_few", "waiting", "workers_started"]
     assert "55 s until the next step" in left_out.consequence
