@@ -97,7 +97,7 @@ def test_a_lost_worker_and_a_lost_command_change_no_bit(run: Run, texts: Path, c
     done = foundray(*command)
     assert (done.facts["rows"], done.facts["workers"]) == (ROWS, 2)
     assert done.facts["new_rows"] < ROWS, "what was done was not done again"
-    assert "embed: going on in" in done.out and done.err == ""
+    assert "embed: continuing in" in done.out and done.err == ""
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
     ids, sha = contents(out)
     assert ids == sorted(f"{texts}#{number}" for number in range(ROWS)), "every row once"
@@ -115,7 +115,7 @@ def test_search_finds_what_is_near(run: Run, texts: Path, calm: Path) -> None:
     assert [hit.score for hit in others] == sorted(hit.score for hit in others)
     nearly = api.search(calm, lines[77] + "s", top=1)[0]
     assert nearly.id == f"{texts}#77"
-    with pytest.raises(InputError, match="no row has this id; they are like"):
+    with pytest.raises(InputError, match="no row has this id; ids look like"):
         api.search(calm, like="x#1")
 
 

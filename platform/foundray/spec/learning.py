@@ -31,8 +31,8 @@ class SourceConfig(Section):
     format: FormatName = Field(
         default="auto",
         description=f"How the data is stored: documents in {listed(row.title for row in DOCUMENTS.values())}; `files` of the "
-        "modality's own kinds; or tar archives of either (WebDataset). By `auto`, each file is read as its name ends; what is "
-        "known to be of no such format is left out, and one line says so.",
+        "modality's own kinds; or tar archives of either (WebDataset). With `auto`, each file's extension decides; files known "
+        "to be of no such format are skipped, and one line says so.",
     )
     weight: PositiveFloat = 1.0
     """This source's share of the samples seen in training, relative to the other sources' weights."""

@@ -1,5 +1,5 @@
-"""Vectors of data by a run's encoder: made on any number of workers, and searched.
+"""Vectors of data by a run's encoder: computed on any number of workers, and searched.
 
-The rows of the data are cut into numbered blocks by the files alone. A block's vectors are computed in fixed batches, so that
-they are the same bits whoever computes them, and become one Parquet file, written whole or not at all.
+The files alone decide how rows are cut into numbered blocks. A block's vectors are computed in fixed batches, so they have the
+same bits on any worker, and become one Parquet file, written whole or not at all.
 """

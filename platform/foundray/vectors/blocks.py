@@ -1,7 +1,7 @@
-"""Files to blocks: the rows of the data, cut into numbered pieces of work by the files alone, never by the machine.
+"""Cuts files into numbered blocks of rows, by the files alone, never by the machine.
 
-Neighbouring files are a part; a part's rows, in order, are cut into blocks. What a block holds travels to whoever computes its
-vectors as padded batches, the longest rows first, so that there is little padding, and is put back into order there.
+A part is a run of neighbouring files. Its rows, in order, are cut into blocks. A block is sent to a worker as padded batches,
+sorted by length to save padding; the worker restores the order.
 """
 
 from __future__ import annotations
@@ -30,62 +30,62 @@ from foundray.wording.words import plural
 
 PART_BYTES, PART_FILES = 16 * 2**20, 4096
 BLOCK_ROWS, BLOCK_VALUES = 512, 2**23
-"""Rows of a block: fewer where they are large."""
+"""Most rows and values per block: large rows make smaller blocks."""
 LISTS = "quarantine"
-"""In the folder of vectors: lists of what was bad in parts that were not read to their end."""
+"""Folder, among the vectors, of lists of bad rows in parts that were not read to their end."""
 SOURCE = "the source"
-"""What the data is called in sentences."""
+"""Name of the data in messages."""
 BATCH_UNITS = {"cpu": 2**11, "cuda": 2**16}
-"""Units of a batch, with padding, at most, unless one row has more: what stays in a core's cache, and what fills a GPU."""
+"""Most units per batch, with padding, unless one row has more: a core's cache holds them, or they fill a GPU."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring files, which one task reads."""
+    """Neighbouring files, read by one task."""
 
     name: str
     files: tuple[RawFile, ...]
 
 
 def parts(files: Iterable[RawFile]) -> list[Part]:
-    """In the order of the files."""
+    """Group files into parts, in order."""
     return [Part(f"{number:05d}", group) for number, group in enumerate(grouped(files, PART_BYTES, PART_FILES))]
 
 
 def rows_per_block(reader: Reader) -> int:
-    """As many of the reader's longest rows as are handed over at once."""
+    """Number of the reader's longest rows that fit in a block."""
     return max(1, min(BLOCK_ROWS, BLOCK_VALUES // (reader.length * max(1, reader.shape.width))))
 
 
 def read_blocks(
     part: Part, reader: Reader, source: SourceConfig, done: Collection[str], limits: Limits, folder: str, device: str
 ) -> Iterator[dict[str, Any]]:
-    """The part's blocks, but for those that are done, as rows for Ray Data; at its end the part's record is written.
+    """Yield the part's blocks that are not done, as rows for Ray Data; then write the part's record.
 
-    Raises InputError for a file that cannot be read, and where more is bad than `limits` allow, with a list of it in the
+    Raises InputError for a file that cannot be read, or if more rows are bad than `limits` allow, after listing them in the
     folder; RunFailed, with file and row, for any other error.
     """
-    record, place = Record(blocks=0, rows=0, bad=[]), Store.at(folder)
+    record, store = Record(blocks=0, rows=0, bad=[]), Store.at(folder)
     try:
-        for rows in _blocks(part, reader, source, limits, record, place.url):
+        for rows in _blocks(part, reader, source, limits, record, store.url):
             name = block_name(part, record.blocks)
             if name not in done:
                 yield {"block": name, **_packed(rows, reader, BATCH_UNITS[device])}
             record.blocks += 1
             record.rows += len(rows)
     except FoundrayError:
-        (place / f"{LISTS}/{part.name}.jsonl").write_text(record.listed())
+        (store / f"{LISTS}/{part.name}.jsonl").write_text(record.listed())
         raise
-    record.write(place, part)
+    record.write(store, part)
 
 
 class Record(BaseModel):
-    """What a part was found to hold, once it has been read to its end."""
+    """Contents of a part that was read to its end."""
 
     blocks: int
     rows: int
     bad: list[Line]
-    """What cannot be used: source, position and reason, and how much is missing there."""
+    """Unusable rows: source, position, reason, and number of rows lost."""
     empty: int = 0
     """Rows without content."""
 
@@ -94,19 +94,19 @@ class Record(BaseModel):
         return sum(line.lost for line in self.bad)
 
     def listed(self) -> str:
-        """The lines, as they are kept."""
+        """The bad rows as JSON Lines."""
         return "".join(line.to_json() for line in self.bad)
 
     @staticmethod
     def read(folder: Store, part: Part) -> Record | None:
-        """None where the part has not been read. Raises InputError where the record is damaged."""
+        """Read a part's record, or None if there is none. Raises InputError if it is damaged."""
         file = folder / f"parts/{part.name}.json"
         if not file.exists():
             return None
         try:
             return Record.model_validate_json(file.read_bytes())
         except ValidationError:
-            raise InputError(f"{file} is damaged; delete it, and the same `foundray embed` makes it anew") from None
+            raise InputError(f"{file} is damaged; delete it, and the same `foundray embed` makes it again") from None
 
     def write(self, folder: Store, part: Part) -> None:
         (folder / f"parts/{part.name}.json").write_text(self.model_dump_json())
@@ -120,7 +120,7 @@ def block_name(part: Part, number: int) -> str:
 
 
 def tally_of(records: Iterable[Record]) -> Tally:
-    """What some parts were found to hold, with the reasons."""
+    """Sum the contents of parts, with reasons of bad rows."""
     tally = Tally()
     for record in records:
         tally.balance.documents += record.rows
@@ -131,7 +131,7 @@ def tally_of(records: Iterable[Record]) -> Tally:
 
 
 def check_all(records: Sequence[Record], all_read: bool, limits: Limits, source: SourceConfig, folder: Store) -> None:
-    """Raises InputError where more is bad in the parts that were read than may be; of the share, once all are read."""
+    """Raise InputError if too many rows of the parts read so far are bad; check the share once all parts are read."""
     bad, rows = (sum(getattr(record, name) for record in records) for name in ("lost", "rows"))
     if limits.exceeded(Balance(documents=rows, lost={"row": bad})) or (all_read and not rows):
         tally = tally_of(records)
@@ -161,7 +161,7 @@ def _blocks(
 
 
 def _rows(part: Part, reader: Reader, source: SourceConfig) -> Iterator[tuple[str, Row | BadRow]]:
-    """(URL, row). An error that is no sentence yet becomes one, with the file and how far it was read."""
+    """Yield (URL, row). Turn unexpected errors into RunFailed, with the file and the number of rows read."""
     for file in part.files:
         count = 0
         try:
@@ -171,11 +171,12 @@ def _rows(part: Part, reader: Reader, source: SourceConfig) -> Iterator[tuple[st
         except FoundrayError:
             raise
         except Exception as error:
-            raise RunFailed(f"{file.url}, behind {plural(count, 'row')}: {described(error)}") from error
+            raise RunFailed(f"{file.url}, after {plural(count, 'row')}: {described(error)}") from error
 
 
 def _packed(rows: list[Row], reader: Reader, batch_units: int) -> dict[str, Any]:
-    """`batches`, each as bytes; `order`: which row each of the batches' samples is; and `table`: what is told of the rows."""
+    """Pack a block: `batches` as bytes; `order`, the row of each sample in them; and `table`, the rows' metadata."""
+    # Sort by length, the longest first, to save padding.
     units = [_units(row, reader) for row in rows]
     order = np.argsort([-len(one) for one in units], kind="stable")
     columns = {"id": [row.id for row in rows], "source": [row.file for row in rows], "position": [row.place for row in rows]}
@@ -184,12 +185,12 @@ def _packed(rows: list[Row], reader: Reader, batch_units: int) -> dict[str, Any]
     table = pa.table(columns)
     with (sink := pa.BufferOutputStream()), pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    batches = [packed([Plan(one, ()) for one in some]) for some in cut([units[index] for index in order], batch_units)]
+    batches = [packed([Plan(one, ()) for one in batch]) for batch in cut([units[index] for index in order], batch_units)]
     return {"batches": batches, "order": order.tolist(), "table": sink.getvalue().to_pybytes()}
 
 
 def _units(row: Row, reader: Reader) -> Units:
-    """Raises InputError for what was readable when the file was opened, and is not when it is decoded; else RunFailed."""
+    """Decode a row. Raises InputError if it is unreadable, RunFailed for any other error."""
     try:
         return reader.units(row)
     except Unreadable as error:
@@ -199,7 +200,7 @@ def _units(row: Row, reader: Reader) -> Units:
 
 
 def cut(units: list[Units], batch_units: int) -> Iterator[list[Units]]:
-    """Batches of samples that are sorted, the longest first."""
+    """Yield batches of samples that are sorted, the longest first."""
     rest = iter(units)
     while first := next(rest, None):
         yield [first, *islice(rest, max(1, batch_units // len(first)) - 1)]

@@ -1,4 +1,4 @@
-"""`embed`: a run's vectors of raw data, as one resumable Ray Data job on any number of workers."""
+"""`embed`: computes a run's vectors of raw data, in one resumable Ray Data job on any number of workers."""
 
 from __future__ import annotations
 
@@ -20,46 +20,47 @@ from foundray.vectors.kinds import source_of
 from foundray.vectors.recipe import INDEX, RECIPE, Complete, Recipe
 from foundray.vectors.shards import finish
 from foundray.wording.sentences import plain
+from foundray.wording.words import plural
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is made of the data, and on what."""
+    """Options of an embedding."""
 
     layer: Any = "last"
-    """`last` (after the final norm), `all` of them side by side, or so many layers deep."""
+    """`last` (after the final norm), `all` side by side, or a number of layers deep."""
     pool: Any = "mean"
     """How a row's hidden states become its vector."""
     normalise: bool = False
-    """Whether vectors are scaled to length one: a search then compares by cosine."""
+    """Whether to scale vectors to length one; a search then compares by cosine."""
     workers: int | None = None
-    """At most so many (default: what fits)."""
+    """Maximum number of workers (default: as many as fit)."""
     resources: Mapping[str, float] | None = None
-    """What Ray reserves for each worker, such as `{"GPU": 1}` (default: what the run's workers had)."""
+    """Resources that Ray reserves per worker, such as `{"GPU": 1}` (default: those of the run's workers)."""
     max_bad_rows: int | None = None
-    """Rows that cannot be used before the command stops (default: the run's `data.max_bad_rows`)."""
+    """Unusable rows before the command stops (default: the run's `data.max_bad_rows`)."""
     max_bad_share: float | None = None
-    """Part of the rows that cannot be used before it stops (default: the run's `data.max_bad_share`)."""
+    """Fraction of unusable rows before the command stops (default: the run's `data.max_bad_share`)."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for what cannot be of any run."""
+        """Raises InputError for values that are invalid for any run."""
         if self.layer not in ("last", "all") and not (isinstance(self.layer, int) and self.layer >= 0):
-            raise InputError(f"--layer {self.layer}: it is last, all, or a number of layers")
+            raise InputError(f"--layer {self.layer}: it must be last, all, or a number of layers")
         for name, value, least in (("workers", self.workers, 1), ("max-bad-rows", self.max_bad_rows, 0)):
             if value is not None and value < least:
-                raise InputError(f"--{name} {value}: it is {least} or more")
+                raise InputError(f"--{name} {value}: it must be {least} or more")
         if self.max_bad_share is not None and not 0 <= self.max_bad_share <= 1:
-            raise InputError(f"--max-bad-share {self.max_bad_share:g}: it is from 0 to 1")
+            raise InputError(f"--max-bad-share {self.max_bad_share:g}: it must be from 0 to 1")
         if self.resources and not min(self.resources.values()) > 0:
             given = ",".join(f"{kind}={amount:g}" for kind, amount in self.resources.items())
-            raise InputError(f"--resources {given}: amounts are above 0")
+            raise InputError(f"--resources {given}: amounts must be above 0")
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What was made, for programs."""
+    """Result of an embedding, for programs."""
 
     out: str
     run: str
@@ -67,24 +68,24 @@ class Embedded:
     weights_sha256: str
     rows: int
     bad_rows: int
-    """Units that cannot be used."""
+    """Unusable units."""
     lost: dict[str, int]
-    """The same by their noun."""
+    """Unusable units by their noun."""
     empty: int
     """Rows without content."""
     blocks: int
     width: int
-    """Numbers of a vector."""
+    """Length of a vector."""
     metric: str
-    """What a search compares by: `cosine` or `distance`."""
+    """Metric of a search: `cosine` or `distance`."""
     exact: bool
-    """Whether a search looks at every vector."""
+    """Whether a search compares all vectors."""
     new_rows: int
-    """Made by this command; the others were there."""
+    """Rows embedded by this command; the others existed."""
     rows_per_s: float | None
-    """At which it made them, once its workers had started; None for fewer than two blocks."""
+    """Rows per second, once the workers had started; None for fewer than two blocks."""
     workers: int
-    """That it had; 0 where there was nothing to do."""
+    """Number of workers; 0 if there was nothing to do."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,14 +94,15 @@ class Embedded:
 def embed(
     run: Run, data: str, out: str, overrides: Mapping[str, Any], options: Options, report: Report = lambda line: None
 ) -> Embedded:
-    """The vectors of `data` in the folder `out`: found complete, gone on with, or made. Connects to Ray unless complete.
+    """Find, continue or make the vectors of `data` in the folder `out`. Connects to Ray unless they are complete.
 
-    `overrides` are fields of the source that `data` is. Raises InputError or RunFailed.
+    `overrides` are fields of the source. Raises InputError or RunFailed.
     """
+    # Find the data and the weights, and check that what the folder holds fits them.
     spec, folder = run.spec(), Store.at(out)
     began = _begun(folder)
     source = source_of(data, spec, overrides)
-    source = source.model_copy(update={"path": Store.at(source.path).url})  # the same, wherever the command stands
+    source = source.model_copy(update={"path": Store.at(source.path).url})  # independent of the working folder
     reader = Reader(run)
     found = reader.look(source)
     files = found.files
@@ -109,7 +111,7 @@ def embed(
     if not run.has_checkpoint():
         raise InputError(f"{run.folder} holds no complete checkpoint yet: there are no weights to embed with")
     resources = dict(options.resources or next(iter(spec.scale.all_pools.values())).resources)
-    from foundray.vectors.task import prepared  # imports torch: only once what is asked for makes sense
+    from foundray.vectors.task import prepared  # imports torch, so only after the checks above
 
     task, weights, recipe = prepared(run, reader, source, files, options, resources, began)
     limits = Limits(
@@ -118,6 +120,7 @@ def embed(
         "--max-bad-rows",
         "--max-bad-share",
     )
+    # Return what is complete; otherwise make the missing blocks under the folder's lock, and then the index.
     job = Job(folder, parts(files), reader, source, limits, report)
     if began:
         began.check_same(folder, recipe)
@@ -127,7 +130,7 @@ def embed(
     folder.check_writable()
     workers = 0
     with RunLock(folder, report, "the embedding in"):
-        if now := _begun(folder):  # perhaps by another command meanwhile
+        if now := _begun(folder):  # another command may have begun it meanwhile
             now.check_same(folder, recipe)
         else:
             (folder / "parts").delete_folder()
@@ -138,7 +141,7 @@ def embed(
                 admit_storage(ray, folder.url, {data: files}, report)
                 workers = _workers(room(resources, node_resources()), options.workers, resources, report)
                 of = f"{len(files):,} files ({source.format})" if len(files) > 1 else f"{plain(files[0].url)} ({source.format})"
-                report(f"embed: {of} by step {recipe.step:,} of {plain(recipe.run)}, on {workers} worker(s)")
+                report(f"embed: {of} by step {recipe.step:,} of {plain(recipe.run)}, on {plural(workers, 'worker')}")
                 (folder / RECIPE).write_text(recipe.model_dump_json(indent=1))
                 job.run(ray, todo, task, weights, workers, resources)
         complete = finish(folder, job.parts, recipe, limits, report)
@@ -146,9 +149,9 @@ def embed(
 
 
 def _begun(folder: Store) -> Recipe | None:
-    """What the folder's vectors are, where there are any. Raises InputError where it holds something else."""
+    """Recipe of the folder's vectors, or None without any. Raises InputError if it holds something else."""
     recipe = Recipe.of(folder)
-    return recipe if (folder / "shards").children() else None  # else it broke off before anything was made
+    return recipe if (folder / "shards").children() else None  # without shards, it broke off before anything was made
 
 
 def _workers(fits: int, asked: int | None, resources: Mapping[str, float], report: Report) -> int:
@@ -156,7 +159,7 @@ def _workers(fits: int, asked: int | None, resources: Mapping[str, float], repor
     if not fits:
         raise InputError(f"no node has {each} for a worker: ask for less, such as --resources CPU=1")
     if asked and asked > fits:
-        report(f"workers: {fits} of {asked} (that is what fits, {each} a worker)")
+        report(f"workers: {fits} of {asked} (as many as fit, with {each} per worker)")
     return min(asked or fits, fits)
 
 

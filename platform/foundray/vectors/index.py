@@ -1,8 +1,8 @@
-"""Nearest vectors, by FAISS (Douze et al. 2024), from an index that is a safetensors file.
+"""Nearest vectors by FAISS (Douze et al. 2024), from an index in a safetensors file.
 
-An index is plain arrays: the vectors, sorted into cells, and the cells' centres. FAISS's own format is not used: its reader
-trusts what a file says of itself, and a folder of vectors may come from anywhere. Up to EXACT_ROWS there is one cell, and a
-search is exact; beyond, k-means finds the cells, and a search looks into the nearest (an inverted file: Jégou et al. 2011).
+An index holds plain arrays: the vectors, sorted into cells, and the cells' centres. It does not use FAISS's own format, whose
+reader trusts the file: a folder of vectors may come from anywhere. Up to EXACT_ROWS there is one cell, and a search is exact.
+Above, k-means finds the cells, and a search probes the nearest ones (an inverted file: Jégou et al. 2011).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from foundray.errors import InputError
 from foundray.storage import Store, sha256
 
 EXACT_ROWS = 1_000_000
-"""Up to so many, all are looked at."""
+"""Most vectors for an exact search."""
 PROBED = 16
-"""One cell in so many is looked into."""
+"""A search probes one cell in this many."""
 SAMPLED = 64
-"""Vectors of each cell that k-means looks at."""
+"""Vectors per cell that k-means uses."""
 
 Metric = Literal["cosine", "distance"]
 
@@ -35,15 +35,15 @@ class Index:
     vectors: np.ndarray
     """[N, D] float32."""
     rows: np.ndarray
-    """[N] int64: which row of the data each is."""
+    """[N] int64: row of the data of each vector."""
     starts: np.ndarray
     """[cells + 1] int64: where each cell begins."""
     centres: np.ndarray
-    """[cells, D] float32; none where there is one cell."""
+    """[cells, D] float32; empty for one cell."""
 
     @staticmethod
     def build(vectors: np.ndarray, metric: Metric, exact_rows: int = EXACT_ROWS) -> Index:
-        """Of vectors in the order of the data; those that are compared by cosine have length one."""
+        """Build an index of vectors in the order of the data; for cosine they must have length one."""
         count, width = vectors.shape
         if count <= exact_rows:
             none = np.zeros((0, width), np.float32)
@@ -70,31 +70,31 @@ class Index:
 
     @property
     def probed(self) -> int:
-        """Cells that a search looks into."""
+        """Number of cells that a search probes."""
         return self.cells if self.cells < 2 * PROBED else self.cells // PROBED
 
     def nearest(self, query: np.ndarray, top: int, metric: Metric) -> list[tuple[int, float]]:
-        """(row, cosine or Euclidean distance) of those nearest to a vector [D], the nearest first."""
+        """(row, cosine or Euclidean distance) of the vectors nearest to `query` [D], the nearest first."""
         kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
         query = np.ascontiguousarray(query[None], np.float32)
-        where: np.ndarray | slice = slice(None)
+        members: np.ndarray | slice = slice(None)
         if self.cells > 1:
             near = faiss.knn(query, self.centres, self.probed, metric=kind)[1][0]
-            where = np.concatenate([np.arange(self.starts[cell], self.starts[cell + 1]) for cell in near])
-        vectors, rows = self.vectors[where], self.rows[where]
+            members = np.concatenate([np.arange(self.starts[cell], self.starts[cell + 1]) for cell in near])
+        vectors, rows = self.vectors[members], self.rows[members]
         scores, found = faiss.knn(query, vectors, min(top, len(rows)), metric=kind)
         measured = scores[0] if metric == "cosine" else np.sqrt(np.maximum(scores[0], 0))
         return [(int(rows[at]), float(score)) for at, score in zip(found[0], measured, strict=True)]
 
     def save(self, file: Store) -> str:
-        """Its SHA-256. Raises InputError where it cannot be written."""
+        """Write the index, and return its SHA-256. Raises InputError if it cannot be written."""
         content = safetensors.save({field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)})
         file.write_bytes(content)
         return sha256(content)
 
     @staticmethod
     def load(file: Store, expected_sha256: str) -> Index:
-        """Raises InputError where the file is not the one that was written."""
+        """Load an index. Raises InputError if the file is not the one that was written."""
         content = file.read_bytes()
         if sha256(content) != expected_sha256:
             raise InputError(f"{file} is damaged: its SHA-256 is not the recorded one; delete it, and `foundray embed` again")
@@ -107,12 +107,12 @@ class Index:
         return index
 
     def _is_sound(self) -> bool:
-        """Whether the arrays are of the shapes and kinds that they should be, and every row is one of N."""
+        """Whether the arrays have the right shapes and dtypes, and each row occurs once."""
         count, width = self.vectors.shape if self.vectors.ndim == 2 else (-1, -1)
         shapes = [(count, width), (count,), (self.cells + 1,), (self.cells if self.cells > 1 else 0, width)]
-        kinds = [np.dtype(kind) for kind in (np.float32, np.int64, np.int64, np.float32)]
+        dtypes = [np.dtype(kind) for kind in (np.float32, np.int64, np.int64, np.float32)]
         arrays = [getattr(self, field.name) for field in fields(self)]
-        if any(a.shape != shape or a.dtype != kind for a, shape, kind in zip(arrays, shapes, kinds, strict=True)):
+        if any(a.shape != shape or a.dtype != kind for a, shape, kind in zip(arrays, shapes, dtypes, strict=True)):
             return False
         ends = self.starts[0] == 0 and self.starts[-1] == count and (np.diff(self.starts) >= 0).all()
         return bool(self.cells > 0 and ends and np.array_equal(np.sort(self.rows), np.arange(count)))

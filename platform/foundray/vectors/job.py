@@ -1,4 +1,4 @@
-"""The blocks of a folder of vectors, made by Ray Data: tasks read, actors that hold the network compute and write."""
+"""Makes the blocks of a folder of vectors by Ray Data: tasks read; actors with the network compute and write."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ if TYPE_CHECKING:
     from foundray.vectors.worker import Task
 
 READERS = 4
-"""Parts that are read at once, at most: reading is quick beside computing, and reserves no CPU."""
+"""Most parts read at once: reading is fast compared with computing, and reserves no CPU."""
 READ_TASKS = 1000
-"""Into which parts are divided, at most: planning a task costs milliseconds."""
+"""Most read tasks: planning a task costs milliseconds."""
 REPORT_SECONDS = 2.0
 
 Report = Callable[[str], None]
 
 
 ACTOR_LINE = b" has constructor arguments in the object store and max_restarts > 0"
-"""Ray's core says so on the standard error of every actor that Ray Data starts, and has no switch for it."""
+"""Ray's core prints this on standard error for each actor that Ray Data starts, with no switch to turn it off."""
 
 
 @dataclass
 class Job:
-    """Which blocks are done, and the others' making."""
+    """Tracks which blocks are done, and makes the others."""
 
     folder: Store
     parts: list[Part]
     reader: Reader
     source: SourceConfig
     limits: Limits
-    """How much may be bad before it stops."""
+    """Bad rows allowed before the job stops."""
     report: Report
     rows: int = 0
-    """Made by this job."""
+    """Rows embedded by this job."""
     rows_per_s: float = 0.0
-    """At which they were made, once workers had started: from the first block to the last."""
+    """Rows per second from the first block to the last, without the start of the workers."""
     done: set[str] = field(default_factory=set)
     known: dict[str, Record] = field(default_factory=dict)
-    """Of parts that have been read to their end, by name."""
+    """Records of parts that were read to their end, by name."""
 
     def todo(self) -> list[Part]:
-        """The parts of which not all is done, as the folder tells."""
-        names = [place.name for place in (self.folder / "shards").children()]
+        """Find the parts that are not done, from the folder."""
+        names = [file.name for file in (self.folder / "shards").children()]
         self.done = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
         return [part for part in self.parts if not self._is_done(part)]
 
     def run(self, ray: Any, todo: list[Part], task: Task, weights: bytes, workers: int, resources: Mapping[str, float]) -> None:
-        """Make what is not there of these parts, by `weights` (safetensors). Raises InputError or RunFailed."""
+        """Make the missing blocks of these parts with `weights` (safetensors). Raises InputError or RunFailed."""
         if self.done:
-            self.report(f"embed: going on in {self.folder}, where {len(self.done):,} blocks are done")
-        first, began, told = 0, 0.0, time.monotonic()
+            self.report(f"embed: continuing in {self.folder}, where {len(self.done):,} blocks are done")
+        first, began, last_report = 0, 0.0, time.monotonic()
         seen: set[str] = set()
         try:
             for result in self._results(ray, todo, task, weights, workers, resources):
@@ -74,24 +74,25 @@ class Job:
                 now = time.monotonic()
                 self.done.add(result["block"])
                 self.rows += result["rows"]
+                # Measure from the first block on, when the workers have started.
                 if began:
                     self.rows_per_s = (self.rows - first) / (now - began)
                 else:
                     first, began = self.rows, now
                 seen.add(result["worker"])
                 if len(seen) > workers:
-                    self.report("embed: a worker was lost; what it was at is done again by another")
+                    self.report("embed: a worker was lost; another one repeats its block")
                     seen = {result["worker"]}
-                if now - told > REPORT_SECONDS and self.rows_per_s:
-                    told = now
-                    self._tell()
+                if now - last_report > REPORT_SECONDS and self.rows_per_s:
+                    last_report = now
+                    self._report_progress()
         except ray.exceptions.RayError as error:
             raise RunFailed(f"embedding broke off: {cause_of(error)}; the same `foundray embed` goes on") from error
 
     def _results(
         self, ray: Any, todo: list[Part], task: Task, weights: bytes, workers: int, resources: Mapping[str, float]
     ) -> Iterator[dict[str, Any]]:
-        """Of each block that is not done, as it is made; an error inside a task comes as a row."""
+        """Yield the result of each block as it is made; an error inside a task is a row, too."""
         from ray.data import ActorPoolStrategy, from_items
 
         from foundray.vectors.worker import Worker
@@ -115,7 +116,7 @@ class Job:
             yield from rows
 
     def _read(self, todo: list[Part], device: str) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
-        """What a task does with a part's number: its blocks, or the one row that says what is wrong."""
+        """The function of a read task: maps a part's number to its blocks, or to one row with an error."""
         reader, source, done, limits, folder = self.reader, self.source, frozenset(self.done), self.limits, self.folder.url
 
         def read(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -136,8 +137,8 @@ class Job:
             self.known[part.name] = record
         return self.known.get(part.name)
 
-    def _tell(self) -> None:
-        """How far it is. Raises InputError where too many rows cannot be used."""
+    def _report_progress(self) -> None:
+        """Report progress. Raises InputError if too many rows are unusable."""
         records = [record for part in self.parts if (record := self._record(part))]
         all_read = len(records) == len(self.parts)
         check_all(records, all_read, self.limits, self.source, self.folder)
@@ -149,7 +150,7 @@ class Job:
 
 @contextmanager
 def _row_by_row() -> Iterator[None]:
-    """Ray Data hands on every row as it comes, and says nothing, while the block runs: an error's cause is in ours."""
+    """Make Ray Data pass on each row at once, and log nothing: our own error names the cause."""
     from ray.data import DataContext
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -163,24 +164,24 @@ def _row_by_row() -> Iterator[None]:
 
 
 @contextmanager
-def _without(words: bytes) -> Iterator[None]:
-    """The standard error without the lines that have these words, while the block runs."""
-    kept, (readable, writable) = os.dup(2), os.pipe()
+def _without(text: bytes) -> Iterator[None]:
+    """Drop lines that contain `text` from standard error inside the block."""
+    original, (readable, writable) = os.dup(2), os.pipe()
     os.dup2(writable, 2)
     os.close(writable)
 
-    def pass_on() -> None:
+    def filter_lines() -> None:
         with os.fdopen(readable, "rb") as lines:
             for line in lines:
-                if words not in line:
+                if text not in line:
                     with suppress(OSError):  # standard error may be gone
-                        os.write(kept, line)
-        os.close(kept)
+                        os.write(original, line)
+        os.close(original)
 
-    passing = threading.Thread(target=pass_on, daemon=True)
-    passing.start()
+    thread = threading.Thread(target=filter_lines, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        os.dup2(kept, 2)  # what was written to is closed by that, and the thread reads to its end
-        passing.join(1)
+        os.dup2(original, 2)  # closes the pipe's last writer, so the thread reads to the end
+        thread.join(1)

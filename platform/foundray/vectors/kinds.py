@@ -1,4 +1,4 @@
-"""What kind of data a place holds, by the endings of its files' names and by what the run was trained on."""
+"""The format of data to embed, from file extensions and the run's own sources."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from foundray.spec.loading import checked, set_field
 
 
 def source_of(data: str, spec: Spec, overrides: Mapping[str, Any]) -> SourceConfig:
-    """The source that `data` is for a run of this spec: a file, folder, glob or URL.
+    """Describe `data` (a file, folder, glob or URL) as a source for a run of this spec.
 
-    Its format follows from the endings of its files; what else a source has, from the run's own source of that format;
-    `overrides` are fields of a source that go before both. Raises InputError for data that the run cannot take.
+    File extensions decide the format; the run's own source of that format, the other fields. `overrides` precede both. Raises
+    InputError for data that the run cannot read.
     """
     form = overrides.get("format") or _format(data, spec)
     own = next((source for like in (form, "auto") for source in spec.data.sources if source.format == like), None)
@@ -30,7 +30,7 @@ def source_of(data: str, spec: Spec, overrides: Mapping[str, Any]) -> SourceConf
 
 
 def _format(data: str, spec: Spec) -> str:
-    """The one format of all files, or `auto` if they have several, or some have none."""
+    """The one format of all files, or `auto` if they have several or some have none."""
     modality = spec.data.modality.build()
     of_values = modality.endings if isinstance(modality, Values) else ()
     names = [file.url for file in find_files(checked(SourceConfig, {"path": data, "format": "text"}, data))]
@@ -46,9 +46,9 @@ def _no_format(name: str, of_values: tuple[str, ...], spec: Spec) -> str:
     trained, name = f"{spec.name} was trained on {spec.data.modality.kind}", posixpath.basename(bare(name))
     if of_values:
         return (
-            f"{trained}, read from {', '.join(of_values)} or tar archives, and here is {name}; if it is one of those, say so "
-            "by --set format=files"
+            f"{trained}, read from {', '.join(of_values)} or tar archives, and here is {name}; if it is one of those, give "
+            "--set format=files"
         )
     if (other := next((kind for kind, those in endings().items() if name.endswith(those)), None)) is not None:
         return f"{name} is of the modality {other}, and {trained}"
-    return f"{name} is of no format that is read; if it is text, say so by --set format=text"
+    return f"{name} has an unknown format; if it is text, give --set format=text"

@@ -1,11 +1,11 @@
-"""What is embedded by what: the record that a folder of vectors begins with, and that keeps others out of it.
+"""The recipe of a folder of vectors: what is embedded by which weights. It keeps other vectors out of the folder.
 
 embedding.json     this record, written first
-parts/             of each group of files, how many blocks and rows it holds, and which rows cannot be used
-quarantine/        the same rows of a group that was not read to its end
+parts/             per part: numbers of blocks and rows, and the unusable rows
+quarantine/        unusable rows of parts that were not read to their end
 shards/            a block's vectors: Parquet with id, vector, source, position and, of texts, text
-bad_rows.jsonl     source, position and reason of each row that cannot be used
-index.safetensors  what a search looks in
+bad_rows.jsonl     source, position and reason of each unusable row
+index.safetensors  the index for searches
 complete.json      counts, and the SHA-256 of the index; written last
 """
 
@@ -29,77 +29,77 @@ class Recipe(BaseModel):
     """All that decides the vectors' bits."""
 
     run: str
-    """The run's folder, as it was found."""
+    """The run's folder when the vectors were made."""
     step: int
-    """Optimizer steps that its weights have behind them."""
+    """Optimizer steps of the weights."""
     weights_sha256: str
-    """Of the weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
+    """SHA-256 of the weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
     layer: Literal["last", "all"] | int
     """Layers deep; `last`, after the final norm, or `all` of them side by side."""
     pool: str
     """How hidden states became a vector."""
     normalise: bool
-    """Whether vectors are of length one."""
+    """Whether vectors have length one."""
     width: int
-    """Numbers of a vector."""
+    """Length of a vector."""
     modality: str
     arithmetic: dict[str, int] = {}
-    """By part, the version of what it computed; a part that is not named was at 1."""
+    """Version of the arithmetic by part; an unnamed part was at 1."""
     source: SourceConfig
-    """What is embedded."""
+    """The embedded data."""
     files: dict[str, tuple[int, int]]
-    """Size and time of change (ns) of each file, by its URL."""
+    """Size and modification time (ns) of each file, by URL."""
     block_rows: int
-    """Rows of a block."""
+    """Rows per block."""
     batch_units: int
-    """Units that are computed at once."""
+    """Units per batch."""
     device: str
     """`cpu` or `cuda`: their kernels round differently."""
     threads: int
-    """CPU threads that a worker computes with: another number may round differently."""
+    """CPU threads per worker: another number may round differently."""
 
     @staticmethod
     def of(folder: Store) -> Recipe | None:
-        """Of a folder that holds vectors; None where it holds nothing. Raises InputError where it holds something else."""
+        """Read a folder's recipe, or None if it is empty. Raises InputError if it holds something else."""
         record = folder / RECIPE
         if record.exists():
             try:
                 return Recipe.model_validate_json(record.read_bytes())
             except ValidationError:
                 raise InputError(f"{record} is damaged, or of another version; delete {folder} to start over") from None
-        if others := [place.name for place in folder.children() if place.name not in OURS and not place.name.endswith(".tmp")]:
+        if others := [file.name for file in folder.children() if file.name not in OURS and not file.name.endswith(".tmp")]:
             raise InputError(f"{folder} holds something else ({others[0]}): vectors go into a folder of their own")
         return None
 
     def check_same(self, folder: Store, now: Recipe) -> None:
-        """Raises InputError where the folder's vectors are other than those that would be made now."""
+        """Raise InputError if the folder's vectors differ from those that `now` would make."""
         if changed := differences(self._identity(), now._identity()):
             more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise InputError(f"{folder} holds vectors of something else: {'; '.join(changed[:3])}{more}; give another folder")
 
     def _identity(self) -> dict[str, Any]:
-        """Wherever the run lies now, its weights are the same; and licences and weights of sources decide nothing here."""
+        """Fields that decide the vectors: not the run's location, nor licence and weight of the source."""
         files = {url: f"{size:,} bytes of {modified / 1e9:.3f}" for url, (size, modified) in self.files.items()}
         fields = self.model_dump(mode="json", exclude={"run": True, "source": {"licence", "weight"}})
         return flatten({**fields, "files": files, "arithmetic": raised(self.arithmetic)})
 
 
 class Complete(BaseModel):
-    """What was made, once all is."""
+    """Contents of a complete folder."""
 
     rows: int
     bad_rows: int
-    """Units that cannot be used."""
+    """Unusable units."""
     lost: dict[str, int] = {}
-    """The same by their noun; nothing in records of before, which counted rows."""
+    """Unusable units by their noun; empty in older records, which counted rows."""
     empty: int = 0
     """Rows without content."""
     shards: list[tuple[Annotated[str, Field(pattern=r"^\d+-\d+$")], int]]
     """Name and rows of each block, in the order of the data."""
     metric: str
-    """What the index compares by: `cosine` (larger is nearer), or `distance`."""
+    """Metric of the index: `cosine` (larger is nearer), or `distance`."""
     cells: int
-    """Of the index; 1 where every vector is looked at."""
+    """Number of cells of the index; 1 for an exact search."""
     index_sha256: str
 
     @staticmethod
@@ -110,4 +110,4 @@ class Complete(BaseModel):
         try:
             return Complete.model_validate_json(file.read_bytes())
         except ValidationError:
-            raise InputError(f"{file} is damaged; delete it, and the same `foundray embed` makes it anew") from None
+            raise InputError(f"{file} is damaged; delete it, and the same `foundray embed` makes it again") from None

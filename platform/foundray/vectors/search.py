@@ -1,4 +1,4 @@
-"""Nearest rows of a folder of vectors, for a text, a file's first row, or a row that is there."""
+"""Nearest rows in a folder of vectors, to a text, a file's first row, or a row of the folder."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hit:
-    """A row that is near."""
+    """A row that a search found."""
 
     id: str
     score: float
-    """Cosine of the angle to the query, where vectors are of length one; else the distance from it."""
+    """Cosine of the angle to the query if vectors have length one; otherwise the distance."""
     source: str
     """URL of its file."""
     position: str
-    """Where in it."""
+    """Position in the file."""
     text: str | None
-    """Of text: what it says."""
+    """The text of the row, for text."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,7 +46,7 @@ class Searcher:
     """A folder of vectors, held open for many queries."""
 
     def __init__(self, out: str, run: str | None = None):
-        """Raises InputError where the folder is not a complete one."""
+        """Raises InputError if the folder is not complete."""
         self.folder = Store.at(out)
         recipe = Recipe.of(self.folder) if self.folder.exists() else None
         if recipe is None:
@@ -54,12 +54,12 @@ class Searcher:
         self.recipe, self.run = recipe, run or recipe.run
         complete = Complete.of(self.folder)
         if complete is None:
-            goes_on = f"foundray embed {recipe.run} {recipe.source.path} {self.folder}"
-            raise InputError(f"{self.folder} is not complete: `{goes_on}`, with the flags that it began with, goes on")
+            command = f"foundray embed {recipe.run} {recipe.source.path} {self.folder}"
+            raise InputError(f"{self.folder} is not complete: continue with `{command}` and the same flags")
         self.complete = complete
         self.metric: Metric = "cosine" if complete.metric == "cosine" else "distance"
         self._index: Index | None = None
-        self._maker: Any = None
+        self._embedder: Any = None
 
     @property
     def index(self) -> Index:
@@ -69,7 +69,7 @@ class Searcher:
             index = Index.load(self.folder / INDEX, self.complete.index_sha256)
             if index.vectors.shape != (sum(rows for _, rows in self.complete.shards), self.recipe.width):
                 raise InputError(
-                    f"{self.folder / INDEX} is of other vectors; delete it, and the same `foundray embed` makes it anew"
+                    f"{self.folder / INDEX} is of other vectors; delete it, and the same `foundray embed` makes it again"
                 )
             self._index = index
         return self._index
@@ -80,24 +80,24 @@ class Searcher:
         Raises InputError.
         """
         if (query is None) == (like is None):
-            raise InputError("a search is for a query, or for rows like another by its id (--like ID): one of the two")
+            raise InputError("give either a query or the id of a row (--like ID)")
         if top < 1:
-            raise InputError(f"--top {top}: it is 1 or more")
+            raise InputError(f"--top {top}: it must be 1 or more")
         vector = self._of_row(like) if like is not None else self.vector(query or "")
         return self._hits(self.index.nearest(vector, top, self.metric))
 
     def vector(self, query: str) -> np.ndarray:
-        """[width] float32: the query's, by the weights that made the others. Raises InputError where they are gone."""
-        if self._maker is None:
-            from foundray.vectors.task import maker  # imports torch
+        """Vector of the query, [width] float32, by the folder's weights. Raises InputError if they are gone."""
+        if self._embedder is None:
+            from foundray.vectors.task import embedder  # imports torch
 
-            self._maker = maker(Run.open(self.run), self.recipe)
-        make, reader = self._maker
+            self._embedder = embedder(Run.open(self.run), self.recipe)
+        embed, reader = self._embedder
         has_text = reader.shape.classes
         if has_text and not query.strip():
             raise InputError("the query is empty: give a text")
         units = reader.text_units(query) if has_text else self._first_row(query, reader)
-        vector: np.ndarray = make(packed([Plan(units, ())]))[0]
+        vector: np.ndarray = embed(packed([Plan(units, ())]))[0]
         return vector
 
     def _first_row(self, query: str, reader: Any) -> Units:
@@ -112,7 +112,7 @@ class Searcher:
         raise InputError(f"{query} has no row that can be read{why}")
 
     def _of_row(self, wanted: str) -> np.ndarray:
-        """[width] float32: of a row that is there."""
+        """Vector of a row of the folder, [width] float32. Raises InputError for an unknown id."""
         files = [RawFile(url, *facts) for url, facts in self.recipe.files.items()]
         url = wanted.rpartition("#")[0]
         name = next((part.name for part in parts(files) if any(file.url == url for file in part.files)), None)
@@ -123,7 +123,7 @@ class Searcher:
                     vector: np.ndarray = vectors_of(self.folder, block)[ids.index(wanted)]
                     return vector
         first = table_of(self.folder, self.complete.shards[0][0], ["id"]).column("id")[0].as_py()
-        raise InputError(f"--like {wanted}: no row has this id; they are like {first}")
+        raise InputError(f"--like {wanted}: no row has this id; ids look like {first}")
 
     def _hits(self, found: list[tuple[int, float]]) -> list[Hit]:
         tables: dict[str, Any] = {}

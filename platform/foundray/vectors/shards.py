@@ -1,4 +1,4 @@
-"""A folder's vectors as they lie there, and what is made of them once all are: the index, and the word that all is done."""
+"""Reads a folder's vectors, and finishes it: builds the index and the record that it is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foundray.vectors.recipe import BAD_ROWS, COMPLETE, INDEX, Complete, Recipe
 
 
 def finish(folder: Store, parts: Sequence[Part], recipe: Recipe, limits: Limits, report: Callable[[str], None]) -> Complete:
-    """Build the index, and say that all is made. Raises InputError where there is nothing, or too much is bad."""
+    """Build the index, and record that the folder is complete. Raises InputError if there are no rows or too many bad ones."""
     from foundray.vectors.index import Index, Metric
 
     records = [(part, record) for part in parts if (record := Record.read(folder, part))]
@@ -33,30 +33,30 @@ def finish(folder: Store, parts: Sequence[Part], recipe: Recipe, limits: Limits,
         bad_rows=balance.bad,
         lost=balance.lost,
         empty=balance.empty,
-        shards=[(name, len(some)) for name, some in zip(names, vectors, strict=True)],
+        shards=[(name, len(block)) for name, block in zip(names, vectors, strict=True)],
         metric=metric,
         cells=index.cells,
         index_sha256=index.save(folder / INDEX),
     )
     (folder / COMPLETE).write_text(complete.model_dump_json(indent=1))
-    how = "exact: every vector is looked at" if index.cells == 1 else f"about: {index.probed} of {index.cells:,} cells are"
+    how = "exact" if index.cells == 1 else f"approximate: a search probes {index.probed} of {index.cells:,} cells"
     report(f"embed: index of {complete.rows:,} vectors by {metric}, {how}")
     return complete
 
 
 def vectors_of(folder: Store, name: str) -> np.ndarray:
-    """[rows, width] of a block. Raises InputError where its file cannot be read."""
+    """Vectors of a block, [rows, width]. Raises InputError if its file cannot be read."""
     column = table_of(folder, name, ["vector"]).column("vector").combine_chunks()
     flat = column.flatten().to_numpy()
     return flat.reshape(len(column), -1)
 
 
 def table_of(folder: Store, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A block's rows. Raises InputError where its file cannot be read."""
+    """Table of a block. Raises InputError if its file cannot be read."""
     file = folder / f"shards/{name}.parquet"
     try:
-        # Not by `read_table`, which reads in Arrow's threads whatever it is told: one that still holds Python's bytes when the
-        # program ends takes it down with it.
+        # Not `read_table`, which always reads in Arrow's threads: one that still holds Python's bytes when the program ends
+        # crashes it.
         return pq.ParquetFile(pa.BufferReader(file.read_bytes()), pre_buffer=False).read(columns, use_threads=False)
     except pa.ArrowException as error:
-        raise InputError(f"{file} is damaged: {error}; delete it, and the same `foundray embed` makes it anew") from None
+        raise InputError(f"{file} is damaged: {error}; delete it, and the same `foundray embed` makes it again") from None

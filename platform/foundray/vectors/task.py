@@ -1,4 +1,4 @@
-"""Which weights embed, and what of: the network found, and tried on one sample."""
+"""Finds the weights that embed, and tries the network on one sample."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from foundray.spec.arithmetic import installed, of_data
 from foundray.training.checkpoints.checkpoint import sha256_of
 from foundray.vectors.blocks import BATCH_UNITS, rows_per_block
 from foundray.vectors.recipe import Recipe
-from foundray.vectors.worker import Maker, Task
+from foundray.vectors.worker import Embedder, Task
 
 if TYPE_CHECKING:
     from foundray.vectors.embed import Options
@@ -37,13 +37,13 @@ def prepared(
     resources: Mapping[str, float],
     began: Recipe | None,
 ) -> tuple[Task, bytes, Recipe]:
-    """What workers do, by which weights (safetensors), and the record of it: with those of `began`, where they are still there.
+    """The workers' task, the weights (safetensors) and the recipe; the weights are those of `began`, if given.
 
-    Raises InputError for a pool or layer that the network has not, and for a run without a usable checkpoint.
+    Raises InputError for a pool or layer that the network does not have, and for a run without a usable checkpoint.
     """
     pools = [*(name for name in POOLS if name != "flatten"), "class"]
     if options.pool not in pools:
-        raise InputError(f"--pool {options.pool}: it is one of {', '.join(pools)}")
+        raise InputError(f"--pool {options.pool}: it must be one of {', '.join(pools)}")
     check_pool(run.spec(), options.pool)
     step, weights, sha = weights_for(run, began)
     threads = max(1, int(resources.get("CPU", 1)))
@@ -71,14 +71,14 @@ def prepared(
 
 
 def weights_for(run: Run, began: Recipe | None) -> tuple[int, dict[str, Tensor], str]:
-    """The step, weights and their SHA-256: the newest, or those that `began` was made by. Raises InputError."""
+    """Step, weights and their SHA-256: the newest, or those of `began`. Raises InputError."""
     step = None
     if began is not None:
         if began.step not in (steps := completed_steps(run.checkpoints)):
-            there = ", ".join(f"{there:,}" for there in steps) or "none"
+            existing = ", ".join(f"{step:,}" for step in steps) or "none"
             raise InputError(
-                f"the vectors were made by step {began.step:,}, of which {run.folder} has no complete checkpoint any more "
-                f"(it has {there}): embed anew, into another folder"
+                f"the vectors were made by step {began.step:,}, but {run.folder} no longer has a complete checkpoint of it "
+                f"(it has {existing}): embed again, into another folder"
             )
         step = began.step
     step, weights = trained_weights(run, step)
@@ -86,23 +86,23 @@ def weights_for(run: Run, began: Recipe | None) -> tuple[int, dict[str, Tensor],
     if began is not None and sha != began.weights_sha256:
         raise InputError(
             f"the vectors were made by other weights ({began.weights_sha256[:16]}…) than those of {run.folder} at step "
-            f"{step:,} ({sha[:16]}…): give the run that made them, or embed anew, into another folder"
+            f"{step:,} ({sha[:16]}…): give the run that made them, or embed again, into another folder"
         )
     return step, weights, sha
 
 
-def maker(run: Run, recipe: Recipe) -> tuple[Maker, Reader]:
-    """On this machine, what made a recipe's vectors. Raises InputError where the run has its weights no more."""
+def embedder(run: Run, recipe: Recipe) -> tuple[Embedder, Reader]:
+    """Load, on this machine, the embedder and reader of a recipe. Raises InputError if the run no longer has the weights."""
     _, weights, _ = weights_for(run, recipe)
     vocabulary = run.manifest()["vocabulary"]
     pool: Any = recipe.pool
     task = Task(run.spec(), vocabulary, recipe.layer, pool, recipe.normalise, "cpu", recipe.threads)
-    return Maker(task, weights), Reader(run)
+    return Embedder(task, weights), Reader(run)
 
 
 def _width(task: Task, weights: dict[str, Tensor], reader: Reader) -> int:
-    """Numbers of a vector, as an empty sample has."""
+    """Length of a vector, found by embedding an empty sample."""
     shape, length = reader.shape, reader.length
     x: Any = np.zeros(length, np.int64) if shape.classes else np.zeros((length, shape.width), np.float32)
     on_cpu = Task(task.spec, task.vocabulary, task.layer, task.pool, task.normalise, "cpu", task.threads)
-    return Maker(on_cpu, weights)(packed([Plan(Units(x, None, shape), ())])).shape[1]
+    return Embedder(on_cpu, weights)(packed([Plan(Units(x, None, shape), ())])).shape[1]

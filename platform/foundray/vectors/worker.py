@@ -1,4 +1,4 @@
-"""What a worker does: a block's batches through the frozen network, and its vectors into one file."""
+"""A worker: computes the vectors of a block's batches with the frozen network, and writes them to one file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from foundray.storage import Store
 
 @dataclass(frozen=True)
 class Task:
-    """What is made of every block."""
+    """What to compute for each block."""
 
     spec: Spec
     vocabulary: int
@@ -37,36 +37,36 @@ class Task:
     threads: int
 
 
-class Maker:
-    """A frozen network, and what it makes of batches."""
+class Embedder:
+    """Computes vectors of batches with a frozen network."""
 
     def __init__(self, task: Task, weights: dict[str, torch.Tensor]):
-        """Raises InputError for a layer too deep."""
+        """Raises InputError if the layer is too deep."""
         self.task, self.device = task, torch.device(task.device)
         self.encoder = Encoder.of(task.spec, task.vocabulary, weights, task.layer)
         self.encoder.model.to(self.device)
 
     @torch.no_grad()
     def __call__(self, batch: bytes) -> np.ndarray:
-        """[B, width] float32: the vectors of a batch's samples."""
+        """Vectors of a batch's samples, [B, width] float32."""
         with torch_threads(self.task.threads), traits(self.device).low_precision():  # as in training
             vectors = pooled(self.encoder, Batch.load(batch, self.device), self.task.pool).float()
         return (F.normalize(vectors) if self.task.normalise else vectors).cpu().numpy()
 
 
 class Worker:
-    """One of the actors: holds the network, and turns blocks into files."""
+    """An actor that holds the network and turns blocks into files."""
 
     def __init__(self, task: Task, weights: list[Any], folder: str):
-        """`weights` holds a reference of the weights as safetensors bytes."""
-        import ray  # not above: the driver imports this module before it knows the cluster's token
+        """`weights` holds a reference to the weights as safetensors bytes."""
+        import ray  # here, because the driver imports this module before it knows the cluster's token
 
-        self.make = Maker(task, safetensors.load(ray.get(weights[0])))
+        self.embed = Embedder(task, safetensors.load(ray.get(weights[0])))
         self.folder = Store.at(folder)
         self.name = f"{platform.node()}:{os.getpid()}"
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A block's name and number of rows; or an error, which raised here would be retried and wrapped."""
+        """Return a block's name and number of rows, or an error as a row, because Ray would retry and wrap a raised one."""
         if row["error"]:
             return {"block": "", "rows": 0, "worker": self.name, "error": row["error"]}
         try:
@@ -79,13 +79,13 @@ class Worker:
         return {"block": row["block"], "rows": rows, "worker": self.name, "error": ""}
 
     def _write(self, row: dict[str, Any]) -> int:
-        sorted_vectors = np.concatenate([self.make(batch) for batch in row["batches"]])
+        sorted_vectors = np.concatenate([self.embed(batch) for batch in row["batches"]])
         vectors = np.empty_like(sorted_vectors)
         vectors[np.asarray(row["order"])] = sorted_vectors
         table = pa.ipc.open_stream(row["table"]).read_all()
         if not np.isfinite(vectors).all():
             first = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
-            raise InputError(f"the vector of {table['id'][first]} is not finite: the run's network gives no numbers there")
+            raise InputError(f"the vector of {table['id'][first]} is not finite: the run's network computes no number for it")
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
         with (self.folder / f"shards/{row['block']}.parquet").replacing() as stream:
             pq.write_table(table.add_column(1, "vector", column), stream, compression="zstd", write_page_checksum=True)

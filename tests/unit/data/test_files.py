@@ -189,7 +189,7 @@ def test_the_line_is_part_of_a_dry_run_and_embed_knows_several_formats(tmp_path:
     assert derived(spec)["data.sources.0"] == f"{tmp_path}/raw: left out: 1 .zip (of no format that is read)"
     assert source_of(str(tmp_path / "raw/a.txt"), spec, {}).format == "text"
     assert source_of(str(tmp_path / "raw"), spec, {}).format == "auto"
-    with pytest.raises(InputError, match=r"b\.zip is of no format that is read; if it is text, say so by --set format=text"):
+    with pytest.raises(InputError, match=r"b\.zip has an unknown format; if it is text, give --set format=text"):
         source_of(str(tmp_path / "raw/b.zip"), spec, {})
 
 

@@ -45,7 +45,7 @@ from foundray.training.collectives.group import Group
 from foundray.training.warm_start.parent import find_start
 from foundray.tuning.search.driver import folder_of, tune
 from foundray.vectors.recipe import Recipe
-from foundray.vectors.worker import Maker, Task
+from foundray.vectors.worker import Embedder, Task
 from foundray_modalities.audio import Audio
 from foundray_modalities.image import Image
 from foundray_objectives.masked_pixel import MaskedPixel
@@ -332,12 +332,12 @@ def test_vectors_are_computed_with_the_threads_of_their_record(tmp_path: Path) -
     batch = packed([Plan(Units(rng.integers(0, 257, 32), None, shape), ()) for _ in range(8)])
     weights = trained_weights(run)[1]
     for recorded in (1, 2):
-        make = Maker(Task(run.spec(), 257, "last", "mean", False, "cpu", recorded), weights)
-        make.encoder.model.model.norm.register_forward_hook(lambda *given: seen.append(torch.get_num_threads()))
+        embed = Embedder(Task(run.spec(), 257, "last", "mean", False, "cpu", recorded), weights)
+        embed.encoder.model.model.norm.register_forward_hook(lambda *given: seen.append(torch.get_num_threads()))
         vectors = []
         for here in (1, 2, 3):
             with torch_threads(here):
-                vectors.append(make(batch))
+                vectors.append(embed(batch))
                 assert torch.get_num_threads() == here
         assert all(np.array_equal(other, vectors[0]) for other in vectors[1:])
     assert seen == [1, 1, 1, 2, 2, 2]

@@ -1,4 +1,4 @@
-"""Vectors: what kind of data it is, how it is cut, what is in an index, and what is refused before Ray starts."""
+"""Vectors: formats, blocks, indexes, and refusals before Ray starts."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from foundray.vectors.index import Index
 from foundray.vectors.kinds import source_of
 from foundray.vectors.shards import finish
 from foundray.vectors.task import prepared, weights_for
-from foundray.vectors.worker import Maker, Task, Worker
+from foundray.vectors.worker import Embedder, Task, Worker
 
 LINES = SourceConfig(path="x", format="text", documents="line")
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Of bytes, 32 at a time."""
+    """A run of bytes, with a context of 32."""
     return saved_run(tmp_path / "runs")
 
 
@@ -55,7 +55,7 @@ def lines(folder: Path, *texts: str, name: str = "a.txt") -> Path:
 
 
 def read(path: Path, reader: Reader, folder: Path, done: tuple[str, ...] = (), limit: int = 0) -> list[dict[str, Any]]:
-    """The blocks of a file's lines, as they travel."""
+    """The blocks of a file's lines, as sent to workers."""
     source = LINES.model_copy(update={"path": str(path)})
     (part,) = parts(reader.files(source))
     limits = Limits(limit, 1.0, "--max-bad-rows", "--max-bad-share")
@@ -66,10 +66,10 @@ def table(block: dict[str, Any]) -> pa.Table:
     return pa.ipc.open_stream(block["table"]).read_all()
 
 
-# What kind of data
+# Formats
 
 
-def test_a_format_is_told_by_endings_and_by_the_run(tmp_path: Path) -> None:
+def test_a_format_follows_from_extensions_and_the_run(tmp_path: Path) -> None:
     run = saved_run(tmp_path / "runs", data__sources=[{"path": "x", "format": "jsonl", "field": "body"}])
     (tmp_path / "a.jsonl.gz").touch()
     own = source_of(str(tmp_path / "a.jsonl.gz"), run.spec(), {})
@@ -78,13 +78,13 @@ def test_a_format_is_told_by_endings_and_by_the_run(tmp_path: Path) -> None:
     for name, form in {"b.csv": "csv", "c.md": "text", "d.py": "code", "e.tar": "webdataset", "g.fna": "fasta"}.items():
         (tmp_path / name).touch()
         assert source_of(str(tmp_path / name), run.spec(), {}).format == form
-    assert source_of(str(tmp_path / "*.*"), run.spec(), {}).format == "auto", "each file by its own ending"
+    assert source_of(str(tmp_path / "*.*"), run.spec(), {}).format == "auto", "each file by its own extension"
     assert source_of(str(tmp_path / "*.*"), run.spec(), {"format": "csv"}).format == "csv"
     with pytest.raises(InputError, match="did you mean 'format'"):
         source_of(str(tmp_path / "b.csv"), run.spec(), {"fromat": "csv"})
 
 
-def test_data_of_another_kind_are_refused(run: Run, tmp_path: Path) -> None:
+def test_data_of_another_kind_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(picture(200, True))
     with pytest.raises(InputError, match=r"1\.png is of the modality image, and small was trained on text"):
         foundray.embed(run.folder.url, tmp_path / "1.png", tmp_path / "out")
@@ -110,10 +110,10 @@ def test_rows_have_names_of_their_own_and_long_documents_are_pieces(run: Run, tm
     assert rows[2].place == "document 1, piece 1"  # type: ignore[union-attr]
 
 
-def test_a_reader_travels_with_its_tokenizer() -> None:
+def test_a_pickled_tokenizer_is_the_same() -> None:
     there = pickle.loads(pickle.dumps(make_bytes()))
     assert there.encode(["<|document|>"])[0].tolist() == make_bytes().encode(["<|document|>"])[0].tolist()
-    assert len(there.encode(["<|document|>"])[0]) == 12, "a text that spells a special token is no special token"
+    assert len(there.encode(["<|document|>"])[0]) == 12, "text that spells a special token is not one"
 
 
 def test_blocks_are_cut_by_the_files_alone(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +129,14 @@ def test_blocks_are_cut_by_the_files_alone(run: Run, tmp_path: Path, monkeypatch
     again = read(path, reader, tmp_path / "out", done=("00000-000001",))
     assert again == [made[0], made[2]]
     record = Record.read(Store.at(tmp_path / "out"), parts(reader.files(SourceConfig(path=str(path))))[0])
-    assert record == Record(blocks=3, rows=10, bad=[]), "also of what was not made again"
+    assert record == Record(blocks=3, rows=10, bad=[]), "including blocks that were not made again"
 
 
-def test_vectors_of_batches_are_those_of_rows_one_by_one(run: Run, tmp_path: Path) -> None:
+def test_vectors_of_batches_equal_those_of_single_rows(run: Run, tmp_path: Path) -> None:
     path, reader = lines(tmp_path, *(f"{'word ' * (n * 7 % 6)}{n}" for n in range(40))), Reader(run)
     task = Task(run.spec(), run.manifest()["vocabulary"], "last", "mean", True, "cpu", 1)
     (block,) = read(path, reader, tmp_path / "out")
-    rows = np.concatenate([Maker(task, trained_weights(run)[1])(batch) for batch in block["batches"]])
+    rows = np.concatenate([Embedder(task, trained_weights(run)[1])(batch) for batch in block["batches"]])
     vectors = np.empty_like(rows)
     vectors[block["order"]] = rows
     units = [reader.units(row) for row in reader.read(LINES.model_copy(update={"path": str(path)}))]  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def test_vectors_of_batches_are_those_of_rows_one_by_one(run: Run, tmp_path: Pat
     assert np.allclose(vectors, alone / np.linalg.norm(alone, axis=1, keepdims=True), atol=1e-5)
 
 
-def test_bad_rows_are_told_and_limited(run: Run, tmp_path: Path) -> None:
+def test_bad_rows_are_listed_and_limited(run: Run, tmp_path: Path) -> None:
     (path := tmp_path / "a.txt").write_bytes(b"good\n\xff\xfe\nfine\n\xff")
     (block,) = read(path, Reader(run), tmp_path / "out", limit=2)
     assert table(block)["id"].to_pylist() == [f"{path}#0", f"{path}#2"], "a bad row has its number, too"
@@ -160,7 +160,7 @@ def test_bad_rows_are_told_and_limited(run: Run, tmp_path: Path) -> None:
     assert [(row["position"], row["lost"]) for row in listed] == [("line 2", 1), ("line 4", 1)]
 
 
-def test_empty_rows_are_counted_and_never_bad_and_records_of_before_are_read(run: Run, tmp_path: Path) -> None:
+def test_empty_rows_are_counted_but_not_bad_and_older_records_are_read(run: Run, tmp_path: Path) -> None:
     (path := tmp_path / "a.jsonl").write_text('{"text": "good"}\n\n{"text": " "}\n{"text": "fine"}\n')
     reader, source = Reader(run), SourceConfig(path=str(path), format="jsonl")
     (part,) = parts(reader.files(source))
@@ -172,7 +172,7 @@ def test_empty_rows_are_counted_and_never_bad_and_records_of_before_are_read(run
     assert record is not None and (record.lost, record.empty) == (1, 0)
 
 
-def test_the_share_that_is_bad_is_judged_once_all_is_read(tmp_path: Path) -> None:
+def test_the_bad_share_is_checked_once_all_is_read(tmp_path: Path) -> None:
     source, folder = SourceConfig(path="/x"), Store.at(tmp_path)
     limits = Limits(100, 0.5, "--max-bad-rows", "--max-bad-share")
     bad = [Line(source="/x/a", position=f"row {n}", reason="damaged", lost=20, unit="row") for n in range(2)]
@@ -187,8 +187,8 @@ def test_the_share_that_is_bad_is_judged_once_all_is_read(tmp_path: Path) -> Non
         check_all([Record(blocks=0, rows=0, bad=[])], True, limits, source, folder)
 
 
-def test_what_breaks_while_rows_are_read_or_decoded_says_which(run: Run, tmp_path: Path) -> None:
-    """Whatever it is: the tokenizer's own errors, or a modality's."""
+def test_an_error_in_reading_or_decoding_names_the_row(run: Run, tmp_path: Path) -> None:
+    """Any error: the tokenizer's or a modality's."""
     path, reader = lines(tmp_path, "good", "fine"), Reader(run)
 
     class Breaking(Reader):
@@ -205,14 +205,14 @@ def test_what_breaks_while_rows_are_read_or_decoded_says_which(run: Run, tmp_pat
         def units(self, row: Row) -> Units:
             raise ValueError("no picture")
 
-    with pytest.raises(RunFailed, match=rf"{path}, behind 1 row: ValueError: no token for U\+0041"):
+    with pytest.raises(RunFailed, match=rf"{path}, after 1 row: ValueError: no token for U\+0041"):
         read(path, Breaking("reading"), tmp_path / "out")
     with pytest.raises(RunFailed, match=rf"{path}, document 0: ValueError: no picture"):
         read(path, Breaking("decoding"), tmp_path / "out")
 
 
-def test_a_note_takes_no_number_from_the_rows_behind_it(tmp_path: Path) -> None:
-    """Such as that of several frames one is taken: a row's id follows from the rows alone."""
+def test_a_note_does_not_shift_the_ids_of_later_rows(tmp_path: Path) -> None:
+    """For example, the note that one of several frames was taken: ids count rows alone."""
     reader = Reader(saved_run(tmp_path, **IMAGE_RUN))
     frames = [Image.new("L", (8, 8), shade) for shade in (10, 200)]
     (path := tmp_path / "a.gif").write_bytes(b"")
@@ -222,12 +222,12 @@ def test_a_note_takes_no_number_from_the_rows_behind_it(tmp_path: Path) -> None:
     assert [row.id for row in rows if isinstance(row, Row)] == [f"{path}#0"]
 
 
-def test_what_breaks_while_vectors_are_computed_says_of_which_rows(run: Run, tmp_path: Path) -> None:
+def test_an_error_in_computing_vectors_names_the_rows(run: Run, tmp_path: Path) -> None:
     path = lines(tmp_path, "one", "two")
     (block,) = read(path, Reader(run), tmp_path / "out")
-    worker = object.__new__(Worker)  # its own way asks Ray for the weights
+    worker = object.__new__(Worker)  # its __init__ gets the weights from Ray
     task = Task(run.spec(), run.manifest()["vocabulary"], "last", "mean", False, "cpu", 1)
-    worker.make, worker.folder, worker.name = Maker(task, trained_weights(run)[1]), Store.at(tmp_path / "out"), "here"
+    worker.embed, worker.folder, worker.name = Embedder(task, trained_weights(run)[1]), Store.at(tmp_path / "out"), "here"
     with pytest.raises(RunFailed, match=rf"rows {path}#0 to {path}#1: SafetensorError: "):
         worker({**block, "batches": [b"no batch"], "error": ""})
 
@@ -257,7 +257,7 @@ def test_an_exact_index_finds_what_brute_force_finds(metric: Any, tmp_path: Path
         found = one.nearest(query, 5, metric)
         assert [row for row, _ in found] == order.tolist()
         assert [score for _, score in found] == pytest.approx(right[order].tolist(), abs=1e-3)
-    assert len(built.nearest(query, 900, metric)) == 500, "never more than there are"
+    assert len(built.nearest(query, 900, metric)) == 500, "at most all rows"
     (tmp_path / "i.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(InputError, match="is damaged: its SHA-256 is not the recorded one"):
         Index.load(file, "0" * 64)
@@ -271,7 +271,7 @@ def test_an_exact_index_finds_what_brute_force_finds(metric: Any, tmp_path: Path
             Index.load(file, strange.save(file))
 
 
-def test_a_large_index_looks_into_the_nearest_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_index_probes_the_nearest_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "PROBED", 8)
     rng = np.random.default_rng(0)
     vectors = (rng.standard_normal((20, 8)) * 5)[rng.integers(0, 20, 4000)] + rng.standard_normal((4000, 8)) * 0.3
@@ -290,24 +290,24 @@ def test_a_large_index_looks_into_the_nearest_cells(monkeypatch: pytest.MonkeyPa
 # Refusals
 
 
-def test_what_is_refused_before_anything_starts(run: Run, tmp_path: Path) -> None:
+def test_refusals_before_anything_starts(run: Run, tmp_path: Path) -> None:
     text, out = lines(tmp_path, "some text"), tmp_path / "out"
 
-    def refused(match: str, place: Path = out, **options: Any) -> None:
+    def refused(match: str, folder: Path = out, **options: Any) -> None:
         with pytest.raises(InputError, match=match):
-            foundray.embed(run.folder.url, text, place, **options)
+            foundray.embed(run.folder.url, text, folder, **options)
 
-    refused("--pool max: it is one of mean, last, mean_std, class", pool="max")
-    refused("--pool flatten: it is one of", pool="flatten")
+    refused("--pool max: it must be one of mean, last, mean_std, class", pool="max")
+    refused("--pool flatten: it must be one of", pool="flatten")
     refused("pool: class: the run.s model is causal", pool="class")
     refused("layer: the model has 2 layers", layer=3)
-    refused("--layer first: it is last, all, or a number of layers", layer="first")
-    refused("--layer -1: it is last", layer=-1)
-    refused("--workers 0: it is 1 or more", workers=0)
-    refused("--max-bad-rows -1: it is 0 or more", max_bad_rows=-1)
-    refused("--max-bad-share 1.5: it is from 0 to 1", max_bad_share=1.5)
-    refused("--resources CPU=0: amounts are above 0", resources={"CPU": 0})
-    refused(r"holds something else \(a\.txt\): vectors go into a folder of their own", place=tmp_path)
+    refused("--layer first: it must be last, all, or a number of layers", layer="first")
+    refused("--layer -1: it must be last", layer=-1)
+    refused("--workers 0: it must be 1 or more", workers=0)
+    refused("--max-bad-rows -1: it must be 0 or more", max_bad_rows=-1)
+    refused("--max-bad-share 1.5: it must be from 0 to 1", max_bad_share=1.5)
+    refused("--resources CPU=0: amounts must be above 0", resources={"CPU": 0})
+    refused(r"holds something else \(a\.txt\): vectors go into a folder of their own", folder=tmp_path)
     with pytest.raises(InputError, match="holds no vectors: make them by `foundray embed RUN DATA"):
         foundray.search(out, "text")
     assert not out.exists()
@@ -315,8 +315,8 @@ def test_what_is_refused_before_anything_starts(run: Run, tmp_path: Path) -> Non
     refused("holds no complete checkpoint yet")
 
 
-def test_vectors_are_of_one_state_of_one_run(tmp_path: Path) -> None:
-    """What was begun goes on with its own step's weights, and with no others."""
+def test_vectors_are_of_one_step_of_one_run(tmp_path: Path) -> None:
+    """An embedding continues with the weights of its own step only."""
     from foundray.vectors.recipe import Recipe
 
     run = saved_run(tmp_path / "runs")
@@ -334,36 +334,36 @@ def test_vectors_are_of_one_state_of_one_run(tmp_path: Path) -> None:
     other = saved_run(tmp_path / "other", seed=5)
     with pytest.raises(InputError, match=f"made by other weights \\({sha[:16]}…\\) than those of {other.folder} at step 3"):
         weights_for(other, began)
-    with pytest.raises(InputError, match=r"made by step 2, of which .* has no complete checkpoint any more \(it has 3\)"):
+    with pytest.raises(InputError, match=r"made by step 2, but .* no longer has a complete checkpoint of it \(it has 3\)"):
         weights_for(run, began.model_copy(update={"step": 2}))
     assert torch.equal(*(weights["model.norm.weight"] for weights in (weights_for(run, began)[1], weights_for(run, None)[1])))
 
 
-# What is found in a folder
+# Existing folders
 
 
 def finished(run: Run, path: Path, out: Path) -> None:
-    """The vectors of a file's lines in a folder, made here."""
+    """Make the vectors of a file's lines in a folder, in this process."""
     reader, folder = Reader(run), Store.at(out)
     source = LINES.model_copy(update={"path": str(path)})
     files = reader.files(source)
     task, weights, recipe = prepared(run, reader, source, files, Options(), {"CPU": 1}, None)
     (folder / "embedding.json").write_text(recipe.model_dump_json())
-    worker = object.__new__(Worker)  # its own way asks Ray for the weights
-    worker.make, worker.folder = Maker(task, safetensors.load(weights)), folder
+    worker = object.__new__(Worker)  # its __init__ gets the weights from Ray
+    worker.embed, worker.folder = Embedder(task, safetensors.load(weights)), folder
     for block in read(path, reader, out):
         worker._write(block)
     finish(folder, parts(files), recipe, Limits(0, 0.0), lambda line: None)
 
 
-def test_what_is_complete_is_found_and_what_is_missing_or_of_nobody_is_made_anew(
+def test_complete_vectors_are_found_and_missing_or_unknown_ones_are_made_again(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class AsksForRay(Exception):
+    class RayNeeded(Exception):
         pass
 
     def connected(*_: object) -> Any:
-        raise AsksForRay
+        raise RayNeeded
 
     monkeypatch.setattr("foundray.vectors.embed.connected", connected)
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 2)
@@ -377,24 +377,24 @@ def test_what_is_complete_is_found_and_what_is_missing_or_of_nobody_is_made_anew
     assert (found.rows, found.blocks, found.new_rows, found.workers) == (3, 2, 0, 0)
     with pytest.raises(InputError, match="holds vectors of something else"):
         again(documents="paragraph")
-    told = json.loads((out / "complete.json").read_text())
+    complete = json.loads((out / "complete.json").read_text())
     for strange, said in ((("../../secret", 3), "complete.json is damaged"), (("00000-000000", 9), "is of other vectors")):
-        (out / "complete.json").write_text(json.dumps(told | {"shards": [strange]}))
+        (out / "complete.json").write_text(json.dumps(complete | {"shards": [strange]}))
         with pytest.raises(InputError, match=said):
             foundray.search(out, "one")
-    (out / "complete.json").write_text(json.dumps(told))
+    (out / "complete.json").write_text(json.dumps(complete))
     assert foundray.search(out, "two")[0].text == "two"
     (out / "parts/00000.json").write_text("{}")
     with pytest.raises(InputError, match=r"parts/00000\.json is damaged; delete it, and the same `foundray embed`"):
         again()
     (out / "parts/00000.json").unlink()
-    with pytest.raises(AsksForRay):
+    with pytest.raises(RayNeeded):
         again()
     finished(run, path, out)
     (out / "shards/00000-000001.parquet").unlink()
-    with pytest.raises(AsksForRay):
+    with pytest.raises(RayNeeded):
         again()
     (out / "embedding.json").unlink()
-    with pytest.raises(AsksForRay):
+    with pytest.raises(RayNeeded):
         again()
-    assert not (out / "shards").exists(), "nobody knows which weights made what is there"
+    assert not (out / "shards").exists(), "the weights of the old shards are unknown"
