@@ -70,7 +70,7 @@ def test_a_run_keeps_its_number_of_threads_once_that_is_set(tmp_path: Path) -> N
     (run.folder / "spec.yaml").write_text(begun.to_yaml())
     (run.folder / "data.json").write_text("{}")
     run.spec({"scale.workers": 3})
-    run.spec({"scale.resources": {"CPU": 2}, "scale.threads": None})  # so many threads it holds, too
+    run.spec({"scale.resources": {"CPU": 2}, "scale.threads": None})  # its threads follow
     with pytest.raises(InputError, match=r"scale\.threads"):
         run.spec({"scale.threads": 4})
     (run.folder / "spec.yaml").write_text(spec(tmp_path, scale__workers=1).to_yaml())

@@ -1,4 +1,4 @@
-"""Where a run goes back to on a loss spike, and which data it goes on with: the same for any number of workers."""
+"""Where a run returns to on a loss spike, and which data follow: the same for any number of workers."""
 
 from __future__ import annotations
 

@@ -157,40 +157,40 @@ def load_states(
     raise InputError(f"{folder} holds {which}" + (f": {'; '.join(skipped)}" if skipped else " yet" if step is None else ""))
 
 
-def _read_manifest(place: Store) -> CheckpointManifest:
+def _read_manifest(folder: Store) -> CheckpointManifest:
     """Read a manifest. Raises Damaged if it is unreadable, or if its shards are not the whole state."""
     try:
-        manifest = CheckpointManifest.model_validate_json((place / MANIFEST).read_bytes())
+        manifest = CheckpointManifest.model_validate_json((folder / MANIFEST).read_bytes())
     except StorageAway as error:
         raise Away(str(error)) from None
     except (ValidationError, InputError):
-        raise Damaged(f"{place.name} is damaged ({MANIFEST} is not readable)") from None
+        raise Damaged(f"{folder.name} is damaged ({MANIFEST} is not readable)") from None
     if problem := manifest.problem():
-        raise Damaged(f"{place.name} is not whole ({problem})")
+        raise Damaged(f"{folder.name} is not whole ({problem})")
     return manifest
 
 
-def _check_made_by(place: Store, manifest: CheckpointManifest, fingerprint: str, spec: Spec) -> None:
+def _check_made_by(folder: Store, manifest: CheckpointManifest, fingerprint: str, spec: Spec) -> None:
     """Raise Damaged for a checkpoint of another spec, or of another arithmetic version than those installed."""
     if manifest.fingerprint == fingerprint:
         return
     if begun := differing(manifest.arithmetic, spec):
-        raise Damaged(f"{place.name} was made with {begun}")
-    raise Damaged(f"{place.name} was made by another spec")
+        raise Damaged(f"{folder.name} was made with {begun}")
+    raise Damaged(f"{folder.name} was made by another spec")
 
 
-def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range, only: Sequence[str] = ()) -> dict[str, Tensor]:
+def _read_blocks(folder: Store, manifest: CheckpointManifest, blocks: range, only: Sequence[str] = ()) -> dict[str, Tensor]:
     """Read the state of some blocks: each tensor [blocks * elements per block]; with `only`, just these tensors."""
     parts: dict[str, list[tuple[int, Tensor]]] = {}
     for shard in manifest.shards:
         if not any(max(blocks.start, start) < min(blocks.stop, stop) for start, stop in shard.ranges):
             continue
         held = sum(stop - start for start, stop in shard.ranges)
-        for name, tensor in _read_shard(place, shard).items():
+        for name, tensor in _read_shard(folder, shard).items():
             if only and name not in only:
                 continue
             if tensor.numel() % held:
-                raise Damaged(f"{place.name} is damaged ({name} in {shard.file} does not divide into {held:,} blocks)")
+                raise Damaged(f"{folder.name} is damaged ({name} in {shard.file} does not divide into {held:,} blocks)")
             width, before = tensor.numel() // held, 0
             for first, last in shard.ranges:
                 start, stop = max(blocks.start, first), min(blocks.stop, last)
@@ -201,19 +201,19 @@ def _read_blocks(place: Store, manifest: CheckpointManifest, blocks: range, only
     return {name: torch.cat([part for _, part in sorted(found, key=lambda f: f[0])]) for name, found in parts.items()}
 
 
-def _read_shard(place: Store, shard: ShardFile) -> dict[str, Tensor]:
+def _read_shard(folder: Store, shard: ShardFile) -> dict[str, Tensor]:
     try:
-        content = (place / shard.file).read_bytes()
+        content = (folder / shard.file).read_bytes()
     except StorageAway as error:
         raise Away(str(error)) from None
     except InputError as error:
-        raise Damaged(f"{place.name} is damaged ({error})") from None
+        raise Damaged(f"{folder.name} is damaged ({error})") from None
     if sha256(content) != shard.sha256:
-        raise Damaged(f"{place.name} is damaged (the SHA-256 of {shard.file} is not the one in its manifest)")
+        raise Damaged(f"{folder.name} is damaged (the SHA-256 of {shard.file} is not the one in its manifest)")
     try:
         return safetensors.load(content)
     except SafetensorError as error:
-        raise Damaged(f"{place.name} is damaged ({shard.file}: {error})") from None
+        raise Damaged(f"{folder.name} is damaged ({shard.file}: {error})") from None
 
 
 def sha256_of(weights: Mapping[str, Tensor]) -> str:

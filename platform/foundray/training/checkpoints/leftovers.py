@@ -22,9 +22,9 @@ def clear(run: Run) -> str:
     Call it before a worker starts: other writers for this run are gone, or their work is void.
     """
     try:
-        for place in folders(run.checkpoints):
-            if not (place / MANIFEST).exists():
-                place.delete_folder()
+        for checkpoint in folders(run.checkpoints):
+            if not (checkpoint / MANIFEST).exists():
+                checkpoint.delete_folder()
         for file in _temporary(run.folder):
             file.unlink(missing_ok=True)
     except (InputError, OSError) as error:

@@ -53,9 +53,9 @@ class Fit:
     misfits: tuple[Misfit, ...]
     """Parameters that must have the same shape and do not; if any, nothing should be taken."""
 
-    def facts(self, place: InitFromConfig) -> dict[str, Any]:
+    def facts(self, origin: InitFromConfig) -> dict[str, Any]:
         """For the event log: how much was taken from where."""
-        start = place.model_dump(exclude={"step"}) | {"run_step": place.step}
+        start = origin.model_dump(exclude={"step"}) | {"run_step": origin.step}
         return {**start, "taken": len(self.taken), "parameters": self.parameters, "new": list(self.new)}
 
 

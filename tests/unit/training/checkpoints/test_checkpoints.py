@@ -34,13 +34,13 @@ BLOCKS = 10
 PARAMETERS = [("w", [BLOCKS * 256], 0)]
 
 
-def piece(*ranges: range) -> dict[str, torch.Tensor]:
+def state_of(*ranges: range) -> dict[str, torch.Tensor]:
     """A state whose every element is the number of its block."""
     return {"master": torch.cat([torch.arange(run.start, run.stop).repeat_interleave(256).float() for run in ranges])}
 
 
 def make(folder: Store, step: int, *files: tuple[range, ...]) -> None:
-    shards = [write_shard(folder, step, held, piece(*held)) for held in files or ((range(BLOCKS),),)]
+    shards = [write_shard(folder, step, held, state_of(*held)) for held in files or ((range(BLOCKS),),)]
     commit(folder, CheckpointManifest(step=step, fingerprint="f", optimizer="adamw", parameters=PARAMETERS, shards=shards))
 
 
@@ -61,7 +61,7 @@ def test_a_file_may_hold_several_ranges_and_any_cut_of_them_is_the_same_state(fo
     make(folder, 2, (range(0, 2), range(6, 7), range(9, 10)), (range(2, 6), range(7, 9)))
     for step in (1, 2):
         _, weights, _ = load_weights(folder, step=step)
-        assert torch.equal(weights["w"], piece(range(BLOCKS))["master"])
+        assert torch.equal(weights["w"], state_of(range(BLOCKS))["master"])
 
 
 def test_a_manifest_of_an_earlier_version_is_read(folder: Store) -> None:
@@ -73,7 +73,7 @@ def test_a_manifest_of_an_earlier_version_is_read(folder: Store) -> None:
         del shard["generation"]
         shard |= {"first_block": start, "blocks": stop - start}
     file.write_text(json.dumps(manifest))
-    assert torch.equal(load_weights(folder)[1]["w"], piece(range(BLOCKS))["master"])
+    assert torch.equal(load_weights(folder)[1]["w"], state_of(range(BLOCKS))["master"])
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_steps_count_as_numbers_and_a_name_may_have_a_suffix(folder: Store) -> N
 def test_milestones_and_the_best_are_kept_and_what_is_incomplete_goes(folder: Store) -> None:
     for step in range(1, 13):
         make(folder, step)
-    write_shard(folder, 0, range(5), piece(range(5)))  # of a worker whose group broke
-    write_shard(folder, 13, range(5), piece(range(5)))  # another worker may be writing the rest now
+    write_shard(folder, 0, range(5), state_of(range(5)))  # of a worker whose group broke
+    write_shard(folder, 13, range(5), state_of(range(5)))  # another worker may be writing the rest now
     losses = {4: 1.0, 6: 0.5, 7: float("nan"), 8: 0.7, 12: 2.0}
     prune(folder, Keep(2, every=5, best=2, losses=lambda: losses))
     assert completed_steps(folder) == [12, 11, 10, 8, 6, 5]
@@ -169,7 +169,7 @@ def test_a_deletion_that_is_broken_off_leaves_no_checkpoint(folder: Store, monke
 def test_what_killed_writers_left_is_removed_and_nothing_else(folder: Store, tmp_path: Path) -> None:
     make(folder, 1)
     for step in (0, 2):
-        write_shard(folder, step, range(5), piece(range(5)))
+        write_shard(folder, step, range(5), state_of(range(5)))
     kept = ["report.html.77.tmp", f"spec.yaml.{os.getpid()}.tmp", "spec.yaml", "notes.tmp"]
     gone = ["spec.yaml.77.tmp", "holder.json.77.tmp", "checkpoints/step-00000001/blocks-0.safetensors.77.tmp"]
     for name in [*kept, *gone]:
@@ -184,8 +184,8 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(folder: Store, tmp
 # The committer
 
 
-class Members:
-    """What members say that they have written, as a committer sees it."""
+class Workers:
+    """What workers report as written, as a committer sees it."""
 
     def __init__(self, folder: Store, wait_s: float = 60, **train: Any):
         self.folder, self.noted = folder, list[tuple[str, dict[str, Any]]]()
@@ -198,12 +198,12 @@ class Members:
         self.noted.append((name, fields))
 
     def write(self, step: int, *parts: range, generations: tuple[int, int] = (1, 1)) -> None:
-        """Two members write a part each."""
-        told = [
-            Written(generation, step, write_shard(self.folder, step, part, piece(part), generation), 0.1)
+        """Two workers write a part each."""
+        reported = [
+            Written(generation, step, write_shard(self.folder, step, part, state_of(part), generation), 0.1)
             for part, generation in zip(parts or (range(5), range(5, 10)), generations, strict=True)
         ]
-        self.written = tuple((*before, new) for before, new in zip(self.written, told, strict=True))
+        self.written = tuple((*before, new) for before, new in zip(self.written, reported, strict=True))
 
     def look(self, recorded: int = 10**9, loaded: int = -1) -> None:
         facts = {"blocks": BLOCKS, "parameters": PARAMETERS}
@@ -219,19 +219,19 @@ class Members:
 
 
 def test_what_is_written_twice_or_by_two_groups_is_not_committed(folder: Store) -> None:
-    members = Members(folder)
-    members.write(1, range(5), range(5))
-    members.write(2, generations=(1, 2))
-    members.write(3)
-    members.look_until(lambda: bool(members.committer.steps))
-    members.look()
-    members.committer.thread.shutdown(wait=True)
-    assert members.committer.steps == completed_steps(folder) == [3]
+    workers = Workers(folder)
+    workers.write(1, range(5), range(5))
+    workers.write(2, generations=(1, 2))
+    workers.write(3)
+    workers.look_until(lambda: bool(workers.committer.steps))
+    workers.look()
+    workers.committer.thread.shutdown(wait=True)
+    assert workers.committer.steps == completed_steps(folder) == [3]
     assert names(folder) == ["step-00000003"], "and what can never be whole is gone"
 
 
 def test_pruning_that_fails_does_not_fail_the_commit_and_is_tried_again(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    members = Members(folder, keep_checkpoints=2)
+    workers = Workers(folder, keep_checkpoints=2)
     refuse = {"now": True}
     delete = checkpoints.delete
 
@@ -242,61 +242,61 @@ def test_pruning_that_fails_does_not_fail_the_commit_and_is_tried_again(folder: 
 
     monkeypatch.setattr(checkpoints, "delete", refused)
     for step in (1, 2, 3, 4):
-        members.write(step)
-        members.look_until(lambda step=step: step in members.committer.steps)  # type: ignore[misc]
-    members.look_until(lambda: members.committer.writing is None)
-    failed = [fields for name, fields in members.noted if name == "prune_failed"]
+        workers.write(step)
+        workers.look_until(lambda step=step: step in workers.committer.steps)  # type: ignore[misc]
+    workers.look_until(lambda: workers.committer.writing is None)
+    failed = [fields for name, fields in workers.noted if name == "prune_failed"]
     reason = "step-00000001 cannot be deleted: Permission denied"
-    assert failed == [{"step": 3, "reason": reason}], "told once, not with every checkpoint"
-    assert [fields["step"] for name, fields in members.noted if name == "checkpoint"] == [1, 2, 3, 4]
-    assert not [name for name, _ in members.noted if name == "checkpoint_failed"]
+    assert failed == [{"step": 3, "reason": reason}], "reported once, not with every checkpoint"
+    assert [fields["step"] for name, fields in workers.noted if name == "checkpoint"] == [1, 2, 3, 4]
+    assert not [name for name, _ in workers.noted if name == "checkpoint_failed"]
     refuse["now"] = False
-    members.write(5)
-    members.look_until(lambda: members.committer.steps == [5, 4])
+    workers.write(5)
+    workers.look_until(lambda: workers.committer.steps == [5, 4])
     assert completed_steps(folder) == [5, 4]
 
 
 def test_a_manifest_that_storage_refuses_is_tried_again(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foundray.training.elastic.committer.AGAIN_SECONDS", 0.05)
-    members = Members(folder)
-    members.write(1)
+    workers = Workers(folder)
+    workers.write(1)
     blocked = Path(place(folder, 1).path) / MANIFEST
     blocked.mkdir()
-    members.look_until(lambda: bool(members.noted))
-    assert members.noted[0][0] == "checkpoint_failed"
-    assert not members.committer.idle(recorded=1), "an ending waits for it"
-    assert members.committer.idle(recorded=0)
+    workers.look_until(lambda: bool(workers.noted))
+    assert workers.noted[0][0] == "checkpoint_failed"
+    assert not workers.committer.idle(recorded=1), "an ending waits for it"
+    assert workers.committer.idle(recorded=0)
     blocked.rmdir()
-    members.look_until(lambda: members.committer.idle(recorded=1))
-    assert members.committer.steps == [1]
+    workers.look_until(lambda: workers.committer.idle(recorded=1))
+    assert workers.committer.steps == [1]
 
 
 def test_a_milestone_whose_manifest_is_refused_once_is_not_overtaken(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foundray.training.elastic.committer.AGAIN_SECONDS", 0.2)
-    members = Members(folder, keep_checkpoints=2, keep_every=10)
-    members.write(10)
+    workers = Workers(folder, keep_checkpoints=2, keep_every=10)
+    workers.write(10)
     blocked = Path(place(folder, 10).path) / MANIFEST
     blocked.mkdir()
-    members.look_until(lambda: bool(members.noted))
+    workers.look_until(lambda: bool(workers.noted))
     blocked.rmdir()
     for step in range(11, 11 + 2 * BEGUN):
-        members.write(step)
-        members.look()
-    members.look_until(lambda: members.committer.steps[:1] == [10 + 2 * BEGUN])
-    members.committer.thread.shutdown(wait=True)
+        workers.write(step)
+        workers.look()
+    workers.look_until(lambda: workers.committer.steps[:1] == [10 + 2 * BEGUN])
+    workers.committer.thread.shutdown(wait=True)
     assert {10, 20, 30} <= set(completed_steps(folder))
     assert load_weights(folder, step=10)[0] == 10
 
 
 def test_a_manifest_that_is_always_refused_does_not_hold_up_later_ones(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foundray.training.elastic.committer.AGAIN_SECONDS", 0.05)
-    members = Members(folder, wait_s=0.3, keep_every=10)
-    members.write(10)
+    workers = Workers(folder, wait_s=0.3, keep_every=10)
+    workers.write(10)
     (Path(place(folder, 10).path) / MANIFEST).mkdir()
-    members.look_until(lambda: bool(members.noted))
-    members.write(11)
-    members.look_until(lambda: members.committer.steps == [11])
-    failed = [fields for name, fields in members.noted if name == "checkpoint_failed"]
+    workers.look_until(lambda: bool(workers.noted))
+    workers.write(11)
+    workers.look_until(lambda: workers.committer.steps == [11])
+    failed = [fields for name, fields in workers.noted if name == "checkpoint_failed"]
     assert failed[-1]["step"] == 10
     assert "it is given up, for later ones wait" in failed[-1]["reason"]
 
@@ -310,20 +310,20 @@ def test_newer_checkpoints_that_were_passed_over_neither_count_nor_go(folder: St
         make(folder, step)
     for step in (90, 100):
         damage(folder, step)
-    members = Members(folder, keep_checkpoints=2)
-    members.write(60)
-    members.write(70)  # while the record of 60 is still on its way
-    members.look(recorded=60)
-    while members.committer.writing:
-        members.look(recorded=60)
-    assert members.committer.steps == [60, 50]
+    workers = Workers(folder, keep_checkpoints=2)
+    workers.write(60)
+    workers.write(70)  # while the record of 60 is still on its way
+    workers.look(recorded=60)
+    while workers.committer.writing:
+        workers.look(recorded=60)
+    assert workers.committer.steps == [60, 50]
     assert completed_steps(folder) == [100, 90, 60, 50]
-    members.look_until(lambda: members.committer.steps == [70, 60])
+    workers.look_until(lambda: workers.committer.steps == [70, 60])
     assert load_weights(folder)[0] == 70, "whole, with all shards"
     for step in (100, 110):
-        members.write(step)
-        members.look_until(lambda step=step: members.committer.steps[0] == step)  # type: ignore[misc]
-    members.committer.thread.shutdown(wait=True)
+        workers.write(step)
+        workers.look_until(lambda step=step: workers.committer.steps[0] == step)  # type: ignore[misc]
+    workers.committer.thread.shutdown(wait=True)
     assert completed_steps(folder) == [110, 100, 90]
     assert load_weights(folder, step=100)[0] == 100, "the run wrote its own in the place of the damaged one"
 
@@ -332,40 +332,40 @@ def test_a_command_does_not_end_with_the_damaged_checkpoint_that_it_replaces(fol
     for step in (1, 12):
         make(folder, step)
     damage(folder, 12)
-    members = Members(folder)
-    assert members.committer.steps == [12, 1]
-    members.look(loaded=1)
-    assert members.committer.steps == [1], "12 is not kept before it is written again"
+    workers = Workers(folder)
+    assert workers.committer.steps == [12, 1]
+    workers.look(loaded=1)
+    assert workers.committer.steps == [1], "12 is not kept before it is written again"
     assert completed_steps(folder) == [12, 1]
-    members.write(12)
-    members.look_until(lambda: members.committer.steps == [12, 1])
+    workers.write(12)
+    workers.look_until(lambda: workers.committer.steps == [12, 1])
     assert load_weights(folder)[0] == 12
-    members.look(loaded=1)
-    assert members.committer.steps == [12, 1], "only what was there when the group began is left out"
+    workers.look(loaded=1)
+    assert workers.committer.steps == [12, 1], "only what was there when the group began is left out"
 
 
 def test_a_commit_for_a_group_that_broke_leaves_the_shards_of_the_next_one(
     folder: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    members = Members(folder)
+    workers = Workers(folder)
     may_go_on = threading.Event()
     monkeypatch.setattr("foundray.training.elastic.committer.commit", lambda *given: may_go_on.wait(20) and commit(*given))
-    members.write(60)
-    members.look()
-    write_shard(folder, 55, range(5), piece(range(5)), 2)
-    members.committer.complete(2, [Status("running", 1, 2, loaded=50)], 0)
+    workers.write(60)
+    workers.look()
+    write_shard(folder, 55, range(5), state_of(range(5)), 2)
+    workers.committer.complete(2, [Status("running", 1, 2, loaded=50)], 0)
     may_go_on.set()
-    members.committer.thread.shutdown(wait=True)
+    workers.committer.thread.shutdown(wait=True)
     assert names(folder) == ["step-00000055", "step-00000060"]
 
 
 def test_the_best_by_validation_loss_is_kept(folder: Store) -> None:
-    members = Members(folder, keep_checkpoints=2, keep_best=1)
+    workers = Workers(folder, keep_checkpoints=2, keep_best=1)
     for step in range(1, 6):
-        members.losses[step] = abs(step - 2)
-        members.write(step)
-        members.look_until(lambda step=step: step in completed_steps(folder))  # type: ignore[misc]
-    members.committer.thread.shutdown(wait=True)
+        workers.losses[step] = abs(step - 2)
+        workers.write(step)
+        workers.look_until(lambda step=step: step in completed_steps(folder))  # type: ignore[misc]
+    workers.committer.thread.shutdown(wait=True)
     assert completed_steps(folder) == [5, 4, 2]
 
 
@@ -380,17 +380,17 @@ def test_a_look_costs_the_same_however_many_checkpoints_there_were(folder: Store
         return coverage(shards, blocks)
 
     monkeypatch.setattr("foundray.training.elastic.committer.coverage", counted)
-    members = Members(folder, keep_checkpoints=2)
+    workers = Workers(folder, keep_checkpoints=2)
     for step in range(1, 51):
-        members.write(step)
-        members.look_until(lambda step=step: step in members.committer.steps)  # type: ignore[misc]
-    members.look_until(lambda: members.committer.writing is None)
+        workers.write(step)
+        workers.look_until(lambda step=step: step in workers.committer.steps)  # type: ignore[misc]
+    workers.look_until(lambda: workers.committer.writing is None)
     looked_at, facts = 0, {"blocks": BLOCKS, "parameters": PARAMETERS}
-    statuses = [Status("running", 1, 1, written=written, facts=facts) for written in members.written]
+    statuses = [Status("running", 1, 1, written=written, facts=facts) for written in workers.written]
     for _ in range(100):
-        members.committer.complete(1, statuses, 10**9)
+        workers.committer.complete(1, statuses, 10**9)
     assert looked_at == 0
-    assert (len(members.committer.begun), len(members.committer.complete_ones)) == (0, 2)
+    assert (len(workers.committer.begun), len(workers.committer.complete_ones)) == (0, 2)
 
 
 # Storage that does not answer

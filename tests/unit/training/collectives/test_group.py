@@ -1,4 +1,4 @@
-"""A group's members and what happens to the others when one falls silent."""
+"""A group's workers, and what happens to the others when one falls silent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def survivors(target: Callable[..., None], world: int) -> dict[int, float]:
             process.join()
 
 
-def member(rank: int, port: int, results: Any) -> None:
+def worker(rank: int, port: int, results: Any) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     from foundray.training.collectives.group import Group
 
@@ -60,7 +60,7 @@ def member(rank: int, port: int, results: Any) -> None:
 
 
 def test_a_collective_can_be_broken_off_while_it_waits_for_a_silent_member() -> None:
-    answers = survivors(member, WORLD)
+    answers = survivors(worker, WORLD)
     assert sorted(answers) == [0, 2]
     assert all(seconds < 10 for seconds in answers.values())
 
@@ -111,7 +111,7 @@ def test_who_has_failed_to_form_a_group_can_form_one_with_a_newcomer() -> None:
     assert list(survivors(comrade, 2).values()) == [2]
 
 
-def told(group: Group, values: list[Any]) -> tuple[list[Any], Any, list[list[float]]]:
+def shared(group: Group, values: list[Any]) -> tuple[list[Any], Any, list[list[float]]]:
     """What a group shares, in a process that cannot unpickle anything."""
     import pickle
 
@@ -135,5 +135,5 @@ def told(group: Group, values: list[Any]) -> tuple[list[Any], Any, list[list[flo
 def test_what_a_group_shares_is_never_unpickled() -> None:
     values = [{"kind": "AVX2", "losses": [[1, 0.1], [2, 2.5e-300]]}, None, "d\u00e9j\u00e0 vu"]
     rows = [[1.0, 1.0]] * 2 + [[2.0, 2.0]] * 3
-    assert distributed.run(3, told, values) == [(values, "TypeError", rows)] * 3
+    assert distributed.run(3, shared, values) == [(values, "TypeError", rows)] * 3
     assert Group().share((1, "a")) == [[1, "a"]]

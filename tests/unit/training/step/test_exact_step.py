@@ -1,4 +1,4 @@
-"""The heart: the sum, the update and the step give the same bits whoever does what."""
+"""The sum, the update and the step give the same bits whichever worker does what."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_the_sum_is_the_true_sum() -> None:
 
 
 @pytest.mark.parametrize("kind", [ExactSum, RoundedSum])
-def test_a_sum_that_is_cleared_begins_anew(kind: type[ExactSum | RoundedSum]) -> None:
+def test_a_sum_that_is_cleared_starts_again(kind: type[ExactSum | RoundedSum]) -> None:
     """Whether something is added to it then, or nothing, as where others take all micro-batches of a step."""
     subject = kind(3 * BLOCK, 2, torch.device("cpu"))
     first, second = torch.randn(2, 3 * BLOCK).double().mul(2**20).round().div(2**20).float()

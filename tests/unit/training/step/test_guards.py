@@ -35,7 +35,7 @@ def _times(found: tuple[torch.Tensor, ...], factor: float) -> tuple[torch.Tensor
     return found[0] * factor, *found[1:]
 
 
-def test_a_micro_batch_that_is_not_finite_is_left_out_whole_whoever_had_it() -> None:
+def test_a_micro_batch_that_is_not_finite_is_left_out_whichever_worker_had_it() -> None:
     spec = make_spec()
     poisoned = {7: float("nan"), 11: float("inf")}
     sha, skipped, _ = steps(Group(), spec, poisoned, 4)
@@ -44,7 +44,7 @@ def test_a_micro_batch_that_is_not_finite_is_left_out_whole_whoever_had_it() -> 
     assert {answer[0] for answer in distributed.run(3, steps, spec, poisoned, 4)} == {sha}
 
 
-def test_a_spike_is_told_and_its_update_is_not_made_whoever_had_it() -> None:
+def test_a_spike_is_flagged_and_its_update_is_left_out_whichever_worker_had_it() -> None:
     spec = make_spec(guard__spike=6, train__steps=100)
     poisoned = {5 * 20 + i: 4.0 for i in range(5)}
     sha, _, spikes = steps(Group(), spec, poisoned, 24)

@@ -1,4 +1,4 @@
-"""A member's memory stays with it from step to step."""
+"""A worker's memory stays with it from step to step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> int:
-    """Pages that five equal steps of 48 MiB get anew from the system, where the C library keeps little by itself.
+    """Pages that five equal steps of 48 MiB get from the system again, if the C library keeps little by itself.
 
     By default how much that is depends on where the system puts the heap, and differs from process to process.
     """

@@ -44,10 +44,10 @@ def test_an_evaluation_over_3_billion_tokens_does_not_wrap_around() -> None:
     assert nats((words(torch.tensor(per)) * count).tolist()) / (count * tokens) == 2.5
 
 
-@pytest.mark.parametrize(("loss", "told"), [(3.4e38, True), (math.inf, False), (math.nan, False), (-math.inf, False)])
-def test_every_finite_loss_fits(loss: float, told: bool) -> None:
-    assert bool(fits(torch.tensor(loss))) == told
-    if told:
+@pytest.mark.parametrize(("loss", "finite"), [(3.4e38, True), (math.inf, False), (math.nan, False), (-math.inf, False)])
+def test_every_finite_loss_fits(loss: float, finite: bool) -> None:
+    assert bool(fits(torch.tensor(loss))) == finite
+    if finite:
         assert nats(summed([loss, loss, -loss])) == float(torch.tensor(loss))
 
 

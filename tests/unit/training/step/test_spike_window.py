@@ -1,4 +1,4 @@
-"""The spike guard's window is part of the state: whoever goes on from a state judges as the one that made it."""
+"""The spike guard's window is part of the state: a worker that resumes from a state judges as the one that made it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def advance(trainer: Trainer, first: int, count: int) -> None:
 
 
 def committed(folder: Store, trainer: Trainer, step: int, **changes: Any) -> dict[str, Any]:
-    """The manifest that the driver writes of what a member says that it has written."""
+    """The manifest that the driver writes from a worker's report."""
     shard = write_shard(folder, step, trainer.blocks, trainer.state_shard())
     written = Written(1, step, shard, 0.1, **{"losses": trainer.spikes.window(), **changes})
     parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]

@@ -135,9 +135,9 @@ def test_a_run_from_scratch_is_another_one(parent: Run, tmp_path: Path) -> None:
 # What does not fit
 
 
-def test_what_is_no_parent_is_told(parent: Run, tmp_path: Path) -> None:
+def test_what_is_no_parent_is_refused(parent: Run, tmp_path: Path) -> None:
     assert "init_from: none is not a run's folder" in refusal(init_from="none")
-    assert "of step 5; there are those of the steps 4, 8" in refusal(init_from={"run": "parent", "step": 5})
+    assert "of step 5; it holds those of steps 4, 8" in refusal(init_from={"run": "parent", "step": 5})
     new = made_run(tmp_path / "runs", name="new")
     (new.folder / "tokenizer.json").write_text(make_bytes().to_json())
     assert "holds no usable checkpoint yet" in refusal(init_from="new")
@@ -165,8 +165,8 @@ def test_what_is_no_parent_is_told(parent: Run, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_another_network_is_refused_with_what_would_be_right(changes: dict[str, Any], said: list[str], parent: Run) -> None:
-    told = refusal(**changes)
-    assert all(words in told for words in said), told
+    refused = refusal(**changes)
+    assert all(words in refused for words in said), refused
 
 
 def test_what_may_differ(parent: Run) -> None:
