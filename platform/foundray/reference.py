@@ -1,6 +1,6 @@
-"""Every field of a spec, a task, an example's data file and a run's record, as one Markdown page: `foundray schema --markdown`.
+"""Reference of all fields of specs, tasks, examples' data files and records, as one page: `foundray schema --markdown`.
 
-All of it comes from the models that check these: their types, bounds, defaults and docstrings.
+Generated from the models that check these: their types, bounds, defaults and docstrings.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from foundray.spec.documented import descriptions, models_in
 
 HEAD = """# Every field
 
-Written by `foundray schema --markdown` from the code that checks these files. A field's name is what `--set` takes
-(`--set train.steps=500`); `N` stands for a place in a list, counted from 0, and `NAME` for a name of your own. Fields that
-*decide the result* are a run's identity: two runs in which these are equal are one, and a run is not resumed with another
-value of them. The options of objectives and modalities all do.
+Written by `foundray schema --markdown` from the code that checks these files. `--set` takes field names as they stand here
+(`--set train.steps=500`); `N` stands for an index in a list, from 0, and `NAME` for a name of your own. Fields that
+*decide the result* are a run's identity: runs with equal identities are the same run, and a run cannot be resumed with
+another identity. All options of objectives and modalities belong to it.
 """
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "`null`", Any: "anything"}
 BOUNDS = {Gt: ("gt", ">"), Ge: ("ge", "≥"), Lt: ("lt", "<"), Le: ("le", "≤")}
@@ -35,21 +35,21 @@ BOUNDS = {Gt: ("gt", ">"), Ge: ("ge", "≥"), Lt: ("lt", "<"), Le: ("le", "≤")
 
 @dataclass
 class Part:
-    """A part of the page."""
+    """A section of the page."""
 
     title: str
     level: int
-    """Of its heading: 2 to 4."""
+    """Level of the heading, 2 to 4."""
     lines: list[str] = field(default_factory=list)
 
     @property
     def anchor(self) -> str:
-        """As GitHub and others make it of a title."""
+        """Anchor of the title, as GitHub forms it."""
         return re.sub(r"[^\w\- ]", "", self.title.lower()).replace(" ", "-")
 
 
 def markdown() -> str:
-    """The page."""
+    """Write the page."""
     parts = [*_of_spec(), *_of_tasks(), *_of_data_sets(), *_of_records()]
     contents = [f"{'  ' * (part.level - 2)}- [{part.title}](#{part.anchor})" for part in parts]
     texts = ["\n".join(["#" * part.level + f" {part.title}", "", *part.lines]) for part in parts]
@@ -62,7 +62,7 @@ def _of_spec() -> Iterator[Part]:
 
 
 def _inside(model: type[BaseModel], prefix: str, level: int, decides: bool = False) -> Iterator[Part]:
-    """The parts of the models that a model's fields hold."""
+    """Sections of the models inside a model's fields."""
     for name, info in model.model_fields.items():
         for inner, step in models_in(info.annotation):
             path = f"{prefix}{name}{step}"
@@ -73,18 +73,18 @@ def _inside(model: type[BaseModel], prefix: str, level: int, decides: bool = Fal
 
 
 def _installed(model: type[BaseModel], path: str, level: int) -> Iterator[Part]:
-    """One part for each objective, or modality."""
+    """One section per objective or modality."""
     group, together = OBJECTIVES if model is ObjectiveConfig else MODALITIES, pairs()
     for kind in installed(group):
         found: type[BaseModel] = entry_points(group=group)[kind].load()
         about = found.__doc__ if "__doc__" in vars(found) and found.__doc__ else sys.modules[found.__module__].__doc__ or ""
         if model is ObjectiveConfig:
-            with_these = [modality for modality, objectives in together.items() if kind in objectives]
-            goes = f"Learns from: {', '.join(with_these)}."
+            modalities = [modality for modality, objectives in together.items() if kind in objectives]
+            pairing = f"Learns from: {', '.join(modalities)}."
         else:
-            goes = f"Objectives: {', '.join(together[kind])}."
+            pairing = f"Objectives: {', '.join(together[kind])}."
         part = _part(found, f"{path}: {kind}", f"{path}.", level, about.split("\n\n")[0])
-        part.lines.insert(2, goes + "\n")
+        part.lines.insert(2, pairing + "\n")
         yield part
 
 
@@ -92,20 +92,20 @@ def _of_tasks() -> Iterator[Part]:
     from foundray.evaluation.probes import KINDS
 
     yield Part("A task", 2, ["The file that `foundray probe RUN --task FILE` takes. Its fields depend on its `kind`."])
-    told: set[type[BaseModel]] = set()
+    written: set[type[BaseModel]] = set()
     for kind, task in KINDS.items():
         yield _part(task, f"task: {kind}", "", 3, task.__doc__ or "")
         for name, info in task.model_fields.items():
             for inner, step in models_in(info.annotation):
-                if inner is not SourceConfig and inner not in told:  # a source is told as data.sources.N
-                    told.add(inner)
+                if inner is not SourceConfig and inner not in written:  # data.sources.N documents sources
+                    written.add(inner)
                     yield _part(inner, f"task: {name}{step}", f"{name}{step}.", 4, descriptions(task).get(name, ""))
 
 
 def _of_data_sets() -> Iterator[Part]:
     from foundray.fetching import DataSet
 
-    about = "`examples/*/data.yaml`, which `foundray fetch` reads: where an example's data is, and how to know it."
+    about = "`examples/*/data.yaml`, which `foundray fetch` reads: where an example's data is, and its checksums."
     yield _part(DataSet, "An example's data", "", 2, about)
     yield from _inside(DataSet, "", 3)
 
@@ -113,23 +113,23 @@ def _of_data_sets() -> Iterator[Part]:
 def _of_records() -> Iterator[Part]:
     from foundray.records.schema import EVENTS, Step
 
-    about = "What a run writes into its folder as it goes: a JSON object a line; on object stores in `metrics/` and `events/`."
+    about = "What a run writes into its folder while it trains: JSON Lines; on object stores in `metrics/` and `events/`."
     yield Part("A run's record", 2, [about])
     yield Part("metrics.jsonl", 3, [Step.__doc__ or "", "", *_fields(Step)])
-    lines = ["Each has the `time`, as above, and in `event` one of these words:", ""]
+    lines = ["Each has the `time`, as above, and an `event`, which is one of:", ""]
     for kind, model in EVENTS.items():
         lines += [f"- `{kind}`: {model.__doc__}", *(f"  {line}" for line in _fields(model, ("time", "event")))]
     yield Part("events.jsonl", 3, lines)
 
 
 def _fields(model: type[BaseModel], but: tuple[str, ...] = ()) -> list[str]:
-    """A line a field."""
+    """One line per field."""
     fields = [(name, info) for name, info in model.model_fields.items() if name not in but]
     return [f"- `{name}` ({_words(info.annotation, info.metadata)}): {descriptions(model).get(name)}" for name, info in fields]
 
 
 def _part(model: type[BaseModel], title: str, prefix: str, level: int, about: str = "", decides: bool = False) -> Part:
-    """A model, as a table; where it `decides`, with a column for whether a field decides the result."""
+    """A model as a table; with `decides`, a column says whether a field decides the result."""
     lines = [" ".join(about.split()), ""] if about else []
     if not model.model_fields:
         return Part(title, level, [*lines, "It has no options."])
@@ -163,15 +163,15 @@ def _default(info: FieldInfo) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value, as YAML takes it."""
+    """A value as YAML."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_literal, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _words(kind: Any, metadata: list[Any]) -> str:
-    """A type, with its bounds."""
-    if get_origin(kind) in (Union, types.UnionType) and metadata:  # the bounds are those of what may be null
+    """A type and its bounds, in words."""
+    if get_origin(kind) in (Union, types.UnionType) and metadata:  # the bounds apply to the part that is not null
         return " or ".join(_plain(part) if part is type(None) else _words(part, metadata) for part in get_args(kind))
     bounds = [
         f"{sign} {getattr(bound, name):{',' if isinstance(getattr(bound, name), int) else 'g'}}"
@@ -202,4 +202,4 @@ def _plain(kind: Any) -> str:
         return f"[{', '.join(map(_plain, inside))}]"
     if origin is dict:
         return f"{{NAME: {_plain(inside[1])}, ...}}"
-    raise TypeError(f"there are no words for {kind}")
+    raise TypeError(f"no description of the type {kind}")
