@@ -21,7 +21,7 @@ def folded(model: Model) -> dict[str, Tensor]:
     for name, module in model.named_modules():
         if isinstance(module, Layer):
             for writer in ("self_attn.o_proj", "mlp.down_proj"):
-                _multiply(state, f"{name}.{writer}", module.share)
+                _multiply(state, f"{name}.{writer}", module.branch_scale)
         elif isinstance(module, Readout):
             _multiply(state, name, 1 / module.width_mult)
     return state

@@ -146,5 +146,5 @@ def _renamed(model: Model, patch: int, channels: int, biased: bool) -> Iterator[
 
 
 def _places(layers: Layers) -> Tensor:
-    assert layers.places is not None
-    return layers.places[None].clone()
+    assert layers.positions is not None
+    return layers.positions[None].clone()
