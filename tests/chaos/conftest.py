@@ -19,7 +19,7 @@ from foundray.cluster.local.cluster import LocalCluster
 
 @pytest.fixture(scope="session")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk | None]:
-    """Where the runs of the schedules are stored; None where no disk can be mounted, and storage can only fail."""
+    """Storage of the schedules' runs; None if no disk can be mounted, so that storage can only fail."""
     try:
         made = Disk(tmp_path_factory.mktemp("disk") / "mounted")
     except (PermissionError, FileNotFoundError):
@@ -33,7 +33,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk | None]:
 def spec(prose: Path, disk: Disk | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = disk.folder if disk else tmp_path_factory.mktemp("schedules")
     changes = {
-        "objective": {"kind": "joint_embedding"},  # whose teacher is a part of the state that must not be lost either
+        "objective": {"kind": "joint_embedding"},  # its teacher is part of the state and must not be lost
         "train": {
             "steps": STEPS, "micro_batches": 12, "micro_batch_size": 4,
             "evaluate_every": EVALUATE_EVERY, "checkpoint_every": 20,
@@ -51,7 +51,7 @@ def undisturbed(spec: Path) -> str:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """A head, to which tests add nodes; the hooked objective is installed there, and nothing is left behind afterwards."""
+    """A head to which tests add nodes, with the hooked objective installed; nothing is left behind afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="fr-"))  # short: Ray's sockets lie in it, and their paths are limited
     before = shared_memory()
     path = os.environ.get("PYTHONPATH")

@@ -1,4 +1,4 @@
-"""A small disk of its own for a run's storage, which can be full, or not answer, for a while. Real: ext4 in a file."""
+"""A small separate disk for a run's storage, which can fill up or stall for a while. Real: ext4 in a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BYTES = 256 * 2**20
 
 
 class Disk:
-    """Mounted at `folder`. Raises PermissionError where this user may not mount."""
+    """A disk mounted at `folder`. Raises PermissionError if this user may not mount."""
 
     def __init__(self, folder: Path):
         self.folder, self.image = folder, folder.with_suffix(".img")
@@ -31,7 +31,7 @@ class Disk:
         (self.folder / "ballast").unlink(missing_ok=True)
 
     def freeze(self) -> None:
-        """From now on, whoever writes waits."""
+        """Block all writers from now on."""
         _call("fsfreeze", "--freeze", str(self.folder))
 
     def thaw(self) -> None:

@@ -1,4 +1,4 @@
-"""A local cluster of several nodes, a run on it, and the faults that seeded schedules do to both."""
+"""A run on a local cluster of several nodes, and the faults that seeded schedules inject."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESOURCES = {"CPU": 1.0}
 
 
 class Run:
-    """A training command on the cluster, under way."""
+    """A running training command on the cluster."""
 
     def __init__(self, cluster: LocalCluster, spec: Path, name: str, *arguments: str):
         self.cluster, self.spec, self.name = cluster, spec, name
@@ -49,11 +49,11 @@ class Run:
         return 0
 
     def wait_for_step(self, step: int, seconds: float = 600) -> None:
-        """Until the step is recorded, or the command has ended."""
+        """Wait until the step is recorded or the command has ended."""
         self.wait_for(lambda: self.step() >= step, f"step {step}", seconds)
 
     def wait_for_event(self, kind: str, seconds: float = 600) -> None:
-        """Until an event of the kind is recorded, or the command has ended."""
+        """Wait until an event of the kind is recorded or the command has ended."""
         self.wait_for(lambda: any(event["event"] == kind for event in self.events()), kind, seconds)
 
     def wait_for_file(self, path: Path, seconds: float = 300) -> None:
@@ -74,12 +74,12 @@ class Run:
         return Done(self.process.returncode, out, err)
 
     def end(self) -> None:
-        """Kill the driver, if the run is still at work."""
+        """Kill the driver if it still runs."""
         if self.process.poll() is None:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL of the driver."""
+        """Send SIGKILL to the driver."""
         self.process.kill()
         self.process.communicate()
 
@@ -90,23 +90,23 @@ class Run:
 
 
 def nodes_of(cluster: LocalCluster) -> list[str]:
-    """Names of the nodes that can go: all but the head."""
+    """Names of the nodes that can be lost: all but the head."""
     return sorted(name for name in cluster.nodes if name != "head")
 
 
 class Faults:
-    """What can go wrong. Each leaves the cluster such that the run can end."""
+    """The faults. Each leaves the cluster able to finish the run."""
 
     def __init__(self, cluster: LocalCluster, run: Run, dealer: random.Random, disk: Disk | None = None):
         self.cluster, self.run, self.dealer, self.disk = cluster, run, dealer, disk
         self.later: list[Callable[[], None]] = []
-        """What is to be undone, or follows, before the next fault."""
+        """What has to be undone, or follows, before the next fault."""
 
     def nodes(self) -> list[str]:
         return nodes_of(self.cluster)
 
     def processes(self, title: str) -> list[psutil.Process]:
-        """Processes of the cluster by Ray's title, oldest first."""
+        """The cluster's processes by Ray's title, oldest first."""
         found = []
         for node in self.cluster.nodes.values():
             for process in node.processes():
@@ -125,34 +125,34 @@ class Faults:
         self._kill_process("ray::Worker")
 
     def rank_0(self) -> None:
-        """The oldest member: the one that records, and evaluates with the others."""
+        """Kill the oldest worker: the one that records, and evaluates with the others."""
         self._kill_process("ray::Worker", first=True)
 
     def evaluating(self) -> None:
-        """A member, while all evaluate."""
+        """Kill a worker while all evaluate."""
         if (evaluation := (self.run.step() // EVALUATE_EVERY + 1) * EVALUATE_EVERY) < STEPS:
             self.run.wait_for_step(evaluation)
         self.worker()
 
     def frozen(self) -> None:
-        """A worker that falls silent without hanging up."""
+        """Stop a worker without closing its connections."""
         self._kill_process("ray::Worker", by=signal.SIGSTOP)
 
-    def place(self) -> None:
-        """A worker of Ray Train's, which restarts its whole group."""
+    def slot(self) -> None:
+        """Kill a process of Ray Train's, which restarts its whole group."""
         self._kill_process("RayTrainWorker")
 
     def feeder(self) -> None:
         self._kill_process("ray::_Feeder")
 
     def node(self) -> None:
-        """A node is lost, and another one comes before the next fault."""
+        """Kill a node; another comes before the next fault."""
         if len(self.nodes()) > 1:
             self.cluster.kill(self.dealer.choice(self.nodes()))
             self.later.append(lambda: self.add())
 
     def drain(self) -> None:
-        """A node goes with notice, and is gone before the next fault, when another one comes."""
+        """Drain a node; it is gone before the next fault, when another comes."""
         if len(self.nodes()) > 1:
             name = self.dealer.choice(self.nodes())
             self.cluster.drain(name, 20)
@@ -169,7 +169,7 @@ class Faults:
             self.cluster.add(RESOURCES)
 
     def storage(self) -> None:
-        """Checkpoints cannot be written for a while."""
+        """Make checkpoints fail for a while."""
         checkpoints = self.run.folder / "checkpoints"
         away = checkpoints.with_name("away")
         if checkpoints.is_dir() and not away.exists():
@@ -183,7 +183,7 @@ class Faults:
             self.later.append(mend)
 
     def full(self) -> None:
-        """There is no room on the disk for a while."""
+        """Fill the disk for a while."""
         if self.disk:
             self.disk.fill()
             self._before_long(self.disk.empty)
@@ -191,7 +191,7 @@ class Faults:
             self.storage()
 
     def stall(self) -> None:
-        """The disk does not answer for a while."""
+        """Stall the disk for a while."""
         if self.disk:
             self.disk.freeze()
             self._before_long(self.disk.thaw)
@@ -204,7 +204,7 @@ class Faults:
         self.later.append(timer.join)
 
     def damage(self) -> None:
-        """A byte of the newest complete checkpoint changes; a node goes, so that somebody has to look for a state."""
+        """Change a byte of the newest complete checkpoint and kill a node, so that a state has to be found."""
         complete = sorted((self.run.folder / "checkpoints").glob("*/manifest.json"))
         if len(complete) > 1 and (shards := sorted(complete[-1].parent.glob("*.safetensors"))):
             with contextlib.suppress(FileNotFoundError):
@@ -214,17 +214,17 @@ class Faults:
         self.node()
 
     def driver(self) -> None:
-        """The driver is killed; one `foundray resume` goes on."""
+        """Kill the driver; `foundray resume` continues."""
         self.run.kill()
         self.run.start("resume", self.run.folder)
 
     def everything(self) -> None:
-        """Every process of the cluster and the driver die; a new cluster and one `foundray resume` go on."""
+        """Kill every process of the cluster and the driver; `foundray resume` continues on a new cluster."""
         self.run.kill()
         self._go_on_elsewhere()
 
     def head(self) -> None:
-        """The head node dies, and the cluster with it: the command says so, and one `foundray resume` goes on in a new one."""
+        """Kill the head node, and the cluster with it: the command says so, and `foundray resume` continues on a new one."""
         self.cluster.kill("head")
         done = self.run.wait(120)
         assert done.status == 1, (done.status, done.err)
@@ -239,20 +239,20 @@ class Faults:
         self.run.start("resume", self.run.folder)
 
     def settle(self) -> None:
-        """Do what is outstanding."""
+        """Complete what earlier faults left to do."""
         for action in self.later:
             action()
         self.later = []
 
 
 SURVIVED = (
-    "worker", "rank_0", "evaluating", "frozen", "place", "feeder", "node", "drain", "add", "storage", "full", "stall", "damage",
+    "worker", "rank_0", "evaluating", "frozen", "slot", "feeder", "node", "drain", "add", "storage", "full", "stall", "damage",
 )  # fmt: skip
 RESUMED = ("driver", "head", "everything")
 
 
 def schedule(seed: int, steps: int) -> list[tuple[int, tuple[str, ...]]]:
-    """When what happens: three to four moments, at each one fault or two at once; in some, the command has to be resumed."""
+    """Plan three to four moments with one or two faults each; in some schedules the command has to be resumed."""
     dealer = random.Random(seed)
     moments = sorted(dealer.sample(range(steps // 20, steps * 3 // 4), dealer.choice([3, 4])))
     plan = [(moment, tuple(dealer.sample(SURVIVED, dealer.choice([1, 1, 2])))) for moment in moments]
@@ -262,7 +262,7 @@ def schedule(seed: int, steps: int) -> list[tuple[int, tuple[str, ...]]]:
 
 
 def leftovers(cluster_folder: Path) -> list[str]:
-    """Processes and files that a cluster which is down has left behind."""
+    """Processes and files left behind by a cluster that is down."""
     found = [str(p) for p in (cluster_folder,) if p.exists()]
     for process in psutil.process_iter(["cmdline"]):
         if str(cluster_folder) in " ".join(process.info["cmdline"] or []):
@@ -271,7 +271,7 @@ def leftovers(cluster_folder: Path) -> list[str]:
 
 
 def shared_memory() -> set[str]:
-    """Files of shared memory that no process has open: those of tests beside this one are not what a cluster left behind."""
+    """Shared-memory files that no process has open; concurrent tests keep theirs open."""
     held = set[str]()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""What comes and goes without a step being repeated, and what is told of it. On a real cluster of several nodes."""
+"""Workers join and leave without repeated steps, and what the user hears of it. On a real cluster of several nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from foundray.spec.loading import load_spec
 
 MIRROR_EVERY = 5
 LINGER = 0.3
-"""Seconds a micro-batch, at which a run does not end before a node has come, however slow the machine."""
+"""Seconds per micro-batch at which a run does not end before a node has come, however slow the machine."""
 
 
 def spec_of(folder: Path, prose: Path, steps: int, **changes: Any) -> Path:
@@ -45,7 +45,7 @@ def pace(tmp_path: Path) -> Pace:
 
 @pytest.fixture
 def start(cluster: LocalCluster) -> Iterator[Callable[..., Run]]:
-    """Starts a run on the cluster; whatever becomes of it, the next test finds a cluster without runs and nodes."""
+    """Start runs on the cluster; whatever becomes of them, the next test finds neither runs nor nodes."""
     started: list[Run] = []
 
     def remembered(*arguments: Any) -> Run:
@@ -73,7 +73,7 @@ def world(run: Run) -> int:
 
 
 def wait_for_world(run: Run, size: int, seconds: float = 300) -> None:
-    """Until a group of this size is at work."""
+    """Wait until a group of this size is at work."""
     deadline = time.monotonic() + seconds
     while not run.events() or not any(e["event"] == "workers_started" for e in run.events()) or world(run) != size:
         assert run.process.poll() is None, run.process.communicate()
@@ -82,7 +82,7 @@ def wait_for_world(run: Run, size: int, seconds: float = 300) -> None:
 
 
 def shares(run: Run, step: int) -> list[float]:
-    """Each shard's part of a checkpoint."""
+    """Fraction of a checkpoint in each shard."""
     manifest = run.folder / "checkpoints" / f"step-{step:08d}" / "manifest.json"
     run.wait_for_file(manifest)
     shards = json.loads(manifest.read_text())["shards"]
@@ -93,7 +93,7 @@ def shares(run: Run, step: int) -> list[float]:
 def test_growing_draining_and_losing(
     cluster: LocalCluster, spec: Path, undisturbed: str, start: Callable[..., Run], pace: Pace
 ) -> None:
-    """A node is added, one goes with notice, the feeder dies: no step is repeated. A node is lost: few are."""
+    """A node joins, one drains, the feeder dies: no step is repeated. A node is lost: few are."""
     for gigabytes in (1, 3):
         cluster.add({**RESOURCES, "memory": gigabytes * 1e9}, environment=pace.environment)
     run = start(spec, "elastic")
@@ -133,14 +133,14 @@ def test_growing_draining_and_losing(
 def test_a_node_that_comes_while_another_drains_is_taken_in(
     cluster: LocalCluster, spec: Path, start: Callable[..., Run], pace: Pace
 ) -> None:
-    """At once, though the one that drains stays there for long; and they are told by the names that people know."""
+    """At once, although the draining node stays for long; events give the names that people know."""
     going, staying = (cluster.add(RESOURCES, environment=pace.environment) for _ in range(2))
     pace.set(LINGER / 5)
     run = start(spec, "replaced", "--set", "scale.workers=[1,2]")
     wait_for_world(run, 2)
     cluster.drain(going, 600)
     coming = cluster.add(RESOURCES, environment=pace.environment)
-    run.wait_for(lambda: any(e["event"] == "member_ready" and e["node"] == coming for e in run.events()), "the new member")
+    run.wait_for(lambda: any(e["event"] == "member_ready" and e["node"] == coming for e in run.events()), "the new worker")
     run.wait_for(lambda: world(run) == 2 and run.events()[-1]["event"] == "workers_started", "a group with it")
     assert {e["node"] for e in run.events() if e["event"] == "member_left"} == {going}
     assert {e["node"] for e in run.events() if e["event"] == "member_ready"} == {going, staying, coming}
@@ -150,7 +150,7 @@ def test_a_node_that_comes_while_another_drains_is_taken_in(
 
 
 def rare_openers(spec: Path, steps: int) -> list[int]:
-    """Two tokens that are predicted first in some sample of the run's steps from the 20th on, and in none before."""
+    """Two tokens that are predicted first in some sample from the run's 20th step on, and in none before."""
     checked, prepared = load_spec(spec), api.prepare(spec)
     plan = plan_for(prepared, checked)
     samples = read_samples(plan, 0, steps * checked.train.micro_batches).column("tokens")
@@ -159,10 +159,10 @@ def rare_openers(spec: Path, steps: int) -> list[int]:
     return sorted(set(late) - set(early))[:2]
 
 
-def test_planted_faults_are_found_whoever_has_them(
+def test_planted_faults_are_found_wherever_they_are(
     prose: Path, tmp_path: Path, cluster: LocalCluster, start: Callable[..., Run]
 ) -> None:
-    """A sample that gives no number, one that gives a huge loss, and a node that computes other bits."""
+    """A sample with a NaN loss, one with a huge loss, and a node that computes different bits."""
     nan_token, spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)
     objective = {"kind": "hooked", "nan_token": nan_token, "spike_token": spike_token}
     guard = {"spike": 12.0, "recheck_every": 20, "max_skipped": 1000}
@@ -174,9 +174,9 @@ def test_planted_faults_are_found_whoever_has_them(
     for _ in range(2):
         cluster.add(RESOURCES)
     bad = cluster.add(RESOURCES, environment={"HOOKED_FLIP": "1"})
-    left_out = f"the node {bad} is left out: it computed other bits than the others"
+    left_out = f"the node {bad} is left out: it computed different bits from the others"
     run = start(spec, "flipped", "--set", "scale.workers=[3,4]")
-    run.wait_for_event("left_out")  # three of three are needed, so it took part
+    run.wait_for_event("left_out")  # all three are needed, so it took part
     cluster.add(RESOURCES)
     done = run.wait()
     assert done.facts["weights_sha256"] == alone.facts["weights_sha256"]
@@ -190,7 +190,7 @@ def test_planted_faults_are_found_whoever_has_them(
 def test_a_spike_is_rolled_back_past_by_any_number_of_workers(
     prose: Path, tmp_path: Path, cluster: LocalCluster, start: Callable[..., Run]
 ) -> None:
-    """To a state before it, and on with the data after it; a node lost meanwhile leaves no trace."""
+    """To a state before it, continuing with the data after it; a node lost meanwhile leaves no trace."""
     for _ in range(NODES):
         cluster.add(RESOURCES)
     spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)[0]
@@ -215,10 +215,10 @@ def rolled_back(run: Run) -> list[tuple[int, int, int]]:
     return [(e["spike"], e["to"], e["passed_over"]) for e in run.events() if e["event"] == "rolled_back"]
 
 
-def test_pools_of_unlike_machines_make_one_group_and_that_is_told_once(
+def test_pools_of_unlike_machines_make_one_group_and_that_is_reported_once(
     spec: Path, cluster: LocalCluster, start: Callable[..., Run], pace: Pace
 ) -> None:
-    """One of two nodes computes with other kernels; the other is lost, comes again, and the two are mixed once more."""
+    """One of two nodes uses different kernels; the other is lost and returns, and the two mix again."""
     big = cluster.add({**RESOURCES, "big": 1}, environment=pace.environment)
     cluster.add({**RESOURCES, "spot": 1}, environment={**pace.environment, "ATEN_CPU_CAPABILITY": "default"})
     kinds = {"big": "workers: [0, 1]", "spot": "workers: 1"}
@@ -243,4 +243,4 @@ def test_too_few_workers_are_waited_for_and_then_given_up(spec: Path, cluster: L
         cluster.add(RESOURCES)
     run = start(spec, "waits", "--set", "scale.workers=[9,9]", "--set", "fault.wait_s=8")
     refused = run.wait()
-    assert "0 of at least 9 workers are there; each takes 1 CPU, and the cluster has 4 CPU in all" in refused.refusal
+    assert "0 of at least 9 workers are ready; each takes 1 CPU, and the cluster has 4 CPU in all" in refused.refusal

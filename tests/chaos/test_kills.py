@@ -1,4 +1,4 @@
-"""The driver really dies. What comes out is what an undisturbed run gives."""
+"""The driver really dies; the result is that of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def spec(prose: Path, tmp_path: Path) -> Path:
 
 
 class Running:
-    """A training command under way."""
+    """A running training command."""
 
     def __init__(self, spec: Path, name: str, workers: int):
         self.run = spec.parent / "runs" / name

@@ -1,7 +1,6 @@
 """Seeded schedules of faults on a cluster of four nodes: all end with the weights of an undisturbed run.
 
-`make test` runs two of them, which have ten of the sixteen kinds of faults; `make chaos` runs twenty, or as many as CHAOS_RUNS
-says.
+`make test` runs two of them, which have ten of the sixteen kinds of faults; `make chaos` runs twenty, or CHAOS_RUNS.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in range(1, 41):
             curves.add_step({"step": step, "loss": 3 / step, "workers": 1 if breaks and step > breaks else 2, **NUMBERS})
             if step == breaks:
-                curves.add_event(event("group_broken", step=step, reason="a member was lost"))
+                curves.add_event(event("group_broken", step=step, reason="a worker was lost"))
                 curves.add_event(event("workers_started", step=step, workers=1))
             if step % 10 == 0:
                 curves.add_event(event("evaluated", step=step, val_loss=3.5 / step))
@@ -107,7 +107,7 @@ def test_events_are_marks_at_their_steps(runs: Path) -> None:
     assert jumps["groups"] == [(0, 0), (0, 1), (20, 1), (20, 2)]
     assert [step for step, _ in jumps["checkpoints"]][::2] == [10, 20, 30, 40]
     (told,) = found.Tensors("events/faults/text_summary")
-    assert "group_broken" in str(told.tensor_proto.string_val[0]) and "a member was lost" in str(
+    assert "group_broken" in str(told.tensor_proto.string_val[0]) and "a worker was lost" in str(
         told.tensor_proto.string_val[0]
     )
     assert told.step == 20
@@ -136,7 +136,7 @@ def test_steps_that_are_done_again_are_read_once(tmp_path: Path) -> None:
         killed.add_step({"step": step, "loss": 3 / step, **record})
         if step == 20:
             killed.add_event(told[1])
-    told.append(event("group_broken", step=35, reason="a member was lost"))
+    told.append(event("group_broken", step=35, reason="a worker was lost"))
     killed.add_event(told[-1])
     killed.close()
     resumed = Curves(Run(Store.at(tmp_path)), told)

@@ -33,14 +33,14 @@ CLI = "import contextlib\nfrom foundray.cli import main\nwith contextlib.suppres
 COMPUTING = """
 import torch
 from tests.unit.training.step.test_exact_step import make_spec
-from foundray.training.elastic.canary import kind
+from foundray.training.elastic.canary import hardware_kind
 from foundray.training.step.flat import Entry, Layout
 from foundray.training.step.optimizers.registry import KINDS
 from foundray.training.step.optimizers.shard import ShardOptimizer
 from foundray.model.parametrisation import Scaling
 import foundray.training.elastic.worker, foundray.training.elastic.loop
 spec = make_spec()
-kind(spec.model, True, torch.device("cpu"))
+hardware_kind(spec.model, True, torch.device("cpu"))
 for name in KINDS:
     layout = Layout((Entry("weight", (1000,), 0, 4, Scaling()),))
     optimizer = ShardOptimizer(spec.optimizer.model_copy(update={"kind": name}), layout, range(4), torch.randn(1024))

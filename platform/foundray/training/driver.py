@@ -26,7 +26,7 @@ from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoints.leftovers import clear
 from foundray.training.default_scale import choose, with_workers
-from foundray.training.telemetry.recorder import Recorder, asked_for
+from foundray.training.telemetry.recorder import Recorder, past_requests
 from foundray.training.warm_start.parent import Start, check_not_itself, find_start
 from foundray.wording.words import plural, span
 
@@ -211,7 +211,7 @@ def _run(
     report(f"starting {span(fewest, max(fewest, sum(most for _, most in workers.values())), 'worker')}")
     board = prestarted.board if prestarted else start_board()
     later = prestarted is not None and prestarted.enough
-    slots = Slots(run, spec, workers, board, asked_for(run.records("events.jsonl")), later)
+    slots = Slots(run, spec, workers, board, past_requests(run.records("events.jsonl")), later)
 
     from foundray.data.stream.feeder import start_feeder
     from foundray.data.stream.plan import plan_for
@@ -235,7 +235,7 @@ def _run(
     scores = spec.objective.build().scores
     metrics = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
     recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, metrics)
-    recorder.write([event("command", workers=list(spec.scale.world), environment=environment()), *slots.asked()])
+    recorder.write([event("command", workers=list(spec.scale.world), environment=environment()), *slots.request_events()])
     coordinator = Coordinator(spec, run, work, recorder, slots, lock, prestarted)
     advice = f"`foundray resume {run.folder}` continues from the last checkpoint"
 

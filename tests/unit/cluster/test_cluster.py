@@ -28,7 +28,7 @@ def test_a_node_has_the_name_that_it_was_given_or_its_hosts_or_some_digits() -> 
 
 def test_ids_of_records_of_before_are_shortened_and_names_are_not() -> None:
     def said(node: str) -> str:
-        return sentence({"event": "left_out", "node": node, "reason": "it computed other bits than the others"})
+        return sentence({"event": "left_out", "node": node, "reason": "it computed different bits from the others"})
 
     name = "a-host-with-quite-a-long-name-on-premises.example"
     assert said(name).startswith(f"the node {name} is left out")

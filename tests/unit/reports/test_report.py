@@ -84,7 +84,7 @@ def test_every_fault_is_an_incident_with_what_came_of_it() -> None:
 def test_an_idle_worker_that_is_lost_does_not_swallow_what_comes_later() -> None:
     events = [
         at(0, "command"), at(1, "workers_started", step=0, workers=2, state="storage"),
-        at(20, "member_lost", member=3, node="n", reason="its place is gone"),
+        at(20, "member_lost", member=3, node="n", reason="its slot is gone"),
         at(60, "workers_started", step=58, workers=3, state="memory"),
     ]  # fmt: skip
     found = incidents(events, [*steps(1, 58, 1), *steps(59, 60, 60)])

@@ -46,7 +46,7 @@ EVENTS = [
     happened("workers_started", 110.0, step=0, workers=2, device="cpu", state="storage", seconds=0.1),
     happened("evaluated", 113.5, step=3, val_loss=1.75, val_tokens=99, seconds=0.25, bits_per_byte=2.5, effective_rank=7.0),
     happened("checkpoint", 113.6, step=3, bytes=5_000_000, seconds=0.1),
-    happened("group_broken", 114.0, step=3, reason="a member was lost"),
+    happened("group_broken", 114.0, step=3, reason="a worker was lost"),
     happened("workers_started", 115.0, step=2, workers=1, device="cpu", state="memory", seconds=0.1),
 ]
 METRICS = [step(1, 111.0), step(2, 112.0), step(3, 113.0), step(3, 116.0), step(4, 117.0), step(5, 118.0, spike=True)]
@@ -240,7 +240,7 @@ def test_the_view_fits_a_small_terminal(recorded: Run) -> None:
         "worker 0: 25%, 1: 75%",
         "checkpoint step 3, 4 s ago",
         "1 regrouping, 1 step repeated",
-        "the group broke (a member was lost)",
+        "the group broke (a worker was lost)",
         "on steps that count",
     ):
         assert said in text, said
@@ -321,7 +321,7 @@ def test_status_tells_events_in_the_same_words(recorded: Run) -> None:
     (kept / "manifest.json").write_text("{}")
     text = standing(recorded)
     assert "kept      step 3, " in text, "the newest that is there, not the last one written"
-    assert "step 3: the group broke (a member was lost)" in text
+    assert "step 3: the group broke (a worker was lost)" in text
     assert "evaluated" not in text.partition("events")[2], "another line says what it does"
 
 
@@ -335,7 +335,7 @@ def test_logs_tell_each_event_and_steps_now_and_then(recorded: Run) -> None:
         "step 1/12: loss 4.0000, 80 tokens/s, 2 workers, about 9 s left",
         "step 3: validation loss 1.7500 nats per token, 2.5000 bits a byte, features of effective rank 7.0",
         "step 3: a checkpoint of 5.0 MB is complete",
-        "step 3: the group broke (a member was lost)",
+        "step 3: the group broke (a worker was lost)",
         "training on 1 worker, cpu at step 2",
         "step 5: the loss of 0.8000 is a spike; its update is not made",
     ]

@@ -1,5 +1,5 @@
-"""Who computes together, from which state, and what happens when that changes.
+"""Which workers compute together, from which state, and what happens when that changes.
 
-The `coordinator` decides in the driver; a `worker` runs the `loop` in a process of its own. `messages` is all that they say to
-each other.
+The `coordinator` decides in the driver; each `worker` runs the `loop` in its own process. They communicate only through
+`messages`.
 """

@@ -1,4 +1,4 @@
-"""What is still done when a run ends with an error: the steps before it are recorded, and their checkpoints completed."""
+"""Last work of a run that ends with an error: its steps are recorded and their checkpoints completed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from foundray.training.elastic.worker_pool import LISTEN_SECONDS, WorkerPool
 from foundray.training.telemetry.recorder import Recorder
 
 LAST_SECONDS = 20.0
-"""For the members to hand in what they have, and for the manifests."""
-AGAIN_SECONDS = 0.05
+"""Limit for workers to flush what they have, and for the manifests."""
+POLL_SECONDS = 0.05
 
 
 def keep_what_is_done(
     worker_pool: WorkerPool, rendezvous: Rendezvous, committer: Committer, recorder: Recorder, read_board: Callable[[], None]
 ) -> None:
-    """Wait, not for long, until what the group did before the error is on storage.
+    """Wait briefly until what the group did before the error is stored.
 
-    A member that fails hands in its records and shards before it says so (`Loop.hand_in`), but the first one that says so
-    is heard before the others are done.
+    A worker that fails flushes its records and shards before it reports the failure (`Loop.flush`), but the first report
+    arrives before the other workers are done.
     """
+    # Let the remaining workers finish, then take their last records.
     give_up = time.monotonic() + LAST_SECONDS
     with suppress(RayError):
         while time.monotonic() < give_up:
@@ -37,13 +38,14 @@ def keep_what_is_done(
                 worker_pool.listen(LISTEN_SECONDS)
         with suppress(FoundrayError):
             read_board()
+    # Store the records before the manifests of the checkpoints that they belong to.
     statuses = rendezvous.statuses()
     if not any(status.written for status in statuses):
         return
-    with suppress(FoundrayError):  # nothing that fails here is the cause of the end
+    with suppress(FoundrayError):  # a failure here is not the cause of the run's end
         recorder.record_writer.settle(LAST_SECONDS)
         while time.monotonic() < give_up:
-            committer.complete(rendezvous.generation, statuses, recorder.kept)
-            if committer.idle(recorder.kept):
+            committer.complete(rendezvous.generation, statuses, recorder.stored_step)
+            if committer.idle(recorder.stored_step):
                 break
-            time.sleep(AGAIN_SECONDS)
+            time.sleep(POLL_SECONDS)

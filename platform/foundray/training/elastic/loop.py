@@ -1,4 +1,4 @@
-"""The training loop: join a group with its state, step until done or told otherwise, look after copies of the state."""
+"""The training loop: join a group with its state, step until done or stopped, and look after copies of the state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from foundray.training.checkpoints.checkpoint import load_latest, weights_sha256
 from foundray.training.checkpoints.interval import Interval
 from foundray.training.checkpoints.written import ShardFile
 from foundray.training.collectives.group import Group
-from foundray.training.elastic.canary import differences, kind
+from foundray.training.elastic.canary import differences, hardware_kind
 from foundray.training.elastic.evaluations import Evaluations
 from foundray.training.elastic.messages import Order, Work, Written
 from foundray.training.elastic.recovery import StateShard
@@ -39,48 +39,50 @@ from foundray.training.warm_start.starting import begin
 if TYPE_CHECKING:
     from foundray.training.elastic.worker import Worker
 
-MIRROR_BEAT_SECONDS = 0.05
-MIRROR_STEPS = 2
-"""Between two mirrorings, at least, where the spec leaves that to us."""
-AGAIN_SECONDS = 0.5
-"""Between two tries to write what must be written."""
-WRITTEN = 32
-"""Checkpoints of which a member tells: more than are written between two looks of the driver."""
+POLL_SECONDS = 0.05
+MIN_REPLICA_STEPS = 2
+"""Minimum steps between two replications if the spec leaves the interval open."""
+RETRY_SECONDS = 0.5
+"""Interval between two attempts to write what must be written."""
+MAX_REPORTED = 32
+"""Checkpoints that a worker reports: more than are written between two looks of the driver."""
 
 
 class Loop:
-    """One member's work, group after group."""
+    """One worker's work, group after group."""
 
-    def __init__(self, work: Work, member: Worker):
+    def __init__(self, work: Work, worker: Worker):
         began = time.monotonic()
-        self.member, self.work = member, work
+        self.worker, self.work = worker, work
         self.spec = spec = Spec.model_validate_json(work.spec_json)
         torch.set_num_threads(spec.scale.worker_threads)
+        # The model and its step.
         objective = spec.objective.build()
         model = Model(spec.model, objective, spec.unit_shape(work.classes))
-        model.to(member.device)
+        model.to(worker.device)
         self.trainer = Trainer(spec, model, objective)
         self.trainer.read = lambda position: next(read_micro_batches(work.plan, position, 1))
         self.evaluations = Evaluations(work, spec, self.trainer)
+        # Records, and the copies of the state: checkpoints in storage, replicas in other workers' memory.
         self.checkpoints = Store.at(work.run) / "checkpoints"
         self.journal = Journal(work.board)
         self.writer = ThreadPoolExecutor(1)
         self.writing: Future[None] | None = None
-        self.mirroring: list[Any] = []
-        self.mirrored: int | None = None
-        """The step of the last state that this group has mirrored."""
+        self.replicating: list[Any] = []
+        self.replicated_step: int | None = None
+        """Step of the last state that this group has replicated."""
         self.interval = Interval()
-        self.mirror_began = 0.0
-        """When it did."""
-        self.saving = self.mirror_due = False
-        """Whether all agreed on a checkpoint, and on mirroring, after the step that was done last."""
+        self.replication_began = 0.0
+        """Time at which the last replication began."""
+        self.checkpoint_due = self.replica_due = False
+        """Whether all agreed on a checkpoint, and on replicating, after the last step."""
         self.generation = 0
-        """Of the group in which the state was last moved."""
+        """Generation of the group in which the state was last moved."""
         self.done = 0
-        self.copied = 0.0
-        """Seconds that copying the state took before this step."""
-        self.kind = kind(spec.model, objective.causal, self.trainer.device)
-        self.warm_s = time.monotonic() - began
+        self.copy_s = 0.0
+        """Seconds spent copying the state before this step."""
+        self.hardware = hardware_kind(spec.model, objective.causal, self.trainer.device)
+        self.model_s = time.monotonic() - began
 
     def facts(self) -> dict[str, Any]:
         layout = self.trainer.layout
@@ -88,9 +90,9 @@ class Loop:
             "blocks": layout.blocks,
             "parameters": [(e.name, list(e.shape), e.first) for e in layout.entries],
             "device": str(self.trainer.device),
-            **self.kind,
+            **self.hardware,
             "free_bytes": traits(self.trainer.device).free_bytes(self.trainer.device),
-            "model_s": round(self.warm_s, 3),
+            "model_s": round(self.model_s, 3),
         }
 
     # Joining and leaving a group
@@ -98,34 +100,38 @@ class Loop:
     def join(self, order: Order) -> None:
         began = time.perf_counter()
         self.order = order
-        self.mirroring, self.mirrored = [], None
-        self.member.memory.drop_after(order.trusted)
-        group = self.member.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
+        self.replicating, self.replicated_step = [], None
+        self.worker.replicas.drop_after(order.trusted)
+        # Meet the other workers, and take a share of the state.
+        group = self.worker.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
         self.trainer.take_part(group, order.bounds)
-        taken: dict[str, Any] = {}
+        initialised: dict[str, Any] = {}
+        # The state comes from the workers' memories, or else from the latest checkpoint, or is new.
         if order.source is not None:
-            self.done = restore(self.trainer, group, order.source, self.member.memory)
+            self.done = restore(self.trainer, group, order.source, self.worker.replicas)
             skipped, losses = [], order.source.losses
         else:
             self.trainer.initialise()
             restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint(), self.spec.fault.storage_wait_s)
             self.done, skipped = restored.step, restored.skipped
-            self.member.say(loaded=self.done)
+            self.worker.set_status(loaded=self.done)
             losses = order.losses if restored.losses is None else tuple(restored.losses)
             if not self.done and (wanted := self.spec.init_from):
-                taken = begin(self.trainer, Store.at(self.work.run), wanted, self.work.classes).facts(wanted)
+                initialised = begin(self.trainer, Store.at(self.work.run), wanted, self.work.classes).facts(wanted)
+        # Continue from that step: the guard's window, the data's offset, and the step to stop at.
         self.trainer.updates = self.done
         self.trainer.spikes.restore(dict(losses).items(), self.done)
         self.generation = order.generation
-        self.passed_over = passed_over(order.roll_backs, self.done)
+        self.data_offset = passed_over(order.roll_backs, self.done)
         self.until = next_turn(order.roll_backs, self.done) or self.spec.train.steps
-        self.saving = self.mirror_due = False
+        self.checkpoint_due = self.replica_due = False
         self.saved = None if order.source else self.done
         self.interval.begin(self.done)
+        # Record what the group starts from; only rank 0 sends.
         self.evaluations.begin(order)
         self.journal.begin(order.rank == 0, order.recorded, order.evaluated, self.done)
-        if taken:
-            self.journal.event("initialised", step=0, **taken)
+        if initialised:
+            self.journal.event("initialised", step=0, **initialised)
         for reason in skipped:
             self.journal.event("checkpoint_skipped", step=self.done, reason=reason, going_on_from=self.done)
         self.journal.event(
@@ -137,86 +143,93 @@ class Loop:
             peak_flops=order.peak_flops,
             seconds=round(time.perf_counter() - began, 3),
         )
+        # Before the first step: agree on the arithmetic, and make this state safe.
         self.evaluated = order.evaluated
-        self._agree(group)
+        self._compare_hardware(group)
         if self.done and order.world > 1:
-            self._mirror(self.trainer.state_shard())
+            self._replicate(self.trainer.state_shard())
 
-    def _agree(self, group: Group) -> None:
-        """On whether all compute alike."""
-        kinds = group.share(self.kind)
+    def _compare_hardware(self, group: Group) -> None:
+        """Find out whether all workers compute alike."""
+        kinds = group.share(self.hardware)
         self.trainer.alike = not (differing := differences(kinds))
         if differing and self.spec.train.exact:
             reason = f"the hardware is of {len({str(one) for one in kinds})} kinds ({differing})"
             self.journal.event("unlike", step=self.done, reason=reason)
 
     def leave(self) -> None:
-        """Keep the live piece for the next group, and let go of the old one, which wakes whoever still waits in it."""
-        if self.trainer.updates == self.done + 1 and self.trainer.result:  # it broke between the update and the gathering
-            self._count(self.trainer.result, 0.0)
+        """Keep the live state shard for the next group, and leave the old one, which wakes workers still waiting in it."""
+        if self.trainer.updates == self.done + 1 and self.trainer.result:  # it broke between update and gathering
+            self._record_step(self.trainer.result, 0.0)
         if self.trainer.updates:
-            self.member.memory.keep(self._live(), self.trainer.state_shard(), own=True)
-        self.member.group = None
+            self.worker.replicas.keep(self._own_shard(), self.trainer.state_shard(), own=True)
+        self.worker.group = None
         self.trainer.group.leave()
 
-    def _live(self) -> StateShard:
+    def _own_shard(self) -> StateShard:
         blocks = self.trainer.blocks
         return StateShard(self.trainer.updates or 0, self.generation, blocks.start, blocks.stop, self.trainer.spikes.window())
 
     # The loop
 
     def run(self) -> dict[str, Any]:
-        """Until the run's last step, or until all stop. Gives the phase that follows."""
+        """Step until the run's last step, or until all stop. Returns the phase that follows."""
         train = self.spec.train
-        first, end = self.done + self.passed_over, (self.until + self.passed_over) * train.micro_batches
+        # Lease micro-batches from the current step on.
+        first, end = self.done + self.data_offset, (self.until + self.data_offset) * train.micro_batches
         feeder, generation = self.work.feeder, self.order.generation
         plan, rank = self.work.plan, self.order.rank
         source = MicroBatchSource(feeder, generation, TRAINING, plan, train.micro_batches, first, end, rank)
         while True:
-            self._look_after()
+            # Look after the last step: its evaluation and its copies. Then stop if the run or this group's part is done.
+            self._after_step()
             if self.done == train.steps:
                 break
             if self.done == self.until:
                 return self._paused()
+            # One step. Requests to leave, save or replicate travel with it, so that all workers agree on them.
             self.began = time.perf_counter()
             try:
-                leave, save = self.member.leaving.is_set(), self.member.saving.is_set() or self._checkpoint_pays()
-                mirror = self._mirroring_pays()
-                result = self.trainer.step(self.done, self._micro_batches(source), leave, save, mirror, self.passed_over)
+                leave = self.worker.pause_requested.is_set()
+                save = self.worker.checkpoint_requested.is_set() or self._checkpoint_pays()
+                replicate = self._replication_pays()
+                result = self.trainer.step(self.done, self._micro_batches(source), leave, save, replicate, self.data_offset)
             except Overflow as overflow:
-                raise self._explained(overflow) from None
+                raise self._with_samples(overflow) from None
             except Spike:
-                self.journal.close()  # or what is undone could arrive after what is done in its place
+                self.journal.close()  # otherwise undone steps could be recorded after those that replace them
                 raise
-            self._count(result, source.take_waited())
+            # Record it, then stop if all agreed to.
+            self._record_step(result, source.take_waited())
             if result.unchecked:
                 self.journal.event("recheck_skipped", step=self.done, reason=result.unchecked)
-            self.saving, self.mirror_due = result.saving, result.mirroring
+            self.checkpoint_due, self.replica_due = result.saving, result.mirroring
             if result.leaving and self.done < train.steps:
                 if result.saving and len(self.trainer.blocks):
                     self._save(self.trainer.state_shard(), last=True)
-                    self._settle_writing()
+                    self._finish_writing()
                 return self._paused()
-        self._settle_writing()
+        # The run is done: everything must be stored and recorded before the worker says so.
+        self._finish_writing()
         self.journal.close()
         sha = weights_sha256(named_weights(self.trainer.flat)) if self.order.rank == 0 else None
         return {"phase": "finished", "facts": {"weights_sha256": sha}}
 
-    def hand_in(self) -> None:
-        """The run is to end with an error: let the records of the steps before it, and the shards under way, come through."""
+    def flush(self) -> None:
+        """Store the records and shards under way before the run ends with an error."""
         with suppress(FoundrayError):
-            self._settle_writing()
+            self._finish_writing()
         with suppress(ray.exceptions.RayError):
             self.journal.close()
 
     def _paused(self) -> dict[str, Any]:
-        """All stop here, and go on in another group."""
-        self._settle_mirror()
+        """Stop here with the other workers, to continue in another group."""
+        self._finish_replication()
         self.journal.close()
         return {"phase": "paused", "done": self.done}
 
-    def _look_after(self) -> None:
-        """What is due after a step, or when joining there: evaluation, checkpoint, mirror."""
+    def _after_step(self) -> None:
+        """Do what is due after a step or after joining: evaluation, checkpoint, replication."""
         train, last = self.spec.train, self.done == self.spec.train.steps
 
         def due(every: int | None) -> bool:
@@ -225,40 +238,42 @@ class Loop:
         if due(train.evaluate_every) and self.evaluated < self.done:
             self.journal.record(self.evaluations.evaluate(self.done))
             self.evaluated = self.done
+        # Decide what to copy.
         every = train.checkpoint_every
-        wanted = last or (self.saving if every == "auto" else due(every))
+        wanted = last or (self.checkpoint_due if every == "auto" else due(every))
         pinned = last or (self.done > 0 and train.pins(self.done))
         save = (wanted or pinned) and self.saved != self.done and len(self.trainer.blocks) > 0
-        mirror = self.mirror_due or due(self.spec.fault.mirror_every)
-        mirror = (mirror and self.order.mirror is not None) or due(self.spec.guard.roll_back)
+        replicate = self.replica_due or due(self.spec.fault.mirror_every)
+        replicate = (replicate and self.order.replica_holder is not None) or due(self.spec.guard.roll_back)
+        # Copy the state once for both.
         began = time.perf_counter()
-        if save or mirror:
+        if save or replicate:
             tensors = self.trainer.state_shard()
-            if mirror:
-                self._mirror(tensors)
+            if replicate:
+                self._replicate(tensors)
             if save:
                 self._save(tensors, last, pinned)
                 self.interval.saved(self.done, time.perf_counter() - began)
-        self.copied = time.perf_counter() - began
+        self.copy_s = time.perf_counter() - began
 
     def _checkpoint_pays(self) -> bool:
-        """Whether rank 0, for all, wishes a checkpoint after the step under way, where the interval is left to us."""
+        """Tell whether rank 0, for all, requests a checkpoint after this step, if the spec leaves the interval open."""
         wanted = self.spec.train.checkpoint_every == "auto" and self.order.rank == 0
         return wanted and self.interval.pays(self.done + 1, self.order.failures)
 
-    def _mirroring_pays(self) -> bool:
-        """Whether rank 0, for all, wishes the state to be mirrored after the step under way, if the interval is left to us."""
-        if self.spec.fault.mirror_every or self.order.rank or self.order.mirror is None:
+    def _replication_pays(self) -> bool:
+        """Tell whether rank 0, for all, requests a replication after this step, if the spec leaves the interval open."""
+        if self.spec.fault.mirror_every or self.order.rank or self.order.replica_holder is None:
             return False
-        steps = self.done + 1 - (self.mirrored or 0)
-        return steps >= MIRROR_STEPS and time.monotonic() - self.mirror_began >= self.order.mirror_s
+        steps = self.done + 1 - (self.replicated_step or 0)
+        return steps >= MIN_REPLICA_STEPS and time.monotonic() - self.replication_began >= self.order.replica_s
 
     def _micro_batches(self, source: MicroBatchSource) -> Iterator[tuple[int, bytes]]:
-        yield from source.step(self.done + self.passed_over)
-        self._settle_mirror()  # before this step can be counted, or more than `mirror_every` could be lost
+        yield from source.step(self.done + self.data_offset)
+        self._finish_replication()  # before this step counts, otherwise more than `mirror_every` could be lost
 
-    def _count(self, result: StepResult, waited: float) -> None:
-        """One more step is done."""
+    def _record_step(self, result: StepResult, waited: float) -> None:
+        """Count and record a step."""
         self.done += 1
         seconds = time.perf_counter() - self.began
         self.evaluations.prefetch(self.done, seconds)
@@ -271,62 +286,63 @@ class Loop:
                 "lr": result.lr,
                 "step_s": round(seconds, 6),
                 "data_wait_s": round(waited, 6),
-                "copy_s": round(self.copied, 6),
+                "copy_s": round(self.copy_s, 6),
                 "tokens_per_s": round(self.spec.tokens_per_step / seconds, 1),
                 "workers": self.order.world,
                 "takers": runs(result.takers),
                 "skipped": result.skipped,
                 "spike": result.spike,
                 "data": result.data,
-                "passed_over": self.passed_over,
+                "passed_over": self.data_offset,
                 "lineage": "",
-                "mirrored": self.mirrored,
+                "mirrored": self.replicated_step,
             }
         )
 
     # Copies of the state
 
-    def _mirror(self, tensors: dict[str, Tensor]) -> None:
-        self._settle_mirror()
-        self.mirror_began = time.monotonic()
-        piece = self._live()
-        self.member.memory.keep(piece, tensors, own=True)
-        if self.order.mirror is not None:
-            self.mirroring = [self.order.mirror.hold.remote(piece, as_arrays(tensors))]
+    def _replicate(self, tensors: dict[str, Tensor]) -> None:
+        self._finish_replication()
+        self.replication_began = time.monotonic()
+        shard = self._own_shard()
+        self.worker.replicas.keep(shard, tensors, own=True)
+        if self.order.replica_holder is not None:
+            self.replicating = [self.order.replica_holder.hold.remote(shard, as_arrays(tensors))]
 
-    def _settle_mirror(self) -> None:
-        while self.mirroring:
-            there, self.mirroring = ray.wait(self.mirroring, timeout=MIRROR_BEAT_SECONDS)
-            ray.get(there)
-            if self.mirroring:  # Ray takes seconds to tell that a holder is gone; the group's connections tell at once
+    def _finish_replication(self) -> None:
+        while self.replicating:
+            done, self.replicating = ray.wait(self.replicating, timeout=POLL_SECONDS)
+            ray.get(done)
+            if self.replicating:  # Ray takes seconds to report a lost holder; the group's connections fail at once
                 self.trainer.group.check()
-            elif own := self.member.memory.own:
-                self.mirrored = own.step
+            elif own := self.worker.replicas.own:
+                self.replicated_step = own.step
 
     def _save(self, tensors: dict[str, Tensor], last: bool, pinned: bool = False) -> None:
-        """Write this member's piece, beside the steps that follow; the conductor completes the checkpoint.
+        """Write this worker's state shard while the next steps run; the coordinator completes the checkpoint.
 
-        `last` is what the run ends or stops with, for which no other would do. `pinned` is one to keep, for which the steps
-        wait until the one before is written.
+        `last` marks the checkpoint that the run ends or stops with, which nothing can replace. `pinned` marks one to keep: the
+        steps wait until the previous one is written.
         """
+        # Only one shard is written at a time: wait for the previous one, or skip this one.
         if self.writing and last:
-            self._settle_writing()
+            self._finish_writing()
         elif self.writing and not self.writing.done():
             if not pinned:
-                self.journal.event("checkpoint_late", step=self.done, reason="the one before is still being written")
+                self.journal.event("checkpoint_late", step=self.done, reason="the previous one is still being written")
                 return
-            if not self._written_before():
+            if not self._wait_for_writer():
                 seconds = self.spec.fault.storage_wait_s
-                reason = f"it was to be kept, but for {seconds:.0f} s the one before has still been being written"
-                return self._tell(Written(self.order.generation, self.done, reason, seconds))
+                reason = f"it was to be kept, but the previous one was not written within {seconds:.0f} s"
+                return self._report(Written(self.order.generation, self.done, reason, seconds))
         self.saved = self.done
         blocks, generation, losses = self.trainer.blocks, self.order.generation, self.trainer.spikes.window()
         self.writing = self.writer.submit(self._write, generation, self.done, blocks, tensors, losses, last, pinned)
 
-    def _written_before(self) -> bool:
-        """Wait for what is being written. Whether it is, in time. Raises RuntimeError where the group breaks meanwhile."""
+    def _wait_for_writer(self) -> bool:
+        """Wait for the previous shard; tell whether it was written in time. Raises RuntimeError if the group breaks."""
         until = time.monotonic() + self.spec.fault.storage_wait_s
-        while self.writing and not wait([self.writing], MIRROR_BEAT_SECONDS).done:
+        while self.writing and not wait([self.writing], POLL_SECONDS).done:
             self.trainer.group.check()
             if time.monotonic() > until:
                 return False
@@ -335,11 +351,11 @@ class Loop:
     def _write(
         self, generation: int, step: int, blocks: range, tensors: dict[str, Tensor], losses: Losses, last: bool, pinned: bool
     ) -> None:
-        """In the writer's thread. What the run ends with, or keeps, is tried again and again for a while."""
+        """Write in the writer's thread. The last checkpoint, or one to keep, is retried for a while."""
         began = time.monotonic()
 
-        def again() -> bool:
-            wanted = last or (pinned and generation == self.member.status.generation)
+        def should_retry() -> bool:
+            wanted = last or (pinned and generation == self.worker.status.generation)
             return wanted and time.monotonic() - began <= self.spec.fault.storage_wait_s
 
         while True:
@@ -348,31 +364,31 @@ class Loop:
                 break
             except InputError as error:
                 outcome = str(error)
-            if not again():
+            if not should_retry():
                 break
-            time.sleep(AGAIN_SECONDS)
-        self._tell(Written(generation, step, outcome, time.monotonic() - began, losses))
+            time.sleep(RETRY_SECONDS)
+        self._report(Written(generation, step, outcome, time.monotonic() - began, losses))
         if last and isinstance(outcome, str):
-            raise self._not_kept(f"the checkpoint of step {step} could not be written: {outcome}")
+            raise self._not_stored(f"the checkpoint of step {step} could not be written: {outcome}")
 
-    def _tell(self, written: Written) -> None:
-        """The conductor, which looks at what the present group writes."""
-        if written.generation == self.member.status.generation:
-            self.member.say(written=(*self.member.status.written[-WRITTEN:], written))
+    def _report(self, written: Written) -> None:
+        """Report a shard to the coordinator, which looks at what the current group writes."""
+        if written.generation == self.worker.status.generation:
+            self.worker.set_status(written=(*self.worker.status.written[-MAX_REPORTED:], written))
 
-    def _settle_writing(self) -> None:
-        """Raises RunFailed where what is being written cannot be, or storage does not answer."""
+    def _finish_writing(self) -> None:
+        """Wait for the writer. Raises RunFailed if the shard cannot be written or storage does not answer."""
         if self.writing:
             try:
                 self.writing.result(timeout=self.spec.fault.storage_wait_s + 10)
             except TimeoutError:
                 seconds = self.spec.fault.storage_wait_s
-                raise self._not_kept(f"{self.checkpoints} has not answered for {seconds:.0f} s") from None
+                raise self._not_stored(f"{self.checkpoints} has not answered for {seconds:.0f} s") from None
 
-    def _not_kept(self, reason: str) -> RunFailed:
-        return RunFailed(f"{reason}; `foundray resume {self.work.run}` goes on from the last checkpoint")
+    def _not_stored(self, reason: str) -> RunFailed:
+        return RunFailed(f"{reason}; `foundray resume {self.work.run}` continues from the last checkpoint")
 
-    def _explained(self, overflow: Overflow) -> RunFailed:
-        first = (overflow.step + self.passed_over) * self.spec.train.micro_batches + overflow.index
+    def _with_samples(self, overflow: Overflow) -> RunFailed:
+        first = (overflow.step + self.data_offset) * self.spec.train.micro_batches + overflow.index
         names = self.work.plan.order().ids(self.work.plan.addresses(first, 1))
         return RunFailed(f"{overflow} (samples {', '.join(names)}, ...): look at these samples, or try a lower optimizer.lr")

@@ -1,4 +1,4 @@
-"""What conductor and members say to each other."""
+"""Messages between the coordinator and the workers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from foundray.training.elastic.recovery import Source
 from foundray.training.rollback import RollBack
 from foundray.training.step.guards import Losses
 
-KIND = ("hardware", "gradient", "torch", "bitsandbytes", "threads")
-"""What equal bits depend on, by a word for it: a member's facts say what it has of each."""
+HARDWARE_FIELDS = ("hardware", "gradient", "torch", "bitsandbytes", "threads")
+"""What equal bits depend on: each is a field of a worker's facts."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a member has to know of its run."""
+    """What a worker needs to know about its run."""
 
     spec_json: str
     run: str
     """The run folder's URL."""
     plan: StreamPlan
     classes: int
-    """Ids of the data are below this; 0 for values."""
+    """Upper bound (exclusive) of the data's ids; 0 for values."""
     validation_samples: int
     feeder: Any
     board: Any
@@ -32,7 +32,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Order:
-    """Take part in a group."""
+    """Order to join a group."""
 
     generation: int
     rank: int
@@ -40,31 +40,31 @@ class Order:
     rendezvous: tuple[str, int] | None
     """Address and port at which rank 0 gathers the group; None for a group of one."""
     source: Source | None
-    """Where the state is, holders by rank; None for storage."""
+    """Where the state is, with holders by rank; None for storage."""
     bounds: tuple[int, ...]
-    """Where the workers' shards begin and end, in blocks."""
-    mirror: Any
-    """The member that mirrors this one's piece, if any."""
-    mirror_s: float
-    """Seconds between two mirrorings, at least, if the spec leaves that to us."""
+    """Boundaries of the workers' shards, in blocks."""
+    replica_holder: Any
+    """The worker that keeps the replica of this one's state shard, if any."""
+    replica_s: float
+    """Minimum seconds between two replications if the spec leaves the interval open."""
     recorded: int
-    """Steps whose records the driver has."""
+    """Last step whose record the driver has."""
     evaluated: int
-    """The last step whose evaluation the driver has."""
+    """Last step whose evaluation the driver has."""
     trusted: int
-    """The last step whose state may be kept; later ones may be corrupt."""
+    """Last step whose state may be kept; later ones may be corrupt."""
     failures: int
-    """Groups that broke since the command began."""
+    """Groups broken since the command began."""
     losses: tuple[tuple[int, float], ...]
-    """(step, loss) of the last steps that the driver has, but spikes: for states that do not hold the spike guard's window."""
+    """(step, loss) of the driver's last steps without spikes: for states that do not hold the spike guard's window."""
     roll_backs: tuple[RollBack, ...]
-    """All that the run has made, in order."""
+    """All roll-backs of the run, in order."""
     peak_flops: float | None
-    """Of the group's hardware together, a second, where it is known."""
+    """Peak FLOP/s of the group's hardware together, if known."""
 
 
 class Written(NamedTuple):
-    """A member's part of a checkpoint."""
+    """A worker's part of a checkpoint."""
 
     generation: int
     step: int
@@ -77,27 +77,26 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Status:
-    """What a member's watcher learns. Phases: warming, ready, running, paused, broken, finished, failed."""
+    """A worker's status, as the coordinator sees it. Phases: warming, ready, running, paused, broken, finished, failed."""
 
     phase: str = "warming"
     version: int = 0
     generation: int = 0
     reason: str = ""
-    """Why it is broken or failed."""
+    """Why the worker is broken or failed."""
     exit_status: int = 1
-    """Of a failed run."""
+    """Exit status of a failed run."""
     away: bool = False
-    """Whether it is broken because storage does not answer."""
+    """Whether storage that does not answer broke it."""
     done: int = -1
-    """Steps done, of a paused member."""
+    """Steps done, if paused."""
     spike: int = 0
-    """The step whose loss was a spike to roll back from, where that is why it is broken."""
+    """Step whose loss spike requires a roll-back, if that is why it is broken."""
     suspects: tuple[int, ...] = ()
-    """Ranks that computed other bits than the others, where that is why it is broken."""
+    """Ranks that computed different bits, if that is why it is broken."""
     loaded: int = -1
-    """The step of the checkpoint that its group went on from, 0 where there was none; -1 while that is not known, or where
-    the group went on from memory."""
+    """Step of the checkpoint its group loaded, 0 if there was none; -1 if not known yet, or if the state came from memory."""
     written: tuple[Written, ...] = ()
-    """Of this generation's last checkpoints."""
+    """Parts of this generation's last checkpoints."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Of a ready member: blocks and parameters of the model, its hardware; of a finished one: the weights' SHA-256."""
+    """Of a ready worker: the model's blocks and parameters, and its hardware; of a finished one: the weights' SHA-256."""

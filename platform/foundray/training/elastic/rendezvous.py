@@ -1,4 +1,4 @@
-"""The present group, and how the next one is formed: of whom, and from which state it goes on."""
+"""The current group, and how the next one is formed: from which workers, and from which state."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from ray.exceptions import RayActorError, RayError
 from foundray.spec import Spec
 from foundray.training.elastic.committer import Committer
 from foundray.training.elastic.messages import Order, Status, Work
-from foundray.training.elastic.recovery import StateShard, buddies, newest_whole
+from foundray.training.elastic.recovery import StateShard, newest_complete, replica_ranks
 from foundray.training.elastic.worker_pool import KnownWorker, WorkerPool
 from foundray.training.rollback import next_turn, passed_over
 from foundray.training.step.blocks import shard_bounds
 from foundray.training.telemetry.recorder import Recorder
 
 PROBE_SECONDS = 0.7
-"""A member that does not answer for so long when its group is broken is left out of the next one."""
+"""A worker that does not answer within this time when its group is broken is left out of the next one."""
 HALT_SECONDS = 60.0
-"""Longest that a member may take to come out of a broken group: it finishes its micro-batch."""
+"""Limit for a worker to leave a broken group: it finishes its micro-batch."""
 FEEDER_SECONDS = 60.0
-"""Longest that a feeder takes to start anew."""
-MIRROR_SECONDS, NEAR_MIRROR_SECONDS = 0.5, 5.0
-"""Between two mirrorings: steps that are lost with a worker take as long again. On one node only a worker's process can be lost
-alone, which is rare, and the processors that copy are the ones that compute."""
+"""Limit for a feeder to restart."""
+REPLICA_SECONDS, ONE_NODE_REPLICA_SECONDS = 0.5, 5.0
+"""Interval between two replications: repeating the steps lost with a worker takes as long. On a single node only a worker's
+process can be lost alone, which is rare, and the processors that copy also compute.
+"""
 
 
 class Rendezvous:
@@ -42,107 +43,117 @@ class Rendezvous:
         self.spec, self.work, self.worker_pool = spec, work, worker_pool
         self.recorder, self.committer, self.note = recorder, committer, note
         self.group: list[int] = []
-        """Numbers of the members that take part, in rank order."""
+        """Numbers of the workers in the group, in rank order."""
         self.generation = 0
         self.trusted = sys.maxsize
-        """The last step whose state the next group may go on from."""
+        """The last step whose state the next group may start from."""
 
     def statuses(self) -> list[Status]:
-        """Of the members of the present group that are left."""
-        found = [self.worker_pool.members[number].status for number in self.group if number in self.worker_pool.members]
+        """Statuses of the current group's remaining workers."""
+        found = [self.worker_pool.workers[number].status for number in self.group if number in self.worker_pool.workers]
         return [status for status in found if status.generation == self.generation]
 
     def all_are(self, phase: str) -> bool:
-        """Whether all members of the group are there, and in this phase."""
+        """Tell whether all workers of the group are present and in this phase."""
         found = self.statuses()
         return bool(found) and len(found) == len(self.group) and all(status.phase == phase for status in found)
 
     def joiners(self) -> list[KnownWorker]:
-        """Members that could take part besides."""
+        """Workers outside the group that could join it."""
         room = self.spec.scale.world[1] - len(self.group)
-        waiting = [known for number, known in self.worker_pool.members.items() if number not in self.group]
-        return [k for k in waiting if k.status.phase in ("ready", "paused", "broken") and self.worker_pool.may_stay(k)][:room]
+        waiting = [worker for number, worker in self.worker_pool.workers.items() if number not in self.group]
+        able = [k for k in waiting if k.status.phase in ("ready", "paused", "broken") and self.worker_pool.may_stay(k)]
+        return able[:room]
 
     def leavers(self) -> list[KnownWorker]:
-        """Members that should go, as long as enough are left."""
-        going = [
-            self.worker_pool.members[n]
+        """Workers that should leave, if enough remain."""
+        leaving = [
+            self.worker_pool.workers[n]
             for n in self.group
-            if n in self.worker_pool.members and not self.worker_pool.may_stay(self.worker_pool.members[n])
+            if n in self.worker_pool.workers and not self.worker_pool.may_stay(self.worker_pool.workers[n])
         ]
-        staying = len(self.group) - len(going) + len(self.joiners())
-        return going if staying >= self.spec.scale.world[0] else []
+        staying = len(self.group) - len(leaving) + len(self.joiners())
+        return leaving if staying >= self.spec.scale.world[0] else []
 
     def prefetch(self) -> None:
-        """Let get ready what the first group will most likely need: its members, and the data from the last checkpoint on."""
+        """Prefetch what the first group will most likely need: its workers, and the data from the last checkpoint on."""
         self.worker_pool.prefetch()
-        done, turns, per_step = max(self.committer.steps, default=0), self.recorder.roll_backs, self.spec.train.micro_batches
-        ahead, until = passed_over(turns, done), next_turn(turns, done) or self.spec.train.steps
+        done, roll_backs, per_step = (
+            max(self.committer.steps, default=0),
+            self.recorder.roll_backs,
+            self.spec.train.micro_batches,
+        )
+        offset, until = passed_over(roll_backs, done), next_turn(roll_backs, done) or self.spec.train.steps
         if done < until:
-            self.work.feeder.prefetch.remote(self.work.plan, per_step, done + ahead, (until + ahead) * per_step)
+            self.work.feeder.prefetch.remote(self.work.plan, per_step, done + offset, (until + offset) * per_step)
 
     def halt(self, old: list[int]) -> dict[int, list[StateShard]]:
-        """Break off what is under way. Gives the pieces of every member that answers, by number, in the old group's order."""
-        order = [n for n in old if n in self.worker_pool.members] + [n for n in self.worker_pool.members if n not in old]
-        known = [
-            self.worker_pool.members[number] for number in order if self.worker_pool.members[number].status.phase != "warming"
+        """Stop what is under way. Returns the state shards of each worker that answers, by number, in the old group's order."""
+        order = [n for n in old if n in self.worker_pool.workers] + [n for n in self.worker_pool.workers if n not in old]
+        asked = [
+            self.worker_pool.workers[number] for number in order if self.worker_pool.workers[number].status.phase != "warming"
         ]
-        probes = {k.handle.watch.remote(-1): k for k in known}
-        halts = {k.number: k.handle.halt.remote(HALT_SECONDS) for k in known}
+        # Ask all at once: one call shows whether a worker is alive, the other waits until it has left its group.
+        probes = {k.handle.watch.remote(-1): k for k in asked}
+        halts = {k.number: k.handle.halt.remote(HALT_SECONDS) for k in asked}
         answered, _ = ray.wait(list(probes), num_returns=len(probes), timeout=PROBE_SECONDS)
+        # Only workers that answered in time, and no longer run, take part in what follows.
         held: dict[int, list[StateShard]] = {}
-        for k in known:
+        for k in asked:
             try:
                 if any(probes[ref] is k for ref in answered):
-                    status, pieces = ray.get(halts[k.number], timeout=HALT_SECONDS + 5)
+                    status, shards = ray.get(halts[k.number], timeout=HALT_SECONDS + 5)
                     k.status.facts.update(status.facts)
                     if status.phase != "running":
-                        held[k.number] = pieces
+                        held[k.number] = shards
             except RayError as error:
                 self.worker_pool.lose(k, type(error).__name__)
         return held
 
     def choose(self, old: list[int], held: dict[int, list[StateShard]]) -> list[int]:
-        """Who takes part next, of those who answered. Those of the old group who do not give their piece to one who does."""
-        staying = [number for number in held if self.worker_pool.may_stay(self.worker_pool.members[number])]
-        # One on a draining node goes on, rather than that the run stands still.
+        """Choose the workers of the next group among those that answered. Those that leave hand their state shards over."""
+        staying = [number for number in held if self.worker_pool.may_stay(self.worker_pool.workers[number])]
+        # A worker on a draining node continues if the run would otherwise stop.
         needed = max(0, self.spec.scale.world[0] - len(staying))
         staying += [number for number in held if number in old and number not in staying][:needed]
         self._hand_over(old, held, staying)
         return staying
 
     def _hand_over(self, old: list[int], held: dict[int, list[StateShard]], staying: list[int]) -> None:
-        """Those who go give their piece to one who stays."""
+        """Copy the state shards of leaving workers to one that stays."""
         for number in [n for n in held if n not in staying]:
             if number in old and staying:
                 successor = staying[0]
-                piece = ray.get(
-                    self.worker_pool.members[number].handle.hand_over.remote(self.worker_pool.members[successor].handle),
+                shard = ray.get(
+                    self.worker_pool.workers[number].handle.hand_over.remote(self.worker_pool.workers[successor].handle),
                     timeout=60,
                 )
-                if piece is not None:
-                    held[successor] = [*held[successor], piece]
-                self.worker_pool.members[number].left = True
-                self.note("member_left", member=number, node=self.worker_pool.members[number].node)
+                if shard is not None:
+                    held[successor] = [*held[successor], shard]
+                self.worker_pool.workers[number].handed_over = True
+                self.note("member_left", member=number, node=self.worker_pool.workers[number].node)
 
     def start(self, chosen: list[int], held: dict[int, list[StateShard]], failures: int) -> None:
-        """Order the chosen to take part, from the newest whole state that they hold or that is stored.
+        """Order the chosen workers to join, from the newest complete state that they hold or that is stored.
 
-        `failures` counts the groups that broke since the command began. Raises RayError where one more is lost meanwhile.
+        `failures` counts the groups broken since the command began. Raises RayError if another worker is lost meanwhile.
         """
-        members = [self.worker_pool.members[number] for number in chosen]
+        workers = [self.worker_pool.workers[number] for number in chosen]
+        # The state: what the workers hold, unless a checkpoint is newer.
         usable = {rank: [p for p in held[n] if p.step <= self.trusted] for rank, n in enumerate(chosen)}
-        source = newest_whole(usable, members[0].status.facts["blocks"])
+        source = newest_complete(usable, workers[0].status.facts["blocks"])
         if source is not None and source.step < max(self.committer.steps, default=0):
             source = None
+        # What the workers share: the leases' generation, and where to meet.
         self.generation = self._begin_feeder(len(chosen))
-        rendezvous = ray.get(members[0].handle.rendezvous.remote(), timeout=5) if len(chosen) > 1 else None
-        nodes = [known.place.node for known in members]
-        mirrors = buddies(nodes)
-        peak_flops = self.worker_pool.peak_flops(members)
-        bounds = shard_bounds(members[0].status.facts["blocks"], self.worker_pool.room(members))
-        for rank, known in enumerate(members):
-            mirror = mirrors[rank]
+        rendezvous = ray.get(workers[0].handle.rendezvous.remote(), timeout=5) if len(chosen) > 1 else None
+        # Who keeps whose replica, and how the state is cut.
+        nodes = [worker.slot.node for worker in workers]
+        replica_holders = replica_ranks(nodes)
+        peak_flops = self.worker_pool.peak_flops(workers)
+        bounds = shard_bounds(workers[0].status.facts["blocks"], self.worker_pool.shard_memory(workers))
+        for rank, worker in enumerate(workers):
+            replica_holder = replica_holders[rank]
             order = Order(
                 generation=self.generation,
                 rank=rank,
@@ -150,8 +161,8 @@ class Rendezvous:
                 rendezvous=rendezvous,
                 source=source,
                 bounds=bounds,
-                mirror=None if mirror is None else members[mirror].handle,
-                mirror_s=MIRROR_SECONDS if len(set(nodes)) > 1 else NEAR_MIRROR_SECONDS,
+                replica_holder=None if replica_holder is None else workers[replica_holder].handle,
+                replica_s=REPLICA_SECONDS if len(set(nodes)) > 1 else ONE_NODE_REPLICA_SECONDS,
                 recorded=self.recorder.step,
                 evaluated=self.recorder.evaluated,
                 failures=failures,
@@ -160,13 +171,13 @@ class Rendezvous:
                 roll_backs=self.recorder.roll_backs,
                 peak_flops=peak_flops,
             )
-            known.handle.take_part.remote(order)
-            known.left = False
-            known.status = Status("running", -1, self.generation, facts=known.status.facts)
+            worker.handle.take_part.remote(order)
+            worker.handed_over = False
+            worker.status = Status("running", -1, self.generation, facts=worker.status.facts)
         self.group, self.trusted = chosen, sys.maxsize
 
     def _begin_feeder(self, world: int) -> int:
-        """A new generation of leases; the feeder may be starting anew itself."""
+        """Begin a new generation of leases; the feeder itself may be restarting."""
         give_up = time.monotonic() + FEEDER_SECONDS
         while True:
             try:

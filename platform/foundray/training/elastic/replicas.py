@@ -1,4 +1,4 @@
-"""Pieces of the state in a member's memory, and a whole state put together from those of a group."""
+"""State shards in a worker's memory, and a complete state assembled from those of a group."""
 
 from __future__ import annotations
 
@@ -14,74 +14,77 @@ from foundray.training.step.blocks import BLOCK
 from foundray.training.step.trainer import Trainer
 
 STATES_KEPT = 3
-"""Steps and groups whose pieces are kept: the newest may not be whole yet, and one may be a group's last."""
+"""(generation, step) pairs whose shards are kept: the newest may be incomplete, and one may be a group's last."""
 
 
 class Replicas:
-    """The pieces that a member holds: its own, and those it mirrors."""
+    """The state shards that a worker holds: its own, and the replicas of others."""
 
     def __init__(self, roll_back: int | None = None) -> None:
         self.roll_back = roll_back
-        """The newest state whose step is a multiple of it is kept, too, for roll-backs."""
+        """The newest state whose step is a multiple of this is kept as well, for roll-backs."""
         self.lock = threading.Lock()
         self.held: dict[StateShard, dict[str, Tensor]] = {}
         self.own: StateShard | None = None
 
-    def keep(self, piece: StateShard, tensors: dict[str, Tensor], own: bool = False) -> None:
-        """Add a piece, and let go of the oldest states."""
+    def keep(self, shard: StateShard, tensors: dict[str, Tensor], own: bool = False) -> None:
+        """Add a shard, and drop the oldest states."""
         with self.lock:
-            self.held[piece] = tensors
+            self.held[shard] = tensors
             if own:
-                self.own = piece
-            states = list(dict.fromkeys((p.generation, p.step) for p in self.held))  # in the order in which they came
-            returned_to = [state for state in states if self.roll_back and state[1] % self.roll_back == 0][-1:]
-            for old in [p for p in self.held if (p.generation, p.step) in states[:-STATES_KEPT]]:
-                if (old.generation, old.step) not in returned_to:
+                self.own = shard
+            # In order of arrival; beyond the newest, only the state to roll back to is kept.
+            states = list(dict.fromkeys((shard.generation, shard.step) for shard in self.held))
+            roll_back_states = [state for state in states if self.roll_back and state[1] % self.roll_back == 0][-1:]
+            for old in [shard for shard in self.held if (shard.generation, shard.step) in states[:-STATES_KEPT]]:
+                if (old.generation, old.step) not in roll_back_states:
                     del self.held[old]
 
     def drop_after(self, step: int) -> None:
-        """Let go of all states after a step."""
+        """Drop all states after `step`."""
         with self.lock:
-            self.held = {piece: tensors for piece, tensors in self.held.items() if piece.step <= step}
+            self.held = {shard: tensors for shard, tensors in self.held.items() if shard.step <= step}
 
-    def pieces(self) -> list[StateShard]:
+    def shards(self) -> list[StateShard]:
         with self.lock:
             return list(self.held)
 
-    def get(self, piece: StateShard) -> dict[str, Tensor]:
+    def get(self, shard: StateShard) -> dict[str, Tensor]:
         with self.lock:
-            return self.held[piece]
+            return self.held[shard]
 
 
 def as_arrays(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """As NumPy arrays, which travel between actors without a copy more than needed."""
+    """Convert to NumPy arrays, which travel between actors without an extra copy."""
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def restore(trainer: Trainer, group: Group, source: Source, memory: Replicas) -> int:
-    """Fill the trainer, which takes part in `group`, with the state that its members hold in pieces; gives its step.
+def restore(trainer: Trainer, group: Group, source: Source, replicas: Replicas) -> int:
+    """Load the state held by the workers of `group` into the trainer, which has joined it; return its step.
 
-    Each holder broadcasts its pieces in turn: everybody takes what all hold, and the optimizer's state of the blocks that it
-    owns in this group.
+    Each holder broadcasts its shards in turn: every worker takes the weights, and the optimizer state of the blocks it owns in
+    this group.
     """
-    mine, device = trainer.blocks, trainer.device
+    owned, device = trainer.blocks, trainer.device
     shapes = trainer.optimizer.state
-    state = {name: torch.zeros(len(mine) * width, dtype=dtype, device=device) for name, (dtype, width) in shapes.items()}
-    for holder, piece in source.pieces:
-        blocks = piece.stop - piece.start
-        held = memory.get(piece) if holder == group.rank else None
+    state = {name: torch.zeros(len(owned) * width, dtype=dtype, device=device) for name, (dtype, width) in shapes.items()}
+    for holder, shard in source.shards:
+        blocks = shard.stop - shard.start
+        held = replicas.get(shard) if holder == group.rank else None
 
         def received(name: str, dtype: torch.dtype, width: int, blocks=blocks, held=held, holder=holder) -> Tensor:
             empty = torch.empty(blocks * width, dtype=dtype, device=device)
             return group.broadcast(held[name].to(device) if held else empty, holder)
 
+        # Every worker takes the whole buffers.
         for name, buffer in trainer.whole.items():
-            trainer.flat.part(buffer, range(piece.start, piece.stop)).copy_(received(name, torch.float32, BLOCK))
-        start, stop = max(mine.start, piece.start), min(mine.stop, piece.stop)
+            trainer.flat.part(buffer, range(shard.start, shard.stop)).copy_(received(name, torch.float32, BLOCK))
+        # Of the optimizer's state, take the overlap with this worker's blocks; every rank must join each broadcast.
+        start, stop = max(owned.start, shard.start), min(owned.stop, shard.stop)
         for name, (dtype, width) in shapes.items():
             values = received(name, dtype, width)
             if start < stop:
-                part = values[(start - piece.start) * width : (stop - piece.start) * width]
-                state[name][(start - mine.start) * width : (stop - mine.start) * width] = part
+                part = values[(start - shard.start) * width : (stop - shard.start) * width]
+                state[name][(start - owned.start) * width : (stop - owned.start) * width] = part
     trainer.optimizer.load(state)
     return source.step

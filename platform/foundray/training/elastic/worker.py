@@ -1,8 +1,8 @@
-"""A member: a process that computes. It outlives the groups it takes part in, and keeps its state in memory between them.
+"""Worker: a process that computes. It outlives its groups and keeps its state in memory between them.
 
-The driver's conductor tells members to take part in a group, from a step and a state that it chose. A member goes on
-until the run is over, until somebody was asked to stop after a step (`paused`), or until the group breaks: then it keeps
-what it has and waits for the next order. Warming up (imports, building the model) happens once, beside the others' work.
+The coordinator orders workers to join a group, from a step and a state that it chose. A worker continues until the run is
+over, until a requested stop after a step (`paused`), or until the group breaks; then it keeps its state and waits for the next
+order. Warming up (imports, building the model) happens once, while other workers compute.
 """
 
 from __future__ import annotations
@@ -28,102 +28,106 @@ if TYPE_CHECKING:  # these import torch, which the driver has no use for
     from foundray.training.elastic.replicas import Replicas
 
 WATCH_SECONDS = 1.0
-"""Longest that a watcher waits for news."""
+"""Longest wait of a `watch` call."""
 
 
 class Worker:
-    """The actor. Its methods answer while a thread of its own computes."""
+    """The actor. Its methods answer while its own thread computes."""
 
-    memory: Replicas
+    replicas: Replicas
     work: Work
 
     def __init__(self, device: str):
-        """It imports what it needs to compute, and waits for its work."""
+        """Import what computing needs, and wait for work."""
         keep_memory()
         self.device = device
         self.status = Status()
         self.changed = threading.Condition()
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self.given: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self.work_given: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self.group: Group | None = None
-        self.leaving, self.saving = threading.Event(), threading.Event()
-        threading.Thread(target=self._live, daemon=True).start()
+        self.pause_requested, self.checkpoint_requested = threading.Event(), threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
 
-    # What the conductor and other members call.
+    # What the coordinator and other workers call.
 
     def begin(self, work: Work) -> None:
         """Build the model, to be ready for a group."""
-        self.given.put(work)
+        self.work_given.put(work)
 
     def watch(self, version: int) -> Status:
-        """The status as soon as it is not `version` any more, or after a second."""
+        """Return the status as soon as its version differs from `version`, or after a second."""
         with self.changed:
             self.changed.wait_for(lambda: self.status.version != version, WATCH_SECONDS)
             return self.status
 
     def rendezvous(self) -> tuple[str, int]:
-        """An address and a free port on this node."""
+        """Return an address and a free port on this node."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def take_part(self, order: Order) -> None:
-        self.leaving.clear()
-        self.saving.clear()
-        self.say(phase="running", generation=order.generation, written=(), suspects=(), spike=0, done=-1, away=False, loaded=-1)
+        self.pause_requested.clear()
+        self.checkpoint_requested.clear()
+        self.set_status(
+            phase="running", generation=order.generation, written=(), suspects=(), spike=0, done=-1, away=False, loaded=-1
+        )
         self.orders.put(order)
 
     def pause(self, generation: int, save: bool) -> None:
-        """Stop with all others of this group after the step under way, and write a checkpoint of it if so wished."""
+        """Stop with the rest of this group after the step under way; with `save`, write a checkpoint of it."""
         if generation == self.status.generation:
             if save:
-                self.saving.set()
-            self.leaving.set()
+                self.checkpoint_requested.set()
+            self.pause_requested.set()
 
     def halt(self, seconds: float) -> tuple[Status, list[StateShard]]:
-        """Break off what is under way, for the group is broken; gives the pieces held."""
+        """Stop what is under way in a broken group; return the status and the state shards held."""
         if self.group and self.status.phase == "running":
             self.group.abort()
         with self.changed:
             self.changed.wait_for(lambda: self.status.phase != "running", seconds)
-            return self.status, self.memory.pieces()
+            return self.status, self.replicas.shards()
 
-    def hold(self, piece: StateShard, tensors: dict[str, Any]) -> None:
-        """Mirror a piece of another member, given as NumPy arrays."""
+    def hold(self, shard: StateShard, tensors: dict[str, Any]) -> None:
+        """Keep a replica of another worker's state shard, given as NumPy arrays."""
         import torch
 
-        self.memory.keep(piece, {name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
+        self.replicas.keep(shard, {name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
 
     def hand_over(self, successor: Any) -> StateShard | None:
-        """Give this member's newest piece, if it has one, to another."""
+        """Copy this worker's newest state shard, if it has one, to another worker."""
         from foundray.training.elastic.replicas import as_arrays
 
-        if (piece := self.memory.own) is not None:
-            ray.get(successor.hold.remote(piece, as_arrays(self.memory.get(piece))))
-        return piece
+        if (shard := self.replicas.own) is not None:
+            ray.get(successor.hold.remote(shard, as_arrays(self.replicas.get(shard))))
+        return shard
 
     # What the thread does.
 
-    def say(self, **changes: Any) -> None:
-        """Change the status, and tell whoever watches."""
+    def set_status(self, **changes: Any) -> None:
+        """Change the status and wake its watchers."""
         with self.changed:
             self.status = replace(self.status, version=self.status.version + 1, **changes)
             self.changed.notify_all()
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         try:
             from foundray.training.elastic.loop import Loop
             from foundray.training.elastic.replicas import Replicas
 
-            self.work = self.given.get()
-            self.memory = Replicas(Spec.model_validate_json(self.work.spec_json).guard.roll_back)
+            # Warm up once.
+            self.work = self.work_given.get()
+            self.replicas = Replicas(Spec.model_validate_json(self.work.spec_json).guard.roll_back)
             loop = Loop(self.work, self)
-            self.say(phase="ready", facts=loop.facts())
+            self.set_status(phase="ready", facts=loop.facts())
         except FoundrayError as error:
-            return self.say(phase="failed", reason=str(error), exit_status=error.exit_status)
+            return self.set_status(phase="failed", reason=str(error), exit_status=error.exit_status)
         except Exception as error:
-            return self.say(phase="failed", reason=f"{type(error).__name__}: {error}")
+            return self.set_status(phase="failed", reason=f"{type(error).__name__}: {error}")
         while True:
+            # Work in one group after another. What ends a group becomes the status that the coordinator acts on.
             order = self.orders.get()
             try:
                 loop.join(order)
@@ -142,12 +146,12 @@ class Worker:
                 outcome = {"phase": "broken", "reason": str(error), "suspects": tuple(error.ranks)}
             except Spike as error:
                 outcome = {"phase": "broken", "reason": str(error), "spike": error.step}
-            except Exception as error:  # a collective that failed, mostly: another member is gone
+            except Exception as error:  # mostly a failed collective: another worker is gone
                 outcome = {"phase": "broken", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
             try:
                 if outcome["phase"] == "failed":
-                    loop.hand_in()
+                    loop.flush()
                 loop.leave()
-            except Exception as error:  # what it held is lost; it can still take part anew
+            except Exception as error:  # its shard is lost; it can still join again
                 outcome = {"phase": "broken", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
-            self.say(**outcome)
+            self.set_status(**outcome)

@@ -1,4 +1,4 @@
-"""The crew: one member in each place that Ray Train holds, as the conductor knows them."""
+"""Worker pool: the coordinator's view of the workers, one in each slot that Ray Train holds."""
 
 from __future__ import annotations
 
@@ -16,193 +16,200 @@ from foundray.cluster.connect import draining_nodes, free_resources, node_memory
 from foundray.errors import InputError, RunFailed
 from foundray.model.flops import known_peak
 from foundray.spec import Spec
-from foundray.training.elastic.messages import KIND, Status, Work
+from foundray.training.elastic.messages import HARDWARE_FIELDS, Status, Work
 from foundray.training.elastic.prestart import Prestarted, certain_slots, start_worker
 from foundray.training.slots.board import Slot
 
 LISTEN_SECONDS, CALM_SECONDS = 0.1, 0.5
-"""Longest waits for members' news: while a group is formed or ends, and while it computes."""
-SHUN_SECONDS = 10.0
-"""For so long no member is started on a node where one could not start."""
-CLAIM_SECONDS, FORESEEN_SECONDS = 5.0, 180.0
-"""A member that was started before its place was held is let go so long after the first place is, if its own is not; and
-after the longer time where none is held, for somebody else may have taken them all."""
-FORSAKEN_SECONDS = 90.0
-"""A member whose place Ray Train holds no more for so long is let go."""
+"""Longest waits for workers' news: while a group forms or ends, and while it computes."""
+CORDON_SECONDS = 10.0
+"""A node where a worker could not start gets no new one for this long."""
+CLAIM_SECONDS, EXPECTED_SECONDS = 5.0, 180.0
+"""A worker started before its slot was held is killed this long after the first slot is held, if its own is not; and after
+the longer time if no slot is held, because others may have taken them all.
+"""
+SLOT_LOST_SECONDS = 90.0
+"""A worker is released once Ray Train has not held its slot for this long."""
 
 
 @dataclass
 class KnownWorker:
-    """A member, as the conductor knows it."""
+    """A worker, as the coordinator knows it."""
 
     handle: Any
-    place: Slot
+    slot: Slot
     number: int
     watch: Any
-    """The call that will bring the member's next status."""
+    """Pending call that returns the worker's next status."""
     node: str
-    """Its node's name, for people."""
+    """The node's name, for people."""
     status: Status = field(default_factory=Status)
     started: float = field(default_factory=time.monotonic)
-    heard: float = field(default_factory=time.monotonic)
-    """When it last answered."""
-    placed: float | None = None
-    """Since when its place has been held, or is certain to be; None where that is only foreseen."""
-    left: bool = False
-    """Whether it has handed its state over, and goes."""
-    forsaken: float | None = None
-    """Since when nobody holds its place."""
+    last_heard: float = field(default_factory=time.monotonic)
+    """Time of its last answer."""
+    slot_held_since: float | None = None
+    """Time since which its slot has been held, or certain to be; None if it is only expected."""
+    handed_over: bool = False
+    """Whether it has handed over its state and leaves."""
+    slot_lost_since: float | None = None
+    """Time since which its slot has not been held."""
 
 
 class WorkerPool:
-    def __init__(self, work: Work, spec: Spec, note: Callable[..., None], ahead: Prestarted | None = None):
-        """A member that says nothing for `fault.silence_s` is lost: they answer every second.
+    def __init__(self, work: Work, spec: Spec, note: Callable[..., None], prestarted: Prestarted | None = None):
+        """A worker that is silent for `fault.silence_s` is lost: workers answer every second.
 
-        `ahead` holds members that are started already: nobody else can take the places that they are in.
+        `prestarted` holds workers that are already started; nobody else can take their slots.
         """
-        self.work, self.most, self.silence, self.note = work, spec.scale.world[1], spec.fault.silence_s, note
-        self.pools, self.ahead = spec.scale.all_pools, ahead
-        self.members: dict[int, KnownWorker] = {}
-        """By number, in the order in which they were started."""
-        self.places: list[Slot] = []
+        self.work, self.max_workers, self.silence_s, self.note = work, spec.scale.world[1], spec.fault.silence_s, note
+        self.pools, self.prestarted = spec.scale.all_pools, prestarted
+        self.workers: dict[int, KnownWorker] = {}
+        """Workers by number, in the order in which they started."""
+        self.slots: list[Slot] = []
         self.draining: set[str] = set()
-        """Nodes that were told to go."""
-        self.shunned: dict[str, float] = {}
-        """Nodes, and until when no member is started there."""
-        self.numbers = 0
-        self.claimed_by = time.monotonic() + FORESEEN_SECONDS
-        """Until when a place that is foreseen has to be held."""
+        """Draining nodes."""
+        self.cordoned: dict[str, float] = {}
+        """Nodes, and the time until which no worker is started there."""
+        self.last_number = 0
+        self.claims_end = time.monotonic() + EXPECTED_SECONDS
+        """Time by which an expected slot has to be held."""
 
     def prefetch(self) -> None:
-        """Start members where Ray Train will find places, so that they warm up while it does."""
-        for place in certain_slots(self.pools, whole_nodes() if self.ahead else free_resources()):
-            self._start_member(place)
-            if self.ahead:
-                self.members[self.numbers].placed = time.monotonic()
-        if self.ahead:
-            self.ahead.close()
-            self.ahead = None
+        """Start workers where Ray Train will find slots, so that they warm up meanwhile."""
+        for slot in certain_slots(self.pools, whole_nodes() if self.prestarted else free_resources()):
+            self._start_worker(slot)
+            if self.prestarted:
+                self.workers[self.last_number].slot_held_since = time.monotonic()
+        if self.prestarted:
+            self.prestarted.close()
+            self.prestarted = None
 
     def listen(self, seconds: float) -> None:
-        """Take in what members tell, waiting `seconds` for it at most. Raises InputError or RunFailed where one says so."""
-        watches = {known.watch: known for known in self.members.values()}
+        """Take the workers' news, waiting `seconds` at most. Raises InputError or RunFailed if a worker reports one."""
+        watches = {worker.watch: worker for worker in self.workers.values()}
         if not watches:
             return time.sleep(seconds)
         if ray.wait(list(watches), num_returns=1, timeout=seconds)[0]:
             for answered in ray.wait(list(watches), num_returns=len(watches), timeout=0)[0]:
-                known = watches[answered]
+                worker = watches[answered]
                 try:
-                    self._hear(known, ray.get(answered))
-                except RayError as error:  # its process or its node is gone, or was before it could start
-                    self.lose(known, type(error).__name__)
-        for known in list(self.members.values()):
-            if known.status.phase != "warming" and time.monotonic() - known.heard > self.silence:
-                self.lose(known, f"it has not answered for {self.silence:.0f} s")
+                    self._take_status(worker, ray.get(answered))
+                except RayError as error:  # its process or its node is gone, perhaps before it could start
+                    self.lose(worker, type(error).__name__)
+        for worker in list(self.workers.values()):
+            if worker.status.phase != "warming" and time.monotonic() - worker.last_heard > self.silence_s:
+                self.lose(worker, f"it has not answered for {self.silence_s:.0f} s")
 
-    def _hear(self, known: KnownWorker, status: Status) -> None:
-        if status.phase == "ready" and known.status.phase == "warming":
-            seconds = round(time.monotonic() - known.started, 3)
-            where = {"node": known.node, "node_id": known.place.node}
-            self.note("member_ready", member=known.number, **where, seconds=seconds, **_short(status.facts))
-        known.heard = time.monotonic()
-        facts = known.status.facts | status.facts
-        known.status = status
-        known.status.facts.update(facts)
-        known.watch = known.handle.watch.remote(status.version)
+    def _take_status(self, worker: KnownWorker, status: Status) -> None:
+        if status.phase == "ready" and worker.status.phase == "warming":
+            seconds = round(time.monotonic() - worker.started, 3)
+            where = {"node": worker.node, "node_id": worker.slot.node}
+            self.note("member_ready", member=worker.number, **where, seconds=seconds, **_event_facts(status.facts))
+        worker.last_heard = time.monotonic()
+        facts = worker.status.facts | status.facts
+        worker.status = status
+        worker.status.facts.update(facts)
+        worker.watch = worker.handle.watch.remote(status.version)
         if status.phase == "failed":
             kind = InputError if status.exit_status == InputError.exit_status else RunFailed
             raise kind(status.reason)
 
-    def lose(self, known: KnownWorker, reason: str) -> None:
-        """Do without a member from now on."""
-        self.note("member_lost", member=known.number, node=known.node, reason=reason)
-        if known.status.phase == "warming":  # Ray Train may not know yet that the node is gone
-            self.shunned[known.place.node] = time.monotonic() + SHUN_SECONDS
-        self._dismiss(known)
+    def lose(self, worker: KnownWorker, reason: str) -> None:
+        """Remove a worker and record its loss."""
+        self.note("member_lost", member=worker.number, node=worker.node, reason=reason)
+        if worker.status.phase == "warming":  # Ray Train may not know yet that the node is gone
+            self.cordoned[worker.slot.node] = time.monotonic() + CORDON_SECONDS
+        self._dismiss(worker)
 
-    def _dismiss(self, known: KnownWorker) -> None:
-        self.members.pop(known.number, None)
+    def _dismiss(self, worker: KnownWorker) -> None:
+        self.workers.pop(worker.number, None)
         with suppress(RayError):
-            ray.kill(known.handle)
+            ray.kill(worker.handle)
 
-    def tend(self, places: list[Slot], group: list[int]) -> None:
-        """One member for each place; one outside the group, without a place for long or on a draining node, is let go."""
-        if places and not self.places:
-            self.claimed_by = min(self.claimed_by, time.monotonic() + CLAIM_SECONDS)
-            for known in self.members.values():
-                known.forsaken = None
-        self.places, self.draining = places, draining_nodes()
-        held = Counter(places)
-        for known in list(self.members.values()):
-            held[known.place] -= 1
-            if known.placed is None and held[known.place] >= 0:
-                known.placed = time.monotonic()
-            if known.placed is None and self._claims_are_over():
-                self._dismiss(known)
+    def reconcile(self, slots: list[Slot], group: list[int]) -> None:
+        """Keep one worker per slot. A worker outside the group is released if its slot is long lost or its node drains."""
+        # Once the first slots are held, the others have a little time to follow.
+        if slots and not self.slots:
+            self.claims_end = min(self.claims_end, time.monotonic() + CLAIM_SECONDS)
+            for worker in self.workers.values():
+                worker.slot_lost_since = None
+        # Match workers with slots, and release those that should go.
+        self.slots, self.draining = slots, draining_nodes()
+        vacant = Counter(slots)
+        for worker in list(self.workers.values()):
+            vacant[worker.slot] -= 1
+            if worker.slot_held_since is None and vacant[worker.slot] >= 0:
+                worker.slot_held_since = time.monotonic()
+            if worker.slot_held_since is None and self._claims_expired():
+                self._dismiss(worker)
                 continue
-            known.forsaken = None if held[known.place] >= 0 else (known.forsaken or time.monotonic())
-            idle = known.number not in group
-            if idle and (self._forsaken(known) or known.place.node in self.draining) and known.status.phase != "warming":
-                if known.left:  # which is on record, and is no loss
-                    self._dismiss(known)
+            worker.slot_lost_since = None if vacant[worker.slot] >= 0 else (worker.slot_lost_since or time.monotonic())
+            idle = worker.number not in group
+            if idle and (self._lost_its_slot(worker) or worker.slot.node in self.draining) and worker.status.phase != "warming":
+                if worker.handed_over:  # already recorded, and no loss
+                    self._dismiss(worker)
                 else:
-                    self.lose(known, "its node is draining" if known.place.node in self.draining else "its place is gone")
-        staying = sum(known.place.node not in self.draining for known in self.members.values())
-        for place in places:
-            shunned = self.shunned.get(place.node, 0) > time.monotonic() or place.node in self.draining
-            if held[place] > 0 and not shunned and staying < self.most:
-                held[place] -= 1
+                    self.lose(worker, "its node is draining" if worker.slot.node in self.draining else "its slot is gone")
+        # Start a worker in each vacant slot of a usable node.
+        staying = sum(worker.slot.node not in self.draining for worker in self.workers.values())
+        for slot in slots:
+            cordoned = self.cordoned.get(slot.node, 0) > time.monotonic() or slot.node in self.draining
+            if vacant[slot] > 0 and not cordoned and staying < self.max_workers:
+                vacant[slot] -= 1
                 staying += 1
-                self._start_member(place)
+                self._start_worker(slot)
 
-    def _forsaken(self, known: KnownWorker) -> bool:
-        # While Ray Train rearranges its group no place is held at all, and that says nothing.
-        return bool(self.places) and known.forsaken is not None and time.monotonic() - known.forsaken > FORSAKEN_SECONDS
+    def _lost_its_slot(self, worker: KnownWorker) -> bool:
+        # While Ray Train resizes its group it holds no slot at all, which means nothing.
+        since = worker.slot_lost_since
+        return bool(self.slots) and since is not None and time.monotonic() - since > SLOT_LOST_SECONDS
 
-    def _start_member(self, place: Slot) -> None:
-        self.numbers += 1
-        handle = (self.ahead.take(place) if self.ahead else None) or start_worker(place)
+    def _start_worker(self, slot: Slot) -> None:
+        self.last_number += 1
+        handle = (self.prestarted.take(slot) if self.prestarted else None) or start_worker(slot)
         handle.begin.remote(self.work)
-        self.members[self.numbers] = KnownWorker(handle, place, self.numbers, handle.watch.remote(0), node_name(place.node))
+        self.workers[self.last_number] = KnownWorker(
+            handle, slot, self.last_number, handle.watch.remote(0), node_name(slot.node)
+        )
 
-    def may_stay(self, known: KnownWorker) -> bool:
-        """Whether the member's node is not going, and its place is held."""
-        return known.placed is not None and known.place.node not in self.draining and not self._forsaken(known)
+    def may_stay(self, worker: KnownWorker) -> bool:
+        """Tell whether the worker's node stays and its slot is held."""
+        return worker.slot_held_since is not None and worker.slot.node not in self.draining and not self._lost_its_slot(worker)
 
-    def awaited(self) -> int:
-        """Members whose places are foreseen, and may be held any moment."""
-        return 0 if self._claims_are_over() else sum(known.placed is None for known in self.members.values())
+    def expected_workers(self) -> int:
+        """Number of workers whose slots are expected and may be held at any moment."""
+        return 0 if self._claims_expired() else sum(worker.slot_held_since is None for worker in self.workers.values())
 
-    def _claims_are_over(self) -> bool:
-        return time.monotonic() > self.claimed_by
+    def _claims_expired(self) -> bool:
+        return time.monotonic() > self.claims_end
 
-    def room(self, members: list[KnownWorker]) -> list[float]:
-        """Bytes that each has for its shard: free on its GPU once the model is there, or its part of its node's memory."""
-        on_node = Counter(known.place.node for known in self.members.values())
-        of_node = node_memory()
+    def shard_memory(self, workers: list[KnownWorker]) -> list[float]:
+        """Bytes available to each worker's shard: free on its GPU with the model loaded, or its share of the node's memory."""
+        workers_on = Counter(worker.slot.node for worker in self.workers.values())
+        bytes_of = node_memory()
         return [
-            known.status.facts["free_bytes"] or of_node.get(known.place.node, 1.0) / on_node[known.place.node]
-            for known in members
+            worker.status.facts["free_bytes"] or bytes_of.get(worker.slot.node, 1.0) / workers_on[worker.slot.node]
+            for worker in workers
         ]
 
-    def peak_flops(self, members: list[KnownWorker]) -> float | None:
-        """FLOP/s of their hardware together, where every one's is known; of a GPU that several share, each has its part."""
+    def peak_flops(self, workers: list[KnownWorker]) -> float | None:
+        """Peak FLOP/s of the workers' hardware together, if all are known; workers that share a GPU have a share each."""
         peaks = []
-        for known in members:
-            pool = self.pools[known.place.pool]
-            part = min(1.0, pool.resources.get("GPU", 1.0))
-            peaks.append(pool.peak_flops or part * (known_peak(known.status.facts["hardware"]) or 0.0))
+        for worker in workers:
+            pool = self.pools[worker.slot.pool]
+            share = min(1.0, pool.resources.get("GPU", 1.0))
+            peaks.append(pool.peak_flops or share * (known_peak(worker.status.facts["hardware"]) or 0.0))
         return sum(peaks) if all(peaks) else None
 
     def cordon(self, node: str) -> None:
         """Never use the node again."""
-        self.shunned[node] = float("inf")
+        self.cordoned[node] = float("inf")
 
     def close(self) -> None:
-        for known in self.members.values():
+        for worker in self.workers.values():
             with suppress(RayError):
-                ray.kill(known.handle)
+                ray.kill(worker.handle)
 
 
-def _short(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: facts[name] for name in ("device", *KIND, "model_s") if name in facts}
+def _event_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: facts[name] for name in ("device", *HARDWARE_FIELDS, "model_s") if name in facts}

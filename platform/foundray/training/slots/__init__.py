@@ -1,1 +1,1 @@
-"""The slots that Ray Train reserves for workers, and the board where their holders report."""
+"""Slots that Ray Train reserves for workers, and the board where their holders report."""

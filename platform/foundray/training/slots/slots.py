@@ -1,4 +1,4 @@
-"""Places for workers, which Ray Train reserves, and finds anew when nodes come and go."""
+"""Slots for workers, which Ray Train reserves, and replaces when nodes come and go."""
 
 from __future__ import annotations
 
@@ -21,157 +21,162 @@ from foundray.spec import PoolConfig, Spec
 from foundray.training.slots.board import Slot
 
 RESIZE_SECONDS = 5.0
-"""Between two looks at whether the cluster has room for more workers."""
+"""Interval between two checks whether the cluster has room for more workers."""
 CLOSE_SECONDS = 5.0
 ATTEMPTS = 4
-"""Times in a row that Ray Train may end without holding a place, before a run without workers gives up."""
-LATER_SECONDS = 60.0
-"""Longest that Ray Train waits for the first group, where that needs no place held to begin."""
-MOST_PAUSE_SECONDS = 30.0
-"""Between two attempts; the first pause is of one second, and each is twice as long as the one before."""
+"""Consecutive times that Ray Train may end without holding a slot before a run without workers gives up."""
+DELAY_SECONDS = 60.0
+"""Limit for Ray Train's start to wait for the first group, if that needs no slot to begin."""
+MAX_PAUSE_SECONDS = 30.0
+"""Longest pause between two attempts; the first is one second, and each is twice the one before."""
 
 
 class Slots:
-    """Ray Train at work, beside the driver: for each pool an actor runs its trainer, so that it can be ended at any time.
+    """Ray Train beside the driver: for each pool, an actor runs its trainer, so that it can be ended at any time.
 
-    On a Ray of this command alone nobody competes for places: Ray Train begins to hold them once the first group computes, so
-    that it takes no time from what that needs, and asks no coordinator.
+    On a command's own Ray nobody competes for slots: Ray Train starts once the first group computes, so that it does not slow
+    down that group's start, and makes no requests.
     """
 
-    def __init__(self, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: Any, stale: list[str], later: bool):
-        """`stale` names the requests of commands before, which may have died: Ray would honour them for minutes.
+    def __init__(self, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: Any, stale: list[str], delayed: bool):
+        """`stale` names the requests of earlier commands, which may have died: Ray would honour them for minutes.
 
-        `later` says that the first group needs no place held to begin.
+        `delayed` says that the first group needs no slot to begin.
         """
         self.alone = alone = is_alone()
-        # What is alone is not waited for at the end, and may still write when the run's folder is settled.
+        # On its own Ray, nobody waits for Ray Train at the end, and it may still write when the run folder is final.
         folder = str(Path(_session_folder(), "train")) if alone else (run.folder / ".ray").url
         pools = spec.scale.all_pools
 
         def begin(name: str) -> tuple[Any, Any]:
-            keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=beside_caller()).remote()
-            return keeper, keeper.hold.remote(board, name, pools[name], *workers[name], folder, alone)
+            actor = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=beside_caller()).remote()
+            return actor, actor.hold.remote(board, name, pools[name], *workers[name], folder, alone)
 
-        at = time.monotonic() + (LATER_SECONDS if later else 0.0)
-        self.pools = [Asked(name, begin, at) for name, (_, most) in workers.items() if most]
+        start_at = time.monotonic() + (DELAY_SECONDS if delayed else 0.0)
+        self.pools = [PoolTrainer(name, begin, start_at) for name, (_, most) in workers.items() if most]
         if not alone:
             cancel_requests(stale)
 
-    def asked(self) -> list[dict[str, Any]]:
-        """For the record: what the driver knows of the requests. Elsewhere those who make them say it."""
-        return [event("places", pool=asked.pool, request="") for asked in self.pools] if self.alone else []
+    def pool_trainer(self) -> list[dict[str, Any]]:
+        """Events for the requests that the driver knows. On a shared cluster the trainers report theirs."""
+        return [event("places", pool=pool_trainer.pool, request="") for pool_trainer in self.pools] if self.alone else []
 
-    def take_note(self, records: list[dict[str, Any]]) -> None:
-        """What the board brought: a trainer tells there by which name it asks."""
-        told = {record["pool"]: record["request"] for record in records if record.get("event") == "places"}
-        for asked in self.pools:
-            asked.request = told.get(asked.pool, asked.request)
+    def note_requests(self, records: list[dict[str, Any]]) -> None:
+        """Take the trainers' request names from the board's records."""
+        names = {record["pool"]: record["request"] for record in records if record.get("event") == "places"}
+        for pool_trainer in self.pools:
+            pool_trainer.request = names.get(pool_trainer.pool, pool_trainer.request)
 
-    def tend(self, held: list[Slot], computing: bool) -> list[tuple[str, str]]:
-        """Ask again where Ray Train gave up, as it does if a node goes while it starts on it; `held` is what it holds now.
+    def poll(self, held: list[Slot], computing: bool) -> list[tuple[str, str]]:
+        """Restart trainers that ended, as they do if a node goes while they start on it; `held` lists the slots held now.
 
-        `computing` says whether a group does, which can be without places for a while. Gives (pool, reason) of those that
-        Ray Train has given up since the last call.
+        `computing` says whether a group computes, which it can for a while without slots. Returns (pool, reason) of the
+        trainers that ended since the last call.
         """
-        pools = {place.pool for place in held}
-        for asked in self.pools:
-            asked.in_vain = 0 if computing else asked.in_vain
-            if computing and not asked.begun:
-                asked.again = 0.0
-        lost = [(asked.pool, reason) for asked in self.pools if (reason := asked.tend(asked.pool in pools))]
+        pools = {slot.pool for slot in held}
+        for pool_trainer in self.pools:
+            pool_trainer.failures_without_group = 0 if computing else pool_trainer.failures_without_group
+            if computing and not pool_trainer.started:
+                pool_trainer.retry_at = 0.0
+        lost = [
+            (pool_trainer.pool, reason)
+            for pool_trainer in self.pools
+            if (reason := pool_trainer.poll(pool_trainer.pool in pools))
+        ]
         return lost
 
     def problem(self) -> str | None:
-        """Why Ray Train gives up again and again, if it does so for every pool while nobody computes."""
-        if any(asked.in_vain < ATTEMPTS for asked in self.pools):
+        """Why Ray Train keeps ending, if it does so for every pool while no group computes."""
+        if any(pool_trainer.failures_without_group < ATTEMPTS for pool_trainer in self.pools):
             return None
-        return "; ".join(dict.fromkeys(asked.reason for asked in self.pools)) or None
+        return "; ".join(dict.fromkeys(pool_trainer.reason for pool_trainer in self.pools)) or None
 
     def close(self, requests: list[str]) -> None:
-        """Free the places, whose holders the board has told to go."""
+        """Free the slots, after the board has asked their holders to exit."""
         with suppress(RayError):
-            calls = [asked.call for asked in self.pools if asked.call is not None]
-            if calls and not self.alone:  # of what is alone all ends with its process
+            calls = [pool_trainer.call for pool_trainer in self.pools if pool_trainer.call is not None]
+            if calls and not self.alone:  # on its own Ray everything ends with this process
                 ray.wait(calls, num_returns=len(calls), timeout=CLOSE_SECONDS)
-            for asked in self.pools:
-                if asked.begun:
-                    ray.kill(asked.keeper)
+            for pool_trainer in self.pools:
+                if pool_trainer.started:
+                    ray.kill(pool_trainer.actor)
         if not self.alone:
             cancel_requests(requests)
 
 
-class Asked:
-    """One pool's trainer, begun again whenever it ends."""
+class PoolTrainer:
+    """One pool's trainer, which is restarted whenever it ends."""
 
-    def __init__(self, pool: str, begin: Callable[[str], tuple[Any, Any]], at: float = 0.0):
-        """`begin` gives an actor, and its call that lasts as long as the trainer does; `at` is when it is called first."""
+    def __init__(self, pool: str, begin: Callable[[str], tuple[Any, Any]], start_at: float = 0.0):
+        """`begin` returns an actor, and its call that lasts as long as the trainer; it is first called at `start_at`."""
         self.pool, self.begin = pool, begin
-        self.begun = at <= time.monotonic()
-        self.keeper: Any = None
+        self.started = start_at <= time.monotonic()
+        self.actor: Any = None
         self.call: Any = None
-        if self.begun:
-            self.keeper, self.call = begin(pool)
+        if self.started:
+            self.actor, self.call = begin(pool)
         self.failures = 0
-        """Times in a row that it ended without a place being held."""
-        self.in_vain = 0
+        """Consecutive times it ended without holding a slot."""
+        self.failures_without_group = 0
         """Of these, those since a group last computed."""
         self.request = ""
-        """By which name it asks Ray's autoscaling coordinator, once that is known."""
+        """Name of its request to Ray's autoscaling coordinator, once known."""
         self.reason = ""
-        self.again = at
-        """When it is begun, or again where it has ended."""
+        self.retry_at = start_at
+        """Time at which it starts, or restarts after it has ended."""
 
-    def tend(self, held: bool) -> str:
-        """Begin again if it is time for that; `held` says whether it holds places. Gives why it ended, if it just did."""
+    def poll(self, held: bool) -> str:
+        """Restart it if it is time to; `held` says whether it holds slots. Returns why it ended, if it just did."""
         if self.call is None:
-            if time.monotonic() >= self.again:
-                if self.request:  # of a keeper that died, who did not withdraw it: Ray would honour it for minutes
+            if time.monotonic() >= self.retry_at:
+                if self.request:  # of an actor that died before withdrawing it: Ray would honour it for minutes
                     cancel_requests([self.request])
                     self.request = ""
-                self.keeper, self.call = self.begin(self.pool)
-                self.begun = True
+                self.actor, self.call = self.begin(self.pool)
+                self.started = True
             return ""
         if not ray.wait([self.call], timeout=0)[0]:
             if held:
-                self.failures = self.in_vain = 0
+                self.failures = self.failures_without_group = 0
             return ""
+        # It has ended: note why, and restart it after a pause that grows with consecutive failures.
         try:
             self.reason = str(ray.get(self.call))
         except RayError as error:
             self.reason = cause_of(error)
         with suppress(RayError):
-            ray.kill(self.keeper)
+            ray.kill(self.actor)
         self.call = None
         self.failures += 1
-        self.in_vain += 1
-        self.again = time.monotonic() + min(MOST_PAUSE_SECONDS, 2.0 ** (self.failures - 1))
+        self.failures_without_group += 1
+        self.retry_at = time.monotonic() + min(MAX_PAUSE_SECONDS, 2.0 ** (self.failures - 1))
         return self.reason
 
 
 def cancel_requests(names: list[str]) -> None:
-    """Withdraw what Ray Train has asked Ray's autoscaling coordinator for. One that is not there is no matter."""
-    # There is no public call: Ray Train withdraws its request itself, unless it is killed.
+    """Withdraw Ray Train's requests to Ray's autoscaling coordinator. Unknown names are ignored."""
+    # There is no public API: Ray Train withdraws its request itself, unless it is killed.
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
     with suppress(RayError, ValueError):
-        coordinator = get_or_create_autoscaling_coordinator()  # which Ray Train will need, and which takes a while to start
+        coordinator = get_or_create_autoscaling_coordinator()  # Ray Train needs it, and it is slow to start
         if names:
             ray.wait([coordinator.cancel_request.remote(name) for name in names], num_returns=len(names), timeout=10)
 
 
 def _session_folder() -> str:
-    from ray._private.worker import _global_node  # there is no public call
+    from ray._private.worker import _global_node  # there is no public API
 
     return str(_global_node.get_session_dir_path())
 
 
 class _Keeper:
     def hold(self, board: Any, name: str, pool: PoolConfig, fewest: int, most: int, folder: str, alone: bool) -> str:
-        # Ray Train counts a lost node for a while yet: it should not wait a minute for a place there.
+        # Ray Train counts a lost node for a while: it should not wait a minute for a slot there.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
-        # On one node no place is lost, and each look takes time from the workers.
+        # On one node no slot is lost, and each check takes time from the workers.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "5" if alone else "0.5")
-        # Who is told to go is looked after by the crew: nobody asks Ray Train's watcher, which is one more process.
+        # The worker pool looks after draining nodes, so Ray Train's watcher would be a needless process.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -182,20 +187,20 @@ class _Keeper:
         from foundray.training.slots.board import hold_slot
         from foundray.training.slots.scaling import OneMachine, StayingNodes
 
-        # It is given no data sets: the process that would manage them is left out. On a Ray of one command, what this process
-        # holds ends with it: nobody has to look after that.
-        left_out = (DatasetsCallback, PlacementGroupCleanerCallback) if alone else (DatasetsCallback,)
+        # There are no data sets, so the process that manages them is left out. On its own Ray, the slots end with this
+        # process, so nothing has to clean them up.
+        excluded = (DatasetsCallback, PlacementGroupCleanerCallback) if alone else (DatasetsCallback,)
 
         class Trainer(DataParallelTrainer):
             def _create_default_callbacks(self) -> list[Any]:
-                return [one for one in super()._create_default_callbacks() if not isinstance(one, left_out)]
+                return [one for one in super()._create_default_callbacks() if not isinstance(one, excluded)]
 
             def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-                if alone:  # here, and not in one more process
+                if alone:  # here, not in another process
                     controller = TrainController(**arguments | {"scaling_policy": OneMachine(self.scaling_config)})
                     asyncio.run(controller.run())
                     return controller.get_result()
-                if self.scaling_config.elasticity_enabled:  # there is no public way to choose a policy
+                if self.scaling_config.elasticity_enabled:  # there is no public API to choose a policy
                     arguments["scaling_policy"] = StayingNodes(self.scaling_config)
                 return super()._initialize_and_run_controller(**arguments)
 
@@ -211,7 +216,7 @@ class _Keeper:
                 label_selector=pool.labels or None,
             ),
             run_config=RunConfig(
-                name=f"ray-{time.time_ns()}",  # Ray Train keeps state of its own by name; ours is the one that counts
+                name=f"ray-{time.time_ns()}",  # Ray Train keeps its own state by name; only ours counts
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=-1),
             ),
@@ -224,4 +229,4 @@ class _Keeper:
         finally:
             if not alone:
                 cancel_requests([request])
-        return "its workers went"
+        return "its workers ended"

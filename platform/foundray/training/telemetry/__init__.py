@@ -1,4 +1,4 @@
-"""What a run tells of itself: the logs, TensorBoard, Ray's metrics and the terminal.
+"""What a run reports: logs, TensorBoard, Ray's metrics and the terminal.
 
 Records enter at the `recorder`, in the driver; nothing here reaches back into the run.
 """

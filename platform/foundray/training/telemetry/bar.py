@@ -1,4 +1,4 @@
-"""A run's progress on a terminal: what it is doing, and once it steps, its loss, speed, workers and time left."""
+"""A run's progress on a terminal: its activity and, once it steps, its loss, speed, workers and time left."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ DOING = {
     "too_few": "waiting for workers",
     "waiting": "waiting for workers",
 }
-"""What a run does after an event of this kind, until its next step."""
+"""Activity after an event of this kind, until the next step."""
 REFRESHES = 2
-"""Per second: each takes a millisecond or two of processors that workers compute on."""
+"""Per second: each takes a millisecond or two of processors that workers use."""
 
 
 class Bar:
@@ -39,13 +39,13 @@ class Bar:
             self.progress.update(self.task, doing=DOING[kind], refresh=True)
 
     def step(self, record: dict[str, Any]) -> None:
-        """Of a step's record."""
+        """Show a step's record."""
         loss, speed = f"loss {record['loss']:.4f}", f"{record['tokens_per_s']:,.0f} tokens/s"
         doing = f"{loss}  {speed}  {plural(record['workers'], 'worker')}"
         self.progress.update(self.task, completed=record["step"], doing=doing)
 
     def print(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self.progress.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:

@@ -1,12 +1,12 @@
-"""TensorBoard's event files: a run's curves, how they are laid out, and marks where something happened.
+"""TensorBoard's event files: a run's curves, their layout, and marks for events.
 
-Custom Scalars show what belongs together in one picture. An event is a text, and a jump of the number of its kind: a vertical
-line at its step.
+Custom Scalars show related curves in one picture. An event is a text, and a jump in the number of events of its kind: a
+vertical line at its step.
 
-Values are added in memory, and written by whoever calls `store`: where storage fails or stalls, the run goes on, and what waits
-is written later.
+Values are queued in memory and written by the thread that calls `store`: if storage fails or stalls, the run continues and the
+values are written later.
 
-Steps that are done again replace those before: a group begins a session there, from which on TensorBoard forgets what it has.
+Repeated steps replace earlier ones: a group begins a session, from whose step on TensorBoard forgets what it has.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from foundray.storage import reading, writing
 from foundray.training.telemetry.event_file import EventFile, file_name, framed
 
 UPLOAD_SECONDS = 30.0
-AGAIN_SECONDS = 30.0
-"""Until storage that refused is asked again."""
+RETRY_SECONDS = 30.0
+"""Wait after storage refused a write."""
 CLOSE_SECONDS = 30.0
-"""That the end of a run waits for storage that stalls."""
-WAITING = 100_000
-"""Values that wait at most; of more, the newest."""
+"""Limit for the end of a run to wait for storage that stalls."""
+MAX_QUEUED = 100_000
+"""Maximum values queued; beyond it the oldest are dropped."""
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "workers")
 MEASURED = ("bits_per_byte", "feature_spread", "effective_rank")
-"""In an evaluation, beside the loss."""
+"""Fields of an evaluation besides the loss."""
 MARKS = {
     "faults": kinds(Trait.FAULT_MARK),
     "groups": ("workers_started",),
     "checkpoints": ("checkpoint",),
 }
 """Kinds of marks, and the events that make them."""
-REMEMBERED = 1000
-"""Marks that are told again if the run goes back to before them: more than lie after any checkpoint."""
+MARKS_KEPT = 1000
+"""Marks that are repeated if the run returns to before them: more than lie after any checkpoint."""
 LAYOUT = {
     "Run": {
         "Loss: training and validation": ["train/loss", "validation/loss"],
-        "Seconds of a step, by part": ["time/computing_s", "time/data_wait_s", "time/copying_s"],
-        "Throughput, tokens a second": ["train/tokens_per_s"],
+        "Seconds per step, by part": ["time/computing_s", "time/data_wait_s", "time/copying_s"],
+        "Throughput, tokens per second": ["train/tokens_per_s"],
         "Workers in the group": ["train/workers"],
         "What happened: each jump is one more": [f"events/{mark}" for mark in MARKS],
     }
@@ -57,32 +57,32 @@ LAYOUT = {
 
 
 class Curves:
-    """Event files are local: for elsewhere, they are copied up now and then."""
+    """Event files are local; for remote storage they are uploaded from time to time."""
 
     def __init__(self, run: Run, events: Iterable[dict[str, Any]]):
-        """`events` are those of commands before."""
+        """`events` are those of earlier commands."""
         self.layout = framed(_event(_layout(), 0))
         self.target = run.folder / "tensorboard"
         self.scratch: tempfile.TemporaryDirectory[str] | None = None
         self.file: EventFile | None = None
-        self.added: deque[bytes] = deque(maxlen=WAITING)
-        self.taken: list[bytes] = []
-        """From `added`, by whoever writes."""
+        self.queued: deque[bytes] = deque(maxlen=MAX_QUEUED)
+        self.batch: list[bytes] = []
+        """Values taken from `queued` by the writing thread."""
         before = [event for event in events if _mark(event)]
         self.marked = Counter(_mark(event) for event in before)
-        self.marks = deque(before, maxlen=REMEMBERED)
-        """The last events that have a mark."""
+        self.marks = deque(before, maxlen=MARKS_KEPT)
+        """The last events with a mark."""
         self.step = 0
         self.uploaded = time.monotonic()
         self.lock = threading.Lock()
-        """Of whoever writes."""
-        self.again = 0.0
-        """Not to be tried before."""
+        """Held by the writing thread."""
+        self.retry_at = 0.0
+        """Time before which storage is not tried again."""
         self.closed = False
-        self.news: deque[str] = deque()
-        """Sentences that are to be told."""
-        self.told = False
-        """Whether it was told that storage refuses."""
+        self.messages: deque[str] = deque()
+        """Sentences to report."""
+        self.failure_reported = False
+        """Whether a failure was reported."""
 
     def add_step(self, record: dict[str, Any]) -> None:
         self.step = record["step"]
@@ -105,45 +105,46 @@ class Curves:
             self._add_mark(event)
 
     def _begin_session(self, step: int) -> None:
-        """Make TensorBoard forget what it has from a step on, which comes again; what happened there is told again."""
+        """Make TensorBoard forget everything from `step` on, which is repeated, and add that part's marks again."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        self.added.append(framed(Event(session_log=SessionLog(status=SessionLog.START), step=step)))
-        again = [event for event in self.marks if event.get("step", 0) >= step]
-        self.marked.subtract(_mark(event) for event in again)
-        for event in again:
+        self.queued.append(framed(Event(session_log=SessionLog(status=SessionLog.START), step=step)))
+        repeated = [event for event in self.marks if event.get("step", 0) >= step]
+        self.marked.subtract(_mark(event) for event in repeated)
+        for event in repeated:
             self._add_mark(event)
 
     def _add_mark(self, event: dict[str, Any]) -> None:
+        # Two values at one step draw a vertical line; the text says what happened.
         mark, step = _mark(event), event.get("step", 0)
         self._add_scalars({f"events/{mark}": self.marked[mark]}, step)
         self.marked[mark] += 1
         self._add_scalars({f"events/{mark}": self.marked[mark]}, step)
-        told = "; ".join(f"{name}: {value}" for name, value in event.items() if name not in ("event", "time", "step"))
-        self.added.append(framed(_event(_text(f"events/{mark}", f"**{event['event']}** {told}"), step)))
+        details = "; ".join(f"{name}: {value}" for name, value in event.items() if name not in ("event", "time", "step"))
+        self.queued.append(framed(_event(_text(f"events/{mark}", f"**{event['event']}** {details}"), step)))
 
     def _add_scalars(self, values: dict[str, float], step: int) -> None:
-        """All of them in one record, since each costs a checksum."""
+        """Add all values in one record, since each record costs a checksum."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self.added.append(framed(_event(Summary(value=scalars), step)))
+        self.queued.append(framed(_event(Summary(value=scalars), step)))
 
     def store(self) -> None:
-        """Write what was added, and where storage is remote and it is time, copy it there. Raises nothing."""
+        """Write what is queued and, if storage is remote and it is time, upload it. Raises nothing."""
         with self.lock:
-            if not self.closed and time.monotonic() >= self.again:
+            if not self.closed and time.monotonic() >= self.retry_at:
                 self._store(time.monotonic() - self.uploaded > UPLOAD_SECONDS)
 
     def close(self) -> None:
-        """Write the rest, if storage takes it now; `news` says where it does not. Raises nothing."""
+        """Write the rest if storage takes it now; `messages` says if it does not. Raises nothing."""
         if not self.lock.acquire(timeout=CLOSE_SECONDS):
-            self.news.append(f"{self.target} does not answer: TensorBoard lacks the last of the run's curves")
+            self.messages.append(f"{self.target} does not answer: TensorBoard lacks the last of the run's curves")
             return
         try:
             self.closed = True
             if problem := self._store(True):
-                self.news.append(f"TensorBoard lacks the last of the run's curves: {problem}")
+                self.messages.append(f"TensorBoard lacks the last of the run's curves: {problem}")
             with suppress(OSError):
                 if self.file:
                     self.file.close()
@@ -153,31 +154,31 @@ class Curves:
             self.lock.release()
 
     def _store(self, upload: bool) -> str:
-        """The problem, if there is one."""
+        """Write, and upload if asked; return the problem, if any."""
         try:
             with writing(self.target if self.target.is_local else "a temporary file"):
                 self._write()
             if self.scratch and upload:
                 self._upload(Path(self.scratch.name))
         except FoundrayError as error:
-            self.again = time.monotonic() + AGAIN_SECONDS
-            if not (self.told or self.closed):
-                self.told = True
-                wait = f"wait ({WAITING:,} values at most) and are tried again every {AGAIN_SECONDS:.0f} s"
-                self.news.append(f"TensorBoard's curves {wait}: {error}")
+            self.retry_at = time.monotonic() + RETRY_SECONDS
+            if not (self.failure_reported or self.closed):
+                self.failure_reported = True
+                wait = f"wait ({MAX_QUEUED:,} values at most) and are tried again every {RETRY_SECONDS:.0f} s"
+                self.messages.append(f"TensorBoard's curves {wait}: {error}")
             return str(error)
         return ""
 
     def _write(self) -> None:
-        while self.added:
-            self.taken.append(self.added.popleft())
-        del self.taken[:-WAITING]
-        if not self.taken:
+        while self.queued:
+            self.batch.append(self.queued.popleft())
+        del self.batch[:-MAX_QUEUED]
+        if not self.batch:
             return
         if self.file is None or self.file.broken:
             self.file = self._begin()
-        self.file.append(b"".join(self.taken))
-        self.taken.clear()
+        self.file.append(b"".join(self.batch))
+        self.batch.clear()
 
     def _begin(self) -> EventFile:
         if not self.target.is_local and self.scratch is None:
@@ -205,7 +206,7 @@ def _event(summary: Any, step: int) -> Any:
 
 
 def _layout() -> Any:
-    """Which curves are in one picture, for the plugin of custom scalars."""
+    """Which curves share a picture, for the custom-scalars plugin."""
     from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
     charts = [
@@ -213,18 +214,18 @@ def _layout() -> Any:
         for title, tags in LAYOUT["Run"].items()
     ]
     layout = layout_pb2.Layout(category=[layout_pb2.Category(title="Run", chart=charts)])
-    return _written(metadata.CONFIG_SUMMARY_TAG, layout.SerializeToString(), metadata.create_summary_metadata())
+    return _tensor_value(metadata.CONFIG_SUMMARY_TAG, layout.SerializeToString(), metadata.create_summary_metadata())
 
 
 def _text(tag: str, text: str) -> Any:
-    """Under a tag of its own, since TensorBoard takes a tag for one kind of value."""
+    """Make a text value under a separate tag, since TensorBoard takes a tag for one kind of value."""
     from tensorboard.plugins.text import metadata
 
-    return _written(f"{tag}/text_summary", text.encode(), metadata.create_summary_metadata("", ""))
+    return _tensor_value(f"{tag}/text_summary", text.encode(), metadata.create_summary_metadata("", ""))
 
 
-def _written(tag: str, content: bytes, metadata: Any) -> Any:
-    """A value that is text, or a plugin's own bytes."""
+def _tensor_value(tag: str, content: bytes, metadata: Any) -> Any:
+    """Make a value that is text or a plugin's own bytes."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
 

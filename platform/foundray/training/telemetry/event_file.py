@@ -1,7 +1,7 @@
-"""A TensorBoard event file that is written by the thread that calls, which so hears that the disk is full.
+"""A TensorBoard event file written by the calling thread, which therefore learns that the disk is full.
 
-The writers that come with TensorBoard have a thread and a queue: at the first error the thread ends, the queue fills, and
-whoever adds a value then waits for ever.
+TensorBoard's own writers have a thread and a queue: at the first error the thread ends, the queue fills, and the next caller
+that adds a value waits for ever.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 
 
 class EventFile:
-    """One file; it is made at once, and nothing is buffered."""
+    """One unbuffered file, created at once."""
 
     def __init__(self, path: Path, first: bytes):
-        """`first` are the records that follow that of the version. Raises OSError, and leaves no file then."""
+        """`first` are the records after the version's. Raises OSError, and then leaves no file."""
         from tensorboard.compat.proto.event_pb2 import Event
 
         path.parent.mkdir(exist_ok=True)  # but not the run's folder, which may come back
         self.stream = path.open("xb", buffering=0)
         self.size = 0
-        """Bytes of whole records."""
+        """Bytes of complete records."""
         self.broken = False
-        """Whether a record stands there in part: what came after it would not be read."""
+        """Whether the file ends in a partial record: nothing after it would be read."""
         try:
             self.append(framed(Event(file_version=VERSION)) + first)
         except OSError:
@@ -66,7 +66,7 @@ class EventFile:
 
 
 def framed(event: Any) -> bytes:
-    """An event, which gets the present time, as it stands in a file: its length, the event, and a checksum of each."""
+    """Stamp an event with the present time, and frame it as in a file: its length, the event, and a checksum of each."""
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     event.wall_time = time.time()
@@ -80,7 +80,7 @@ def _packed(checksum: int) -> bytes:
 
 
 def file_name(others: Iterable[str]) -> str:
-    """For a file beside others: TensorBoard reads them in the order of their names, which begin with a second each."""
+    """Name a file beside others: TensorBoard reads files in the order of their names, which begin with a second each."""
     seconds = [int(found[1]) for name in others if (found := NAME.match(name))]
     second = max(int(time.time()), 1 + max(seconds, default=0))
     return f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"

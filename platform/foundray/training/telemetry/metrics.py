@@ -1,7 +1,7 @@
-"""A run's numbers for Prometheus: what they are called, and what follows for them from the run's records.
+"""A run's numbers for Prometheus: their names, and how they follow from the run's records.
 
-Ages are told instead of times, since the clocks of a run and of Prometheus are not one. What "too long" means for a run
-follows from its own pace, and is a number beside the others: alert rules compare the two.
+Ages are exported instead of times, since the clocks of a run and of Prometheus differ. What "too long" means for a run
+follows from its own pace and is exported as well: alert rules compare the two.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from foundray.data.stream.plan import StreamPlan
 
 LATE_SECONDS = 10.0
-"""So late may a record come: a new rank 0 sends again what the one before may not have."""
+"""Latest that a record may arrive: a new rank 0 resends what the previous one may not have sent."""
 SMOOTHING = 0.1
-"""Weight of the newest step in the running mean of seconds a step."""
+"""Weight of the newest step in the running mean of seconds per step."""
 PATIENCE = 20, 3, 300.0
-"""A run is taken for stalled after so many steps, so many evaluations, and so many seconds without a step."""
+"""A run counts as stalled after the time of this many steps, this many evaluations, and this many seconds without a step."""
 OVERDUE, OVERDUE_SECONDS, AUTO_SECONDS = 3, 600.0, 3 * 3600.0
-"""A checkpoint is old after so many intervals and at least so many seconds; without a set interval, after three hours."""
+"""A checkpoint is old after this many intervals and at least this many seconds; without a set interval, after three hours."""
 FAULTS = kinds(Trait.FAULT)
 """Kinds of events counted as faults."""
 ENDS_WELL = kinds(Trait.ENDS_WELL)
@@ -50,11 +50,11 @@ class Metric:
 
 METRICS = {
     "running": Metric("gauge", "1 while a command works on the run, 0 once it is finished"),
-    "driver_silence_seconds": Metric("gauge", "Since the driver last looked for news: more than a few seconds is a fault"),
+    "driver_silence_seconds": Metric("gauge", "Seconds since the driver last took records: more than a few are a fault"),
     "step": Metric("gauge", "Last optimizer step done"),
     "target_steps": Metric("gauge", "Optimizer steps in the run"),
-    "step_age_seconds": Metric("gauge", "Since the last step was recorded, or the command began"),
-    "stalled_after_seconds": Metric("gauge", "Step age from which the run is taken for stalled, by its own pace"),
+    "step_age_seconds": Metric("gauge", "Seconds since the last step was recorded, or the command began"),
+    "stalled_after_seconds": Metric("gauge", "Step age from which the run counts as stalled, by its own pace"),
     "loss": Metric("gauge", "Training loss of the last step, nats per token"),
     "validation_loss": Metric("gauge", "Validation loss, nats per token"),
     "validation_bits_per_byte": Metric("gauge", "The same, in bits per byte of text"),
@@ -63,59 +63,59 @@ METRICS = {
     "learning_rate": Metric("gauge", "Learning rate of the last step"),
     "step_seconds": Metric("gauge", "The last step's time on rank 0: computing, data_wait, copying (the state)", "part"),
     "step_duration_seconds": Metric("histogram", "Time of a step on rank 0, waiting for data included"),
-    "tokens_per_second": Metric("gauge", "Positions trained on, a second of the last step"),
-    "samples_per_second": Metric("gauge", "Samples trained on, a second of the last step"),
-    "mfu": Metric("gauge", "Model FLOPs of the last step over what the hardware could do meanwhile, 0 to 1"),
+    "tokens_per_second": Metric("gauge", "Positions trained on per second, in the last step"),
+    "samples_per_second": Metric("gauge", "Samples trained on per second, in the last step"),
+    "mfu": Metric("gauge", "Model FLOPs of the last step divided by the hardware's peak in that time, 0 to 1"),
     "steps": Metric("counter", "Steps done by this command, repeated ones included"),
     "tokens": Metric("counter", "Positions trained on by this command, repeated ones included"),
     "micro_batches": Metric("counter", "Micro-batches computed, by the worker's rank in its group", "worker"),
     "workers": Metric("gauge", "Workers in the group"),
-    "workers_fewest": Metric("gauge", "Workers without which the run waits"),
-    "workers_most": Metric("gauge", "Workers that the run would take"),
+    "workers_fewest": Metric("gauge", "Fewest workers with which the run trains"),
+    "workers_most": Metric("gauge", "Most workers that the run uses"),
     "checkpoint_step": Metric("gauge", "Step of the last complete checkpoint"),
-    "checkpoint_age_seconds": Metric("gauge", "Since the last checkpoint was complete, or the command began"),
+    "checkpoint_age_seconds": Metric("gauge", "Seconds since the last checkpoint was complete, or the command began"),
     "checkpoint_old_after_seconds": Metric("gauge", "Checkpoint age from which something is wrong, by the run's own pace"),
     "checkpoint_seconds": Metric("gauge", "From the start of the last checkpoint to its completion"),
     "checkpoint_bytes": Metric("gauge", "Size of the last checkpoint"),
-    "mirror_lag_steps": Metric("gauge", "Steps since the newest state that other workers' memories mirror"),
-    "restarts": Metric("gauge", "Groups formed anew, over all commands: after a fault, or as workers came or went"),
+    "mirror_lag_steps": Metric("gauge", "Steps since the newest state replicated in other workers' memory"),
+    "restarts": Metric("gauge", "Groups formed again, over all commands: after a fault, or as workers came or went"),
     "steps_repeated": Metric("gauge", "Steps done again after a fault, over all commands"),
     "faults": Metric("gauge", "Faults over all commands, by kind", "kind"),
     "goodput": Metric("gauge", "Share of the run's time that went into steps that count, 0 to 1, over all commands"),
     "time_seconds": Metric("gauge", "The run's time by what it went into, over all commands", "part"),
-    "skipped_micro_batches": Metric("gauge", "Micro-batches left out since their loss or gradient was not finite"),
+    "skipped_micro_batches": Metric("gauge", "Micro-batches left out because their loss or gradient was not finite"),
     "not_finite": Metric("gauge", "How often a micro-batch's loss or gradient, or a validation loss, was not finite"),
-    "spikes": Metric("gauge", "Steps whose loss jumped, and whose update was not made"),
-    "source_tokens": Metric("gauge", "Positions of the source passed through so far", "source"),
-    "source_epochs": Metric("gauge", "Times that the source's training split has been shown", "source"),
+    "spikes": Metric("gauge", "Steps whose loss spiked, and whose update was not made"),
+    "source_tokens": Metric("gauge", "Positions of the source read so far", "source"),
+    "source_epochs": Metric("gauge", "Epochs of the source's training split so far", "source"),
     "source_quarantined": Metric("gauge", "Rows, or other units, of the source that could not be used", "source"),
-    "parcels_ready": Metric("gauge", "Parcels of micro-batches that are read and not yet taken"),
+    "parcels_ready": Metric("gauge", "Parcels of micro-batches read and not yet taken"),
     "leases": Metric("counter", "Leases of micro-batches given to workers"),
-    "leases_waiting": Metric("gauge", "Workers that wait for data"),
+    "leases_waiting": Metric("gauge", "Workers waiting for data"),
 }  # fmt: skip
-"""By name, to which `ray_foundray_` is prefixed; a counter's ends in `_total`. All have the tag `run`."""
+"""Metrics by name, prefixed with `ray_foundray_`; a counter's name ends in `_total`. All have the tag `run`."""
 
 
 class RunMetrics:
-    """Takes a run's records, and gives what there is to tell at any time."""
+    """Takes a run's records, and returns the current numbers at any time."""
 
     def __init__(self, spec: Spec, plan: StreamPlan, feeder: Any, step_flops: Callable[[], float]):
-        """`step_flops` gives the FLOPs of a step; it is asked for them only where the hardware's are known."""
+        """`step_flops` returns the FLOPs of a step; it is called only if the hardware's peak is known."""
         self.spec, self.order, self.feeder, self.step_flops = spec, plan.order(), feeder, cache(step_flops)
         self.lock = threading.Lock()
         self.values: dict[Key, float] = {}
         self.durations: list[float] = []
         self.account = Account()
-        self.late: list[dict[str, Any]] = []
+        self.late_records: list[dict[str, Any]] = []
         """Records that the account has yet to take, in order of time."""
-        self.began = self.heard = self.stepped = self.saved = time.monotonic()
-        self.ahead = 0.0
-        """Of the records' clock before this machine's monotonic one."""
+        self.began = self.heard_at = self.stepped_at = self.saved_at = time.monotonic()
+        self.clock_offset = 0.0
+        """Seconds by which the records' clock is ahead of this machine's monotonic clock."""
         self.restarts = Restarts()
-        self.highest = self.seen = 0
+        self.highest = self.data_steps = 0
         self.skipped: set[tuple[int, int]] = set()
         self.pace = self.evaluation = self.peak = 0.0
-        self.asked: Any = None
+        self.pending_answer: Any = None
         self._set(running=1, target_steps=spec.train.steps, step=0, workers=0, checkpoint_step=0, restarts=0)
         self._set(workers_fewest=spec.scale.world[0], workers_most=spec.scale.world[1])
         self._set(steps_repeated=0, spikes=0, not_finite=0, skipped_micro_batches=0)
@@ -125,7 +125,7 @@ class RunMetrics:
             self.values["source_quarantined", source] = self.order.manifest.balance(index).bad
 
     def begin(self, records: Iterable[dict[str, Any]]) -> None:
-        """Take what commands before have recorded, in order of time."""
+        """Take the records of earlier commands, in order of time."""
         with suppress(Exception):
             last: dict[str, dict[str, Any]] = {}
             for record in records:
@@ -138,20 +138,20 @@ class RunMetrics:
                     self._take_event(last[name])
             if step := last.get(""):
                 self._set(step=step["step"])
-                self.seen = step["step"] + step["passed_over"]
+                self.data_steps = step["step"] + step["passed_over"]
 
     def take(self, records: Iterable[dict[str, Any]], now: float) -> None:
         """Take new records; `now` is the present by their clock."""
         with self.lock, suppress(Exception):  # numbers for onlookers never stop a run
-            self.heard = time.monotonic()
-            self.ahead = now - self.heard
+            self.heard_at = time.monotonic()
+            self.clock_offset = now - self.heard_at
             for record in records:
                 self._count(record)
                 if "event" in record:
                     self._take_event(record)
                 else:
                     self._take_step(record)
-                self.late.append(record)
+                self.late_records.append(record)
 
     def _set(self, **values: float | None) -> None:
         self.values |= {(name, ""): value for name, value in values.items() if value is not None}
@@ -160,7 +160,7 @@ class RunMetrics:
         self.values[name, tag] = self.values.get((name, tag), 0) + amount
 
     def _count(self, record: dict[str, Any]) -> None:
-        """What is counted over all commands."""
+        """Update the counts over all commands."""
         if "event" in record:
             self.restarts.add(record)
         match record.get("event"):
@@ -190,17 +190,18 @@ class RunMetrics:
                 self._set(validation_loss=record["val_loss"], validation_bits_per_byte=record.get("bits_per_byte"))
                 self._set(effective_rank=record.get("effective_rank"))
             case "checkpoint":
-                self.saved = time.monotonic()
+                self.saved_at = time.monotonic()
                 step, seconds, size = record["step"], record["seconds"], record["bytes"]
                 self._set(checkpoint_step=step, checkpoint_seconds=seconds, checkpoint_bytes=size)
             case kind if kind in ENDS_WELL:
                 self._set(running=0)
 
     def _take_step(self, record: dict[str, Any]) -> None:
+        # The pace and the last step's numbers.
         seconds = record["step_s"]
-        took = seconds + record["copy_s"]
-        self.stepped, self.seen = self.heard, record["step"] + record["passed_over"]
-        self.pace = took if not self.pace else (1 - SMOOTHING) * self.pace + SMOOTHING * took
+        total = seconds + record["copy_s"]
+        self.stepped_at, self.data_steps = self.heard_at, record["step"] + record["passed_over"]
+        self.pace = total if not self.pace else (1 - SMOOTHING) * self.pace + SMOOTHING * total
         self.durations.append(seconds)
         self._set(step=record["step"], loss=record["loss"], gradient_norm=record["grad_norm"], learning_rate=record["lr"])
         self._set(tokens_per_second=record["tokens_per_s"], samples_per_second=self.spec.samples_per_step / seconds)
@@ -209,7 +210,7 @@ class RunMetrics:
         self.values |= {("step_seconds", part): value for part, value in parts.items()}
         if (mirrored := record["mirrored"]) is not None:
             self._set(mirror_lag_steps=record["step"] - mirrored)
-        else:  # a worker that is alone mirrors nothing
+        else:  # a lone worker has no replica
             self.values.pop(("mirror_lag_steps", ""), None)
         self._add("steps")
         self._add("tokens", self.spec.tokens_per_step)
@@ -217,25 +218,25 @@ class RunMetrics:
             self._add("micro_batches", count, tag=str(rank))
 
     def read(self, last: bool = False) -> Reading:
-        """All that there is to tell now; for the `last` time, nothing is waited for."""
+        """Return all current numbers; the `last` call waits for no late records."""
         self._ask_feeder()
         with self.lock:
             now = time.monotonic()
-            self._settle(now + self.ahead - (0 if last else LATE_SECONDS))
+            self._update_account(now + self.clock_offset - (0 if last else LATE_SECONDS))
             self._set_ages(now)
             for source, label, (rows, _) in zip(
-                self.order.seen(self.seen * self.spec.samples_per_step), self.sources, self.order.splits, strict=True
+                self.order.seen(self.data_steps * self.spec.samples_per_step), self.sources, self.order.splits, strict=True
             ):
                 self.values["source_tokens", label] = source * self.spec.model.context
                 self.values["source_epochs", label] = source / rows
             durations, self.durations = self.durations, []
             return Reading(dict(self.values), {"step_duration_seconds": durations})
 
-    def _settle(self, until: float) -> None:
-        """Let the account take all that happened until then."""
-        self.late.sort(key=lambda record: record["time"])
-        while self.late and self.late[0]["time"] <= until:
-            self.account.add(self.late.pop(0))
+    def _update_account(self, until: float) -> None:
+        """Let the account take everything until `until`."""
+        self.late_records.sort(key=lambda record: record["time"])
+        while self.late_records and self.late_records[0]["time"] <= until:
+            self.account.add(self.late_records.pop(0))
         parts = self.account.parts(until)
         self.values |= {("time_seconds", part): seconds for part, seconds in parts.items()}
         if whole := sum(parts.values()):
@@ -246,27 +247,27 @@ class RunMetrics:
         every = self.spec.train.checkpoint_every
         old = AUTO_SECONDS if every == "auto" else max(OVERDUE_SECONDS, OVERDUE * every * self.pace)
         self._set(
-            driver_silence_seconds=now - self.heard,
-            step_age_seconds=now - self.stepped,
+            driver_silence_seconds=now - self.heard_at,
+            step_age_seconds=now - self.stepped_at,
             stalled_after_seconds=max(least, steps * self.pace, evaluations * self.evaluation),
-            checkpoint_age_seconds=now - max(self.saved, self.began),
+            checkpoint_age_seconds=now - max(self.saved_at, self.began),
             checkpoint_old_after_seconds=old,
         )
 
     def _ask_feeder(self) -> None:
-        """Take its last answer, if there is one, and ask anew; it is never waited for."""
-        import ray  # not above: the driver finds the cluster's token before Ray is imported, which reads that once
+        """Take the feeder's last answer, if there is one, and ask again without waiting."""
+        import ray  # not above: the driver finds the cluster's token before it imports Ray, which reads the token once
 
         with suppress(Exception):
-            if self.asked is None:
-                self.asked = self.feeder.stats.remote()
-            elif ray.wait([self.asked], timeout=0)[0]:
-                answered, self.asked = self.asked, None
-                told = ray.get(answered)
+            if self.pending_answer is None:
+                self.pending_answer = self.feeder.stats.remote()
+            elif ray.wait([self.pending_answer], timeout=0)[0]:
+                answered, self.pending_answer = self.pending_answer, None
+                answer = ray.get(answered)
                 with self.lock:
-                    self._set(**told)
+                    self._set(**answer)
 
 
 def _label(index: int, path: str) -> str:
-    """A source's number and file name: a URL's other parts may hold a key."""
+    """Label a source by its number and file name: a URL's other parts may hold a key."""
     return f"{index} {PurePosixPath(path.partition('?')[0]).name}".strip()

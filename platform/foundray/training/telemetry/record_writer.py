@@ -1,4 +1,4 @@
-"""The ledger: a run's records on their way to storage, in order, in a thread of their own, since storage may fail or stall."""
+"""Record writer: stores a run's records in order, in a separate thread, since storage may fail or stall."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from foundray.errors import InputError
 from foundray.records.writer import Writer
 from foundray.runs.run import Run
 
-AGAIN_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 REMOTE_SECONDS = 5.0
-"""Between two segments on an object store, which charges for each."""
+"""Interval between two segments on an object store, which charges for each."""
 FILES = ("events.jsonl", "metrics.jsonl")
-"""In this order: what happened comes before the steps that followed from it."""
+"""Written in this order: events come before the steps that followed from them."""
 
 Record = dict[str, Any]
 
 
 class RecordWriter:
-    def __init__(self, run: Run, kept: int, beside: Callable[[], None]):
-        """`kept` is the last step on record. `beside` is called in the same thread, now and then."""
-        self.run, self.kept, self.beside = run, kept, beside
+    def __init__(self, run: Run, stored_step: int, after_write: Callable[[], None]):
+        """`stored_step` is the last step stored. `after_write` is called in the same thread after each round."""
+        self.run, self.stored_step, self.after_write = run, stored_step, after_write
         self.problem: str | None = None
-        """Why storage did not take the last records, if so."""
+        """Why storage did not take the last records, if it did not."""
         self.writers = {file: Writer(run.folder, file.removesuffix(".jsonl")) for file in FILES}
         self.waiting: dict[str, list[Record]] = {file: [] for file in FILES}
         self.changed = threading.Condition()
-        self.ending = self.hurried = False
-        self.thread = threading.Thread(target=self._keep_writing, daemon=True)
+        self.closing = self.flush_requested = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def add(self, events: Iterable[Record], metrics: Iterable[Record]) -> None:
@@ -40,36 +40,36 @@ class RecordWriter:
             self.changed.notify_all()
 
     def settle(self, seconds: float) -> None:
-        """Wait until all is stored. Raises InputError where storage does not take it in time."""
+        """Wait until all is stored. Raises InputError if storage does not take it in time."""
         with self.changed:
-            self.hurried = True
+            self.flush_requested = True
             self.changed.notify_all()
             done = self.changed.wait_for(lambda: not any(self.waiting.values()), seconds)
-            self.hurried = False
+            self.flush_requested = False
         if not done:
             raise InputError(self.problem or f"{self.run.folder} has not answered for {seconds:.0f} s")
 
     def close(self, seconds: float) -> None:
-        """Raises InputError where storage does not take what is left in time."""
+        """Store the rest and stop. Raises InputError if storage does not take it in time."""
         try:
             self.settle(seconds)
         finally:
             with self.changed:
-                self.ending = True
+                self.closing = True
                 self.changed.notify_all()
 
     def abandon(self) -> None:
         """Drop what waits, and write nothing more."""
         with self.changed:
             self.waiting = {file: [] for file in FILES}
-            self.ending = True
+            self.closing = True
             self.changed.notify_all()
 
-    def _keep_writing(self) -> None:
+    def _run(self) -> None:
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: self.ending or any(self.waiting.values()))
-                if self.ending:
+                self.changed.wait_for(lambda: self.closing or any(self.waiting.values()))
+                if self.closing:
                     return
             try:
                 for file in FILES:
@@ -77,11 +77,11 @@ class RecordWriter:
                 self.problem = None
             except InputError as error:
                 self.problem = str(error)
-                time.sleep(AGAIN_SECONDS)
-            self.beside()
+                time.sleep(RETRY_SECONDS)
+            self.after_write()
             if not self.run.folder.is_local:
                 with self.changed:
-                    self.changed.wait_for(lambda: self.ending or self.hurried, REMOTE_SECONDS)
+                    self.changed.wait_for(lambda: self.closing or self.flush_requested, REMOTE_SECONDS)
 
     def _write(self, file: str) -> None:
         with self.changed:
@@ -93,7 +93,7 @@ class RecordWriter:
             del self.waiting[file][: len(records)]
             for record in records:
                 if file == "metrics.jsonl":
-                    self.kept = record["step"]
-                elif record["event"] == "workers_started":  # what follows is done again, and is yet to be recorded
-                    self.kept = min(self.kept, record["step"])
+                    self.stored_step = record["step"]
+                elif record["event"] == "workers_started":  # later steps are repeated, and still to be recorded
+                    self.stored_step = min(self.stored_step, record["step"])
             self.changed.notify_all()

@@ -1,4 +1,4 @@
-"""The record of a run as it goes: events.jsonl, metrics.jsonl, TensorBoard, Prometheus, and what the user sees."""
+"""Recorder: takes a run's records for events.jsonl, metrics.jsonl, TensorBoard, Prometheus and the user."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from foundray.training.telemetry.bar import Bar
 
 LINE_SECONDS = 10.0
-"""Between progress lines where there is no terminal."""
+"""Interval between progress lines without a terminal."""
 HISTORY = 4096
-"""Losses remembered, for a run that goes on from a checkpoint from before these held the spike guard's window."""
+"""Losses remembered, for a run that continues from a checkpoint made before these held the spike guard's window."""
 PRINTED = kinds(Trait.PRINTED)
 """Kinds of events that are printed as they happen; events.jsonl has them all."""
 
 
 class Recorder:
-    """Takes the workers' records; the only writer of the run's record."""
+    """Takes the workers' records; the only writer of the run's log."""
 
     def __init__(
         self,
@@ -45,49 +45,49 @@ class Recorder:
         bytes_per_token: float | None,
         report: Callable[[str], None],
         show_progress: bool,
-        told: RunMetrics | None = None,
+        run_metrics: RunMetrics | None = None,
     ):
-        """`told` is what Prometheus is told of the run, if anything."""
+        """`run_metrics` are the numbers for Prometheus, if any."""
         self.run, self.spec, self.report = run, spec, report
         self.bytes_per_token = bytes_per_token
-        """UTF-8 bytes of text behind an answer; None where the loss is not the text's own likelihood."""
+        """UTF-8 bytes of text per target; None if the loss is not the text's own likelihood."""
         self.step = 0
         """The last step recorded."""
         events = run.records("events.jsonl")
-        self.requests = asked_for(events)
+        self.requests = past_requests(events)
         self.evaluated = evaluated_until(events, spec.guard.recheck_every or 1)
-        """The last step whose evaluation is recorded, and counts."""
+        """The last step whose evaluation is recorded and counts."""
         self.val_losses: dict[int, float] = {}
-        """By step, of the evaluations recorded."""
-        for known in events:
-            self.val_losses = with_loss(self.val_losses, known)
+        """Validation losses recorded, by step."""
+        for duplicate in events:
+            self.val_losses = with_loss(self.val_losses, duplicate)
         self.roll_backs = recorded(events)
         self.unlike = next((e["reason"] for e in reversed(events) if e["event"] == "unlike"), "")
-        """What was told last of hardware that differs."""
+        """The last report of differing hardware."""
         self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
-        """(step, loss) of the last steps recorded, but spikes."""
+        """(step, loss) of the last steps recorded, without spikes."""
         self.skipped: set[tuple[int, int]] = set()
-        """(step's worth of data, micro-batch) of all that were left out."""
+        """(step of data, micro-batch) of all that were left out."""
         last: dict[str, Any] = {"time": 0.0, "step": 0}
         for last in run.each("metrics.jsonl"):
             self._remember([last])
-        self.before: int | None = last["step"] or None
-        """The last step that commands before have recorded, until this one's first group begins."""
+        self.previous_last: int | None = last["step"] or None
+        """The last step recorded by earlier commands, until this command's first group begins."""
         self.clock = Clock(max(record["time"] for record in [*events[-1:], last]))
         self.began = self.clock.now()
-        """When the command began: nothing that it records came before."""
-        for said in run.damage():
-            report(f"{said}; the run goes on without it")
+        """Time at which the command began: nothing that it records came before."""
+        for damage in run.damage():
+            report(f"{damage}; the run continues without it")
         self.lock = threading.RLock()
         self.abandoned = False
-        """Whether the record is another command's, and nothing more is written."""
-        self.shown = time.monotonic()
+        """Whether the log belongs to another command, so that nothing more is written."""
+        self.last_line_at = time.monotonic()
         self.curves = Curves(run, events)
         self.record_writer = RecordWriter(run, last["step"], self.curves.store)
-        self.told = told
-        if told:
-            told.begin(run.story())
-        self.exporter = Exporter(spec.name, METRICS, told.read) if told else None
+        self.run_metrics = run_metrics
+        if run_metrics:
+            run_metrics.begin(run.story())
+        self.exporter = Exporter(spec.name, METRICS, run_metrics.read) if run_metrics else None
         self.bar: Bar | None = None
         if show_progress and sys.stderr.isatty():
             from foundray.training.telemetry.bar import Bar
@@ -96,20 +96,21 @@ class Recorder:
 
     @property
     def reached(self) -> int:
-        """The last step recorded, by whichever command."""
-        return self.step if self.before is None else self.before
+        """The last step recorded by any command."""
+        return self.step if self.previous_last is None else self.previous_last
 
     @property
-    def kept(self) -> int:
+    def stored_step(self) -> int:
         """The last step whose record is stored."""
-        return self.record_writer.kept
+        return self.record_writer.stored_step
 
     def write(self, records: list[dict[str, Any]]) -> None:
-        """Record and show. Records come with their `age` in seconds, if they have one."""
+        """Record and show. Records may carry their `age` in seconds."""
         with self.lock:
             if self.abandoned:
                 return
-            records = [self._enriched(self._timed(record)) for record in records if not self._known(record)]
+            # Drop what is recorded already, and store the rest.
+            records = [self._enriched(self._timed(record)) for record in records if not self._is_duplicate(record)]
             events = [record for record in records if "event" in record]
             metrics = [record for record in records if "event" not in record]
             self.record_writer.add(events, metrics)
@@ -119,34 +120,35 @@ class Recorder:
                     self.curves.add_event(record)
                 else:
                     self.curves.add_step(record)
-            self._tell_of_curves()
+            self._report_curves()
+            # Show the user what matters, and update the exported numbers.
             for record in metrics:
                 for remark in remarks(record):
-                    self._line(remark)
+                    self._print_line(remark)
             for record in events:
-                self._tell(record)
-            if self.told:
-                self.told.take([*events, *metrics], self.clock.now())
+                self._report_event(record)
+            if self.run_metrics:
+                self.run_metrics.take([*events, *metrics], self.clock.now())
             if metrics:
-                self._show(metrics[-1])
+                self._show_progress(metrics[-1])
 
-    def _known(self, record: dict[str, Any]) -> bool:
-        """Whether this was recorded already: a new rank 0 sends what may not have come through from the one before.
+    def _is_duplicate(self, record: dict[str, Any]) -> bool:
+        """Tell whether this was recorded already: a new rank 0 resends what the previous one may not have sent.
 
-        A group that starts at an earlier step does the later ones again, and they are news.
+        A group that starts at an earlier step repeats the later ones, and those count as new.
         """
         match record.get("event"):
             case "workers_started":
-                self.step, self.before = record["step"], None
-            case "unlike":  # every group finds that out anew
-                known, self.unlike = record["reason"] == self.unlike, record["reason"]
-                return known
+                self.step, self.previous_last = record["step"], None
+            case "unlike":  # every group finds this out again
+                duplicate, self.unlike = record["reason"] == self.unlike, record["reason"]
+                return duplicate
             case "evaluated":
-                known, self.evaluated = record["step"] <= self.evaluated, max(self.evaluated, record["step"])
-                return known
+                duplicate, self.evaluated = record["step"] <= self.evaluated, max(self.evaluated, record["step"])
+                return duplicate
             case None:
-                known, self.step = record["step"] <= self.step, max(self.step, record["step"])
-                return known
+                duplicate, self.step = record["step"] <= self.step, max(self.step, record["step"])
+                return duplicate
         return False
 
     def _remember(self, metrics: list[dict[str, Any]]) -> None:
@@ -156,7 +158,7 @@ class Recorder:
             self.skipped |= {(record["step"] + record["passed_over"], index) for index in record["skipped"]}
 
     def settle(self) -> None:
-        """Wait until all is stored. Raises RunFailed where storage does not take it in time."""
+        """Wait until all is stored. Raises RunFailed if storage does not take it in time."""
         with self._storage_may_fail():
             self.record_writer.settle(self.spec.fault.storage_wait_s)
 
@@ -172,7 +174,7 @@ class Recorder:
             return record | {"bits_per_byte": record["val_loss"] / math.log(2) / self.bytes_per_token}
         return record
 
-    def _tell(self, record: dict[str, Any]) -> None:
+    def _report_event(self, record: dict[str, Any]) -> None:
         self.val_losses = with_loss(self.val_losses, record)
         match record["event"]:
             case "places":
@@ -182,33 +184,33 @@ class Recorder:
         if self.bar:
             self.bar.event(record["event"])
         if record["event"] in PRINTED:
-            self._line(sentence(record))
+            self._print_line(sentence(record))
 
-    def _tell_of_curves(self) -> None:
-        while self.curves.news:
-            self._line(self.curves.news.popleft())
+    def _report_curves(self) -> None:
+        while self.curves.messages:
+            self._print_line(self.curves.messages.popleft())
 
-    def _show(self, record: dict[str, Any]) -> None:
+    def _show_progress(self, record: dict[str, Any]) -> None:
         if self.bar:
             self.bar.step(record)
-        elif time.monotonic() - self.shown > LINE_SECONDS:
-            self.shown = time.monotonic()
-            self._line(progress(record, self.spec.train.steps))
+        elif time.monotonic() - self.last_line_at > LINE_SECONDS:
+            self.last_line_at = time.monotonic()
+            self._print_line(progress(record, self.spec.train.steps))
 
-    def _line(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         if self.bar:
             self.bar.print(text)
         else:
             self.report(text)
 
     def abandon(self) -> None:
-        """Write nothing more, not even what waits: the record is another command's."""
+        """Write nothing more, not even what waits: the log belongs to another command."""
         with self.lock:
             self.abandoned = True
             self.record_writer.abandon()
 
     def close(self, failed: bool = False) -> None:
-        """Raises RunFailed where storage does not take the rest; after a run that `failed`, that is told and hides no cause."""
+        """Store the rest. Raises RunFailed if storage does not take it; after a run that `failed`, reports that instead."""
         if self.bar:
             self.bar.close()
         if self.exporter:
@@ -224,24 +226,24 @@ class Recorder:
             self.report(str(error))
         finally:
             self.curves.close()
-            self._tell_of_curves()
+            self._report_curves()
 
     @contextmanager
     def _storage_may_fail(self) -> Iterator[None]:
         try:
             yield
         except InputError as error:
-            go_on = f"make room, or wait for the storage, then `foundray resume {self.run.folder}`"
-            raise RunFailed(f"the run's record could not be written: {error}; {go_on}") from error
+            remedy = f"make room, or wait for the storage, then `foundray resume {self.run.folder}`"
+            raise RunFailed(f"the run's record could not be written: {error}; {remedy}") from error
 
 
-def asked_for(events: list[dict[str, Any]]) -> list[str]:
-    """What the run's commands have asked Ray's autoscaling coordinator for, by name."""
+def past_requests(events: list[dict[str, Any]]) -> list[str]:
+    """Names of the requests that the run's commands made to Ray's autoscaling coordinator."""
     return [event["request"] for event in events if event["event"] == "places" and event["request"]]
 
 
 def evaluated_until(events: list[dict[str, Any]], recheck_every: int) -> int:
-    """The last step whose evaluation counts: those that a roll-back or a loss of trust has undone are made again."""
+    """Return the last step whose evaluation counts: those undone by a roll-back or by corruption are repeated."""
     last = 0
     for event in events:
         match event["event"]:
@@ -255,10 +257,10 @@ def evaluated_until(events: list[dict[str, Any]], recheck_every: int) -> int:
 
 
 class Clock:
-    """Seconds since the epoch, which do not jump and do not go back before `last`, whatever the machine's clock does."""
+    """Seconds since the epoch that do not jump or go back before `last`, whatever the machine's clock does."""
 
     def __init__(self, last: float):
-        self.ahead = max(time.time(), last) - time.monotonic()
+        self.offset = max(time.time(), last) - time.monotonic()
 
     def now(self) -> float:
-        return time.monotonic() + self.ahead
+        return time.monotonic() + self.offset

@@ -27,7 +27,7 @@ from foundray.training.checkpoints.coverage import problem_of
 from foundray.training.checkpoints.leftovers import clear
 from foundray.training.checkpoints.written import CheckpointManifest, ShardFile, commit
 from foundray.training.collectives.group import Group
-from foundray.training.elastic.committer import BEGUN, Committer
+from foundray.training.elastic.committer import MAX_PENDING, Committer
 from foundray.training.elastic.messages import Status, Written
 
 BLOCKS = 10
@@ -257,7 +257,7 @@ def test_pruning_that_fails_does_not_fail_the_commit_and_is_tried_again(folder: 
 
 
 def test_a_manifest_that_storage_refuses_is_tried_again(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foundray.training.elastic.committer.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("foundray.training.elastic.committer.RETRY_SECONDS", 0.05)
     workers = Workers(folder)
     workers.write(1)
     blocked = Path(place(folder, 1).path) / MANIFEST
@@ -272,24 +272,24 @@ def test_a_manifest_that_storage_refuses_is_tried_again(folder: Store, monkeypat
 
 
 def test_a_milestone_whose_manifest_is_refused_once_is_not_overtaken(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foundray.training.elastic.committer.AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("foundray.training.elastic.committer.RETRY_SECONDS", 0.2)
     workers = Workers(folder, keep_checkpoints=2, keep_every=10)
     workers.write(10)
     blocked = Path(place(folder, 10).path) / MANIFEST
     blocked.mkdir()
     workers.look_until(lambda: bool(workers.noted))
     blocked.rmdir()
-    for step in range(11, 11 + 2 * BEGUN):
+    for step in range(11, 11 + 2 * MAX_PENDING):
         workers.write(step)
         workers.look()
-    workers.look_until(lambda: workers.committer.steps[:1] == [10 + 2 * BEGUN])
+    workers.look_until(lambda: workers.committer.steps[:1] == [10 + 2 * MAX_PENDING])
     workers.committer.thread.shutdown(wait=True)
     assert {10, 20, 30} <= set(completed_steps(folder))
     assert load_weights(folder, step=10)[0] == 10
 
 
 def test_a_manifest_that_is_always_refused_does_not_hold_up_later_ones(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foundray.training.elastic.committer.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("foundray.training.elastic.committer.RETRY_SECONDS", 0.05)
     workers = Workers(folder, wait_s=0.3, keep_every=10)
     workers.write(10)
     (Path(place(folder, 10).path) / MANIFEST).mkdir()
@@ -298,7 +298,7 @@ def test_a_manifest_that_is_always_refused_does_not_hold_up_later_ones(folder: S
     workers.look_until(lambda: workers.committer.steps == [11])
     failed = [fields for name, fields in workers.noted if name == "checkpoint_failed"]
     assert failed[-1]["step"] == 10
-    assert "it is given up, for later ones wait" in failed[-1]["reason"]
+    assert "giving it up, because later ones are waiting" in failed[-1]["reason"]
 
 
 def damage(folder: Store, step: int) -> None:
@@ -390,7 +390,7 @@ def test_a_look_costs_the_same_however_many_checkpoints_there_were(folder: Store
     for _ in range(100):
         workers.committer.complete(1, statuses, 10**9)
     assert looked_at == 0
-    assert (len(workers.committer.begun), len(workers.committer.complete_ones)) == (0, 2)
+    assert (len(workers.committer.pending), len(workers.committer.checkpoints)) == (0, 2)
 
 
 # Storage that does not answer

@@ -1,4 +1,4 @@
-"""The canary: machines that compute other bits are told apart, also where their instructions have one name."""
+"""The canary distinguishes machines that compute different bits, even if their instruction sets have the same name."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import pytest
 import torch
 
 from foundray.spec import ModelConfig
-from foundray.training.elastic.canary import TOKENS, WIDTH, Kind, canary, differences, kind, narrowed
+from foundray.training.elastic.canary import TOKENS, WIDTH, HardwareKind, canary, differences, hardware_kind, narrowed
 
 CPU = torch.device("cpu")
 SHAPE = {"width": 64, "depth": 2, "heads": 4, "context": 32}
 PROGRAM = """
 import json, sys, torch
 from foundray.spec import ModelConfig
-from foundray.training.elastic.canary import kind
+from foundray.training.elastic.canary import hardware_kind
 torch.set_num_threads(1)
 torch.manual_seed(7)
 print(json.dumps([kind(ModelConfig(**json.loads(sys.argv[1])), True, torch.device("cpu")), torch.rand(1).item()]))
 """
 
 
-def elsewhere(**environment: str) -> tuple[Kind, float]:
-    """What another process finds, whose libraries are told to do without some instructions; and its next random number."""
+def elsewhere(**environment: str) -> tuple[HardwareKind, float]:
+    """What another process finds whose libraries avoid some instructions, and its next random number."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(SHAPE)]
     said = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout
     found, rng = json.loads(said.splitlines()[-1])
     return found, rng
 
 
-def test_equal_machines_are_alike_and_another_path_through_the_libraries_is_told() -> None:
+def test_equal_machines_are_alike_and_another_path_through_the_libraries_is_found() -> None:
     here, rng = elsewhere()
     again, _ = elsewhere()
     assert differences([here, again]) == ""
     torch.manual_seed(7)
     assert rng == torch.rand(1).item(), "the canary leaves torch's generator alone"
-    # As on a machine of another vendor: the instructions have the same name, and the product of matrices takes another path.
+    # As on another vendor's machine: same instruction set by name, but matrix products take a different path.
     other, _ = elsewhere(MKL_CBWR="COMPATIBLE")
     assert other["hardware"] == here["hardware"]
     if torch.backends.mkl.is_available():
@@ -51,7 +51,7 @@ def test_equal_machines_are_alike_and_another_path_through_the_libraries_is_told
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({}, ""),
         ({"torch": "2.10"}, "torch 2.10 and 2.9"),
@@ -59,9 +59,9 @@ def test_equal_machines_are_alike_and_another_path_through_the_libraries_is_told
         ({"hardware": "AVX2", "gradient": "0b"}, "AVX2 and AVX512, gradients of the same layer 0a and 0b"),
     ],
 )
-def test_what_differs_is_named(changes: dict[str, str], told: str) -> None:
+def test_what_differs_is_named(changes: dict[str, str], expected: str) -> None:
     one = {"hardware": "AVX512", "gradient": "0a", "torch": "2.9", "bitsandbytes": "0.50", "threads": "4"}
-    assert differences([one, {**one, **changes}, one]) == told
+    assert differences([one, {**one, **changes}, one]) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,19 +73,19 @@ def test_what_differs_is_named(changes: dict[str, str], told: str) -> None:
         {"width": 4096, "heads": 32, "context": 2048},
     ],
 )
-def test_every_shape_of_layer_has_one_and_it_is_cheap(changes: dict[str, Any]) -> None:
+def test_it_works_for_every_shape_of_layer_and_is_cheap(changes: dict[str, Any]) -> None:
     shape = ModelConfig(**{**SHAPE, **changes})
-    canary(ModelConfig(**SHAPE), True, CPU)  # what a process computes first, libraries are loaded for
+    canary(ModelConfig(**SHAPE), True, CPU)  # the first computation of a process loads libraries
     began = time.process_time()
     found = canary(shape, True, CPU)
-    assert time.process_time() - began < 3.0  # a tenth of that on a machine that has nothing else to do
+    assert time.process_time() - began < 3.0  # a tenth of that on an idle machine
     assert found == canary(shape, True, CPU)
     assert narrowed(shape).width <= WIDTH and min(TOKENS, shape.context) >= 5
     if not changes:
-        assert found != canary(shape, False, CPU), "an objective that looks both ways computes otherwise"
+        assert found != canary(shape, False, CPU), "a bidirectional objective computes different bits"
 
 
-def test_it_says_what_it_is_of() -> None:
-    found = kind(ModelConfig(**SHAPE), True, CPU)
+def test_it_names_versions_and_threads() -> None:
+    found = hardware_kind(ModelConfig(**SHAPE), True, CPU)
     assert found["torch"] == torch.__version__ and found["threads"] == str(torch.get_num_threads())
     assert len(found["gradient"]) == 8

@@ -1,4 +1,4 @@
-"""A run that ends with an error ends with that one, whatever else fails then."""
+"""A run that ends with an error reports that error, whatever else fails afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from foundray.training.elastic.ending import keep_what_is_done
 def test_a_record_that_cannot_be_stored_does_not_hide_why_the_run_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its members and its committer are not asked, as nothing of the record is stored."""
+    """Workers and committer are not asked, because nothing of the log is stored."""
     monkeypatch.setattr(ending, "LAST_SECONDS", 0.5)
     said: list[str] = []
     (tmp_path / "run").mkdir()

@@ -1,4 +1,4 @@
-"""An evaluation's data are asked for before it is due: once, by one worker, and exactly as the evaluation will ask for them."""
+"""An evaluation's data are prefetched: once, by one worker, and exactly as the evaluation requests them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.data.stream import validation
 from foundray.spec import Spec
-from foundray.training.elastic.evaluations import FORESEE_SECONDS, Evaluations
+from foundray.training.elastic.evaluations import PREFETCH_SECONDS, Evaluations
 from foundray.training.step.outcome import Evaluation
 
 
 class Feeder:
-    """Takes note of what it is asked for."""
+    """Notes the streams it is asked to open."""
 
     def __init__(self) -> None:
         self.opened: list[tuple[Any, ...]] = []
@@ -32,12 +32,12 @@ def evaluations(feeder: Feeder, rank: int, monkeypatch: pytest.MonkeyPatch, **tr
     return found
 
 
-def test_it_is_foreseen_by_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_decides_when_it_is_prefetched(monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = Feeder()
     subject = evaluations(feeder, 0, monkeypatch, evaluate_every=100, steps=1000)
     for done in range(1, 101):
         subject.prefetch(done, 1.0)
-        assert len(feeder.opened) == (100 - done < FORESEE_SECONDS), done
+        assert len(feeder.opened) == (100 - done < PREFETCH_SECONDS), done
     subject.prefetch(100, 1.0)
     [asked] = feeder.opened
     assert asked == subject._stream(100, subject._part(100)) and asked[:2] == (7, "validation-100")
@@ -49,7 +49,7 @@ def test_the_last_one_is_at_the_end_of_the_run(monkeypatch: pytest.MonkeyPatch) 
     assert [asked[1] for asked in feeder.opened] == ["validation-12"]
 
 
-def test_the_last_one_is_compared_by_what_the_others_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_one_is_also_made_on_the_part_that_the_others_used(monkeypatch: pytest.MonkeyPatch) -> None:
     streams: list[str] = []
     monkeypatch.setattr(validation, "replace", lambda plan, **changes: plan)
 
@@ -57,9 +57,9 @@ def test_the_last_one_is_compared_by_what_the_others_looked_at(monkeypatch: pyte
         streams.append(stream[1])
         return Evaluation(2.0 if stream[1] == "validation-12" else 3.0, 1, 0, 0.0, 0.0)
 
-    monkeypatch.setattr(Evaluations, "_on", looked)
+    monkeypatch.setattr(Evaluations, "_evaluate", looked)
     subject = evaluations(Feeder(), 0, monkeypatch, evaluate_every=4, steps=12)
-    assert "compared_loss" not in subject.evaluate(12), "all look at the same"
+    assert "compared_loss" not in subject.evaluate(12), "all use the same part"
     evaluate = {"evaluate": {"sets": {"validation": {"samples": 8}}, "at_end": "whole"}}
     subject.spec = Spec.model_validate({**subject.spec.model_dump(), **evaluate})
     assert "compared_loss" not in subject.evaluate(8)
@@ -83,7 +83,7 @@ def test_a_new_group_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_evaluated_already_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a group that begins at an earlier step: nobody would close that stream."""
+    """By a group that begins at an earlier step: nothing would close that stream."""
     feeder = Feeder()
     subject = evaluations(feeder, 0, monkeypatch, evaluate_every=6, steps=12)
     subject.begin(cast(Any, SimpleNamespace(rank=0, generation=8, evaluated=6)))

@@ -24,12 +24,12 @@ def failures(clock: Clock) -> Failures:
     return Failures(FaultConfig(max_restarts=3, storage_wait_s=60), "foundray resume x", clock)
 
 
-def test_failures_in_a_row_are_counted_and_a_step_forgives_them() -> None:
+def test_failures_in_a_row_are_counted_and_a_step_resets_the_count() -> None:
     subject = failures(Clock())
     for step in (4, 4, 4, 5, 5, 5):
-        assert subject.add(step, "a member was lost", False) == 0
-    with pytest.raises(RunFailed, match=r"failed 4 times at step 5: a member was lost; `foundray resume x`"):
-        subject.add(5, "a member was lost", False)
+        assert subject.add(step, "a worker was lost", False) == 0
+    with pytest.raises(RunFailed, match=r"failed 4 times at step 5: a worker was lost; `foundray resume x`"):
+        subject.add(5, "a worker was lost", False)
     assert subject.total == 7
 
 
@@ -39,7 +39,7 @@ def test_storage_that_is_away_does_not_use_up_the_restarts() -> None:
     for _ in range(25):
         clock.seconds += 2
         assert subject.add(4, "s3://b/x cannot be read: SLOW_DOWN", True) > 0
-        assert subject.add(4, "Connection closed by peer", False) > 0, "of one whose neighbour could not read"
+        assert subject.add(4, "Connection closed by peer", False) > 0, "of a worker whose neighbour could not read"
     subject.add(5, "s3://b/x cannot be read: SLOW_DOWN", True)  # it answered in between
     clock.seconds += 59
     assert subject.add(5, "s3://b/x cannot be read: SLOW_DOWN", True) > 0
@@ -52,9 +52,11 @@ def test_storage_that_is_away_does_not_use_up_the_restarts() -> None:
 def test_storage_that_is_away_is_known_through_rays_layers() -> None:
     away, fault = StorageAway("s3://b/x cannot be read: SLOW_DOWN"), InputError("no such file")
     for cause, expected in ((away, True), (fault, False)):
-        told = 'Traceback (most recent call last):\n  File "x.py", line 1, in read\nfoundray.errors.' + type(cause).__name__
-        inner = RayTaskError("read", f"{told}: {cause}", cause)
+        traceback = (
+            'Traceback (most recent call last):\n  File "x.py", line 1, in read\nfoundray.errors.' + type(cause).__name__
+        )
+        inner = RayTaskError("read", f"{traceback}: {cause}", cause)
         assert is_away(inner) is expected
         assert is_away(inner.as_instanceof_cause()) is expected
-        assert is_away(RayTaskError("lease", f"{told}: {cause}", inner)) is expected
+        assert is_away(RayTaskError("lease", f"{traceback}: {cause}", inner)) is expected
     assert is_away(pickle.loads(pickle.dumps(away)))

@@ -1,4 +1,4 @@
-"""Checkpoints that are to be kept are not left out where storage is slow, or fails for a while."""
+"""Checkpoints to keep are not skipped if storage is slow or fails for a while."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from foundray.training.elastic.worker import Worker
 
 
 class Sole:
-    """A member's loop in a group of one, after its steps."""
+    """A worker's loop in a group of one, after its steps."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any):
         self.late: list[int] = []
         spec = make_spec(**changes)
         nothing: Any = None
         work = Work(spec.model_dump_json(), str(folder), nothing, VOCABULARY, 0, nothing, nothing)
-        monkeypatch.setattr(Worker, "_live", lambda self: None)
-        self.member = Worker("cpu")
-        self.loop = Loop(work, self.member)
+        monkeypatch.setattr(Worker, "_run", lambda self: None)
+        self.worker_actor = Worker("cpu")
+        self.loop = Loop(work, self.worker_actor)
         self.loop.trainer.take_part(Group(), (0, self.loop.trainer.layout.blocks))
         self.loop.trainer.initialise()
-        self.loop.saving, self.loop.saved, self.loop.evaluated = False, None, spec.train.steps
-        order: Any = SimpleNamespace(generation=self.member.status.generation, mirror=None)
+        self.loop.checkpoint_due, self.loop.saved, self.loop.evaluated = False, None, spec.train.steps
+        order: Any = SimpleNamespace(generation=self.worker_actor.status.generation, replica_holder=None)
         self.loop.order = order
         monkeypatch.setattr(self.loop.journal, "event", lambda name, step, **_: self.late.append(step))
 
     def after(self, *steps: int) -> None:
         for step in steps:
             self.loop.done = step
-            self.loop._look_after()
+            self.loop._after_step()
 
-    def told(self) -> dict[int, str]:
-        """By step, what became of the shard: empty for one that is written."""
+    def outcomes(self) -> dict[int, str]:
+        """Outcome of the shards by step: empty if written."""
         self.loop.writer.shutdown(wait=True)
-        written = self.member.status.written
+        written = self.worker_actor.status.written
         return {one.step: "" if isinstance(one.outcome, ShardFile) else one.outcome for one in written}
 
 
@@ -69,15 +69,15 @@ def test_one_to_keep_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytes
     threading.Timer(0.2, answers[1].set).start()
     worker.after(3, 4)
     assert answers[1].is_set()
-    assert worker.late == [2, 4], "for these there is another"
+    assert worker.late == [2, 4], "others can replace these"
     answers[3].set()
-    assert worker.told() == {1: "", 3: ""}
+    assert worker.outcomes() == {1: "", 3: ""}
     assert len(folders(Store.at(tmp_path) / "checkpoints")) == 2
 
 
 def test_one_to_keep_is_tried_again_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, write = Sole(tmp_path, monkeypatch, **KEEPING, train__keep_every=3), looping.write_shard
-    monkeypatch.setattr(looping, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(looping, "RETRY_SECONDS", 0.01)
     refused = {2: 1, 3: 2}
 
     def refusing(folder: Store, step: int, *rest: Any) -> ShardFile:
@@ -89,11 +89,13 @@ def test_one_to_keep_is_tried_again_and_others_are_not(tmp_path: Path, monkeypat
     monkeypatch.setattr(looping, "write_shard", refusing)
     for step in (2, 3):
         worker.after(step)
-        worker.loop._settle_writing()
-    assert worker.told() == {2: "503", 3: ""}
+        worker.loop._finish_writing()
+    assert worker.outcomes() == {2: "503", 3: ""}
 
 
-def test_one_to_keep_that_cannot_be_written_is_told_and_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_to_keep_that_cannot_be_written_is_reported_and_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker, answers = (
         Sole(tmp_path, monkeypatch, **KEEPING, train__keep_every=3, fault__storage_wait_s=0.2),
         threading.Event(),
@@ -106,7 +108,7 @@ def test_one_to_keep_that_cannot_be_written_is_told_and_ends_no_run(tmp_path: Pa
     monkeypatch.setattr(looping, "write_shard", hanging)
     worker.after(2, 3)
     answers.set()
-    worker.loop._settle_writing()
+    worker.loop._finish_writing()
     worker.after(6)
-    told = worker.told()
-    assert told == {3: "it was to be kept, but for 0 s the one before has still been being written", 2: "503", 6: "503"}
+    outcomes = worker.outcomes()
+    assert outcomes == {3: "it was to be kept, but the previous one was not written within 0 s", 2: "503", 6: "503"}

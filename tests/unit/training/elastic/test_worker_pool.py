@@ -1,4 +1,4 @@
-"""Which members are started before Ray Train has said where: only those that it is sure to find places for."""
+"""Which workers are prestarted: only those whose slots Ray Train is certain to find."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from foundray.training.elastic.prestart import certain_slots
 
 
 def found(free: dict[str, dict[str, float]], **pools: Any) -> dict[tuple[str, str], int]:
-    """How many places on which node, for which pool."""
+    """Number of slots by node and pool."""
     checked = {name: PoolConfig(**pool) for name, pool in pools.items()}
-    return dict(Counter((place.node, place.pool) for place in certain_slots(checked, free)))
+    return dict(Counter((slot.node, slot.pool) for slot in certain_slots(checked, free)))
 
 
 def pool(fewest: int, most: int, **more: Any) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def test_one_node_has_as_many_as_are_wanted_or_fit() -> None:
     assert found({"a": {"CPU": 1.0}}, run=thirds) == {("a", "run"): 3}
 
 
-def test_several_nodes_only_where_all_that_fit_are_wanted() -> None:
+def test_several_nodes_have_some_only_if_all_that_fit_are_wanted() -> None:
     nodes = {"head": {"memory": 1e9}, "a": {"CPU": 1.0}, "b": {"CPU": 1.0}}
     assert found(nodes, run=pool(1, 2)) == {("a", "run"): 1, ("b", "run"): 1}
     assert found(nodes, run=pool(1, 1)) == {}, "it could be either"

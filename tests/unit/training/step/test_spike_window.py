@@ -14,7 +14,7 @@ from foundray.training.checkpoints.checkpoint import MANIFEST, load_latest, plac
 from foundray.training.collectives.group import Group
 from foundray.training.elastic.committer import Committer
 from foundray.training.elastic.messages import Status, Written
-from foundray.training.elastic.recovery import StateShard, newest_whole
+from foundray.training.elastic.recovery import StateShard, newest_complete
 from foundray.training.step.guards import WINDOW
 from foundray.training.step.trainer import Trainer
 
@@ -78,7 +78,7 @@ def test_pieces_in_memory_hold_it_and_it_moves_with_the_update() -> None:
     advance(trainer, 0, 4)
     window = trainer.spikes.window()
     held = {0: [StateShard(4, 1, 0, 5, window)], 1: [StateShard(4, 1, 5, 9, window), StateShard(3, 1, 0, 9, window[:-1])]}
-    source = newest_whole(held, 9)
+    source = newest_complete(held, 9)
     assert source
     assert (source.step, source.losses) == (4, window)
 

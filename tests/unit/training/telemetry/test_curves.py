@@ -1,4 +1,4 @@
-"""TensorBoard's files never hold up a run or end it: what storage refuses waits, and is said."""
+"""TensorBoard's files never hold up or end a run: values that storage refuses wait, and the user hears of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def losses(folder: Path) -> list[int]:
 
 @contextmanager
 def no_more_than(size: int) -> Iterator[None]:
-    """No file of this process may grow past so many bytes: the end of a disk, with a write that comes through in part."""
+    """Limit this process's files to `size` bytes: like a full disk, with a write that succeeds in part."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -40,23 +40,23 @@ def no_more_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_blocks_nobody_and_what_it_refused_is_written_later(tmp_path: Path) -> None:
+def test_a_full_disk_blocks_nobody_and_refused_values_are_written_later(tmp_path: Path) -> None:
     subject = Curves(Run(Store.at(tmp_path)), [])
     with no_more_than(4096):
         for number in range(1, 301):
             subject.add_step(step(number))
             subject.store()
-            subject.again = 0.0
-    (said,) = subject.news
+            subject.retry_at = 0.0
+    (said,) = subject.messages
     assert said.startswith("TensorBoard's curves wait") and "cannot be written" in said, "once"
-    assert 0 < len(losses(tmp_path / "tensorboard")) < 300, "what is there is whole"
+    assert 0 < len(losses(tmp_path / "tensorboard")) < 300, "its records are complete"
     subject.add_step(step(301))
     subject.close()
     assert losses(tmp_path / "tensorboard") == list(range(1, 302))
-    assert len(subject.news) == 1
+    assert len(subject.messages) == 1
 
 
-def test_a_file_that_cannot_be_mended_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_repaired_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Curves(Run(Store.at(tmp_path)), [])
     subject.add_step(step(1))
     subject.store()
@@ -66,20 +66,20 @@ def test_a_file_that_cannot_be_mended_is_followed_by_another(tmp_path: Path, mon
     monkeypatch.setattr(EventFile, "_cut", lambda self: setattr(self, "broken", True))
     subject.add_step(step(2))
     subject.store()
-    assert "the disk is full" in subject.news.popleft()
+    assert "the disk is full" in subject.messages.popleft()
     subject.close()
     assert losses(tmp_path / "tensorboard") == [1, 2]
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
 
-def test_a_full_disk_at_the_end_of_a_run_is_said(tmp_path: Path) -> None:
+def test_a_full_disk_at_the_end_of_a_run_is_reported(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "tensorboard").write_text("no folder can be made here")
     said: list[str] = []
     subject = recorder(tmp_path / "run", said)
     subject.write([started(0), step(1)])
     subject.settle()
-    assert subject.kept == 1, "the record is stored all the same"
+    assert subject.stored_step == 1, "the log is stored all the same"
     subject.close()
     assert said[-1].startswith("TensorBoard lacks the last of the run's curves: ")
 
@@ -112,12 +112,12 @@ def test_a_full_temporary_folder_does_not_stop_the_record(
     for number in range(1, 3):
         subject.write([started(0)] * (number == 1) + [step(number)])
         subject.settle()
-        assert subject.kept == number
+        assert subject.stored_step == number
     subject.close()
     assert any("a temporary file cannot be written" in line for line in said)
 
 
-def test_what_is_uploaded_is_what_tensorboard_reads(place: Store, tmp_path: Path) -> None:
+def test_tensorboard_reads_what_is_uploaded(place: Store, tmp_path: Path) -> None:
     subject = remote(place, [])
     subject.write([started(0), *map(step, range(1, 6))])
     subject.close()
@@ -134,7 +134,7 @@ def test_files_are_read_in_the_order_of_commands_whatever_the_clock_says(tmp_pat
     assert sorted(names) == names and len(set(names)) == 5
 
 
-def test_a_file_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_created_leaves_nothing(tmp_path: Path) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
 
     many: Any = framed(Event(file_version="x" * 10_000))

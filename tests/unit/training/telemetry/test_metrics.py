@@ -1,4 +1,4 @@
-"""What Prometheus is told of a run follows from its record; what goes wrong in telling it harms nobody."""
+"""Prometheus's numbers follow from the run's records; an export that fails harms nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def metrics() -> RunMetrics:
     return RunMetrics(SPEC.model_copy(update={"data": two}), Plan(), None, lambda: STEP_FLOPS)  # type: ignore[arg-type]
 
 
-def test_what_a_step_tells() -> None:
+def test_the_numbers_of_a_step() -> None:
     subject = metrics()
     subject.take([happened("command", 0.0), started(1.0, peak_flops=4e9), step(1, 2.0), step(2, 3.0)], 3.0)
     values = subject.read().values
@@ -61,7 +61,7 @@ def test_what_a_step_tells() -> None:
     assert sum(values["source_tokens", s] for s in ("0 x", "1 x")) == 2 * 10 * 32
     assert values["source_epochs", "1 x"] == values["source_tokens", "1 x"] / 32 / 1800
     subject.take([step(3, 4.0, workers=1, mirrored=None)], 4.0)
-    assert ("mirror_lag_steps", "") not in subject.read().values, "who is alone mirrors nothing"
+    assert ("mirror_lag_steps", "") not in subject.read().values, "a lone worker has no replica"
 
 
 def test_every_number_has_a_name_and_every_name_a_number() -> None:
@@ -70,8 +70,8 @@ def test_every_number_has_a_name_and_every_name_a_number() -> None:
     saved = happened("checkpoint", 2.6, step=1, bytes=7, seconds=0.3)
     subject.take([started(1.0, peak_flops=4e9), step(1, 2.0), evaluated, saved], 3.0)
     reading = subject.read(last=True)
-    told = {name for name, _ in reading.values} | set(reading.observed)
-    assert told == set(METRICS) - {"parcels_ready", "leases", "leases_waiting"}, "those are the feeder's"
+    exported = {name for name, _ in reading.values} | set(reading.observed)
+    assert exported == set(METRICS) - {"parcels_ready", "leases", "leases_waiting"}, "those are the feeder's"
 
 
 def test_commands_before_count_for_a_run_and_not_for_rates() -> None:
@@ -94,7 +94,7 @@ def test_commands_before_count_for_a_run_and_not_for_rates() -> None:
     assert ("steps", "") not in values and not subject.read().observed["step_duration_seconds"]
 
 
-def test_goodput_is_that_of_the_account_though_records_come_late() -> None:
+def test_goodput_is_that_of_the_account_although_records_come_late() -> None:
     events = [
         happened("command", 0.0),
         started(4.0),
@@ -105,9 +105,9 @@ def test_goodput_is_that_of_the_account_though_records_come_late() -> None:
     steps = [step(1, 5.0), step(2, 6.0), step(3, 6.9), step(3, 9.0), step(4, 10.0)]
     subject = metrics()
     subject.take([*events[:2], *steps[:2]], 6.5)
-    assert subject.read().values["time_seconds", "stepping"] == 0, "records of the last seconds may come yet"
+    assert subject.read().values["time_seconds", "stepping"] == 0, "records of the last seconds may still come"
     subject.take([events[2]], 7.0)
-    subject.take([steps[2]], 8.0)  # what the lost rank 0 had not sent
+    subject.take([steps[2]], 8.0)  # not sent by the lost rank 0
     subject.take([*events[3:], *steps[3:]], 12.0)
     values = subject.read(last=True).values
     parts = account(events, steps)
@@ -116,7 +116,7 @@ def test_goodput_is_that_of_the_account_though_records_come_late() -> None:
     assert values["running", ""] == 0
 
 
-def test_what_is_awaited_counts_while_it_lasts() -> None:
+def test_waiting_counts_while_it_lasts() -> None:
     subject = metrics()
     subject.take([happened("command", 0.0)], 60.0)
     assert subject.read(last=True).values["time_seconds", "starting"] == pytest.approx(60.0, abs=1)
@@ -139,14 +139,14 @@ def test_patience_follows_the_runs_own_pace() -> None:
     assert values["not_finite", ""] == 1
 
 
-def test_a_record_that_is_not_understood_stops_nothing() -> None:
+def test_an_invalid_record_stops_nothing() -> None:
     subject = metrics()
     subject.take([{"step": 1}], 1.0)
     subject.take([step(1, 2.0)], 2.0)
     assert subject.read().values["step", ""] == 1
 
 
-def test_a_source_is_named_without_what_its_address_may_hide() -> None:
+def test_a_source_is_named_without_secrets_in_its_address() -> None:
     source = SPEC.data.sources[0].model_copy(update={"path": "s3://key:secret@bucket/folder/part-*.jsonl?token=secret"})
     spec = SPEC.model_copy(update={"data": SPEC.data.model_copy(update={"sources": [source, source]})})
     subject = RunMetrics(spec, Plan(), None, lambda: STEP_FLOPS)  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def test_peaks_by_the_devices_name(device: str, peak: float | None) -> None:
 
 
 class Told(Exporter):
-    """An exporter that remembers what it would tell Ray."""
+    """An exporter that remembers what it would export."""
 
     def __init__(self, readings: list[Reading | Exception]):
         self.readings, self.said, self.all = iter(readings), [], threading.Event()
@@ -184,23 +184,23 @@ class Told(Exporter):
             raise found
         return found
 
-    def _made(self, name: str) -> Any:
+    def _metric(self, name: str) -> Any:
         def say(value: float, tags: dict[str, str]) -> None:
             self.said.append((name, value, tags))
 
         return type("Ray's", (), {"set": staticmethod(say), "inc": staticmethod(say), "observe": staticmethod(say)})
 
 
-def test_counters_are_told_by_what_they_grew_and_failures_are_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foundray.training.telemetry.exporter.BEAT_SECONDS", 0.01)
+def test_counters_export_their_increase_and_failures_are_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foundray.training.telemetry.exporter.EXPORT_SECONDS", 0.01)
     readings = [
         Reading({("leases", ""): 5.0, ("loss", ""): math.nan, ("micro_batches", "1"): 0.0}, {}),
         RuntimeError("Ray is gone"),
         Reading({("leases", ""): 7.0}, {"step_duration_seconds": [0.5]}),
-        Reading({("leases", ""): 2.0}, {}),  # the feeder started anew
+        Reading({("leases", ""): 2.0}, {}),  # the feeder restarted
     ]
     subject = Told(list(readings))
-    subject.thread.join(1.0)  # it goes on after the readings ran out, too
+    subject.thread.join(1.0)  # it continues after the readings run out
     assert subject.thread.is_alive()
     subject.close()
     run = {"run": "r"}

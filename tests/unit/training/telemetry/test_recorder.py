@@ -1,4 +1,4 @@
-"""What comes twice is recorded once, what is done again is recorded again, and what storage refuses is kept."""
+"""Duplicates are recorded once, repeated steps again, and what storage refuses is kept."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def recorder(folder: Path, said: list[str] | None = None) -> Recorder:
     return Recorder(Run(Store.at(folder)), make_spec(), 1.0, (said if said is not None else []).append, False)
 
 
-def test_a_step_that_comes_twice_is_recorded_once_and_one_done_again_twice(tmp_path: Path) -> None:
+def test_a_step_sent_twice_is_recorded_once_and_a_repeated_one_twice(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     subject = recorder(tmp_path / "run")
     subject.write([started(0), step(1), step(2), step(3)])
-    subject.write([step(2), step(3), started(3), step(4)])  # sent again by a new rank 0
-    subject.write([started(2), step(3), step(4), step(5)])  # done again
+    subject.write([step(2), step(3), started(3), step(4)])  # resent by a new rank 0
+    subject.write([started(2), step(3), step(4), step(5)])  # repeated
     subject.write([whole("evaluated", step=5, val_loss=1.0), whole("evaluated", step=5, val_loss=1.0)])
     subject.close()
     assert [record["step"] for record in recorded(tmp_path / "run", "metrics.jsonl")] == [1, 2, 3, 4, 3, 4, 5]
@@ -60,7 +60,7 @@ def test_a_step_that_comes_twice_is_recorded_once_and_one_done_again_twice(tmp_p
     curves.Reload()
     assert [scalar.step for scalar in curves.Scalars("train/loss")] == [1, 2, 3, 4, 5], "which reads each step once"
     again = recorder(tmp_path / "run")
-    assert (again.reached, again.step) == (5, 0), "it ends there, if it is stopped before its first group"
+    assert (again.reached, again.step) == (5, 0), "it ends there if it is stopped before its first group"
     assert (again.evaluated, again.losses[-1]) == (5, (5, 1.0))
 
 
@@ -91,7 +91,7 @@ def test_evaluations_that_were_undone_are_due_again_for_the_next_command(
 
 
 def test_a_command_that_lost_the_run_writes_nothing_more(tmp_path: Path) -> None:
-    """Or its `failed` would stand in the record of the command that continues."""
+    """Otherwise its `failed` would end up in the log of the command that continues."""
     subject = recorder(tmp_path)
     subject.write([started(0), step(1)])
     subject.settle()
@@ -123,14 +123,14 @@ def test_records_wait_until_storage_takes_them(tmp_path: Path) -> None:
     subject.write([step(2)])
     with pytest.raises(InputError, match="cannot be written"):
         subject.record_writer.settle(1.0)
-    assert subject.kept == 1
+    assert subject.stored_step == 1
     (tmp_path / "away").rename(folder)
     subject.write([step(3)])
     subject.close()
     assert [record["step"] for record in recorded(folder, "metrics.jsonl")] == [1, 2, 3]
 
 
-def test_storage_that_stalls_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_stalls_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     subject, answers, append = recorder(tmp_path / "run"), threading.Event(), Writer.append
 
@@ -144,27 +144,27 @@ def test_storage_that_stalls_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
     assert time.monotonic() - began < 5
     with pytest.raises(InputError, match="has not answered for"):
         subject.record_writer.settle(0.1)
-    assert subject.kept == 0, "a checkpoint of this step has to wait"
+    assert subject.stored_step == 0, "a checkpoint of this step must wait"
     answers.set()
     subject.close()
-    assert subject.kept == 1
+    assert subject.stored_step == 1
 
 
-def test_steps_done_again_are_to_be_recorded_again(tmp_path: Path) -> None:
+def test_repeated_steps_are_recorded_again(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     subject = recorder(tmp_path / "run")
     subject.write([started(0), *map(step, range(1, 8))])
     subject.settle()
     subject.write([started(3)])
     subject.settle()
-    assert subject.kept == 3
+    assert subject.stored_step == 3
     subject.close()
-    assert recorder(tmp_path / "run").kept == 7
+    assert recorder(tmp_path / "run").stored_step == 7
 
 
 @pytest.mark.parametrize("hours", [-5, 5])
 def test_a_clock_that_jumps_does_not_show_in_the_record(tmp_path: Path, hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither during a command, nor between two: the parts of the account stay true, and none is negative."""
+    """During a command or between two: the account's parts stay true, and none is negative."""
     (tmp_path / "run").mkdir()
     clock = time.time
     for command in range(2):
@@ -179,14 +179,14 @@ def test_a_clock_that_jumps_does_not_show_in_the_record(tmp_path: Path, hours: i
     times = [record["time"] for record in sorted([*events, *metrics], key=lambda record: record["time"])]
     assert [record["time"] for record in events] == sorted(record["time"] for record in events)
     if hours < 0:
-        assert times[-1] - times[0] < 5, "the record did not go back with the clock"
+        assert times[-1] - times[0] < 5, "the log did not go back with the clock"
     parts = account(events, metrics)
     assert all(seconds >= 0 for seconds in parts.values())
     assert 0.07 < sum(parts.values()) < 5
     assert parts["stepping"] == pytest.approx(0.04)
 
 
-def test_what_was_left_out_is_told_and_remembered(tmp_path: Path) -> None:
+def test_micro_batches_left_out_are_reported_and_remembered(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     said: list[str] = []
     subject = recorder(tmp_path / "run", said)
@@ -198,8 +198,8 @@ def test_what_was_left_out_is_told_and_remembered(tmp_path: Path) -> None:
     assert any("9.0000 is a spike" in line for line in said)
 
 
-def test_nothing_is_recorded_to_have_been_before_its_command(tmp_path: Path) -> None:
-    """Ray Train's request is made beside the driver, and may come with an age from before the command's own record."""
+def test_nothing_is_recorded_as_earlier_than_its_command(tmp_path: Path) -> None:
+    """Ray Train's request is made beside the driver, and its age may reach back before the command's own record."""
     (tmp_path / "run").mkdir()
     subject = recorder(tmp_path / "run")
     subject.write([whole("command", workers=[1, 1])])
@@ -209,7 +209,7 @@ def test_nothing_is_recorded_to_have_been_before_its_command(tmp_path: Path) -> 
     assert places["time"] >= command["time"]
 
 
-def test_a_damaged_record_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_damaged_log_is_reported_and_the_run_continues(tmp_path: Path) -> None:
     (folder := tmp_path / "run").mkdir()
     first = recorder(folder)
     first.write([whole("command", workers=[1, 1]), started(0), *map(step, range(1, 6))])
@@ -223,8 +223,8 @@ def test_a_damaged_record_is_said_and_the_run_goes_on(tmp_path: Path) -> None:
     said: list[str] = []
     subject = recorder(folder, said)
     assert [line.partition(" is damaged: ")[2] for line in said] == [
-        f"line 1 is no JSON object ({lengths[0]} zero bytes); the run goes on without it",
-        f"line 5 is no JSON object ({lengths[1]} zero bytes); the run goes on without it",
+        f"line 1 is no JSON object ({lengths[0]} zero bytes); the run continues without it",
+        f"line 5 is no JSON object ({lengths[1]} zero bytes); the run continues without it",
     ]
     subject.write([whole("command", workers=[1, 1]), started(5), step(6)])
     subject.close()
