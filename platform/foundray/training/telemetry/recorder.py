@@ -59,15 +59,15 @@ class Recorder:
         """The last step whose evaluation is recorded and counts."""
         self.val_losses: dict[int, float] = {}
         """Validation losses recorded, by step."""
-        for duplicate in events:
-            self.val_losses = with_loss(self.val_losses, duplicate)
+        for record in events:
+            self.val_losses = with_loss(self.val_losses, record)
         self.roll_backs = recorded(events)
         self.unlike = next((e["reason"] for e in reversed(events) if e["event"] == "unlike"), "")
         """The last report of differing hardware."""
         self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
         """(step, loss) of the last steps recorded, without spikes."""
         self.skipped: set[tuple[int, int]] = set()
-        """(step of data, micro-batch) of all that were left out."""
+        """(data step, micro-batch) of all that were left out."""
         last: dict[str, Any] = {"time": 0.0, "step": 0}
         for last in run.each("metrics.jsonl"):
             self._remember([last])

@@ -23,7 +23,7 @@ from foundray.spec import ModelConfig
 from foundray.training.elastic.canary import hardware_kind
 torch.set_num_threads(1)
 torch.manual_seed(7)
-print(json.dumps([kind(ModelConfig(**json.loads(sys.argv[1])), True, torch.device("cpu")), torch.rand(1).item()]))
+print(json.dumps([hardware_kind(ModelConfig(**json.loads(sys.argv[1])), True, torch.device("cpu")), torch.rand(1).item()]))
 """
 
 

@@ -196,7 +196,7 @@ def group(nodes: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("going", "nodes", "workers", "decided"),
+    ("draining", "nodes", "workers", "decided"),
     [
         ("", "ab", "ab", None),
         ("", "abc", "ab", 3),
