@@ -57,7 +57,7 @@ class Slots:
         if not alone:
             cancel_requests(stale)
 
-    def pool_trainer(self) -> list[dict[str, Any]]:
+    def request_events(self) -> list[dict[str, Any]]:
         """Events for the requests that the driver knows. On a shared cluster the trainers report theirs."""
         return [event("places", pool=pool_trainer.pool, request="") for pool_trainer in self.pools] if self.alone else []
 
