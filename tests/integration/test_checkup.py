@@ -153,7 +153,7 @@ def test_a_machine_that_is_no_node(site: Site) -> None:
     ask = "import sys; from foundray.cluster import head; head.PATIENCE_SECONDS = 1; head.ask_head(sys.argv[1], '127.0.0.9')"
     command = [sys.executable, "-c", ask, site.cluster.address]
     done = subprocess.run(command, env=os.environ | site.cluster.environment, capture_output=True, text=True, timeout=200)
-    assert f"this machine is no node of the cluster at RAY_ADDRESS={site.cluster.address}" in done.stderr
+    assert f"this machine is not a node of the cluster at RAY_ADDRESS={site.cluster.address}" in done.stderr
 
 
 def test_an_address_where_nothing_answers(spec: Path) -> None:

@@ -19,5 +19,5 @@ def test_a_ray_that_cannot_start_is_a_finding(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     found = probed("ray")
     assert found.verdict == "wrong"
-    assert "is too long: Ray's sockets lie in it" in found.mend and "set RAY_TMPDIR" in found.mend
+    assert "is too long: Ray's sockets in it" in found.mend and "set RAY_TMPDIR" in found.mend
     assert "Traceback" not in found.found

@@ -38,7 +38,7 @@ def test_a_run_needs_no_home_no_user_and_little_shared_memory(spec: Path, tmp_pa
     ("variable", "value", "said"),
     [
         ("TMPDIR", "/proc/none", "keeps its sockets and logs in /proc/none/ray, which cannot be written"),
-        ("RAY_TMPDIR", "/tmp/" + "long" * 20, "is too long: Ray's sockets lie in it"),
+        ("RAY_TMPDIR", "/tmp/" + "long" * 20, "is too long: Ray's sockets in it"),
     ],
 )
 def test_what_ray_cannot_write_is_one_sentence(

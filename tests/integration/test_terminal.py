@@ -24,8 +24,8 @@ from foundray.host.signals import AGAIN_SECONDS
 
 SOON = 60
 """Seconds within which a command that was told to end quickly has ended, on a busy machine. It gives itself ten."""
-ASKED = "ending after the step under way, with a checkpoint; press again to end at once"
-UNREAD = "standard output cannot be written (Broken pipe); going on without it"
+ASKED = "ending after the current step, with a checkpoint; press again to end at once"
+UNREAD = "standard output cannot be written (Broken pipe); continuing without it"
 PARTS = 60
 """Sources of a preparation, of 400 kB each."""
 ENDLESS = {"train__steps": 10**6, "train__checkpoint_every": 10**6, "train__evaluate_every": 10**6}

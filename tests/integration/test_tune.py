@@ -61,7 +61,7 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
     assert 0 < low < high
     trained = foundray("train", folder / "tuned.yaml", "--json").facts
     shown = foundray("status", trained["run"]).out
-    assert f"90 %: {low:.4f} to {high:.4f}), stated before it began; {trained['val_loss']:.4f} came" in shown
+    assert f"90 %: {low:.4f} to {high:.4f}), made before it began; the result is {trained['val_loss']:.4f}" in shown
     # The same from the search's folder, of a run that has begun; and from a run, which is too few.
     again = foundray("forecast", folder, "--json")
     assert len(again.facts["points"]) == len(facts["forecast"]["points"]) >= 6

@@ -1,6 +1,6 @@
-"""The head of a Ray cluster, asked before Ray joins: whether it answers, lets this command in, and is of its versions.
+"""Check the head of a Ray cluster before Ray joins: does it answer, accept our token, and have our versions?
 
-Ray's own client tries for minutes where nothing answers, and ends with many lines or none. Every question here has its time.
+Ray's own client retries for minutes if nothing answers, and ends with many lines or none. Every check here has a timeout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from foundray.errors import InputError
 
 PATIENCE_SECONDS = 8.0
-"""Longest that a head may be away, as when it is being restarted, or this machine's node may take to be known to it."""
+"""Longest time that a head may be away, as during a restart, or that it may take to know this machine's node."""
 ANSWER_SECONDS = 4.0
 HOW_TO_GIVE = "set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, or the path of a file with it in RAY_AUTH_TOKEN_PATH"
 
@@ -23,7 +23,7 @@ HOW_TO_GIVE = "set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, or the 
 def ask_head(address: str, node_ip: str | None = None) -> None:
     """Check that Ray can join the cluster at `address`, a value of RAY_ADDRESS, on the node of this machine with `node_ip`.
 
-    Raises InputError where it cannot: at once, or after the head's or this node's patience (8 s each).
+    Raises InputError if it cannot: at once, or after waiting for the head and for this node (8 s each).
     """
     import grpc  # type: ignore[import-untyped]
     from ray._private.gcs_utils import create_gcs_channel
@@ -43,7 +43,7 @@ def ask_head(address: str, node_ip: str | None = None) -> None:
 
 
 def _gcs_address(address: str) -> str:
-    """Where the head listens, as HOST:PORT. Raises InputError."""
+    """The head's address as HOST:PORT. Raises InputError."""
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -67,7 +67,7 @@ def _gcs_address(address: str) -> str:
 
 
 def _connect(gcs: str, cluster: str) -> None:
-    """Raises InputError where nothing accepts a connection."""
+    """Raise InputError if nothing accepts a connection."""
     host, _, port = gcs.rpartition(":")
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -87,15 +87,15 @@ def _connect(gcs: str, cluster: str) -> None:
 
 
 def _check_versions(channel: Any, cluster: str) -> None:
-    """Raises InputError where Ray would refuse the cluster's versions of itself or of Python."""
+    """Raise InputError if Ray would reject the cluster's version of Ray or Python."""
     from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
     from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
     from ray._private.utils import check_version_info, compute_version_info
     from ray.core.generated import gcs_service_pb2 as messages
     from ray.core.generated.gcs_service_pb2_grpc import InternalKVGcsServiceStub
 
-    question = messages.InternalKVGetRequest(key=CLUSTER_METADATA_KEY, namespace=KV_NAMESPACE_CLUSTER)
-    answer = InternalKVGcsServiceStub(channel).InternalKVGet(question, timeout=ANSWER_SECONDS)
+    request = messages.InternalKVGetRequest(key=CLUSTER_METADATA_KEY, namespace=KV_NAMESPACE_CLUSTER)
+    answer = InternalKVGcsServiceStub(channel).InternalKVGet(request, timeout=ANSWER_SECONDS)
     if not answer.value:
         return
     theirs = json.loads(answer.value)
@@ -110,7 +110,7 @@ def _check_versions(channel: Any, cluster: str) -> None:
 
 
 def _check_node_here(channel: Any, cluster: str, gcs: str, node_ip: str | None) -> None:
-    """Raises InputError where this machine is no node of the cluster: Ray would look for one for a minute."""
+    """Raise InputError if this machine is not a node of the cluster: Ray would search for a minute."""
     from ray._private.services import find_node_ids
     from ray.core.generated import gcs_service_pb2 as messages
     from ray.core.generated.gcs_pb2 import GcsNodeInfo
@@ -118,25 +118,25 @@ def _check_node_here(channel: Any, cluster: str, gcs: str, node_ip: str | None) 
 
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        question = messages.GetAllNodeInfoRequest(state_filter=GcsNodeInfo.ALIVE)
-        answer = NodeInfoGcsServiceStub(channel).GetAllNodeInfo(question, timeout=ANSWER_SECONDS)
+        request = messages.GetAllNodeInfoRequest(state_filter=GcsNodeInfo.ALIVE)
+        answer = NodeInfoGcsServiceStub(channel).GetAllNodeInfo(request, timeout=ANSWER_SECONDS)
         alive = {n.node_id.hex() for n in answer.node_info_list if node_ip in (None, n.node_manager_address)}
         if alive & set(find_node_ids()):
             return
         if time.monotonic() > deadline:
             raise InputError(
-                f"this machine is no node of {cluster}, and a run is driven from one: make it one with "
+                f"this machine is not a node of {cluster}, and a run is driven from a node: make it one with "
                 f"`ray start --address={gcs}`, or hand the run over with `foundray submit`"
             )
         time.sleep(0.5)
 
 
 def _refusal(code: Any, cluster: str) -> str:
-    """What a status that is not an answer means. Tokens are named by where they are, never shown."""
+    """Message for an error status. Names where a token is stored, never shows it."""
     import grpc
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
-    # gRPC itself refuses, as INTERNAL, to send a token with letters that no header may have.
+    # gRPC itself rejects, as INTERNAL, a token with characters that a header must not have.
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INTERNAL):
         if is_token_auth_enabled():
             return f"{cluster} does not accept the token of {token_source()}: give the one that its head was started with"
@@ -150,7 +150,7 @@ def _refusal(code: Any, cluster: str) -> str:
 
 
 def token_source() -> str:
-    """The place from which Ray takes the token, by its order."""
+    """Where Ray takes the token from, by its own precedence."""
     if "RAY_AUTH_TOKEN" in os.environ:
         return "RAY_AUTH_TOKEN"
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):

@@ -1,4 +1,4 @@
-"""A Ray of a command's own on this machine: its start, and its token."""
+"""A local Ray for one command: its start, and its token."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _own: list[Any] = []
 
 
 def is_alone() -> bool:
-    """Whether this process started the Ray it is connected to: nobody else uses it, and its one node stays all it has."""
+    """Whether this process started the Ray it is connected to: nobody else uses it, and it never has more than one node."""
     return bool(_own)
 
 
 @contextmanager
 def local_ray(cores: int, quiet: dict[str, Any]) -> Iterator[Any]:
-    """Ray, started on this machine while the block runs; `quiet` are further arguments of `ray.init`. Raises InputError."""
+    """Run Ray on this machine during the block; `quiet` are further arguments of `ray.init`. Raises InputError."""
     import ray
 
     check_temporary_folder()
@@ -53,8 +53,8 @@ def _start(ray: Any, arguments: dict[str, Any]) -> None:
             with spared(), _without_monitors():
                 ray.init(address="local", object_store_memory=OBJECT_STORE, include_dashboard=False, **arguments)
             return
-        except Exception as error:  # Ray raises many kinds here, bare Exception among them if the machine is too busy
-            ray.shutdown()  # what was begun before it failed
+        except Exception as error:  # Ray raises many types here, even bare Exception if the machine is too busy
+            ray.shutdown()  # clean up a partial start
             why = (str(error).splitlines() or [type(error).__name__])[0]
             if not (again and TOO_BUSY in why):
                 raise InputError(f"a local Ray does not start: {why}; `foundray doctor` looks for the cause") from None
@@ -62,9 +62,9 @@ def _start(ray: Any, arguments: dict[str, Any]) -> None:
 
 @contextmanager
 def _without_monitors() -> Iterator[None]:
-    """Start no process for what nobody uses here: Ray's logs are not forwarded, and one machine has nothing to scale.
+    """Do not start Ray's log monitor and autoscaler monitor: logs are not forwarded, and one machine does not scale.
 
-    There is no public way to leave these two out. They take a second of processor time to start, and some all the while.
+    There is no public way to omit them. They take a second of CPU time to start, and some all the time.
     """
     from ray._private.node import Node
 
@@ -77,9 +77,9 @@ def _without_monitors() -> Iterator[None]:
 
 @contextmanager
 def _own_token() -> Iterator[None]:
-    """Give Ray a token made for this block: Ray would keep one in the home folder, which may be read-only or missing.
+    """Give Ray a token for this block: Ray would keep one in the home folder, which may be read-only or missing.
 
-    A token that the environment names is used instead.
+    A token named by the environment takes precedence.
     """
     from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 

@@ -80,7 +80,7 @@ def temporary_folder() -> Finding:
     try:
         writable.check_temporary_folder()
     except InputError as error:
-        return Finding("temporary folder", "wrong", str(error), writable.MEND)
+        return Finding("temporary folder", "wrong", str(error), writable.REMEDY)
     folder = writable.temporary_folder()
     there = next(place for place in (folder, *folder.parents) if place.exists())  # Ray makes those that are missing
     space = shutil.disk_usage(there)

@@ -1,4 +1,4 @@
-"""What a command runs with: kept in a run's record, since versions and kernels decide bits too."""
+"""The software that a command runs with: recorded for each run, because versions and kernels also decide bits."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("foundray", "ray", "torch", "bitsandbytes", "numpy", "pyarrow", "tokenizers")
-"""Those whose version can change a result, or how a run behaves."""
+"""Packages whose version can change a result or a run's behaviour."""
 
 
 def environment() -> dict[str, str]:
-    """Versions by name, and the platform. Nothing of the machine's environment variables."""
+    """Versions by name, and the platform. Contains no environment variables."""
     return {"python": platform.python_version(), **_versions(), "platform": platform.platform()}
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # a source tree on the path
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions

@@ -1,5 +1,4 @@
-"""What this process may use of its machine: cores and memory, where a container or an affinity leaves it less; and how it
-shares them with others."""
+"""Cores and memory that this process may use, as a container or an affinity limits them; and how it shares them."""
 
 from __future__ import annotations
 
@@ -12,17 +11,17 @@ import psutil
 CPU_FOLDERS = "/sys/devices/system/cpu"
 GROUPS = "/sys/fs/cgroup"
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""In the environment of what computes: OpenMP's threads sleep while they wait for each other. By default they spin, which takes
-the core from those they wait for as soon as anybody else computes on the machine. It changes no bits."""
+"""Environment of computing processes: OpenMP's threads sleep while they wait for each other. By default they spin, which takes
+the core from the threads they wait for as soon as another process computes on the machine. It changes no bits."""
 
 
 def cores() -> int:
-    """Logical cores that this process may use: those of its affinity, at most as many as its control group may keep busy."""
+    """Number of logical cores that this process may use: those of its affinity, limited by the quota of its control group."""
     return max(1, min(len(_affinity()), int(_quota() or len(_affinity()))))
 
 
 def physical_cores() -> int:
-    """The same, where two threads of one core count once: a matrix product keeps all of a core busy with one of them."""
+    """Number of physical cores that this process may use: one thread of a matrix product keeps a whole core busy."""
     siblings = set()
     for cpu in _affinity():
         try:
@@ -33,10 +32,10 @@ def physical_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of main memory that are free, or are as soon as somebody needs them, and that a container leaves this process."""
+    """Bytes of main memory that are free or reclaimable, within the container's limit."""
     free = int(psutil.virtual_memory().available)
     for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        with suppress(OSError, ValueError):  # not there; or `max`
+        with suppress(OSError, ValueError):  # missing, or `max`
             free = min(free, int(Path(GROUPS, limit).read_text()) - int(Path(GROUPS, used).read_text()))
     return max(0, free)
 
@@ -46,7 +45,7 @@ def _affinity() -> set[int]:
 
 
 def _quota() -> float | None:
-    """Cores that the control group may keep busy; None without a limit."""
+    """Quota of the control group, in cores; None without a limit."""
     with suppress(OSError, ValueError):  # ValueError: "max" is no number
         quota, period = Path(GROUPS, "cpu.max").read_text().split()
         return int(quota) / int(period)

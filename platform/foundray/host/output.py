@@ -1,7 +1,7 @@
 """Standard output and standard error of a command, which may be gone (`| head`), full (`> log`) or closed (`2>&-`).
 
-A command that works never ends for it: what cannot be written is dropped, counted, and said once on standard error. A command
-that only shows something ends, since nothing else is left for it to do.
+A command that does work never ends because of it: lines that cannot be written are dropped and counted, and reported once on
+standard error. A command that only shows something ends, because it has nothing else to do.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ import threading
 from contextlib import suppress
 
 WAIT_SECONDS = 60.0
-"""Longest that a reader of a non-blocking stream may take."""
+"""Longest wait for the reader of a non-blocking stream."""
 NAMES = {1: "stdout", 2: "stderr"}
 CLOSED = OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 class Unwritable(Exception):
-    """The standard output of a command that only shows something cannot be written."""
+    """Standard output cannot be written, in a command that only shows something."""
 
     def __init__(self, error: OSError):
         super().__init__(f"standard output cannot be written: {error.strerror}")
         self.is_gone = isinstance(error, BrokenPipeError)
-        """Whether its reader has gone, as `| head` does: nobody needs to be told."""
+        """Whether its reader has gone, as `| head` does: no message is needed."""
 
 
 class Stream(io.TextIOBase):
-    """Text to a file descriptor, a line at a time and at once, so that nothing is left over that fails at exit."""
+    """Text stream to a file descriptor that writes each line at once, so that no flush can fail at exit."""
 
     def __init__(self, number: int, encoding: str = "utf-8", is_closed: bool = False):
         self.number, self.codec, self.is_closed = number, encoding, is_closed
         self.shows = False
         """Whether a failure ends the command."""
         self.lost = 0
-        """Lines dropped since the last that was written."""
-        self.told = self.torn = False
-        """Whether the loss was said; whether the last line that was written lacks its end."""
+        """Lines dropped since the last line written."""
+        self.reported = self.torn = False
+        """Whether the loss was reported; whether the last line written lacks its end."""
         self.pending = ""
-        self.lock = threading.RLock()  # a signal's answer may write while its thread does
+        self.lock = threading.RLock()  # a signal handler may write while its thread does
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -49,7 +49,7 @@ class Stream(io.TextIOBase):
 
     @property
     def errors(self) -> str:  # type: ignore[override]
-        return "replace"  # a terminal need not know every letter
+        return "replace"  # a terminal's encoding may lack characters
 
     def fileno(self) -> int:
         return self.number
@@ -81,7 +81,7 @@ class Stream(io.TextIOBase):
                 if self.shows:
                     raise Unwritable(error) from None
                 self.lost += max(1, text.count("\n"))
-                self._tell(error)
+                self._report(error)
 
     def _send(self, content: bytes) -> None:
         if self.is_closed:
@@ -98,19 +98,19 @@ class Stream(io.TextIOBase):
                 raise
         self.torn = False
 
-    def _tell(self, error: OSError) -> None:
-        if self.number == 1 and not self.told:
-            self.told = True
+    def _report(self, error: OSError) -> None:
+        if self.number == 1 and not self.reported:
+            self.reported = True
             with suppress(OSError, Unwritable):
-                print(f"foundray: standard output cannot be written ({error.strerror}); going on without it", file=sys.stderr)
+                print(f"foundray: standard output cannot be written ({error.strerror}); continuing without it", file=sys.stderr)
 
 
 def install() -> None:
-    """Put a `Stream` in the place of the interpreter's own standard output and error, and of those that are closed."""
+    """Replace the interpreter's standard output and error by `Stream`s, also if they are closed."""
     _occupy()
     for number, name in NAMES.items():
         own, present = getattr(sys, f"__{name}__"), getattr(sys, name)
-        if present is not own:  # somebody else's, such as a test's
+        if present is not own:  # replaced by someone else, such as a test
             continue
         if present is not None:
             with suppress(OSError):
@@ -119,13 +119,13 @@ def install() -> None:
 
 
 def must_be_written() -> None:
-    """From now on, a standard output that cannot be written raises Unwritable."""
+    """From now on, raise Unwritable if standard output cannot be written."""
     if isinstance(sys.stdout, Stream):
         sys.stdout.shows = True
 
 
 def _occupy() -> None:
-    """Open the null device for each standard stream that is closed: or the next file would get its number, and its output."""
+    """Open the null device for each closed standard stream: otherwise the next file would get its number, and its output."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)

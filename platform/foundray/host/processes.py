@@ -1,4 +1,4 @@
-"""Processes of this machine, told apart by more than their number, whatever happens to the machine's clock."""
+"""Identify processes of this machine by more than their PID, independently of the machine's clock."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import psutil
 
 
 def identity(process: psutil.Process) -> str:
-    """A name that no other process has or had: which boot of the machine, and how long after it the process began."""
+    """A name unique over time: the machine's boot, the PID, and the start in seconds after the boot."""
     return f"{_boot()}/{process.pid}/{process.create_time() - psutil.boot_time():.2f}"
 
 
 def home() -> str:
-    """Where this process can look for others: the kernel's boot and the PID namespace. Empty where the system has neither.
+    """The scope in which this process sees others: the kernel's boot and the PID namespace. Empty if the system has neither.
 
-    Containers and machines of one host name differ in it.
+    Containers and machines with the same host name differ in it.
     """
     with suppress(OSError):
         return f"{_boot()}/{Path('/proc/self/ns/pid').readlink()}" if _boot() else ""
@@ -28,7 +28,7 @@ def home() -> str:
 
 
 def lives_here(known: Mapping[str, Any]) -> bool | None:
-    """Whether the process of this `pid`, `process` (its identity) and `home` lives; None if it cannot be seen from here."""
+    """Whether the process with this `pid`, `process` (its identity) and `home` is alive; None if it is not visible here."""
     if not home() or known.get("home") != home():
         return None
     with suppress(psutil.AccessDenied):
@@ -39,17 +39,17 @@ def lives_here(known: Mapping[str, Any]) -> bool | None:
     return None
 
 
-def living(pid: int, known_as: str) -> psutil.Process | None:
-    """The process of this number, where it is the one meant and has not ended."""
+def living(pid: int, identified_as: str) -> psutil.Process | None:
+    """The process with this PID, if it has this identity and has not ended."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        if identity(process) == known_as and process.status() != psutil.STATUS_ZOMBIE:
+        if identity(process) == identified_as and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process of this number that is another user's, whom /proc may not show (hidepid)."""
+    """Whether another user's process has this PID; /proc may not show it (hidepid)."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -61,6 +61,6 @@ def _is_hidden(pid: int) -> bool:
 
 @cache
 def _boot() -> str:
-    with suppress(OSError):  # elsewhere than on Linux the number and the time have to do
+    with suppress(OSError):  # not Linux: PID and start time must do
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""

@@ -1,4 +1,4 @@
-"""Numbers of threads, as far as bits follow from them: a matrix product that is cut for another number rounds differently."""
+"""Numbers of threads, which decide bits: a matrix product split for another number of threads rounds differently."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from threadpoolctl import ThreadpoolController
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with `count` threads, as a run's workers do, however many cores this machine has."""
-    import torch  # not above: data workers need none
+    """Let torch compute with `count` threads, as a run's workers do, regardless of this machine's cores."""
+    import torch  # not at the top: data workers do not need torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -23,11 +23,11 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """Let NumPy multiply matrices with one thread: units of data must not follow from the machine's cores or environment."""
+    """Let NumPy multiply matrices with one thread: units of data must not depend on the machine's cores or environment."""
     return _libraries().limit(limits=1, user_api="blas")
 
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Those that are loaded; to look for them takes milliseconds."""
+    """The loaded libraries; cached, because finding them takes milliseconds."""
     return ThreadpoolController()

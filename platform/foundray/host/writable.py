@@ -1,6 +1,6 @@
-"""What a Ray on this machine writes to, tried before it starts: its session's folder, and shared memory.
+"""Check, before a local Ray starts, what it writes to: its session's folder, and shared memory.
 
-Ray reports what it cannot write after its patience has run out, or with a traceback.
+Ray itself reports a failure to write only after a long timeout, or with a traceback.
 """
 
 from __future__ import annotations
@@ -15,50 +15,47 @@ from pathlib import Path
 from foundray.errors import InputError
 
 OBJECT_STORE = 2**30
-"""Bytes of shared memory for the objects of a Ray of our own."""
+"""Bytes of shared memory for the objects of a Ray that we start."""
 SHARED = Path("/dev/shm")
 SOCKET_BYTES = 107
 """Longest path of a Unix socket."""
 SESSION = "ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store.1"
-"""What Ray appends to the temporary folder, at the longest."""
-MEND = "set RAY_TMPDIR to a folder of yours with a short path, such as /tmp"
+"""The longest path that Ray appends to the temporary folder."""
+REMEDY = "set RAY_TMPDIR to a folder of yours with a short path, such as /tmp"
 
 
 def temporary_folder() -> Path:
-    """Where Ray keeps its sockets and logs, by its own order."""
+    """The folder in which Ray keeps its sockets and logs, by Ray's own rules."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp").absolute()
 
 
-def check_temporary_folder(folder: Path | None = None, mend: str = MEND) -> None:
-    """Raises InputError if Ray cannot make its sockets and files in `folder` (default: its own); `mend` says what to do."""
+def check_temporary_folder(folder: Path | None = None, remedy: str = REMEDY) -> None:
+    """Raise InputError if Ray cannot create its sockets and files in `folder` (default: Ray's); `remedy` ends the message."""
     folder = folder or temporary_folder()
     if not str(folder).isascii():
-        raise InputError(
-            f"Ray takes no folder for its sockets and logs with letters beyond ASCII in its path, as {folder}: {mend}"
-        )
+        raise InputError(f"Ray's folder for sockets and logs must have an ASCII path, and {folder} does not: {remedy}")
     length = len(os.fsencode(folder / SESSION))
     if length > SOCKET_BYTES:
         raise InputError(
-            f"the path of {folder} is too long: Ray's sockets lie in it, and the paths of these would have {length} bytes of "
-            f"at most {SOCKET_BYTES}: {mend}"
+            f"the path of {folder} is too long: Ray's sockets in it would have paths of {length} bytes, of "
+            f"at most {SOCKET_BYTES}: {remedy}"
         )
-    there = folder / "ray"
-    with suppress(PermissionError):  # what cannot be looked into cannot be written either
-        while not there.exists():  # Ray makes those that are missing
-            there = there.parent
+    existing = folder / "ray"
+    with suppress(PermissionError):  # a folder that cannot be listed cannot be written either
+        while not existing.exists():  # Ray creates missing folders
+            existing = existing.parent
     try:
-        with tempfile.TemporaryDirectory(prefix="t", dir=there) as made, socket.socket(socket.AF_UNIX) as tried:
+        with tempfile.TemporaryDirectory(prefix="t", dir=existing) as made, socket.socket(socket.AF_UNIX) as tried:
             tried.bind(f"{made}/s")
             Path(made, "f").write_bytes(bytes(2**16))
     except OSError as error:
         raise InputError(
-            f"a Ray on this machine keeps its sockets and logs in {folder}/ray, which cannot be written ({_reason(error)}): "
-            f"{mend}"
+            f"Ray keeps its sockets and logs in {folder}/ray, which cannot be written ({_reason(error)}): {remedy}"
         ) from None
 
 
 def check_shared_memory() -> None:
-    """Raises InputError if nothing can be written there: where it is only small, Ray's objects go to the temporary folder."""
+    """Raise InputError if shared memory cannot be written. If it is only small, Ray's objects go to the temporary folder."""
     if not sys.platform.startswith("linux"):
         return
     try:
@@ -66,11 +63,11 @@ def check_shared_memory() -> None:
             made.write(bytes(2**12))
     except OSError as error:
         raise InputError(
-            f"{SHARED} cannot be written ({_reason(error)}), and Ray's objects and Python's locks lie there: mount a tmpfs at "
+            f"{SHARED} cannot be written ({_reason(error)}), but Ray's objects and Python's locks need it: mount a tmpfs at "
             f"{SHARED} that this user may write"
         ) from None
 
 
 def _reason(error: OSError) -> str:
-    """Without the path, which is of no folder that anybody knows."""
+    """The error without its path, which is a temporary one."""
     return (os.strerror(error.errno) if error.errno else str(error)).lower()

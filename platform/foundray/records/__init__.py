@@ -1,4 +1,4 @@
-"""A run's two logs on storage: `events.jsonl`, what happened, and `metrics.jsonl`, a record per step.
+"""A run's two logs on storage: `events.jsonl`, what happened, and `metrics.jsonl`, one record per step.
 
-Records go in as dictionaries (`foundray.records.schema` describes them) and come out as such, in order, whatever wrote them.
+Records are written and read as dictionaries (see `foundray.records.schema`), in order, whichever version wrote them.
 """

@@ -1,4 +1,4 @@
-"""A run's logs as data frames, for whoever looks at them in Python."""
+"""A run's logs as data frames."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from foundray.storage import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-AT_ONCE = 1 << 16
-"""Records that are held as Python objects at a time."""
+BATCH = 1 << 16
+"""Records held as Python objects at a time."""
 _ARROW: dict[Any, pa.DataType] = {
     int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string(), int | None: pa.int64(),
     list[int]: pa.list_(pa.int64()), list[tuple[int, int]]: pa.list_(pa.list_(pa.int32(), 2)),
@@ -26,21 +26,21 @@ STEPS = pa.schema([(name, _ARROW[info.annotation]) for name, info in Step.model_
 
 
 def steps(folder: Store) -> pd.DataFrame:
-    """A row per step, in the order in which they were done; the columns are the fields of `records.Step`, kept by Arrow.
+    """One row per step, in the order of computation; columns are the fields of `records.Step`, stored by Arrow.
 
-    Raises InputError where the log cannot be read; warns of lines that are no records.
+    Raises InputError if the log cannot be read; warns of damaged lines.
     """
     import pandas as pd
 
     reader = Reader(folder, "metrics")
     records = reader.new()
-    tables = [pa.Table.from_pylist(some, STEPS) for some in iter(lambda: list(islice(records, AT_ONCE)), [])]
+    tables = [pa.Table.from_pylist(batch, STEPS) for batch in iter(lambda: list(islice(records, BATCH)), [])]
     _warn(reader)
     return pa.concat_tables(tables or [STEPS.empty_table()]).to_pandas(types_mapper=pd.ArrowDtype)
 
 
 def events(folder: Store) -> pd.DataFrame:
-    """A row per event, in order; a column per field that any of them has. Raises InputError; warns of damage, as `steps`."""
+    """One row per event, in order; one column per field that any event has. Raises InputError; warns of damage, as `steps`."""
     import pandas as pd
 
     reader = Reader(folder, "events")

@@ -1,4 +1,4 @@
-"""Lines of a log: records as bytes, and bytes as records, or as damage."""
+"""Encode records as lines of a log; parse lines as records or damage."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from foundray.records.takers import runs_of
 Record = dict[str, Any]
 
 NEEDED = ("time", "step", "loss", "grad_norm", "lr", "step_s", "data_wait_s", "copy_s", "tokens_per_s", "workers")
-"""Fields of a step without which nothing can be said of it; every version has recorded them."""
+"""Fields that a step's record must have; every version has recorded them."""
 SECONDS = ("time", "step_s", "data_wait_s", "copy_s", "seconds", "model_s")
-"""Fields of which dates and sums of time are made."""
+"""Fields used as dates and in sums of time."""
 LATEST = 4e9
-"""The most seconds: as a time, in the year 2096."""
+"""Upper limit for seconds; as a time, in the year 2096."""
 MOST = 2**53
-"""The greatest integer: every reader of JSON holds it exactly."""
+"""Upper limit for integers: every JSON reader represents it exactly."""
 SHOWN = 40
-"""Characters of a damaged line that are shown."""
+"""Characters shown of a damaged line."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A line that is no record."""
+    """A line that is not a record."""
 
     place: str
     line: int
@@ -43,7 +43,7 @@ class Damage:
 
 
 def told(damage: Sequence[Damage]) -> list[str]:
-    """One sentence for each damaged file."""
+    """One sentence per damaged file."""
     files: dict[str, list[Damage]] = {}
     for one in damage:
         files.setdefault(one.place, []).append(one)
@@ -55,13 +55,13 @@ def encoded(records: Iterable[Record]) -> bytes:
 
 
 def parsed(line: bytes, log: str) -> Record:
-    """The record of a line of the log `events` or `metrics`, in today's form. Raises ValueError, which says what is wrong."""
+    """Parse a line of the log `events` or `metrics` into a record of today's form. Raises ValueError."""
     try:
         record = from_json(line)
     except ValueError:
-        raise ValueError(f"is no JSON object ({_excerpt(line)})") from None
+        raise ValueError(f"is not a JSON object ({_excerpt(line)})") from None
     if not isinstance(record, dict):
-        raise ValueError(f"is no JSON object ({_excerpt(line)})")
+        raise ValueError(f"is not a JSON object ({_excerpt(line)})")
     if log == "events":
         known = EVENTS.get(record["event"]) if isinstance(record.get("event"), str) else None
         if known:
@@ -76,13 +76,13 @@ def parsed(line: bytes, log: str) -> Record:
 
 
 class _Event(Line):
-    """One of a kind that is not known here."""
+    """An event of an unknown kind."""
 
     event: str
 
 
 def _check(record: Record, model: type[BaseModel], needed: Iterable[str]) -> None:
-    """Raises ValueError where a field is missing, or has a value that the model does not allow."""
+    """Raise ValueError if a field is missing or has a value that the model does not allow."""
     for name in needed:
         if name not in record:
             raise ValueError(f"has no `{name}`")
@@ -92,17 +92,17 @@ def _check(record: Record, model: type[BaseModel], needed: Iterable[str]) -> Non
             if type(value) is int and not -MOST <= value <= MOST:
                 raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, which is too large")
             if type(value) not in allowed:
-                raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, of another type than it must be")
+                raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, which has the wrong type")
     for name, least, most in _limits(model):
         if (value := record.get(name)) is not None and not least <= value <= most:
-            raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, which is not from {least:,.0f} to {most:,.0f}")
+            raise ValueError(f"has `{name}` {value!r:.{SHOWN}}, which is not between {least:,.0f} and {most:,.0f}")
     for name, kind, length in _lists(model):
         if (listed := record.get(name)) and not _is_list(listed, kind, length):
-            raise ValueError(f"has `{name}` {listed!r:.{SHOWN}}, which holds what it must not")
+            raise ValueError(f"has `{name}` {listed!r:.{SHOWN}}, which has wrong elements")
 
 
 def _is_list(listed: Any, kind: type, length: int | None) -> bool:
-    """Whether it has this length, if any, and values of this type, integers from 0 on; of a dictionary, the values."""
+    """Whether a list, or a dictionary's values, has this length, if any, and elements of this type; integers must be >= 0."""
     values: list[Any] = list(listed.values() if isinstance(listed, dict) else listed)
     if length not in (None, len(values)) or any(type(value) is not kind for value in values):
         return False
@@ -111,19 +111,19 @@ def _is_list(listed: Any, kind: type, length: int | None) -> bool:
 
 @cache
 def _needed(model: type[BaseModel]) -> tuple[str, ...]:
-    """Fields that a record of this kind has in any case."""
+    """Required fields of this kind of record."""
     return tuple(name for name, info in model.model_fields.items() if info.is_required())
 
 
 @cache
 def _types(model: type[BaseModel]) -> dict[str, tuple[type, ...]]:
-    """By field, which types its value has when it comes from JSON."""
+    """Types that each field's value can have in JSON."""
     return {name: _json_types(info.annotation) for name, info in model.model_fields.items()}
 
 
 @cache
 def _limits(model: type[BaseModel]) -> list[tuple[str, float, float]]:
-    """(field, least, most) of integers, and of seconds, which are finite."""
+    """(field, least, most) of integers and of seconds, which must be finite."""
     limits: list[tuple[str, float, float]] = []
     for name, kinds in _types(model).items():
         if name in SECONDS:
@@ -135,11 +135,11 @@ def _limits(model: type[BaseModel]) -> list[tuple[str, float, float]]:
 
 @cache
 def _lists(model: type[BaseModel]) -> list[tuple[str, type, int | None]]:
-    """(field, type of its values, how many it has where that is fixed) of lists, and of dictionaries."""
+    """(field, element type, fixed length or None) of lists and dictionaries."""
     found: list[tuple[str, type, int | None]] = []
     for name, info in model.model_fields.items():
         origin, inner = get_origin(info.annotation), get_args(info.annotation)
-        if origin in (list, dict, tuple) and isinstance(inner[-1], type):  # `takers` are judged as runs
+        if origin in (list, dict, tuple) and isinstance(inner[-1], type):  # `takers` are checked as runs
             found.append((name, inner[-1], len(inner) if origin is tuple else None))
     return found
 

@@ -1,8 +1,8 @@
-"""Segments: the immutable objects that a log consists of where nothing can be appended to.
+"""Segments: the immutable objects that form a log on storage that cannot append.
 
-A segment's name says its place: `00000064-00000127-3f2a9c01d4e5.jsonl` holds what the writer 3f2a9c01d4e5 wrote as numbers 64
-to 127. A writer takes an id of its own, and numbers that follow all that it has found, so two writers never write to one
-object. A segment that holds the numbers of others of the same writer replaces them.
+A segment's name says its position: `00000064-00000127-3f2a9c01d4e5.jsonl` holds what the writer 3f2a9c01d4e5 wrote as
+numbers 64 to 127. Each writer has its own id, and its numbers follow all that it has found, so two writers never write to one
+object. A segment that covers the numbers of others of the same writer replaces them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Segment:
 
     @staticmethod
     def named(name: str) -> Segment | None:
-        """None for a name that is none of ours."""
+        """Parse a name; None if it is not a segment's."""
         found = _NAME.fullmatch(name)
         return Segment(int(found[1]), int(found[2]), found[3]) if found else None
 
@@ -31,13 +31,13 @@ class Segment:
         return f"{self.first:08d}-{self.last:08d}-{self.writer}.jsonl"
 
     def holds(self, other: Segment) -> bool:
-        """Whether it replaces another one."""
+        """Whether this segment replaces another one."""
         within = self.first <= other.first and other.last <= self.last
         return within and self.writer == other.writer and self != other
 
 
 def current(segments: Iterable[Segment]) -> list[Segment]:
-    """In order, without those that others have replaced."""
+    """Sort segments, without those that others have replaced."""
     kept: dict[str, Segment] = {}
     found = []
     for segment in sorted(segments, key=lambda one: (one.first, -one.last)):
@@ -49,7 +49,7 @@ def current(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def blocks(segments: Iterable[Segment], size: int, below: int) -> list[list[Segment]]:
-    """Groups of several that make one: of one writer, in one block of `size` numbers that ends below `below`."""
+    """Groups of segments to merge: of one writer, in one block of `size` numbers that ends below `below`."""
     groups: dict[tuple[str, int], list[Segment]] = {}
     for segment in sorted(segments):
         block = segment.first // size

@@ -1,4 +1,4 @@
-"""The one writer of a log: it appends to a local file, and on an object store writes segments that nobody changes again."""
+"""The only writer of logs: appends to a local file; on an object store, writes immutable segments."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from foundray.records.segments import Segment, blocks, current
 from foundray.storage import Store, writing
 
 BLOCKS = (64, 4096)
-"""Segments become one in groups of these sizes, so that their number stays in the hundreds for months of a segment per 5 s."""
+"""Segments are merged in groups of these sizes: months with one segment per 5 s leave only hundreds of them."""
 MERGED_BYTES = 64 << 20
-"""The largest segment that is made of others: it is read into memory."""
+"""Size limit for merged segments, because they are read into memory."""
 
 
 class Writer:
-    """Of one log, for one command."""
+    """Writer of one log, for one command."""
 
     def __init__(self, folder: Store, log: str):
         """`log` is `events` or `metrics`, of the run in `folder`."""
         self.file, self.segments = folder / f"{log}.jsonl", folder / log
         self.id = uuid4().hex[:12]
         self.number: int | None = None
-        """Of the next segment; None until the first is written."""
+        """Number of the next segment; None until the first is written."""
         self.sizes: dict[Segment, int] = {}
-        """Bytes of the segments that the log consists of."""
+        """Bytes of each segment of the log."""
         self.replaced: list[Segment] = []
-        """Those that are to be deleted still."""
+        """Merged segments still to be deleted."""
 
     def append(self, records: Iterable[Record]) -> None:
-        """Add records, all or none. After a failure, the same records come again, perhaps with others behind them.
+        """Append all records or none. After a failure, callers append the same records again, perhaps followed by others.
 
         Raises InputError.
         """
         if self.number is None:
-            self._look()
+            self._list_segments()
         assert self.number is not None
-        if self.file.is_local:  # where a run was copied here from an object store, its segments are followed by one more
+        if self.file.is_local:  # a run copied from an object store gets one more segment
             target = self.segments / Segment(self.number, self.number, self.id).name if self.sizes else self.file
             return _append(target, encoded(records))
         segment, content = Segment(self.number, self.number, self.id), encoded(records)
         (self.segments / segment.name).write_bytes(content)
         self.sizes[segment] = len(content)
         self.number += 1
-        with contextlib.suppress(InputError):  # the record is whole without it, and the next block tries again
+        with contextlib.suppress(InputError):  # merging is optional; the next block tries again
             self._merge()
 
-    def _look(self) -> None:
+    def _list_segments(self) -> None:
         found = {segment: size for name, size in self.segments.files().items() if (segment := Segment.named(name))}
         kept = current(found)
         self.sizes = {segment: found[segment] for segment in kept}
@@ -74,7 +74,7 @@ class Writer:
         whole = Segment(group[0].first, group[-1].last, group[0].writer)
         contents = [(self.segments / segment.name).read_bytes() for segment in group]
         if not all(content.endswith(b"\n") for content in contents):
-            return  # one is truncated, and its last line would join the next one's first, which would be lost, too
+            return  # one is truncated: its last line would join, and damage, the next one's first
         content = b"".join(contents)
         (self.segments / whole.name).write_bytes(content)
         for segment in group:
@@ -91,7 +91,7 @@ class Writer:
 
 
 def _append(file: Store, lines: bytes) -> None:
-    """Add lines to a local file, all or none."""
+    """Append all lines to a local file, or none."""
     path = Path(file.path)
     with writing(file):
         size = _whole_lines(path)
@@ -105,7 +105,7 @@ def _append(file: Store, lines: bytes) -> None:
 
 
 def _whole_lines(path: Path) -> int:
-    """Bytes of the file's complete lines; one that a killed writer left unfinished is cut off, or the next would join it."""
+    """Size of the file's complete lines. Cuts off a line that a killed writer left unfinished, or the next would join it."""
     if not path.exists():
         return 0
     with path.open("rb+") as stream:

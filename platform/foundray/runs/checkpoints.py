@@ -1,4 +1,4 @@
-"""The folders of checkpoints: what they are called, which are complete, and which are kept.
+"""Folders of checkpoints: their names, which are complete, and which are kept.
 
 `step-00000104` holds the state after 104 steps; a suffix may follow (`step-00000104-a1b2`). A folder is a checkpoint once its
 manifest is there. Nothing here needs torch.
@@ -26,12 +26,12 @@ def place(folder: Store, step: int) -> Store:
 
 
 def step_of(place: Store) -> int:
-    """Raises ValueError for a folder that is no checkpoint's."""
+    """Step of a checkpoint's folder. Raises ValueError for any other folder."""
     return _number(place.name)[0]
 
 
 def folders(folder: Store) -> list[Store]:
-    """Of checkpoints, complete or not, newest first: steps count as numbers, of any length."""
+    """Folders of checkpoints, complete or not, newest first; steps compare as numbers of any length."""
     found = [place for place in folder.children() if _NAME.fullmatch(place.name)]
     return sorted(found, key=lambda place: _number(place.name), reverse=True)
 
@@ -52,15 +52,15 @@ def newest_step(folder: Store) -> int | None:
 
 
 def best_of(steps: Iterable[int], losses: Mapping[int, float], count: int = 1) -> list[int]:
-    """Up to `count` of the steps, those of the lowest validation loss, best first; of equal ones the earlier."""
+    """Up to `count` steps with the lowest validation loss, best first; the earlier of equal ones."""
     known = [step for step in set(steps) if math.isfinite(losses.get(step, math.nan))]
     return sorted(known, key=lambda step: (losses[step], step))[:count]
 
 
 def with_loss(losses: Mapping[int, float], event: Mapping[str, Any]) -> dict[int, float]:
-    """Validation losses by step, after one more of a run's events: a roll-back undoes those of later steps."""
+    """Validation losses by step, after one more event: a roll-back undoes those of later steps."""
     if event["event"] == "evaluated" and event.get("set", VALIDATION) == VALIDATION:
-        loss = event.get("compared_loss")  # of equal samples: those of one evaluation may be harder than those of another
+        loss = event.get("compared_loss")  # over equal samples, because one evaluation's may be harder than another's
         return {**losses, event["step"]: event["val_loss"] if loss is None else loss}
     if event["event"] == "rolled_back":
         return {step: loss for step, loss in losses.items() if step <= event["to"]}
@@ -68,15 +68,15 @@ def with_loss(losses: Mapping[int, float], event: Mapping[str, Any]) -> dict[int
 
 
 def best_step(folder: Store, events: Iterable[Mapping[str, Any]]) -> int:
-    """Of the complete checkpoints, that of the lowest validation loss. Raises InputError if none has one."""
+    """Step of the complete checkpoint with the lowest validation loss. Raises InputError if none has one."""
     losses: dict[int, float] = {}
     for event in events:
         losses = with_loss(losses, event)
     if not (best := best_of(there := completed_steps(folder), losses)):
         steps = ", ".join(f"{step:,}" for step in sorted(there)) or "none"
         raise InputError(
-            f"{folder} holds no complete checkpoint after which the validation loss was measured (there are those of the "
-            f"steps: {steps}); train.keep_best keeps such ones"
+            f"{folder} holds no complete checkpoint with a validation loss (complete steps: {steps}); "
+            "train.keep_best keeps such checkpoints"
         )
     return best[0]
 
@@ -86,25 +86,25 @@ class Keep:
     """Which complete checkpoints are kept."""
 
     newest: int
-    """How many of the newest."""
+    """Number of newest checkpoints to keep."""
     every: int | None = None
-    """Those of its multiples are kept for good: milestones."""
+    """Milestones: checkpoints at multiples of this are kept for good."""
     best: int = 0
-    """How many of those with the lowest validation loss."""
+    """Number of checkpoints with the lowest validation loss to keep."""
     losses: Callable[[], Mapping[int, float]] = dict
-    """Validation loss by step, as far as it is known."""
+    """Known validation losses by step."""
 
     def of(self, steps: list[int]) -> set[int]:
-        """Those of the steps, given newest first, that are kept."""
+        """Steps to keep, of `steps` given newest first."""
         milestones = {step for step in steps if self.every and step % self.every == 0}
         return {*steps[: self.newest], *milestones, *best_of(steps, self.losses(), self.best)}
 
 
 def prune(folder: Store, keep: Keep, counted: Iterable[str] | None = None) -> list[Store]:
-    """Delete complete checkpoints that are not kept, and incomplete ones before the newest; gives those left, newest first.
+    """Delete complete checkpoints that are not kept, and incomplete ones before the newest; return the rest, newest first.
 
-    `counted` names folders that are known to be complete: others that are complete, such as those that a run passed over, do
-    not count then, and stay. Raises InputError, after all have been tried, if one cannot be deleted.
+    `counted` names folders known to be complete: other complete ones, such as those that a run skipped, do not count and
+    stay. Raises InputError, after trying all, if one cannot be deleted.
     """
     names, there = set(counted or ()), folders(folder)
     whole = [place for place in there if place.name in names or (place / MANIFEST).exists()]
@@ -125,7 +125,7 @@ def prune(folder: Store, keep: Keep, counted: Iterable[str] | None = None) -> li
 
 
 def delete(place: Store) -> None:
-    """The manifest first, so that what is left of a deletion that is broken off is no checkpoint. Raises InputError."""
+    """Delete a checkpoint, manifest first: an interrupted deletion leaves no checkpoint. Raises InputError."""
     manifest = place / MANIFEST
     with writing(place), contextlib.suppress(FileNotFoundError):
         place.filesystem.delete_file(manifest.path)
@@ -134,5 +134,5 @@ def delete(place: Store) -> None:
 
 def _number(name: str) -> tuple[int, str]:
     if (match := _NAME.fullmatch(name)) is None:
-        raise ValueError(f"{name} is no checkpoint's folder")
+        raise ValueError(f"{name} is not a checkpoint's folder")
     return int(match[1]), match[2] or ""

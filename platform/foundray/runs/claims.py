@@ -1,4 +1,4 @@
-"""One command at a time decides whether it may have a folder: exclusive creation and a lock, or claims on object stores."""
+"""Mutual exclusion while a command decides whether to take a folder: a file lock, or claims on object stores."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from foundray.storage import Store, writing
 
 POLL_SECONDS = 0.1
 LOCK = ".holder.lock"
-"""The file that is locked if the folder itself cannot be, as on NFS."""
+"""File to lock if the folder itself cannot be locked, as on NFS."""
 CLAIM = "entering-"
-"""How the names of claims begin."""
+"""Prefix of the names of claims."""
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 @contextlib.contextmanager
 def alone(folder: Store, token: str, me: dict[str, Any], patience: float) -> Iterator[Callable[[], None]]:
-    """While the block runs, no other command is inside for the same folder. `me` says which process this is.
+    """Exclude other commands on the same folder while the block runs. `me` identifies this process.
 
-    What is yielded raises InputError once the block has taken longer than others wait for it: call it before a decision.
-    Raises InputError if others do not come out within four times `patience` seconds.
+    Yields a function that raises InputError once the block has taken longer than others wait for it: call it before a
+    decision. Raises InputError if others do not leave within four times `patience` seconds.
     """
     if folder.is_local:
         with _locked(folder, 4 * patience):
@@ -40,7 +40,7 @@ def alone(folder: Store, token: str, me: dict[str, Any], patience: float) -> Ite
 
 
 def create(file: Store, content: str) -> bool:
-    """Make a local file, at once with its content, if there is none of this name; else gives False."""
+    """Create a local file atomically with its content; return False if it exists."""
     path = Path(file.path)
     beside = Path(f"{path}.{os.getpid()}.tmp")
     with writing(file):
@@ -64,18 +64,18 @@ def create(file: Store, content: str) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Store, seconds: float) -> Iterator[None]:
-    """By the kernel, which lets go of the lock when a process ends, however it does."""
+    """Hold a kernel lock, which is released when the process ends, however it ends."""
     path = Path(folder.path)
     with writing(folder):
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY)
     try:
-        if not _lock(descriptor, folder, seconds):  # NFS locks only files that are open for writing
+        if not _lock(descriptor, folder, seconds):  # NFS locks only files open for writing
             os.close(descriptor)
             descriptor = -1
             with writing(folder):
                 descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            _lock(descriptor, folder, seconds)  # a filesystem without locks is left with exclusive creation
+            _lock(descriptor, folder, seconds)  # without locks, only exclusive creation protects
         yield
     finally:
         if descriptor >= 0:
@@ -83,7 +83,7 @@ def _locked(folder: Store, seconds: float) -> Iterator[None]:
 
 
 def _lock(descriptor: int, folder: Store, seconds: float) -> bool:
-    """Whether the filesystem gives the lock; waits for others who have it. Raises InputError after too long."""
+    """Wait for the lock; False if the filesystem has no locks. Raises InputError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -99,10 +99,10 @@ def _lock(descriptor: int, folder: Store, seconds: float) -> bool:
 
 @contextlib.contextmanager
 def _claimed(folder: Store, token: str, me: dict[str, Any], patience: float) -> Iterator[Callable[[], None]]:
-    """By claims, on storage that shows at once what was written: whoever sees no claim but its own is alone.
+    """Hold a claim, on storage with read-after-write consistency: a command that sees only its own claim is alone.
 
-    Each writes its claim before it looks, and takes it back only when it is done: so of two, the one that looked last has
-    seen the other. Of two that see each other, the one with the greater token withdraws for a moment.
+    Each writes its claim before it looks, and removes it only when done: so of two, the one that looked last has seen the
+    other. If two see each other, the one with the greater token withdraws for a moment.
     """
     mine = folder / f"{CLAIM}{token}.json"
     seen: dict[str, float] = {}
@@ -113,7 +113,7 @@ def _claimed(folder: Store, token: str, me: dict[str, Any], patience: float) -> 
             first = not others or mine.name < min(others)
             if claimed and not others:
                 break
-            if first and now - claimed > patience:  # again and again, for others to see that it is not a dead one's
+            if first and now - claimed > patience:  # rewritten regularly, so that others see it is alive
                 mine.write_text(json.dumps(me | {"at": now}))
                 claimed = time.monotonic()
                 continue
@@ -135,7 +135,7 @@ def _claimed(folder: Store, token: str, me: dict[str, Any], patience: float) -> 
 
 
 def _others(folder: Store, mine: Store, seen: dict[str, float], limit: float) -> list[str]:
-    """Names of others' claims. Those of the dead are removed: of ended processes here, or unchanged for `limit` seconds."""
+    """Names of others' claims. Removes dead ones: of ended processes here, or unchanged for `limit` seconds."""
     found = []
     for claim in folder.children():
         if not claim.name.startswith(CLAIM) or claim.name == mine.name:
@@ -144,7 +144,7 @@ def _others(folder: Store, mine: Store, seen: dict[str, float], limit: float) ->
             content = claim.read_text()
             alive = lives_here(json.loads(content))
         except (InputError, ValueError):
-            content, alive = "", None  # it has just gone, or is damaged
+            content, alive = "", None  # just deleted, or damaged
         since = seen.setdefault(f"{claim.name} {content}", time.monotonic())
         if alive is False or time.monotonic() - since > limit:
             claim.delete_file()

@@ -1,4 +1,4 @@
-"""A run's records as they come, wherever its folder lies; reading them costs what is new, however long the run is."""
+"""Follow a run's records on any storage; each read costs only the new ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from foundray.runs.run import Run
 from foundray.storage import Store
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 5.0
-"""Between two looks. An object store is written to every few seconds only, and charges for each look."""
+"""Between two reads. An object store is written only every few seconds, and charges for each read."""
 LOGS = ("metrics", "events")
-"""In this order, against that of writing: with a step, whatever happened before it is read at the latest."""
+"""Read in reverse order of writing: with a step, all events before it are read."""
 
 Record = dict[str, Any]
 
@@ -28,23 +28,23 @@ Record = dict[str, Any]
 class Follower:
     def __init__(self, folder: Store):
         self.folder = folder
-        self.anew = True
-        """Whether the last call began at the start, since the record is another one: what was told before is void."""
+        self.restarted = True
+        """Whether the last call read from the start, because the logs were replaced: earlier records are void."""
         self._begin()
 
     def _begin(self) -> None:
         self.readers = [Reader(self.folder, log) for log in LOGS]
         self.pending: list[Record] = []
-        """Records that were read before something could not be."""
+        """Records read before a read failed."""
         self.begun = False
 
     def new(self) -> list[Record]:
-        """What was recorded since the last call, in order of time. Raises InputError where it cannot be read."""
-        self.anew = not self.begun
+        """Return the records since the last call, in order of time. Raises InputError if they cannot be read."""
+        self.restarted = not self.begun
         try:
             self._read()
         except Shorter:
-            self.anew = True
+            self.restarted = True
             self._begin()
             self._read()
         records, self.pending = sorted(self.pending, key=lambda record: record["time"]), []
@@ -52,7 +52,7 @@ class Follower:
         return records
 
     def all(self) -> Iterator[Record]:
-        """What is new in order of time, one at a time, however much it is. Raises InputError, as `new`."""
+        """Yield the new records in order of time, in constant memory. Raises InputError, as `new`."""
         return merge(*(reader.new() for reader in self.readers), key=lambda record: record["time"])
 
     def _read(self) -> None:
@@ -61,28 +61,28 @@ class Follower:
                 self.pending.append(record)
 
     def damage(self) -> list[str]:
-        """A sentence for each damaged file of the record."""
+        """One sentence per damaged log file."""
         return told([one for reader in self.readers for one in reader.damage])
 
 
 class Pulse:
-    """Whether a command works on a run, seen from outside, without waiting."""
+    """Whether a command runs a run, seen from outside, without waiting."""
 
     def __init__(self, folder: Store):
         self.folder = folder
         self.beat: tuple[str, int] | None = None
         self.changed = time.monotonic()
-        """When the beat last did."""
+        """When the beat last changed."""
 
     def beats(self) -> bool:
-        """The holder's process tells, on this machine; elsewhere, that its counter has moved not long ago."""
+        """Whether the holder's process is alive, on this machine; elsewhere, whether its counter moved recently."""
         try:
             holder = holder_of(self.folder)
             if holder is None and not (self.folder / HOLDER).exists():
                 return False
         except InputError:  # storage may be away for a while
             holder = None
-        if holder is None:  # or the file is damaged
+        if holder is None:  # unknown, or the file is damaged
             return time.monotonic() - self.changed < PATIENCE_SECONDS
         if (here := lives_here(holder)) is not None:
             if here:
@@ -95,41 +95,41 @@ class Pulse:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at a run shows."""
+    """Result of one read of a run."""
 
     records: list[Record]
-    """Those that are new, in order of time."""
-    anew: bool
-    """Whether they are all that there is, and what was told before is void."""
+    """New records, in order of time."""
+    restarted: bool
+    """Whether these are all records, and earlier ones are void."""
     alive: bool
-    """Whether a command works on the run."""
+    """Whether a command runs the run."""
     problem: str = ""
-    """Why nothing could be read, if so."""
+    """Why nothing could be read; empty if it could."""
     damage: Sequence[str] = ()
-    """What of the record is damaged and left out, a sentence for each file."""
+    """Damage in the logs, one sentence per file."""
 
 
 def looks(run: Run) -> Iterator[Look]:
-    """Look at a run every second or so, until it has ended, or no command has worked on it for a while.
+    """Read a run every second or so, until it has ended or no command has run it for a while.
 
-    One without any record is waited for. Raises InputError where the first look fails.
+    Waits for the first record. Raises InputError if the first read fails.
     """
     follower, pulse = Follower(run.folder), Pulse(run.folder)
     look: Look | None = None
     last: Record | None = None
     alive_at = time.monotonic()
     while True:
-        alive = pulse.beats()  # before reading, so that whoever was gone has written all that he will
+        alive = pulse.beats()  # before reading: a command that is gone has then written everything
         alive_at = time.monotonic() if alive else alive_at
         try:
             records = follower.new()
-            look = Look(records, follower.anew, alive, damage=follower.damage())
+            look = Look(records, follower.restarted, alive, damage=follower.damage())
         except InputError as error:
             if look is None:
                 raise
             look = Look([], False, alive, str(error), look.damage)
         events = [record for record in look.records if "event" in record]
-        last = events[-1] if events else None if look.anew else last
+        last = events[-1] if events else None if look.restarted else last
         yield look
         ended = last is not None and last["event"] in ENDS
         abandoned = last is not None and time.monotonic() - alive_at > PATIENCE_SECONDS

@@ -1,4 +1,4 @@
-"""Where the time of a run went, from its record."""
+"""Account of a run's time, from its logs."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ ENDS = kinds(Trait.ENDS)
 RECOVERS = kinds(Trait.RECOVERS)
 BESIDE_DRIVER = kinds(Trait.BESIDE_DRIVER)
 REACH = 2**16
-"""Steps that a run may go back over: of the last so many it is remembered how long they took."""
+"""Steps that a run may go back over: durations of this many last steps are kept."""
 
 
 class Account:
     """Seconds of wall time by part; they sum to the time in which a command was running the run.
 
-    `stepping` is steps that count, without waiting for data; `data_wait`; `copying` the state for checkpoints and mirrors;
-    `evaluating`; `repeated` steps, done again after a fault; `recovery` from a fault to the next step; `starting` from a
+    `stepping` is steps that count, without waiting for data; `data_wait`; `copying` the state for checkpoints and replicas;
+    `evaluating`; `repeated` steps after a fault; `recovery` from a fault to the next step; `starting` from a
     command to its first step; `idle` is the rest. Goodput is the share of `stepping`.
 
-    A command's time is from its `command` to its `stopped`, `failed` or `finished`; of one that was killed, to its last record.
+    A command's time is from its `command` to its `stopped`, `failed` or `finished`; if it was killed, to its last record.
     """
 
     def __init__(self) -> None:
         self.spent = dict.fromkeys(PARTS[:-1], 0.0)
         self.counted: dict[int, float] = {}
-        """Seconds that each step took which counts, as long as it is not done again."""
+        """Seconds of each step that counts until it is repeated."""
         self.waiting: tuple[str, float] | None = None
-        """For what, and since when, no step is done."""
+        """(part, time) since when no step has been done."""
         self.seen: float | None = None
         self.running = True
-        """Whether a command is at work, as far as recorded."""
+        """Whether a command is running, as far as recorded."""
         self.elapsed = 0.0
 
     def add(self, record: dict[str, Any]) -> None:
-        """The next record, in order of time."""
+        """Take the next record, in order of time."""
         now, name = record["time"], record.get("event")
         if name in BESIDE_DRIVER:  # perhaps before the command that it belongs to
             return
@@ -46,7 +46,7 @@ class Account:
             self._stop_waiting(self.seen or now)  # the command before was killed
             self.waiting = ("starting", now)
         elif not self.running:
-            return  # it came late; nothing runs
+            return  # a late record; no command is running
         else:
             self.elapsed += now - (now if self.seen is None else self.seen)
             if name in RECOVERS and self.waiting is None:
@@ -81,12 +81,12 @@ class Account:
             self.waiting = None
 
     def pause(self) -> None:
-        """Nothing runs after the last record: its command was ended or killed."""
+        """Note that no command runs after the last record: it ended or was killed."""
         self._stop_waiting(self.seen or 0.0)
         self.running = False
 
     def parts(self, now: float | None = None) -> dict[str, float]:
-        """Seconds by part, up to the last record; with `now`, what is waited for still counts until then."""
+        """Seconds by part, up to the last record; with `now`, a current wait counts until then."""
         spent, elapsed = dict(self.spent), self.elapsed
         if self.waiting and self.seen is not None and now is not None and now > self.seen:
             spent[self.waiting[0]] += now - self.waiting[1]
@@ -95,7 +95,7 @@ class Account:
 
 
 def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """Of a whole record: see `Account`."""
+    """Account of complete logs: see `Account`."""
     whole = Account()
     for record in sorted([*events, *metrics], key=lambda record: record["time"]):
         whole.add(record)

@@ -1,9 +1,9 @@
-"""One command at a time on a run's folder: who holds it, and whether that one is still alive.
+"""Lock of a run's folder: one command at a time, with detection of dead holders.
 
-The holder creates a file with a token of its own and a counter that it raises every few seconds. Another command takes the
-run only if the holder's process is gone from this machine, or, for a holder that cannot be seen from here, if the counter
-stands still for a while: no clock is compared with another, and no host name. One command decides at a time (`entering`), and
-one that is refused has written nothing. The holder is asked to stop by a file beside it that names its token.
+The holder creates a file with its own token and a counter that it increments every few seconds. Another command takes the
+run only if the holder's process is gone from this machine or, for a holder not visible from here, if the counter stands
+still for a while: no clocks or host names are compared. One command decides at a time (`claims`), and a rejected one has
+written nothing. A file next to the holder's, which names its token, asks it to stop.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _FIELDS: dict[str, dict[str, type]] = {
     HOLDER: {"token": str, "beats": int, "host": str, "pid": int, "process": str, "user": str},
     REQUEST: {"token": str, "by": str},
 }
-"""What each of the files holds at least."""
+"""Required fields of each file."""
 BEAT_SECONDS = 3.0
 PATIENCE_SECONDS = 12.0
-"""A counter that stands still for so long belongs to a holder that is gone."""
+"""If the counter stands still for this long, the holder is gone."""
 
 
 class RunLock:
-    """Holds a run's folder, or another, while the block runs. Raises InputError where another command holds it."""
+    """Holds the lock of a folder while the block runs. Raises InputError if another command holds it."""
 
     def __init__(self, folder: Store, report: Callable[[str], None], what: str = "the run"):
-        """`what` the folder is of, for people."""
+        """`what` names the folder's content in messages."""
         self.file, self.report, self.what = folder / HOLDER, report, what
         self.token, self.beats = uuid.uuid4().hex, 0
         self.taken = False
-        """Whether another command has taken the run meanwhile."""
+        """Whether another command has taken the lock meanwhile."""
         self.stopping = ""
-        """Who asked the command to stop, if somebody did."""
+        """Who asked the command to stop; empty if nobody did."""
         self.ending = threading.Event()
 
     def __enter__(self) -> RunLock:
@@ -73,15 +73,15 @@ class RunLock:
                         file.delete_file()
 
     def stop(self, by: str) -> None:
-        """Let the run end at its next step boundary."""
+        """End the run at its next step boundary."""
         self.stopping = by
 
     def _wait_for_other(self) -> bool:
-        """Whether there is no holder's file at all; False if one is that of a holder that is gone. Raises InputError."""
+        """Whether there is no holder's file; False if its holder is gone. Raises InputError if the holder is alive."""
         if not self.file.exists():
             return True
         if (other := _read(self.file)) is None:
-            time.sleep(BEAT_SECONDS)  # damaged, or not yet whole
+            time.sleep(BEAT_SECONDS)  # damaged, or not yet complete
             if (other := _read(self.file)) is None:
                 return not self.file.exists()
         who = f"process {other['pid']} of {other['user']} on {other['host']}"
@@ -101,7 +101,7 @@ class RunLock:
         return False
 
     def _take(self, free: bool) -> bool:
-        """Whether the folder is now this command's. A file that has come meanwhile is another's."""
+        """Take the lock; False if another command created the file meanwhile."""
         if free and self.file.is_local:
             return create(self.file, self._content())
         self.file.write_text(self._content())
@@ -111,7 +111,7 @@ class RunLock:
         while not self.ending.wait(BEAT_SECONDS):
             with suppress(InputError):  # storage may be away for a while
                 other = _read(self.file)
-                # A file that is gone after a pause of this process (it was frozen) was another's, who had time to end.
+                # If the file is gone after this process was frozen, another command has held the lock and ended.
                 gone = _now() - self.beaten > PATIENCE_SECONDS and not self.file.exists()
                 if gone or (other is not None and other["token"] != self.token):
                     self.taken = True
@@ -131,14 +131,14 @@ class RunLock:
 
 
 def holder_of(folder: Store) -> dict[str, Any] | None:
-    """What the folder's holder tells; None where there is none, or it is damaged. Raises InputError where storage does not."""
+    """The holder's file; None if missing or damaged. Raises InputError if storage does not answer."""
     return _read(folder / HOLDER)
 
 
 def is_held(folder: Store) -> bool:
-    """Whether a command holds the folder and lives. It takes some seconds to tell where that runs on another machine.
+    """Whether a living command holds the folder. Takes some seconds if that runs on another machine.
 
-    Raises InputError where storage does not tell.
+    Raises InputError if storage does not answer.
     """
     if (holder := _read(folder / HOLDER)) is None:
         return False
@@ -166,7 +166,7 @@ def _request(folder: Store) -> Store:
 
 
 def _read(file: Store) -> dict[str, Any] | None:
-    """None where there is none, or one that is damaged. Raises InputError where storage does not tell."""
+    """Read a file of the lock; None if missing or damaged. Raises InputError if storage does not answer."""
     if not file.exists():
         return None
     try:
@@ -178,11 +178,11 @@ def _read(file: Store) -> dict[str, Any] | None:
     except InputError:
         if file.exists():
             raise
-        return None  # its holder has just gone
+        return None  # its holder has just deleted it
 
 
 def _now() -> float:
-    """Seconds, which pass while the machine sleeps, too."""
+    """Monotonic seconds that also count while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 

@@ -1,4 +1,4 @@
-"""`foundray logs`: what happened in a run, as its command told it, and more."""
+"""`foundray logs`: what happened in a run, in sentences or as raw records."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from foundray.wording.standard_json import dumps
 
 HIDDEN = kinds(Trait.HIDDEN)
 STEP_SECONDS = 10.0
-"""Of the run's time, between two lines about steps."""
+"""Seconds of the run's time between two lines about steps."""
 
 
 def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
-    """A line an event, and one about the steps every ten seconds; to `follow` is to go on until the run ends.
+    """Print one line per event, and one about the steps every ten seconds; with `follow`, until the run ends.
 
     Raises InputError.
     """
@@ -32,16 +32,17 @@ def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
         if look.problem and look.problem != problem:
             out(plain(look.problem))
         problem = look.problem
-        if look.anew and log.told:
-            out("the run was begun anew")
+        if look.restarted and log.started:
+            out("the run was started over")
             log = Log(log.steps, out)
         log.tell(look.records)
         log.warn(look.damage)
 
 
 def raw(run: Run, follow: bool, out: Callable[[str], None], aside: Callable[[str], None]) -> None:
-    """Each event and step as a JSON object, in order of time; what is damaged is said `aside`. A number that is not finite is
-    `null`. Raises InputError.
+    """Print each event and step as a JSON object, in order of time; report damage to `aside`.
+
+    A number that is not finite is `null`. Raises InputError.
     """
     if not follow:
         follower = Follower(run.folder)
@@ -62,14 +63,14 @@ def raw(run: Run, follow: bool, out: Callable[[str], None], aside: Callable[[str
 class Log:
     def __init__(self, steps: int, out: Callable[[str], None]):
         self.steps, self.out = steps, out
-        self.told = False
-        """Whether there was anything yet."""
+        self.started = False
+        """Whether any record was seen."""
         self.stepped = -math.inf
-        """The time of the last step that has a line."""
+        """Time of the last step with a line."""
         self.warned: list[str] = []
 
     def warn(self, damage: Sequence[str]) -> None:
-        """Of what is damaged and left out; again where there is more of it."""
+        """Report damage; again if it has changed."""
         if (said := list(damage)) != self.warned:
             self.warned = said
             for sentence in said:
@@ -77,7 +78,7 @@ class Log:
 
     def tell(self, records: list[Record]) -> None:
         for record in records:
-            self.told = True
+            self.started = True
             for text in self._lines(record):
                 self.out(dated(record, text))
 

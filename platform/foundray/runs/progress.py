@@ -1,4 +1,4 @@
-"""How a run goes, from its records as they come: each is looked at once, and a step leaves a few numbers behind."""
+"""A run's progress, updated record by record; memory grows by a few numbers per step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from foundray.runs.goodput import ENDS, Account
 from foundray.runs.restarts import Restarts
 
 RECENT = 200
-"""Steps that speed, pace and shares are taken over, at most."""
+"""Most steps that speed, pace and shares are averaged over."""
 EVENTS = 1000
-"""The last events that are remembered."""
+"""Number of last events kept."""
 
 Record = dict[str, Any]
 
@@ -23,31 +23,31 @@ Record = dict[str, Any]
 class Progress:
     def __init__(self) -> None:
         self.doing = ""
-        """What the last command is or was doing; the kind of the event that ended it; nothing where there is no record."""
+        """What the last command is doing, or the kind of event that ended it; empty without records."""
         self.step: Record = {}
-        """The last step's record, once there is one."""
+        """The last step's record; empty before the first."""
         self.done = 0
-        """Steps done in the state that the run is in."""
+        """Steps done in the run's current state."""
         self.losses = array("d")
-        """Of each step, the last time it was done."""
+        """Loss of each step, as last computed."""
         self.recent: deque[Record] = deque(maxlen=RECENT)
-        """The last steps of the present group of workers."""
+        """The last steps of the current group."""
         self.repeated = 0
-        """Steps done again."""
+        """Number of repeated steps."""
         self.restarts = Restarts()
         self.worlds: list[tuple[int, int]] = []
-        """(step, workers) wherever a group was not as large as the one before."""
+        """(step, workers) of each group whose size differs from the one before."""
         self.evaluations: list[tuple[int, float]] = []
         """(step, validation loss)"""
         self.evaluation: Record = {}
-        """The last one's event."""
+        """Event of the last evaluation."""
         self.checkpoint: Record = {}
-        """The last complete one's event."""
+        """Event of the last complete checkpoint."""
         self.events: deque[Record] = deque(maxlen=EVENTS)
         self.account = Account()
 
     def add(self, records: Iterable[Record]) -> None:
-        """Events and steps, in order of time."""
+        """Take events and steps, in order of time."""
         for record in records:
             self.account.add(record)
             if "event" in record:
@@ -69,7 +69,7 @@ class Progress:
             case "group_broken" | "rolled_back" | "too_few":
                 self.doing = "regrouping"
                 self.done = event.get("to", self.done)
-                if self.checkpoint.get("step", 0) > event.get("to", math.inf):  # it was undone, and is deleted
+                if self.checkpoint.get("step", 0) > event.get("to", math.inf):  # undone by the roll-back, and deleted
                     self.checkpoint = {}
             case "waiting":
                 self.doing = "waiting for workers"
@@ -91,12 +91,12 @@ class Progress:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """While stepping."""
+        """Throughput while stepping."""
         seconds = sum(step["step_s"] for step in self.recent)
         return len(self.recent) * self.step["tokens"] / self.step["step"] / seconds if seconds else None
 
     def seconds_left(self, steps: int) -> float | None:
-        """Of a run of so many steps, at the pace of the last ones; None where there is none to go by."""
+        """Seconds until step `steps` at the pace of the last ones; None without a pace."""
         if len(self.recent) < 2:
             return None
         span = self.recent[-1]["time"] - self.recent[0]["time"]
@@ -104,7 +104,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Wall time while a command was running the run, all told."""
+        """Total wall time while a command was running the run."""
         return sum(self.account.parts().values())
 
     @property
@@ -114,6 +114,6 @@ class Progress:
 
     @property
     def shares(self) -> dict[int, float]:
-        """Of the micro-batches, by the rank of the worker that took them."""
+        """Share of the micro-batches per rank."""
         taken: Counter[int] = sum((counts(step["takers"]) for step in self.recent), Counter())
         return {rank: count / taken.total() for rank, count in sorted(taken.items())}

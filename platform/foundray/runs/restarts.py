@@ -1,4 +1,4 @@
-"""How often a run's workers had to form a group anew, counted in one place for all that is told of it."""
+"""Count a run's restarts: the one definition for status, reports and metrics."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ ENDS_WELL = kinds(Trait.ENDS_WELL)
 
 
 class Restarts:
-    """Groups formed anew, since workers were lost, came or went, or since a command failed or was killed.
+    """Counts groups formed again because workers were lost, came or left, or a command failed or was killed.
 
-    The first group of a run is none, nor is the first after a command that ended because it was asked to.
+    The first group of a run is not a restart, nor is the first after a command that ended on request.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.afresh = True
-        """Whether the next group is none."""
+        self.fresh = True
+        """Whether the next group is not a restart."""
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """The next event, in order of time."""
+        """Take the next event, in order of time."""
         if event["event"] == "workers_started":
-            self.count += not self.afresh
-            self.afresh = False
+            self.count += not self.fresh
+            self.fresh = False
         elif event["event"] in ENDS_WELL:
-            self.afresh = True
+            self.fresh = True
 
 
 def restarts(events: Iterable[Mapping[str, Any]]) -> int:
-    """Of a whole record: see `Restarts`."""
+    """Restarts in a complete log: see `Restarts`."""
     counted = Restarts()
     for event in events:
         counted.add(event)

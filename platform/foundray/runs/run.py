@@ -1,15 +1,15 @@
-"""A run's folder: its spec, its record, and where it stands.
+"""A run's folder: its spec, its logs, and where it stands.
 
 spec.yaml         the resolved spec
-data.json         where its prepared data lies, that data's manifest, and the versions of the arithmetic it was begun with
+data.json         where its prepared data is, that data's manifest, and the arithmetic versions that the run began with
 tokenizer.json
-start.safetensors another run's weights, where it started from these
+start.safetensors another run's weights, if it started from them
 checkpoints/      step-00001000/ ...
 events.jsonl      what happened: starts, restarts, evaluations, checkpoints, the end
-metrics.jsonl     one line a step; on object stores these two are the folders events/ and metrics/, see `logfiles`
+metrics.jsonl     one line per step; on object stores these two are the folders events/ and metrics/, see `records`
 tensorboard/
-forecast.json     of its loss, where one was stated before it began
-probes/           judgements by `foundray probe`, one a task
+forecast.json     of its loss, if one was made before it began
+probes/           results of `foundray probe`, one per task
 report.html       by `foundray report`
 """
 
@@ -57,57 +57,57 @@ class Facts:
 
     run: str
     state: str
-    """`new`, `running`, `stopped` (it was asked to), `interrupted`, `failed` or `finished`."""
+    """`new`, `running`, `stopped` (on request), `interrupted`, `failed` or `finished`."""
     step: int
     """Optimizer steps done, as far as recorded."""
     tokens: int
-    """Positions trained on: steps times tokens a step."""
+    """Positions trained on: steps times tokens per step."""
     loss: float | None
     """Training loss of the last step, in nats per token."""
     val_loss: float | None
     """Last validation loss, in nats per token."""
     weights_sha256: str | None
-    """Of the finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
+    """Hash of a finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
     init_from: dict[str, Any] | None
     """Where its first weights came from: `run`, `step`, `weights_sha256`, `teacher_sha256`."""
     stopped_by: str | None
-    """Who asked a stopped run to: a person, or a signal: `SIGINT` (Ctrl-C), `SIGTERM`, or `SIGHUP` (a closed terminal)."""
+    """Who stopped the run: a person, or a signal: `SIGINT` (Ctrl-C), `SIGTERM`, or `SIGHUP` (a closed terminal)."""
     checkpoint: int | None
-    """The step of the newest complete checkpoint that is there."""
+    """Step of the newest complete checkpoint."""
     workers: int | None
-    """In the last worker group."""
+    """Number of workers in the last group."""
     worlds: list[dict[str, Any]]
-    """The world size over time: `time`, `step` and `workers` of each group that was not as large as the one before."""
+    """The number of workers over time: `time`, `step` and `workers` of each group whose size differs from the one before."""
     restarts: int
-    """Worker groups formed anew: see `foundray.runs.restarts`."""
+    """Groups formed again: see `foundray.runs.restarts`."""
     steps_repeated: int
-    """Steps done again because they came after the checkpoint that the run went on from."""
+    """Steps repeated because they came after the checkpoint that the run continued from."""
     tokens_per_s: float | None
     """While stepping: without start-up, evaluation and checkpoints."""
     seconds: float
-    """Wall time while a command was running the run, all told."""
+    """Total wall time while a command was running the run."""
     goodput: float | None
     """Share of that time spent on steps that count."""
     account: dict[str, float]
     """Those seconds by part: see `foundray.runs.goodput`."""
     damage: list[str] = dataclass_field(default_factory=list)
-    """A sentence for each damaged file of the record: what of it cannot be read is missing from all of this."""
+    """One sentence per damaged log file: its unreadable records are missing from these facts."""
 
     def to_json(self) -> str:
-        """A number that is not finite is `null`."""
+        """Dump the facts; a number that is not finite becomes `null`."""
         return dumps(asdict(self))
 
     def __getitem__(self, name: str) -> Any:
-        """Reads like the JSON object, too."""
+        """Read a fact as in the JSON object."""
         return asdict(self)[name]
 
 
 NOT_BEGUN = "is not begun"
-"""What is said of a run whose folder is not there."""
+"""Part of the message about a run without a folder."""
 
 
 class NotBegun(InputError):
-    """There is nothing yet where a run is looked for."""
+    """A run's folder does not exist yet."""
 
 
 class Run:
@@ -123,14 +123,14 @@ class Run:
 
     @staticmethod
     def open(location: str) -> Run:
-        """An existing run, by its folder, or by its name in `runs/`. Raises InputError."""
+        """Open an existing run by its folder, or by its name in `runs/`. Raises InputError."""
         for place in (location, f"runs/{location}"):
             if (run := Run(Store.at(place))).exists():
                 return run
         if not any(Store.at(place).exists() for place in (location, f"runs/{location}")):
             near = nearest(location, sorted(place.name for place in Store.at("runs").children()))
             raise NotBegun(
-                f"{location} is not a run's folder: the run {NOT_BEGUN}, or called otherwise; there is no such folder, and "
+                f"{location} is not a run's folder: the run {NOT_BEGUN}, or has another name; there is no such folder, and "
                 f"none in {Store.at('runs')} (one is made once the data is prepared){near}"
             )
         raise InputError(
@@ -141,21 +141,21 @@ class Run:
         return (self.folder / "spec.yaml").exists() and (self.folder / "data.json").exists()
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a complete one."""
+        """Whether there is a complete checkpoint."""
         return newest_step(self.checkpoints) is not None
 
     def checkpoint_step(self, wanted: int | str | None) -> int | None:
-        """The step of the checkpoint that is wanted: a number as it is, or of `best`, by validation loss. Raises InputError."""
+        """Step of the wanted checkpoint: a number as it is; `best` by validation loss. Raises InputError."""
         if wanted == "best":
             return best_step(self.checkpoints, self.records("events.jsonl"))
         if isinstance(wanted, str):
-            raise InputError(f"step {wanted}: it is a number, or best")
+            raise InputError(f"step {wanted}: it must be a number, or best")
         return wanted
 
     def spec(self, overrides: dict[str, Any] | None = None) -> Spec:
-        """The run's spec, stored beside it wherever the folder lies now. Raises InputError where overrides change the run.
+        """The run's spec, adapted to where the folder is now. Raises InputError if overrides change the run.
 
-        It has the versions of the arithmetic that the run was begun with, and so the fingerprint that it had then.
+        It has the arithmetic versions that the run began with, and thus the same fingerprint.
         """
         check_keeps_its_folder(overrides or {})
         where = self.folder / "spec.yaml"
@@ -167,14 +167,14 @@ class Run:
 
     @cached_property
     def arithmetic(self) -> dict[str, int]:
-        """By part, the version of what it computed when the run began; a part that is not named was at 1."""
+        """Arithmetic version per part when the run began; a part that is not named was at 1."""
         versions = self._data().get("arithmetic", {})
         if not isinstance(versions, dict) or not all(type(version) is int for version in versions.values()):
             raise InputError(f"{self.folder / 'data.json'} is damaged: its arithmetic names no versions, so restore it")
         return versions
 
     def check_arithmetic(self) -> None:
-        """Raises InputError where this Foundray computes by other rules than the one that began the run."""
+        """Raise InputError if this Foundray computes by other rules than the one that began the run."""
         if begun := differing(self.arithmetic, self._stored()):
             raise InputError(
                 f"the run {self.folder} was begun with {begun}, so the rest of it would be computed by other rules: finish it "
@@ -182,14 +182,14 @@ class Run:
             )
 
     def manifest(self) -> dict[str, Any]:
-        """Of its prepared data, as it was when the run began."""
+        """Manifest of the prepared data, as of the run's beginning."""
         manifest = self._data().get("manifest")
         if not isinstance(manifest, dict):
             raise InputError(f"{self.folder / 'data.json'} is damaged: it has no manifest of the run's data, so restore it")
         return manifest
 
     def data_folder(self) -> str:
-        """Where its prepared data lay when it began. Raises InputError."""
+        """Location of the prepared data when the run began. Raises InputError."""
         folder = self._data().get("folder")
         if not isinstance(folder, str):
             raise InputError(f"{self.folder / 'data.json'} is damaged: it names no folder of the run's data, so restore it")
@@ -198,11 +198,11 @@ class Run:
     def _data(self) -> dict[str, Any]:
         file = self.folder / "data.json"
         if (data := _json(file)) is None:
-            raise InputError(f"{file} is damaged: it is no JSON object; it says where the run's data lies, so restore it")
+            raise InputError(f"{file} is damaged: it is not a JSON object; it says where the run's data is, so restore it")
         return data
 
     def as_begun(self, spec: Spec) -> Spec:
-        """The spec, with the hash of the weights that this run started from, where it starts from the same place."""
+        """The spec, with the hash of this run's initial weights if it starts from the same run."""
         here, there = spec.init_from, self._stored().init_from
         return spec.model_copy(update={"init_from": there}) if here and there and _same_start(here, there) else spec
 
@@ -211,10 +211,10 @@ class Run:
         return parse_spec(where.read_text(), str(where))
 
     def check_same(self, spec: Spec) -> None:
-        """Raises InputError where the folder was made by a spec that gives another result."""
+        """Raise InputError if the folder was made by a spec that gives another result."""
         stored = self._stored()
-        here, there = _told_apart_by(self.as_begun(spec)), _told_apart_by(stored)
-        if stored.scale.threads or spec.scale.threads:  # else they follow from the machines, as they always did
+        here, there = _identity(self.as_begun(spec)), _identity(stored)
+        if stored.scale.threads or spec.scale.threads:  # otherwise they follow from the machines, in every version
             here["scale.threads"], there["scale.threads"] = spec.scale.worker_threads, stored.scale.worker_threads
         if changed := differences(there, here):
             raise InputError(
@@ -224,41 +224,41 @@ class Run:
             )
 
     def forecast(self, spec: Spec | None = None) -> dict[str, Any] | None:
-        """Of its validation loss, stated before it began; none if it was of another spec than `spec` (default: the run's own).
+        """Forecast of its validation loss, made before it began; None if for another spec than `spec` (default: the run's own).
 
-        A damaged one is none, and `damage` says so.
+        None also if the file is damaged; then `damage` says so.
         """
         file = self.folder / FORECAST
         if not file.exists():
             return None
         if (stated := _json(file)) is None or not _is_forecast(stated):
-            self._damaged_forecast = [f"{file} is damaged: it is no forecast; restore it, or delete it"]
+            self._damaged_forecast = [f"{file} is damaged: it is not a forecast; restore it, or delete it"]
             return None
         return stated if stated["fingerprint"] == (spec or self.spec()).fingerprint() else None
 
     def append(self, file: str, records: Iterable[dict[str, Any]]) -> None:
-        """Add records to `events.jsonl` or `metrics.jsonl`, all or none. Raises InputError."""
+        """Append all records to `events.jsonl` or `metrics.jsonl`, or none. Raises InputError."""
         Writer(self.folder, file.removesuffix(".jsonl")).append(records)
 
     def records(self, file: str) -> list[dict[str, Any]]:
-        """What `events.jsonl` or `metrics.jsonl` holds, or the segments in their place. `damage` says what is no record.
+        """Records of `events.jsonl` or `metrics.jsonl`, or of their segments. `damage` describes damaged lines.
 
-        Raises InputError where it cannot be read.
+        Raises InputError if they cannot be read.
         """
         return list(self.each(file))
 
     def each(self, file: str) -> Iterator[dict[str, Any]]:
-        """`records`, one at a time: a long run's do not fit into memory."""
+        """Yield `records` one at a time: a long run's do not fit into memory."""
         reader = Reader(self.folder, file.removesuffix(".jsonl"))
         self._damage[file] = reader.damage
         return reader.new()
 
     def story(self) -> Iterator[dict[str, Any]]:
-        """Events and steps, in order of time, one at a time. Raises InputError, as `records`."""
+        """Yield events and steps in order of time. Raises InputError, as `records`."""
         return merge(self.each("metrics.jsonl"), self.each("events.jsonl"), key=lambda record: record["time"])
 
     def damage(self) -> list[str]:
-        """A sentence for each damaged file of the record, as it was read last, and for a damaged forecast."""
+        """One sentence per damaged log file, as last read, and for a damaged forecast."""
         return told([one for found in self._damage.values() for one in found]) + self._damaged_forecast
 
     def facts(self) -> Facts:
@@ -301,7 +301,7 @@ class Run:
 
 
 def _json(file: Store) -> dict[str, Any] | None:
-    """The object in a file; None where it holds none."""
+    """Read a JSON object; None if the file holds none."""
     try:
         found = json.loads(file.read_text())
     except (ValueError, RecursionError):
@@ -310,7 +310,7 @@ def _json(file: Store) -> dict[str, Any] | None:
 
 
 def _is_forecast(stated: dict[str, Any]) -> bool:
-    """Whether it has what is shown of a forecast."""
+    """Whether a forecast has all fields that are shown."""
     interval, law = stated.get("interval"), stated.get("law")
     if not isinstance(stated.get("fingerprint"), str) or not isinstance(interval, dict) or not isinstance(law, dict):
         return False
@@ -319,42 +319,41 @@ def _is_forecast(stated: dict[str, Any]) -> bool:
 
 
 def check_keeps_its_folder(overrides: Mapping[str, Any]) -> None:
-    """Raises InputError where overrides of a run that was begun would give it another folder."""
+    """Raise InputError if overrides would give an existing run another folder."""
     for field in ("name", "storage"):
         if field in overrides:
             raise InputError(
-                f"--set {field}=...: a run that was begun is called what its folder is called, and lies where that lies: "
-                "rename or move the folder instead"
+                f"--set {field}=...: an existing run has its folder's name and location: rename or move the folder instead"
             )
 
 
-def _told_apart_by(spec: Spec) -> dict[str, Any]:
-    """What decides the result, and where the data lies, however the path is written."""
+def _identity(spec: Spec) -> dict[str, Any]:
+    """Fields that decide the result, and canonical paths of the data."""
     paths = {f"data.sources.{i}.path": canonical(Store.at(source.path).url) for i, source in enumerate(spec.data.sources)}
     return spec.identity() | paths
 
 
 def _same_start(here: InitFromConfig, there: InitFromConfig) -> bool:
-    """Whether a spec's start is that of a run which has begun: by its hash, or where it has none by its place."""
+    """Whether a spec starts from the same weights as an existing run: by hash, or by location if it has no hash."""
     if here.weights_sha256:
         return here.weights_sha256 == there.weights_sha256 and here.teacher_sha256 in (None, there.teacher_sha256)
     return there.run in urls_of(here.run) and here.step in (None, there.step)
 
 
 def urls_of(location: str) -> list[str]:
-    """Where a run may lie that is named by its folder, or by its name in `runs/`."""
+    """Possible locations of a run named by its folder, or by its name in `runs/`."""
     place = location.rstrip("/")
     return [place] if "://" in place else [Store.at(place).url, Store.at(f"runs/{place}").url]
 
 
 class _Steps:
-    """What a run's steps come to."""
+    """Sums over a run's steps."""
 
     def __init__(self, steps: int) -> None:
         self.last: dict[str, Any] = {}
         self.count, self.seconds = 0, 0.0
         self.seen = bytearray(steps + 1)
-        """Whether each step was recorded, by its number."""
+        """By step, whether it was recorded."""
         self.repeated = 0
         """Steps recorded again."""
 
@@ -369,7 +368,7 @@ class _Steps:
 
 
 def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
-    """Steps done in the state that the run is in: that of the last step, or what the run went back to since."""
+    """Steps done in the run's current state: those of the last step, or of the state it has returned to since."""
     moved = next((event for event in reversed(events) if event["event"] in MOVES), None)
     if moved and (not last or moved["time"] > last["time"]):
         return int(moved.get("to", moved["step"]))
@@ -377,7 +376,7 @@ def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
 
 
 def _val_loss(events: list[dict[str, Any]]) -> float | None:
-    """That of the last evaluation which no roll-back has undone since."""
+    """Validation loss of the last evaluation that no roll-back has undone."""
     reached = math.inf
     for event in reversed(events):
         if event["event"] == "rolled_back":
@@ -388,12 +387,12 @@ def _val_loss(events: list[dict[str, Any]]) -> float | None:
 
 
 def _worlds(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The world size over time: time, step and workers of each group that is not as large as the one before."""
+    """Time, step and workers of each group whose size differs from the one before."""
     groups = (event for event in events if event["event"] == "workers_started")
     firsts = (next(same) for _, same in groupby(groups, key=lambda group: group["workers"]))
     return [{"time": group["time"], "step": group["step"], "workers": group["workers"]} for group in firsts]
 
 
 def event(name: str, **fields: Any) -> dict[str, Any]:
-    """Something that happened. Whoever records it adds the time."""
+    """Make an event; its recorder adds the time."""
     return {"event": name, **fields}

@@ -1,4 +1,4 @@
-"""Where a run stands, for people: what `foundray status` shows, and what `foundray watch` shows too."""
+"""Where a run stands, as text: for `foundray status`, in part also for `foundray watch`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from foundray.wording.sentences import clock, dated, sentence
 from foundray.wording.words import plural
 
 EVENTS = 12
-"""The last events that are shown; events.jsonl has them all."""
+"""Number of last events shown; events.jsonl has them all."""
 NO_LINE = kinds(Trait.HIDDEN | Trait.ROUTINE | Trait.BEGINS)
-"""Kinds of events that are not shown: other lines say what they do."""
+"""Kinds of events without a line: other lines cover them."""
 
 
 class Spent(Protocol):
-    """Facts, or whatever else knows how a run's time was spent."""
+    """Facts, or another account of how a run's time was spent."""
 
     @property
     def seconds(self) -> float: ...
@@ -53,7 +53,7 @@ def standing(run: Run) -> str:
 
 
 def told(events: Iterable[dict[str, Any]]) -> list[str]:
-    """The events that no other line tells, a line each."""
+    """One line per event that no other line covers."""
     return [dated(event, sentence(event)) for event in events if event["event"] not in NO_LINE]
 
 
@@ -69,14 +69,14 @@ def faults(restarts: int, repeated: int) -> str:
 
 
 def forecast(stated: Mapping[str, Any], came: float | None) -> str:
-    """What was stated of a run's validation loss, and what came, once that is known."""
+    """A forecast of the validation loss, and the result once known."""
     low, high = stated["interval"]["low"], stated["interval"]["high"]
-    verdict = "" if came is None else f"; {came:.4f} came, {'inside' if low <= came <= high else 'outside'}"
-    return f"{stated['loss']:.4f} (90 %: {low:.4f} to {high:.4f}), stated before it began{verdict}"
+    verdict = "" if came is None else f"; the result is {came:.4f}, {'inside' if low <= came <= high else 'outside'}"
+    return f"{stated['loss']:.4f} (90 %: {low:.4f} to {high:.4f}), made before it began{verdict}"
 
 
 def spent_on(account: Mapping[str, float]) -> list[tuple[str, float, float]]:
-    """(part, seconds, share) of the parts that time was spent on, most first."""
+    """(part, seconds, share) of the parts with time spent, largest first."""
     whole = sum(account.values()) or 1.0
     parts = sorted(account.items(), key=lambda item: -item[1])
     return [(part, seconds, seconds / whole) for part, seconds in parts if seconds]

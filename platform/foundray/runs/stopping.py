@@ -1,4 +1,4 @@
-"""Stopping a run from outside, at a step boundary and with a checkpoint, wherever it runs."""
+"""Stop a run from outside, at a step boundary and with a checkpoint, wherever it runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BEAT_SECONDS = 0.5
 
 
 def stop(run: Run, report: Callable[[str], None]) -> Facts:
-    """Ask the command that runs the run to stop, and wait until it has; where none does, nothing is to be done.
+    """Ask the command that runs the run to stop, and wait for it; do nothing if there is none.
 
-    Raises InputError where storage does not tell.
+    Raises InputError if storage does not answer.
     """
     if is_held(run.folder):
         ask_to_stop(run.folder)

@@ -1,6 +1,6 @@
-"""`foundray watch`: a run on a terminal, as it goes.
+"""`foundray watch`: a run on a terminal, live.
 
-`watch` looks and shows; `View` is a pure function of what is known, and takes records from wherever they come.
+`watch` reads and displays; `View` is a pure function of its fields, independent of the records' source.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from foundray.wording.sentences import plain
 from foundray.wording.words import duration
 
 WIDE = 120
-"""Columns from which on plots and facts stand side by side."""
+"""Fewest columns for plots and facts side by side."""
 GAP = 3
 PLOT_ROWS = (4, 12)
 """Fewest and most rows of a plot."""
 EVENT_ROWS = 4
-"""Rows that are kept for events, at least."""
+"""Fewest rows kept for events."""
 WORKERS = 6
-"""Shares that are shown one by one, at most."""
+"""Most shares shown one by one."""
 BEFORE = 5
-"""Validation losses and numbers of workers before the last that are shown, at most."""
+"""Most earlier validation losses and numbers of workers shown."""
 QUIET_SECONDS = 20.0
-"""Without a record for so long, it is said."""
+"""Silence longer than this is shown."""
 COLOURS = {"training": "bold green", "finished": "bold green", "failed": "bold red", "interrupted": "bold red"}
 
 
 def watch(run: Run, console: Console | None = None) -> None:
-    """Show a run until it ends; Ctrl-C ends the showing. Without a terminal, one frame. Raises InputError."""
+    """Show a run until it ends or Ctrl-C is pressed. Without a terminal, show one frame. Raises InputError."""
     console = console or Console()
     stated = run.forecast()
     screen = Screen(run.folder.url, run.spec(), stated, run.damage())
@@ -61,21 +61,21 @@ def watch(run: Run, console: Console | None = None) -> None:
                 live.update(screen.view(), refresh=True)
     except KeyboardInterrupt:
         pass
-    console.print(screen.view())  # what was seen last stays on the terminal
+    console.print(screen.view())  # the last frame stays on the terminal
 
 
 class Screen:
-    """What was seen of a run until now."""
+    """What was read of a run so far."""
 
     def __init__(self, name: str, spec: Spec, stated: dict[str, Any] | None, damage: Sequence[str] = ()):
         self.name, self.spec, self.stated, self.damage = name, spec, stated, damage
         self.progress = Progress()
         self.look = Look([], True, False)
         self.heard = time.monotonic()
-        """When the last record came."""
+        """When the last record arrived."""
 
     def see(self, look: Look) -> None:
-        if look.anew:
+        if look.restarted:
             self.progress = Progress()
         if look.records:
             self.heard = time.monotonic()
@@ -90,7 +90,7 @@ class Screen:
 
 @dataclass(frozen=True)
 class View:
-    """A run at one moment: one line a fact, in the width and the height that there are."""
+    """A run at one moment: one line per fact, fitted to the terminal's width and height."""
 
     name: str
     spec: Spec
@@ -98,13 +98,13 @@ class View:
     """A forecast of its validation loss."""
     progress: Progress
     alive: bool
-    """Whether a command works on it."""
+    """Whether a command runs it."""
     problem: str = ""
-    """Why nothing new is known, if so."""
+    """Why nothing new could be read; empty if it could."""
     quiet_s: float = 0.0
-    """Seconds since the last record came: no clock is compared with that of the machine that wrote it."""
+    """Seconds since the last record arrived, by this machine's clock alone."""
     damage: Sequence[str] = ()
-    """What of its record is damaged, a sentence for each file."""
+    """Damage in its logs, one sentence per file."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         width, height = options.max_width, options.height or console.height
@@ -161,7 +161,7 @@ class View:
         return [_line(title, "dim"), *(_line(row, "cyan") for row in plot(losses, width, rows, ascii_only))]
 
     def _facts(self) -> list[tuple[str, str]]:
-        """What and how; a line each."""
+        """(name, text) of each fact."""
         progress, last = self.progress, self.progress.step
         facts: list[tuple[str, str]] = []
         if self.problem:
@@ -172,7 +172,7 @@ class View:
             mean = f", of the last {len(recent)} steps {fmean(recent):.4f}" if recent else ""
             facts.append(("loss", f"{last['loss']:.4f}{mean} (nats per token)"))
         if found := progress.evaluation:
-            bits = f", {found['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in found else ""
+            bits = f", {found['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in found else ""
             before = [f"{loss:.4f}" for _, loss in progress.evaluations[-1 - BEFORE : -1]]
             earlier = f"; before {', '.join(before)}" if before else ""
             facts.append(("validation", f"{found['val_loss']:.4f} at step {found['step']:,}{bits}{earlier}"))
@@ -209,7 +209,7 @@ class View:
             case "failed" | "stopped" | "interrupted":
                 return f"next: foundray resume {plain(self.name)}"
             case _:
-                return "Ctrl-C ends watching; the run goes on"
+                return "Ctrl-C ends watching; the run continues"
 
 
 def _worlds(worlds: list[tuple[int, int]]) -> str:
@@ -221,7 +221,7 @@ def _worlds(worlds: list[tuple[int, int]]) -> str:
 
 
 def _shares(shares: dict[int, float]) -> str:
-    """Of the micro-batches, by worker."""
+    """Shares of the micro-batches by worker."""
     if len(shares) > WORKERS:
         return f"{min(shares.values()):.1%} to {max(shares.values()):.1%} of the micro-batches to each of {len(shares)} workers"
     return "worker " + ", ".join(f"{rank}: {share:.0%}" for rank, share in shares.items()) + " of the micro-batches"
@@ -246,7 +246,7 @@ def _table(facts: list[tuple[str, str]]) -> Table:
 
 
 def _beside(width: int, left: RenderableType, right: RenderableType) -> Table:
-    """Two things, of this width each."""
+    """Two columns of this width each."""
     table = Table.grid(padding=0)
     table.add_column(width=width + GAP, no_wrap=True)
     table.add_column(width=width, no_wrap=True)

@@ -39,7 +39,7 @@ def sentence(event: Record) -> str:
             continued = f" at step {event['step']}" if event["step"] else ""
             return f"training on {plural(event['workers'], 'worker')}, {event['device']}{continued}"
         case "evaluated":
-            bits = f", {event['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in event else ""
+            bits = f", {event['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in event else ""
             rank = f", features of effective rank {event['effective_rank']:.1f}" if "effective_rank" in event else ""
             loss = f"{event['val_loss']:.4f} nats per token"
             return f"step {event['step']}: validation loss {loss}{bits}{rank}{_looked_at(event)}"

@@ -23,8 +23,8 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("/proc/none", "keeps its sockets and logs in /proc/none/ray, which cannot be written (no such file or directory)"),
         ("/dev/null", "(not a directory)"),
-        ("/tmp/ü", "no folder for its sockets and logs with letters beyond ASCII in its path, as /tmp/ü"),
-        ("/tmp/" + "x" * 60, "is too long: Ray's sockets lie in it, and the paths of these would have "),
+        ("/tmp/ü", "Ray's folder for sockets and logs must have an ASCII path, and /tmp/ü does not"),
+        ("/tmp/" + "x" * 60, "is too long: Ray's sockets in it would have paths of "),
     ],
 )
 def test_a_temporary_folder_that_will_not_do(folder: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_a_temporary_folder_that_is_made_later_is_tried_where_it_will_be(monkeyp
 def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     writable.check_shared_memory()
     monkeypatch.setattr(writable, "SHARED", Path("/proc/none"))
-    with pytest.raises(InputError, match=r"/proc/none cannot be written \(no such file or directory\), and Ray's objects"):
+    with pytest.raises(InputError, match=r"/proc/none cannot be written \(no such file or directory\), but Ray's objects"):
         writable.check_shared_memory()
 
 

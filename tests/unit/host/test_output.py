@@ -36,7 +36,7 @@ def shell(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_work_goes_on_without_output_that_is_full_and_says_so_once() -> None:
     done = shell('"$0" -c "$1" > /dev/full', WORKS)
     assert (done.returncode, done.stdout) == (0, "")
-    told = "foundray: standard output cannot be written (No space left on device); going on without it"
+    told = "foundray: standard output cannot be written (No space left on device); continuing without it"
     assert done.stderr.splitlines() == [told, "to the end"]
 
 

@@ -81,7 +81,7 @@ def test_the_first_signal_lets_the_work_end(number: signal.Signals, told: str) -
         send(process, number)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, f"done {number.name}\ncleaned up\n")
-    assert err == f"foundray: {told}: ending after the step under way, with a checkpoint; press again to end at once\n"
+    assert err == f"foundray: {told}: ending after the current step, with a checkpoint; press again to end at once\n"
 
 
 def test_the_second_ends_it_cleanly_and_tells_which_it_was() -> None:

@@ -41,11 +41,11 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 def test_what_is_written_is_read_and_only_what_is_new_again(folder: Store) -> None:
     follower, first, second = Follower(folder), Writer(folder, "metrics"), Writer(folder, "events")
-    assert (follower.new(), follower.anew) == ([], True)
+    assert (follower.new(), follower.restarted) == ([], True)
     first.append(steps(1, 3, 0))
     second.append([at(0, "command", workers=[1, 1])])
     assert [record.get("step", 0) for record in follower.new()] == [0, 1, 2, 3]
-    assert (follower.new(), follower.anew) == ([], False)
+    assert (follower.new(), follower.restarted) == ([], False)
     Writer(folder, "metrics").append(steps(4, 5, 9))  # the next command's
     assert [record["step"] for record in follower.new()] == [4, 5]
     assert read(folder) == [1, 2, 3, 4, 5]
@@ -254,7 +254,7 @@ def test_an_event_is_checked_too_and_an_unknown_one_stays(tmp_path: Path) -> Non
     run = Run(Store.at(tmp_path))
     assert run.records("events.jsonl") == lines
     (said,) = run.damage()
-    assert "line 3 has `event` ['x'], of another type" in said
+    assert "line 3 has `event` ['x'], which has the wrong type" in said
     assert said.endswith("and 3 more lines")
 
 
@@ -286,7 +286,7 @@ def test_a_torn_segment_is_said_too(place: Store) -> None:
     segment.write_bytes(segment.read_bytes()[:-20])
     run = Run(place)
     assert [record["step"] for record in run.records("metrics.jsonl")] == [1, 2]
-    assert ["…)" in said and "line 3 is no JSON object" in said for said in run.damage()] == [True]
+    assert ["…)" in said and "line 3 is not a JSON object" in said for said in run.damage()] == [True]
 
 
 @given(st.binary(max_size=200))

@@ -23,5 +23,5 @@ def test_runs_hold_what_the_list_held(listed: list[int]) -> None:
 
 @pytest.mark.parametrize("takers", [[[0]], [[0, 0]], [[0, -1]], [["0", 1]], [None], [[0, 1], 2], [True], [0, "1"], "ab"])
 def test_what_is_no_run_is_refused(takers: list[Any]) -> None:
-    with pytest.raises(ValueError, match=r"is no \[rank, count\]"):
+    with pytest.raises(ValueError, match=r"is not \[rank, count\]"):
         runs_of(takers)

@@ -64,7 +64,7 @@ def test_a_forecast_that_is_none_is_a_sentence_and_all_else_is_shown(
     run: Run, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run.folder / "forecast.json").write_bytes(content)
-    said = "forecast.json is damaged: it is no forecast; restore it, or delete it"
+    said = "forecast.json is damaged: it is not a forecast; restore it, or delete it"
     main(["status", run.folder.path])
     shown = capsys.readouterr().out
     assert said in shown

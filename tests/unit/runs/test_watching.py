@@ -92,11 +92,11 @@ def elsewhere(run: Run) -> Store:
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_follower_gives_every_record_once_and_in_order_of_time(run: Run, remote: bool) -> None:
     follower = Follower(elsewhere(run) if remote else run.folder)
-    assert (follower.new(), follower.anew) == ([], True)
+    assert (follower.new(), follower.restarted) == ([], True)
     run.append("events.jsonl", EVENTS[:3])
     run.append("metrics.jsonl", METRICS[:1])
     assert [record["time"] for record in follower.new()] == [100.0, 101.0, 110.0, 111.0]
-    assert (follower.new(), follower.anew) == ([], False)
+    assert (follower.new(), follower.restarted) == ([], False)
     run.append("metrics.jsonl", METRICS[1:2])
     run.append("events.jsonl", EVENTS[3:4])
     assert [record["time"] for record in follower.new()] == [112.0, 113.5]
@@ -128,7 +128,7 @@ def test_a_record_that_was_replaced_is_read_anew(recorded: Run) -> None:
     for name, record in (("events.jsonl", EVENTS[0]), ("metrics.jsonl", METRICS[0])):
         Path(recorded.folder.path, name).write_text(json.dumps(record) + "\n")
     assert [record["time"] for record in follower.new()] == [100.0, 111.0]
-    assert follower.anew
+    assert follower.restarted
     Path(recorded.folder.path, "metrics.jsonl").unlink()
     assert [record["time"] for record in follower.new()] == [100.0]
 
@@ -139,7 +139,7 @@ def test_a_damaged_record_is_one_sentence(recorded: Run) -> None:
     follower = Follower(recorded.folder)
     assert len(follower.new()) == len(EVENTS) + len(METRICS)
     (said,) = follower.damage()
-    assert said.endswith(f"events.jsonl is damaged: line {len(EVENTS) + 1} is no JSON object ({{broken)")
+    assert said.endswith(f"events.jsonl is damaged: line {len(EVENTS) + 1} is not a JSON object ({{broken)")
 
 
 def beat(run: Run, beats: int, **fields: Any) -> None:
@@ -234,7 +234,7 @@ def test_the_view_fits_a_small_terminal(recorded: Run) -> None:
         "about 7 s left",
         "80 tokens/s",
         "loss       0.8000",
-        "1.7500 at step 3, 2.5000 bits a byte",
+        "1.7500 at step 3, 2.5000 bits per byte",
         "learning rate 0.004",
         "1 since step 2; before 2 from 0",
         "worker 0: 25%, 1: 75%",
@@ -276,10 +276,10 @@ def test_a_plain_terminal_gets_no_colour_and_no_block(monkeypatch: pytest.Monkey
     ("events", "alive", "state", "hint"),
     [
         ([], False, "yet to start", "waiting"),
-        (EVENTS[:2], True, "starting", "the run goes on"),
-        (EVENTS[:6], True, "regrouping", "the run goes on"),
+        (EVENTS[:2], True, "starting", "the run continues"),
+        (EVENTS[:6], True, "regrouping", "the run continues"),
         (EVENTS[:6], False, "interrupted", "foundray resume runs/small"),
-        ([*EVENTS, happened("waiting", 140.0, reason="r")], True, "waiting for workers", "the run goes on"),
+        ([*EVENTS, happened("waiting", 140.0, reason="r")], True, "waiting for workers", "the run continues"),
         ([*EVENTS, happened("failed", 140.0, step=3, reason="r", exit_status=1)], False, "failed", "foundray resume"),
         ([*EVENTS, happened("finished", 140.0, step=12, weights_sha256="ab" * 32)], False, "finished", "foundray status"),
     ],
@@ -333,7 +333,7 @@ def test_logs_tell_each_event_and_steps_now_and_then(recorded: Run) -> None:
         "a command begins, for 1 to 2 workers",
         "training on 2 workers, cpu",
         "step 1/12: loss 4.0000, 80 tokens/s, 2 workers, about 9 s left",
-        "step 3: validation loss 1.7500 nats per token, 2.5000 bits a byte, features of effective rank 7.0",
+        "step 3: validation loss 1.7500 nats per token, 2.5000 bits per byte, features of effective rank 7.0",
         "step 3: a checkpoint of 5.0 MB is complete",
         "step 3: the group broke (a worker was lost)",
         "training on 1 worker, cpu at step 2",

@@ -207,7 +207,7 @@ def test_a_run_that_began_with_the_installed_versions_continues(run: Run) -> Non
 
 def test_a_damaged_record_is_one_sentence(run: Run) -> None:
     (run.folder / "data.json").write_text('{"manifest": {')
-    with pytest.raises(InputError, match=r"data\.json is damaged: it is no JSON object"):
+    with pytest.raises(InputError, match=r"data\.json is damaged: it is not a JSON object"):
         Run(run.folder).spec()
 
 

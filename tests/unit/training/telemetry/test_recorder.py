@@ -223,8 +223,8 @@ def test_a_damaged_log_is_reported_and_the_run_continues(tmp_path: Path) -> None
     said: list[str] = []
     subject = recorder(folder, said)
     assert [line.partition(" is damaged: ")[2] for line in said] == [
-        f"line 1 is no JSON object ({lengths[0]} zero bytes); the run continues without it",
-        f"line 5 is no JSON object ({lengths[1]} zero bytes); the run continues without it",
+        f"line 1 is not a JSON object ({lengths[0]} zero bytes); the run continues without it",
+        f"line 5 is not a JSON object ({lengths[1]} zero bytes); the run continues without it",
     ]
     subject.write([whole("command", workers=[1, 1]), started(5), step(6)])
     subject.close()
