@@ -1,1 +1,1 @@
-"""What is learned from: one modality a file, found by entry point."""
+"""Modalities that come with Foundray, one per file, found by entry point."""

@@ -1,4 +1,4 @@
-"""Recordings (WAV, FLAC, MP3, Ogg), all of those in a file, as frames of a log-mel spectrogram.
+"""Recordings (WAV, FLAC, MP3, Ogg; one or several per file) as frames of a log-mel spectrogram.
 
 Each bin is normalised to zero mean and unit variance over its recording, or over the piece of a long one.
 """
@@ -23,27 +23,27 @@ class Audio(Values):
     endings: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
     rate: int = Field(default=16_000, ge=1_000, le=48_000)
-    """Samples a second that every recording is brought to."""
+    """Sampling rate in Hz; every recording is resampled to it."""
     bins: int = Field(default=80, ge=1, le=512)
-    """Mel bins of a frame."""
+    """Mel bins per frame."""
     window: float = Field(default=25.0, gt=0, le=1000)
     """Length of a frame, in milliseconds."""
     hop: float = Field(default=10.0, gt=0, le=1000)
-    """From one frame to the next, in milliseconds."""
+    """Distance from one frame to the next, in milliseconds."""
     stack: int = Field(default=1, ge=1, le=100)
-    """Frames that are put together to one unit."""
+    """Frames stacked into one unit."""
 
     @model_validator(mode="after")
     def _resolved(self) -> Audio:
         window, hop = self._frame
         if min(window, hop) < 2:
             raise ValueError(f"window {self.window} ms and hop {self.hop} ms must be two samples or more at {self.rate} Hz")
-        if not self._every_bin_hears(self.bins):
-            most = next((bins for bins in range(self.bins - 1, 0, -1) if self._every_bin_hears(bins)), 0)
-            raise ValueError(f"a window of {self.window} ms at {self.rate} Hz resolves {most} bins, and not {self.bins}")
+        if not self._every_bin_has_weight(self.bins):
+            most = next((bins for bins in range(self.bins - 1, 0, -1) if self._every_bin_has_weight(bins)), 0)
+            raise ValueError(f"a window of {self.window} ms at {self.rate} Hz resolves {most} bins, not {self.bins}")
         return self
 
-    def _every_bin_hears(self, bins: int) -> bool:
+    def _every_bin_has_weight(self, bins: int) -> bool:
         return bool(filters(self.rate, bins, self._frame[0]).any(1).all())
 
     @property
@@ -56,15 +56,14 @@ class Audio(Values):
         return UnitShape(width=self.stack * self.bins)
 
     def samples(self, units: int, rate: int) -> int:
-        """Samples at another rate that so many units are made of."""
+        """Number of samples, at rate `rate`, that `units` units need."""
         window, hop = self._frame
         return math.ceil((window + (units * self.stack - 1) * hop) * rate / self.rate)
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        """A recording as it is; or, where it is longer than twice the length, pieces of that: resampled, mono, FLAC of 16 bits.
+        """Yield a recording as it is, or if longer than twice `length`, in pieces of that size (resampled, mono, 16-bit FLAC).
 
-        A sample is cut out of one at random. Of a long recording that breaks off, the pieces before that are used. Of
-        several recordings in one file, each is one.
+        Training cuts a sample out of each at random. If a long recording is cut off, the pieces before that are used.
         """
         found = recordings.parts(content)
         for number, part in enumerate(found):
@@ -81,7 +80,7 @@ class Audio(Values):
         yield from ((f"byte {part.at}", part.note) for part in found if part.note)
 
     def _rows(self, content: bytes | Unreadable, length: int) -> Iterator[tuple[int | None, dict[str, Any]]]:
-        """(first sample, row) of the pieces of one recording, or (None, the one row). Raises Unreadable."""
+        """Yield (first sample, row) for each piece of a recording, or (None, its only row). Raises Unreadable."""
         if isinstance(content, Unreadable):
             raise content
         with recording.opened(content) as sound:
@@ -99,7 +98,7 @@ class Audio(Values):
                 yield None, {"audio": content}
 
     def units(self, row: dict[str, Any], length: int, rng: np.random.Generator | None) -> Units:
-        """Up to `length` units: of a longer recording a random stretch, or the first one."""
+        """Up to `length` units: a random stretch of a longer recording, or without `rng` its beginning."""
         with recording.opened(row["audio"]) as sound:
             samples = np.concatenate([samples for _, samples in recording.pieces(sound, sound.frames)])
             samples = recording.resampled(samples, sound.samplerate, self.rate)

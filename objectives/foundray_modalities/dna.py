@@ -1,4 +1,4 @@
-"""Nucleotides: one token a base, read from either strand (HyenaDNA, Nguyen et al. 2023)."""
+"""Nucleotides: one token per base, read from either strand (HyenaDNA, Nguyen et al. 2023)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Dna(Modality):
     alphabet: ClassVar[str | None] = "".join(COMPLEMENT)
 
     reverse_complement: float = Field(default=0.5, ge=0, le=1)
-    """Part of the samples that is read from the other strand."""
+    """Fraction of samples read from the other strand."""
 
     def augment(self, units: Units, rng: np.random.Generator) -> Units:
-        """A sample of one sequence, which an opening token may come before, is reversed as a whole; others stay."""
+        """Reverse-complement a sample of one sequence, after its opening token if it has one; others stay unchanged."""
         if rng.random() >= self.reverse_complement or units.document is not None:
             return units
         table = _complement(units.classes)
@@ -31,7 +31,7 @@ class Dna(Modality):
 
 
 def _complement(classes: int) -> np.ndarray:
-    """Ids by id. The letters have the last ids, in alphabetical order."""
+    """Table of complements, id by id. The letters have the last ids, in alphabetical order."""
     table = np.arange(classes)
     letters = sorted(COMPLEMENT)
     first = classes - len(letters)

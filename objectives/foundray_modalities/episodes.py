@@ -1,7 +1,7 @@
-"""The episodes of agents in a file: an npz with the steps of all, one after another, or Parquet with a row for each.
+"""Reads agents' episodes from a file: an npz with the steps of all, one after another, or Parquet with one row per episode.
 
-An npz holds `states` [N, S], `actions` [N] or [N, A], `rewards` [N], and `lengths` [episodes] that add up to N, perhaps all
-under a prefix such as `Pendulum-v1/`. A Parquet file has the first three as columns of lists.
+An npz has `states` [N, S], `actions` [N] or [N, A], `rewards` [N], and `lengths` [episodes] that add up to N, optionally with
+a prefix such as `Pendulum-v1/`. A Parquet file has the first three as columns of lists.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from foundray.contract.parquet_rows import ParquetRows
 
 FIELDS = ("states", "actions", "rewards")
 NUMBERS = "biuf"
-"""Kinds of NumPy's types that are numbers, or true and false."""
+"""NumPy's kinds of numeric types and booleans."""
 NUMBER_TYPES = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
-"""The same of Arrow's."""
+"""The same for Arrow."""
 UNPACKED = 2**30
-"""Bytes to which the arrays of an npz may be unpacked in any case (judgement)."""
+"""Bytes that the arrays of any npz may unpack to (judgement)."""
 RATIO = 8
-"""By how much they may be larger than the file, where that is more (judgement: numbers do not compress better)."""
+"""Times the size of the file that they may unpack to, if that is more (judgement: numbers do not compress better)."""
 
 
 def episodes(name: str, content: bytes, prefix: str) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-    """(`episode N` or `row N`, its fields), or why there is none. Raises Unreadable for a file that has none to use."""
+    """Yield (`episode N` or `row N`, its fields or why it is lost). Raises Unreadable for a file without usable episodes."""
     if not content:
         raise Unreadable("empty", 0, "file")
     if content.startswith(b"PAR1") or ".parquet" in name.lower():
-        yield from _of_parquet(content)
+        yield from _read_parquet(content)
     else:
-        yield from _of_npz(content, prefix)
+        yield from _read_npz(content, prefix)
 
 
-def _of_npz(content: bytes, prefix: str) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-    """Arrays of pickled objects are never loaded."""
+def _read_npz(content: bytes, prefix: str) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
+    """Yield the episodes of an npz. Arrays of pickled objects are never loaded."""
     arrays = _Arrays(content, [prefix + field for field in (*FIELDS, "lengths")])
     lengths = _lengths(arrays.read(prefix + "lengths"))
     try:
         steps = {field: arrays.read(prefix + field) for field in FIELDS}
-        _fit(steps, sum(lengths))
+        _check_lengths(steps, sum(lengths))
     except Unreadable as error:
         raise Unreadable(str(error), max(1, len(lengths)), "episode") from None
     start = 0
@@ -61,76 +61,76 @@ def _lengths(values: np.ndarray) -> list[int]:
     """Steps of each episode. Raises Unreadable."""
     if values.dtype.kind not in "iu" or values.ndim > 1:
         found = f"{values.dtype} in the shape {values.shape}"
-        raise Unreadable(f"its lengths are {found}; they are to be whole numbers, one per episode", unit="file")
+        raise Unreadable(f"its lengths are {found}; they must be whole numbers, one per episode", unit="file")
     lengths: list[int] = np.atleast_1d(values).tolist()
     if bad := [number for number, length in enumerate(lengths) if length < 0]:
-        reason = f"its lengths are not true: that of episode {bad[0]} is {lengths[bad[0]]}"
+        reason = f"its lengths are wrong: that of episode {bad[0]} is {lengths[bad[0]]}"
         raise Unreadable(reason, len(lengths), "episode")
     return lengths
 
 
-def _fit(steps: dict[str, np.ndarray], count: int) -> None:
-    """Raises Unreadable unless each field has something for each step, and rewards one number."""
+def _check_lengths(steps: dict[str, np.ndarray], count: int) -> None:
+    """Raises Unreadable unless each field has one entry per step, and rewards one number."""
     for field, values in steps.items():
         if not values.ndim:
-            raise Unreadable(f"its {field} are a single number; they are to be one entry per step")
+            raise Unreadable(f"its {field} are a single number; they must have one entry per step")
     if steps["rewards"].size != len(steps["rewards"]):
-        raise Unreadable(f"its rewards have the shape {steps['rewards'].shape}; they are to be one number per step")
-    held = {field: len(values) for field, values in steps.items()}
-    if set(held.values()) != {count}:
-        same = len(set(held.values())) == 1
-        there = str(held["rewards"]) if same else ", ".join(f"{many} {field}" for field, many in held.items())
-        raise Unreadable(f"its lengths add up to {count} steps, and it holds {there}")
+        raise Unreadable(f"its rewards have the shape {steps['rewards'].shape}; they must be one number per step")
+    counts = {field: len(values) for field, values in steps.items()}
+    if set(counts.values()) != {count}:
+        same = len(set(counts.values())) == 1
+        actual = str(counts["rewards"]) if same else ", ".join(f"{number} {field}" for field, number in counts.items())
+        raise Unreadable(f"its lengths add up to {count} steps, and it has {actual}")
 
 
 class _Arrays:
-    """The arrays of an npz, each read, and checked against its header, as it is asked for."""
+    """Arrays of an npz, read lazily and checked against their headers."""
 
     def __init__(self, content: bytes, needed: list[str]):
-        """Raises Unreadable unless all that are needed are there."""
+        """Raises Unreadable unless all needed arrays are there."""
         if content.startswith(npy.MAGIC_PREFIX):
-            raise Unreadable(f"a single array (npy), and not an npz file; it needs {', '.join(needed)}", unit="file")
+            raise Unreadable(f"a single array (npy), not an npz file; it needs {', '.join(needed)}", unit="file")
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
         except Exception as error:
             raise Unreadable(f"not an npz file of plain arrays: {error}", unit="file") from None
         self._found = {info.filename.removesuffix(".npy"): info for info in self._zip.infolist()}
         if missing := [name for name in needed if name not in self._found]:
-            there = listed(list(self._found))
-            raise Unreadable(f"no array {missing[0]!r}; there are: {there}; it needs {', '.join(needed)}", unit="file")
+            names = listed(list(self._found))
+            raise Unreadable(f"no array {missing[0]!r}; there are: {names}; it needs {', '.join(needed)}", unit="file")
         if (size := sum(self._found[name].file_size for name in needed)) > max(UNPACKED, RATIO * len(content)):
-            limit = f"at most 1 GiB, or {RATIO} times the file, are read"
-            raise Unreadable(f"its arrays would be unpacked to {size:,} bytes; {limit}", unit="file")
+            limit = f"at most 1 GiB, or {RATIO} times the file, is read"
+            raise Unreadable(f"its arrays would unpack to {size:,} bytes; {limit}", unit="file")
 
     def read(self, name: str) -> np.ndarray:
-        """Raises Unreadable for one that is damaged, or is not of numbers."""
+        """Read one array. Raises Unreadable if it is damaged or not numeric."""
         try:
             content = self._zip.read(self._found[name])
             shape, fortran, dtype = _header(file := io.BytesIO(content))
         except Exception as error:
             raise Unreadable(f"its array {name!r} is damaged: {str(error) or type(error).__name__}", unit="file") from None
         if dtype.hasobject:
-            raise Unreadable(f"its array {name!r} is pickled: Object arrays cannot be loaded", unit="file")
+            raise Unreadable(f"its array {name!r} is pickled: object arrays are not loaded", unit="file")
         if dtype.kind not in NUMBERS:
-            raise Unreadable(f"its array {name!r} is of {dtype}, and not of numbers", unit="file")
+            raise Unreadable(f"its array {name!r} has the type {dtype}, not numbers", unit="file")
         promised, held = math.prod(shape) * dtype.itemsize, len(content) - file.tell()
         if promised != held or min(shape, default=0) < 0:
-            raise Unreadable(f"its array {name!r} is to have {promised} bytes, by its shape, and has {held}", unit="file")
+            raise Unreadable(f"its array {name!r} should have {promised} bytes, by its shape, and has {held}", unit="file")
         return np.ndarray(shape, dtype, content, file.tell(), order="F" if fortran else "C")
 
 
 def _header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether the first axis varies fastest, and type. Raises ValueError for a header that is none."""
+    """(shape, whether the first axis varies fastest, type) of an array. Raises ValueError for an invalid header."""
     match npy.read_magic(file):
         case (1, 0):
             return npy.read_array_header_1_0(file)
         case (2, 0):
             return npy.read_array_header_2_0(file)
         case version:
-            raise ValueError(f"version {version[0]} of the npy format is for tables alone")
+            raise ValueError(f"version {version[0]} of the npy format is only for tables")
 
 
-def _of_parquet(content: bytes) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
+def _read_parquet(content: bytes) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
     table = ParquetRows(content)
     check(table.names, FIELDS)
     _check_types({field: table.schema.field(field).type for field in FIELDS}, len(table))

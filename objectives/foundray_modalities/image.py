@@ -1,6 +1,6 @@
-"""Images, cut into square patches. Files of any kind that Pillow reads, of several frames the first, or idx files (MNIST's).
+"""Images, cut into square patches: files of any kind that Pillow reads, or idx files (MNIST's).
 
-Of an animation, or of pages, a line of the quarantine says how many frames there are.
+Only the first frame of an animation or a file of pages is used; a quarantine line gives the number of frames.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from foundray.contract import Units, UnitShape, Unreadable, Values
 from foundray_modalities import idx, picture
 
 MOST_PIXELS = 2**22
-"""Pixels that a picture which is enlarged as a whole may come to (judgement: 16 MiB)."""
+"""Most pixels of a picture that is enlarged as a whole, after enlarging (judgement: 16 MiB)."""
 MOST_TO_ONE = 16
-"""Ratio of the sides up to which it is enlarged as a whole in any case (judgement: wider than any panorama)."""
+"""Aspect ratio up to which any picture is enlarged as a whole (judgement: wider than any panorama)."""
 
 
 class Image(Values):
@@ -30,19 +30,19 @@ class Image(Values):
     )  # fmt: skip
 
     size: PositiveInt
-    """Height and width, in pixels, that every image is brought to: scaled by its shorter side, and cut in the middle."""
+    """Height and width of every image, in pixels: scaled by its shorter side, then cropped to the middle."""
     patch: PositiveInt
-    """Height and width of a patch, in pixels; it divides the size."""
+    """Height and width of a patch, in pixels; must divide `size`."""
     channels: Literal[1, 3] = 3
-    """Grey, or red, green and blue."""
+    """1 for grey, 3 for red, green and blue."""
     flip: bool = False
     """Whether half of the samples are mirrored."""
     shift: float = Field(default=0.0, ge=0, lt=1)
-    """Largest random shift, as a part of the size; what comes in at the border is the border's own colour."""
+    """Largest random shift, as a fraction of `size`; the border's colour fills the gap."""
     crop: float = Field(default=1.0, gt=0, le=1)
-    """Smallest part of the picture's area that a random square cut has, which is then scaled to the size."""
+    """Smallest random square crop, as a fraction of the picture's area; it is then scaled to `size`."""
     light: float = Field(default=0.0, ge=0, lt=1)
-    """Largest random change of contrast and of brightness, as a part of their range."""
+    """Largest random change of contrast and of brightness, as a fraction of their range."""
 
     @model_validator(mode="after")
     def _divides(self) -> Image:
@@ -56,7 +56,7 @@ class Image(Values):
         return UnitShape(width=self.patch**2 * self.channels, grid=(side, side))
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        """A picture as it is; what is unusual about one (see `picture`) is mended, and a PNG of its pixels takes its place."""
+        """Yield a picture as it is, or, if it is unusual (see `picture`), a PNG of its converted pixels."""
         if idx.is_idx(content) or "idx3-ubyte" in name.lower():
             for position, pixels in idx.images(content):
                 found = pixels if isinstance(pixels, Unreadable) else {"image": picture.png(Pillow.fromarray(pixels))}
@@ -68,20 +68,20 @@ class Image(Values):
         if note:
             yield "byte 0", Unreadable(note, 0, "image")
         if (frames := picture.frames(opened)) != 1:
-            yield "frame 2", Unreadable(f"of {frames or 'its'} frames the first is taken", 0, "frame")
+            yield "frame 2", Unreadable(f"only the first of {frames or 'its'} frames is used", 0, "frame")
 
     def units(self, row: dict[str, Any], length: int, rng: np.random.Generator | None) -> Units:
         image = picture.in_mode(picture.opened(row["image"]), "L" if self.channels == 1 else "RGB")
         if rng is not None and self.crop < 1:
-            image = _cut(image, self.crop, rng)
+            image = _random_crop(image, self.crop, rng)
         pixels = np.asarray(_squared(image, self.size), np.float32).reshape(self.size, self.size, self.channels) / 127.5 - 1
         if rng is not None:
-            pixels = self._moved(pixels, rng)
+            pixels = self._augmented(pixels, rng)
         side, patch = self.size // self.patch, self.patch
         patches = pixels.reshape(side, patch, side, patch, self.channels).transpose(0, 2, 1, 3, 4)
         return Units(patches.reshape(side * side, -1))
 
-    def _moved(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _augmented(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         if self.shift:
@@ -95,8 +95,8 @@ class Image(Values):
         return pixels
 
 
-def _cut(picture: Pillow.Image, least: float, rng: np.random.Generator) -> Pillow.Image:
-    """A random square of an image's middle square, of at least a part of its area (Szegedy et al. 2015, of one aspect)."""
+def _random_crop(picture: Pillow.Image, least: float, rng: np.random.Generator) -> Pillow.Image:
+    """Random square of at least the fraction `least` of the middle square's area (Szegedy et al. 2015, with one aspect)."""
     whole = _squared(picture, min(picture.size))
     side = max(1, round(whole.width * rng.uniform(least, 1) ** 0.5))
     left, top = (int(rng.integers(0, whole.width - side + 1)) for _ in range(2))
@@ -104,7 +104,7 @@ def _cut(picture: Pillow.Image, least: float, rng: np.random.Generator) -> Pillo
 
 
 def _squared(picture: Pillow.Image, size: int) -> Pillow.Image:
-    """The middle square, scaled to the size."""
+    """Middle square, scaled to `size`."""
     if picture.size == (size, size):
         return picture
     if min(picture.size) < size:
@@ -116,7 +116,7 @@ def _squared(picture: Pillow.Image, size: int) -> Pillow.Image:
 
 
 def _shortened(picture: Pillow.Image, size: int) -> Pillow.Image:
-    """The middle of a picture that is too long to be enlarged: 1 x 65,000 pixels would need 9 GiB for a size of 224."""
+    """Middle of a picture that is too long to be enlarged: 1 x 65,000 pixels would need 9 GiB for a size of 224."""
     most = min(picture.size) * max(MOST_TO_ONE, MOST_PIXELS // size**2)
     width, height = (min(side, most) for side in picture.size)
     if (width, height) == picture.size:

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms: what of a sound an ear resolves, frame by frame (Davis & Mermelstein 1980, without the cosines)."""
+"""Log-mel spectrograms, close to what the ear resolves (Davis & Mermelstein 1980, without the cosine transform)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import lru_cache
 import numpy as np
 
 FLOOR = 1e-8
-"""Smallest power, about that of 16 bits' rounding noise: digital silence would be minus infinity."""
+"""Smallest power, about the rounding noise of 16 bits: digital silence would give minus infinity."""
 
 
 def log_mel(samples: np.ndarray, rate: int, bins: int, window: int, hop: int) -> np.ndarray:
-    """[N] samples as [1 + (N - window) // hop, bins] natural logarithms of power, in frames of `window` samples.
+    """Natural logarithms of power [1 + (N - window) // hop, bins] of samples [N], in frames of `window` samples.
 
-    Periodic Hann windows that lie inside the recording, transforms of the next power of two, mel filters from 0 to rate / 2.
+    Periodic Hann windows inside the recording, transforms of the next power of two, mel filters from 0 to rate / 2.
     """
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     hann = np.sin(np.pi * np.arange(window) / window) ** 2
@@ -29,7 +29,7 @@ def transform(window: int) -> int:
 
 @lru_cache(8)
 def filters(rate: int, bins: int, window: int) -> np.ndarray:
-    """[bins, frequencies]: triangles of height 1, evenly spaced in mel = 2595 log10(1 + Hz / 700) (O'Shaughnessy 1987)."""
+    """Filters [bins, frequencies]: triangles of height 1, even in mel = 2595 log10(1 + Hz / 700) (O'Shaughnessy 1987)."""
     frequencies = np.arange(transform(window) // 2 + 1) * rate / transform(window)
     highest = np.log10(1 + rate / 2 / 700)
     edges = 700 * (10 ** np.linspace(0, highest, bins + 2) - 1)

@@ -1,9 +1,9 @@
-"""MPEG audio files (MP3): frames of a fixed duration each, which a decoder reads one after another.
+"""MPEG audio files (MP3): frames of a fixed duration, which a decoder reads one after another.
 
-A recording usually begins with a frame that holds no sound, but a header by Xing, LAME or Fraunhofer which says how many
-frames follow: libsndfile reads that many, and no more. Of a file without one it guesses, from the first frames' size, and
-stops there, too. So recordings that follow each other are told apart here, and where the guess is wrong, a header is put
-in front. Tables: ISO/IEC 11172-3 and 13818-3.
+The first frame of a recording usually has no sound but a header (Xing, LAME or Fraunhofer) with the number of frames that
+follow; libsndfile reads only that many. Without a header it guesses the number from the size of the first frames, and stops
+there. This module therefore separates consecutive recordings, and prepends a header if the guess is wrong. Tables: ISO/IEC
+11172-3 and 13818-3.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ KBITS = {
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""Of version (3 for MPEG-1, 2 for the others) and layer: thousands of bits a second, by the header's number from 1."""
+"""Bit rates in kbit/s by (version: 3 for MPEG-1, 2 for the others; layer), then by the number in the header, from 1."""
 HERTZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-"""Of a version, by the header's number."""
+"""Sampling rates by version, then by the number in the header."""
 IN_A_ROW = 3
-"""Frames behind each other that are taken for sound, where other bytes came before: a single one may be chance."""
+"""Consecutive frames that count as sound after other bytes: a single one may be accidental."""
 TRIED = 100_000
-"""Beginnings of no frame behind which none is looked for (judgement: a minute of sound has fewer bytes that look like one)."""
+"""False frame starts after which the search ends (judgement: a minute of sound has fewer bytes that look like one)."""
 SPARE = 4
-"""Frames by which a header's count may be too low (judgement: a tenth of a second that encoders append)."""
+"""Frames by which a header's count may be too low (judgement: encoders append up to a tenth of a second)."""
 
 
 class Frame(NamedTuple):
     size: int
-    """Bytes."""
+    """Size in bytes."""
     samples: int
     kind: tuple[int, int, int, bool]
-    """Version, layer, samples a second, whether there is one channel: the same in all frames of a recording."""
+    """(version, layer, sampling rate, whether mono): the same in all frames of a recording."""
 
 
 @dataclass
 class Recording:
     at: int
-    """Offset of its first byte, which may be a tag's."""
+    """Offset of its first byte, which may belong to a tag."""
     kind: tuple[int, int, int, bool]
     samples_per_frame: int
     promised: int | None = None
-    """Frames behind the header, as it says; None without a header, 0 if libsndfile does not heed it."""
+    """Frames that the header promises; None without a header, 0 if libsndfile ignores it."""
     frames: list[tuple[int, int]] = field(default_factory=list)
-    """(offset, size) of each that holds sound."""
+    """(offset, size) of each frame with sound."""
     gaps: list[tuple[int, int]] = field(default_factory=list)
-    """(offset, size) of bytes among them that are neither frames nor tags."""
+    """(offset, size) of bytes between them that are neither frames nor tags."""
     end: int = 0
 
     @property
@@ -61,15 +61,16 @@ class Recording:
 
 
 def recordings(content: bytes) -> list[Recording]:
-    """Those of a file, in order; none if there are no frames of a known size."""
+    """Find the recordings of a file, in order; none if no frame has a known size."""
     found, at, tag = list[Recording](), 0, -1
     gap: int | None = None
     while at < len(content) - 3:
+        # A frame of the expected kind counts as it is; after other bytes, or of another kind, others must follow it.
         known = found[-1].kind if found and gap is None and tag < 0 else None
         frame = _frame(content, at)
         if frame is not None and frame.kind != known:
             other = bool(found) and frame.kind != found[-1].kind
-            frame = frame if _goes_on(content, at, frame, until_the_end=not other) else None
+            frame = frame if _continues(content, at, frame, until_the_end=not other) else None
         if frame is not None and at + frame.size <= len(content):
             promised = _promised(content, at, frame)
             if not found or tag >= 0 or promised is not None or frame.kind != found[-1].kind:
@@ -80,24 +81,24 @@ def recordings(content: bytes) -> list[Recording]:
                 found[-1].frames.append((at, frame.size))
             at, tag, gap = at + frame.size, -1, None
         elif size := tag_size(content, at):
-            # ID3's second version stands in front of a recording, other tags behind one.
+            # ID3v2 tags precede a recording; other tags follow one.
             start = at if content.startswith(b"ID3", at) else at + size
             tag, at = start if tag < 0 else tag, at + size
         else:
             gap = at if gap is None else gap
             at = _next(content, at + 1)
-    behind = gap if gap is not None else at
-    if found and content[behind:].strip(b"\0"):
-        found[-1].gaps.append((behind, len(content) - behind))
-    return _ended(found, len(content))
+    rest = gap if gap is not None else at
+    if found and content[rest:].strip(b"\0"):
+        found[-1].gaps.append((rest, len(content) - rest))
+    return _with_ends(found, len(content))
 
 
 def headed(content: bytes, recording: Recording) -> bytes:
-    """A recording's frames behind a header that says how many there are. Of layer III alone."""
+    """A recording's frames after a header with their number. For layer III only."""
     version, _, rate, mono = recording.kind
     kbits = KBITS[3 if version == 3 else 2, 3]
     first = content[recording.frames[0][0] :][:4]
-    # 64,000 bits a second, since a frame of fewer might not have room; no checksum, no padding.
+    # 64 kbit/s, because a smaller frame might not have room; no checksum, no padding.
     head = bytes([0xFF, first[1] | 1, (kbits.index(64) + 1) << 4 | first[2] & 0x0C, first[3]])
     size = (144 if version == 3 else 72) * 64_000 // rate
     length = sum(size for _, size in recording.frames) + size
@@ -105,8 +106,8 @@ def headed(content: bytes, recording: Recording) -> bytes:
     return body.ljust(size, b"\0") + b"".join(content[at : at + size] for at, size in recording.frames)
 
 
-def _ended(found: list[Recording], size: int) -> list[Recording]:
-    """With their ends; what lies behind the frames that a header promises is a recording of its own."""
+def _with_ends(found: list[Recording], size: int) -> list[Recording]:
+    """Set the recordings' ends; frames after those that a header promises become a recording of their own."""
     whole = list[Recording]()
     if not found:
         return whole
@@ -122,7 +123,7 @@ def _ended(found: list[Recording], size: int) -> list[Recording]:
 
 
 def _frame(content: bytes, at: int) -> Frame | None:
-    """The frame that begins at an offset, by its header; None for other bytes."""
+    """Frame that begins at an offset, by its header; None for other bytes."""
     if at + 4 > len(content) or content[at] != 0xFF:
         return None
     return _of_header(content[at + 1], content[at + 2], content[at + 3] >> 6 == 3)
@@ -140,14 +141,14 @@ def _of_header(second: int, third: int, mono: bool) -> Frame | None:
     return Frame(size, samples, (version, layer, hertz, mono))
 
 
-def _goes_on(content: bytes, at: int, frame: Frame, until_the_end: bool = True) -> bool:
-    """Whether others of its kind follow, or, perhaps, the recording ends behind it."""
+def _continues(content: bytes, at: int, frame: Frame, until_the_end: bool = True) -> bool:
+    """Whether frames of the same kind follow; with `until_the_end`, also whether the recording ends after the frame."""
     for followed in range(IN_A_ROW - 1):
         at += frame.size
         if at == len(content) or tag_size(content, at):
             return until_the_end
         if at + 4 > len(content):
-            return until_the_end and followed > 0  # one that is cut off
+            return until_the_end and followed > 0  # a frame that is cut off
         following = _frame(content, at)
         if following is None or following.kind != frame.kind:
             return False
@@ -156,16 +157,16 @@ def _goes_on(content: bytes, at: int, frame: Frame, until_the_end: bool = True) 
 
 
 def _side(version: int, mono: bool) -> int:
-    """Bytes of side information, behind which a header stands."""
+    """Bytes of side information, after which a header stands."""
     return (17 if mono else 32) if version == 3 else (9 if mono else 17)
 
 
 def _promised(content: bytes, at: int, frame: Frame) -> int | None:
-    """Frames that a header in this one promises, 0 if it says nothing that libsndfile heeds; None if this one is no header."""
+    """Number of frames that this frame's header promises; 0 if libsndfile ignores it; None if the frame has no header."""
     version, layer, _, mono = frame.kind
     if layer != 3:
         return None
-    for skipped in (0, 2):  # a checksum
+    for skipped in (0, 2):  # without and with a checksum
         start = at + 4 + skipped + _side(version, mono)
         if content[start : start + 4] in (b"Xing", b"Info"):
             flags, count = struct.unpack(">II", content[start + 4 : start + 12].ljust(8, b"\0"))
@@ -174,7 +175,7 @@ def _promised(content: bytes, at: int, frame: Frame) -> int | None:
 
 
 def tag_size(content: bytes, at: int) -> int:
-    """Bytes of the tag that begins at an offset; 0 for other bytes."""
+    """Size in bytes of the tag that begins at an offset; 0 for other bytes."""
     if content.startswith(b"ID3", at) and at + 10 <= len(content) and max(content[at + 6 : at + 10]) < 128:
         a, b, c, d = content[at + 6 : at + 10]
         return 10 + (a << 21 | b << 14 | c << 7 | d) + 10 * (content[at + 5] >> 4 & 1)
@@ -189,10 +190,10 @@ def tag_size(content: bytes, at: int) -> int:
 
 
 def _next(content: bytes, at: int) -> int:
-    """Where a frame or a tag begins again; the end of the file if nothing does for long."""
+    """Offset of the next frame or tag; the end of the file if there is none for long."""
     for tried, match in enumerate(_beginnings().finditer(content, at)):
         frame = _frame(content, match.start())
-        if tag_size(content, match.start()) if frame is None else _goes_on(content, match.start(), frame):
+        if tag_size(content, match.start()) if frame is None else _continues(content, match.start(), frame):
             return match.start()
         if tried == TRIED:
             break
@@ -201,7 +202,7 @@ def _next(content: bytes, at: int) -> int:
 
 @cache
 def _beginnings() -> re.Pattern[bytes]:
-    """What a frame or a tag of ID3 may begin with."""
+    """Pattern of the first bytes of a frame or an ID3 tag."""
     second = bytes(byte for byte in range(256) if _of_header(byte, 0x10, False))
     third = bytes(byte for byte in range(256) if _of_header(0xFF, byte, False))
     return re.compile(rb"\xff[%b][%b]|ID3" % (re.escape(second), re.escape(third)))

@@ -1,12 +1,11 @@
-"""Pictures: encoded bytes become pixels, and pixels of any kind become upright ones of 8 bits on white.
+"""Pictures: decodes bytes to pixels, and converts pixels of any kind to upright ones of 8 bits on white.
 
-Most files are plain already: grey, a palette, red, green and blue, or the inks of print, at 8 bits each. The others are
-converted once, when data is prepared:
+Most files are plain already: grey, palette, RGB or CMYK, at 8 bits each. The others are converted once, when data is prepared:
 
-- Of whole numbers of 12 or 16 bits the upper 8 are taken. Wider or signed ones, and floats, have no range of their own: it is
-  the first of 0 to 1 (floats only), 0 to 255 and 0 to 65,535 (0 to 32,767 for signed ones of 16 bits) that holds all values
-  of the picture; if none does, the picture's own least value becomes black, and its greatest white.
-- What is transparent is laid on white, and EXIF's orientation is applied.
+- Integers of 12 or 16 bits keep their upper 8 bits. Wider or signed integers, and floats, have no defined range: it is the
+  first of 0 to 1 (floats only), 0 to 255 and 0 to 65,535 (0 to 32,767 for signed 16-bit integers) that contains all values of
+  the picture; if none does, the picture's smallest value becomes black, and its largest white.
+- Transparent pixels are laid on white, and the EXIF orientation is applied.
 - L*a*b* becomes sRGB. Embedded colour profiles are not applied.
 """
 
@@ -25,18 +24,18 @@ from PIL import UnidentifiedImageError
 from foundray.contract import Unreadable
 
 PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-"""Pillow's modes that become grey or RGB as they are, if nothing is transparent."""
+"""Pillow's modes that become grey or RGB without conversion here, if nothing is transparent."""
 GREY = ("1", "L", "LA", "La")
 NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-"""Pillow's modes of one number per pixel that is wider than 8 bits."""
+"""Pillow's modes with one number of more than 8 bits per pixel."""
 DRAWN = ("EPS", "WMF")
-"""Formats of drawings: another program would have to draw them."""
+"""Vector formats, which another program would have to render."""
 BELONGING = ("MPO", "ICO", "CUR", "ICNS")
 """Formats whose further frames belong to the first: a preview, the other eye, another size."""
 PIXELS_AT_ONCE = 2**20
-"""Numbers that are converted together, so that this takes little memory."""
+"""Numbers converted together, to save memory."""
 ORIENTATION = 0x0112
-"""The tag of EXIF."""
+"""EXIF tag."""
 TURNS = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
     3: Pillow.Transpose.ROTATE_180,
@@ -46,18 +45,18 @@ TURNS = {
     7: Pillow.Transpose.TRANSVERSE,
     8: Pillow.Transpose.ROTATE_90,
 }
-"""Of each orientation but the upright one, what undoes it."""
+"""Transposition that undoes each orientation but the upright one."""
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
-"""Tags of TIFF."""
+"""TIFF tags."""
 
 
 def opened(content: bytes) -> Pillow.Image:
-    """The first frame, decoded. Raises Unreadable."""
+    """Decode the first frame. Raises Unreadable."""
     with _as_unreadable(), warnings.catch_warnings():
         warnings.simplefilter("error", Pillow.DecompressionBombWarning)
         picture = Pillow.open(io.BytesIO(content))
         if picture.format in DRAWN:
-            raise Unreadable(f"a drawing ({picture.format}), and not a picture of pixels", unit="image")
+            raise Unreadable(f"a vector drawing ({picture.format}), not a picture of pixels", unit="image")
         picture.load()
         if picture.format == "PNG" and "transparency" in picture.info:
             picture.info["transparency"] = _in_eight_bits(picture.info["transparency"], picture.mode, depth=content[24])
@@ -65,16 +64,16 @@ def opened(content: bytes) -> Pillow.Image:
 
 
 def in_mode(picture: Pillow.Image, mode: str) -> Pillow.Image:
-    """As `L` or `RGB`. Raises Unreadable."""
+    """Convert to `L` or `RGB`. Raises Unreadable."""
     with _as_unreadable():
         try:
             return picture.convert(mode)
-        except ValueError:  # L*a*b*, for one, becomes grey by way of RGB
+        except ValueError:  # L*a*b*, for example, becomes grey by way of RGB
             return picture.convert("RGB").convert(mode)
 
 
 def plain(picture: Pillow.Image) -> tuple[Pillow.Image | None, str]:
-    """(an unusual picture as `L` or `RGB`, or None for one that is plain; what was decided by its values, or nothing).
+    """(an unusual picture as `L` or `RGB`, or None for a plain one; note about a range taken from its values, or empty).
 
     Raises Unreadable.
     """
@@ -93,14 +92,14 @@ def plain(picture: Pillow.Image) -> tuple[Pillow.Image | None, str]:
 
 
 def png(picture: Pillow.Image) -> bytes:
-    """A picture of mode `L` or `RGB`: its pixels, and nothing else."""
+    """Encode the pixels of a picture of mode `L` or `RGB`, without metadata."""
     picture.info = {}
     picture.save(file := io.BytesIO(), "png")
     return file.getvalue()
 
 
 def frames(picture: Pillow.Image) -> int:
-    """Number of frames in the file, 0 if a damaged one stops the count. The picture's pixels are undefined afterwards."""
+    """Number of frames in the file; 0 if a damaged one stops the count. The picture's pixels are undefined afterwards."""
     if picture.format in BELONGING:
         return 1
     try:
@@ -111,7 +110,7 @@ def frames(picture: Pillow.Image) -> int:
 
 @contextmanager
 def _as_unreadable() -> Iterator[None]:
-    """Whatever Pillow raises becomes Unreadable: it has no error of its own for a damaged file."""
+    """Turn whatever Pillow raises into Unreadable: Pillow has no specific error for a damaged file."""
     try:
         yield
     except Unreadable:
@@ -133,7 +132,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _in_eight_bits(transparent: object, mode: str, depth: int) -> object:
-    """PNG's transparent value in the bits that Pillow brings pixels to, where it leaves the value in the file's own."""
+    """Scale a PNG's transparent value to 8 bits if Pillow scales only the pixels."""
     if mode == "L" and isinstance(transparent, int) and depth < 8:
         return transparent * 255 // (2**depth - 1)
     if mode == "RGB" and isinstance(transparent, tuple) and depth == 16:
@@ -142,7 +141,7 @@ def _in_eight_bits(transparent: object, mode: str, depth: int) -> object:
 
 
 def _orientation(picture: Pillow.Image) -> int:
-    """1 for upright, and where EXIF cannot be read."""
+    """EXIF orientation; 1, upright, if EXIF cannot be read."""
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
     except Exception:
@@ -150,24 +149,24 @@ def _orientation(picture: Pillow.Image) -> int:
 
 
 def _on_white(picture: Pillow.Image) -> Pillow.Image | None:
-    """None if nothing shines through."""
-    seen = picture.convert("LA") if picture.mode == "La" else picture
-    seen = seen if seen.mode == "RGBA" else seen.convert("RGBA")
-    alpha = seen.getchannel("A")
+    """Lay a picture on white; None if it is fully opaque."""
+    layer = picture.convert("LA") if picture.mode == "La" else picture
+    layer = layer if layer.mode == "RGBA" else layer.convert("RGBA")
+    alpha = layer.getchannel("A")
     if alpha.getextrema() == (255, 255):
         return None
     white = Pillow.new("RGB", picture.size, (255, 255, 255))
-    white.paste(seen, mask=alpha)
+    white.paste(layer, mask=alpha)
     return white.convert("L") if picture.mode in GREY else white
 
 
 def _scaled(picture: Pillow.Image) -> tuple[Pillow.Image, str]:
-    """(numbers as grey of 8 bits, a note if black and white are the picture's own). Raises Unreadable."""
+    """(numbers as 8-bit grey, note if the picture's own values are black and white). Raises Unreadable."""
     values = np.asarray(picture)
     tags = getattr(picture, "tag_v2", {})
     bits, signed = tags.get(BITS_PER_SAMPLE, (16,))[0], tags.get(SAMPLE_FORMAT, (1,))[0] == 2
     if picture.mode == "I" and tags and bits == 32 and not signed:
-        values = values.view(np.uint32)  # Pillow has no such mode
+        values = values.view(np.uint32)  # Pillow has no unsigned 32-bit mode
     if count := values.size - int(np.isfinite(values).sum()):
         raise Unreadable(f"{count:,} of its {values.size:,} pixels are not finite numbers", unit="image")
     least, most = float(values.min()), float(values.max())
@@ -176,11 +175,12 @@ def _scaled(picture: Pillow.Image) -> tuple[Pillow.Image, str]:
     else:
         ranges = [0] * (picture.mode == "F") + [8, 15 if signed and bits == 16 else 16]
     found = next((bits for bits in ranges if least >= 0 and most <= max(1, 2**bits - 1)), None)
+    # Convert some rows at a time: float64 takes eight times the memory of grey.
     grey = np.empty(values.shape, np.uint8)
     rows = max(1, PIXELS_AT_ONCE // values.shape[1])
     for start in range(0, len(values), rows):
         part = values[start : start + rows].astype(np.float64)
-        if found:  # the upper 8 bits, as Pillow has it for colours
+        if found:  # the upper 8 bits, as Pillow does for colours
             grey[start : start + rows] = part * 2.0 ** (8 - found)
         elif found == 0:
             grey[start : start + rows] = np.rint(part * 255)
@@ -192,5 +192,5 @@ def _scaled(picture: Pillow.Image) -> tuple[Pillow.Image, str]:
         grey = 255 - grey
     if isinstance(clear := picture.info.get("transparency"), int):
         grey[values == clear] = 255
-    note = f"its values of {least:g} to {most:g} have no range of their own: the least is black, the greatest white"
+    note = f"its values of {least:g} to {most:g} have no defined range: the smallest is black, the largest white"
     return Pillow.fromarray(grey), note if found is None else ""

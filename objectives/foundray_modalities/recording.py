@@ -1,8 +1,8 @@
-"""Recordings: encoded bytes become samples, and what is not whole is told.
+"""Recordings: decodes bytes to samples, and detects incomplete ones.
 
-libsndfile decodes WAV, FLAC, MP3, Ogg Vorbis and Opus. Where a file breaks off it may give what there is, so promises are
-checked here: a WAV's against its size, a FLAC's or MP3's against what was decoded. The pages of an Ogg are checked when data
-is prepared (see `ogg.missing`), as is the size of an MP3 that promises nothing (see `mpeg`).
+libsndfile decodes WAV, FLAC, MP3, Ogg Vorbis and Opus. It may decode a truncated file without an error, so this module checks
+the header: a WAV's against its size, a FLAC's or MP3's against what was decoded. The pages of an Ogg are checked when data is
+prepared (see `ogg.missing`), as is the size of an MP3 without a header (see `mpeg`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from foundray_modalities import wav
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "MP3", "OGG")
 RATES = range(1_000, 400_000)
-"""Hz: a header that says something else is not to be trusted with the size of a resampling filter."""
+"""Accepted sampling rates in Hz: a damaged header must not decide the size of a resampling filter."""
 UNKNOWN = 2**63 - 1
-"""Samples of a FLAC that was written to a pipe, as libsndfile tells it."""
+"""Number of samples that libsndfile reports for a FLAC written to a pipe."""
 MIXED = 2**26
-"""Samples, of all channels, that are mixed down together (512 MiB): a file of many silent channels may be tiny."""
+"""Samples, over all channels, mixed down together (512 MiB): a file with many silent channels may be tiny."""
 
 
 @contextmanager
 def opened(content: bytes) -> Iterator[soundfile.SoundFile]:
-    """A recording, to be read inside the block. Raises Unreadable, there too."""
+    """Open a recording for the block. Raises Unreadable, also for errors in the block."""
     try:
         with _as_unreadable():
             sound = soundfile.SoundFile(io.BytesIO(content))
@@ -38,12 +38,12 @@ def opened(content: bytes) -> Iterator[soundfile.SoundFile]:
             yield sound
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
-        behind = _read_until_damage(content)
-        raise Unreadable(f"not a whole recording of a known kind: {reason}{behind}", unit="recording") from None
+        readable = _read_until_damage(content)
+        raise Unreadable(f"not a whole recording of a known kind: {reason}{readable}", unit="recording") from None
 
 
 def pieces(sound: soundfile.SoundFile, most: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(first sample, [up to `most`] float64 samples in [-1, 1]), mixed down to one channel. Raises Unreadable."""
+    """Yield (first sample, up to `most` float64 samples in [-1, 1]), mixed down to one channel. Raises Unreadable."""
     at = 0
     while len(samples := _mixed(sound, most)):
         if not np.isfinite(samples).all():
@@ -52,14 +52,14 @@ def pieces(sound: soundfile.SoundFile, most: int) -> Iterator[tuple[int, np.ndar
         yield at, samples / max(1.0, np.abs(samples).max())
         at += len(samples)
     if at != sound.frames:
-        raise Unreadable(f"its header promises {sound.frames} samples, and it holds {at}", unit="recording")
+        raise Unreadable(f"its header promises {sound.frames} samples, and it has {at}", unit="recording")
 
 
 def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """By a polyphase filter, which also keeps out what the new rate cannot hold."""
+    """Resample with a polyphase filter, which also removes frequencies above the new rate's limit."""
     if rate == wanted:
         return samples
-    from scipy.signal import resample_poly  # takes a while to import, and most data has the right rate
+    from scipy.signal import resample_poly  # slow to import, and most data has the right rate
 
     common = math.gcd(rate, wanted)
     whole: np.ndarray = resample_poly(samples, wanted // common, rate // common)
@@ -67,7 +67,7 @@ def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def flac(samples: np.ndarray, rate: int) -> bytes:
-    """One channel in [-1, 1], encoded with 16 bits."""
+    """Encode one channel in [-1, 1] as 16-bit FLAC."""
     whole = np.clip(np.rint(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
     soundfile.write(file := io.BytesIO(), whole, rate, format="FLAC")
     return file.getvalue()
@@ -75,7 +75,7 @@ def flac(samples: np.ndarray, rate: int) -> bytes:
 
 @contextmanager
 def _as_unreadable() -> Iterator[None]:
-    """What soundfile itself raises becomes Unreadable; errors of libsndfile's pass."""
+    """Turn soundfile's own errors into Unreadable; libsndfile's pass."""
     try:
         yield
     except soundfile.LibsndfileError:
@@ -99,7 +99,7 @@ def _mixed(sound: soundfile.SoundFile, most: int) -> np.ndarray:
 
 
 def _read_until_damage(content: bytes) -> str:
-    """How far a recording can be read, as the end of a sentence; nothing if it cannot be opened."""
+    """How far a recording can be read, to end a sentence; empty if it cannot be opened."""
     at = 0
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as sound:
@@ -115,13 +115,13 @@ def _read_until_damage(content: bytes) -> str:
 
 
 def _check(sound: soundfile.SoundFile, content: bytes) -> None:
-    """Raises Unreadable."""
+    """Raises Unreadable for a format, rate or length that cannot be used."""
     if sound.format not in FORMATS:
-        raise Unreadable(f"a recording as {sound.format}; WAV, FLAC, MP3 and Ogg are read", unit="recording")
+        raise Unreadable(f"a recording in the format {sound.format}; WAV, FLAC, MP3 and Ogg are read", unit="recording")
     if sound.samplerate not in RATES:
-        raise Unreadable(f"its header says {sound.samplerate} samples a second", unit="recording")
+        raise Unreadable(f"its header says {sound.samplerate} samples per second", unit="recording")
     if sound.format.startswith("WAV") and (missing := wav.missing(content)):
         raise Unreadable(missing, unit="recording")
     if not 0 < sound.frames < UNKNOWN:
-        reason = "its header does not say how many samples there are" if sound.frames else "it holds no samples"
+        reason = "its header does not say how many samples there are" if sound.frames else "it has no samples"
         raise Unreadable(reason, unit="recording")

@@ -1,4 +1,4 @@
-"""Multivariate series, from CSV, Parquet or .ts files: each channel on its own, in patches of time (Nie et al. 2023)."""
+"""Multivariate series from CSV, Parquet or .ts files: independent channels, in patches of time (Nie et al. 2023)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from foundray.contract import Units, UnitShape, Unreadable, Values
 from foundray_modalities.series_files import Channels, series_of
 
 NOISE = 1e-12
-"""Deviations below this part of a window's largest magnitude count as none: sums and differences of float64 leave up to about
-1e-13 of it behind, and what is to be learned from lies far above, such as 2.5e-9 for a meter that shows 4e9 and grows by
-tens. It is relative, so that a signal looks the same in volts and in microvolts."""
+"""Deviations below this fraction of a window's largest magnitude count as zero: sums and differences in float64 leave errors of
+up to about 1e-13, and real signals lie far above, such as 2.5e-9 for a meter at 4e9 that grows by tens. It is relative, so that
+a signal looks the same in volts and in microvolts."""
 EXACT = 2.0**53
-"""Whole numbers below this are exact in float64, so that their differences are no rounding, however small they are."""
+"""Integers below this are exact in float64, so their differences are never rounding errors."""
 TOO_LARGE = float(np.finfo(np.float32).max)
-"""Magnitudes from which on a value is none that was measured."""
+"""Magnitude above which a value cannot be a measurement."""
 VANISHING = 2.0**-24
-"""Parts of the largest deviation below which float32, in which units are, does not show the others beside it."""
+"""Fraction of the largest deviation below which other deviations vanish in float32, the type of units."""
 
 
 class Series(Values):
@@ -33,18 +33,18 @@ class Series(Values):
     endings: ClassVar[tuple[str, ...]] = (".csv", ".parquet", ".ts")
 
     patch: PositiveInt
-    """Steps of time in a patch."""
+    """Time steps per patch."""
     columns: list[str] = Field(default=[])
-    """The channels, by name (default: all columns of numbers)."""
+    """Names of the channels (default: all numeric columns)."""
 
     @property
     def shape(self) -> UnitShape:
         return UnitShape(width=self.patch)
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        """Stretches of twice the length, one channel each, earlier ones first: a sample is cut out of one at random.
+        """Yield stretches of twice the length, one channel each, earlier ones first. Training cuts a random sample out of each.
 
-        A row holds `values` [up to 2 * length * patch] float64. Notes on what was left out come last.
+        A row has `values` [up to 2 * length * patch] float64. Notes on what was left out come last.
         """
         window = length * self.patch
         tails = []
@@ -60,7 +60,7 @@ class Series(Values):
             for start in range(0, steps - window + 1, 2 * window):
                 for channel, values in enumerate(series.values[:, start : start + 2 * window]):
                     where = ", ".join(filter(None, [position, f"step {start}", f"channel {channel}"]))
-                    yield where, _trouble(values, start, series) or {"values": values}
+                    yield where, _fault(values, start, series) or {"values": values}
             if (tail := steps % (2 * window)) and tail < window:
                 tails.append(tail)
         if tails:
@@ -78,13 +78,13 @@ class Series(Values):
 
 
 def standardised(window: np.ndarray) -> np.ndarray:
-    """[T] float64 of mean 0 and variance 1; zeros if all values are the same."""
-    # The first value is taken off before the mean, which is then of small numbers: equal values leave exactly nothing.
+    """Standardise a window [T] to float64 of mean 0 and variance 1; zeros if all values are equal."""
+    # Subtract the first value before the mean: numbers are then small, and equal values give exactly zero.
     centred = window - window[0]
     centred -= centred.mean()
     if (largest := np.abs(centred).max()) == 0:
         return centred
-    # By the largest deviation first, so that squares neither overflow nor vanish.
+    # Divide by the largest deviation first, so that squares neither overflow nor vanish.
     centred /= largest
     with np.errstate(over="ignore"):
         noise = 0.0 if _exact(window) else NOISE * (np.abs(window).max() / largest)
@@ -92,25 +92,25 @@ def standardised(window: np.ndarray) -> np.ndarray:
 
 
 def _exact(values: np.ndarray) -> bool:
-    """Whether float64 holds these numbers without rounding, for they are whole and not too large."""
+    """Whether these numbers are exact in float64: whole and not too large."""
     return bool(np.abs(values).max() < EXACT and (values == np.rint(values)).all())
 
 
-def _trouble(values: np.ndarray, start: int, series: Channels) -> Unreadable | None:
-    """Why the values of a stretch, which begins at step `start`, cannot be used."""
+def _fault(values: np.ndarray, start: int, series: Channels) -> Unreadable | None:
+    """Why the values of a stretch, which begins at step `start`, cannot be used; None if they can."""
     if (gaps := np.flatnonzero(np.isnan(values))).size:
         step = start + int(gaps[0])
         return Unreadable(f"a gap at step {step}{series.cause(step)}")
     if (large := np.flatnonzero(np.abs(values) > TOO_LARGE)).size:
         return Unreadable(
-            f"{values[large[0]]:g} at step {start + int(large[0])} is no number of float32, so it was not measured"
+            f"{values[large[0]]:g} at step {start + int(large[0])} is too large for float32, so it cannot be a measurement"
         )
-    # Beside one such value the others would all be equal.
+    # One outlier may be so large that all other values become equal.
     away = np.abs(values - np.median(values))
     others = away[away > NOISE * np.abs(np.median(values))]
     if others.size and np.median(others) < VANISHING * away.max():
         step = int(away.argmax())
         return Unreadable(f"{values[step]:g} at step {start + step} is so large that the other values vanish beside it")
     if (size := np.abs(values).max()) >= EXACT and away.max() < 100 * NOISE * size:
-        return Unreadable(f"values of about {size:.3g} change by less than float64 can tell; take off what all have in common")
+        return Unreadable(f"values of about {size:.3g} change by less than float64 can resolve; subtract their common offset")
     return None

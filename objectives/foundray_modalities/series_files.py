@@ -1,4 +1,4 @@
-"""The series in a file: CSV, Parquet or .ts. Channels are columns of numbers; what is left out is named."""
+"""Reads series from CSV, Parquet or .ts files. Channels are numeric columns; notes name the columns left out."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from foundray.contract.ts_cases import cases
 from foundray_modalities.written_numbers import PLAIN, Numbers, looks_numeric, read_columns
 
 HEADER = "header"
-"""The position of what is said about a file's columns."""
+"""Position of notes about a file's columns."""
 NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
 TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-"""Of Arrow's types, those that are numbers, and those that may be numbers as they are written."""
+"""Arrow's numeric types, and its text types, which may contain numbers."""
 LONGEST_GAP = 2**21
-"""Steps that are filled in for damaged rows, at most. Row groups have up to 2**20; a damaged footer may promise any number."""
+"""Most steps filled in for damaged rows. Row groups have up to 2**20; a damaged footer may promise any number."""
 _UNNAMED = re.compile(r"(Unnamed: [0-9.]+|__index_level_[0-9]+__|index)?")
-"""How a column is named that had no name; the others by pandas."""
+"""Names that pandas gives to columns without one, and the empty name."""
 
 
 @dataclass
@@ -35,12 +35,12 @@ class Channels:
     values: np.ndarray
     """[channels, steps] float64; NaN for a gap."""
     unit: str = "series"
-    """The noun for it."""
+    """Noun for it in messages."""
     causes: list[tuple[int, int, str]] = field(default_factory=list)
     """(first step, end, why) of gaps whose reason is known."""
 
     def cause(self, step: int) -> str:
-        """Why there is a gap, for the end of a sentence."""
+        """Why there is a gap, to end a sentence."""
         return next((f": {why}" for start, end, why in self.causes if start <= step < end), "")
 
 
@@ -51,19 +51,19 @@ class _Column:
     name: str
     numbers: Numbers
     kind: str = "not numbers"
-    """What it is if it is not numbers."""
+    """Description of a column that is not numeric."""
 
     @property
     def left_out(self) -> str:
-        """Why it is not taken unless it is asked for."""
+        """Why it is left out unless the spec names it; empty if it is not."""
         values = self.numbers.values
         if _UNNAMED.fullmatch(self.name) and len(values) > 1 and (np.diff(values) == 1).all():
-            return "it only counts rows"  # as pandas and R write an index beside the data
+            return "it only counts rows"  # pandas and R write such an index beside the data
         return "" if self.numbers.usable else self.numbers.refused or self.kind
 
 
 def series_of(name: str, content: bytes, wanted: Sequence[str]) -> Iterator[tuple[str, Channels | Unreadable]]:
-    """(position, a series or why there is none); last, what was left out. Raises Unreadable for a file without any."""
+    """Yield (position, series or why it is lost), then notes on what was left out. Raises Unreadable for a file without any."""
     name = re.sub(r"\.(gz|zst|xz|bz2|lz4)$", "", name.lower())
     if name.endswith(".ts"):
         yield from _of_cases(content)
@@ -77,7 +77,7 @@ def series_of(name: str, content: bytes, wanted: Sequence[str]) -> Iterator[tupl
 def _of_table(
     columns: list[_Column], wanted: Sequence[str], causes: list[tuple[int, int, str]], remark: str = ""
 ) -> Iterator[tuple[str, Channels | Unreadable]]:
-    taken = _taken(columns, wanted)
+    taken = _select(columns, wanted)
     yield "", Channels(np.stack([column.numbers.values for column in taken]), causes=causes)
     if not wanted:
         for column in columns:
@@ -87,8 +87,8 @@ def _of_table(
         yield HEADER, Unreadable(summary, 0, "column")
 
 
-def _taken(columns: list[_Column], wanted: Sequence[str]) -> list[_Column]:
-    """Those that are wanted, or all of numbers. Raises Unreadable."""
+def _select(columns: list[_Column], wanted: Sequence[str]) -> list[_Column]:
+    """Columns that are wanted, or all numeric ones. Raises Unreadable."""
     names = [column.name for column in columns]
     check(names, wanted)
     if wanted:
@@ -99,19 +99,19 @@ def _taken(columns: list[_Column], wanted: Sequence[str]) -> list[_Column]:
         return taken
     if taken := [column for column in columns if not column.left_out]:
         return taken
-    kinds = listed([_shown(columns, column, "refused" if column.numbers.refused else column.left_out) for column in columns])
+    kinds = listed([_label(columns, column, "refused" if column.numbers.refused else column.left_out) for column in columns])
     refused = [f"; {column.name!r} is refused: {column.numbers.refused}" for column in columns if column.numbers.refused]
-    raise Unreadable(f"it has no column of numbers; there are: {kinds}{''.join(refused[:1])}", unit="file")
+    raise Unreadable(f"it has no numeric column; there are: {kinds}{''.join(refused[:1])}", unit="file")
 
 
 def _summary(columns: list[_Column], taken: list[_Column], chosen: bool, remark: str) -> str:
-    """Which columns were taken and which left out; empty if that goes without saying."""
-    shown = [_shown(columns, column, column.numbers.rule) for column in taken]
+    """Note on the columns taken and left out; empty if it would only repeat the names."""
+    shown = [_label(columns, column, column.numbers.rule) for column in taken]
     left = (
         []
         if chosen
         else [
-            _shown(columns, column, "refused" if column.numbers.refused else column.left_out)
+            _label(columns, column, "refused" if column.numbers.refused else column.left_out)
             for column in columns
             if column.left_out
         ]
@@ -122,16 +122,16 @@ def _summary(columns: list[_Column], taken: list[_Column], chosen: bool, remark:
     return "; ".join(filter(None, parts))
 
 
-def _shown(columns: list[_Column], column: _Column, why: str) -> str:
+def _label(columns: list[_Column], column: _Column, why: str) -> str:
     """A column for a list: `x (column 3, decimal commas)`."""
     doubled = [other.name for other in columns].count(column.name) > 1
-    place = f"column {[other is column for other in columns].index(True) + 1}" if doubled or not column.name else ""
-    brackets = ", ".join(filter(None, [place, why]))
+    position = f"column {[other is column for other in columns].index(True) + 1}" if doubled or not column.name else ""
+    brackets = ", ".join(filter(None, [position, why]))
     return f"{column.name or 'without a name'} ({brackets})" if brackets else column.name
 
 
 def _of_csv(table: CsvRows, wanted: Sequence[str]) -> Iterator[tuple[str, Channels | Unreadable]]:
-    """A row with too few or too many fields is a gap in all columns."""
+    """Yield the series of a CSV file. A row with too few or too many fields is a gap in all columns."""
     names, rows, ragged = table.names, list[list[str]](), 0
     causes: list[tuple[int, int, str]] = []
     for _, row in table.records():
@@ -144,7 +144,7 @@ def _of_csv(table: CsvRows, wanted: Sequence[str]) -> Iterator[tuple[str, Channe
         raise Unreadable("no rows under the header", unit="file")
     spaced = len(names[0].split())
     if len(names) == 1 and spaced > 1 and sum(len(row[0].split()) == spaced for row in rows) > len(rows) / 2:
-        raise Unreadable("its fields are parted by spaces; commas, semicolons, tabs or bars are read", unit="file")
+        raise Unreadable("its fields are separated by spaces; use commas, semicolons, tabs or bars", unit="file")
     if ragged > len(rows) / 2:
         raise Unreadable(
             f"{ragged} of its {len(rows)} rows do not have as many fields as its header ({len(names)})", unit="file"
@@ -153,8 +153,8 @@ def _of_csv(table: CsvRows, wanted: Sequence[str]) -> Iterator[tuple[str, Channe
     if _is_data(names, rows) and not (wanted and set(wanted) <= set(names)):
         rows.insert(0, names)
         causes = [(start + 1, end + 1, why) for start, end, why in causes]
-        names = [str(place) for place in range(len(names))]
-        remark = "its first row holds numbers, so it is data, and columns are named by their place"
+        names = [str(index) for index in range(len(names))]
+        remark = "its first row has numbers, so it is data, and columns are named by their index"
     texts = [list(column) for column in zip(*rows, strict=True)]
     numbers = read_columns(texts, "," if table.delimiter == ";" else "")
     columns = [
@@ -165,22 +165,22 @@ def _of_csv(table: CsvRows, wanted: Sequence[str]) -> Iterator[tuple[str, Channe
 
 
 def _is_data(header: list[str], rows: list[list[str]]) -> bool:
-    """Whether the first row is none of names: it has numbers in all columns of numbers, and they are not just counted."""
+    """Whether the header is a data row: it has numbers in all numeric columns, and they do not just count columns."""
     below = list(zip(*rows[:100], strict=True))
-    numeric = [place for place, column in enumerate(below) if sum(map(looks_numeric, column)) > len(column) / 2]
-    if not numeric or not all(looks_numeric(header[place]) for place in numeric):
+    numeric = [index for index, column in enumerate(below) if sum(map(looks_numeric, column)) > len(column) / 2]
+    if not numeric or not all(looks_numeric(header[index]) for index in numeric):
         return False
-    if not all(re.fullmatch("[0-9]{1,9}", header[place]) for place in numeric):
+    if not all(re.fullmatch("[0-9]{1,9}", header[index]) for index in numeric):
         return True
-    # Sensors, years and pandas' own names count up. One column named 0 is pandas', unless its values are whole, too.
-    steps = set(np.diff([int(header[place]) for place in numeric]).tolist())
+    # Names of sensors, years and pandas' default names count up. A single column 0 is pandas', unless its values are whole.
+    steps = set(np.diff([int(header[index]) for index in numeric]).tolist())
     if len(numeric) == 1:
         return header[numeric[0]] != "0" or all(text.strip().lstrip("+-").isdigit() for text in below[numeric[0]])
     return len(steps) > 1 or steps == {0} or (len(numeric) == 2 and steps != {1})
 
 
 def _parquet(table: ParquetRows) -> tuple[list[_Column], list[tuple[int, int, str]]]:
-    """The columns, each read on its own, so that damage to one costs no other."""
+    """Read each column separately, so that damage to one does not affect others."""
     if not len(table):
         raise Unreadable("no rows under the header", unit="file")
     columns, texts = list[_Column](), dict[int, list[str]]()
@@ -199,13 +199,13 @@ def _parquet(table: ParquetRows) -> tuple[list[_Column], list[tuple[int, int, st
             texts.pop(len(columns), None)
         columns.append(_Column(name, numbers, str(kind)))
         causes += damage
-    for place, numbers in zip(texts, read_columns(list(texts.values())), strict=True):
-        columns[place].numbers = numbers
+    for index, numbers in zip(texts, read_columns(list(texts.values())), strict=True):
+        columns[index].numbers = numbers
     return columns, causes
 
 
 def _floats(table: ParquetRows, name: str, damage: list[tuple[int, int, str]]) -> np.ndarray:
-    """[N]; what is damaged is NaN, and noted."""
+    """Numbers of a column [N]; damaged ones are NaN, and added to `damage`."""
     parts = []
     for row, batch in table.batches([name]):
         if isinstance(batch, Unreadable):
@@ -219,7 +219,7 @@ def _floats(table: ParquetRows, name: str, damage: list[tuple[int, int, str]]) -
 
 
 def _texts(table: ParquetRows, name: str, damage: list[tuple[int, int, str]]) -> list[str]:
-    """Likewise; what is damaged or missing is empty."""
+    """Texts of a column; damaged and missing ones are empty, and damaged ones added to `damage`."""
     texts: list[str] = []
     for number, row in table.rows([name]):
         if isinstance(row, Unreadable):
@@ -231,7 +231,7 @@ def _texts(table: ParquetRows, name: str, damage: list[tuple[int, int, str]]) ->
 
 
 def _gap(lost: Unreadable) -> int:
-    """Its steps. Raises Unreadable for more than memory may hold."""
+    """Number of steps in a gap. Raises Unreadable for more than `LONGEST_GAP`."""
     if lost.lost > LONGEST_GAP:
         raise Unreadable(str(lost), lost.lost, lost.unit)
     return lost.lost
@@ -246,4 +246,4 @@ def _of_cases(content: bytes) -> Iterator[tuple[str, Channels | Unreadable]]:
             stamped += case.stamped
             yield f"line {line}", Channels(np.stack([PLAIN.reads(values) for values in case.dimensions]), "case")
     if stamped:
-        yield HEADER, Unreadable("time stamps are left out: steps are taken to be evenly spaced", 0, "column")
+        yield HEADER, Unreadable("time stamps are ignored: steps are assumed to be evenly spaced", 0, "column")

@@ -1,7 +1,7 @@
 """Trajectories of agents, from npz or Parquet files: return-to-go, state and action of each step, in turn.
 
-An npz holds `states` [N, S], `actions` [N] or [N, A], `rewards` [N], and `lengths` [episodes] that add up to N, perhaps all
-under a prefix such as `Pendulum-v1/`. A Parquet file has a row per episode, with the first three as lists.
+An npz has `states` [N, S], `actions` [N] or [N, A], `rewards` [N], and `lengths` [episodes] that add up to N, optionally with
+a prefix such as `Pendulum-v1/`. A Parquet file has a row per episode, with the first three as lists.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from foundray.contract import Kind, Units, UnitShape, Unreadable, Values
 from foundray_modalities.episodes import FIELDS, episodes
 
 LARGEST = 1e15
-"""Beyond this a unit's value would overflow 32 bits in training: squared, and added up over a batch (judgement)."""
+"""Largest value of a unit: beyond it, squares summed over a batch would overflow float32 in training (judgement)."""
 ROUNDING = 1e-3
-"""Part of a standardised state, or of a standard deviation, that 32 bits may cost before standardising (judgement)."""
+"""Largest error that float32 may cause before standardising, relative to a standardised state or its deviation (judgement)."""
 
 
 class Trajectory(Values):
@@ -26,22 +26,22 @@ class Trajectory(Values):
     endings: ClassVar[tuple[str, ...]] = (".npz", ".parquet")
 
     state_width: PositiveInt
-    """Values of a state."""
+    """Number of values in a state."""
     action_width: PositiveInt
-    """Values of an action; where actions are discrete, how many there are."""
+    """Number of values in an action, or number of actions if they are discrete."""
     discrete: bool = False
-    """Whether an action is one of some, numbered from 0."""
+    """Whether actions are discrete, numbered from 0."""
     prefix: str = ""
-    """Of the arrays' names in an npz file."""
+    """Prefix of the arrays' names in an npz file."""
     longest: PositiveInt | None = None
-    """Steps of the longest episode: units then tell the time since theirs began, without which a return that is still to come
-    is a matter of skill early in an episode, and of little time late in it (default: they do not)."""
+    """Steps of the longest episode. If given, units contain the time since the start of their episode: without it, a low
+    return-to-go may mean little skill early in an episode, or little time late in it (default: no time)."""
     return_scale: PositiveFloat = 1.0
-    """What returns are divided by, so that they are of the order of one."""
+    """Divisor of returns, to bring them to the order of one."""
     state_mean: tuple[float, ...] = ()
-    """Of each value of a state, for standardising (default: states are taken as they are)."""
+    """Mean of each value of a state, for standardising (default: states are not standardised)."""
     state_std: tuple[PositiveFloat, ...] = ()
-    """Standard deviation of each value of a state, likewise."""
+    """Standard deviation of each value of a state, for standardising."""
 
     @model_validator(mode="after")
     def _fits(self) -> Trajectory:
@@ -57,9 +57,9 @@ class Trajectory(Values):
         return UnitShape(width=max(kind.width for kind in kinds) + timed, kinds=kinds, times=self.longest or 0)
 
     def rows(self, name: str, content: bytes, length: int) -> Iterator[tuple[str, dict[str, Any] | Unreadable]]:
-        """Stretches of up to two samples' steps; each begins one sample's steps after the one before.
+        """Yield stretches of up to two samples' steps; each starts one sample's steps after the last.
 
-        A row holds `returns` [T], `states` [T * S] and `actions` [T * A] as flat lists, and the time of the first step.
+        A row has `returns` [T], `states` [T * S] and `actions` [T * A] as flat lists, and the time of the first step.
         """
         window = length // len(self.shape.kinds)
         for label, episode in episodes(name, content, self.prefix):
@@ -85,7 +85,7 @@ class Trajectory(Values):
         return Units(self.interleaved(returns[cut], states[cut], actions[cut], row["time"] + start))
 
     def interleaved(self, returns: np.ndarray, states: np.ndarray, actions: np.ndarray, time: int) -> np.ndarray:
-        """[3 T, K]: the units of T steps, of returns [T], states [T, S] and actions [T, 1], or [T, A] where not discrete."""
+        """Units [3 T, K] of T steps, from returns [T], states [T, S] and actions [T, A], or [T, 1] if discrete."""
         states = self._standardised(states)
         if self.discrete:
             actions = np.eye(self.action_width, dtype=np.float32)[actions[:, 0].astype(int)]
@@ -97,7 +97,7 @@ class Trajectory(Values):
         return units.reshape(-1, self.shape.width)
 
     def _standardised(self, states: np.ndarray) -> np.ndarray:
-        """In the precision of the states [T, S]."""
+        """Standardise states [T, S] in their own precision."""
         if self.state_mean:
             states = states - np.array(self.state_mean, states.dtype)
         if self.state_std:
@@ -105,7 +105,7 @@ class Trajectory(Values):
         return states
 
     def _narrow(self, states: np.ndarray) -> np.ndarray:
-        """States [T, S] of 64 bits in 32, but for those that would lose what standardising brings out."""
+        """Convert states [T, S] from float64 to float32, unless rounding would show after standardising."""
         with np.errstate(over="ignore", invalid="ignore"):
             narrow = states.astype(np.float32)
             if self.state_mean or self.state_std:
@@ -120,7 +120,7 @@ class Trajectory(Values):
             states, actions, rewards = (np.asarray(episode[field], np.float64) for field in FIELDS)
         except (TypeError, ValueError):
             raise Unreadable("its states, actions and rewards are not arrays of numbers", unit="episode") from None
-        if reason := self._misshapen(states, actions, rewards):
+        if reason := self._shape_fault(states, actions, rewards):
             raise Unreadable(reason, unit="episode")
         if not all(np.isfinite(values).all() for values in (states, actions, rewards)):
             raise Unreadable("a value is missing or not finite", unit="episode")
@@ -129,23 +129,23 @@ class Trajectory(Values):
             seen = {"state": self._standardised(states), "action": actions, "return": returns / self.return_scale}
         for name, values in seen.items():
             if not (most := np.abs(values).max()) <= LARGEST:
-                raise Unreadable(f"a {name} of {most:g} is too large to be trained on (over {LARGEST:g})", unit="episode")
+                raise Unreadable(f"a {name} of {most:g} is too large for training (over {LARGEST:g})", unit="episode")
         done = actions.astype(np.float32).reshape(len(actions), -1)
         if self.discrete and not (np.isin(done, np.arange(self.action_width))).all():
             raise Unreadable(f"an action is not one of 0 to {self.action_width - 1}", unit="episode")
         return {"states": self._narrow(states), "actions": done, "returns": returns.astype(np.float32)}
 
-    def _misshapen(self, states: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> str:
-        """What of an episode is not of the shape that it should be; nothing for one that is."""
+    def _shape_fault(self, states: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> str:
+        """What is wrong with the shapes of an episode; empty if nothing is."""
         counts = [len(values) if values.ndim else 0 for values in (states, actions, rewards)]
         if not counts[2] or len(set(counts)) > 1:
-            return f"{counts[0]} states, {counts[1]} actions, {counts[2]} rewards: each step has one of each"
+            return f"{counts[0]} states, {counts[1]} actions, {counts[2]} rewards: each step must have one of each"
         if rewards.size != counts[2]:
-            return f"a reward is of {rewards.shape[1:]} values, and a step has one"
+            return f"a reward has the shape {rewards.shape[1:]}, and a step has one number"
         if self.longest is not None and counts[2] > self.longest:
-            return f"an episode of {counts[2]} steps, and longest says {self.longest}"
+            return f"an episode of {counts[2]} steps, and longest is {self.longest}"
         if states.shape[1:] != (self.state_width,):
-            return f"a state is of {states.shape[1:]} values, and state_width says {self.state_width}"
+            return f"a state has the shape {states.shape[1:]}, and state_width is {self.state_width}"
         if (width := actions.size // counts[1]) != (1 if self.discrete else self.action_width):
-            return f"an action is of {width} values, and action_width says {self.action_width}"
+            return f"an action has {width} values, and action_width is {self.action_width}"
         return ""

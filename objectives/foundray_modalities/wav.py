@@ -1,4 +1,4 @@
-"""WAV files: chunks, each with a name and a size, one of which holds the samples."""
+"""WAV files: chunks, each with a name and a size; the `data` chunk has the samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(name, offset of its content, size as it says) of each; of bytes that are no chunks, too. They begin at even offsets."""
+    """Yield (name, offset of content, stated size) of each chunk, at even offsets; bytes that are not chunks appear as such."""
     number, at = struct.Struct("<I" if content.startswith(b"RIFF") else ">I"), 12
     while at + 8 <= len(content):
         name, (size,) = content[at : at + 4], number.unpack_from(content, at + 4)
@@ -16,16 +16,16 @@ def chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def missing(content: bytes) -> str:
-    """What is not there of the samples, as a clause; nothing if all are."""
+    """Clause about missing samples; empty if none are missing."""
     for name, at, size in chunks(content):
         if name == b"data":
             held = len(content) - at
-            return f"its header promises {size} bytes of samples, and it holds {held}" if size > held else ""
+            return f"its header promises {size} bytes of samples, and it has {held}" if size > held else ""
     return ""
 
 
-def behind(content: bytes) -> int:
-    """Bytes behind the samples that are in no chunk, up to the last that is not zero."""
+def trailing(content: bytes) -> int:
+    """Number of bytes after the samples that are in no chunk, without trailing zeros."""
     end, heard = 12, False
     for name, at, size in chunks(content):
         if heard and (at + size > len(content) or not name.isascii() or not name.decode().isprintable()):

@@ -1,7 +1,7 @@
-"""Numbers as people and programs write them: with decimal points or commas, parted thousands, percent signs.
+"""Parses numbers as people and programs write them: decimal points or commas, thousands separators, percent signs.
 
-`1,234` alone may be either, so a column is read by one rule: the one by which most of its values are numbers. If several
-are, the other columns of the file decide; what stays open is refused.
+`1,234` alone is ambiguous, so a column is read by one rule: the one under which most of its values are numbers. If there are
+several, the other columns of the file decide; what stays ambiguous is refused.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 _EXPONENT = "(?:[eE][+-]?[0-9]+)?"
 _SPACES = " '\u00a0\u2009\u202f\u2019"
-"""Spaces and apostrophes, which part thousands in many countries."""
+"""Spaces and apostrophes, which separate thousands in many countries."""
 _INFINITE = re.compile("[+-]?inf(?:inity)?", re.IGNORECASE)
 _LIKE = re.compile(f"[+-]?[0-9.,{_SPACES}]*[0-9][0-9.,{_SPACES}]*{_EXPONENT}")
-"""What may be a number, by some rule."""
+"""Texts that may be a number under some rule."""
 TRUTH = {"true": 1.0, "false": 0.0}
 _AFFIXED = re.compile(r"([+-]?)([$€£¥₹]?)\s*([+-]?.*?)\s*([%‰$€£¥₹]?)", re.DOTALL)
 
@@ -27,11 +27,11 @@ class Rule:
     """A way to write numbers."""
 
     name: str
-    """For a sentence; empty for the plain way."""
+    """Name in messages; empty for plain numbers."""
     decimal: str
     """The decimal sign."""
     parts: str = ""
-    """What may part thousands."""
+    """Possible thousands separators."""
     shape: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -40,9 +40,9 @@ class Rule:
         object.__setattr__(self, "shape", re.compile(f"[+-]?(?=[{self.decimal}]?[0-9]){whole}{fraction}{_EXPONENT}"))
 
     def reads(self, texts: Iterable[str]) -> np.ndarray:
-        """[N] float64: the numbers, NaN for what is none, and infinity where that is written."""
+        """Numbers [N] float64: NaN for texts that are not numbers, infinity if that is written."""
         plainly = str.maketrans({**dict.fromkeys(self.parts), self.decimal: "."})
-        if self.decimal == "." and not self.parts:  # by far the most numbers
+        if self.decimal == "." and not self.parts:  # the most common case by far
             return np.array([float(text) if self.shape.fullmatch(text) else _infinite(text) for text in texts])
         found = (float(text.translate(plainly)) if self.shape.fullmatch(text) else _infinite(text) for text in texts)
         return np.array(list(found))
@@ -61,19 +61,19 @@ RULES = (
     Rule("spaces between thousands", ".", _SPACES),
     Rule("spaces between thousands and decimal commas", ",", _SPACES),
 )
-"""Of those that read the same, the first is named."""
+"""If several rules give the same numbers, messages name the first."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A column."""
+    """A column of numbers."""
 
     values: np.ndarray
-    """[N] float64; NaN for what is no number."""
+    """[N] float64; NaN for texts that are not numbers."""
     rule: str = ""
-    """How they are written, if not plainly."""
+    """Name of the rule, if not plain numbers."""
     refused: str = ""
-    """Why they are not read, though they are numbers by some rule."""
+    """Why they are refused, although they are numbers under some rule."""
 
     @property
     def usable(self) -> bool:
@@ -82,68 +82,68 @@ class Numbers:
 
 
 def looks_numeric(text: str) -> bool:
-    """Whether a text may be a number, by some rule."""
+    """Whether a text may be a number under some rule."""
     return _LIKE.fullmatch(_bare(text.strip())[0]) is not None
 
 
 def read_columns(columns: Sequence[Sequence[str]], decimal: str = "") -> list[Numbers]:
-    """The columns of a file. `decimal` is its decimal sign, as far as can be guessed from the file's form."""
+    """Read the columns of a file. `decimal` is its decimal sign, if the file's format suggests one."""
     texts = [[text.strip() for text in column] for column in columns]
     plain = [_truth(column) if _is_truth(column) else PLAIN.reads(column) for column in texts]
-    # By far the most files are written plainly; then nothing else can be meant.
-    if not any(map(_holds_more, texts, plain)):
+    # Most files have only plain numbers, which are unambiguous.
+    if not any(map(_has_more_numbers, texts, plain)):
         return [Numbers(values) for values in plain]
-    written = [_Written(column) for column in texts]
-    sure = {sign for column in written if (sign := column.sign)}
+    readings = [_Readings(column) for column in texts]
+    sure = {sign for column in readings if (sign := column.sign)}
     sign = sure.pop() if len(sure) == 1 else decimal if not sure else ""
     return [
         Numbers(values) if _is_truth(column) else found.numbers(sign)
-        for column, values, found in zip(texts, plain, written, strict=True)
+        for column, values, found in zip(texts, plain, readings, strict=True)
     ]
 
 
-def _holds_more(texts: list[str], values: np.ndarray) -> bool:
+def _has_more_numbers(texts: list[str], values: np.ndarray) -> bool:
     return any(looks_numeric(texts[index]) for index in np.flatnonzero(np.isnan(values)))
 
 
-class _Written:
-    """A column of texts, read by each rule."""
+class _Readings:
+    """A column of texts, read under each rule."""
 
     def __init__(self, texts: list[str]):
         self.count = len(texts)
         bare = [_bare(text) for text in texts]
-        # A zero is one in any unit.
+        # Zero needs no unit.
         self.affixes = {affix for text, affix in bare if _LIKE.fullmatch(text) and text.strip("+-0.,")}
         readings = [(rule, rule.reads(text for text, _ in bare)) for rule in RULES]
         most = max(np.isfinite(values).sum() for _, values in readings)
         self.plain = readings[0][1]
         self.best = [(rule, values) for rule, values in readings if most and np.isfinite(values).sum() == most]
-        """The rules by which most are numbers."""
+        """(rule, values) of the rules under which most texts are numbers."""
 
     @property
     def sign(self) -> str:
-        """The decimal sign, if it is sure."""
+        """Decimal sign, if it is unambiguous."""
         signs = {rule.decimal for rule, _ in self.best}
         return signs.pop() if len(signs) == 1 else ""
 
     def numbers(self, sign: str) -> Numbers:
-        """By one rule; `sign` is the file's decimal sign, if that is known."""
+        """Numbers under one rule; `sign` is the file's decimal sign, if known."""
         if not self.best:
             return Numbers(np.full(self.count, np.nan))
         rule, values = next((one for one in self.best if one[0].decimal == sign), self.best[0])
         if len(self.affixes) > 1:
             return Numbers(
-                values, refused=f"its numbers bear {' or '.join(affix or 'no sign' for affix in sorted(self.affixes))}"
+                values, refused=f"its numbers have {' or '.join(affix or 'no sign' for affix in sorted(self.affixes))}"
             )
         if np.array_equal(values, self.plain, equal_nan=True):
             rule = PLAIN
-        if rule is not PLAIN and rule.decimal != sign and (other := self._otherwise(values)) is not None:
+        if rule is not PLAIN and rule.decimal != sign and (other := self._other_reading(values)) is not None:
             return Numbers(values, refused=f"it has {rule.name}, or {other or 'decimal points'}")
         named = [rule.name, *(f"in {affix}" for affix in self.affixes if affix)]
         return Numbers(values, rule=", ".join(filter(None, named)))
 
-    def _otherwise(self, values: np.ndarray) -> str | None:
-        """A rule by which as many are numbers, but others: not all of them larger by a factor, which standardising undoes."""
+    def _other_reading(self, values: np.ndarray) -> str | None:
+        """Name of a rule that gives as many numbers, but other ones, beyond a common factor, which standardising would undo."""
         for rule, others in self.best:
             if not np.allclose(_scaled(values), _scaled(others), 1e-12, 0, equal_nan=True):
                 return rule.name
@@ -156,11 +156,11 @@ def _scaled(values: np.ndarray) -> np.ndarray:
 
 
 def _bare(text: str) -> tuple[str, str]:
-    """(number, percent or currency sign) of a text."""
+    """Split a text into (number, percent or currency sign)."""
     found = _AFFIXED.fullmatch(text.replace("\u2212", "-"))
     assert found is not None
-    sign, before, number, behind = found.groups()
-    return sign + number, before + behind
+    sign, prefix, number, suffix = found.groups()
+    return sign + number, prefix + suffix
 
 
 def _is_truth(texts: list[str]) -> bool:

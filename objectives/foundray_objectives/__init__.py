@@ -1,1 +1,1 @@
-"""The objectives that come with Foundray, one file each, found by entry point."""
+"""Objectives that come with Foundray, one per file, found by entry point."""

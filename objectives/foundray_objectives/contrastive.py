@@ -1,10 +1,10 @@
-"""Contrastive: tell the other view of a sample from those of the other samples (Chen et al. 2020, SimCLR).
+"""Contrastive: tell the other view of a sample from the views of other samples (Chen et al. 2020, SimCLR).
 
-Each sample is augmented twice; the features' mean goes through a projector of two layers; cross-entropy over cosine
-similarities by a temperature, of each view with all others. The projector is thrown away afterwards.
+Each sample is augmented twice, and its mean feature passes a projector of two layers. The loss is the cross-entropy over
+cosine similarities, divided by a temperature, of each view with all others. The projector is discarded after training.
 
-Differs: the others are those of the same micro-batch, never those of other workers: the loss depends on who shares a
-micro-batch, which the order of samples decides, not the workers. So a micro-batch wants many samples here.
+Differs: negatives come from the same micro-batch, never from other workers. The loss therefore depends on which samples share
+a micro-batch, which the order of samples decides, not the workers, and micro-batches should be large.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Contrastive(Objective):
     couples: ClassVar[bool] = True
 
     temperature: float = Field(default=0.5, gt=0)
-    """Of the softmax over similarities."""
+    """Temperature of the softmax over similarities."""
     projector: tuple[PositiveInt, ...] = (128, 64)
     """Widths of the projector's layers."""
 

@@ -1,11 +1,11 @@
-"""Fill in the middle: next token, on texts of which a middle part was moved to the end (Bavarian et al. 2022).
+"""Fill in the middle: next token, on texts whose middle part was moved to the end (Bavarian et al. 2022).
 
-With probability `rate` the longest piece of a document in the sample is cut at two uniform places, and its parts are put in
-one of two orders, half and half: PSM `<pre> prefix <suf> suffix <mid> middle`, or SPM
+With probability `rate` the sample's longest document part is cut at two uniform positions, and the three parts are put into
+one of two orders with equal probability: PSM `<pre> prefix <suf> suffix <mid> middle`, or SPM
 `<pre> <suf> suffix <mid> prefix middle`. Every token is predicted, as in the paper.
 
-Differs: the cut is made in the packed sample (the paper's context-level variant, which it found better), in one document of
-it; cuts fall between tokens, not characters.
+Differs: the cut is made in the packed sample (the paper's context-level variant, which it found better), in only one of its
+documents, and between tokens, not characters.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class FillInMiddle(NextToken):
     scores: ClassVar[bool] = False
 
     rate: float = Field(default=0.5, ge=0, le=1)
-    """Part of the samples in which a document is rearranged."""
+    """Fraction of samples in which a document is rearranged."""
 
     @property
     def extra_tokens(self) -> tuple[str, ...]:
@@ -42,9 +42,9 @@ class FillInMiddle(NextToken):
 
 
 def rearranged(units: Units, rng: np.random.Generator) -> Units:
-    """With the longest document's parts in another order, three ids longer. Its first token, which opens it, stays first."""
-    of = np.zeros(len(units), np.int64) if units.document is None else units.document
-    borders = [0, *(np.flatnonzero(np.diff(of)) + 1), len(units)]
+    """Reorder the parts of the longest document, which gains three ids. Its first token, which opens it, stays first."""
+    document = np.zeros(len(units), np.int64) if units.document is None else units.document
+    borders = [0, *(np.flatnonzero(np.diff(document)) + 1), len(units)]
     start, stop = max(pairwise(borders), key=lambda piece: piece[1] - piece[0])
     before, text, after = units.x[: start + 1], units.x[start + 1 : stop], units.x[stop:]
     first, second = np.sort(rng.integers(0, len(text) + 1, 2))
@@ -54,5 +54,5 @@ def rearranged(units: Units, rng: np.random.Generator) -> Units:
         parts = [pre, prefix, suf, suffix, mid, middle]
     else:
         parts = [pre, suf, suffix, mid, prefix, middle]
-    document = np.insert(of, start + 1, [of[start]] * 3)
+    document = np.insert(document, start + 1, [document[start]] * 3)
     return replace(units, x=np.concatenate([before, *parts, after]), document=document)

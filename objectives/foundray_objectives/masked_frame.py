@@ -1,9 +1,9 @@
-"""Masked frames: predict the classes of hidden stretches of sound from the rest (Chiu et al. 2022, BEST-RQ).
+"""Masked frames: predict the classes of masked spans of sound from the rest (Chiu et al. 2022, BEST-RQ).
 
-A unit's class is the nearest of a codebook's vectors to its random projection, both of unit length. Neither is learned.
+A unit's class is the codebook vector nearest to its random projection, both of unit length. Neither is learned.
 
-Differs: hidden units are shown as a learned vector rather than as noise; a fixed part of a recording is hidden, in spans that
-do not overlap; the projection is Xavier-normal.
+Differs: a learned vector replaces masked units, rather than noise; a fixed fraction of a recording is masked, in spans that do
+not overlap; the projection is Xavier-normal.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class MaskedFrame(Objective):
     hides: ClassVar[bool] = True
 
     codes: int = Field(default=8192, ge=2)
-    """Vectors in the codebook; 256 to 512 for hours of sound rather than thousands of them."""
+    """Vectors in the codebook; 256 to 512 for hours of sound rather than thousands of hours."""
     code_width: PositiveInt = 16
-    """Their width, in values."""
+    """Width of a codebook vector."""
     span: PositiveInt = 40
-    """Longest hidden stretch, in units: 400 ms of the default frames."""
+    """Longest masked span, in units: 400 ms of the default frames."""
     ratio: float = Field(default=0.4, gt=0, lt=1)
-    """Part of a recording that is hidden."""
+    """Fraction of a recording that is masked."""
     seed: NonNegativeInt = 0
-    """Of projection and codebook."""
+    """Seed of projection and codebook."""
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"codes": self.codes}
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         projection, codebook = quantiser(units.x.shape[1], self.codes, self.code_width, self.seed)
-        classes = (units.x @ projection @ codebook.T).argmax(1)  # the nearest of unit vectors, however long the projection is
-        hidden = spans(len(units), self.ratio, self.span, rng)
-        return Plan(units, (Ask("codes", classes, hidden),), hidden)
+        classes = (units.x @ projection @ codebook.T).argmax(1)  # nearest unit vector, whatever the length of the projection
+        masked = spans(len(units), self.ratio, self.span, rng)
+        return Plan(units, (Ask("codes", classes, masked),), masked)
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         return cross_entropy(prediction, target, where)
@@ -51,7 +51,7 @@ class MaskedFrame(Objective):
 
 @lru_cache(4)
 def quantiser(width: int, codes: int, code_width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Projection [width, code_width] and codebook of unit vectors [codes, code_width], float64: ties are then no matter."""
+    """Projection [width, code_width] and codebook of unit vectors [codes, code_width]; float64, so that ties do not occur."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     projection = rng.standard_normal((width, code_width)) * (2 / (width + code_width)) ** 0.5
     codebook = rng.standard_normal((codes, code_width))
@@ -59,11 +59,11 @@ def quantiser(width: int, codes: int, code_width: int, seed: int) -> tuple[np.nd
 
 
 def spans(length: int, ratio: float, longest: int, rng: np.random.Generator) -> np.ndarray:
-    """[length] bool: a fixed number of hidden units, one or more, in as few spans as may be, about equally long.
+    """Mask [length] bool: a fixed number of masked units, at least one, in as few spans as possible, of about equal length.
 
-    Two spans may touch, never overlap.
+    Spans may touch, but never overlap.
     """
     count = max(1, round(length * ratio))
     lengths = [len(part) for part in np.array_split(np.arange(count), -(-count // longest))]
-    starts = np.sort(rng.integers(0, length - count + 1, len(lengths)))  # among the units that are shown
+    starts = np.sort(rng.integers(0, length - count + 1, len(lengths)))  # positions among the visible units
     return np.insert(np.zeros(length - count, bool), np.repeat(starts, lengths), True)

@@ -1,9 +1,9 @@
-"""Masked patches of a series: predict hidden stretches of time from the others (Nie et al. 2023, PatchTST).
+"""Masked patches of a series: predict masked stretches of time from the others (Nie et al. 2023, PatchTST).
 
-40 % of the patches are hidden; channels are learned from independently, each window normalised by its own mean and
-variance; mean squared error on the hidden patches.
+40 % of the patches are masked; channels are independent samples, each window normalised by its own mean and variance. The
+loss is the mean squared error on the masked patches.
 
-Differs: hidden patches are shown as a learned vector rather than as zeros; positions are rotary.
+Differs: a learned vector replaces masked patches, rather than zeros; positions are rotary.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class MaskedPatch(Objective):
     hides: ClassVar[bool] = True
 
     ratio: float = Field(default=0.4, gt=0, lt=1)
-    """Part of the patches that is hidden."""
+    """Fraction of the patches that is masked."""
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"patch": shape.width}
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
-        shown = int(len(units) * (1 - self.ratio))
-        hidden = np.zeros(len(units), bool)
-        hidden[rng.permutation(len(units))[min(shown, len(units) - 1) :]] = True
-        return Plan(units, (Ask("patch", units.x, hidden),), hidden)
+        visible = int(len(units) * (1 - self.ratio))
+        masked = np.zeros(len(units), bool)
+        masked[rng.permutation(len(units))[min(visible, len(units) - 1) :]] = True
+        return Plan(units, (Ask("patch", units.x, masked),), masked)
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         return squared_error(prediction, target, where)

@@ -1,9 +1,9 @@
-"""Masked pixels: predict the patches that are left out of an image from the others (He et al. 2022, MAE).
+"""Masked pixels: predict the dropped patches of an image from the others (He et al. 2022, MAE).
 
-Three quarters of the patches are dropped; the encoder sees the rest, the light predictor all places. The answer is the
-patch's pixels, normalised by its own mean and (unbiased) variance.
+Three quarters of the patches are dropped; the encoder sees the rest, and the light predictor all positions. The target is
+the patch's pixels, normalised by its own mean and (unbiased) variance.
 
-Differs: a class token only where `model.class_unit` says so.
+Differs: a class token only if `model.class_unit` is set.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ class MaskedPixel(Objective):
     becomes: ClassVar[str] = "mae"
 
     ratio: float = Field(default=0.75, gt=0, lt=1)
-    """Part of the patches that is dropped."""
+    """Fraction of the patches that is dropped."""
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"pixels": shape.width}
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
-        kept = max(1, int(len(units) * (1 - self.ratio)))
-        keep = np.sort(rng.permutation(len(units))[:kept])
+        count = max(1, int(len(units) * (1 - self.ratio)))
+        visible = np.sort(rng.permutation(len(units))[:count])
         asked = np.ones(len(units), bool)
-        asked[keep] = False
-        return Plan(units, (Ask("pixels", normalised(units.x), asked),), keep=keep)
+        asked[visible] = False
+        return Plan(units, (Ask("pixels", normalised(units.x), asked),), keep=visible)
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         return squared_error(prediction, target, where)
 
 
 def normalised(patches: np.ndarray) -> np.ndarray:
-    """[T, K]: each patch by its own mean and unbiased variance."""
+    """Normalise each patch of [T, K] by its own mean and unbiased variance."""
     mean, variance = patches.mean(-1, keepdims=True), patches.var(-1, ddof=1, keepdims=True)
     return (patches - mean) / np.sqrt(variance + 1e-6)

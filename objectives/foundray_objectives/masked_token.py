@@ -1,7 +1,7 @@
-"""Masked token: predict hidden tokens from all others of their document (Devlin et al. 2019, BERT).
+"""Masked token: predict masked tokens from all others of their document (Devlin et al. 2019, BERT).
 
-Differs: 30 % are hidden by default rather than 15 % (Wettig et al. 2023 found up to 40 % better), all of them behind the
-mask vector, a fixed number a sample; `random` and `same` bring BERT's 80/10/10 back. There is no next-sentence task.
+Differs: 30 % are masked by default rather than 15 % (Wettig et al. 2023 found up to 40 % better), a fixed number per sample,
+all by the mask vector; `random` and `same` restore BERT's 80/10/10. There is no next-sentence task.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ class MaskedToken(Objective):
     becomes: ClassVar[str] = "masked_lm"
 
     ratio: float = Field(default=0.3, gt=0, lt=1)
-    """Part of a sample's tokens that is asked for."""
+    """Fraction of a sample's tokens to predict."""
     random: float = Field(default=0.0, ge=0, le=1)
-    """Part of those that is shown as a random token instead of the mask."""
+    """Fraction of those that a random token replaces, instead of the mask."""
     same: float = Field(default=0.0, ge=0, le=1)
-    """Part of those that is shown as it is."""
+    """Fraction of those that is left unchanged."""
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"lm_head": shape.classes}
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
-        units = units[:-1]  # the next sample's first token is masked there, or not
+        units = units[:-1]  # the last token is the next sample's first, and may be masked there
         asked = np.zeros(len(units), bool)
         asked[rng.permutation(len(units))[: max(1, round(self.ratio * len(units)))]] = True
-        how = rng.random(len(units))
-        randomly = asked & (how < self.random)
-        shown = np.where(randomly, rng.integers(0, units.classes, len(units)), units.x)
-        hidden = asked & (how >= self.random + self.same)
-        return Plan(replace(units, x=shown), (Ask("lm_head", units.x, asked),), hidden)
+        draw = rng.random(len(units))
+        randomised = asked & (draw < self.random)
+        shown = np.where(randomised, rng.integers(0, units.classes, len(units)), units.x)
+        masked = asked & (draw >= self.random + self.same)
+        return Plan(replace(units, x=shown), (Ask("lm_head", units.x, asked),), masked)
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         return cross_entropy(prediction, target, where)

@@ -1,9 +1,9 @@
-"""Next action: what is done in a state, given the return that is still to come (Chen et al. 2021, Decision Transformer).
+"""Next action: predict the action in a state, given the return-to-go (Chen et al. 2021, Decision Transformer).
 
-Units are return-to-go, state and action, in turn. Asked at the state: mean squared error, or cross-entropy where actions
-are discrete. Asked for a return, such a model acts to get it.
+Units are return-to-go, state and action, in turn. The prediction is made at the state: mean squared error, or cross-entropy
+if actions are discrete. Given a desired return, such a model acts to achieve it.
 
-Differs: rotary positions tell where a unit is in the context, besides the embedded time (the modality's `longest`).
+Differs: rotary positions encode a unit's position in the context, besides the embedded time (the modality's `longest`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RETURN, STATE, ACTION = range(3)
-"""The turns of a step's units."""
+"""Order of a step's units."""
 
 
 class NextAction(Objective):

@@ -1,6 +1,7 @@
 """Next frame: predict the frame some steps ahead from those before it (Chung et al. 2019, APC).
 
-Mean absolute error over the frame's bins, three frames ahead: the very next one can be told by continuing the last ones.
+The loss is the mean absolute error over the frame's bins, three frames ahead: extrapolating the last frames would predict the
+very next one.
 
 Differs: a causal transformer rather than an LSTM (as in Chung & Glass 2020); frames are normalised by recording, not speaker.
 """
@@ -22,7 +23,7 @@ class NextFrame(Objective):
     takes: ClassVar[tuple[str, ...]] = ("frames",)
 
     ahead: PositiveInt = 3
-    """How far ahead the predicted unit is, in units; a recording that is no longer than this asks nothing."""
+    """Distance to the predicted unit, in units; a recording no longer than this has no targets."""
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"frames": shape.width}

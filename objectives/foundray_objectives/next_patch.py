@@ -1,6 +1,6 @@
 """Next patch: predict each patch of an image, in raster order, from those before it (El-Nouby et al. 2024, AIM).
 
-Mean squared error on the patch's pixels, normalised as in masked pixels.
+The loss is the mean squared error on the patch's pixels, normalised as in masked pixels.
 
 Differs: attention is causal throughout; AIM lets a random prefix see itself.
 """
@@ -26,7 +26,7 @@ class NextPatch(Objective):
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         following = normalised(units.x)
-        asked = np.arange(len(units)) < len(units) - 1  # nothing follows the last
+        asked = np.arange(len(units)) < len(units) - 1  # the last has no next one
         return Plan(units, (Ask("pixels", np.roll(following, -1, 0), asked),))
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

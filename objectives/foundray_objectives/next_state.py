@@ -1,10 +1,10 @@
-"""Next state: a model of the world, which tells what an action does to a state (as in Ha and Schmidhuber 2018).
+"""Next state: a world model, which predicts the effect of an action on a state (as in Ha and Schmidhuber 2018).
 
-Units are return-to-go, state and action, in turn. Asked at the action: by how much the state changes until the next one;
-mean squared error on the standardised states' difference.
+Units are return-to-go, state and action, in turn. At the action, the model predicts the change of the state until the next
+one; the loss is the mean squared error on the standardised states' difference.
 
-Differs: the whole history is seen through attention, and the answer is a difference rather than a mixture of densities. The
-return-to-go, which tells of the future, is hidden.
+Differs: attention sees the whole history, and the prediction is a difference rather than a mixture of densities. The
+return-to-go, which depends on the future, is masked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NextState(Objective):
     becomes: ClassVar[str] = "decision_transformer"
 
     scale: float = Field(default=1.0, gt=0)
-    """What differences are multiplied by: the inverse of their usual size brings the loss near one."""
+    """Factor on differences; the inverse of their typical size brings the loss near one."""
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"state": shape.kinds[STATE].width}
@@ -38,7 +38,7 @@ class NextState(Objective):
         states = units.x[turn == STATE, :width]
         target = np.zeros((len(units), width), np.float32)
         target[ACTION::kinds][: len(states) - 1] = np.diff(states, axis=0) * self.scale
-        asked = (turn == ACTION) & (np.arange(len(units)) < len(units) - kinds)  # nothing follows the last
+        asked = (turn == ACTION) & (np.arange(len(units)) < len(units) - kinds)  # the last has no next one
         return Plan(units, (Ask("state", target, asked),), hidden=turn == RETURN)
 
     def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class NextToken(Objective):
-    """Causal cross-entropy. The opening token of the next document is predicted too: it is how a text ends."""
+    """Causal cross-entropy. The opening token of the next document is predicted too, because it ends a text."""
 
     continues: ClassVar[bool] = True
     scores: ClassVar[bool] = True

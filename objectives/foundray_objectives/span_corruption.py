@@ -1,9 +1,9 @@
-"""Span corruption: write down the spans that are missing from a text (Raffel et al. 2020, T5).
+"""Span corruption: predict the spans missing from a text (Raffel et al. 2020, T5).
 
-Spans are drawn as T5 draws them: 15 % of the tokens in spans of mean length 3, each replaced by a sentinel of its own.
+Spans are drawn as in T5: 15 % of the tokens, in spans of mean length 3, each replaced by its own sentinel.
 
-Differs: for one causal decoder, input and answer are one sequence, `[corrupted text] <s0> span <s1> span ... <sn>`, with
-loss on the second part only (as in UL2's decoder variant, Tay et al. 2022). A sample's documents are one text here.
+Differs: for one causal decoder, input and target are one sequence, `[corrupted text] <s0> span <s1> span ... <sn>`, with
+loss on the second part only (as in UL2's decoder variant, Tay et al. 2022). A sample's documents count as one text.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class SpanCorruption(Objective):
     becomes: ClassVar[str] = "causal_lm"
 
     ratio: float = Field(default=0.15, gt=0, lt=1)
-    """Part of the tokens that is missing."""
+    """Fraction of the tokens that is removed."""
     span: float = Field(default=3.0, ge=1)
     """Mean length of a span, in tokens."""
     sentinels: PositiveInt = 100
-    """Sentinel ids; one fewer is the most spans of a sample."""
+    """Number of sentinel ids; a sample has at most one span fewer."""
 
     @property
     def extra_tokens(self) -> tuple[str, ...]:
         return tuple(f"<|span_{index}|>" for index in range(self.sentinels))
 
     def spans(self, length: int) -> tuple[int, int]:
-        """Missing tokens, and the spans that they come in, of a text of so many tokens."""
+        """(missing tokens, spans) for a text of `length` tokens."""
         missing = min(max(1, round(length * self.ratio)), length - 1)
         return missing, max(1, min(round(missing / self.span), length - missing, self.sentinels - 1))
 
@@ -48,16 +48,16 @@ class SpanCorruption(Objective):
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         text = units.x[:-1] if len(units) > 2 else units.x
         missing, spans = self.spans(len(text))
-        kept, taken = _parts(len(text) - missing, spans, rng), _parts(missing, spans, rng)
+        kept, removed = _parts(len(text) - missing, spans, rng), _parts(missing, spans, rng)
         shown: list[np.ndarray] = []
-        answer: list[np.ndarray] = []
+        target: list[np.ndarray] = []
         at = 0
-        for index, (keep, take) in enumerate(zip(kept, taken, strict=True)):
+        for index, (keep, remove) in enumerate(zip(kept, removed, strict=True)):
             sentinel = np.array([units.classes + index])
             shown += [text[at : at + keep], sentinel]
-            answer += [sentinel, text[at + keep : at + keep + take]]
-            at += keep + take
-        x = np.concatenate([*shown, *answer, [units.classes + spans]])
+            target += [sentinel, text[at + keep : at + keep + remove]]
+            at += keep + remove
+        x = np.concatenate([*shown, *target, [units.classes + spans]])
         asked = np.arange(1, len(x)) >= sum(map(len, shown))
         return Plan(replace(units, x=x[:-1], document=None), (Ask("lm_head", x[1:], asked),))
 
@@ -66,6 +66,6 @@ class SpanCorruption(Objective):
 
 
 def _parts(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`total` as `count` positive numbers, all ways alike."""
+    """Split `total` into `count` positive numbers, all splits equally likely."""
     cuts = np.sort(rng.permutation(total - 1)[: count - 1]) + 1
     return np.diff([0, *cuts, total])

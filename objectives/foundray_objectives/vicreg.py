@@ -1,10 +1,10 @@
-"""VICReg: two views of a sample agree, while features vary and do not repeat each other (Bardes et al. 2022).
+"""VICReg: make two views of a sample agree, and features vary without repeating each other (Bardes et al. 2022).
 
-The sum of invariance (mean squared difference of the views), variance (a hinge on each feature's standard deviation over
-the samples) and covariance (squares off the diagonal), by default 25, 25 and 1 of them, on the output of an expander.
+The loss, on the output of an expander, is the sum of invariance (mean squared difference of the views), variance (a hinge on
+each feature's standard deviation over the samples) and covariance (squares off the diagonal), weighted 25, 25 and 1 by default.
 
-Differs: no batch normalisation in the expander; the samples are those of the same micro-batch, which the order of samples
-decides, not the workers. The count is the micro-batch's samples, so that larger ones weigh more.
+Differs: no batch normalisation in the expander; the samples are those of one micro-batch, which the order of samples decides,
+not the workers. The count is the number of samples in the micro-batch, so larger ones weigh more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class VicReg(Objective):
     variance: NonNegativeFloat = 25.0
     """Weight of the hinge on each feature's standard deviation."""
     covariance: NonNegativeFloat = 1.0
-    """Weight of what features have in common."""
+    """Weight of the covariance between features."""
     expander: tuple[PositiveInt, ...] = (256, 256)
     """Widths of the expander's layers."""
 
@@ -45,7 +45,7 @@ class VicReg(Objective):
         one, other = views[::2], views[1::2]
         samples, count = len(one), where.sum() // 2
         mean = self.invariance * (one - other).pow(2).mean()
-        if samples > 1:  # a sample alone varies with nothing
+        if samples > 1:  # one sample has no variance
             for view in (one, other):
                 centred = view - view.mean(0)
                 covariance = centred.T @ centred / (samples - 1)

@@ -106,7 +106,7 @@ def test_numbers_without_a_range_are_stretched_and_that_is_said() -> None:
         assert np.array_equal(pixels(content), stretched)
         ((position, reason, lost, _),) = told(content)
         assert (position, lost) == ("byte 0", 0)
-        assert reason.endswith("have no range of their own: the least is black, the greatest white")
+        assert reason.endswith("have no defined range: the smallest is black, the largest white")
     heights = np.float32([[-1.0, 0.0], [1.0, 3.0]])
     assert pixels(saved(Pillow.fromarray(heights), "tiff"), size=2).tolist() == [[0, 64], [128, 255]]
     assert pixels(saved(Pillow.fromarray(np.full((2, 2), -7.0, np.float32)), "tiff"), size=2).tolist() == [[0, 0], [0, 0]]
@@ -294,7 +294,7 @@ def test_a_bomb_is_told_by_its_pixels() -> None:
 def test_of_several_frames_the_first_is_taken_and_that_is_said(form: str) -> None:
     shown = [Pillow.new("RGB", (SIDE, SIDE), colour) for colour in ("#ff0000", "#00ff00", "#0000ff")]
     content = saved(shown[0], form, save_all=True, append_images=shown[1:])
-    assert told(content) == [("frame 2", "of 3 frames the first is taken", 0, "frame")]
+    assert told(content) == [("frame 2", "only the first of 3 frames is used", 0, "frame")]
     assert np.abs(pixels(content, 3).astype(int) - (255, 0, 0)).max() < 8
     assert told(saved(shown[0], form)) == []
 
@@ -311,7 +311,7 @@ def test_whatever_pillow_raises_is_a_reason(tmp_path: Path) -> None:
     drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     for content, said in (
         (b"", "not an image of a known kind"),
-        (drawing, "a drawing (EPS), and not a picture of pixels"),
+        (drawing, "a vector drawing (EPS), not a picture of pixels"),
         (saved(Pillow.effect_noise((SIDE, SIDE), 100))[:500], "not a whole image: "),
         (saved(Pillow.fromarray(EIGHT), "tiff")[:900], "not a whole image: "),
     ):
@@ -332,7 +332,7 @@ def idx_file(count: int, height: int = 2, width: int = 3, kind: int = 8, axes: i
 
 
 PROMISES = "its header promises {} images of 2x3, and it holds {} bytes"
-BEHIND = "{} bytes stand behind the last image that its header promises"
+BEHIND = "{} bytes follow the last image that its header promises"
 IS_OF = "an idx file of {}; one of images has bytes with 3 axes: image, row, column"
 
 

@@ -83,7 +83,7 @@ def test_whole_numbers_are_exact_however_small_their_changes_and_too_large_ones_
     for first in (2**53, 1_700_000_000_000_000_000):
         content = "\n".join(["x", *(str(first + number % 7) for number in range(40))]).encode()
         said = [str(row) for _, row in load_modality("series", {"patch": 4}).rows("a.csv", content, 4)]  # type: ignore[attr-defined]
-        assert "change by less than float64 can tell" in said[0]
+        assert "change by less than float64 can resolve" in said[0]
 
 
 def test_rounding_is_no_signal() -> None:
@@ -96,9 +96,9 @@ def test_rounding_is_no_signal() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("1e39", "1e+39 at step 40 is no number of float32, so it was not measured"),
-        ("-inf", "-inf at step 40 is no number of float32, so it was not measured"),
-        ("1e999", "inf at step 40 is no number of float32, so it was not measured"),
+        ("1e39", "1e+39 at step 40 is too large for float32, so it cannot be a measurement"),
+        ("-inf", "-inf at step 40 is too large for float32, so it cannot be a measurement"),
+        ("1e999", "inf at step 40 is too large for float32, so it cannot be a measurement"),
         ("1e30", "1e+30 at step 40 is so large that the other values vanish beside it"),
         ("9.96921e36", "9.96921e+36 at step 40 is so large that the other values vanish beside it"),
         ("", "a gap at step 40"),
@@ -165,8 +165,8 @@ def test_numbers_are_read_as_they_are_written(x: list[str], right: list[float], 
     ("x", "why"),
     [
         ([f'"{990 + n:,}"' for n in range(32)], "it has decimal commas, or commas between thousands"),
-        ([f"{n}%" if n % 2 else f"{n}" for n in range(32)], "its numbers bear no sign or %"),
-        ([f"€{n}" if n % 2 else f"${n}" for n in range(32)], "its numbers bear $ or €"),
+        ([f"{n}%" if n % 2 else f"{n}" for n in range(32)], "its numbers have no sign or %"),
+        ([f"€{n}" if n % 2 else f"${n}" for n in range(32)], "its numbers have $ or €"),
     ],
 )
 def test_what_stays_open_is_refused_by_name(x: list[str], why: str, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_semicolons_with_decimal_commas(tmp_path: Path) -> None:
 
 
 def test_a_header_that_is_numbers(tmp_path: Path) -> None:
-    remark = "its first row holds numbers, so it is data, and columns are named by their place; taken: "
+    remark = "its first row has numbers, so it is data, and columns are named by their index; taken: "
     rows, said = read(tmp_path / "a.csv", table("", SINE, [2 * v for v in SINE]))
     assert channels(rows) == {"0": SINE, "1": [2 * v for v in SINE]}
     assert said == [("header", remark + "0, 1", 0, "column")]
@@ -228,11 +228,11 @@ def test_tables_without_a_series(tmp_path: Path) -> None:
 
     assert why("a,b\n") == "no rows under the header"
     assert why(table("when,who", ["x"] * 40, ["y"] * 40)) == (
-        "it has no column of numbers; there are: when (not numbers), who (not numbers)"
+        "it has no numeric column; there are: when (not numbers), who (not numbers)"
     )
     assert why(table("a", range(40), range(40))) == "40 of its 40 rows do not have as many fields as its header (1)"
     assert why(table("a b", [f"{n} {n + 100}" for n in range(40)])) == (
-        "its fields are parted by spaces; commas, semicolons, tabs or bars are read"
+        "its fields are separated by spaces; use commas, semicolons, tabs or bars"
     )
     assert "byte order mark" in why("a,b\n1,2\n".encode("utf-16"))
     assert read(tmp_path / "a.csv", "") == ([], [("byte 0", "empty", 0, "file")])
@@ -344,7 +344,7 @@ def test_targets_time_stamps_and_cases_without_labels(tmp_path: Path) -> None:
     stamped = ",".join(f"(2020-01-01 00:{n:02}:00,{v})" for n, v in enumerate(SINE))
     rows, said = read(path, f"@timestamps true\n@classlabel true a\n@data\n{stamped}:a\n")
     assert channels(rows) == {"0": SINE}
-    assert said == [("header", "time stamps are left out: steps are taken to be evenly spaced", 0, "column")]
+    assert said == [("header", "time stamps are ignored: steps are assumed to be evenly spaced", 0, "column")]
     assert read(path, "let x: number = 1\n")[1] == [("byte 0", "not a .ts file: it has no @data", 1, "file")]
     rows, said = read(
         path, HEAD + "".join(",".join(["1", "2", "3"] * n) + ":" + ",".join(["1"] * 3 * n) + ":a\n" for n in (13, 15))

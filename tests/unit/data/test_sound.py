@@ -63,7 +63,7 @@ def test_one_that_is_cut_does_not_cost_the_other(form: str, subtype: str) -> Non
     one, two = encoded(sound(48_000), form, subtype), encoded(sound(24_000, 1), form, subtype)
     (where, (reason, lost, unit)), (_, after) = told(one[: len(one) // 2] + two)
     assert (where, lost, unit) == ("recording 0, byte 0", 1, "recording")
-    assert any(said in reason for said in ("promises", "can be read", "breaks off behind second"))
+    assert any(said in reason for said in ("promises", "can be read", "it ends after second"))
     assert after == 24_000 or (form == "MP3" and 24_000 < after < 26_000)  # its first frame, a header, is in the cut one's last
     (_, before), (where, (_, lost, unit)) = told(two + one[: len(one) // 2])
     assert (before, where, lost, unit) == (24_000, f"recording 1, byte {len(two)}", 1, "recording")
@@ -94,7 +94,7 @@ def test_what_stands_behind_or_between_recordings_is_no_recording() -> None:
     assert told(wav + note + bytes(7)) == [("byte 0", 8000)]
     assert [said for _, said in told(wav + note + wav)] == [8000, 8000]
     short = wav[:40] + struct.pack("<I", 10_000) + wav[44:]
-    rest = ("6,000 bytes behind the samples that its header promises are not read", 0, "recording")
+    rest = ("6,000 bytes after the samples that its header promises are not read", 0, "recording")
     assert told(short) == [("byte 0", 5000), ("byte 0", rest)]
     assert [said for _, said in told(short + wav)] == [5000, 8000, rest]
     assert told(ID3 + flac) == [("byte 0", 8000)]
@@ -147,7 +147,7 @@ def test_damaged_and_missing_pages_are_told(subtype: str) -> None:
     first = page_ends(content)[0]
     (_, good), (where, (reason, _, _)) = told(content + content[:20] + b"\xff" + content[21:])
     assert (good, where) == (50_000, f"recording 1, byte {len(content) + first}")
-    assert reason == "the page that a recording begins with is missing or damaged"
+    assert reason == "the first page of a recording is missing or damaged"
 
 
 # MP3
@@ -216,7 +216,7 @@ def test_bytes_that_are_no_frames_are_counted() -> None:
     (_, samples), (position, (reason, lost, unit)) = told(content[:18_000] + b"no frame" * 100 + content[18_000:])
     assert samples == HEARD
     assert (position, lost, unit) == ("byte 0", 2, "frame")
-    assert reason == "800 bytes are no whole frames of MPEG audio, the first at byte 18000"
+    assert reason == "800 bytes are not complete frames of MPEG audio, the first at byte 18000"
     (_, samples), (_, (_, lost, _)) = told(content[:-100])
     assert (samples, lost) == (HEARD - 576, 0), "the last frame, which is cut off"
     assert told(content + bytes(999)) == [("byte 0", 89 * 576)] or told(content + bytes(999)) == [("byte 0", HEARD)]
@@ -254,10 +254,10 @@ def test_loud_and_tiny_files() -> None:
     loud, quiet = (audio().units({"audio": encoded(sound(8000) * by, "WAV", "DOUBLE")}, 1000, None).x for by in (50, 0.5))
     assert np.abs(loud - quiet).max() < 1e-3, "samples beyond 1 are scaled, not cut off"
     assert told(encoded(sound(1))) == [("", ("a recording of 1 samples is shorter than one unit of 200", 1, "recording"))]
-    assert told(encoded(sound(0))) == [("", ("it holds no samples", 1, "recording"))]
+    assert told(encoded(sound(0))) == [("", ("it has no samples", 1, "recording"))]
     for form in ("AIFF", "W64", "RF64", "CAF", "AU"):
         ((_, (reason, _, _)),) = told(encoded(sound(), form))
-        assert reason == f"a recording as {form}; WAV, FLAC, MP3 and Ogg are read"
+        assert reason == f"a recording in the format {form}; WAV, FLAC, MP3 and Ogg are read"
 
 
 @pytest.mark.parametrize(("form", "subtype"), KINDS)

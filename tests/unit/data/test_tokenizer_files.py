@@ -321,7 +321,7 @@ def test_an_opener_that_text_can_spell_is_refused(token: str, said: str, tmp_pat
 
 def test_an_opener_that_stands_for_the_unknown_is_refused(tmp_path: Path) -> None:
     file = saved(tmp_path, engine(words("<unk>"), special=("<unk>",)))
-    with pytest.raises(InputError, match="has '<unk>' for unknown text, too; leave it out, and one is added"):
+    with pytest.raises(InputError, match="also has '<unk>' for unknown text; without it, one is added"):
         load(file, document_token="<unk>")
 
 
@@ -331,7 +331,9 @@ def test_a_text_that_becomes_the_opener_nevertheless_is_put_aside(tmp_path: Path
     loaded = load(saved(tmp_path, engine(models.Unigram(pieces, 0), special=("<s>",))))
     first, second, third = encode_or_reason(loaded, ["ab", "a<s>b", "a<b>"])
     assert opener(loaded) == "<s>"
-    assert isinstance(second, str) and second.startswith("it spells '<s>', which the tokenizer makes the token that opens")
+    assert isinstance(second, str) and second.startswith(
+        "it contains '<s>', which the tokenizer turns into the token that opens"
+    )
     assert not isinstance(first, str) and not isinstance(third, str) and (len(first), len(third)) == (2, 4)
 
 
@@ -452,17 +454,17 @@ def test_errors_are_reasons_and_interruptions_are_none() -> None:
             "it is binary, a SentencePiece model; transformers'",
         ),
         ("weights.bin", b"\x80\x04\x95", "it is binary; "),
-        ("merges.txt", b"#version: 0.2\na b\n", r"it is no JSON \(expected value at line 1 column 1\); "),
-        ("cut.json", b'{"version": "1.0", "model": {', "it is no JSON"),
-        ("deep.json", b"[" * 100_000, "it is no JSON"),
-        ("list.json", b"[1]", "its JSON is no object with the fields `version` and `model`"),
-        ("vocab.json", b'{"a": 0, "b": 1}', "it is a vocabulary alone, without the rules that cut text"),
+        ("merges.txt", b"#version: 0.2\na b\n", r"it is not JSON \(expected value at line 1 column 1\); "),
+        ("cut.json", b'{"version": "1.0", "model": {', "it is not JSON"),
+        ("deep.json", b"[" * 100_000, "it is not JSON"),
+        ("list.json", b"[1]", "its JSON is not an object with the fields `version` and `model`"),
+        ("vocab.json", b'{"a": 0, "b": 1}', "it is only a vocabulary, without the rules that split text"),
         ("tokenizer_config.json", b'{"tokenizer_class": "X"}', "it has no field `model`, but tokenizer_class; "),
         ("object.json", b"{}", "it has no field `model`; "),
         (
             "pointer.json",
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
-            "it is Git LFS's pointer to one; `git",
+            "it is a Git LFS pointer; `git",
         ),
         ("new.json", b'{"version": "2.0", "model": {}}', r"cannot read it \(Unknown tokenizer version '2.0' .*: save it with"),
         ("kind.json", b'{"version": "1.0", "model": {"type": "New"}}', r"the tokenizers library [\d.]+ cannot read it \("),

@@ -75,7 +75,7 @@ def test_whole_files(tmp_path: Path) -> None:
 def test_files_that_are_no_npz(tmp_path: Path) -> None:
     assert told(tmp_path, b"") == of_file("empty", 0)
     np.save(single := io.BytesIO(), WHOLE["states"])
-    assert told(tmp_path, single.getvalue()) == of_file(f"a single array (npy), and not an npz file; {NEEDS}")
+    assert told(tmp_path, single.getvalue()) == of_file(f"a single array (npy), not an npz file; {NEEDS}")
     assert told(tmp_path, npz()[:-50]) == of_file("not an npz file of plain arrays: File is not a zip file")
     assert told(tmp_path, npz(), prefix="Hopper/") == of_file(
         "no array 'Hopper/states'; there are: states, actions, rewards, lengths; it needs Hopper/states, Hopper/actions, "
@@ -96,17 +96,17 @@ def test_a_damaged_array_costs_the_episodes_and_is_named(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"rewards": np.float64(1)}, "its rewards are a single number; they are to be one entry per step"),
-        ({"rewards": np.ones((COUNT, 2))}, "its rewards have the shape (40, 2); they are to be one number per step"),
-        ({"lengths": [-5, 45]}, "its lengths are not true: that of episode 0 is -5"),
-        ({"lengths": [25, 16]}, "its lengths add up to 41 steps, and it holds 40"),
-        ({"lengths": [2**62, 2**62]}, f"its lengths add up to {2**63} steps, and it holds 40"),
-        ({"rewards": np.ones(39)}, "its lengths add up to 40 steps, and it holds 40 states, 40 actions, 39 rewards"),
-        ({"states": np.array(["1.5"] * COUNT)}, "its array 'states' is of <U3, and not of numbers"),
-        ({"actions": np.ones((COUNT, 2), complex)}, "its array 'actions' is of complex128, and not of numbers"),
-        ({"rewards": np.zeros(COUNT, "datetime64[s]")}, "its array 'rewards' is of datetime64[s], and not of numbers"),
-        ({"states": np.array([None] * COUNT)}, "its array 'states' is pickled: Object arrays cannot be loaded"),
-        ({"states": np.zeros(COUNT, "f4,f4")}, "its array 'states' is of [('f0', '<f4'), ('f1', '<f4')], and not of numbers"),
+        ({"rewards": np.float64(1)}, "its rewards are a single number; they must have one entry per step"),
+        ({"rewards": np.ones((COUNT, 2))}, "its rewards have the shape (40, 2); they must be one number per step"),
+        ({"lengths": [-5, 45]}, "its lengths are wrong: that of episode 0 is -5"),
+        ({"lengths": [25, 16]}, "its lengths add up to 41 steps, and it has 40"),
+        ({"lengths": [2**62, 2**62]}, f"its lengths add up to {2**63} steps, and it has 40"),
+        ({"rewards": np.ones(39)}, "its lengths add up to 40 steps, and it has 40 states, 40 actions, 39 rewards"),
+        ({"states": np.array(["1.5"] * COUNT)}, "its array 'states' has the type <U3, not numbers"),
+        ({"actions": np.ones((COUNT, 2), complex)}, "its array 'actions' has the type complex128, not numbers"),
+        ({"rewards": np.zeros(COUNT, "datetime64[s]")}, "its array 'rewards' has the type datetime64[s], not numbers"),
+        ({"states": np.array([None] * COUNT)}, "its array 'states' is pickled: object arrays are not loaded"),
+        ({"states": np.zeros(COUNT, "f4,f4")}, "its array 'states' has the type [('f0', '<f4'), ('f1', '<f4')], not numbers"),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_cost_all_episodes(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
@@ -140,7 +140,7 @@ def test_headers_that_lie_allocate_nothing(tmp_path: Path) -> None:
     huge = states.replace(b"(40, 3), }" + b" " * 12, b"(40, 1000000000000), }")
     assert len(huge) == len(states)
     assert told(tmp_path, zipped(**{**arrays, "states": huge})) == of_file(
-        "its array 'states' is to have 160000000000000 bytes, by its shape, and has 480", 2, "episode"
+        "its array 'states' should have 160000000000000 bytes, by its shape, and has 480", 2, "episode"
     )
     for damaged in (
         states[:-3],
@@ -155,7 +155,7 @@ def test_headers_that_lie_allocate_nothing(tmp_path: Path) -> None:
     entry = bomb.index(b"PK\x01\x02")  # in the list at the end, of the first array
     bomb[entry + 24 : entry + 28] = struct.pack("<I", 2**31)
     ((_, reason, _, _),) = told(tmp_path, bytes(bomb))
-    assert reason.startswith("its arrays would be unpacked to 2,147,")
+    assert reason.startswith("its arrays would unpack to 2,147,")
     assert reason.endswith("at most 1 GiB, or 8 times the file, are read")
 
 
@@ -165,7 +165,7 @@ def test_only_the_bad_episode_is_lost(tmp_path: Path) -> None:
     assert told(tmp_path, npz(states=bad)) == [25, ("episode 1", "a value is missing or not finite", 1, "episode")]
     assert told(tmp_path, npz(lengths=[25, 0, 15])) == [25, ("episode 1", "empty", 0, "episode"), 15]
     long = told(tmp_path, npz(), longest=20)
-    assert long == [("episode 0", "an episode of 25 steps, and longest says 20", 1, "episode"), 15]
+    assert long == [("episode 0", "an episode of 25 steps, and longest is 20", 1, "episode"), 15]
 
 
 @pytest.mark.parametrize("huge", [1e25, 1e39, 1e300])
@@ -215,8 +215,8 @@ def test_rows_that_are_no_episodes(tmp_path: Path) -> None:
     assert told(tmp_path, parquet([hole, gone, ragged, two, none, EPISODES[1]]), "a.parquet") == [
         ("row 0", "a value is missing or not finite", 1, "episode"), ("row 1", numbers, 1, "episode"),
         ("row 2", numbers, 1, "episode"),
-        ("row 3", "25 states, 25 actions, 24 rewards: each step has one of each", 1, "episode"),
-        ("row 4", "0 states, 0 actions, 0 rewards: each step has one of each", 1, "episode"), 15,
+        ("row 3", "25 states, 25 actions, 24 rewards: each step must have one of each", 1, "episode"),
+        ("row 4", "0 states, 0 actions, 0 rewards: each step must have one of each", 1, "episode"), 15,
     ]  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def test_columns_that_are_none_of_episodes(tmp_path: Path) -> None:
     assert told(tmp_path, parquet(flat), "a.parquet") == of_file("its actions are double, and not lists", 2, "row")
     pairs = [{**episode, "rewards": [[1.0, 1.0]] * len(episode["rewards"])} for episode in EPISODES]
     assert [said[1] for said in told(tmp_path, parquet(pairs), "a.parquet")] == [
-        "a reward is of (2,) values, and a step has one"
+        "a reward has the shape (2,), and a step has one number"
     ] * 2
     without = [{"states": episode["states"]} for episode in EPISODES]
     assert told(tmp_path, parquet(without), "a.parquet") == of_file("no column 'actions'; there are: states")

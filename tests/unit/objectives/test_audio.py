@@ -130,17 +130,17 @@ def test_what_is_not_whole_is_told(tmp_path: Path) -> None:
     nan = sound(4000)
     nan[1234] = np.nan
     files = {
-        "a.wav": (wav[:-6001], "byte 0: its header promises 16000 bytes of samples, and it holds 9999"),
+        "a.wav": (wav[:-6001], "byte 0: its header promises 16000 bytes of samples, and it has 9999"),
         "b.wav": (wav[:40] + struct.pack("<I", 2**32 - 1) + wav[44:], "promises 4294967295 bytes of samples"),
-        "c.wav": (wav[:24] + struct.pack("<I", 3) + wav[28:], "byte 0: its header says 3 samples a second"),
-        "d.wav": (encoded(sound(0)), "byte 0: it holds no samples"),
+        "c.wav": (wav[:24] + struct.pack("<I", 3) + wav[28:], "byte 0: its header says 3 samples per second"),
+        "d.wav": (encoded(sound(0)), "byte 0: it has no samples"),
         "e.wav": (encoded(nan, subtype="FLOAT"), "byte 0: sample 1234 is not a finite number"),
         "f.wav": (b"", "byte 0: empty"),
         "g.wav": (encoded(sound(150)), "byte 0: a recording of 150 samples is shorter than one unit of 200"),
-        "h.wav": (encoded(sound(), "AIFF"), "byte 0: a recording as AIFF; WAV, FLAC, MP3 and Ogg are read"),
+        "h.wav": (encoded(sound(), "AIFF"), "byte 0: a recording in the format AIFF; WAV, FLAC, MP3 and Ogg are read"),
         "i.flac": (flac[:-5000], "byte 0: not a whole recording of a known kind: flac decoder lost sync"),
         "j.mp3": (b"This is no music.\n" * 100, "byte 0: not a whole recording of a known kind: Format not recognised"),
-        "k.mp3": (mp3[:-800], "byte 0: its header promises 8000 samples, and it holds "),
+        "k.mp3": (mp3[:-800], "byte 0: its header promises 8000 samples, and it has "),
         "l.ogg": (ogg[:-1], "byte 0: its last page is missing, or not whole"),
         "l2.ogg": (ogg[:9000], "byte 0: its last page is missing, or not whole"),
         "l3.flac": (flac[:21] + b"\xf0" + bytes(4) + flac[26:], "byte 0: its header does not say how many samples there are"),
@@ -172,7 +172,7 @@ def test_recordings_in_an_archive_packed_with_xz(tmp_path: Path) -> None:
 
 def test_options_that_cannot_be_are_refused_with_what_can() -> None:
     files = {"data__sources": [{"path": "x", "format": "files"}], "objective": {"kind": "next_frame"}}
-    with pytest.raises(InputError, match=r"a window of 25.0 ms at 8000 Hz resolves \d\d bins, and not 120"):
+    with pytest.raises(InputError, match=r"a window of 25.0 ms at 8000 Hz resolves \d\d bins, not 120"):
         make_spec(data__modality={"kind": "audio", "rate": 8000, "bins": 120}, **files)
     with pytest.raises(InputError, match="must be two samples or more"):
         make_spec(data__modality={"kind": "audio", "hop": 0.05}, **files)

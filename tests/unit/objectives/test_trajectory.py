@@ -76,13 +76,13 @@ def test_what_cannot_be_used_is_told_and_nothing_is_unpickled(tmp_path: Path) ->
         return [row.reason if isinstance(row, BadRow) else "good" for row in rows(modality or trajectory(), path, length=9)]
 
     assert reasons() == ["good"]
-    assert "Object arrays cannot be loaded" in reasons(states=np.array([{"a": 1}, 2, 3], dtype=object))[0]
-    assert reasons(lengths=[2]) == ["its lengths add up to 2 steps, and it holds 3"]
+    assert "object arrays are not loaded" in reasons(states=np.array([{"a": 1}, 2, 3], dtype=object))[0]
+    assert reasons(lengths=[2]) == ["its lengths add up to 2 steps, and it has 3"]
     assert reasons(actions=[0, 1, 3]) == ["an action is not one of 0 to 2"]
     assert reasons(rewards=[1, np.nan, 1]) == ["a value is missing or not finite"]
-    assert "state_width says 4" in reasons(trajectory(state_width=4))[0]
-    assert "action_width says 3" in reasons(trajectory(discrete=False))[0]
-    assert reasons(trajectory(longest=2)) == ["an episode of 3 steps, and longest says 2"]
+    assert "state_width is 4" in reasons(trajectory(state_width=4))[0]
+    assert "action_width is 3" in reasons(trajectory(discrete=False))[0]
+    assert reasons(trajectory(longest=2)) == ["an episode of 3 steps, and longest is 2"]
     assert "it needs x/states" in reasons(trajectory(prefix="x/"))[0]
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:300])
     assert "not an npz file of plain arrays" in rows(trajectory(), tmp_path / "b.npz")[0].reason
@@ -90,7 +90,7 @@ def test_what_cannot_be_used_is_told_and_nothing_is_unpickled(tmp_path: Path) ->
     pq.write_table(pa.table({"states": [[[0.0, 1.0], [1.0]]], "actions": [[0.0]], "rewards": [[1.0]]}), file)
     (tmp_path / "c.parquet").write_bytes(file.getvalue())
     assert rows(trajectory(), tmp_path / "c.parquet")[0].reason == "its states, actions and rewards are not arrays of numbers"
-    assert "2 rewards: each step has one of each" in trajectory_reason(tmp_path)
+    assert "2 rewards: each step must have one of each" in trajectory_reason(tmp_path)
 
 
 def trajectory_reason(folder: Path) -> str:

@@ -1,8 +1,8 @@
-"""Texts to token ids if a tokenizer may fail on some: one text's failure costs that text alone.
+"""Encodes texts with a tokenizer that may fail on some of them; a failure costs only its own text.
 
 A regular expression that needs too many steps (Oniguruma gives up after 10 million per match, about a quarter of a second)
-makes the library panic; a panic is no `Exception`, and prints a line on stderr. There is no limit in time: an expression
-whose steps grow with the square of a run of letters, such as `a+$`, stays below that count per match and takes a minute for
+makes the library panic. A panic is not an `Exception`, and prints a line on stderr. Time is not limited: an expression whose
+steps grow with the square of a run of letters, such as `a+$`, stays below that count per match and takes a minute for
 100,000 letters.
 """
 
@@ -17,7 +17,7 @@ from foundray.data.tokenizers.tokenizer import Tokenizer
 from foundray.errors import InputError
 
 REASON = 200
-"""Characters kept of what the library says."""
+"""Characters kept of the library's message."""
 
 
 class EngineFailed(Exception):
@@ -25,7 +25,7 @@ class EngineFailed(Exception):
 
 
 def calling(call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call into the tokenizers library. Raises EngineFailed for its errors and panics."""
+    """Call into the tokenizers library. Raises EngineFailed for its errors and panics."""
     try:
         return call(*arguments)
     except BaseException as error:
@@ -35,7 +35,7 @@ def calling(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def encode_one(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """The text's token ids (int32), without the opening token. Raises InputError if the tokenizer fails on it."""
+    """Token ids (int32) of a text, without the opening token. Raises InputError if the tokenizer fails on it."""
     try:
         ids: np.ndarray = calling(tokenizer.encode, [text])[0]
     except EngineFailed as error:
@@ -44,7 +44,7 @@ def encode_one(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
 
 def encode_or_reason(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray | str]:
-    """Token ids (int32) of each text, without the opening token, or the reason why it has none."""
+    """Token ids (int32) of each text, without the opening token, or the reason why there are none."""
     try:
         found = calling(tokenizer.encode, texts)
     except EngineFailed as error:
@@ -57,11 +57,11 @@ def encode_or_reason(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndar
 
 
 def _without_openers(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray | str:
-    """The ids, or a reason if the text would seem to be several documents."""
+    """Return the ids, or a reason if they contain the opening token, so that the text would seem to be several documents."""
     if not (ids == tokenizer.document_id).any():
         return ids
     opener = tokenizer.engine.id_to_token(tokenizer.document_id)
     return (
-        f"it spells {opener!r}, which the tokenizer makes the token that opens documents; give the tokenizer.json a special "
-        "token of its own for that, such as <|document|>"
+        f"it contains {opener!r}, which the tokenizer turns into the token that opens documents; give the tokenizer.json its "
+        "own special token for that, such as <|document|>"
     )

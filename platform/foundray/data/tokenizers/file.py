@@ -1,4 +1,4 @@
-"""A tokenizer.json of somebody else's making, or of a run: read, checked, and given the token that opens documents."""
+"""Loads a tokenizer.json, a third party's or a run's: reads it, checks it, and chooses the token that opens documents."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from foundray.storage import Store, sha256
 
 OPENERS = (DOCUMENT, "<|bos|>", "<|begin_of_text|>", "<s>", "<bos>", "<|endoftext|>", "[CLS]", "</s>", "<eos>")
 MOST_BYTES = 2**29
-"""Of a tokenizer.json: the largest that are published have 40 MB. Judgement."""
+"""Largest tokenizer.json; the largest published ones have 40 MB. Judgement."""
 WRITTEN_BY = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes a tokenizer.json"
 POINTER = b"version https://git-lfs"
 
 
 def load_file(field: spec.TokenizerConfig) -> Tokenizer:
-    """A Hugging Face tokenizer.json. Raises InputError."""
+    """Load a Hugging Face tokenizer.json. Raises InputError."""
     path = str(field.path)
     engine, parts = _read(path, "data.tokenizer.path")
     opener = _opener(parts) if field.document_token is None else _named_opener(parts, path, field.document_token)
@@ -41,9 +41,9 @@ def load_file(field: spec.TokenizerConfig) -> Tokenizer:
 
 
 def recipe_of_file(field: spec.TokenizerConfig) -> dict[str, str]:
-    """What a tokenizer.json contributes to the recipe of prepared data. Raises InputError.
+    """Part of a tokenizer.json in the recipe of prepared data. Raises InputError.
 
-    The opener is named if earlier data, for which any token could open documents, would have another.
+    It has the opener if data prepared earlier, when any token could open documents, would have another one.
     """
     tokenizer = load_file(field)
     ids = tokenizer.engine.get_vocab(with_added_tokens=True)
@@ -54,10 +54,10 @@ def recipe_of_file(field: spec.TokenizerConfig) -> dict[str, str]:
 
 
 def read_engine(path: str, given_as: str) -> Engine:
-    """The engine in a tokenizer.json, or in the one in a folder; it gets whole texts, and always cuts them the same way.
+    """Read the engine in a tokenizer.json, given by its path or its folder, without truncation, padding or dropout.
 
-    Raises InputError, which names what the path was `given_as`, for what is no tokenizer.json, and for one that would lose
-    characters or has ids that no model could hold.
+    Raises InputError, which begins with `given_as`, for a file that is not a tokenizer.json, and for one that would lose
+    characters or has ids too large for any model.
     """
     return _read(path, given_as)[0]
 
@@ -68,10 +68,10 @@ def _read(path: str, given_as: str) -> tuple[Engine, Anatomy]:
         engine = calling(Engine.from_str, content.decode("utf-8-sig"))
     except (UnicodeDecodeError, EngineFailed) as error:
         raise InputError(f"{given_as}: {path} is not a tokenizer.json: {_reason(path, content, error)}") from None
-    engine.no_truncation()  # some files are saved with it, and would cut documents short
+    engine.no_truncation()  # saved in some files; it would cut documents short
     engine.no_padding()
     if hasattr(engine.model, "dropout"):
-        engine.model.dropout = None  # it leaves out merges at random: the same text would give other tokens each time
+        engine.model.dropout = None  # skips merges at random, so that the same text gives other tokens each time
     parts = Anatomy(engine)
     if fault := parts.fault():
         raise InputError(f"{given_as}: {path} {fault}")
@@ -79,48 +79,48 @@ def _read(path: str, given_as: str) -> tuple[Engine, Anatomy]:
 
 
 def _opener(parts: Anatomy) -> str | None:
-    """The file's own: a special token; or Foundray's, which is an ordinary one in the files of runs on bytes or characters."""
-    able = (token for token in OPENERS if parts.special.get(token) or token == DOCUMENT)
-    return next((token for token in able if parts.unfit_to_open(token) is None), None)
+    """A special token of the file, or Foundray's own, which is an ordinary token in files of runs on bytes or characters."""
+    fitting = (token for token in OPENERS if parts.special.get(token) or token == DOCUMENT)
+    return next((token for token in fitting if parts.unfit_to_open(token) is None), None)
 
 
 def _named_opener(parts: Anatomy, path: str, token: str) -> str:
     if fault := parts.unfit_to_open(token):
-        able = [one for one, special in parts.special.items() if special and parts.unfit_to_open(one) is None]
-        right = f"it has the special tokens {', '.join(map(repr, able[:5]))}" if able else "leave it out, and one is added"
+        fitting = [one for one, special in parts.special.items() if special and parts.unfit_to_open(one) is None]
+        right = f"it has the special tokens {', '.join(map(repr, fitting[:5]))}" if fitting else "without it, one is added"
         raise InputError(f"data.tokenizer.document_token: {path} {fault}; {right}")
     return token
 
 
 def _content(path: str, given_as: str) -> bytes:
     try:
-        return _of_url(path) if "://" in path else _of_path(Path(path))
-    except (OSError, ValueError) as error:  # a path that holds a NUL is a ValueError
+        return _read_url(path) if "://" in path else _read_path(Path(path))
+    except (OSError, ValueError) as error:  # a path that contains a NUL is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{given_as}: {path} cannot be read: {reason}") from None
     except InputError as error:
         raise InputError(f"{given_as}: {error}") from None
 
 
-def _of_url(url: str) -> bytes:
+def _read_url(url: str) -> bytes:
     file = Store.at(url)
     return (file / "tokenizer.json" if file.info().type == fs.FileType.Directory else file).read_bytes()
 
 
-def _of_path(path: Path) -> bytes:
+def _read_path(path: Path) -> bytes:
     if path.is_dir():
         if not (path / "tokenizer.json").exists():
             raise InputError(f"{path} is a folder without a tokenizer.json; {WRITTEN_BY}")
         path = path / "tokenizer.json"
     if path.exists() and (not path.is_file() or path.stat().st_size > MOST_BYTES):
-        raise InputError(f"{path} is not a tokenizer.json: it is no file, or one of more than {MOST_BYTES >> 20} MiB")
+        raise InputError(f"{path} is not a tokenizer.json: it is not a file, or larger than {MOST_BYTES >> 20} MiB")
     return path.read_bytes()
 
 
 def _reason(path: str, content: bytes, error: Exception) -> str:
-    """What the file is instead, and what would be right."""
+    """What the file is instead of a tokenizer.json, and what would be right."""
     if content.startswith(POINTER):
-        return "it is Git LFS's pointer to one; `git lfs pull` fetches the file itself"
+        return "it is a Git LFS pointer; `git lfs pull` fetches the file itself"
     beside = Path(path).parent / "tokenizer.json"
     right = f"{beside} lies beside it" if beside.is_file() and beside != Path(path) else WRITTEN_BY
     if not content.strip():
@@ -130,12 +130,12 @@ def _reason(path: str, content: bytes, error: Exception) -> str:
     try:
         fields = json.loads(content)
     except (ValueError, RecursionError):
-        return f"it is no JSON ({error}); {right}"
+        return f"it is not JSON ({error}); {right}"
     if not isinstance(fields, dict):
-        return f"its JSON is no object with the fields `version` and `model`; {right}"
+        return f"its JSON is not an object with the fields `version` and `model`; {right}"
     if "model" not in fields:
         if fields and all(isinstance(value, int) for value in fields.values()):
-            return f"it is a vocabulary alone, without the rules that cut text; {right}"
+            return f"it is only a vocabulary, without the rules that split text; {right}"
         has = f", but {', '.join(list(fields)[:5])}" if fields else ""
         return f"it has no field `model`{has}; {right}"
     library = f"the tokenizers library {version('tokenizers')}"

@@ -1,15 +1,15 @@
-"""How long documents are cut, so that no task tokenizes one as a whole: that takes up to 300 bytes per byte.
+"""Cuts long documents, so that no task tokenizes a whole one: that takes up to 300 bytes of memory per byte.
 
-A document of up to `LONG` bytes stays whole. A longer one is cut where its tokens stay those of the whole, if the tokenizer
-has such places:
+A document of up to `LONG` bytes stays whole. A longer one is cut where that does not change its tokens, if the tokenizer
+has such positions:
 
 - between any two characters, if each character or byte is a token;
-- at the end of a word, if the tokenizer cuts text into words by a regular expression that depends only on what follows, and
-  leaves the text as it is: byte-level byte-pair encoding as GPT-2's, Llama 3's or Foundray's own. A word here is a piece that
-  this expression matches. Words of up to `PIECE` / 8 characters stay whole. A longer one is cut after `PIECE` characters.
+- at the end of a word, if the tokenizer splits text into words with a regular expression that depends only on what follows,
+  and does not change the text: byte-level byte-pair encoding as in GPT-2, Llama 3 or Foundray's own. A word here is a match
+  of this expression. Words of up to `PIECE` / 8 characters stay whole. A longer one is cut after `PIECE` characters.
 
 For all other tokenizers the rule is: within the first `PIECE` characters, after the last line break; without one, before the
-last white space; without any, after `PIECE` characters. Tokens may cross such a cut in the whole document.
+last white space; without any, after `PIECE` characters. Tokens of the whole document may cross such a cut.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from foundray.data.tokenizers.encoding import EngineFailed, calling
 from foundray.data.tokenizers.tokenizer import DOCUMENT, Tokenizer
 
 PIECE = 2**17
-"""Characters of a long document that are tokenized together, at most."""
+"""Most characters of a long document tokenized together."""
 MARGIN, HELD = 2**12, 4
-"""Characters and words at the end of what was read that no cut comes before: what follows may change them."""
+"""Characters and words at the end of the text read so far where no cut is made: what follows may change them."""
 TRIES = 64
-"""Words, counted from there, behind which a cut is tried."""
+"""Words before that margin after which a cut is tried."""
 BATCH = 2**20
-"""Bytes of text that are tokenized in one call, at most, unless a single document has more: about 300 MB of memory."""
+"""Most bytes of text tokenized in one call, unless a single document has more: about 300 MB of memory."""
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""The expression behind `use_regex` of a byte-level pre-tokenizer."""
+"""Expression that `use_regex` of a byte-level pre-tokenizer stands for."""
 ONE = r"(?:\\[pP]\{[^{}]*\}|\\[sSdDwWrntfv]|\\[^\w\s]|\[(?:\\.|[^\]\\])*\]|[^\\\[\](){}|^$*+?])"
-"""Of a regular expression: what matches one character."""
+"""Parts of a regular expression that match one character."""
 BEHIND = re.compile(r"\(\?<[=!]|\\[bBAzZGKkR1-9X]|\(\?~|\(\?\(|[\^$]")
-"""Of one, without its classes: what depends on text before a match, on where text ends, or on groups matched before."""
+"""Parts of a regular expression without classes that depend on text before a match, its end, or earlier groups."""
 
 
 class Piece(NamedTuple):
@@ -51,15 +51,15 @@ class Piece(NamedTuple):
     size: int
     """Bytes in UTF-8."""
     before: int = 0
-    """Bytes of the document before it: 0 for its first piece."""
+    """Bytes of the document before the piece; 0 for the first one."""
     last: bool = True
-    """Whether the document ends with it."""
+    """Whether this is the document's last piece."""
     crossed: bool = False
-    """Whether a token of the whole document might cross the cut before it."""
+    """Whether a token of the whole document may cross the cut before the piece."""
 
     @property
     def first(self) -> bool:
-        """Whether the document begins with it."""
+        """Whether this is the document's first piece."""
         return self.before == 0
 
 
@@ -74,11 +74,11 @@ class Cutter:
 
     @property
     def exact(self) -> bool:
-        """Whether cuts do not change tokens, except within words that are too long."""
+        """Whether cuts leave tokens unchanged, except within overlong words."""
         return self.anywhere or self.words is not None
 
     def pieces(self, document: Document) -> Iterator[Piece]:
-        """The document's text, in order."""
+        """Yield the document's text in pieces, in order."""
         if document.size <= self.long:
             yield Piece(document, document.text, document.size)
             return
@@ -93,8 +93,8 @@ class Cutter:
         yield Piece(document, text, document.size - before, before, True, crossed)
 
     def _end(self, text: str) -> tuple[int, bool]:
-        """Where to cut the beginning of a longer text, and whether no token can cross that."""
-        if self.anywhere:  # words stay whole all the same, for who counts them
+        """(position to cut the beginning of a longer text at, whether no token can cross it)."""
+        if self.anywhere:  # words stay whole nevertheless, for callers that count them
             return _before_space(text) or len(text), True
         if self.words is None:
             return _line_end(text) or _before_space(text) or len(text), False
@@ -103,15 +103,17 @@ class Cutter:
         return len(text), False
 
     def _word_end(self, text: str, words: Callable[[str], list[str]]) -> int:
-        """The end of the last word from which on neither side depends on the other; 0 if there is none.
+        """End of the last word at which neither side depends on the other; 0 if there is none.
 
-        A word may depend on what follows it: the expressions leave the last space of several to the word behind them.
+        A word may depend on what follows: the expressions leave the last of several spaces to the next word.
         """
         try:
+            # Step back from the end of the text by the margin.
             found = calling(words, text)
             last, end = len(found), len(text)
             while last and (len(found) - last < HELD or end > len(text) - self.margin):
                 last, end = last - 1, end - len(found[last - 1])
+            # A cut is safe if splitting only the text just before it gives the same words.
             for _ in range(min(last, TRIES)):
                 first, length = last, 0
                 while first and (last - first < HELD or length < self.margin):
@@ -128,9 +130,9 @@ _Read = TypeVar("_Read")
 
 
 def in_batches(pieces: Iterable[_Read], most: int = 4096, size: int = BATCH) -> Iterator[list[_Read]]:
-    """Neighbours together, to be tokenized in one call: `most` of them or about `size` bytes at most; never none.
+    """Group neighbours for one call of the tokenizer: at most `most` of them or about `size` bytes; no group is empty.
 
-    What is no piece has no size, and keeps its place.
+    An element that is not a Piece has no size, and keeps its position.
     """
     batch, length = list[_Read](), 0
     for piece in pieces:
@@ -148,12 +150,12 @@ def in_batches(pieces: Iterable[_Read], most: int = 4096, size: int = BATCH) -> 
 
 
 def recipe_of_cuts(tokenizer: Tokenizer) -> dict[str, str]:
-    """What the cutting contributes to the recipe of prepared data with documents over `LONG` bytes: nothing if it is exact."""
+    """Part of the cutting in the recipe of prepared data with documents over `LONG` bytes; empty if cuts are exact."""
     return {} if Cutter(tokenizer).exact else {"long_documents": f"cut at lines, of {PIECE} characters at most"}
 
 
 def cutting(cutter: Cutter, documents: int) -> str:
-    """A sentence about documents that were cut where tokens may change; empty if none was."""
+    """Sentence about documents that were cut where tokens may change; empty if none was."""
     if not documents:
         return ""
     several, were = (f"{documents:,} documents", "were") if documents > 1 else ("1 document", "was")
@@ -164,7 +166,7 @@ def cutting(cutter: Cutter, documents: int) -> str:
 
 
 def _has_tokens_of_one_character(engine: Engine) -> bool:
-    """Whether each character, or each byte, becomes a token whatever stands beside it."""
+    """Whether each character, or each byte, becomes a token regardless of its neighbours."""
     if engine.normalizer is not None or _ordinary_added(engine):
         return False
     parts = _parts(engine)
@@ -179,7 +181,7 @@ def _has_tokens_of_one_character(engine: Engine) -> bool:
 
 
 def _words(engine: Engine) -> Callable[[str], list[str]] | None:
-    """What cuts text into pieces that are tokenized on their own, and do not depend on the text before them."""
+    """Function that splits text into words tokenized independently and of the text before them; None if there is none."""
     if engine.normalizer is not None or _ordinary_added(engine):
         return None
     patterns = [_pattern(part) for part in _parts(engine)]
@@ -187,7 +189,7 @@ def _words(engine: Engine) -> Callable[[str], list[str]] | None:
     if None in patterns or not expressions or not all(map(follows, expressions)):
         return None
     if any(part["type"] != "Digits" for part in _parts(engine) if _pattern(part) in expressions[:-1]):
-        return None  # a match of the first expression would not begin again where the second one cuts it
+        return None  # the first expression would not begin a match where the second one splits
     compiled = [Regex(expression) for expression in expressions]
 
     def words(text: str) -> list[str]:
@@ -200,7 +202,7 @@ def _words(engine: Engine) -> Callable[[str], list[str]] | None:
 
 
 def _pattern(part: dict) -> str | None:
-    """The expression by which a pre-tokenizer cuts: empty if it does not, None if it does otherwise."""
+    """Expression that a pre-tokenizer splits by; empty if it does not split, None if it splits in another way."""
     match part:
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(cuts)}:
             return GPT2 if cuts else ""
@@ -212,7 +214,7 @@ def _pattern(part: dict) -> str | None:
 
 
 def follows(expression: str) -> bool:
-    """Whether a match depends on nothing but the text from its start to one character behind it."""
+    """Whether a match depends only on the text from its start to one character after it."""
     rest = re.sub(rf"\(\?[=!]{ONE}\)", "", expression)
     if "(?=" in rest or "(?!" in rest:
         return False
@@ -220,7 +222,7 @@ def follows(expression: str) -> bool:
 
 
 def _parts(engine: Engine) -> list[dict]:
-    """The pre-tokenizers in order, as tokenizer.json has them."""
+    """Fields of the pre-tokenizers in tokenizer.json, in order."""
     if engine.pre_tokenizer is None:
         return []
     whole = json.loads(engine.pre_tokenizer.__getstate__())
@@ -228,17 +230,17 @@ def _parts(engine: Engine) -> list[dict]:
 
 
 def _ordinary_added(engine: Engine) -> bool:
-    """Whether it has added tokens that text can spell: they are found before it is cut into words."""
+    """Whether it has added tokens that text can spell; they are matched before text is split into words."""
     return any(not token.special for token in engine.get_added_tokens_decoder().values())
 
 
 def _line_end(text: str) -> int:
-    """The end of the last line; 0 if there is none."""
+    """End of the last line; 0 if there is none."""
     return text.rfind("\n") + 1
 
 
 def _before_space(text: str) -> int:
-    """The start of the last white space; 0 if there is none, or nothing before it."""
+    """Start of the last white space; 0 if there is none, or nothing before it."""
     kept = text.rstrip()
     if len(kept) < len(text):
         return len(kept)

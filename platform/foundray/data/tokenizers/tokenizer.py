@@ -1,6 +1,6 @@
-"""Tokenizers: made or trained once for a data set, kept as a Hugging Face `tokenizer.json`.
+"""Tokenizers, made or trained once for a data set and stored as a Hugging Face `tokenizer.json`.
 
-Every document is opened by one token, `document_id`; it tells where attention must not cross and where a text ends.
+One token, `document_id`, opens every document: attention does not cross it, and it marks where a text ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """Ids lie in range(vocabulary)."""
+        """Size of the vocabulary: ids lie in range(vocabulary)."""
         return max(self.engine.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -33,7 +33,7 @@ class Tokenizer:
         return [np.array(e.ids, np.int32) for e in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
 
     def starts(self, text: str) -> list[int]:
-        """At which character of the text each token of `encode` begins."""
+        """Index of the character at which each token of `encode` begins."""
         return [start for start, _ in self.engine.encode(text, add_special_tokens=False).offsets]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -43,7 +43,7 @@ class Tokenizer:
         return self.engine.to_str(pretty=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How it travels: the engine's own way forgets that special tokens are encoded as text."""
+        """Pickle as JSON: the engine's own pickling forgets that special tokens are encoded as text."""
         return Tokenizer.from_json, (self.to_json(), self.document_id)
 
     @staticmethod
@@ -52,13 +52,13 @@ class Tokenizer:
 
 
 def make_bytes() -> Tokenizer:
-    """One token a byte: id 0 opens documents, id 1 + b is byte b."""
+    """Make a tokenizer with one token per byte: id 0 opens documents, id 1 + b is byte b."""
     letters = {_byte_letter(b): b + 1 for b in range(256)}
     return Tokenizer(_byte_level(models.BPE({DOCUMENT: 0, **letters}, []), split_words=False), 0)
 
 
 def make_char(characters: Iterable[str]) -> Tokenizer:
-    """One token a character; characters never seen become one unknown token."""
+    """Make a tokenizer with one token per character, and one unknown token for all others."""
     vocabulary = {token: i for i, token in enumerate([DOCUMENT, UNKNOWN, *sorted(characters)])}
     engine = Engine(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -67,14 +67,14 @@ def make_char(characters: Iterable[str]) -> Tokenizer:
 
 
 def untrained() -> Tokenizer:
-    """What `train_bpe` starts from: it cuts text into words as the trained one does."""
+    """Tokenizer that `train_bpe` starts from; it splits text into words as the trained one does."""
     return Tokenizer(_byte_level(models.BPE(), split_words=True), 0)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, least_seen: int = 0) -> Tokenizer:
-    """Byte-level byte-pair encoding, as in GPT-2 (Radford et al. 2019): no text is unknown to it.
+    """Train byte-level byte-pair encoding, as in GPT-2 (Radford et al. 2019), which can encode any text.
 
-    A pair that is seen less often than `least_seen` is not merged; the vocabulary is then smaller than `vocab_size`.
+    Pairs seen less often than `least_seen` are not merged, so the vocabulary may be smaller than `vocab_size`.
     """
     engine = untrained().engine
     trainer = trainers.BpeTrainer(
@@ -96,7 +96,7 @@ def _byte_level(model: models.Model, split_words: bool) -> Engine:
 
 
 def _byte_letter(byte: int) -> str:
-    """The printable character that byte-level tokenizers write for a byte (GPT-2's `bytes_to_unicode`)."""
+    """Printable character that byte-level tokenizers write for a byte (GPT-2's `bytes_to_unicode`)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     if byte in printable:
         return chr(byte)
