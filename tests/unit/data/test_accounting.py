@@ -1,4 +1,4 @@
-"""What goes into a shard comes out, or is accounted for: counted in its own unit, listed, and a sentence if it is too much."""
+"""Everything that goes into a shard comes out or is accounted for: counted in its unit, listed, and refused if too much."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def spec_of(folder: Path, *sources: dict[str, Any], **changes: Any) -> Spec:
 
 
 def shards_of(spec: Spec, limits: Limits = NO_LIMIT) -> tuple[Store, list[Shard]]:
-    """The folder, and the shards of all units, made in this process."""
+    """The folder and the shards of all units, made in this process."""
     folder, _, units = prepared_folder(spec)
     sources = spec.data.sources
     return folder, [make_shard(folder.url, unit, sources[unit.source], make_bytes(), 32, limits) for unit in units]
@@ -236,7 +236,7 @@ def test_manifests_of_before_count_rows_and_new_ones_each_source(tmp_path: Path)
     before = Manifest.model_validate_json(json.dumps(fields))
     assert before.balance() == before.balance(1) == Balance(documents=7, lost={"row": 2})
     assert before.balance(0) == Balance()
-    # A source's units without a sample have no shard in the manifest, and are counted all the same.
+    # Units without a sample have no shard in the manifest, but are counted.
     balances = [Balance(documents=1, lost={"member": 3}, empty=4, notes=1), Balance(documents=7, lost={"row": 2})]
     now = Manifest.model_validate_json(Manifest(**fields, balances=balances).model_dump_json())
     assert now.balance(0).lost == {"member": 3}

@@ -1,4 +1,4 @@
-"""What broke inside a data task is said by its own words: without Ray's around them, with the sample and the files."""
+"""Errors inside a data task keep their own message, without Ray's, and with the sample and the files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WRAPPED = f"{HEADING}\nray.exceptions.UserCodeException: UDF failed to process a
 
 
 def task_error(*raised: str) -> RayTaskError:
-    """As Ray Data 2.60 raises it: the function's errors are there as text alone, the first cause first."""
+    """An error as Ray Data 2.60 raises it: the function's errors appear only as text, the first cause first."""
     text = LINK.join([*(f"{HEADING}\n{FRAME}\n{one}" for one in raised), WRAPPED])
     cause = UserCodeException(f"UDF failed to process a data block.\n{ADVICE}")
     return RayTaskError("Map(work)", text, cause).as_instanceof_cause()
@@ -61,7 +61,7 @@ def test_of_a_ray_data_task_what_its_function_raised(raised: tuple[str, ...], sa
 
 
 def test_of_an_exception_that_ray_hands_on_its_own_words() -> None:
-    """As a read task's, through an actor: Ray puts its advice into the message."""
+    """An error of a read task, through an actor: Ray adds its advice to the message."""
     inner = BadData(f"sample 0-00000:3 (of a.png) cannot be used: not a whole image\n{ADVICE}")
     text = f"{HEADING}\n{FRAME}\nfoundray.errors.BadData: {inner}"
     error = RayTaskError("lease", text, inner).as_instanceof_cause()
@@ -97,7 +97,7 @@ def png(shade: int) -> bytes:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> tuple[Spec, Prepared]:
-    """Six pictures, made into a shard as `prepare` does."""
+    """Six pictures, made into a shard as in `prepare`."""
     (tmp_path / "raw").mkdir()
     for shade in range(6):
         (tmp_path / "raw" / f"{shade}.png").write_bytes(png(shade))
@@ -111,7 +111,7 @@ def prepared(tmp_path: Path) -> tuple[Spec, Prepared]:
 
 
 def shard_of(spec: Spec, change: Any = None) -> Prepared:
-    """The spec's prepared data; `change` is made to the shard's table, as if it had been written so."""
+    """The spec's prepared data; `change` is applied to the shard's table, as if it had been written that way."""
     folder, recipe, (unit,) = prepared_folder(spec)
     modality = spec.data.modality.build()
     assert isinstance(modality, Values)

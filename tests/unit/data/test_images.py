@@ -1,4 +1,4 @@
-"""Pictures of unusual kinds: what their pixels become, what is said of them, and that ordinary ones stay as they are."""
+"""Unusual pictures: their pixels after conversion, the notes on them, and that ordinary ones stay unchanged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def told(content: bytes, name: str = "x.png") -> list[tuple[str, str, int, str]]
 
 
 def tiff(values: np.ndarray, kind: int, bits: int, photometric: int = 1) -> bytes:
-    """One strip of values as they are in memory; `kind` is 1 for unsigned, 2 for signed, 3 for floats."""
+    """TIFF with one strip of the values in memory; `kind` is 1 for unsigned, 2 for signed, 3 for floats."""
     height, width = values.shape
     entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: values.nbytes}
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted({**entries, 339: kind}.items()))
@@ -100,7 +100,7 @@ def test_wide_numbers_are_the_same_picture_in_eight_bits(content: bytes) -> None
 
 
 def test_numbers_without_a_range_are_stretched_and_that_is_said() -> None:
-    wide = RAMP.astype(np.int64) * 65_536  # above 2**31, too: of unsigned numbers Pillow makes negative ones
+    wide = RAMP.astype(np.int64) * 65_536  # also above 2**31: Pillow turns unsigned numbers into negative ones
     for content in (tiff(wide.astype(np.uint32), 1, 32), tiff((wide - 2**31).astype(np.int32), 2, 32)):
         stretched = np.rint(RAMP * (255 / RAMP.max()))
         assert np.array_equal(pixels(content), stretched)
@@ -122,7 +122,7 @@ def test_pixels_that_are_no_numbers_are_counted() -> None:
 
 
 def seen_through(mode: str) -> Pillow.Image:
-    """Black, and transparent on the left; half so in the middle."""
+    """Black; transparent on the left, half transparent in the middle."""
     one = Pillow.new(mode, (4, 1))
     black, alpha = (0,) * (len(mode) - 1), (0, 128, 255, 255)
     one.putdata([(*black, value) for value in alpha])
@@ -165,7 +165,7 @@ def test_transparent_colours_and_palettes() -> None:
 
 
 def png_of_few_bits(bits: int, values: bytes, clear: int) -> bytes:
-    """A grey picture of one row of four pixels, of which one value is transparent."""
+    """A grey picture of one row of four pixels, with one transparent value."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

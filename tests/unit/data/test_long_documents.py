@@ -1,4 +1,4 @@
-"""Long documents: their pieces have the tokens of the whole, or are cut by the rule, whatever reads them."""
+"""Long documents: pieces have the tokens of the whole document, or are cut by the rule, for every reader."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FRAGMENTS = [
     "def f(x):\n    return x", "4567890123", "1 2", "...", "!?", "世界", "你好，", "こんにちは", "😀", "👨‍👩‍👧", "é", "e\u0301",
     "\u0301\u0302", "Ünï", "ABC", "aBcD", "/", "//\n", "_x_", "\u3000", "\u00a0", "\u200b", "=", "==", "$x^2$", "ﬁ", "١٢٣", "Ⅷ",
 ]  # fmt: skip
-"""Prose and code in several scripts, runs of white space, contractions, digits, marks that combine, emoji of several parts."""
+"""Prose and code in several scripts, runs of white space, contractions, digits, combining marks, emoji sequences."""
 
 
 def text_of(rng: random.Random, characters: int) -> str:
@@ -229,7 +229,7 @@ def unit_of(source: spec.SourceConfig) -> Unit:
 
 
 def shard_of(source: spec.SourceConfig, tokenizer: Tokenizer, folder: Path) -> tuple[Shard, list[list[int]], list[Line]]:
-    """The shard's record, its samples, and what is listed as lost."""
+    """The shard's record, its samples, and its quarantine."""
     made = make_shard(str(folder), unit_of(source), source, tokenizer, 64, Limits(10, 1.0))
     samples = pq.read_table(folder / made.file).column("tokens").to_pylist() if made.rows else []
     return made, samples, list(read_lines(Store.at(str(folder)) / "quarantine/0-00000.jsonl"))
@@ -258,7 +258,7 @@ def test_documents_cut_by_the_rule_are_counted(tmp_path: Path) -> None:
 
 
 def failing() -> Tokenizer:
-    """One that gives up on many a's before a b."""
+    """A tokenizer that gives up on many a's before a b."""
     engine = Engine(models.WordLevel({"<s>": 0, "[UNK]": 1, "x": 2}, unk_token="[UNK]"))
     engine.pre_tokenizer = split(r"(a+)+$|x")
     return Tokenizer(engine, 0)
@@ -325,7 +325,7 @@ def test_repeats_are_seen_in_pieces_as_in_wholes() -> None:
 
 
 class Origin:
-    """A run that never was, on bytes, for what reads other data as its own."""
+    """A run on bytes that never took place, for reading other data as its own."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, context: int = 64):
         self.folder, self.context, self.tokenizer = Store.at(str(folder)), context, tokenizer

@@ -1,4 +1,4 @@
-"""`foundray quarantine`: the reasons by what they cost, the lines behind them, and one sentence for what is none."""
+"""`foundray quarantine`: reasons by what they cost, their lines, and one sentence if there is no quarantine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def spec(tmp_path: Path) -> Path:
 
 
 def read_all(spec: Path, max_bad_rows: int = 100) -> Store:
-    """What a preparation of all units leaves before its manifest: the folder."""
+    """The folder of a preparation of all units, before its manifest is written."""
     checked = load_spec(spec)
     folder, _, units = prepared_folder(checked)
     for unit in units:

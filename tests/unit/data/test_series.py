@@ -1,4 +1,4 @@
-"""Series as they are written: what is read of them, what is left out and said, and how precisely they are standardised."""
+"""Series in files: what is read, what is left out and reported, and how precisely they are standardised."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from foundray.spec import SourceConfig
 from foundray_modalities.series import standardised
 
 STEPS = 16
-"""Steps of a sample, and patches of one."""
+"""Steps per sample, and patches per sample."""
 SINE = [round(float(value), 3) for value in np.sin(np.arange(2 * STEPS) / 5)]
 Found = tuple[list[tuple[str, np.ndarray]], list[tuple[str, str, int, str]]]
 
 
 def read(path: Path, content: str | bytes, **options: Any) -> Found:
-    """(position, values) of the rows of a file with this content, and (position, reason, lost, unit) of what is said."""
+    """(position, values) of the rows of a file with this content, and (position, reason, lost, unit) of the notes."""
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     modality = load_modality("series", {"patch": 1, **options})
     source = SourceConfig(path=str(path), format="files")
@@ -199,7 +199,7 @@ def test_a_header_that_is_numbers(tmp_path: Path) -> None:
     assert channels(read(tmp_path / "a.csv", table("", SINE, range(32)), columns=["1"])[0]) == {
         "0": [float(n) for n in range(32)]
     }
-    # Counted names, such as pandas gives to columns without, and years.
+    # Names that count up, such as pandas' default names, and years.
     for header in ("0,1,2", "1,2,3", "2019,2020,2021", "1990,2000,2010"):
         assert len(read(tmp_path / "a.csv", table(header, SINE, SINE, SINE))[0][0][1]) == 32
     assert channels(read(tmp_path / "a.csv", table("0", SINE))[0]) == {"0": SINE}

@@ -1,4 +1,4 @@
-"""Files of sound that hold several recordings, or say wrongly how long one is: everything is read, or it is told."""
+"""Sound files with several recordings or a wrong length: everything is read, or the rest is reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ID3_AT_THE_END = b"TAG" + bytes(125)
 
 
 def told(content: bytes, length: int = 1000) -> list[tuple[str, Any]]:
-    """(position, samples of its row; or reason, lost, unit) of all that comes out of a file."""
+    """(position, samples of its row; or reason, lost, unit) of everything read from a file."""
     found = list[tuple[str, Any]]()
     try:
         for position, row in audio().rows("x", content, length):
@@ -136,7 +136,7 @@ def ogg_page(flags: int, body: bytes, number: int = 0) -> bytes:
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_damaged_and_missing_pages_are_told(subtype: str) -> None:
-    """libsndfile passes over them; of Opus it then says that there are as many samples as it found."""
+    """libsndfile skips them; for Opus it then reports as many samples as it found."""
     content = encoded(sound(50_000), "OGG", subtype)
     assert told(content) == [("byte 0", 50_000)]
     start, end = page_ends(content)[2:4]
@@ -154,7 +154,7 @@ def test_damaged_and_missing_pages_are_told(subtype: str) -> None:
 
 
 def headless(mode: str, samples: int = 50_000) -> bytes:
-    """Frames without the header in front that says how many there are."""
+    """Frames without the header that gives their number."""
     with soundfile.SoundFile(
         file := io.BytesIO(), "w", 16_000, 1, format="MP3", bitrate_mode=mode, compression_level=0.5
     ) as target:
@@ -165,7 +165,7 @@ def headless(mode: str, samples: int = 50_000) -> bytes:
 
 
 HEARD = 89 * 576 - 529
-"""Samples of 89 frames, but for those by which a decoder is late."""
+"""Samples of 89 frames, without the decoder's delay."""
 
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE", "VARIABLE"])
@@ -173,7 +173,7 @@ HEARD = 89 * 576 - 529
     "around", [lambda mp3: ID3 + mp3, lambda mp3: mp3 + ID3_AT_THE_END, lambda mp3: ID3 + mp3 + ID3_AT_THE_END]
 )
 def test_an_mp3_that_promises_nothing_is_read_to_its_end(mode: str, around: Callable[[bytes], bytes]) -> None:
-    """libsndfile guesses from the size of the file and of the first frames, and reads no more than that."""
+    """libsndfile guesses the length from the size of the file and of the first frames, and reads no further."""
     content = around(headless(mode))
     ((position, samples),) = told(content)
     assert position == "byte 0"
@@ -262,7 +262,7 @@ def test_loud_and_tiny_files() -> None:
 
 @pytest.mark.parametrize(("form", "subtype"), KINDS)
 def test_what_is_mixed_block_by_block_is_the_same(form: str, subtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is where there are many channels, of which a small file may have a lot."""
+    """As with many channels, of which a small file may have a lot."""
     content = encoded(sound(20_000, channels=2), form, subtype)
     whole = audio().units({"audio": content}, 1000, None).x
     monkeypatch.setattr(recording, "MIXED", 1000)

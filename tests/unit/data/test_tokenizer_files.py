@@ -1,4 +1,4 @@
-"""Tokenizer files: what would lose characters, or cut at random, is refused or put right; what opens documents is no text."""
+"""Tokenizer files: those that would lose characters or cut at random are refused or corrected; no text opens documents."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_a_few_gaps_are_no_matter(tmp_path: Path) -> None:
 
 
 def html_tokenizer() -> Engine:
-    """Whose own `<s>` is a merge, and whose special token is another."""
+    """A tokenizer whose `<s>` is a merge, and whose special token is another one."""
     made = engine(models.BPE(), byte_level(False))
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -326,7 +326,7 @@ def test_an_opener_that_stands_for_the_unknown_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_text_that_becomes_the_opener_nevertheless_is_put_aside(tmp_path: Path) -> None:
-    """A Unigram makes even special tokens of text that spells them: the document would seem to be two."""
+    """A Unigram turns text into the special tokens that it spells: the document would seem to be two."""
     pieces = [("<unk>", 0.0), ("<s>", 0.0), *((letter, -2.0) for letter in "abcs<>")]
     loaded = load(saved(tmp_path, engine(models.Unigram(pieces, 0), special=("<s>",))))
     first, second, third = encode_or_reason(loaded, ["ab", "a<s>b", "a<b>"])
@@ -601,7 +601,7 @@ def test_what_is_not_kept_on_purpose(normalizer: Any, pre_tokenizer: Any, said: 
 
 
 def test_added_tokens_keep_their_ways(tmp_path: Path) -> None:
-    """An ordinary added token takes its spaces along, and is found in text; a special one is not."""
+    """An ordinary added token absorbs its spaces and is found in text; a special one is not."""
     made = engine(models.BPE(BYTES, []), byte_level(), special=("<s>",))
     made.add_tokens([AddedToken("<br>", lstrip=True, rstrip=True, normalized=False)])
     loaded = load(saved(tmp_path, made))

@@ -1,4 +1,4 @@
-"""Files of trajectories that are damaged, or are not what they should be: one sentence each, and the rest is used."""
+"""Damaged or wrong trajectory files: one sentence each, and the rest is used."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def parquet(episodes: list[dict[str, Any]] | pa.Table, **options: Any) -> bytes:
 
 
 def told(folder: Path, content: bytes, name: str = "a.npz", **options: Any) -> list[Any]:
-    """What comes out of a file of this content: steps of each row; or position, reason, lost, unit."""
+    """Steps of each row in a file of this content; or position, reason, lost, unit."""
     (folder / name).write_bytes(content)
     found = rows(trajectory(**options), folder / name, length=90)
     return [(r.position, r.reason, r.lost, r.unit) if isinstance(r, BadRow) else len(r["returns"]) for r in found]
@@ -183,7 +183,7 @@ def test_values_whose_squares_overflow_are_quarantined(tmp_path: Path, huge: flo
 
 
 def test_states_are_standardised_before_they_lose_bits(tmp_path: Path) -> None:
-    """Such as a meter of 4e9 that grows by little: in 32 bits only every 256th number is there."""
+    """For example a meter at 4e9 that grows slowly: float32 has only every 256th number."""
     states = 4e9 + WHOLE["states"].astype(np.float64)
     (tmp_path / "a.npz").write_bytes(npz(states=states))
     modality = trajectory(state_mean=[4e9] * 3, state_std=[1] * 3)

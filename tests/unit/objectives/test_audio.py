@@ -1,4 +1,4 @@
-"""What the audio modality makes of recordings, whole ones and bad ones; and the log-mel spectrogram beside another's."""
+"""The audio modality on complete and damaged recordings; the log-mel spectrogram against a reference."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_random_stretch_for_training_and_the_first_for_validation() -> None:
     ("form", "subtype"), [("WAV", "FLOAT"), ("FLAC", "PCM_24"), ("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")]
 )
 def test_kinds_rates_and_channels_come_to_the_same(form: str, subtype: str | None) -> None:
-    """A tone of 1 kHz is loudest in the bin around it, whatever it was recorded as."""
+    """A tone of 1 kHz is loudest in the bin around it, whatever its encoding."""
     stereo = np.stack([tone(1000, 48_000), np.zeros(48_000)], 1)
     units = audio().units({"audio": encoded(stereo, form, subtype, 48_000)}, 200, None)
     assert len(units) == pytest.approx(98, abs=3)
@@ -118,7 +118,7 @@ def test_long_recordings_are_cut_and_nothing_is_lost(tmp_path: Path) -> None:
     assert [len(part) for part in parts] == [1720] * 5 + [400]
     assert np.abs(np.concatenate(parts) - whole).max() <= 0.5 / 2**15 + 1e-9
     assert len(modality.units(found[0], 10, None)) == 10
-    path.write_bytes(encoded(sound(50_000), rate=100_003))  # a rate that FLAC cannot say
+    path.write_bytes(encoded(sound(50_000), rate=100_003))  # a rate that FLAC cannot encode
     assert [len(modality.units(row, 10, None)) for row in rows(modality, path, length=10)] == [10, 10, 5]
     path.write_bytes(encoded(samples[:1720]))
     assert [row["audio"] for row in rows(modality, path, length=10)] == [path.read_bytes()], "others stay as they are"
@@ -164,7 +164,7 @@ def test_recordings_in_an_archive_packed_with_xz(tmp_path: Path) -> None:
     (folder := tmp_path / "packed").mkdir()
     (folder / "recordings.tar.xz").write_bytes(lzma.compress(path.read_bytes()))
     found = rows(audio(), folder, 100, "webdataset")
-    told = ["recording", "x/2.wav", "link.txt", "end"]  # the text that lies beside a recording is left out
+    told = ["recording", "x/2.wav", "link.txt", "end"]  # the text beside a recording is left out
     assert [row.position if isinstance(row, BadRow) else "recording" for row in found] == told
     (folder / "recordings.tar.xz").write_bytes(lzma.compress(path.read_bytes())[:-200])
     assert "the archive is broken" in rows(audio(), folder, 100, "webdataset")[-1].reason

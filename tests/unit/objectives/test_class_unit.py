@@ -1,4 +1,4 @@
-"""The class unit: what it sees and who sees it, where it stands, what stays the same without it."""
+"""The class unit: its attention, its position, and that nothing changes without it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_it_has_no_place_in_the_plane_and_units_keep_theirs() -> None:
 
 
 def test_rotary_positions_by_hand() -> None:
-    """The class unit is at position 0, where nothing is rotated; units are from 1 on; the kept ones keep their place."""
+    """The class unit has position 0, where nothing is rotated; units start at 1; visible ones keep their positions."""
     model = wild(with_class(PICTURES, model__depth=1))
     attention, layers = model.model.layers[0].self_attn, model.model
     seen: list[tuple[torch.Tensor, ...]] = []
@@ -111,7 +111,7 @@ def test_rotary_positions_by_hand() -> None:
 
 
 def test_against_torchs_own_encoder() -> None:
-    """A layer on [class, units] is torch's own layer on them: nothing else is different about the class unit."""
+    """A layer on [class, units] equals torch's own layer on them: nothing else is special about the class unit."""
     flags = {"norm": "ln", "act": "gelu", "rope_theta": None, "bias": True, "width": 32, "depth": 1, "heads": 2, "context": 16}
     spec = make_spec(**PICTURES | {"model": {**flags, "class_unit": True}})
     model, batch = wild(spec), batch_of(spec)

@@ -1,4 +1,4 @@
-"""Objectives whose answers are features: a teacher's, or those of the sample's other view."""
+"""Objectives whose targets are features: a teacher's, or those of the sample's other view."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_blocks_need_a_plane() -> None:
 
 
 def test_the_lesson_by_hand() -> None:
-    """The mean over layers of each unit's features, brought to mean 0 and variance 1; the last layer's alone for images."""
+    """The mean over layers of each unit's features, normalised to mean 0 and variance 1; only the last layer's for images."""
     states = [torch.tensor([[[1.0, 3.0], [0.0, 4.0]]]), torch.tensor([[[5.0, 1.0], [2.0, 8.0]]])]
     teacher_targets = load_objective("joint_embedding", {"layers": 2}).teacher_targets(states)
     assert torch.allclose(teacher_targets, torch.tensor([[[0.0, 0.0], [-1.0, 1.0]]]), atol=1e-3)

@@ -1,4 +1,4 @@
-"""What each objective shows and asks, by hand and by law; and the same bits for one and three workers."""
+"""What each objective shows and predicts, in examples and as properties; and the same bits for one and three workers."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_hidden_spans_by_law() -> None:
 
 
 def test_codes_spread_over_the_codebook_where_units_are_normalised() -> None:
-    """How many are in use, by the entropy of what is asked; an offset, which normalisation takes away, leaves few."""
+    """Number of codes in use, by the entropy of the targets; few remain with an offset, which normalisation removes."""
     objective = load_objective("masked_frame", {"codes": 256})
 
     def used(offset: float) -> float:
@@ -174,7 +174,7 @@ def test_masked_token_as_bert_shows_some_at_random_and_some_as_they_are() -> Non
 
 
 def undone(x: np.ndarray) -> list[int]:
-    """The text that a rearranged one was made of."""
+    """The text that a rearranged one was made from."""
     prefix, suffix, middle = (int(np.flatnonzero(x == CLASSES + part)[0]) for part in range(3))
     if suffix == prefix + 1:  # SPM: prefix and middle follow each other
         return [*x[:prefix], *x[middle + 1 :], *x[suffix + 1 : middle]]
@@ -210,7 +210,7 @@ def test_fill_in_middle_stays_inside_a_document() -> None:
 
 
 def test_span_corruption_by_law() -> None:
-    """Sentinels in order; each answer fills its gap, so that the text can be put together again."""
+    """Sentinels are in order, and each target fills its gap, so that the text can be restored."""
     objective: Any = load_objective("span_corruption", {"ratio": 0.3, "span": 3.0})
     text = np.arange(200, 240) - 190  # 40 distinct ids below CLASSES
     for seed in range(20):
@@ -277,13 +277,13 @@ SPECS = {
 
 
 def each(group: Group, skew: int | None) -> dict[str, str]:
-    """What three steps of each lead to."""
+    """The result of three steps of each."""
     return {name: str(steps(group, spec, 3, skew)) for name, spec in SPECS.items()}
 
 
 @pytest.fixture(scope="module")
 def several() -> list[dict[str, str]]:
-    """The same of three workers, each of which tells; one start of three processes for all."""
+    """The same from each of three workers; three processes start once for all objectives."""
     return distributed.run(3, each, 1)
 
 

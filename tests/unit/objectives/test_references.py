@@ -1,4 +1,4 @@
-"""Losses against those of Hugging Face's classes: Granite's whole model, the others' from their own predictions."""
+"""Losses against those of Hugging Face classes: Granite's whole model, the others' loss on their own predictions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wild(model: torch.nn.Module) -> Any:
 
 
 def test_next_token_same_loss_as_granite() -> None:
-    """Its four multipliers, where they are those of no scaling."""
+    """Its four multipliers, at the values that mean no scaling."""
     neutral = {"embedding_multiplier": 1.0, "residual_multiplier": 1.0, "logits_scaling": 1.0, "attention_multiplier": 0.25}
     ours, x = random_model(NEXT), tokens(3, 17)
     loss = mean_loss(ours, NEXT, batch_of(NEXT, x))
@@ -50,7 +50,7 @@ def test_masked_token_same_loss_as_bert() -> None:
 
 
 def test_span_corruption_same_loss_as_t5() -> None:
-    """The decoder's answers: what was asked of one stream here is asked of two there."""
+    """The decoder's predictions: one stream here, two there."""
     config = transformers.T5Config(
         vocab_size=CLASSES + 20,
         d_model=32,
@@ -75,7 +75,7 @@ def test_span_corruption_same_loss_as_t5() -> None:
 
 
 def test_masked_frame_same_loss_as_wav2vec2() -> None:
-    """Its classes are a few candidates by cosine, and its loss is a sum; the masked cross-entropy over them is ours."""
+    """Its classes are a few candidates by cosine, and its loss is a sum: our masked cross-entropy over them is the same."""
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
     config = transformers.Wav2Vec2Config(
@@ -85,7 +85,7 @@ def test_masked_frame_same_loss_as_wav2vec2() -> None:
         feat_extract_norm="layer", hidden_dropout=0.0, attention_dropout=0.0, feat_quantizer_dropout=0.0,
     )  # fmt: skip
     theirs = wild(transformers.Wav2Vec2ForPreTraining(config))
-    np.random.seed(0)  # theirs draw from it
+    np.random.seed(0)  # the reference draws from it
     length = int(theirs._get_feat_extract_output_lengths(400))
     masked = _compute_mask_indices((2, length), 0.4, 3)
     negatives = torch.from_numpy(_sample_negative_indices((2, length), 5, mask_time_indices=masked))

@@ -1,4 +1,4 @@
-"""Trajectories: from files to steps, what is asked of them, and the reference model's loss."""
+"""Trajectories: from files to steps, their targets, and the reference model's loss."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_next_state_by_hand() -> None:
 
 
 def test_what_is_hidden_is_still_told_when() -> None:
-    """The mask vector takes the place of the values alone: what a unit's time adds, and the norm, come after."""
+    """The mask vector replaces only the values: a unit's time embedding and the norm come after it."""
     modality, objective = trajectory(longest=50), load_objective("next_state", {})
     shape = ModelConfig(width=32, depth=1, heads=4, context=9, rope_theta=None)
     model = Model(shape, objective, modality.shape)
@@ -148,7 +148,7 @@ def test_a_context_is_whole_steps() -> None:
 
 
 def test_next_action_same_loss_as_decision_transformer() -> None:
-    """The whole model; the reference's learned place, which is one for all units, is set to nothing."""
+    """The whole model; the reference's learned position, the same for all units, is set to zero."""
     transformers = pytest.importorskip("transformers")
     width, steps = 32, 7
     config = transformers.DecisionTransformerConfig(
@@ -196,7 +196,7 @@ def test_next_action_same_loss_as_decision_transformer() -> None:
 
 
 def _as_ours(theirs: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
-    """The reference's weights by our names. GPT-2 keeps its matrices transposed, and q, k and v in one."""
+    """The reference's weights by our names. GPT-2 stores matrices transposed, and q, k and v together."""
     times = theirs["embed_timestep.weight"][:50]  # the reference has one more
     ours = {"action.weight": theirs["predict_action.0.weight"], "model.embed_values.time.weight": times}
     for kind in ("return", "state", "action"):
