@@ -142,7 +142,7 @@ def test_damaged_and_missing_pages_are_told(subtype: str) -> None:
     start, end = page_ends(content)[2:4]
     for damaged in (content[: end - 9] + bytes([content[end - 9] ^ 1]) + content[end - 8 :], content[:start] + content[end:]):
         ((_, (reason, lost, unit)),) = told(damaged)
-        assert reason.startswith(f"a page is missing or damaged at byte {start}: between second ")
+        assert reason.startswith(f"a page is missing or damaged at byte {start}: the sound from second ")
         assert (lost, unit) == (1, "recording")
     first = page_ends(content)[0]
     (_, good), (where, (reason, _, _)) = told(content + content[:20] + b"\xff" + content[21:])

@@ -490,7 +490,7 @@ def test_another_file_is_refused_by_what_it_is(name: str, content: bytes, said: 
 def test_the_right_file_beside_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(make_bytes().to_json())
     (tmp_path / "vocab.json").write_text('{"a": 0}')
-    with pytest.raises(InputError, match=f"cut text; {tmp_path / 'tokenizer.json'} lies beside it$"):
+    with pytest.raises(InputError, match=f"split text; {tmp_path / 'tokenizer.json'} lies beside it$"):
         load(tmp_path / "vocab.json")
 
 
@@ -502,7 +502,7 @@ def test_folders_urls_and_byte_order_marks(tmp_path: Path) -> None:
         assert load(place).to_json() == make_bytes().to_json()
         assert load_file(fields.TokenizerConfig(kind="file", path=place.as_uri())).to_json() == make_bytes().to_json()
     for missing in (tmp_path / "none", (tmp_path / "none").as_uri(), "a\0b", "/dev/null"):
-        with pytest.raises(InputError, match=r"^--tokenizer: .*(cannot be read|it is no file)"):
+        with pytest.raises(InputError, match=r"^--tokenizer: .*(cannot be read|it is not a file)"):
             read_engine(str(missing), "--tokenizer")
 
 

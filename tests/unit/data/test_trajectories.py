@@ -149,7 +149,7 @@ def test_headers_that_lie_allocate_nothing(tmp_path: Path) -> None:
         states[:9],
     ):
         ((_, reason, lost, unit),) = told(tmp_path, zipped(**{**arrays, "states": damaged}))
-        assert "its array 'states' is " in reason
+        assert "its array 'states' " in reason
         assert (lost, unit) == (2, "episode")
     bomb = bytearray(zipped(**arrays))
     entry = bomb.index(b"PK\x01\x02")  # in the list at the end, of the first array

@@ -141,8 +141,8 @@ def test_what_is_not_whole_is_told(tmp_path: Path) -> None:
         "i.flac": (flac[:-5000], "byte 0: not a whole recording of a known kind: flac decoder lost sync"),
         "j.mp3": (b"This is no music.\n" * 100, "byte 0: not a whole recording of a known kind: Format not recognised"),
         "k.mp3": (mp3[:-800], "byte 0: its header promises 8000 samples, and it has "),
-        "l.ogg": (ogg[:-1], "byte 0: its last page is missing, or not whole"),
-        "l2.ogg": (ogg[:9000], "byte 0: its last page is missing, or not whole"),
+        "l.ogg": (ogg[:-1], "byte 0: its last page is missing or incomplete"),
+        "l2.ogg": (ogg[:9000], "byte 0: its last page is missing or incomplete"),
         "l3.flac": (flac[:21] + b"\xf0" + bytes(4) + flac[26:], "byte 0: its header does not say how many samples there are"),
         "m.wav": (wav[:12] + b"LIST" + struct.pack("<I", 3) + b"abc\0" + wav[12:], "recording"),
     }
