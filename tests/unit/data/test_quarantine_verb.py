@@ -133,7 +133,7 @@ def test_what_is_none_of_these_is_refused_by_one_sentence(
 ) -> None:
     (tmp_path / "empty").mkdir()
     for arguments, said in (
-        ([tmp_path / "nowhere"], "nowhere is neither a run (its folder, or its name in runs/), nor the file of a spec, nor"),
+        ([tmp_path / "nowhere"], "nowhere is neither a run (its folder, or its name in runs/), nor a spec file, nor"),
         ([tmp_path / "empty"], "empty is neither a run"),
         ([tmp_path / "b.jsonl"], "is not UTF-8 text"),
         ([spec], "nothing of the data of"),

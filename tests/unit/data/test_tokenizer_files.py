@@ -555,7 +555,7 @@ def test_a_plan_says_what_has_no_token(tmp_path: Path) -> None:
     assert f"of this spec (file): {2102 / (solid + 1974):.2%} of the characters have no token" in said
     assert "their.json: 1.33% of the characters have no token" in said
     assert "not kept their.json: its normalizer (NFC) changes the text; its pre-tokenizer (BertPreTokenizer) drops" in said
-    assert "another tokenizer: that of this spec has no token for 17.6% of the characters" in said
+    assert "another tokenizer: the spec's has no token for 17.6% of the characters" in said
     facts = json.loads(json.dumps(found.to_dict()))["coverage"]
     assert facts["spec"]["unknown"] == found.coverage.spec.unknown
     assert facts["named"][0]["remarks"][1] == "its pre-tokenizer (BertPreTokenizer) drops white space"

@@ -156,7 +156,7 @@ def test_headers_that_lie_allocate_nothing(tmp_path: Path) -> None:
     bomb[entry + 24 : entry + 28] = struct.pack("<I", 2**31)
     ((_, reason, _, _),) = told(tmp_path, bytes(bomb))
     assert reason.startswith("its arrays would unpack to 2,147,")
-    assert reason.endswith("at most 1 GiB, or 8 times the file, are read")
+    assert reason.endswith("at most 1 GiB, or 8 times the file, is read")
 
 
 def test_only_the_bad_episode_is_lost(tmp_path: Path) -> None:

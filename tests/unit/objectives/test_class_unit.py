@@ -186,7 +186,7 @@ def test_without_one_a_run_is_the_run_it_was() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({**PICTURES, "objective": {"kind": "next_patch"}}, "so next_patch, which looks back only, would be told"),
+        ({**PICTURES, "objective": {"kind": "next_patch"}}, "so next_patch, which looks back only, would see later units"),
         ({"objective": {"kind": "masked_token"}}, "a sample of text holds several documents"),
     ],
 )
