@@ -268,7 +268,7 @@ def test_bad_input_is_refused(runs: Path, tmp_path: Path) -> None:
         (runs / "llama", "out", ["--set", "model.width=64"], "was made by another spec"),
     ):
         assert said in foundray("export", run, tmp_path / out, *flags).refusal, said
-    with pytest.raises(api.InputError, match="is not an export of a run, or not a whole one"):
+    with pytest.raises(api.InputError, match="is not an export of a run, or is incomplete"):
         api.load(bare)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "full"]
     assert (tmp_path / "full" / "file").read_text() == "mine"

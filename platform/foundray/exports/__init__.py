@@ -1,11 +1,11 @@
-"""Runs as models that others can load: a folder for Hugging Face's own classes, or for `foundray.load`.
+"""Exports of runs that others can load: a folder for Hugging Face's own classes, or for `foundray.load`.
 
-config.json              of the stock class, or of Foundray's own form
+config.json              configuration of the stock class, or of Foundray's own form
 model.safetensors        the weights
 tokenizer.json, tokenizer_config.json
-generation_config.json   where it continues texts
+generation_config.json   if the model continues texts
 README.md                the model card
-foundray.json            what it is, and what `foundray.load` needs
+foundray.json            identity of the export, and what `foundray.load` needs
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from foundray.exports.place import check_free, whole
+from foundray.exports.destination import all_or_nothing, check_free
 from foundray.runs.run import Run
 from foundray.storage import Store
 
@@ -23,38 +23,38 @@ IDENTITY = "foundray.json"
 
 @dataclass
 class Exported:
-    """What was exported, for programs: the last line of `export` with `--json`."""
+    """Result of an export, for programs: the last line of `export` with `--json`."""
 
     out: str
-    """Where it lies."""
+    """URL of the export's folder."""
     run: str
     """The run's name."""
     step: int
     """Optimizer steps done."""
     stock_class: str | None
-    """The class of Hugging Face's that loads it; None where that is `foundray.load`."""
+    """The Hugging Face class that loads it; None if only `foundray.load` does."""
     reason: str | None
-    """Then, why."""
+    """Why no stock class loads it; None if one does."""
     parameters: int
-    """Of the run's model."""
+    """Number of parameters of the run's model."""
     weights_sha256: str
-    """Of the run's weights after that step: a finished run's own, where it was its last."""
+    """SHA-256 of the run's weights after that step; if it is the last step, the finished run's own."""
     file_sha256: str
-    """Of model.safetensors."""
+    """SHA-256 of model.safetensors."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def export(run: Run, out: Store, step: int | str | None, overrides: dict[str, Any], report: Callable[[str], None]) -> Exported:
-    """Write the run's model after its newest checkpoint, or after `step` (`best` is that of the lowest validation
-    loss), into the folder `out`. Raises InputError.
+    """Write the run's model at its newest checkpoint, or at `step`, into the folder `out`.
 
-    `overrides` are fields that do not change the result, such as a source's licence.
+    Step `best` is the one with the lowest validation loss. `overrides` are fields that do not change the result, such as a
+    source's licence. Raises InputError.
     """
     check_free(out)
     spec, step = run.spec(overrides), run.checkpoint_step(step)
-    with whole(out) as folder:
+    with all_or_nothing(out) as folder:
         from foundray.exports.trained import Trained
         from foundray.exports.writing import write
 

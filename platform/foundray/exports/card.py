@@ -1,4 +1,4 @@
-"""The model card: what it is, how to load it, what it was made from, how good it is. Facts come from the run's record."""
+"""The model card: description, loading, data and results. Facts come from the run's records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from foundray.data.prepare.recipe import formats_of
-from foundray.exports.place import in_public
+from foundray.exports.destination import public_path
 from foundray.runs.run import PROBES
 
 if TYPE_CHECKING:
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from foundray.exports.forms import Form
     from foundray.exports.trained import Trained
 
-KNOWN = {
+HUB_LICENCES = {
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
     "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0",
     "odc-by", "odbl", "pddl", "unlicense",
 }  # fmt: skip
-"""Licences that Hugging Face has a word for; SPDX's in lower case."""
+"""Licences with an identifier at Hugging Face: SPDX's in lower case."""
 
 USE_TEXT = """\
 import foundray
 
 model = foundray.load("FOLDER")
-print(model.encode_texts(["one text", "another"]).shape)  # one row of features a text
+print(model.encode_texts(["one text", "another"]).shape)  # one row of features per text
 """
 USE_FILES = """\
 import foundray
 
 model = foundray.load("FOLDER")
-print(model.encode("PATH").shape)  # files, a folder or a glob: one row of features a sample
+print(model.encode("PATH").shape)  # files, a folder or a glob: one row of features per sample
 """
 
 
@@ -51,16 +51,16 @@ def card(trained: Trained, exported: Exported, form: Form | None, name: str) -> 
         _tokens(trained, form),
         f"## Data\n\n{_table(['source', 'format', 'licence', 'documents', 'tokens', 'bytes'], _sources(trained))}",
         f"## Results\n\n{_table(['what', 'figure'], _results(trained))}",
-        f"## Spec\n\nFields that are not here have their defaults.\n\n```yaml\n{_yaml(trained.told(defaults=False))}```",
+        f"## Spec\n\nFields not listed have their defaults.\n\n```yaml\n{_yaml(trained.public_spec(defaults=False))}```",
         f"## Identity\n\n{_table(['what', 'SHA-256'], _identity(trained, exported))}",
         f"The spec's fingerprint is `{spec.fingerprint()}`. The same spec, seed and data give the same weights, bit for bit, "
-        "on any number of machines. `foundray.json` tells programs all of this.",
+        "on any number of machines. `foundray.json` holds all of this for programs.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def front_matter(trained: Trained, form: Form | None) -> dict[str, Any]:
-    """What Hugging Face's hub reads."""
+    """The card's metadata for Hugging Face's hub."""
     spec = trained.spec
     matter: dict[str, Any] = {
         "library_name": "transformers" if form else "foundray",
@@ -68,26 +68,27 @@ def front_matter(trained: Trained, form: Form | None) -> dict[str, Any]:
     }
     licences = {source.licence for source in spec.data.sources} | ({None} if spec.init_from else set())
     if len(licences) == 1 and (licence := licences.pop()):
-        word = re.sub(r"[\s_]+", "-", licence.strip().lower())
-        matter |= {"license": word} if word in KNOWN else {"license": "other", "license_name": word}
+        identifier = re.sub(r"[\s_]+", "-", licence.strip().lower())
+        matter |= {"license": identifier} if identifier in HUB_LICENCES else {"license": "other", "license_name": identifier}
     return matter | {"tags": ["foundray", "pretraining", spec.objective.kind, spec.data.modality.kind]}
 
 
 def _about(trained: Trained, exported: Exported) -> str:
     spec = trained.spec
     what = f"`{exported.stock_class}`" if exported.stock_class else "a model of Foundray's own form"
-    told = (
+    text = (
         f"A base model, pre-trained with Foundray: `{spec.objective.kind}` on `{spec.data.modality.kind}`, "
         f"{what} of {trained.parameters:,} parameters, after step {trained.step:,} of {spec.train.steps:,} "
-        f"({trained.step * spec.tokens_per_step:,} positions of at most {spec.model.context} in a row)."
+        f"({trained.step * spec.tokens_per_step:,} positions, in sequences of at most {spec.model.context})."
     )
     if start := spec.init_from:
-        told += (
-            f" It began with the weights of another run, `{start}` (SHA-256 `{start.weights_sha256}`), whose data counts, too."
+        text += (
+            f" It started from the weights of another run, `{start}` (SHA-256 `{start.weights_sha256}`), so that run's data "
+            "counts too."
         )
     if spec.objective.build().teaches:
-        told += " The weights are those of the objective's teacher, the moving average of the model's."
-    return told + (f" It is in that form since {exported.reason}." if exported.reason else "")
+        text += " The weights are those of the objective's teacher, the moving average of the model's."
+    return text + (f" It is in that form since {exported.reason}." if exported.reason else "")
 
 
 def _tokens(trained: Trained, form: Form | None) -> str:
@@ -101,10 +102,10 @@ def _tokens(trained: Trained, form: Form | None) -> str:
         else ""
     )
     return (
-        "One token opens every document, and the tokenizer puts it first; where the model predicts it, the text has ended. So "
-        "it is `bos`, `eos` and `pad` at once: give an attention mask with padded batches, and mind that collators which leave "
-        "padding out of the loss leave out the end of texts, too. Special tokens that are spelled in a text are taken as such; "
-        f"`tokenizer(text, split_special_tokens=True)` takes them as text, as in training.{side}{also}"
+        "One token opens every document, and the tokenizer puts it first; if the model predicts it, the text has ended. So it "
+        "is `bos`, `eos` and `pad` at once: pass an attention mask with padded batches, and note that collators which exclude "
+        "padding from the loss also exclude the end of texts. Special tokens spelled out in a text are parsed as such; "
+        f"`tokenizer(text, split_special_tokens=True)` treats them as text, as in training.{side}{also}"
     )
 
 
@@ -116,9 +117,9 @@ def _sources(trained: Trained) -> list[list[str]]:
         size = counts[2] or sum(shard.bytes for shard in shards)
         rows.append(
             [
-                f"`{in_public(source.path)}`",
+                f"`{public_path(source.path)}`",
                 formats_of(trained.manifest.recipe, index, source),
-                source.licence or "not told",
+                source.licence or "not stated",
                 *map(_number, [*counts[:2], size]),
             ]
         )

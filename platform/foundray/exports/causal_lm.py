@@ -1,6 +1,6 @@
-"""Decoders: `LlamaForCausalLM`, or `GraniteForCausalLM`, which has CompleteP's multipliers, where these are not 1.
+"""Decoders: `LlamaForCausalLM`, or `GraniteForCausalLM`, which has CompleteP's multipliers, if these are not 1.
 
-The weights are the run's as they are: names and layout are Llama's.
+The weights are exported unchanged: their names and layout are Llama's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))
 
 
 def build(model: Model, spec: Spec) -> PreTrainedModel:
-    """The same answers at every position. Raises NoStockClass."""
+    """Build the stock model, with the same outputs at every position. Raises NoStockClass."""
     fields = configuration(model, spec, "LlamaForCausalLM")
     import transformers
 
@@ -46,4 +46,4 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
 
 
 def processor(spec: Spec) -> None:
-    """A tokenizer does it."""
+    """None: a tokenizer does its work."""

@@ -1,7 +1,7 @@
-"""Agents and models of the world: `DecisionTransformerModel` (Chen et al. 2021), for `next_action` and `next_state`.
+"""Agents and world models: `DecisionTransformerModel` (Chen et al. 2021), for `next_action` and `next_state`.
 
-GPT-2's matrices are transposed, its learned positions are zeros (the class gives all units the first), CompleteP's multipliers
-are folded into the weights. The heads for what the run did not learn are zeros.
+GPT-2's matrices are transposed, its learned positions are zeros (the class gives all units the first one), and CompleteP's
+multipliers are folded into the weights. The heads that the run did not train are zeros.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from foundray.spec import Spec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NAMED = "DecisionTransformerModel"
+STOCK_CLASS = "DecisionTransformerModel"
 PIPELINE = "reinforcement-learning"
 SPECIAL_TOKENS: dict[str, str] = {}
 USE = """\
@@ -30,32 +30,32 @@ import torch
 from transformers import AutoModel
 
 model = AutoModel.from_pretrained("FOLDER")
-config, steps = model.config, 3  # the last ones, at most config.n_positions // 3
+config, steps = model.config, 3  # the most recent steps, at most config.n_positions // 3
 states = torch.zeros(1, steps, config.state_dim)  # as the environment gives them
 answers = model(
     states=(states - torch.tensor(config.state_mean)) / torch.tensor(config.state_std),
-    actions=torch.zeros(1, steps, config.act_dim),  # one 1 among zeros where config.discrete_actions; of the last step, any
-    returns_to_go=torch.full((1, steps, 1), 100.0) / config.return_scale,  # what is asked for, less what was got since
+    actions=torch.zeros(1, steps, config.act_dim),  # one-hot if config.discrete_actions; the last step's is ignored
+    returns_to_go=torch.full((1, steps, 1), 100.0) / config.return_scale,  # the target return minus the rewards so far
     rewards=None,
-    timesteps=torch.arange(steps)[None].clamp(max=config.max_ep_len - 1),  # since the episode began
+    timesteps=torch.arange(steps)[None].clamp(max=config.max_ep_len - 1),  # since the episode's start
 )
-print(answers.action_preds[0, -1])  # what config.predicts says is learned: what to do now ("action") ...
-print(answers.state_preds[0, -1])  # ... or config.difference_scale times how the standardised state changes ("state")
+print(answers.action_preds[0, -1])  # if config.predicts == "action": the next action
+print(answers.state_preds[0, -1])  # if "state": config.difference_scale times the change of the standardised state
 """
 EMBED_EPS = 1e-5
-"""Of the stock class's first norm, whatever its configuration says."""
+"""Epsilon of the stock class's first norm, regardless of its configuration."""
 TIMELESS = 4096
-"""Rows of zeros in the table of times, where a run was not told any: as many as the class has by default."""
+"""Rows of zeros in the time embedding of a run without times: the class's default."""
 
 
 def build(model: Model, spec: Spec) -> PreTrainedModel:
-    """The same answers at every state, or action. Raises NoStockClass."""
+    """Build the stock model, with the same outputs at every state, or action. Raises NoStockClass."""
     shape, units = spec.model, spec.unit_shape(0)
-    check_flags(NAMED, shape, norm="ln", act=("gelu", "relu"), rope_theta=None)
+    check_flags(STOCK_CLASS, shape, norm="ln", act=("gelu", "relu"), rope_theta=None)
     if [kind.name for kind in units.kinds] != ["return", "state", "action"] or units.kinds[0].width != 1:
-        raise NoStockClass(f"{NAMED} has returns, states and actions in turn, and the run has others")
+        raise NoStockClass(f"{STOCK_CLASS} takes returns, states and actions in turn, and the run has other units")
     if list(model.heads) not in (["action"], ["state"]):
-        raise NoStockClass(f"{NAMED} has heads for actions and states, and the run has {', '.join(model.heads)}")
+        raise NoStockClass(f"{STOCK_CLASS} has heads for actions and states, and the run has {', '.join(model.heads)}")
     import transformers
 
     _, state, action = units.kinds
@@ -84,11 +84,11 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
 
 
 def processor(spec: Spec) -> None:
-    """The configuration says how values are brought into form: no stock class does it."""
+    """None: the configuration holds the scaling of values, and no stock class applies it."""
 
 
 def _units(model: Model, spec: Spec) -> dict[str, Any]:
-    """What the configuration is told besides: how states and returns were brought into form, and what was learned."""
+    """Extra configuration: the scaling of states and returns, and what the run learned to predict."""
     options = spec.data.modality.build().model_dump()
     width = spec.unit_shape(0).kinds[1].width
     return {
@@ -102,7 +102,7 @@ def _units(model: Model, spec: Spec) -> dict[str, Any]:
 
 
 def _renamed(model: Model) -> Iterator[tuple[str, Tensor]]:
-    """The stock class's state dict, but for what is zeros."""
+    """The stock class's state dict without its zeros."""
     state = folded(model)
     yield from _stem(model, state)
     head = next(iter(model.heads))
@@ -126,20 +126,20 @@ _MATRICES = {
     "mlp.c_fc": ["mlp.up_proj"],
     "mlp.c_proj": ["mlp.down_proj"],
 }
-"""Theirs, and ours that stand side by side in it."""
+"""The stock class's matrices, and ours that each of them concatenates."""
 
 
 def _stem(model: Model, state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """What comes before the first norm is made longer by as much as its epsilon is larger than ours: it then gives the same.
+    """Embeddings, scaled to compensate for the first norm's larger epsilon, so that the norm's output is the same.
 
-    Returns that are hidden are the mask vector, whatever they are.
+    Masked returns become the mask vector, whatever their value.
     """
-    longer = (EMBED_EPS / NORM_EPS) ** 0.5
+    scale = (EMBED_EPS / NORM_EPS) ** 0.5
     for kind in ("return", "state", "action"):
         for part in ("weight", "bias"):
-            yield f"embed_{kind}.{part}", longer * state[f"model.embed_values.of.{kind}.{part}"]
+            yield f"embed_{kind}.{part}", scale * state[f"model.embed_values.of.{kind}.{part}"]
     if "model.mask" in state:
         yield "embed_return.weight", torch.zeros_like(state["model.embed_values.of.return.weight"])
-        yield "embed_return.bias", longer * state["model.mask"]
+        yield "embed_return.bias", scale * state["model.mask"]
     if "model.embed_values.time.weight" in state:
-        yield "embed_timestep.weight", longer * state["model.embed_values.time.weight"]
+        yield "embed_timestep.weight", scale * state["model.embed_values.time.weight"]

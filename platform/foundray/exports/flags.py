@@ -1,4 +1,4 @@
-"""Whether a run's network is of a stock class's kind, by the flags of `model:`."""
+"""Check of a run's `model:` flags against a stock class."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from foundray.exports.forms import NoStockClass
 from foundray.spec import ModelConfig
 
 
-def check_flags(named: str, shape: ModelConfig, **flags: Any) -> None:
-    """`flags`: by field, the one value that will do, or a tuple of them. Raises NoStockClass, which says what would do."""
-    unlike = {field: right for field, right in flags.items() if getattr(shape, field) not in _several(right)}
-    if unlike:
-        needs = ", ".join(f"{field}: {' or '.join(map(_yaml, _several(right)))}" for field, right in unlike.items())
-        has = ", ".join(f"{field}: {_yaml(getattr(shape, field))}" for field in unlike)
-        raise NoStockClass(f"{named} needs model: {{{needs}}}, and the run has {has}")
+def check_flags(stock_class: str, shape: ModelConfig, **flags: Any) -> None:
+    """Check `flags`: by field, the accepted value or a tuple of them. Raises NoStockClass, which names these."""
+    wrong = {field: accepted for field, accepted in flags.items() if getattr(shape, field) not in _as_tuple(accepted)}
+    if wrong:
+        needs = ", ".join(f"{field}: {' or '.join(map(_yaml, _as_tuple(accepted)))}" for field, accepted in wrong.items())
+        has = ", ".join(f"{field}: {_yaml(getattr(shape, field))}" for field in wrong)
+        raise NoStockClass(f"{stock_class} needs model: {{{needs}}}, and the run has {has}")
 
 
-def _several(right: Any) -> tuple[Any, ...]:
-    return right if isinstance(right, tuple) else (right,)
+def _as_tuple(accepted: Any) -> tuple[Any, ...]:
+    return accepted if isinstance(accepted, tuple) else (accepted,)
 
 
 def _yaml(value: Any) -> str:

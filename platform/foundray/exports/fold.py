@@ -1,4 +1,4 @@
-"""Weights that need no multipliers: CompleteP's are folded into the matrices that they follow."""
+"""Weights without multipliers: CompleteP's are folded into the matrices that they follow."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from foundray.model.parametrisation import Readout
 def folded(model: Model) -> dict[str, Tensor]:
     """The state dict of the same function in the standard parametrisation.
 
-    What a branch gives is multiplied by its share, what a head gives divided by how much wider its input is; both are linear
-    in the last matrix (Dey et al. 2025, table 1). The model itself stays as it is.
+    A branch's output is multiplied by `branch_scale`, and a head's is divided by the width ratio of its input; both are linear
+    in the last matrix (Dey et al. 2025, table 1). The model itself is unchanged.
     """
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""An exported folder, read again: `foundray.load`."""
+"""Reader of exported folders: `foundray.load`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from foundray.data.prepare.sources import BadRow
 from foundray.errors import InputError
 from foundray.evaluation.encoder import Encoder, Layer, Pool, Reader, Row, check_pool, features, model_of
 from foundray.exports import IDENTITY
-from foundray.exports.place import LAST
+from foundray.exports.destination import LAST
 from foundray.spec import SourceConfig, Spec
 from foundray.spec.loading import checked
 from foundray.storage import Store
 
 
 class Folder:
-    """Stands for the run that it came from, as far as reading and encoding go."""
+    """An exported folder, in place of its run for reading and encoding."""
 
     def __init__(self, folder: Store):
-        """Raises InputError where it is no export."""
+        """Raises InputError if the folder is not an export."""
         self.folder = folder
         if not (folder / LAST).exists():
-            raise InputError(f"{folder} is not an export of a run, or not a whole one: there is no {LAST} in it")
+            raise InputError(f"{folder} is not an export of a run, or is incomplete: there is no {LAST} in it")
         try:
             self.identity: dict[str, Any] = json.loads((folder / IDENTITY).read_text())
             dict(self.identity["spec"]), int(self.identity["data"]["vocabulary"]), self.identity["class"]
@@ -40,12 +40,12 @@ class Folder:
         return spec.begun_with(self.identity.get("arithmetic", {}))
 
     def manifest(self) -> dict[str, Any]:
-        """Of the data: what a reader needs of it."""
+        """The data's fields that a reader needs."""
         data: dict[str, Any] = self.identity["data"]
         return data
 
     def encoder(self, layer: Layer) -> Encoder:
-        """Raises InputError where a stock class holds other weights than Foundray's."""
+        """The encoder. Raises InputError if the folder holds a stock class's weights, which differ from Foundray's."""
         model, file = model_of(self.spec(), self.identity["data"]["vocabulary"]), self.folder / "model.safetensors"
         try:
             state = safetensors.load(file.read_bytes())
@@ -58,31 +58,31 @@ class Folder:
 
 
 class Loaded:
-    """A pre-trained encoder, frozen: data in, one row of features a sample out."""
+    """A frozen pre-trained encoder: data in, one row of features per sample out."""
 
     def __init__(self, folder: Folder, layer: Layer):
         self.identity = folder.identity
-        """What it is: run, step, objective, modality, SHA-256s."""
+        """Run, step, objective, modality and SHA-256s."""
         self.spec = folder.spec()
         self.reader, self.encoder = Reader(folder), folder.encoder(layer)
 
     def encode(self, source: str | SourceConfig, pool: Pool = "mean") -> np.ndarray:
-        """[N, F] float32, one row a sample of files like those of the run. Raises InputError, for an unreadable part, too.
+        """Features [N, F] float32, one row per sample of files like the run's.
 
-        A source given by its path is of `files`, or of plain text.
+        A source given by its path is read as `files`, or as plain text. Raises InputError, also for an unreadable part.
         """
         check_pool(self.spec, pool)
         return features(self.encoder, [units for _, units in self.samples(source)], pool)
 
     def encode_texts(self, texts: Sequence[str], pool: Pool = "mean") -> np.ndarray:
-        """[N, F] float32, one row a text; of a longer one than the model's context, what comes first. Raises InputError."""
+        """Features [N, F] float32, one row per text, which is cut to the model's context. Raises InputError."""
         if isinstance(self.reader.modality, Values):
             raise InputError(f"the run learned from {self.identity['modality']}, not from text: encode takes files")
         check_pool(self.spec, pool)
         return features(self.encoder, [self.reader.text_units(text) for text in texts], pool)
 
     def samples(self, source: str | SourceConfig) -> Iterator[tuple[Row, Units]]:
-        """The source's samples in order, and where each comes from. Raises InputError."""
+        """Yield the source's rows and samples, in order. Raises InputError."""
         if isinstance(source, str):
             source = SourceConfig(path=source, format="files" if isinstance(self.reader.modality, Values) else "text")
         for row in self.reader.read(source):
@@ -92,5 +92,5 @@ class Loaded:
 
 
 def load(location: str, layer: Layer = "last") -> Loaded:
-    """What `foundray export` wrote, at a path or URL. Raises InputError."""
+    """Load an export from a path or URL. Raises InputError."""
     return Loaded(Folder(Store.at(location)), layer)

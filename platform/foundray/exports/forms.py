@@ -1,7 +1,7 @@
-"""The forms that others' libraries can load, each a module of this package by the word that an objective `becomes`.
+"""The forms that other libraries can load, each a module of this package named by an objective's `becomes`.
 
-Such a module has `build`, which makes the stock class's model of ours, and says what that is for and how it is used:
-see `Form`. The stock class itself writes the files.
+Such a module has `build`, which turns our model into the stock class's, and describes its use: see `Form`. The stock class
+itself writes the files.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ WORDS = ("causal_lm", "decision_transformer", "mae", "masked_lm")
 
 
 class NoStockClass(Exception):
-    """No stock class computes what this model does, and why: it goes out in Foundray's own form."""
+    """No stock class computes what this model does, with the reason; it is exported in Foundray's own form."""
 
 
 class Form(Protocol):
-    """What a module of a form holds."""
+    """Contents of a form's module."""
 
     PIPELINE: str
-    """Hugging Face's word for what such a model does."""
+    """Hugging Face's pipeline tag."""
     USE: str
-    """The lines of Python that load and use it; `FOLDER` stands for where it lies."""
+    """Python lines that load and use the model; `FOLDER` stands for its folder."""
     SPECIAL_TOKENS: Mapping[str, str]
-    """Tokens that the form adds after the objective's, by their role: `{"mask_token": "<|mask|>"}`."""
+    """Tokens that the form adds after the objective's, by role: `{"mask_token": "<|mask|>"}`."""
 
     def build(self, model: Model, spec: Spec) -> Any:
-        """A `transformers.PreTrainedModel` that answers as ours does. Raises NoStockClass."""
+        """A `transformers.PreTrainedModel` with the same outputs as ours. Raises NoStockClass."""
 
     def processor(self, spec: Spec) -> Any:
-        """What brings raw values into the form that it takes, with a `save_pretrained`; None where there is no such thing, or
-        a tokenizer does it."""
+        """A processor from raw values to the model's input, with `save_pretrained`; None if there is none or a tokenizer does
+        its work."""
 
 
 def form_of(spec: Spec) -> Form:
-    """Raises NoStockClass where the objective has none."""
+    """The form of the spec's objective. Raises NoStockClass if it has none."""
     word = spec.objective.build().becomes
     if word not in WORDS:
         raise NoStockClass(f"no stock class learns by {spec.objective.kind}")

@@ -20,12 +20,12 @@ from foundray.runs.run import Run
 def generate(
     run: Run, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, step: int | str | None = None
 ) -> str:
-    """Up to `tokens` more, each drawn from the `top_k` likeliest; ends early where the model ends the text.
+    """Continue the prompt by up to `tokens` tokens, each sampled from the `top_k` likeliest; ends when the model ends the text.
 
     Temperature 0 takes the likeliest. Raises InputError for a run without a usable checkpoint or a causal head.
     """
     if not 0 <= temperature < math.inf or top_k < 1 or tokens < 0:  # nan is neither
-        raise InputError("a temperature is a number of at least 0, --top-k at least 1 and --tokens at least 0")
+        raise InputError("--temperature must be a number of at least 0, --top-k at least 1 and --tokens at least 0")
     spec = run.spec()
     objective = spec.objective.build()
     if not objective.continues:
@@ -51,7 +51,7 @@ def generate(
 
 
 def _next_logits(model: Model, head: str, ids: list[int], classes: int) -> torch.Tensor:
-    """[classes] after the last of some ids."""
+    """Logits [classes] after the last of the ids."""
     x = np.array(ids, np.int64)
     shown = Plan(Units(x, None, UnitShape(classes=classes)), (Ask(head, x),))
     return model(Batch.load(packed([shown]), torch.device("cpu")))[head][0, -1, :classes]

@@ -1,4 +1,4 @@
-"""What Hugging Face's descendants of Llama have in common, Granite and EuroBERT among them."""
+"""Configuration shared by Hugging Face's descendants of Llama, such as Granite and EuroBERT."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from foundray.model.model import Model
 from foundray.spec import Spec
 
 
-def configuration(model: Model, spec: Spec, named: str) -> dict[str, Any]:
-    """The fields of its configuration; which tokens are special is left open. Raises NoStockClass where it lacks a part.
+def configuration(model: Model, spec: Spec, stock_class: str) -> dict[str, Any]:
+    """Fields of the stock class's configuration, without special tokens. Raises NoStockClass if the class lacks a part.
 
-    No token is one of padding: its row of the embeddings would not learn any more.
+    No token is set for padding, since its row of the embeddings would stop learning.
     """
     shape = spec.model
-    check_flags(named, shape, norm="rms", act="swiglu")
+    check_flags(stock_class, shape, norm="rms", act="swiglu")
     if shape.rope_theta is None:
-        raise NoStockClass(f"{named} has rotary positions, and the run has rope_theta: null")
+        raise NoStockClass(f"{stock_class} has rotary positions, and the run has rope_theta: null")
     if list(model.heads) != ["lm_head"] or not model.model.reads_ids:
-        raise NoStockClass(f"{named} has one head, lm_head, over tokens, and the run has others")
+        raise NoStockClass(f"{stock_class} has one head, lm_head, over tokens, and the run's heads differ")
     return {
         "vocab_size": model.model.embed_tokens.num_embeddings,
         "hidden_size": shape.width,

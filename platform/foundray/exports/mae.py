@@ -1,7 +1,7 @@
 """Masked autoencoders of images: `ViTMAEForPreTraining` (He et al. 2022), whose encoder is a ViT.
 
-The stem becomes a convolution, fixed places are copied, CompleteP's multipliers are folded into the weights, and biases that
-ours lacks are zeros. The weights go in by the names that they have on disk, which all of the class's versions read.
+The stem becomes a convolution, fixed position embeddings are copied, CompleteP's multipliers are folded into the weights, and
+biases that ours lacks are zeros. The weights are loaded by their names on disk, which all of the class's versions read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from foundray.spec import Spec
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
-NAMED = "ViTMAEForPreTraining"
+STOCK_CLASS = "ViTMAEForPreTraining"
 PIPELINE = "image-feature-extraction"
 SPECIAL_TOKENS: dict[str, str] = {}
 USE = """\
@@ -33,9 +33,9 @@ from transformers import AutoImageProcessor, AutoModelForPreTraining
 processor, model = AutoImageProcessor.from_pretrained("FOLDER"), AutoModelForPreTraining.from_pretrained("FOLDER")
 picture = Image.new("RGB", (64, 64)).convert("L" if model.config.num_channels == 1 else "RGB")
 images = processor(images=picture, return_tensors="pt")
-print("loss:", model(**images).loss)  # three quarters of the patches are left out and predicted
+print("loss:", model(**images).loss)  # three quarters of the patches are masked and predicted
 
-model.config.mask_ratio = 0.0  # none is left out; the noise keeps them in order
+model.config.mask_ratio = 0.0  # none is masked; the noise keeps them in order
 patches = (model.config.image_size // model.config.patch_size) ** 2
 states = model.vit(**images, noise=torch.arange(patches)[None].float()).last_hidden_state
 print("features:", states[:, 0].shape)  # of the class unit; the patches' own are states[:, 1:]
@@ -46,20 +46,22 @@ LAYER = {
     "self_attn.o_proj": "attention.output.dense", "post_attention_layernorm": "layernorm_after",
     "mlp.up_proj": "intermediate.dense", "mlp.down_proj": "output.dense",
 }  # fmt: skip
-"""A layer's parts by our names, and theirs on disk."""
+"""A layer's parts: our names, and the stock class's on disk."""
 
 
 def build(model: Model, spec: Spec) -> PreTrainedModel:
-    """The same answers at every patch. Raises NoStockClass."""
+    """Build the stock model, with the same outputs at every patch. Raises NoStockClass."""
+    # Check that the stock class has all parts of ours.
     shape, narrow = spec.model, spec.model.of_predictor
     size, patch, channels = _image(spec)
-    check_flags(NAMED, shape, class_unit=True, norm="ln", act="gelu", rope_theta=None)
+    check_flags(STOCK_CLASS, shape, class_unit=True, norm="ln", act="gelu", rope_theta=None)
     if odd := [width for width in (shape.width, narrow.width) if width % 4]:
-        raise NoStockClass(f"{NAMED} has places in the plane for widths that are multiples of 4, and the run has {odd[0]}")
+        raise NoStockClass(f"{STOCK_CLASS} has 2-D positions for widths that are multiples of 4, and the run has {odd[0]}")
     if list(model.heads) != ["pixels"] or model.predictor is None:
-        raise NoStockClass(f"{NAMED} has a decoder that answers with pixels, and the run has none")
+        raise NoStockClass(f"{STOCK_CLASS} has a decoder that predicts pixels, and the run has none")
     import transformers
 
+    # Build it, and check that every weight found its place.
     config = transformers.ViTMAEConfig(
         hidden_size=shape.width,
         num_hidden_layers=shape.depth,
@@ -83,14 +85,14 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
         None, config=config, state_dict=state, output_loading_info=True
     )
     wrong = [name for names in found.values() for name in names]
-    assert not wrong, f"names that {NAMED} does not have, or has and was not given: {wrong}"
+    assert not wrong, f"names that {STOCK_CLASS} lacks, or has and was not given: {wrong}"
     return stock.eval()
 
 
 def processor(spec: Spec) -> BaseImageProcessor:
-    """Brings images to the size and range that the run was shown: scaled by the shorter side, cut in the middle, -1 to 1.
+    """A processor to the run's image size and range: scaled by the shorter side, cropped to the centre, -1 to 1.
 
-    An image of one channel is to be given as such: `picture.convert("L")`.
+    Pass an image of one channel as such: `picture.convert("L")`.
     """
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -108,15 +110,15 @@ def processor(spec: Spec) -> BaseImageProcessor:
 
 
 def _image(spec: Spec) -> tuple[int, int, int]:
-    """Size, patch and channels of the modality's images. Raises NoStockClass where it has others than these."""
+    """Size, patch and channels of the modality's images. Raises NoStockClass if these are not square images."""
     options: dict[str, Any] = spec.data.modality.build().model_dump()
     if not {"size", "patch", "channels"} <= options.keys():
-        raise NoStockClass(f"{NAMED} takes square images, and {spec.data.modality.kind} gives others")
+        raise NoStockClass(f"{STOCK_CLASS} takes square images, and {spec.data.modality.kind} gives others")
     return options["size"], options["patch"], options["channels"]
 
 
 def _renamed(model: Model, patch: int, channels: int, biased: bool) -> Iterator[tuple[str, Tensor]]:
-    """The stock class's state dict. A patch's values are ordered by row, column and channel here and there."""
+    """The stock class's state dict. Both order a patch's values by row, column and channel."""
     state = folded(model)
     stem = state["model.embed_values.weight"]
     yield "vit.embeddings.patch_embeddings.projection.weight", stem.unflatten(1, (patch, patch, channels)).permute(0, 3, 1, 2)
@@ -127,9 +129,9 @@ def _renamed(model: Model, patch: int, channels: int, biased: bool) -> Iterator[
     yield "decoder.mask_token", state["predictor.mask"][None, None]
     yield "decoder.decoder_pred.weight", state["pixels.weight"]
     yield "decoder.decoder_pred.bias", torch.zeros(len(state["pixels.weight"]))
-    yield "vit.embeddings.position_embeddings", _places(model.model)
+    yield "vit.embeddings.position_embeddings", _positions(model.model)
     assert model.predictor is not None
-    yield "decoder.decoder_pos_embed", _places(model.predictor)
+    yield "decoder.decoder_pos_embed", _positions(model.predictor)
     for ours, layers, theirs, norm in (
         ("model", model.model, "vit.encoder", "vit.layernorm"),
         ("predictor", model.predictor, "decoder.decoder_encoder", "decoder.decoder_norm"),
@@ -145,6 +147,6 @@ def _renamed(model: Model, patch: int, channels: int, biased: bool) -> Iterator[
                     yield f"{theirs}.layer.{layer}.{there}.bias", torch.zeros(len(weight)) if bias is None else bias
 
 
-def _places(layers: Layers) -> Tensor:
+def _positions(layers: Layers) -> Tensor:
     assert layers.positions is not None
     return layers.positions[None].clone()

@@ -1,7 +1,7 @@
-"""Encoders of tokens: `EuroBertForMaskedLM`, Llama's layers with attention to both sides.
+"""Encoders of tokens: `EuroBertForMaskedLM`, Llama's layers with bidirectional attention.
 
-CompleteP's multipliers are folded into the weights. The learned mask vector becomes the embedding of a token of its own,
-which comes last and is never an answer: its row of the head is zeros.
+CompleteP's multipliers are folded into the weights. The learned mask vector becomes the embedding of an extra token, the last
+one, which the model never predicts: its row of the head is zeros.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ print(tokenizer.decode(model(**ids).logits[0].argmax(-1), skip_special_tokens=Tr
 
 
 def build(model: Model, spec: Spec) -> PreTrainedModel:
-    """The same answers at every position, and one more class. Raises NoStockClass."""
+    """Build the stock model, with the same outputs at every position and one more class. Raises NoStockClass."""
     fields = configuration(model, spec, "EuroBertForMaskedLM")
     state = folded(model)
     if (vector := state.pop("model.mask", None)) is None:
@@ -43,11 +43,11 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
     stock = transformers.EuroBertForMaskedLM(config)
     state["model.embed_tokens.weight"] = torch.cat([state["model.embed_tokens.weight"], vector[None]])
     state["lm_head.weight"] = torch.cat([state["lm_head.weight"], torch.zeros(1, spec.model.width)])
-    if spec.model.bias:  # then theirs has one here, too
+    if spec.model.bias:  # then the stock head has a bias too
         state["lm_head.bias"] = torch.zeros(mask + 1)
     stock.load_state_dict(state)
     return stock.eval()
 
 
 def processor(spec: Spec) -> None:
-    """A tokenizer does it."""
+    """None: a tokenizer does its work."""

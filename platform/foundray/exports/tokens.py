@@ -1,4 +1,4 @@
-"""A run's tokenizer as Hugging Face's: the same ids, with a name for every special one."""
+"""A run's tokenizer as Hugging Face's: the same ids, with a name for every special token."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def wrapped(
+def to_hugging_face(
     text: str, document_id: int, vocabulary: int, extra: Sequence[str], roles: Mapping[str, str], context: int, left: bool
 ) -> PreTrainedTokenizerFast:
-    """From a run's tokenizer.json, whose ids lie below `vocabulary`; `extra` tokens and those of `roles` come after.
+    """Convert a run's tokenizer.json, with ids below `vocabulary`; `extra` tokens and those of `roles` follow.
 
-    The document token opens a text, ends it and pads; a text is opened as in training. Batches are padded on the `left`
-    where the model goes on with them. Raises InputError for ids that have gaps, where a name must come after them.
+    The document token opens, ends and pads a text, which is opened as in training. Pad batches on the `left` if the model
+    continues them. Raises InputError if the ids have gaps and tokens must follow them.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -30,8 +30,8 @@ def wrapped(
     engine.add_special_tokens(names)
     if [engine.token_to_id(name) for name in names] != [*range(vocabulary, vocabulary + len(names))]:
         raise InputError(
-            f"the tokenizer's ids have gaps, or it has {names[0]} already, so the objective's {len(names)} tokens cannot be "
-            f"given the ids from {vocabulary} on"
+            f"the tokenizer's ids have gaps, or it has {names[0]} already, so the objective's {len(names)} tokens cannot get "
+            f"the ids from {vocabulary} on"
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=engine,
@@ -49,17 +49,17 @@ def wrapped(
 
 
 def _opened(text: str, document: str, document_id: int) -> str:
-    """The tokenizer.json, with the document token before every text; as JSON, since its template takes any name."""
+    """The tokenizer.json with the document token before every text; edited as JSON, since its template takes any name."""
     fields: dict[str, Any] = json.loads(text)
 
-    def piece(sequence: str, kind: int) -> list[dict[str, Any]]:
+    def opened(sequence: str, kind: int) -> list[dict[str, Any]]:
         opener = {"SpecialToken": {"id": document, "type_id": kind}}
         return [opener, {"Sequence": {"id": sequence, "type_id": kind}}]
 
     fields["post_processor"] = {
         "type": "TemplateProcessing",
-        "single": piece("A", 0),
-        "pair": piece("A", 0) + piece("B", 1),
+        "single": opened("A", 0),
+        "pair": opened("A", 0) + opened("B", 1),
         "special_tokens": {document: {"id": document, "ids": [document_id], "tokens": [document]}},
     }
     return json.dumps(fields, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A run's model as a checkpoint holds it, and what is told of it."""
+"""A run's model from a checkpoint, and the facts that an export publishes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from foundray.data.prepare.manifest import Manifest
 from foundray.evaluation.encoder import model_of
-from foundray.exports.place import in_public
+from foundray.exports.destination import public_path
 from foundray.model.model import Model
 from foundray.runs.run import Run
 from foundray.spec import Spec
@@ -20,22 +20,22 @@ class Trained:
     run: Run
     spec: Spec
     manifest: Manifest
-    """Of the data, as it was when the run began."""
+    """Manifest of the data at the run's start."""
     step: int
     """Optimizer steps done."""
     model: Model
-    """With the teacher's weights, where the objective has one, as its papers do."""
+    """The model, with the teacher's weights if the objective has one, as its papers do."""
     weights_sha256: str
-    """Of the run's own weights after that step, as `status` tells it of a finished run."""
+    """SHA-256 of the run's own weights after that step, as `status` reports it for a finished run."""
 
     @staticmethod
     def of(run: Run, spec: Spec, step: int | None) -> Trained:
-        """After the newest step whose checkpoint is whole, or after `step`. Raises InputError where there is none."""
+        """Load the newest complete checkpoint, or the one at `step`. Raises InputError if there is none."""
         model = model_of(run.spec(), run.manifest()["vocabulary"])
-        shown = TEACHER if spec.objective.build().teaches else MASTER
-        found, weights, _ = load_states(run.checkpoints, (MASTER, shown), step)
+        exported = TEACHER if spec.objective.build().teaches else MASTER
+        found, weights, _ = load_states(run.checkpoints, (MASTER, exported), step)
         sha = sha256_of(weights[MASTER])
-        model.load_state_dict(weights[shown])
+        model.load_state_dict(weights[exported])
         return Trained(run, spec, Manifest.model_validate(run.manifest()), found, model.eval(), sha)
 
     @property
@@ -44,20 +44,20 @@ class Trained:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """The event of the last evaluation before it, or right after it."""
+        """The event of the last evaluation at or before the step."""
         events = (event for event in self.run.records("events.jsonl") if event["event"] == "evaluated")
         return max((event for event in events if event["step"] <= self.step), key=lambda event: event["step"], default=None)
 
-    def told(self, defaults: bool = True) -> dict[str, Any]:
-        """The spec without what depends on machines and never changes the result; fields with their `defaults`, or without."""
-        elsewhere = {"scale", "fault", "tune", "storage"}
-        fields = self.spec.model_dump(mode="json", exclude=elsewhere, exclude_defaults=not defaults)
+    def public_spec(self, defaults: bool = True) -> dict[str, Any]:
+        """The spec without sections that never change the result and with public paths; `defaults` keeps default values."""
+        excluded = {"scale", "fault", "tune", "storage"}
+        fields = self.spec.model_dump(mode="json", exclude=excluded, exclude_defaults=not defaults)
         data, start = fields["data"], fields.get("init_from")
-        places = [(source, "path") for source in data["sources"]] + [
+        paths = [(source, "path") for source in data["sources"]] + [
             (data.get("tokenizer") or {}, "path"),
             (start or {}, "run"),
         ]
-        for holder, name in places:
-            if holder.get(name):
-                holder[name] = in_public(holder[name])
+        for section, name in paths:
+            if section.get(name):
+                section[name] = public_path(section[name])
         return fields

@@ -18,17 +18,18 @@ from foundray.errors import InputError
 from foundray.exports import IDENTITY, Exported
 from foundray.exports.card import card
 from foundray.exports.forms import Form, NoStockClass, form_of
-from foundray.exports.tokens import wrapped
+from foundray.exports.tokens import to_hugging_face
 from foundray.exports.trained import Trained
 from foundray.storage import Store
 
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50}
-"""As `foundray sample` draws."""
+"""Sampling as in `foundray sample`."""
 MODEL, CONFIG = "model.safetensors", "config.json"
 
 
 def write(trained: Trained, folder: Path, out: Store) -> Exported:
-    """Write all files into a local folder, which is to become `out`. Raises InputError."""
+    """Write all files into a local folder, which becomes `out`. Raises InputError."""
+    # Build a stock class's model if there is one, and write the weights in its form or in our own.
     stock, form, reason = None, None, None
     try:
         form = form_of(trained.spec)
@@ -42,6 +43,7 @@ def write(trained: Trained, folder: Path, out: Store) -> Exported:
             _write_own(trained, folder)
     except SafetensorError as error:
         raise InputError(f"{out} cannot be written: {error}") from None
+    # Describe the export, for people and for programs.
     exported = Exported(
         out=out.url,
         run=trained.run.folder.name,
@@ -53,7 +55,7 @@ def write(trained: Trained, folder: Path, out: Store) -> Exported:
         file_sha256=_sha256(folder / MODEL),
     )
     (folder / "README.md").write_text(card(trained, exported, form, out.name), encoding="utf-8")
-    (folder / MODEL).chmod((folder / "README.md").stat().st_mode)  # safetensors lets nobody else read it
+    (folder / MODEL).chmod((folder / "README.md").stat().st_mode)  # safetensors makes it readable by its owner only
     (folder / IDENTITY).write_text(json.dumps(_identity(trained, exported), indent=1) + "\n", encoding="utf-8")
     return exported
 
@@ -76,13 +78,13 @@ def _identity(trained: Trained, exported: Exported) -> dict[str, Any]:
         "arithmetic": spec.arithmetic,
         "weights_sha256": exported.weights_sha256,
         "file_sha256": exported.file_sha256,
-        "spec": trained.told(),
+        "spec": trained.public_spec(),
         "data": manifest.model_dump(include={"context", "vocabulary", "document_id", "recipe_sha256", "tokenizer_sha256"}),
     }
 
 
 def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None:
-    """By the stock class's own hand."""
+    """Write tokenizer, processor, configuration and weights with the stock class's own methods."""
     if trained.manifest.vocabulary:
         tokenizer = _tokenizer(trained, form.SPECIAL_TOKENS, stock.can_generate())
         tokenizer.save_pretrained(folder)
@@ -92,11 +94,11 @@ def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None
 
         document, objective = trained.manifest.document_id, trained.spec.objective.build()
         first = trained.manifest.vocabulary
-        # A model that continues texts has learned where the objective's own tokens go, which is in no text.
-        never = list(range(first, first + objective.extra_ids)) if objective.continues else []
+        # A model that continues texts has also learned to predict the objective's own tokens, which occur in no text.
+        suppressed = list(range(first, first + objective.extra_ids)) if objective.continues else []
         stock.generation_config = GenerationConfig(
             bos_token_id=document, eos_token_id=document, pad_token_id=document,
-            suppress_tokens=never or None, **SAMPLING,
+            suppress_tokens=suppressed or None, **SAMPLING,
         )  # fmt: skip
     if processor := form.processor(trained.spec):
         processor.save_pretrained(folder)
@@ -106,7 +108,7 @@ def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bar of Hugging Face's writing, which would show beside what we report."""
+    """Suppress the progress bar of Hugging Face's writer, which would mix with our reports."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -119,6 +121,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_own(trained: Trained, folder: Path) -> None:
+    """Write tokenizer, weights and configuration in Foundray's own form."""
     spec, model, manifest = trained.spec, trained.model, trained.manifest
     if manifest.vocabulary:
         _tokenizer(trained, {}, left=False).save_pretrained(folder)
@@ -140,4 +143,4 @@ def _tokenizer(trained: Trained, roles: Any, left: bool) -> Any:
     manifest, spec = trained.manifest, trained.spec
     text = (trained.run.folder / "tokenizer.json").read_text()
     extra = spec.objective.build().extra_tokens
-    return wrapped(text, manifest.document_id, manifest.vocabulary, extra, roles, spec.model.context, left)
+    return to_hugging_face(text, manifest.document_id, manifest.vocabulary, extra, roles, spec.model.context, left)

@@ -1,4 +1,4 @@
-"""Exports of images and trajectories: the stock class's answers are ours, for weights far from zero."""
+"""Exports of images and trajectories: the stock class's outputs equal ours, for weights far from zero."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def changed(spec: dict[str, Any], **model: Any) -> Spec:
 
 
 def reloaded(stock: Any, folder: Path) -> Any:
-    """By way of the disk, where names are others."""
+    """The model after saving and loading, since names differ on disk."""
     stock.save_pretrained(folder)
     again, found = type(stock).from_pretrained(folder, output_loading_info=True, trust_remote_code=False)
     assert not any(found.values()), found
@@ -62,7 +62,7 @@ def reloaded(stock: Any, folder: Path) -> Any:
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """The largest difference, as a part of the largest value."""
+    """The largest difference, relative to the largest value."""
     assert ours.shape == theirs.shape
     return float((ours - theirs).abs().max() / ours.abs().max())
 
@@ -71,7 +71,7 @@ def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def pixels_batch(spec: Spec) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-    """Ours; the same images [B, C, H, W]; and the noise with which the stock class keeps the same patches."""
+    """Our batch; the same images [B, C, H, W]; and the noise that makes the stock class keep the same patches."""
     modality: Any = spec.data.modality.build()
     rng, side = np.random.default_rng(0), modality.size // modality.patch
     images = rng.uniform(-1, 1, (3, modality.size, modality.size, modality.channels)).astype(np.float32)
@@ -116,8 +116,8 @@ def test_vitmae_gives_the_same_states_pixels_and_loss(changes: dict[str, Any], t
 
 
 @torch.no_grad()
-def test_a_vit_for_classes_begins_with_the_same_encoder(tmp_path: Path) -> None:
-    """What a user fine-tunes: its first name, `vit`, is the same."""
+def test_a_vit_for_classification_loads_the_same_encoder(tmp_path: Path) -> None:
+    """For fine-tuning: the prefix `vit` of its weights is the same."""
     spec = make_spec(**PIXELS)
     model = wild(spec)
     mae.build(model, spec).save_pretrained(tmp_path)
@@ -129,7 +129,7 @@ def test_a_vit_for_classes_begins_with_the_same_encoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"class_unit": False}, "needs model: {class_unit: true}, and the run has class_unit: false"),
         (
@@ -139,11 +139,11 @@ def test_a_vit_for_classes_begins_with_the_same_encoder(tmp_path: Path) -> None:
         ({"predictor": {"width": 30, "heads": 3}}, "widths that are multiples of 4, and the run has 30"),
     ],
 )
-def test_why_a_run_is_no_vitmae(changes: dict[str, Any], told: str) -> None:
+def test_why_a_run_is_no_vitmae(changes: dict[str, Any], message: str) -> None:
     spec = changed(PIXELS, **changes)
     with pytest.raises(NoStockClass) as caught:
         mae.build(wild(spec), spec)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -166,7 +166,7 @@ def test_the_stock_processor_gives_our_units(channels: int, height_and_width: tu
 
 
 def steps_batch(spec: Spec) -> tuple[Batch, dict[str, torch.Tensor]]:
-    """Ours, and the same for the stock class, standardised by what its configuration says."""
+    """Our batch, and the same input for the stock class, not yet standardised."""
     modality: Any = spec.data.modality.build()
     rng = np.random.default_rng(1)
     returns, states, actions = (rng.standard_normal((2, STEPS, k)).astype(np.float32) for k in (1, 5, 2))
@@ -212,14 +212,16 @@ def test_decision_transformer_gives_the_same_answers(fields: Any, changes: dict[
         assert apart(answers["state"][:, 2::3], output.state_preds) < CLOSE
         assert config.difference_scale == 2.0
         given["returns_to_go"] += 1
-        assert torch.equal(stock(**given).state_preds, output.state_preds), "what tells of the future is hidden there, too"
+        assert torch.equal(stock(**given).state_preds, output.state_preds), (
+            "returns, which reveal the future, are masked there too"
+        )
     for name in ("states", "actions"):
         other = stock(**given | {name: given[name] + 0.1}).last_hidden_state
         assert apart(hidden, other) > 100 * CLOSE, "the comparison can fail"
 
 
-def test_small_values_are_told_apart_by_the_first_norm_as_ours_are(tmp_path: Path) -> None:
-    """The stock class's epsilon there is ten times ours: it would show where values are as small as it."""
+def test_small_values_pass_the_first_norm_as_in_ours(tmp_path: Path) -> None:
+    """The stock class's epsilon there is ten times ours, which would show for values as small as it."""
     spec = make_spec(**ACTIONS)
     model = wild(spec)
     with torch.no_grad():
@@ -248,9 +250,9 @@ def test_why_a_run_is_no_decision_transformer() -> None:
 
 
 @pytest.mark.parametrize(("form", "spec"), [(mae, PIXELS), (decision_transformer, ACTIONS)], ids=["mae", "decision"])
-def test_the_cards_lines_run(form: Any, spec: dict[str, Any], tmp_path: Path) -> None:
-    made = make_spec(**spec)
-    form.build(wild(made), made).save_pretrained(tmp_path)
-    if beside := form.processor(made):
-        beside.save_pretrained(tmp_path)
+def test_the_cards_code_runs(form: Any, spec: dict[str, Any], tmp_path: Path) -> None:
+    full = make_spec(**spec)
+    form.build(wild(full), full).save_pretrained(tmp_path)
+    if processor := form.processor(full):
+        processor.save_pretrained(tmp_path)
     exec(form.USE.replace("FOLDER", str(tmp_path)), {})

@@ -1,4 +1,4 @@
-"""Exports: the same answers from stock classes, the same ids from the tokenizer, a card that says what is so."""
+"""Exports: the same outputs from stock classes, the same ids from the tokenizer, and a correct card."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from foundray.data.tokenizers.file import load_file
 from foundray.data.tokenizers.tokenizer import Tokenizer, make_bytes, make_char, train_bpe
 from foundray.errors import InputError
 from foundray.exports import causal_lm, masked_lm
+from foundray.exports.destination import all_or_nothing
 from foundray.exports.fold import folded
 from foundray.exports.forms import WORDS, NoStockClass, form_of
-from foundray.exports.place import whole
-from foundray.exports.tokens import wrapped
+from foundray.exports.tokens import to_hugging_face
 from foundray.model.model import Batch, Model
 from foundray.spec import ModelConfig, Spec, TokenizerConfig
 from foundray.storage import Store
@@ -38,7 +38,7 @@ def spec_of(kind: str, **shape: Any) -> Spec:
 
 
 def ours(kind: str, shape: ModelConfig) -> tuple[Model, Batch, torch.Tensor]:
-    """A model with weights far from zero, what it is asked, and its answers at all units, [N, classes]."""
+    """A model with weights far from zero, a batch, and the model's outputs at all units, [N, classes]."""
     objective = load_objective(kind, {})
     model = random_model(objective, shape).eval()
     batch = batch_of(objective, tokens(3, objective.reads(shape.context) + 1))
@@ -47,7 +47,7 @@ def ours(kind: str, shape: ModelConfig) -> tuple[Model, Batch, torch.Tensor]:
 
 
 def worst(answers: torch.Tensor, others: torch.Tensor) -> float:
-    """Difference, as a part of the largest answer."""
+    """Largest difference, relative to the largest output."""
     return float((answers - others).abs().max() / answers.abs().max())
 
 
@@ -73,7 +73,7 @@ def test_decoders(kind: str, flags: dict[str, Any], name: str) -> None:
         assert worst(answers, stock(batch.x).logits[batch.valid]) < 1e-5
         wrong = causal_lm.build(model, spec_of(kind, **flags | {"rope_theta": 5_000.0}))
         assert worst(answers, wrong(batch.x).logits[batch.valid]) > 1e-3  # the comparison can fail
-    assert all(torch.equal(stock.state_dict()[n], w) for n, w in model.state_dict().items()), "weights as they are"
+    assert all(torch.equal(stock.state_dict()[n], w) for n, w in model.state_dict().items()), "the weights are unchanged"
 
 
 @pytest.mark.parametrize("flags", [{}, {"bias": True}, COMPLETE_P, {"base_depth": 1, "bias": True, "rope_theta": 500.0}])
@@ -93,7 +93,7 @@ def test_encoders(flags: dict[str, Any]) -> None:
 
 
 def test_folded_weights_are_the_same_function() -> None:
-    """In a model of the same shape without a base, whose multipliers are 1; the first one keeps its weights."""
+    """In a model of the same shape without a base, whose multipliers are 1; the original keeps its weights."""
     spec = spec_of("next_token", **COMPLETE_P, bias=True)
     model, batch, answers = ours("next_token", spec.model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -107,17 +107,17 @@ def test_folded_weights_are_the_same_function() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ({"norm": "ln"}, "needs model: {norm: rms}, and the run has norm: ln"),
         ({"act": "gelu", "rope_theta": None}, "needs model: {act: swiglu}, and the run has act: gelu"),
         ({"rope_theta": None}, "has rotary positions, and the run has rope_theta: null"),
     ],
 )
-def test_what_no_stock_class_has(flags: dict[str, Any], said: str) -> None:
+def test_what_no_stock_class_has(flags: dict[str, Any], message: str) -> None:
     for kind, form in (("next_token", causal_lm), ("masked_token", masked_lm)):
         spec = spec_of(kind, **flags)
-        with pytest.raises(NoStockClass, match=re.escape(said)):
+        with pytest.raises(NoStockClass, match=re.escape(message)):
             form.build(ours(kind, spec.model)[0], spec)
 
 
@@ -130,7 +130,7 @@ def test_there_is_a_module_for_every_word() -> None:
 
 
 def word_pieces(folder: Path) -> Tokenizer:
-    """A file of somebody else's making: lower case, its own opener and end, and a cut of long texts."""
+    """A third-party tokenizer file: lower case, its own opening and end tokens, and truncation of long texts."""
     engine = Engine(models.WordPiece(unk_token="[UNK]"))
     engine.normalizer, engine.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     engine.train_from_iterator(TEXTS * 9, trainers.WordPieceTrainer(vocab_size=90, special_tokens=["[UNK]", "[CLS]", "[SEP]"]))
@@ -152,7 +152,7 @@ def test_tokenizers_give_our_ids_and_texts_back(kind: str, tmp_path: Path) -> No
     }[kind]()
     extra, roles = ("<|fim_prefix|>", "<|fim_middle|>"), {"mask_token": "<|mask|>"}
     vocabulary = made.vocabulary
-    wrapped(made.to_json(), made.document_id, vocabulary, extra, roles, 32, left=True).save_pretrained(tmp_path / "out")
+    to_hugging_face(made.to_json(), made.document_id, vocabulary, extra, roles, 32, left=True).save_pretrained(tmp_path / "out")
     stock = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert len(stock) == vocabulary + 3
     assert stock.convert_tokens_to_ids([*extra, "<|mask|>"]) == [*range(vocabulary, vocabulary + 3)]
@@ -165,47 +165,47 @@ def test_tokenizers_give_our_ids_and_texts_back(kind: str, tmp_path: Path) -> No
         back = stock.decode(ids, skip_special_tokens=True)
         assert back == made.decode(ids) if kind == "file" else back == text
     if kind == "file":
-        assert len(made.encode([TEXTS[0]])[0]) > 6, "a file's own cut is not taken over"
+        assert len(made.encode([TEXTS[0]])[0]) > 6, "a file's own truncation is not kept"
         assert len(made.encode([TEXTS[3]])[0]) == 0, "nor its padding"
     if kind != "dna":
-        assert vocabulary + 1 in stock(TEXTS[2])["input_ids"], "what is spelled is taken as the token"
+        assert vocabulary + 1 in stock(TEXTS[2])["input_ids"], "a spelled-out token is parsed as such"
     batch = stock(["A", "A C G"], padding=True)
     assert batch["attention_mask"][0][0] == 0
     assert batch["input_ids"][0][0] == made.document_id
     assert sorted(batch) == ["attention_mask", "input_ids"]
 
 
-def test_ids_that_cannot_follow_are_told() -> None:
+def test_ids_that_cannot_follow() -> None:
     made = make_char("ab")
-    with pytest.raises(InputError, match="cannot be given the ids from 9 on"):
-        wrapped(made.to_json(), 0, 9, ("<|mask|>",), {}, 8, left=False)
+    with pytest.raises(InputError, match="cannot get the ids from 9 on"):
+        to_hugging_face(made.to_json(), 0, 9, ("<|mask|>",), {}, 8, left=False)
 
 
-def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_folder_is_complete_or_absent(tmp_path: Path) -> None:
     out = Store.at(tmp_path / "deep" / "out")
-    with pytest.raises(RuntimeError), whole(out) as folder:
+    with pytest.raises(RuntimeError), all_or_nothing(out) as folder:
         (folder / "config.json").write_text("{}")
         raise RuntimeError("killed")
     assert not list((tmp_path / "deep").iterdir())
-    with whole(out) as folder:
+    with all_or_nothing(out) as folder:
         (folder / "config.json").write_text("{}")
         assert not out.exists()
     assert [child.name for child in out.children()] == ["config.json"]
-    with pytest.raises(InputError, match="holds something already"), whole(out):
+    with pytest.raises(InputError, match="holds something already"), all_or_nothing(out):
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file"), whole(Store.at(tmp_path / "file")):
+    with pytest.raises(InputError, match="is a file"), all_or_nothing(Store.at(tmp_path / "file")):
         pass
 
 
 def test_a_folder_elsewhere_gets_its_config_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On pyarrow's filesystem in memory; a copy that breaks off leaves no config."""
+    """On pyarrow's in-memory filesystem; an interrupted copy leaves no config."""
     names = ["README.md", "config.json", "model.safetensors"]
     out = Store.at("mock:///bucket/out")
     copied: list[str] = []
     replacing = Store.replacing
     monkeypatch.setattr(Store, "replacing", lambda store: copied.append(store.name) or replacing(store))
-    with whole(out) as folder:
+    with all_or_nothing(out) as folder:
         for name in names:
             (folder / name).write_text(name)
     assert copied == ["README.md", "model.safetensors", "config.json"]
@@ -228,8 +228,8 @@ def test_a_folder_that_is_no_export_is_refused(content: str, tmp_path: Path) -> 
         foundray.load(tmp_path)
 
 
-def test_licences_decide_nothing(prose: Path, tmp_path: Path) -> None:
-    """Neither which run it is, nor which prepared data."""
+def test_licences_change_nothing(prose: Path, tmp_path: Path) -> None:
+    """Neither the run's identity nor its prepared data depends on them."""
     from foundray.data.prepare.recipe import prepared_folder
 
     spec = Spec.model_validate(small_spec(prose, tmp_path))
@@ -242,14 +242,14 @@ def test_licences_decide_nothing(prose: Path, tmp_path: Path) -> None:
     assert changed.fingerprint() != spec.fingerprint()
 
 
-def test_examples_tell_their_licences() -> None:
+def test_examples_state_their_licences() -> None:
     for file in (REPOSITORY / "examples").glob("*/*.yaml"):
         if file.name == "data.yaml" or "task" in file.stem:
             continue
         assert all(source.get("licence") for source in yaml.safe_load(file.read_text())["data"]["sources"]), file
 
 
-def test_sampling_is_as_sample_samples() -> None:
+def test_sampling_defaults_match_sample() -> None:
     import inspect
 
     import foundray

@@ -1,4 +1,4 @@
-"""Where an export goes: a folder that is there whole, or not at all."""
+"""The destination of an export: a folder that is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from foundray.errors import InputError
 from foundray.storage import Store, writing
 
 LAST = "config.json"
-"""Without it nobody takes the folder for a model."""
+"""The file that is written last: without it, no library takes the folder for a model."""
 
 
 def check_free(out: Store) -> None:
-    """Raises InputError where something is there already."""
+    """Raises InputError if `out` is a file, or a folder with contents."""
     if out.info().type == fs.FileType.File:
-        raise InputError(f"{out} is a file: name a folder that is not there yet")
+        raise InputError(f"{out} is a file: name a folder that does not exist yet")
     if out.children():
-        raise InputError(f"{out} holds something already: name a folder that is not there yet, or is empty")
+        raise InputError(f"{out} holds something already: name a folder that does not exist yet or is empty")
 
 
 @contextmanager
-def whole(out: Store) -> Iterator[Path]:
-    """A local folder, whose files are in `out` when the block ends well. Otherwise nothing is left there, or nothing whole.
+def all_or_nothing(out: Store) -> Iterator[Path]:
+    """Yield a local folder whose files move to `out` if the block succeeds; otherwise no complete export is left there.
 
-    A local `out` gets its name when all is written; elsewhere, files are copied one by one. Raises InputError.
+    A local `out` is renamed into place when all is written; elsewhere, files are copied one by one. Raises InputError.
     """
     check_free(out)
     with writing(out):
@@ -51,6 +51,6 @@ def whole(out: Store) -> Iterator[Path]:
                 shutil.rmtree(folder)
 
 
-def in_public(place: str) -> str:
-    """A URL, or of a local path the last two parts: an export is made to be given away, and where things lay here is not."""
-    return place if "://" in place else "/".join(PurePath(place).parts[-2:])
+def public_path(path: str) -> str:
+    """A URL as it is, or the last two parts of a local path: an export is published, and local folders are private."""
+    return path if "://" in path else "/".join(PurePath(path).parts[-2:])
