@@ -102,7 +102,7 @@ from ray.train.torch import TorchTrainer, prepare_model
 def loop(config):
     from foundray.contract import UnitShape, load_objective
     from foundray.model.model import Batch, Model, initialise
-    from foundray.spec import Model as Shape
+    from foundray.spec import ModelConfig as Shape
     torch.set_num_threads(1)
     model = Model(Shape(width=128, depth=4, heads=2, context=64), load_objective("next_token", {}), UnitShape(classes=257))
     initialise(model, 1)
