@@ -25,8 +25,9 @@ from tests.conftest import small_spec, write_spec
 TURNS = 5
 LOOK_SECONDS = 0.2
 KINDS = {
-    "default_worker.py": "started ahead, unused", "Worker": "worker", "_Keeper": "Ray Train", "TrainController": "Ray Train",
-    "RayTrainWorker": "Ray Train", "PlacementGroupCleaner": "Ray Train", "SynchronizationActor": "Ray Train",
+    "default_worker.py": "started ahead, unused", "ray::Worker": "worker", "_Keeper": "Ray Train",
+    "TrainController": "Ray Train", "RayTrainWorker": "Ray Train",
+    "PlacementGroupCleaner": "Ray Train", "SynchronizationActor": "Ray Train",
     "AutoscalingRequester": "Ray Train", "_Feeder": "feeder", "_Board": "board", "gcs_server": "Ray's daemons",
     "raylet": "Ray's daemons", "dashboard": "Ray's daemons", "agent": "Ray's daemons", "monitor": "Ray's daemons",
 }  # fmt: skip
