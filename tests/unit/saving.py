@@ -1,4 +1,4 @@
-"""Saving with a group's own means, as members and conductor do it together in a run."""
+"""Saving with the collectives of a group, as workers and coordinator do it together in a run."""
 
 from foundray.runs.checkpoints import Keep, prune
 from foundray.storage import Store
@@ -8,7 +8,7 @@ from foundray.training.step.trainer import Trainer
 
 
 def save(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int) -> None:
-    """Every worker writes its piece; rank 0 makes the checkpoint complete."""
+    """Every worker writes its shard; rank 0 makes the checkpoint complete."""
     shards = trainer.group.share(write_shard(folder, step, trainer.blocks, trainer.state_shard()).model_dump())
     if trainer.group.rank == 0:
         parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]
