@@ -198,10 +198,10 @@ def fleet() -> dashboard.Dashboard:
             ),
         ],
         "Ray": [
-            curve("Actors", "By state. A run has a member for each worker, places that hold resources, and helpers.", "none",
+            curve("Actors", "By state. A run has one for each worker, others that hold slots, and helpers.", "none",
                 ("{{State}}", "sum by (State) (ray_actors)"),
             ),
-            curve("Ray Train's controllers", "By state. Ray Train holds the places in which members compute.", "none",
+            curve("Ray Train's controllers", "By state. Ray Train holds the slots in which workers compute.", "none",
                 ("{{ray_train_controller_state}}", "sum by (ray_train_controller_state) (ray_train_controller_state)"),
             ),
             curve("Ray Train's start of workers", "Seconds that starting groups took, all told.", "s",

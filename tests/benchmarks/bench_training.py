@@ -58,15 +58,15 @@ def ours(path: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     first = metrics[0]
     metrics = [record for record in metrics if record["time"] >= first["time"] + SETTLED_SECONDS]
     events = {e["event"]: e for e in map(json.loads, (run / "events.jsonl").read_text().splitlines())}
-    member = events["member_ready"]
+    worker = events["member_ready"]
     return {
         "speed": statistics.median(record["tokens_per_s"] for record in metrics),
         "data wait": sum(record["data_wait_s"] for record in metrics) / sum(record["step_s"] for record in metrics),
         "start-up": {
             "Ray and data": events["command"]["time"] - began,
-            "places": member["time"] - member["seconds"] - events["command"]["time"],
-            "member's process": member["seconds"] - member["model_s"],
-            "model": member["model_s"],
+            "slots": worker["time"] - worker["seconds"] - events["command"]["time"],
+            "worker's process": worker["seconds"] - worker["model_s"],
+            "model": worker["model_s"],
             "first step": first["time"] - events["workers_started"]["time"],
         },
     }

@@ -1,4 +1,4 @@
-"""A run on a Ray of its own starts no process that nobody there needs, and its places are held by Ray Train all the same."""
+"""A run on a Ray of its own starts no process that nobody there needs, and its slots are held by Ray Train all the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import small_spec, write_spec
 SECONDS = 120
 NEEDED = {
     "Worker": "computes", "_Feeder": "reads", "_Board": "collects", "_Keeper": "is Ray Train",
-    "RayTrainWorker": "holds a place", "SynchronizationActor": "is started by Ray Train with every group of its workers",
+    "RayTrainWorker": "holds a slot", "SynchronizationActor": "is started by Ray Train with every group of its workers",
 }  # fmt: skip
 """Actors, and what each does."""
 OTHERS = ("IDLE", "Map(", "Read", "DashboardAgent", "RuntimeEnvAgent")
@@ -42,7 +42,7 @@ def test_a_run_on_one_machine_starts_what_it_needs(prose: Path, tmp_path: Path) 
         said = run.communicate(timeout=SECONDS)[0]
     assert run.returncode == 128 + signal.SIGTERM, said
     steps = (tmp_path / "runs" / "small" / "metrics.jsonl").read_text().splitlines()
-    assert steps, "the first steps are done before Ray Train holds the place"
+    assert steps, "the first steps are done before Ray Train holds the slot"
 
 
 def actors(pid: int) -> set[str]:

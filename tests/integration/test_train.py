@@ -154,18 +154,18 @@ def test_the_audit_finds_what_is_amiss(alone, storage: Path) -> None:
     clean = foundray("audit", run, "--json")
     assert clean.facts["clean"]
     assert "12 steps, 120 samples: every one used exactly once" in clean.out
-    record_writer = run / "metrics.jsonl"
-    whole = record_writer.read_text()
+    step_log = run / "metrics.jsonl"
+    whole = step_log.read_text()
     try:
         lines = whole.splitlines(keepends=True)
         swapped = json.loads(lines[4]) | {"data": json.loads(lines[5])["data"]}
-        record_writer.write_text("".join([*lines[:2], *lines[3:4], json.dumps(swapped) + "\n", *lines[5:]]))
+        step_log.write_text("".join([*lines[:2], *lines[3:4], json.dumps(swapped) + "\n", *lines[5:]]))
         amiss = foundray("audit", run)
         assert amiss.status == 1
         assert "step 3 is not in the step log" in amiss.out
         assert "step 5 was computed on other samples than the order gives" in amiss.out
     finally:
-        record_writer.write_text(whole)
+        step_log.write_text(whole)
 
 
 TAMPERED: dict[str, tuple[Any, ...]] = {

@@ -26,13 +26,13 @@ def sentence(event: Record) -> str:
             fewest, most = event["workers"]
             return f"a command begins, for {plural(most, 'worker') if fewest == most else f'{fewest} to {most} workers'}"
         case "places_lost":
-            return f"Ray Train gave up its places ({event['reason'][:REASON]}); it is asked again"
+            return f"Ray Train gave up its slots ({event['reason'][:REASON]}); it is asked again"
         case "member_ready":
-            return f"member {event['member']} is ready on node {short_node(event['node'])} after {event['seconds']:.1f} s"
+            return f"worker {event['member']} is ready on node {short_node(event['node'])} after {event['seconds']:.1f} s"
         case "member_lost":
-            return f"member {event['member']} on node {short_node(event['node'])} is lost: {event['reason']}"
+            return f"worker {event['member']} on node {short_node(event['node'])} is lost: {event['reason']}"
         case "member_left":
-            return f"member {event['member']} leaves node {short_node(event['node'])}, and hands its state over"
+            return f"worker {event['member']} leaves node {short_node(event['node'])}, and hands its state over"
         case "initialised":
             return taken_over(event["taken"], event["parameters"], f"{event['run']} at step {event['run_step']}", event["new"])
         case "workers_started":

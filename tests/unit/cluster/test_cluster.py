@@ -35,7 +35,7 @@ def test_ids_of_records_of_before_are_shortened_and_names_are_not() -> None:
     assert said("ab" * 28).startswith("the node abababab is left out")
     assert said(f"{'ab' * 28}, {'0c' * 28}").startswith("the node abababab, 0c0c0c0c is left out")
     lost = {"event": "member_lost", "member": 3, "node": "node-2", "reason": "its node is draining"}
-    assert sentence(lost) == "member 3 on node node-2 is lost: its node is draining"
+    assert sentence(lost) == "worker 3 on node node-2 is lost: its node is draining"
 
 
 def test_of_a_head_that_is_gone_the_innermost_who_watches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

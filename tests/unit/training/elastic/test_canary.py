@@ -31,16 +31,16 @@ def elsewhere(**environment: str) -> tuple[HardwareKind, float]:
     """What another process finds whose libraries avoid some instructions, and its next random number."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(SHAPE)]
     said = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout
-    found, rng = json.loads(said.splitlines()[-1])
-    return found, rng
+    found, drawn = json.loads(said.splitlines()[-1])
+    return found, drawn
 
 
 def test_equal_machines_are_alike_and_another_path_through_the_libraries_is_found() -> None:
-    here, rng = elsewhere()
+    here, drawn = elsewhere()
     again, _ = elsewhere()
     assert differences([here, again]) == ""
     torch.manual_seed(7)
-    assert rng == torch.rand(1).item(), "the canary leaves torch's generator alone"
+    assert drawn == torch.rand(1).item(), "the canary leaves torch's generator alone"
     # As on another vendor's machine: same instruction set by name, but matrix products take a different path.
     other, _ = elsewhere(MKL_CBWR="COMPATIBLE")
     assert other["hardware"] == here["hardware"]
