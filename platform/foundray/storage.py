@@ -83,6 +83,10 @@ class Store:
     def files(self) -> dict[str, int]:
         """Sizes in bytes of the files directly in this folder, by name; empty if the folder is missing."""
         with reading(self):
+            if self.is_local:
+                with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+                    return {entry.name: entry.stat().st_size for entry in entries if _is_utf8(entry.name) and entry.is_file()}
+                return {}
             found = self._listing()
         return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
 

@@ -140,6 +140,7 @@ def test_names_that_are_not_utf8_are_no_children_of_ours(tmp_path: Path) -> None
     (tmp_path / "a").touch()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")).touch()
     assert [child.name for child in Store.at(tmp_path).children()] == ["a"]
+    assert Store.at(tmp_path).files() == {"a": 0} and Store.at(tmp_path / "none").files() == {}
     with pytest.raises(InputError, match="holds a zero byte"):
         Store.at("a\0b")
 

@@ -71,7 +71,7 @@ def _without_monitors() -> Iterator[None]:
     with ExitStack() as replaced:
         for name in ("start_log_monitor", "start_monitor"):
             if hasattr(Node, name):
-                replaced.enter_context(mock.patch.object(Node, name, lambda node: None))
+                replaced.enter_context(mock.patch.object(Node, name, lambda *_, **__: None))
         yield
 
 

@@ -12,15 +12,18 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from foundray.training.collectives.meeting import Inbox, Meeting, opened
+from foundray.training.collectives.meeting import Meeting, close_all, open_ends
 
 WINDOW = 2**23
 """Bytes of a window for parameters: small models need one round, and each round waits for the others once."""
@@ -64,8 +67,9 @@ class Exchange:
                 part += window
 
     def offer(self, parts: Sequence[Tensor]) -> None:
-        """Write the first round of `reduce_to_owners`. Call `sum` in between: it waits for all, so that the round need not."""
-        self.offered = self._offered(parts, 0)
+        """Write the first round of `reduce_to_owners`. Call `sum`, and nothing else, in between: it waits for all."""
+        assert not self.offered, "a reduction has been offered already"
+        self.offered = self._offered(parts, 0) if any(part.numel() for part in parts) else []
 
     def reduce_to_owners(self, parts: Sequence[Tensor]) -> None:
         """Add the others' values of this worker's own part to it; `parts` are flat, by owner."""
@@ -96,6 +100,7 @@ class Exchange:
 
     def gather(self, parts: Sequence[Tensor]) -> None:
         """Receive the others' parts; `parts` are flat, by owner."""
+        assert not self.offered, "its windows would be written again"
         room = WINDOW // parts[0].element_size()
         for start in range(0, max(part.numel() for part in parts), room):
             windows = self.large.next(parts[0].dtype, room)
@@ -130,42 +135,59 @@ def open_exchange(rank: int, world: int, share: Callable[[Any], list[Any]], sile
     longest wait for a worker, in seconds.
     """
     others = [other for other in range(world) if other != rank]
-    file, mark = _made_region(), secrets.token_hex(MARK // 2).encode()
-    with Inbox(others if file is not None else []) as inbox:
+    meeting, agreed = None, False
+    with ExitStack() as opening:
+        own = _made(others, opening)
+        # Tell the others where this worker's region and pipes are, and open theirs.
+        offers = share(own and own.offer())
+        regions = [own.region if own and other == rank else _opened(offer) for other, offer in enumerate(offers)]
+        # Workers whose memory opened are processes of this machine, with the same process numbers.
+        ends = None if None in regions else open_ends([offers[other][2][str(rank)] for other in others])
+        opening.callback(close_all, ends or [])
+        if own and ends is not None:
+            with suppress(OSError):
+                meeting = Meeting([own.pipes[other][0] for other in others], ends, silence_s)
+        # Use the exchange only if it opened for all.
         try:
-            mine = None if file is None else _mapped(file)
-            if mine:
-                mine[:MARK] = mark
-            # Tell the others where this worker's region and pipes are, and open theirs.
-            offers = share(None if file is None else [f"/proc/{os.getpid()}/fd/{file}", mark.decode(), inbox.names()])
-            regions = [mine if other == rank else _opened(offer) for other, offer in enumerate(offers)]
-            # Workers whose memory opened are processes of this machine, with the same process numbers.
-            ends = None if None in regions else opened([offers[other][2][str(rank)] for other in others])
-            # Use the exchange only if it opened for all.
-            if all(share(ends is not None)) and ends is not None:
-                return Exchange(rank, [region for region in regions if region], Meeting(inbox.keep(), ends, silence_s))
-            for end in ends or []:
-                with suppress(OSError):
-                    os.close(end)
-            return None
+            agreed = all(share(meeting is not None))
         finally:
-            if file is not None:
-                os.close(file)
+            if meeting and not agreed:
+                meeting.close()
+    return Exchange(rank, [region for region in regions if region], meeting) if meeting and agreed else None
 
 
-def _made_region() -> int | None:
-    """Make a file without a name for a region; None if the system cannot."""
+@dataclass(frozen=True)
+class _Own:
+    """What a worker offers to the others: its region, and a pipe (read end, write end) from each of them, by rank."""
+
+    file: int
+    region: mmap.mmap
+    pipes: dict[int, tuple[int, int]]
+    mark: str
+
+    def offer(self) -> list[Any]:
+        """[path of the region, its mark, path of the write end by rank]"""
+        folder = f"/proc/{os.getpid()}/fd"
+        return [f"{folder}/{self.file}", self.mark, {str(rank): f"{folder}/{end}" for rank, (_, end) in self.pipes.items()}]
+
+
+def _made(others: list[int], opening: ExitStack) -> _Own | None:
+    """Make a region and pipes, whose descriptors close with `opening`; None if the system cannot."""
     if not sys.platform.startswith("linux"):
         return None
-    file = None
     try:
         file = os.memfd_create("foundray")
+        opening.callback(os.close, file)
         os.posix_fallocate(file, 0, REGION)  # otherwise a later write without memory would kill the process
+        region, pipes = _mapped(file), {}
+        for other in others:
+            pipes[other] = os.pipe()
+            opening.callback(close_all, list(pipes[other]))
     except OSError:
-        if file is not None:
-            os.close(file)
         return None
-    return file
+    mark = secrets.token_hex(MARK // 2)
+    region[:MARK] = mark.encode()
+    return _Own(file, region, pipes, mark)
 
 
 def _mapped(file: int) -> mmap.mmap:
@@ -178,7 +200,10 @@ def _opened(offer: list[Any] | None) -> mmap.mmap | None:
         return None
     path, mark, _ = offer
     try:
-        file = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        found = Path(path).stat()
+        if found.st_size != REGION or not stat.S_ISREG(found.st_mode):
+            return None  # another process's file, which might react to being opened
+        file = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from foundray.host.devices import traits
 from foundray.training.collectives.exchange import Exchange, open_exchange
+from foundray.training.collectives.meeting import LostConnection
 
 GATHERING = timedelta(seconds=15)
 """Longest wait for each other when workers form a group."""
@@ -28,6 +29,14 @@ SILENCE = timedelta(minutes=10)
 
 class Group:
     """The workers of one generation. For a single worker, every collective does nothing."""
+
+    def __init__(self, rank: int = 0, world: int = 1, device: torch.device | None = None):
+        self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
+        self.aborted = False
+        self.sockets: set[tuple[int, int]] = set()
+        """(descriptor, inode) of the connections to the others."""
+        self.exchange: Exchange | None = None
+        """Shared memory, if all workers are on one machine."""
 
     @staticmethod
     def gather_at(rendezvous: tuple[str, int] | None, rank: int, world: int, device: torch.device) -> Group:
@@ -50,8 +59,9 @@ class Group:
 
     def leave(self) -> None:
         """Close the connections: the others' collectives with this worker fail."""
-        if self.exchange:
-            self.exchange.meeting.close()
+        if exchange := self.exchange:
+            self.exchange = None  # its memory is free again
+            exchange.meeting.close()
         if dist.is_initialized():
             with contextlib.suppress(Exception):  # it may be broken in any way
                 dist.destroy_process_group()
@@ -62,8 +72,8 @@ class Group:
         Gloo's own abort does nothing (torch 2.13), so its connections are cut.
         """
         self.aborted = True
-        if self.exchange:
-            self.exchange.meeting.break_off()
+        if exchange := self.exchange:  # the worker's own thread may leave meanwhile
+            exchange.meeting.abort()
         if self.world > 1 and dist.is_initialized():
             with contextlib.suppress(Exception):
                 dist.distributed_c10d._get_default_group().abort()
@@ -72,22 +82,14 @@ class Group:
     def check(self) -> None:
         """Raise RuntimeError if the group was aborted or a connection closed; for workers that wait elsewhere."""
         if self.aborted or any(map(_hung_up, self.sockets)):
-            raise RuntimeError("the group is broken")
-
-    def __init__(self, rank: int = 0, world: int = 1, device: torch.device | None = None):
-        self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
-        self.aborted = False
-        self.sockets: set[tuple[int, int]] = set()
-        """(descriptor, inode) of the connections to the others."""
-        self.exchange: Exchange | None = None
-        """Shared memory, if all workers are on one machine."""
+            raise LostConnection("the group is broken")
 
     def meet(self) -> None:
         """Wait until all workers have called this."""
         self.sum(torch.zeros(1, device=self.device))
 
     def offer(self, total: Tensor, bounds: Sequence[int]) -> None:
-        """Begin `reduce_to_owners` early. Another collective must come in between, and serves as its first wait."""
+        """Begin `reduce_to_owners` early. `sum`, and nothing else, must come in between: it is its first wait."""
         if self.exchange:
             self.exchange.offer(_parts(total, bounds))
 
@@ -170,7 +172,7 @@ class Group:
     def _check_whole(self) -> None:
         """Raise RuntimeError if the last collective was aborted: NCCL's then returns as if it had succeeded."""
         if self.aborted:
-            raise RuntimeError("the group was broken off")
+            raise LostConnection("the group was aborted")
 
 
 def _backend(store: dist.Store, rank: int, world: int, device: torch.device) -> str:

@@ -1,8 +1,9 @@
-"""A barrier for workers of one machine: a pipe leads from each to each, and a byte in it means "I have arrived".
+"""Pipes through which the workers of one machine wait for each other. A byte says that its sender has arrived.
 
-In a collective of gloo, three threads wake each other. If all processors compute, each thread may wait for the scheduler's
-next tick, so that a collective takes 4 ms (measured; here, where the worker's own thread waits, 0.06 ms). Pipes close with
-their process, so a worker that waits for a lost one notices at once.
+A collective of gloo passes through three threads that wake each other. If all processors compute, each may wait for the
+scheduler's next tick, and the collective takes 4 ms (measured; 0.06 ms here, where the worker's own thread waits). A pipe
+closes with its process, so the others notice at once that a worker is gone. A process that a worker forked would keep the
+pipes open: workers fork none without exec, and all descriptors close then.
 """
 
 from __future__ import annotations
@@ -10,93 +11,91 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
+
+
+class LostConnection(RuntimeError):
+    """Another worker of the group is gone, or the group was aborted. Its name tells the driver so."""
 
 
 class Meeting:
     def __init__(self, incoming: list[int], outgoing: list[int], silence_s: float):
-        """Take over the descriptors of the pipes' ends, one per other worker.
+        """Use the pipes' ends, one per other worker; their descriptors stay the caller's.
 
-        `silence_s` is the longest wait for a worker, in seconds.
+        `silence_s` is the longest wait for the others, in seconds. Raises OSError.
         """
-        self.incoming, self.outgoing, self.silence_s = incoming, outgoing, silence_s
-        self.broken_off = os.eventfd(0, os.EFD_CLOEXEC)
-        self.waits = []
-        """A poll for each of `incoming`, which `broken_off` ends too."""
-        for pipe in incoming:
-            self.waits.append(select.poll())
-            self.waits[-1].register(pipe, select.POLLIN)
-            self.waits[-1].register(self.broken_off, select.POLLIN)
-        self.open, self.lock = True, threading.Lock()
+        self.open, self.lock, self.silence_s = True, threading.Lock(), silence_s
+        self.descriptors: list[int] = []
+        try:
+            self.aborted = self._own(os.eventfd(0, os.EFD_CLOEXEC))
+            self.incoming = [self._own(os.dup(pipe)) for pipe in incoming]
+            self.outgoing = [self._own(os.dup(pipe)) for pipe in outgoing]
+        except OSError:
+            self.close()
+            raise
+
+    def _own(self, descriptor: int) -> int:
+        self.descriptors.append(descriptor)
+        return descriptor
 
     def wait(self) -> None:
-        """Wait until all workers have arrived. Raises RuntimeError if one is gone or silent, or after `break_off`."""
+        """Return once all workers have called this. Raises LostConnection if one cannot, or after `abort`."""
+        if not self.open:
+            raise LostConnection("this worker has left the group")
         try:
             for pipe in self.outgoing:
                 os.write(pipe, b"\0")
-            for pipe, wait in zip(self.incoming, self.waits, strict=True):
-                ready = dict(wait.poll(1e3 * self.silence_s))
-                if not ready or self.broken_off in ready:
-                    raise RuntimeError("the group was broken off" if ready else f"silence for {self.silence_s:.0f} s")
+            self._receive()
+        except BrokenPipeError:
+            raise LostConnection("a worker of the group is gone") from None
+
+    def _receive(self) -> None:
+        """Read a byte from each of the others, in the order of arrival: one that is gone is noticed behind one that is slow."""
+        poll, pending = select.poll(), set(self.incoming)
+        for pipe in (*pending, self.aborted):
+            poll.register(pipe, select.POLLIN)
+        while pending:
+            ready = {pipe for pipe, _ in poll.poll(1e3 * self.silence_s)}
+            if not ready:
+                raise LostConnection(f"a worker of the group has been silent for {self.silence_s:.0f} s")
+            if self.aborted in ready:
+                raise LostConnection("the group was aborted")
+            for pipe in ready:
                 if not os.read(pipe, 1):
                     raise BrokenPipeError
-        except OSError:
-            raise RuntimeError("a worker of the group is gone") from None
+                poll.unregister(pipe)
+            pending -= ready
 
-    def break_off(self) -> None:
+    def abort(self) -> None:
         """Make `wait` raise; called from another thread."""
         with self.lock:
             if self.open:
-                os.eventfd_write(self.broken_off, 1)
+                os.eventfd_write(self.aborted, 1)
 
     def close(self) -> None:
         """Leave: the others' `wait` raises."""
         with self.lock:
             if self.open:
                 self.open = False
-                for descriptor in (*self.incoming, *self.outgoing, self.broken_off):
-                    os.close(descriptor)
+                close_all(self.descriptors)
 
     def __del__(self) -> None:
         self.close()
 
 
-class Inbox:
-    """Pipes that the others can open by their names while the block runs."""
-
-    def __init__(self, others: list[int]):
-        self.pipes: Mapping[int, tuple[int, int]] = {other: os.pipe() for other in others}
-        self.kept = False
-
-    def __enter__(self) -> Inbox:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for read, write in self.pipes.values():
-            os.close(write)  # otherwise the pipe would stay open after the other worker is gone
-            if not self.kept:
-                os.close(read)
-
-    def names(self) -> dict[str, str]:
-        """The path through which each other worker, by rank, opens its end."""
-        return {str(other): f"/proc/{os.getpid()}/fd/{write}" for other, (_, write) in self.pipes.items()}
-
-    def keep(self) -> list[int]:
-        """Keep the ends to read from open, and return them."""
-        self.kept = True
-        return [read for read, _ in self.pipes.values()]
-
-
-def opened(names: list[str]) -> list[int] | None:
+def open_ends(names: list[str]) -> list[int] | None:
     """Open the ends to write to; None if one cannot be opened."""
     ends: list[int] = []
     try:
         for name in names:
             ends.append(os.open(name, os.O_WRONLY | os.O_NONBLOCK))
     except OSError:
-        for end in ends:
-            with suppress(OSError):
-                os.close(end)
+        close_all(ends)
         return None
     return ends
+
+
+def close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        with suppress(OSError):
+            os.close(descriptor)

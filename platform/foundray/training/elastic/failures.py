@@ -13,7 +13,10 @@ STORAGE_RETRY_SECONDS = 1.0
 
 
 def lost_connection(cause: str) -> bool:
-    """Tell whether a worker reports only that it lost another worker, which may know the cause."""
+    """Tell whether a worker reports only that it lost another worker, which may know the cause.
+
+    These are gloo's words, and the name of `LostConnection`, which a reason begins with.
+    """
     return "closed by peer" in cause or "Connection" in cause
 
 

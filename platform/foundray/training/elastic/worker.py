@@ -84,8 +84,8 @@ class Worker:
 
     def halt(self, seconds: float) -> tuple[Status, list[StateShard]]:
         """Stop what is under way in a broken group; return the status and the state shards held."""
-        if self.group and self.status.phase == "running":
-            self.group.abort()
+        if (group := self.group) and self.status.phase == "running":  # the worker's own thread may leave it meanwhile
+            group.abort()
         with self.changed:
             self.changed.wait_for(lambda: self.status.phase != "running", seconds)
             return self.status, self.replicas.shards()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from tests.unit.training.step.test_exact_step import make_spec, steps
 from foundray.spec import Spec
 from foundray.training.collectives.exchange import open_exchange
 from foundray.training.collectives.group import Group
+from foundray.training.collectives.meeting import LostConnection, Meeting
 
 BOUNDS = [(0, 2, 5), (0, 1_000_003, 2_000_001), (0, 700_000, 700_000, 3_000_000)]
 """Of the owners' parts, of two workers or three; the last has an owner of nothing, and takes several rounds."""
@@ -89,3 +94,86 @@ def test_steps_have_the_same_bits_by_shared_memory() -> None:
     alone = steps(Group(), spec, 3, None)
     for world, skew in ((2, None), (2, 1), (3, None)):
         assert set(map(str, distributed.run(world, steps_by_exchange, spec, 3, skew))) == {str(alone)}
+
+
+class Stopped(Exception):
+    """Another worker is gone."""
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def shared_alone(failing: int) -> Callable[[Any], list[Any]]:
+    """What the only worker shares, for both of two; the `failing`-th call raises, as if the other were gone."""
+    calls = itertools.count(1)
+
+    def share(value: Any) -> list[Any]:
+        if next(calls) == failing:
+            raise Stopped
+        if isinstance(value, list):
+            return [value, [*value[:2], {"0": value[2]["1"]}]]  # its own region and pipe stand for the other's
+        return [value, value]
+
+    return share
+
+
+def test_an_exchange_that_does_not_open_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    for failing in (1, 2):
+        with pytest.raises(Stopped):
+            open_exchange(0, 2, shared_alone(failing), 60)
+    assert descriptors() == before
+    made = open_exchange(0, 2, shared_alone(0), 60)
+    maps = 2  # Python keeps a descriptor of each map
+    assert made and descriptors() == before + maps + 3
+    made.meeting.close()
+    made.meeting.close()
+    made.meeting.abort()
+    assert descriptors() == before + maps
+    with pytest.raises(LostConnection, match="has left"):
+        made.meeting.wait()
+    del made
+    assert descriptors() == before
+
+    def refused(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for name in ("pipe", "eventfd", "memfd_create"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, refused)
+            assert open_exchange(0, 2, lambda value: [value, value], 60) is None
+        assert descriptors() == before, name
+
+
+def test_a_worker_that_is_gone_is_noticed_behind_a_silent_one() -> None:
+    silent, gone = os.pipe(), os.pipe()
+    meeting = Meeting([silent[0], gone[0]], [], 60)
+    os.close(gone[1])
+    with pytest.raises(LostConnection, match="is gone"):
+        meeting.wait()
+    meeting.silence_s = 0.01
+    with pytest.raises(LostConnection, match="silent"):
+        Meeting([silent[0]], [], 0.01).wait()
+    for descriptor in (*silent, gone[0]):
+        os.close(descriptor)
+
+
+def offered(group: Group) -> list[str]:
+    """What comes of collectives that would write a window again which others may still read."""
+    shared = Group(group.rank, group.world)
+    shared.exchange = open_exchange(group.rank, group.world, group.share, 60)
+    assert shared.exchange
+    refused = []
+    shared.offer(torch.ones(5), (0, 2, 5))
+    for again in (lambda: shared.offer(torch.ones(5), (0, 2, 5)), lambda: shared.gather(torch.ones(5), (0, 2, 5))):
+        try:
+            again()
+        except AssertionError as error:
+            refused.append(str(error))
+    return refused
+
+
+def test_an_offer_is_not_overwritten() -> None:
+    for refused in distributed.run(2, offered):
+        assert refused == ["a reduction has been offered already", "its windows would be written again"]

@@ -10,6 +10,7 @@ from ray.exceptions import RayTaskError
 from foundray.cluster.causes import is_away
 from foundray.errors import InputError, RunFailed, StorageAway
 from foundray.spec import FaultConfig
+from foundray.training.collectives.meeting import LostConnection
 from foundray.training.elastic.failures import Failures
 
 
@@ -39,7 +40,8 @@ def test_storage_that_is_away_does_not_use_up_the_restarts() -> None:
     for _ in range(25):
         clock.seconds += 2
         assert subject.add(4, "s3://b/x cannot be read: SLOW_DOWN", True) > 0
-        assert subject.add(4, "Connection closed by peer", False) > 0, "of a worker whose neighbour could not read"
+        for lost in ("Connection closed by peer", f"{LostConnection.__name__}: a worker of the group is gone"):
+            assert subject.add(4, lost, False) > 0, "of a worker whose neighbour could not read"
     subject.add(5, "s3://b/x cannot be read: SLOW_DOWN", True)  # it answered in between
     clock.seconds += 59
     assert subject.add(5, "s3://b/x cannot be read: SLOW_DOWN", True) > 0
