@@ -142,7 +142,7 @@ def test_an_exchange_that_does_not_open_leaves_no_descriptor(monkeypatch: pytest
     for name in ("pipe", "eventfd", "memfd_create"):
         with monkeypatch.context() as patched:
             patched.setattr(os, name, refused)
-            assert open_exchange(0, 2, lambda value: [value, value], 60) is None
+            assert open_exchange(0, 2, shared_alone(0), 60) is None
         assert descriptors() == before, name
 
 
