@@ -20,8 +20,8 @@ NEEDED = {
 OTHERS = ("IDLE", "Map(", "Read", "DashboardAgent", "RuntimeEnvAgent")
 """How the names of processes begin that are no actors': those that wait for work, Ray Data's tasks, and Ray's daemons."""
 
-LEFT_OUT = ("log_monitor.py", "monitor.py")
-"""Of Ray's daemons: logs are not forwarded here, and one machine has nothing to scale."""
+LEFT_OUT = ("log_monitor.py", "monitor.py", "dashboard.py")
+"""Of Ray's daemons: logs are not forwarded here, one machine has nothing to scale, and nobody looks at a dashboard."""
 
 
 def test_a_run_on_one_machine_starts_what_it_needs(prose: Path, tmp_path: Path) -> None:

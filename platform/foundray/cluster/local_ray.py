@@ -50,7 +50,7 @@ def local_ray(cores: int, quiet: dict[str, Any]) -> Iterator[Any]:
 def _start(ray: Any, arguments: dict[str, Any]) -> None:
     for again in (True, False):
         try:
-            with spared(), _without_monitors():
+            with spared(), _without_unused():
                 ray.init(address="local", object_store_memory=OBJECT_STORE, include_dashboard=False, **arguments)
             return
         except Exception as error:  # Ray raises many types here, even bare Exception if the machine is too busy
@@ -61,17 +61,22 @@ def _start(ray: Any, arguments: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _without_monitors() -> Iterator[None]:
-    """Do not start Ray's log monitor and autoscaler monitor: logs are not forwarded, and one machine does not scale.
+def _without_unused() -> Iterator[None]:
+    """Omit daemons of Ray that do nothing here, for which there is no public way.
 
-    There is no public way to omit them. They take a second of CPU time to start, and some all the time.
+    Logs are not forwarded (log monitor), one machine does not scale (monitor), and without a dashboard its server would only
+    report usage to Ray's makers. `ray.init` waits for that server, which takes two seconds to import.
     """
     from ray._private.node import Node
 
+    def no_server(node: Any, *_: Any, **__: Any) -> None:
+        node._webui_url = ""  # the address of a dashboard, as of one that is not there
+
     with ExitStack() as replaced:
-        for name in ("start_log_monitor", "start_monitor"):
+        for name in ("start_log_monitor", "start_monitor", "start_api_server"):
             if hasattr(Node, name):
-                replaced.enter_context(mock.patch.object(Node, name, lambda *_, **__: None))
+                instead = no_server if name == "start_api_server" else lambda *_, **__: None
+                replaced.enter_context(mock.patch.object(Node, name, instead))
         yield
 
 
