@@ -229,7 +229,7 @@ def test_what_no_stock_class_computes_foundray_loads(runs: Path, prose: Path, tm
     assert "It is in that form since no stock class learns by joint_embedding." in card.content
     assert 'foundray.load("own")' in card.content
     (tmp_path / "own" / "config.json").unlink()
-    with pytest.raises(api.InputError, match="not a whole one"):
+    with pytest.raises(api.InputError, match="is incomplete"):
         api.load(tmp_path / "own")
 
 

@@ -240,7 +240,7 @@ def test_dry_run_and_schema(shared_spec: Path, storage: Path) -> None:
     assert "memory per worker, of 3" in dry.out
     assert sorted(storage.rglob("*")) == before
     schema = json.loads(foundray("schema").out)
-    assert schema["properties"]["seed"]["description"] == "Every random number of the run follows from it."
+    assert schema["properties"]["seed"]["description"] == "Determines all random numbers of the run."
 
 
 def test_a_storage_url(of2, storage: Path) -> None:
