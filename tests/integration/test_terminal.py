@@ -89,7 +89,7 @@ def test_preparing(prose: Path, storage: Path, terminals: list[Terminal]) -> Non
     once.until("starting Ray")
     once.interrupt()
     assert (once.end(), fine(once)) == (130, True)
-    assert "interrupted; the same `foundray prepare` goes on" in " ".join(once.text.split())
+    assert "interrupted; the same `foundray prepare` continues" in " ".join(once.text.split())
 
     terminals.append(unread := Terminal(*piped('"$0" prepare "$1" | head -n 1', spec)))
     kept = begun_by(unread, storage / "runs", finished) | kept
@@ -175,7 +175,7 @@ def test_pressed_again_before_the_step_is_done(prose: Path, storage: Path, termi
     training.interrupt()
     assert training.process.wait(SOON) == 130
     assert (training.end(), fine(training)) == (130, True)
-    assert "the same `foundray train` goes on" in " ".join(training.text.split())
+    assert "the same `foundray train` continues" in " ".join(training.text.split())
     facts = api.status(storage / "runs" / "slow")
     assert (facts.state, facts.step) == ("interrupted", 0)
 
@@ -200,7 +200,7 @@ def test_a_search(prose: Path, storage: Path, terminals: list[Terminal]) -> None
     searching.interrupt()
     assert searching.process.wait(SOON) == 130
     assert (searching.end(), fine(searching)) == (130, True)
-    assert "the same `foundray tune` goes on" in " ".join(searching.text.split())
+    assert "the same `foundray tune` continues" in " ".join(searching.text.split())
 
     terminals.append(closed := Terminal(FOUNDRAY, "tune", spec))
     closed.until(r"\d trials?, of which")
@@ -228,7 +228,7 @@ def test_embedding(tmp_path: Path, terminals: list[Terminal]) -> None:
     embedding.interrupt()
     assert embedding.process.wait(SOON) == 130
     assert (embedding.end(), fine(embedding)) == (130, True)
-    assert "the same `foundray embed` goes on" in " ".join(embedding.text.split())
+    assert "the same `foundray embed` continues" in " ".join(embedding.text.split())
 
     terminals.append(closed := Terminal(*command))
     kept = begun_by(closed, out, "shards/*.parquet") | kept

@@ -14,12 +14,12 @@ def add_to(verbs: Verbs) -> None:
     verbs = verbs.group("cluster", "look at a cluster before a run; or start one of several nodes on this machine")
     about = "look at every node of the cluster at RAY_ADDRESS: versions, clocks, storage, data, links, speed"
     added = verbs.add("check", _check, about, overrides="spec", shows=True)
-    added.add_argument("spec", nargs="?", metavar="SPEC", help="a YAML file, whose storage and data are looked for")
-    added.add_argument("--storage", metavar="PLACE", help="in place of the spec's")
-    added.add_argument("--cluster", metavar="URL", help="that of another cluster's dashboard: looked at from there, by a job")
+    added.add_argument("spec", nargs="?", metavar="SPEC", help="a YAML file: look for its storage and data")
+    added.add_argument("--storage", metavar="PLACE", help="storage, instead of the spec's")
+    added.add_argument("--cluster", metavar="URL", help="the dashboard of another cluster: look from there, by a job")
     added = _add_local(verbs, "up", _up, "start a head and some nodes", resources=True)
     added.add_argument("--nodes", type=int, default=3, help="nodes beside the head (default: 3)")
-    added.add_argument("--redis", action="store_true", help="keep the head's state in a Redis, so that it may be lost")
+    added.add_argument("--redis", action="store_true", help="keep the head's state in a Redis, so that the head may be lost")
     _add_local(verbs, "add", _add, "add a node", resources=True)
     _add_local(verbs, "kill", _kill, "end a node at once, as when a machine is lost", node=True)
     _add_local(verbs, "restart", _restart, "start the head again after it was killed (a cluster with --redis)")
@@ -30,7 +30,9 @@ def add_to(verbs: Verbs) -> None:
 
 def _add_local(verbs: Verbs, name: str, run: Any, about: str, node: bool = False, resources: bool = False) -> Any:
     added = verbs.add(name, run, about, as_json=False)
-    added.add_argument("--local", action="store_true", required=True, help="on this machine (the only kind that we start)")
+    added.add_argument(
+        "--local", action="store_true", required=True, help="on this machine (the only kind that Foundray starts)"
+    )
     if node:
         added.add_argument("node", help="the node's name")
     if resources:

@@ -15,7 +15,7 @@ def add_to(verbs: Verbs) -> None:
     added.add_argument(
         "--widths", type=int, nargs="+", default=[], metavar="N", help="(default: 1, 2, 4, 8 times the proxies')"
     )
-    added.add_argument("--depths", type=int, nargs="+", default=[], metavar="N", help="over depths instead; gives no verdict")
+    added.add_argument("--depths", type=int, nargs="+", default=[], metavar="N", help="check depths instead; gives no verdict")
     added.add_argument("--steps", type=int, default=5, help="(default: 5)")
 
 

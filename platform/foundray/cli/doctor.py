@@ -11,7 +11,7 @@ from foundray.cli.parsing import Verbs
 
 def add_to(verbs: Verbs) -> None:
     added = verbs.add("doctor", _doctor, "check this installation, and the machine under it", shows=True)
-    added.add_argument("--storage", default="runs", metavar="PLACE", help="where runs are to be kept (default: runs)")
+    added.add_argument("--storage", default="runs", metavar="PLACE", help="where runs will be kept (default: runs)")
     added.add_argument("--quick", action="store_true", help="without starting Ray")
 
 

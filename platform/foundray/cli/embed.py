@@ -15,8 +15,10 @@ FLAGS = ("layer", "pool", "normalise", "workers", "resources", "max_bad_rows", "
 
 
 def add_to(verbs: Verbs) -> None:
-    about = "turn data into vectors by a run's encoder, on any number of workers (going on where it stopped)"
-    added = verbs.add("embed", _embed, about, "RUN", overrides="source", after_interrupt="; the same `foundray embed` goes on")
+    about = "turn data into vectors by a run's encoder, on any number of workers (continuing where it stopped)"
+    added = verbs.add(
+        "embed", _embed, about, "RUN", overrides="source", after_interrupt="; the same `foundray embed` continues"
+    )
     added.add_argument("data", metavar="DATA", help="a file, folder, glob or URL of data such as the run was trained on")
     added.add_argument("out", metavar="OUT", help="the folder of vectors, local or a URL")
     add_flags(added)
@@ -24,15 +26,15 @@ def add_to(verbs: Verbs) -> None:
 
 def add_flags(parser: Any) -> None:
     """Add the flags of `embed`; `submit --verb embed` takes them too."""
-    parser.add_argument("--layer", help="last (default), all, or so many layers deep: 0 is the embedded units")
+    parser.add_argument("--layer", help="last (default), all, or a layer's number: 0 is the embedded units")
     parser.add_argument("--pool", help="how a row's hidden states become its vector: mean (default), last, mean_std, class")
     parser.add_argument("--normalise", action="store_true", help="vectors of length one: a search then compares by cosine")
     parser.add_argument("--workers", type=int, metavar="N", help="workers, at most (default: what fits)")
     parser.add_argument(
-        "--resources", metavar="R", help="what each worker gets, such as GPU=1,CPU=4 (default: as the run's had)"
+        "--resources", metavar="R", help="resources per worker, such as GPU=1,CPU=4 (default: those of the run's workers)"
     )
-    parser.add_argument("--max-bad-rows", type=int, metavar="N", help="rows not usable before it stops (default: as the run's)")
-    about = "part of the rows that are not, before it stops (default: as the run's)"
+    parser.add_argument("--max-bad-rows", type=int, metavar="N", help="unusable rows before it stops (default: the run's)")
+    about = "share of unusable rows before it stops (default: the run's)"
     parser.add_argument("--max-bad-share", type=float, metavar="S", help=about)
 
 

@@ -12,7 +12,7 @@ from foundray.cli.parsing import Verbs, add_step, overrides_of, say
 def add_to(verbs: Verbs) -> None:
     about = "write a run's model as a folder that Hugging Face's classes load"
     added = verbs.add("export", _export, about, "RUN", overrides="spec that does not change the result")
-    added.add_argument("out", metavar="OUT", help="a folder, or a URL, where nothing is yet")
+    added.add_argument("out", metavar="OUT", help="a folder or URL that does not exist yet")
     add_step(added)
 
 

@@ -13,10 +13,10 @@ from foundray.errors import InputError
 def add_to(verbs: Verbs) -> None:
     added = verbs.add("forecast", _forecast, "tell a run's loss from a ladder of smaller ones", overrides="spec", shows=True)
     added.add_argument("runs", nargs="*", metavar="RUN", help="finished runs, or the folder of a search")
-    added.add_argument("--points", metavar="FILE", help="a CSV with the columns N, D and loss, in place of runs")
-    added.add_argument("--for", dest="target", metavar="SPEC", help="the run to be told of (default: that of the search)")
-    added.add_argument("--parameters", type=float, metavar="N", help="of the run to be told of, in place of --for")
-    added.add_argument("--tokens", type=float, metavar="D", help="of the run to be told of, in place of --for")
+    added.add_argument("--points", metavar="FILE", help="a CSV with the columns N, D and loss, instead of runs")
+    added.add_argument("--for", dest="target", metavar="SPEC", help="the run to forecast (default: the search's)")
+    added.add_argument("--parameters", type=float, metavar="N", help="parameters of the run to forecast, instead of --for")
+    added.add_argument("--tokens", type=float, metavar="D", help="tokens of the run to forecast, instead of --for")
 
 
 def _forecast(options: Any) -> None:

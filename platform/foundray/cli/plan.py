@@ -21,13 +21,13 @@ def add_to(verbs: Verbs) -> None:
     added.add_argument("--tokenizer", metavar="FILE", help=help_text, **many)
     help_text = "where the run might go, such as H100:8 (default: one of some kinds)"
     added.add_argument("--gpus", metavar="NAME:COUNT", help=help_text, **many)
-    added.add_argument("--price", metavar="NAME=PRICE", help="of one GPU an hour, such as H100=2.5", **many)
+    added.add_argument("--price", metavar="NAME=PRICE", help="per GPU and hour, such as H100=2.5", **many)
     added.add_argument("--peak-flops", type=float, metavar="X", help="FLOP/s of a CPU, for --gpus CPU")
-    added.add_argument("--mfu", type=float, metavar="X", help="part of the peak that is reached (default: 0.4, assumed)")
+    added.add_argument("--mfu", type=float, metavar="X", help="share of the peak FLOP/s reached (default: 0.4, assumed)")
     help_text = "hours between failures of one machine (default: 6300, as Llama 3's training saw)"
     added.add_argument("--mtbf", type=float, metavar="HOURS", help=help_text)
-    added.add_argument("--machines", type=int, metavar="N", help="that the GPUs are in (default: eight in each)")
-    added.add_argument("--seconds-per-gb", type=float, metavar="X", help="of writing a checkpoint (default: 1, assumed)")
+    added.add_argument("--machines", type=int, metavar="N", help="machines that hold the GPUs (default: eight GPUs in each)")
+    added.add_argument("--seconds-per-gb", type=float, metavar="X", help="time to write a checkpoint (default: 1, assumed)")
     added.add_argument("--sample", metavar="SIZE", help="read a seeded sample of the files, such as 1GB, and extrapolate")
     help_text = "a reason to pre-train that data cannot show: architecture, control or research"
     added.add_argument("--because", metavar="REASON", help=help_text, **many)

@@ -12,7 +12,7 @@ from foundray.cli.parsing import Verbs, overrides_of, say
 
 def add_to(verbs: Verbs) -> None:
     about = "turn the raw sources of a spec into prepared shards"
-    after = "; the same `foundray prepare` goes on"
+    after = "; the same `foundray prepare` continues"
     add_dry_run(verbs.add("prepare", _prepare, about, "SPEC", overrides="spec", after_interrupt=after))
 
 

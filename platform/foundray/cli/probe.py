@@ -12,7 +12,7 @@ from foundray.cli.parsing import Verbs, overrides_of
 def add_to(verbs: Verbs) -> None:
     about = "judge what a run has learned, beside a floor and the same network untrained"
     added = verbs.add("probe", _probe, about, "RUN", overrides="task", shows=True)
-    added.add_argument("--task", required=True, metavar="FILE", help="a YAML file: what the run is judged by")
+    added.add_argument("--task", required=True, metavar="FILE", help="a YAML file: the task")
 
 
 def _probe(options: Any) -> None:

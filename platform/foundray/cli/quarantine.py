@@ -10,9 +10,9 @@ from foundray.cli.parsing import Verbs, overrides_of
 
 
 def add_to(verbs: Verbs) -> None:
-    about = "show what of the raw data could not be used, and why"
+    about = "show which raw data could not be used, and why"
     added = verbs.add("quarantine", _quarantine, about, "WHAT", overrides="spec", shows=True)
-    added.add_argument("--limit", type=int, default=20, metavar="N", help="lines that are shown (default: 20)")
+    added.add_argument("--limit", type=int, default=20, metavar="N", help="lines to show (default: 20)")
     added.add_argument("--source", type=int, metavar="I", help="only of this source, counted from 0")
 
 

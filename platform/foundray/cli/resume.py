@@ -10,8 +10,8 @@ from foundray.cli.result import print_result
 
 
 def add_to(verbs: Verbs) -> None:
-    about = "go on with a run from its last complete checkpoint"
-    verbs.add("resume", _resume, about, "RUN", overrides="spec", after_interrupt="; the same `foundray resume` goes on")
+    about = "continue a run from its last complete checkpoint"
+    verbs.add("resume", _resume, about, "RUN", overrides="spec", after_interrupt="; the same `foundray resume` continues")
 
 
 def _resume(options: Any) -> None:

@@ -11,7 +11,7 @@ from foundray.cli.parsing import Verbs, say
 
 def add_to(verbs: Verbs) -> None:
     added = verbs.add("samples", _samples, "list the samples that a step was trained on", "RUN", shows=True)
-    added.add_argument("--step", type=int, required=True, help="counted from 1")
+    added.add_argument("--step", type=int, required=True, help="the step, counted from 1")
 
 
 def _samples(options: Any) -> None:

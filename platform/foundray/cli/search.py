@@ -12,12 +12,10 @@ from foundray.cli.parsing import Verbs
 def add_to(verbs: Verbs) -> None:
     added = verbs.add("search", _search, "find the rows of a folder of vectors that are nearest to a query", shows=True)
     added.add_argument("out", metavar="OUT", help="a folder that `foundray embed` made")
-    added.add_argument(
-        "query", metavar="QUERY", nargs="?", help="a text; of other data than text, a file, whose first row is taken"
-    )
-    added.add_argument("--like", metavar="ID", help="in place of a query: the id of a row that is there")
-    added.add_argument("--top", type=int, default=10, help="rows that are shown (default: 10)")
-    added.add_argument("--run", metavar="RUN", help="the run that made them, where it lies elsewhere now")
+    added.add_argument("query", metavar="QUERY", nargs="?", help="a text; for other data, a file, whose first row counts")
+    added.add_argument("--like", metavar="ID", help="instead of a query: the id of a row in OUT")
+    added.add_argument("--top", type=int, default=10, help="rows to show (default: 10)")
+    added.add_argument("--run", metavar="RUN", help="the run that made them, if it has moved")
 
 
 def _search(options: Any) -> None:

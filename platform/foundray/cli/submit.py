@@ -26,19 +26,19 @@ def add_to(verbs: Verbs) -> None:
         nargs="*",
         help="with --verb embed, what a run embeds and where its vectors go: RUN DATA OUT",
     )
-    about = "what is done there (default: train; resume takes a RUN, and embed RUN DATA OUT: write it before them)"
+    about = "the verb to run there (default: train; resume takes a RUN, embed RUN DATA OUT: write --verb before them)"
     added.add_argument("--verb", dest="sent", choices=JOB_VERBS, default="train", help=about)
     add_flags(added.add_argument_group("with --verb embed"))
     added.add_argument(
-        "--cluster", metavar="URL", help="its dashboard's (default: RAY_API_SERVER_ADDRESS, or the cluster on this machine)"
+        "--cluster", metavar="URL", help="its dashboard (default: RAY_API_SERVER_ADDRESS, or the cluster on this machine)"
     )
-    added.add_argument("--follow", action="store_true", help="show what it says, until it ends, and end as it ends")
-    added.add_argument("--installed", action="store_true", help="run what is installed there, not the code that is here")
+    added.add_argument("--follow", action="store_true", help="print its output until it ends, and end with its status")
+    added.add_argument("--installed", action="store_true", help="run the Foundray installed there, not this one")
     added.add_argument(
         "--driver", default="head", metavar="WHERE",
-        help="head (default); worker, where it outlives a head that keeps its state in Redis; or what its node has: driver=1",
+        help="head (default); worker, which outlives a head that keeps its state in Redis; or a resource of its node: driver=1",
     )  # fmt: skip
-    added.add_argument("--runtime-env", metavar="FILE", help="YAML of more that Ray should set up there: pip, env_vars, ...")
+    added.add_argument("--runtime-env", metavar="FILE", help="a YAML file of what else Ray sets up there: pip, env_vars, ...")
 
 
 def _submit(options: Any) -> None:

@@ -11,8 +11,8 @@ from foundray.cli.result import print_result
 
 
 def add_to(verbs: Verbs) -> None:
-    about = "run a spec to its end (preparing its data first, going on where it stopped)"
-    after = "; the same `foundray train` goes on"
+    about = "run a spec to its end (preparing its data first, continuing where it stopped)"
+    after = "; the same `foundray train` continues"
     add_dry_run(verbs.add("train", _train, about, "SPEC", overrides="spec", after_interrupt=after))
 
 

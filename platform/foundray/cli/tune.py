@@ -11,7 +11,7 @@ from foundray.cli.parsing import Verbs, overrides_of, say
 
 def add_to(verbs: Verbs) -> None:
     about = "search hyperparameters on small proxies, and write the run's spec with them"
-    after = "; the same `foundray tune` goes on with the trials that there are"
+    after = "; the same `foundray tune` continues with the trials so far"
     verbs.add("tune", _tune, about, "SPEC", overrides="spec", after_interrupt=after)
 
 

@@ -26,7 +26,7 @@ from foundray.wording.sentences import short_node
 HEAD_BEAT_SECONDS = 2.0
 HEAD_SECONDS = 40.0
 """Longest that the cluster's head may be away, for a restart that keeps its state."""
-AGAIN = "the same command goes on once it is back"
+AGAIN = "the same command continues once it is back"
 _when_lost: list[Callable[[], None]] = []
 """What is done if the head is lost, the innermost last."""
 

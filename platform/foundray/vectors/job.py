@@ -87,7 +87,7 @@ class Job:
                     last_report = now
                     self._report_progress()
         except ray.exceptions.RayError as error:
-            raise RunFailed(f"embedding broke off: {cause_of(error)}; the same `foundray embed` goes on") from error
+            raise RunFailed(f"embedding broke off: {cause_of(error)}; the same `foundray embed` continues") from error
 
     def _results(
         self, ray: Any, todo: list[Part], task: Task, weights: bytes, workers: int, resources: Mapping[str, float]
