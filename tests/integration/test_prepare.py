@@ -83,10 +83,10 @@ def test_bad_rows_are_quarantined_and_counted(tmp_path: Path) -> None:
     assert [(row["position"], row["lost"], row["unit"]) for row in listed] == [("line 11", 1, "row"), ("line 31", 1, "row")]
     assert listed[0]["source"].endswith("a.jsonl")
     assert listed[0]["reason"].startswith("not JSON")
-    told = f", 2 rows quarantined (list: {place}, `foundray quarantine {prepared.folder}` shows it), 1 empty, prepared "
-    assert said[-1].startswith("data: 47 documents, ") and told in said[-1]
+    told = f", 2 rows quarantined (list: {place}, `foundray quarantine {prepared.folder}` shows it), 1 empty, "
+    assert said[-1].startswith("data: 47 documents, ") and told + "prepared " in said[-1]
     foundray.prepare(spec, report=said.append)
-    assert told + "before in" in said[-1], "which a run that uses them says, too"
+    assert told + "already prepared in" in said[-1], "which a run that uses them says, too"
     found = foundray.quarantine(spec)
     assert found.complete and found.balance == prepared.manifest.balance() and len(found.lines) == 2
 

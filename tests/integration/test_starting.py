@@ -33,7 +33,8 @@ STEPS = 60
 
 @pytest.fixture(scope="module")
 def parent(shared_spec: Path) -> Facts:
-    return api.train(shared_spec, {"name": "parent", "train.steps": 40, "train.checkpoint_every": 20})
+    whole = {"evaluate.sets.validation.samples": "whole"}
+    return api.train(shared_spec, {"name": "parent", "train.steps": 40, "train.checkpoint_every": 20, **whole})
 
 
 def continued(spec: Path, name: str, workers: int = 1, **changes: Any) -> Facts:

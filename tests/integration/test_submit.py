@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -41,6 +42,8 @@ def pace(tmp_path_factory: pytest.TempPathFactory) -> Pace:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, pace: Pace) -> Iterator[LocalCluster]:
     """A head whose state is kept in a Redis, and three nodes; the hooked objective is installed there."""
+    if not all(map(shutil.which, ("redis-server", "redis-cli", "openssl"))):
+        pytest.skip("redis-server, redis-cli or openssl is not installed")
     folder = tempfile.mkdtemp(prefix="fr-")  # short: Ray's sockets lie in it, and their paths are limited
     path = os.pathsep.join(filter(None, [str(install(tmp_path_factory.mktemp("hooked"))), os.environ.get("PYTHONPATH")]))
     Path(folder).rmdir()

@@ -193,7 +193,7 @@ def test_a_search(prose: Path, storage: Path, terminals: list[Terminal]) -> None
     fields = {"model__width": 64, "model__heads": 4, "train__steps": 60, "tune": tune}
     spec = write_spec(storage, small_spec(prose, storage / "runs", name="searched", **fields))
     terminals.append(searching := Terminal(FOUNDRAY, "tune", spec))
-    searching.until(r"\d trials?, of which")
+    searching.until(r"\d trials?, \d running")
     searching.resize(40, 10)
     time.sleep(1)
     searching.resize(120, 40)
@@ -203,12 +203,12 @@ def test_a_search(prose: Path, storage: Path, terminals: list[Terminal]) -> None
     assert "the same `foundray tune` continues" in " ".join(searching.text.split())
 
     terminals.append(closed := Terminal(FOUNDRAY, "tune", spec))
-    closed.until(r"\d trials?, of which")
+    closed.until(r"\d trials?, \d running")
     closed.hang_up()
     assert closed.process.wait(SOON) == 129
 
     terminals.append(twice := Terminal(FOUNDRAY, "tune", spec))
-    twice.until(r"\d trials?, of which")
+    twice.until(r"\d trials?, \d running")
     interrupt_twice(twice)
 
     terminals.append(unread := Terminal(*piped('"$0" tune "$1" | head -n 1', spec)))

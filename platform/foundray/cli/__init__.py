@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import sys
+import threading
+from contextlib import suppress
 
 import foundray
 from foundray.cli import (
@@ -54,11 +58,26 @@ def main(arguments: list[str] | None = None) -> None:
     output.install()
     try:
         with signals.heeded(exits=True):
-            if status := _run(arguments):
-                sys.exit(status)
+            status = _run(arguments)
     finally:
         if arguments is None:
             signals.leave()
+    if arguments is None:
+        _end(status)
+    if status:
+        sys.exit(status)
+
+
+def _end(status: int) -> None:
+    """End the process as the interpreter does, except that it does not take itself apart.
+
+    That takes up to a second after torch and Ray were imported, in which a signal would kill the process by its default action.
+    """
+    with suppress(Exception):
+        threading._shutdown()  # type: ignore[attr-defined]  # wait for threads that are not daemons
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _run(arguments: list[str] | None) -> int:
