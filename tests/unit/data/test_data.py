@@ -78,7 +78,9 @@ def test_gzip_of_several_members_and_a_torn_one(tmp_path: Path) -> None:
     assert bad(found)
 
 
-@pytest.mark.parametrize(("torn", "reason_part"), [(slice(-90), "it is cut off"), (slice(50, None), "no xz file")])
+@pytest.mark.parametrize(
+    ("torn", "reason_part"), [(slice(-90), "it is cut off"), (slice(50, None), "xz file, though its name says so")]
+)
 def test_a_torn_xz_file(torn: slice, reason_part: str, tmp_path: Path) -> None:
     content = lzma.compress(os.urandom(3000).hex().encode())
     (tmp_path / "a.txt.xz").write_bytes(content[torn])

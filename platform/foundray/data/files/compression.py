@@ -125,7 +125,8 @@ def _broken(source: LookAhead, kind: str, reason: str, offset: int, lines: bool)
 
 def _wrong_kind(kind: str, start: bytes) -> str:
     found = kind_of(start)
-    return f"it is not a {kind} file, though its name says so{f': its content is {found}' if found else ''}"
+    article = "an" if kind == "xz" else "a"
+    return f"it is not {article} {kind} file, though its name says so{f': its content is {found}' if found else ''}"
 
 
 def _find_start(kind: str, stretch: bytes) -> int:

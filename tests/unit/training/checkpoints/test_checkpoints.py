@@ -149,7 +149,7 @@ def test_the_best_is_found_among_the_checkpoints_that_are_there(folder: Store) -
     assert best_step(folder, [*events, other]) == 20
     last = {"event": "evaluated", "step": 30, "val_loss": 1.4, "compared_loss": 1.6}
     assert best_step(folder, [*events, last]) == 20, "the whole split is easier than what the others looked at"
-    with pytest.raises(InputError, match=r"no complete checkpoint .* validation loss .* of the steps: 10, 20, 30"):
+    with pytest.raises(InputError, match=r"no complete checkpoint .* validation loss .*complete steps: 10, 20, 30"):
         best_step(folder, events[:1])
 
 
