@@ -6,7 +6,7 @@ STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
+.PHONY: demo test test-all tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -16,7 +16,11 @@ demo: $(VENV)/.ready  ## train on the standard library's source, about two minut
 	@echo; echo "Look at runs/demo-$(STEPS): spec.yaml, metrics.jsonl, checkpoints/; or: $(BIN)/tensorboard --logdir runs"
 	@echo "The command is $(BIN)/foundray; \`source $(BIN)/activate\` makes it \`foundray\` in this terminal"
 
-test: check  ## all checks and tests
+test: check  ## all checks, and every capability once on real Ray
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone and not thorough"
+	$(BIN)/pytest -m alone
+
+test-all: check  ## all checks and tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
 

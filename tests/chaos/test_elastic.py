@@ -130,6 +130,7 @@ def test_growing_draining_and_losing(
     assert foundray("audit", run.folder, "--json").facts["clean"]
 
 
+@pytest.mark.thorough
 def test_a_node_that_comes_while_another_drains_is_taken_in(
     cluster: LocalCluster, spec: Path, start: Callable[..., Run], pace: Pace
 ) -> None:
@@ -159,6 +160,7 @@ def rare_openers(spec: Path, steps: int) -> list[int]:
     return sorted(set(late) - set(early))[:2]
 
 
+@pytest.mark.thorough
 def test_planted_faults_are_found_wherever_they_are(
     prose: Path, tmp_path: Path, cluster: LocalCluster, start: Callable[..., Run]
 ) -> None:
@@ -187,6 +189,7 @@ def test_planted_faults_are_found_wherever_they_are(
     assert "guard.max_skipped is 0: look at the samples" in limited.err
 
 
+@pytest.mark.thorough
 def test_a_spike_is_rolled_back_past_by_any_number_of_workers(
     prose: Path, tmp_path: Path, cluster: LocalCluster, start: Callable[..., Run]
 ) -> None:
@@ -215,6 +218,7 @@ def rolled_back(run: Run) -> list[tuple[int, int, int]]:
     return [(e["spike"], e["to"], e["passed_over"]) for e in run.events() if e["event"] == "rolled_back"]
 
 
+@pytest.mark.thorough
 def test_pools_of_unlike_machines_make_one_group_and_that_is_reported_once(
     spec: Path, cluster: LocalCluster, start: Callable[..., Run], pace: Pace
 ) -> None:

@@ -20,6 +20,7 @@ from foundray.cluster.local.cluster import LocalCluster
 SEEDS = range(int(os.environ["CHAOS_RUNS"])) if "CHAOS_RUNS" in os.environ else (6, 17)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_disturbed_run_ends_with_the_same_weights(
     seed: int, spec: Path, undisturbed: str, cluster: LocalCluster, disk: Disk | None

@@ -48,6 +48,7 @@ def made(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_an_adapter_lowers_the_loss_of_held_out_text(made: Path) -> None:
     done = script("finetune.py", made / "base", made / "adapter", "--data", made / "texts", "--steps", 30, "--lr", 0.005)
     before, after = figures(done, "held-out loss")
@@ -80,6 +81,7 @@ def test_preference_moves_towards_what_people_wrote(made: Path) -> None:
     assert (made / "preferring" / "model.safetensors").exists()
 
 
+@pytest.mark.thorough
 def test_what_a_search_finds_stands_in_the_prompt(made: Path) -> None:
     searched = made / "texts" / "[a-q]*.py"
     options = ("--set", "documents=paragraph", "--normalise", "--workers", 1)

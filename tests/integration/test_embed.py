@@ -76,6 +76,7 @@ def wait_for_blocks(out: Path, count: int, process: subprocess.Popen[str]) -> No
         time.sleep(0.05)
 
 
+@pytest.mark.thorough
 def test_a_lost_worker_and_a_lost_command_change_no_bit(run: Run, texts: Path, calm: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["embed", run.folder.url, str(texts), str(out), "--set", "documents=line", "--workers", "2", "--json"]

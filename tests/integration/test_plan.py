@@ -78,6 +78,7 @@ def test_values(data: Path) -> None:
     assert "Chronos" in done.out and done.facts["verdict"] == "fine-tune"
 
 
+@pytest.mark.thorough
 def test_many_units_prepared_data_and_a_run(prose: Path, tmp_path: Path) -> None:
     """Two sources are two units, read by Ray Data; what a run has found out is then exact, or measured."""
     changes = {"train__steps": 4, "data__tokenizer": {"kind": "bpe", "vocab_size": 300}}

@@ -23,6 +23,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
         yield store
 
 
+@pytest.mark.thorough
 def test_a_run_whose_storage_refuses_for_a_while(shared_spec: Path, storage: Path, server: ObjectStore) -> None:
     began: list[float] = []
 

@@ -137,6 +137,7 @@ def test_a_run_and_who_watches_it(prose: Path, storage: Path, terminals: list[Te
     assert (facts.state, facts.stopped_by, facts.checkpoint) == ("stopped", "SIGINT", facts.step)
 
 
+@pytest.mark.thorough
 def test_a_run_whose_terminal_is_closed_and_one_that_nobody_reads(
     prose: Path, storage: Path, terminals: list[Terminal]
 ) -> None:
@@ -180,6 +181,7 @@ def test_pressed_again_before_the_step_is_done(prose: Path, storage: Path, termi
     assert (facts.state, facts.step) == ("interrupted", 0)
 
 
+@pytest.mark.thorough
 def test_a_search(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
     tune: dict[str, Any] = {
         "trials": 3,
@@ -217,6 +219,7 @@ def test_a_search(prose: Path, storage: Path, terminals: list[Terminal]) -> None
     assert "best of 3 trials" in (storage / "runs" / "searched-tune" / "tuned.yaml").read_text()
 
 
+@pytest.mark.thorough
 def test_embedding(tmp_path: Path, terminals: list[Terminal]) -> None:
     run = saved_run(tmp_path, model__context=64, model__depth=1)
     texts, out = tmp_path / "texts.txt", tmp_path / "out"

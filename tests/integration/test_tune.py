@@ -36,6 +36,7 @@ def search(prose: Path, storage: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.thorough
 def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callable[..., Path], storage: Path) -> None:
     wild = {"optimizer.lr": {"choice": [4e-3, 1e-2, 1e30]}, "train.micro_batches": {"choice": [1]}}  # of 5 in the spec
     tuning = {**SEARCH["tune"], "space": wild, "sampler": "grid", "ladder": 0.7, "budget": 6.0}
@@ -109,6 +110,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 400) -> A
     return found
 
 
+@pytest.mark.thorough
 def test_a_search_whose_trial_and_driver_are_killed_ends_with_the_same_trials(
     search: Callable[..., Path], storage: Path, driver: Callable[[Path], subprocess.Popen[bytes]]
 ) -> None:

@@ -130,7 +130,7 @@ def test_nothing_of_a_damaged_block_of_bzip2_is_used() -> None:
 def test_a_name_that_promises_too_much_is_one_sentence(ending: str) -> None:
     found, (broken,) = unpacked(b"plain text\n" * 1000, f"a{ending}")
     assert found == b""
-    kinds = ("a gzip", "a bz2", "an xz", "a zstd", "a lz4")
+    kinds = ("a gzip", "a bz2", "an xz", "a zstd", "an lz4")
     assert str(broken) in (f"it is not {kind} file, though its name says so" for kind in kinds)
     other = ".xz" if ending == ".gz" else ".gz"
     _, (broken,) = unpacked(PACK[other](TEXT), f"a{ending}")

@@ -125,7 +125,7 @@ def _broken(source: LookAhead, kind: str, reason: str, offset: int, lines: bool)
 
 def _wrong_kind(kind: str, start: bytes) -> str:
     found = kind_of(start)
-    article = "an" if kind == "xz" else "a"
+    article = "an" if kind in ("xz", "lz4") else "a"
     return f"it is not {article} {kind} file, though its name says so{f': its content is {found}' if found else ''}"
 
 
