@@ -73,33 +73,35 @@ class Store:
     def children(self) -> list[Store]:
         """Direct children of this folder, by name; none if the folder is missing. Skips names that are not UTF-8."""
         with reading(self):
-            if self.is_local:
-                folder = Path(self.path)
-                names = [child.name for child in folder.iterdir() if _is_utf8(child.name)] if folder.exists() else []
-            else:
-                names = [info.base_name for info in self._listing()]
-        return [self / name for name in sorted(names)]
+            found = self._entries() if self.is_local else self._listing()
+        return [self / name for name in sorted(found)]
 
     def files(self) -> dict[str, int]:
         """Sizes in bytes of the files directly in this folder, by name; empty if the folder is missing."""
         with reading(self):
             if self.is_local:
-                with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
-                    return {entry.name: entry.stat().st_size for entry in entries if _is_utf8(entry.name) and entry.is_file()}
-                return {}
-            found = self._listing()
-        return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+                return dict(_sizes(self._entries()))
+            return {name: info.size for name, info in self._listing().items() if info.type == fs.FileType.File}
 
-    def _listing(self) -> list[fs.FileInfo]:
-        """Direct children of this folder; none if the folder is missing.
+    def _entries(self) -> dict[str, os.DirEntry[str]]:
+        """Direct children of this local folder, by name; none if the folder is missing. Skips names that are not UTF-8."""
+        if Path(self.path).exists():
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+                return {entry.name: entry for entry in entries if _is_utf8(entry.name)}
+        return {}
+
+    def _listing(self) -> dict[str, fs.FileInfo]:
+        """The same on another filesystem.
 
         pyarrow checks twice whether a folder is missing, and fails if another process creates it in between.
         """
         folder = fs.FileSelector(self.path, allow_not_found=True)
+        found: list[fs.FileInfo] | None = None
         for _ in range(8):
             with contextlib.suppress(FileNotFoundError):
-                return self.filesystem.get_file_info(folder)
-        return self.filesystem.get_file_info(folder)
+                found = self.filesystem.get_file_info(folder)
+                break
+        return {info.base_name: info for info in (self.filesystem.get_file_info(folder) if found is None else found)}
 
     def read_bytes(self) -> bytes:
         """Read the whole file. Raises InputError if it cannot be read."""
@@ -163,6 +165,14 @@ class Store:
         probe = self / f".foundray-{os.getpid()}"
         probe.write_bytes(b"foundray")
         probe.delete_file()
+
+
+def _sizes(entries: dict[str, os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
+    """(name, size) of those that are files, and still there."""
+    for name, entry in entries.items():
+        with contextlib.suppress(FileNotFoundError):
+            if entry.is_file():
+                yield name, entry.stat().st_size
 
 
 @contextlib.contextmanager

@@ -16,8 +16,6 @@ COMPRESSION = {
     ".gz": "gzip", ".bgz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2", ".lz4": "lz4",
 }  # fmt: skip
 
-"""Of each format of documents, what the names of its files end in once `bare`."""
-
 _FORMATS = {ending: form for form, row in FORMATS.items() for ending in row.endings if ending}
 _TAR = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zstd"}
 """Endings that stand for `.tar` and a compression's ending."""
