@@ -25,7 +25,8 @@ from foundray.cluster.local.node import free_ports
 DASHBOARDS = REPOSITORY / "dashboards"
 NEED_GPUS = {"GPU", "GPU memory"}
 """Panels of what only GPUs have."""
-STEPS = 300
+STEPS = 500
+"""Enough that a node whose agent is slow to answer on a busy machine is seen as well."""
 
 
 class Prometheus:
@@ -33,7 +34,7 @@ class Prometheus:
 
     def __init__(self, folder: Path, discovery: Path):
         settings = yaml.safe_load((DASHBOARDS / "prometheus.yaml").read_text())
-        settings["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        settings["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
         settings["rule_files"] = [str(DASHBOARDS / rules) for rules in settings["rule_files"]]
         (found,) = settings["scrape_configs"][0]["file_sd_configs"]
         found |= {"files": [str(discovery)], "refresh_interval": "1s"}
@@ -103,17 +104,21 @@ def test_every_panel_shows_a_run_and_the_rules_are_loaded(
         empty = queries()
         while run.process.poll() is None:
             time.sleep(1)
-            if run.step() > 50:  # and no sooner: an evaluation and a checkpoint are behind us
+            if run.step() > 0:
                 empty = {panel: query for panel, query in empty.items() if not prometheus.query(query)}
         done = run.wait()
     finally:
         run.end()
     assert done.facts["step"] == STEPS
-    assert not empty, f"nothing for {json.dumps(empty, indent=1)}"
+    nodes = [(node["scrapeUrl"], node["health"], node["lastError"]) for node in prometheus.ask("targets")["activeTargets"]]
+    assert not empty, f"nothing for {json.dumps(empty, indent=1)}\n{nodes}"
 
-    # Its driver is gone, and its last words were heard.
-    said = prometheus.query('min(last_over_time(ray_foundray_running{run="watched"}[5m]))')
-    assert [value for _, value in (sample["value"] for sample in said)] == ["0"]
+    # Its driver is gone, and its last words are heard at the next look.
+    last_words = 'min(last_over_time(ray_foundray_running{run="watched"}[5m]))'
+    until = time.monotonic() + 20
+    while prometheus.query(last_words)[0]["value"][1] != "0" and time.monotonic() < until:
+        time.sleep(0.5)
+    assert prometheus.query(last_words)[0]["value"][1] == "0"
     steps = prometheus.query('sum(last_over_time(ray_foundray_steps_total{run="watched"}[5m]))')
     assert float(steps[0]["value"][1]) == STEPS
     groups = prometheus.ask("rules")["groups"]
