@@ -2,7 +2,7 @@
 
 Both train on the same text, turn about: nanoGPT by its CPU recipe and in a copy of the checkout, Foundray with 8-bit AdamW and
 exact sums, and with the workers and threads that a spec without `scale` gets. The small shape is trained and evaluated
-as a whole (1,000 iterations, an evaluation every 250); of the others a steady step is measured. Figures are medians over the
+as a whole (1,000 iterations, an evaluation every 250 on as many samples as nanoGPT's); of the others a steady step is measured. Figures are medians over the
 turns, ratios the medians of the turns' ratios. Both prepare their data before. Nothing else should run beside it.
 """
 
@@ -67,9 +67,9 @@ def compare(race: Race, ours: list[Record], theirs: list[nanogpt.Trained]) -> No
 def run(race: Race, folder: Path, copy: Path, options: argparse.Namespace) -> None:
     (at := folder / race.shape.name).mkdir()
     every = race.evaluate_every or NEVER
-    spec = write_spec(
-        at, spec_of(race.shape, options.text.resolve(), at / "runs", race.steps, options.micro_batches, every, options.scale)
-    )
+    written = spec_of(race.shape, options.text.resolve(), at / "runs", race.steps, options.micro_batches, every, options.scale)
+    samples = 2 * nanogpt.EVALUATION_BATCHES * race.shape.batch  # nanoGPT looks at the training split too
+    spec = write_spec(at, written | {"evaluate": {"sets": {"validation": {"samples": samples}}}})
     prepare(spec)
     ours, theirs = [], []
     for turn in range(options.turns):

@@ -19,6 +19,8 @@ DATA = "data/shakespeare_char"
 ITERATION = re.compile(r"iter (\d+): loss [\d.]+, time ([\d.]+)ms")
 EVALUATION = re.compile(r"step (\d+): train loss [\d.]+, val loss ([\d.]+)")
 WARM_UP = 10
+EVALUATION_BATCHES = 20
+"""Per split, of which there are two."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def train(copy: Path, shape: Shape, iterations: int, evaluate_every: int | None)
     """Its CPU recipe at another shape; without `evaluate_every`, the loss is looked at once, before the first iteration."""
     changes = {
         "device": "cpu", "compile": False, "dropout": 0.0,
-        "eval_iters": 20 if evaluate_every else 1, "eval_interval": evaluate_every or NEVER,
+        "eval_iters": EVALUATION_BATCHES if evaluate_every else 1, "eval_interval": evaluate_every or NEVER,
         "log_interval": 10 if evaluate_every else 1,
         "block_size": shape.context, "batch_size": shape.batch,
         "n_layer": shape.depth, "n_head": shape.heads, "n_embd": shape.width,

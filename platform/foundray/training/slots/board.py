@@ -41,7 +41,7 @@ class _Board:
 
     def __init__(self) -> None:
         self.records: list[tuple[Record, float]] = []
-        # By pool and rank in Ray Train's group: a new group's slots replace the old one's.
+        # By pool and number in Ray Train's group: a new group's slots replace the old one's.
         self.slots: dict[tuple[str, int], tuple[Slot, float]] = {}
         self.open = True
 
@@ -73,7 +73,7 @@ def start_board() -> Any:
 
 
 def hold_slot(config: dict[str, Any]) -> None:
-    """Ray Train's loop function: hold what Ray Train reserved until the run is over.
+    """Ray Train's loop function: hold what Ray Train reserved, which is `config["slots"]` equal slots, until the run is over.
 
     A worker in a separate process on the same node computes, and outlives this one: when Ray Train tears a group down, because
     it lost a part of it or to resize it, the workers continue.
@@ -82,7 +82,8 @@ def hold_slot(config: dict[str, Any]) -> None:
 
     rank = ray.train.get_context().get_world_rank()
     slot = Slot(ray.get_runtime_context().get_node_id(), tuple(map(str, ray.get_gpu_ids())), config["pool"])
-    while ray.get(config["board"].heartbeat.remote(config["pool"], rank, slot)):
+    ranks = range(rank * config["slots"], (rank + 1) * config["slots"])
+    while all(ray.get([config["board"].heartbeat.remote(config["pool"], rank, slot) for rank in ranks])):
         time.sleep(HEARTBEAT_SECONDS)
 
 

@@ -204,14 +204,17 @@ class _Keeper:
                     arguments["scaling_policy"] = StayingNodes(self.scaling_config)
                 return super()._initialize_and_run_controller(**arguments)
 
+        # On its own Ray all slots come and go with one node, so one process holds them all. (GPUs are assigned one by one.)
+        use_gpu = pool.resources.get("GPU", 0) > 0
+        slots = most if alone and not use_gpu else 1
         trainer = Trainer(
             hold_slot,
-            train_loop_config={"board": board, "pool": name},
+            train_loop_config={"board": board, "pool": name, "slots": slots},
             scaling_config=ScalingConfig(
-                num_workers=most if fewest == most or alone else (max(1, fewest), most),
+                num_workers=most // slots if fewest == most or alone else (max(1, fewest), most),
                 elastic_resize_monitor_interval_s=RESIZE_SECONDS,
-                use_gpu=pool.resources.get("GPU", 0) > 0,
-                resources_per_worker=pool.resources,
+                use_gpu=use_gpu,
+                resources_per_worker={resource: amount * slots for resource, amount in pool.resources.items()},
                 accelerator_type=pool.accelerator,
                 label_selector=pool.labels or None,
             ),
