@@ -2,8 +2,9 @@
 
 Both train on the same text, turn about: nanoGPT by its CPU recipe and in a copy of the checkout, Foundray with 8-bit AdamW and
 exact sums, and with the workers and threads that a spec without `scale` gets. The small shape is trained and evaluated
-as a whole (1,000 iterations, an evaluation every 250 on as many samples as nanoGPT's); of the others a steady step is measured. Figures are medians over the
-turns, ratios the medians of the turns' ratios. Both prepare their data before. Nothing else should run beside it.
+as a whole (1,000 iterations, an evaluation every 250 on as many samples as nanoGPT's); of the others a steady step is
+measured. Figures are medians over the turns, ratios the medians of the turns' ratios. Both prepare their data before. Nothing
+else should run beside it.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     path = os.environ.get("PYTHONPATH")
     site = str(hooked.install(tmp_path_factory.mktemp("hooked")))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [site, path]))
-    made = LocalCluster.up(0, RESOURCES, folder)
+    made = LocalCluster.up(0, RESOURCES, folder, dashboard=False)
     yield made
     made.down()
     os.environ["PYTHONPATH"] = path or ""

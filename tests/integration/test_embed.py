@@ -6,6 +6,7 @@ import hashlib
 import io
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.integration.conftest import FOUNDRAY, foundray
 from tests.unit.evaluation.test_probing import IMAGE_RUN, SERIES_RUN, saved_run
 
 import foundray as api
+from foundray.cluster.connect import connected
 from foundray.errors import InputError
 from foundray.runs.run import Run
 
@@ -25,13 +27,10 @@ ROWS = 50_000
 
 
 @pytest.fixture(scope="module", autouse=True)
-def local_ray():
+def own_ray() -> Iterator[None]:
     """For calls from this process; commands have Rays of their own."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with connected():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
@@ -22,6 +21,7 @@ from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import FOUNDRAY, foundray
 
 import foundray as api
+from foundray.cluster.connect import connected
 from foundray.contract import Ask, Plan, Units
 from foundray.data.prepare.recipe import prepared_folder
 from foundray.data.stream.batch import packed
@@ -59,14 +59,13 @@ class Made:
 @pytest.fixture(scope="module")
 def runs(storage: Path, prose: Path) -> Path:
     """Of every kind, some steps on real text; with what our own models answer beside them."""
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    for name, changes in {**{name: changes for name, (_, changes) in RUNS.items()}, "own": OWN}.items():
-        spec = small_spec(prose, storage / "runs", name=name, train__steps=20, train__checkpoint_every=10, **changes)
-        spec["data"]["sources"][0]["licence"] = "PSF-2.0"
-        api.train(write_spec(storage, spec))
-        if name in RUNS:
-            save_file(answers(Run.open(str(storage / "runs" / name))), storage / f"{name}.safetensors")
-    ray.shutdown()
+    with connected():
+        for name, changes in {**{name: changes for name, (_, changes) in RUNS.items()}, "own": OWN}.items():
+            spec = small_spec(prose, storage / "runs", name=name, train__steps=20, train__checkpoint_every=10, **changes)
+            spec["data"]["sources"][0]["licence"] = "PSF-2.0"
+            api.train(write_spec(storage, spec))
+            if name in RUNS:
+                save_file(answers(Run.open(str(storage / "runs" / name))), storage / f"{name}.safetensors")
     return storage / "runs"
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,6 +17,7 @@ from tests.integration.conftest import foundray
 from tests.integration.test_modalities import images
 
 import foundray as api
+from foundray.cluster.connect import connected
 from foundray.data.stream.batch import packed
 from foundray.evaluation.encoder import Encoder, Reader
 from foundray.model.model import Batch
@@ -64,15 +64,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("values")
     sources = {"image": images(folder), "trajectory": episodes(folder)}
     (sources["image"] / "007.png").unlink()  # it is cut off
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    for name, (_, changes) in RUNS.items():
-        source = sources[changes["data__modality"]["kind"]]
-        given = [{"path": str(source), "format": "files"}]
-        spec = small_spec(Path("x"), folder / "runs", name=name, data__sources=given, train__steps=20, **changes)
-        spec["data"].pop("tokenizer")
-        api.train(write_spec(folder, spec))
-        save_file(answers(Run.open(str(folder / "runs" / name)), source), folder / f"{name}.safetensors")
-    ray.shutdown()
+    with connected():
+        for name, (_, changes) in RUNS.items():
+            source = sources[changes["data__modality"]["kind"]]
+            given = [{"path": str(source), "format": "files"}]
+            spec = small_spec(Path("x"), folder / "runs", name=name, data__sources=given, train__steps=20, **changes)
+            spec["data"].pop("tokenizer")
+            api.train(write_spec(folder, spec))
+            save_file(answers(Run.open(str(folder / "runs" / name)), source), folder / f"{name}.safetensors")
     return folder
 
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import soundfile
 from PIL import Image
 from tests.conftest import small_spec, write_spec
 from tests.integration.conftest import foundray
 
 import foundray as api
+from foundray.cluster.connect import connected
 
 
 @pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def own_ray() -> Iterator[None]:
+    with connected():
+        yield
 
 
 def images(folder: Path) -> Path:

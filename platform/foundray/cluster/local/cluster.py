@@ -68,16 +68,20 @@ class LocalCluster:
         self.network: int = state.get("network", 0)  # one of before was there
         self.port: int = state["port"]
         self.dashboard_port: int = state["dashboard_port"]
+        self.has_dashboard: bool = state.get("has_dashboard", True)
         self.added: int = state["added"]
         self.nodes = {name: Node(**node) for name, node in state["nodes"].items()}
         self.redis = Redis(self.folder, Node(**state["redis"])) if state["redis"] else None
         """Which keeps the head's state, if there is one."""
 
     @staticmethod
-    def up(nodes: int, resources: Mapping[str, float], folder: Path | None = None, redis: bool = False) -> LocalCluster:
+    def up(
+        nodes: int, resources: Mapping[str, float], folder: Path | None = None, redis: bool = False, dashboard: bool = True
+    ) -> LocalCluster:
         """Start a head without resources of its own, and nodes `node-1`, `node-2`, ...
 
-        With `redis` the head's state is kept in a Redis, and the head can be killed and restarted. Raises InputError.
+        With `redis` the head's state is kept in a Redis, and the head can be killed and restarted. Jobs can be submitted only
+        with `dashboard`, which takes some seconds to start. Raises InputError.
         """
         if nodes < 0:
             raise InputError(f"--nodes {nodes}: it must be 0 or more")
@@ -93,7 +97,10 @@ class LocalCluster:
         token.write_text(secrets.token_hex(32))
         network = free_network()
         port, dashboard_port = free_ports(node_ip(network, 0), 2)
-        fresh = {"network": network, "port": port, "dashboard_port": dashboard_port, "added": 0, "nodes": {}, "redis": None}
+        fresh = {
+            "network": network, "port": port, "dashboard_port": dashboard_port, "has_dashboard": dashboard, "added": 0,
+            "nodes": {}, "redis": None,
+        }  # fmt: skip
         (folder / "cluster.json").write_text(json.dumps(fresh))
         cluster = LocalCluster(folder)
         try:
@@ -148,10 +155,17 @@ class LocalCluster:
         return name
 
     def _start_head(self) -> None:
-        dashboard = ["--include-dashboard=true", f"--dashboard-host={self.head_ip}", f"--dashboard-port={self.dashboard_port}"]
+        dashboard = ["--include-dashboard=false"]
+        if self.has_dashboard:
+            dashboard = [
+                "--include-dashboard=true",
+                f"--dashboard-host={self.head_ip}",
+                f"--dashboard-port={self.dashboard_port}",
+            ]
         arguments = ["--head", f"--port={self.port}", f"--temp-dir={self.folder / 'ray'}", *dashboard]
         self._start("head", 0, {"CPU": 0}, arguments, self.redis.environment if self.redis else {})
-        wait_for_port(self.head_ip, self.dashboard_port, START_SECONDS)
+        if self.has_dashboard:
+            wait_for_port(self.head_ip, self.dashboard_port, START_SECONDS)
 
     def restart_head(self) -> None:
         """Start the head again, where it was, with the state that Redis kept. Raises InputError."""
@@ -280,6 +294,7 @@ class LocalCluster:
             "network": self.network,
             "port": self.port,
             "dashboard_port": self.dashboard_port,
+            "has_dashboard": self.has_dashboard,
             "added": self.added,
             "nodes": {name: asdict(node) for name, node in self.nodes.items()},
             "redis": asdict(self.redis.node) if self.redis else None,
