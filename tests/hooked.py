@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from foundray.contract import Ask, Objective, Plan, cross_entropy
+from foundray.contract import Objective, Plan, Target, cross_entropy
 
 
 class Hooked(Objective):
@@ -24,13 +24,13 @@ class Hooked(Objective):
     def heads(self, shape):
         return {"lm_head": shape.classes}
 
-    def plan(self, units, chance):
-        return Plan(units[:-1], (Ask("lm_head", units.x[1:]),))
+    def plan(self, units, rng):
+        return Plan(units[:-1], (Target("lm_head", units.x[1:]),))
 
-    def loss(self, prediction, target, where):
+    def loss(self, prediction, target, loss_mask):
         if pace := os.environ.get("HOOKED_PACE"):
             time.sleep(float(Path(pace).read_text()))
-        loss, count = cross_entropy(prediction, target, where)
+        loss, count = cross_entropy(prediction, target, loss_mask)
         if prediction.requires_grad:
             if self.nan_token is not None and (target[:, 0] == self.nan_token).any():
                 loss = loss * float("nan")

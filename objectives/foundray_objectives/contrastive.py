@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape
+from foundray.contract import Objective, Plan, Target, Units, UnitShape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,13 +34,13 @@ class Contrastive(Objective):
         return {"projector": self.projector}
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
-        return Plan(units, (Ask("projector", None),))
+        return Plan(units, (Target("projector", None),))
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
         import torch
         from torch.nn import functional as F
 
         views = F.normalize(prediction[:, 0].float(), dim=-1)
         rows = torch.arange(len(views), device=views.device)
         similar = (views @ views.T / self.temperature).masked_fill(rows[:, None] == rows, float("-inf"))
-        return F.cross_entropy(similar, rows ^ 1, reduction="sum"), where.sum()  # a row's other view is its neighbour
+        return F.cross_entropy(similar, rows ^ 1, reduction="sum"), loss_mask.sum()  # a row's other view is its neighbour

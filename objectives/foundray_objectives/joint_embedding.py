@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from foundray.contract import WIDTH, Ask, Objective, Plan, Units, UnitShape
+from foundray.contract import WIDTH, Objective, Plan, Target, Units, UnitShape
 from foundray_objectives.masked_frame import spans
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class JointEmbedding(Objective):
     """The teacher's momentum per step at the start of the run; it rises to 1. Use less for fewer steps."""
 
     @property
-    def hides(self) -> bool:  # type: ignore[override]
+    def masks(self) -> bool:  # type: ignore[override]
         return self.masking == "hide"
 
     @property
@@ -63,16 +63,16 @@ class JointEmbedding(Objective):
             units = units[:-1]  # the last unit is the next sample's first
         if self.predicts:
             assert units.shape.grid is not None
-            visible, asked = context_and_targets(units.shape.grid, round(self.shown * len(units)), rng)
-            return Plan(units, (Ask("latent", None, asked),), keep=visible)
+            visible, loss_mask = context_and_targets(units.shape.grid, round(self.shown * len(units)), rng)
+            return Plan(units, (Target("latent", None, loss_mask),), visible=visible)
         masked = spans(len(units), self.ratio, self.span, rng)
-        return Plan(units, (Ask("latent", None, masked),), masked)
+        return Plan(units, (Target("latent", None, masked),), masked)
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
         from torch.nn import functional as F
 
         errors = F.smooth_l1_loss(prediction.float(), target.float(), reduction="none").mean(-1)
-        return (errors * where).sum(), where.sum()
+        return (errors * loss_mask).sum(), loss_mask.sum()
 
     def teacher_targets(self, states: Sequence[Tensor]) -> Tensor:
         from torch.nn import functional as F
@@ -89,15 +89,15 @@ class JointEmbedding(Objective):
 
 def context_and_targets(grid: tuple[int, int], shown: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(the `shown` visible units of the context, ascending; loss mask of the target blocks, [T] bool)."""
-    asked = np.zeros(grid, bool)
+    targets = np.zeros(grid, bool)
     for _ in range(BLOCKS):
-        asked[_block(grid, SCALE, ASPECT, rng)] = True
+        targets[_block(grid, SCALE, ASPECT, rng)] = True
     context = np.zeros(grid, bool)
     context[_block(grid, CONTEXT_SCALE, (1.0, 1.0), rng)] = True
     # Take units of the context block first, then others outside the targets; give up targets if these are too few.
-    order = np.argsort((2 * asked + ~context).flatten() + rng.random(asked.size) * 0.5)
-    visible = np.sort(order[: max(1, min(shown, asked.size - 1))])
-    loss_mask = asked.flatten()
+    order = np.argsort((2 * targets + ~context).flatten() + rng.random(targets.size) * 0.5)
+    visible = np.sort(order[: max(1, min(shown, targets.size - 1))])
+    loss_mask = targets.flatten()
     loss_mask[visible] = False
     if not loss_mask.any():
         loss_mask[order[-1]] = True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy
+from foundray.contract import Objective, Plan, Target, Units, UnitShape, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class MaskedFrame(Objective):
     takes: ClassVar[tuple[str, ...]] = ("frames",)
     causal: ClassVar[bool] = False
-    hides: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
 
     codes: int = Field(default=8192, ge=2)
     """Vectors in the codebook; 256 to 512 for hours of sound rather than thousands of hours."""
@@ -43,10 +43,10 @@ class MaskedFrame(Objective):
         projection, codebook = quantiser(units.x.shape[1], self.codes, self.code_width, self.seed)
         classes = (units.x @ projection @ codebook.T).argmax(1)  # nearest unit vector, whatever the length of the projection
         masked = spans(len(units), self.ratio, self.span, rng)
-        return Plan(units, (Ask("codes", classes, masked),), masked)
+        return Plan(units, (Target("codes", classes, masked),), masked)
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        return cross_entropy(prediction, target, where)
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy(prediction, target, loss_mask)
 
 
 @lru_cache(4)

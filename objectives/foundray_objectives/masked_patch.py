@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape, squared_error
+from foundray.contract import Objective, Plan, Target, Units, UnitShape, squared_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class MaskedPatch(Objective):
     takes: ClassVar[tuple[str, ...]] = ("series",)
     causal: ClassVar[bool] = False
-    hides: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
 
     ratio: float = Field(default=0.4, gt=0, lt=1)
     """Fraction of the patches that is masked."""
@@ -34,7 +34,7 @@ class MaskedPatch(Objective):
         visible = int(len(units) * (1 - self.ratio))
         masked = np.zeros(len(units), bool)
         masked[rng.permutation(len(units))[min(visible, len(units) - 1) :]] = True
-        return Plan(units, (Ask("patch", units.x, masked),), masked)
+        return Plan(units, (Target("patch", units.x, masked),), masked)
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        return squared_error(prediction, target, where)
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return squared_error(prediction, target, loss_mask)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape, squared_error
+from foundray.contract import Objective, Plan, Target, Units, UnitShape, squared_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,12 +34,12 @@ class MaskedPixel(Objective):
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         count = max(1, int(len(units) * (1 - self.ratio)))
         visible = np.sort(rng.permutation(len(units))[:count])
-        asked = np.ones(len(units), bool)
-        asked[visible] = False
-        return Plan(units, (Ask("pixels", normalised(units.x), asked),), keep=visible)
+        loss_mask = np.ones(len(units), bool)
+        loss_mask[visible] = False
+        return Plan(units, (Target("pixels", normalised(units.x), loss_mask),), visible=visible)
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        return squared_error(prediction, target, where)
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return squared_error(prediction, target, loss_mask)
 
 
 def normalised(patches: np.ndarray) -> np.ndarray:

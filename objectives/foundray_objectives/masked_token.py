@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy
+from foundray.contract import Objective, Plan, Target, Units, UnitShape, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 class MaskedToken(Objective):
     causal: ClassVar[bool] = False
-    hides: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
     becomes: ClassVar[str] = "masked_lm"
 
     ratio: float = Field(default=0.3, gt=0, lt=1)
@@ -35,13 +35,13 @@ class MaskedToken(Objective):
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         units = units[:-1]  # the last token is the next sample's first, and may be masked there
-        asked = np.zeros(len(units), bool)
-        asked[rng.permutation(len(units))[: max(1, round(self.ratio * len(units)))]] = True
+        loss_mask = np.zeros(len(units), bool)
+        loss_mask[rng.permutation(len(units))[: max(1, round(self.ratio * len(units)))]] = True
         draw = rng.random(len(units))
-        randomised = asked & (draw < self.random)
+        randomised = loss_mask & (draw < self.random)
         shown = np.where(randomised, rng.integers(0, units.classes, len(units)), units.x)
-        masked = asked & (draw >= self.random + self.same)
-        return Plan(replace(units, x=shown), (Ask("lm_head", units.x, asked),), masked)
+        masked = loss_mask & (draw >= self.random + self.same)
+        return Plan(replace(units, x=shown), (Target("lm_head", units.x, loss_mask),), masked)
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        return cross_entropy(prediction, target, where)
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy(prediction, target, loss_mask)

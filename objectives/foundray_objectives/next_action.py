@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy, squared_error
+from foundray.contract import Objective, Plan, Target, Units, UnitShape, cross_entropy, squared_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,8 @@ class NextAction(Objective):
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         action = units.shape.kinds[ACTION]
         following = np.roll(units.x[:, : action.width], -1, 0)
-        asked = np.arange(len(units)) % len(units.shape.kinds) == STATE
-        return Plan(units, (Ask("action", following.argmax(-1) if action.discrete else following, asked),))
+        loss_mask = np.arange(len(units)) % len(units.shape.kinds) == STATE
+        return Plan(units, (Target("action", following.argmax(-1) if action.discrete else following, loss_mask),))
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        return (squared_error if target.is_floating_point() else cross_entropy)(prediction, target, where)
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return (squared_error if target.is_floating_point() else cross_entropy)(prediction, target, loss_mask)

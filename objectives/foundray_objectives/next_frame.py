@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import PositiveInt
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape
+from foundray.contract import Objective, Plan, Target, Units, UnitShape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,9 +29,9 @@ class NextFrame(Objective):
         return {"frames": shape.width}
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
-        asked = np.arange(len(units)) < len(units) - self.ahead
-        return Plan(units, (Ask("frames", np.roll(units.x, -self.ahead, 0), asked),))
+        loss_mask = np.arange(len(units)) < len(units) - self.ahead
+        return Plan(units, (Target("frames", np.roll(units.x, -self.ahead, 0), loss_mask),))
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
         errors = (prediction.float() - target).abs().mean(-1)
-        return (errors * where).sum(), where.sum()
+        return (errors * loss_mask).sum(), loss_mask.sum()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape, squared_error
+from foundray.contract import Objective, Plan, Target, Units, UnitShape, squared_error
 from foundray_objectives.masked_pixel import normalised
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class NextPatch(Objective):
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
         following = normalised(units.x)
-        asked = np.arange(len(units)) < len(units) - 1  # the last has no next one
-        return Plan(units, (Ask("pixels", np.roll(following, -1, 0), asked),))
+        loss_mask = np.arange(len(units)) < len(units) - 1  # the last has no next one
+        return Plan(units, (Target("pixels", np.roll(following, -1, 0), loss_mask),))
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        return squared_error(prediction, target, where)
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return squared_error(prediction, target, loss_mask)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape, squared_error
+from foundray.contract import Objective, Plan, Target, Units, UnitShape, squared_error
 from foundray_objectives.next_action import ACTION, RETURN, STATE
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class NextState(Objective):
     takes: ClassVar[tuple[str, ...]] = ("steps",)
-    hides: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
     becomes: ClassVar[str] = "decision_transformer"
 
     scale: float = Field(default=1.0, gt=0)
@@ -38,8 +38,8 @@ class NextState(Objective):
         states = units.x[turn == STATE, :width]
         target = np.zeros((len(units), width), np.float32)
         target[ACTION::kinds][: len(states) - 1] = np.diff(states, axis=0) * self.scale
-        asked = (turn == ACTION) & (np.arange(len(units)) < len(units) - kinds)  # the last has no next one
-        return Plan(units, (Ask("state", target, asked),), hidden=turn == RETURN)
+        loss_mask = (turn == ACTION) & (np.arange(len(units)) < len(units) - kinds)  # the last has no next one
+        return Plan(units, (Target("state", target, loss_mask),), masked=turn == RETURN)
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        return squared_error(prediction, target, where)
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return squared_error(prediction, target, loss_mask)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy
+from foundray.contract import Objective, Plan, Target, Units, UnitShape, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ class NextToken(Objective):
         return {"lm_head": shape.classes}
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
-        return Plan(units[:-1], (Ask("lm_head", units.x[1:]),))
+        return Plan(units[:-1], (Target("lm_head", units.x[1:]),))
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        return cross_entropy(prediction, target, where)
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy(prediction, target, loss_mask)

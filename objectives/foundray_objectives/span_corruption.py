@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape, cross_entropy
+from foundray.contract import Objective, Plan, Target, Units, UnitShape, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,11 +58,11 @@ class SpanCorruption(Objective):
             target += [sentinel, text[at + keep : at + keep + remove]]
             at += keep + remove
         x = np.concatenate([*shown, *target, [units.classes + spans]])
-        asked = np.arange(1, len(x)) >= sum(map(len, shown))
-        return Plan(replace(units, x=x[:-1], document=None), (Ask("lm_head", x[1:], asked),))
+        loss_mask = np.arange(1, len(x)) >= sum(map(len, shown))
+        return Plan(replace(units, x=x[:-1], document=None), (Target("lm_head", x[1:], loss_mask),))
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        return cross_entropy(prediction, target, where)
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy(prediction, target, loss_mask)
 
 
 def _parts(total: int, count: int, rng: np.random.Generator) -> np.ndarray:

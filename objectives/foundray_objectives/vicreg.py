@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveInt
 
-from foundray.contract import Ask, Objective, Plan, Units, UnitShape
+from foundray.contract import Objective, Plan, Target, Units, UnitShape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,12 +38,12 @@ class VicReg(Objective):
         return {"expander": self.expander}
 
     def plan(self, units: Units, rng: np.random.Generator) -> Plan:
-        return Plan(units, (Ask("expander", None),))
+        return Plan(units, (Target("expander", None),))
 
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
         views = prediction[:, 0].float()
         one, other = views[::2], views[1::2]
-        samples, count = len(one), where.sum() // 2
+        samples, count = len(one), loss_mask.sum() // 2
         mean = self.invariance * (one - other).pow(2).mean()
         if samples > 1:  # one sample has no variance
             for view in (one, other):

@@ -130,7 +130,7 @@ def plain(spec: Spec, classes: int, payloads: list[bytes], turn: int, compiled: 
     def loss_of(batch: Batch) -> torch.Tensor:
         with traits(device).low_precision():
             logits = model(batch)["lm_head"]
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch.asks["lm_head"][0].flatten())  # type: ignore[union-attr]
+        return F.cross_entropy(logits.flatten(0, 1).float(), batch.targets["lm_head"][0].flatten())  # type: ignore[union-attr]
 
     if compiled:
         compile_layers(model)

@@ -149,8 +149,10 @@ def test_bf16_follows_the_curve_of_fp32() -> None:
 class Transposed(NextToken):
     """Asks for cross-entropy over [B, classes, T], which torch has no deterministic kernel for."""
 
-    def loss(self, prediction: torch.Tensor, target: torch.Tensor, where: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return F.cross_entropy(prediction.float().transpose(1, 2), target, reduction="sum"), where.sum()
+    def loss(
+        self, prediction: torch.Tensor, target: torch.Tensor, loss_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return F.cross_entropy(prediction.float().transpose(1, 2), target, reduction="sum"), loss_mask.sum()
 
 
 def test_an_objective_without_deterministic_kernels_is_refused() -> None:

@@ -22,7 +22,7 @@ from tests.integration.conftest import FOUNDRAY, foundray
 
 import foundray as api
 from foundray.cluster.connect import connected
-from foundray.contract import Ask, Plan, Units
+from foundray.contract import Plan, Target, Units
 from foundray.data.prepare.recipe import prepared_folder
 from foundray.data.stream.batch import packed
 from foundray.evaluation.encoder import Encoder, Reader, features
@@ -71,14 +71,14 @@ def runs(storage: Path, prose: Path) -> Path:
 
 @torch.no_grad()
 def answers(run: Run) -> dict[str, torch.Tensor]:
-    """Ids of a text, [1, T], where the mask hides them, and our model's logits, [1, T, classes]."""
+    """Ids of a text, [1, T], which units are masked, and our model's logits, [1, T, classes]."""
     reader, model = Reader(run), Encoder.trained(run).model
     ids = np.concatenate([[reader.tokenizer.document_id], reader.tokenizer.encode([SENTENCE])[0]]).astype(np.int64)[:32]
-    hidden = np.arange(len(ids)) % 3 == 1 if "masked" in run.folder.name else None
-    plan = Plan(Units(ids, None, reader.shape), (Ask("lm_head", ids),), hidden)
+    masked = np.arange(len(ids)) % 3 == 1 if "masked" in run.folder.name else None
+    plan = Plan(Units(ids, None, reader.shape), (Target("lm_head", ids),), masked)
     logits = model(Batch.load(packed([plan]), torch.device("cpu")))["lm_head"]
-    where = torch.zeros(len(ids), dtype=torch.bool) if hidden is None else torch.from_numpy(hidden)
-    return {"ids": torch.from_numpy(ids)[None], "hidden": where[None], "logits": logits.contiguous()}
+    shown = torch.zeros(len(ids), dtype=torch.bool) if masked is None else torch.from_numpy(masked)
+    return {"ids": torch.from_numpy(ids)[None], "masked": shown[None], "logits": logits.contiguous()}
 
 
 @pytest.fixture(scope="module", params=list(RUNS))
@@ -101,12 +101,12 @@ model, loading = auto.from_pretrained(out, trust_remote_code=False, output_loadi
 assert type(model) is kind and config.architectures == [name], type(model)
 assert not any(loading.values()), loading
 tokenizer = transformers.AutoTokenizer.from_pretrained(out, trust_remote_code=False)
-ids, hidden, logits = ours["ids"], ours["hidden"], ours["logits"]
+ids, masked, logits = ours["ids"], ours["masked"], ours["logits"]
 assert len(tokenizer) == config.vocab_size == model.get_input_embeddings().num_embeddings
 assert tokenizer.model_max_length == config.max_position_embeddings == 32
-if hidden.any():
+if masked.any():
     assert tokenizer.mask_token_id == config.mask_token_id == config.vocab_size - 1
-    ids = torch.where(hidden, tokenizer.mask_token_id, ids)
+    ids = torch.where(masked, tokenizer.mask_token_id, ids)
 
 
 def worst(other):

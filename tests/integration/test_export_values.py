@@ -85,11 +85,11 @@ def answers(run: Run, source: Path) -> dict[str, torch.Tensor]:
     batch = Batch.load(packed([objective.plan(units, rng) for units in rows]), torch.device("cpu"))
     hidden = model.encode(batch)
     found: dict[str, torch.Tensor] = {"hidden": hidden, "answers": next(iter(model.answer(batch, hidden).values()))}
-    if batch.keep is not None:
-        target, where = next(iter(batch.asks.values()))
+    if batch.visible is not None:
+        target, loss_mask = next(iter(batch.targets.values()))
         assert target is not None
-        loss, count = objective.loss(found["answers"], target, where)
-        return {**found, "keep": batch.keep, "loss": loss / count}
+        loss, count = objective.loss(found["answers"], target, loss_mask)
+        return {**found, "visible": batch.visible, "loss": loss / count}
     raw = [row.content for row in some]  # type: ignore[union-attr]
     steps = len(rows[0]) // 3
     for key, width in (("returns", 1), ("states", 3), ("actions", 2)):
@@ -122,8 +122,8 @@ from PIL import Image
 processor = transformers.AutoImageProcessor.from_pretrained(out, trust_remote_code=False)
 files = [file for file in sorted(Path(sys.argv[4]).iterdir())][:3]
 images = processor(images=[Image.open(file) for file in files], return_tensors="pt")["pixel_values"]
-kept = ours["keep"].shape[1]
-noise = torch.full((3, 16), 100.0).scatter(1, ours["keep"], torch.arange(float(kept)).expand(3, -1))
+kept = ours["visible"].shape[1]
+noise = torch.full((3, 16), 100.0).scatter(1, ours["visible"], torch.arange(float(kept)).expand(3, -1))
 output = model(images, noise=noise)
 assert close(model.vit(images, noise=noise).last_hidden_state, ours["hidden"])
 assert close(output.logits, ours["answers"])

@@ -218,7 +218,7 @@ def test_the_stream_is_the_order(tmp_path: Path, prose: Path) -> None:
     def tokens_of(payload: bytes) -> list[list[int]]:
         """The samples of a micro-batch: what is shown, and the last answer."""
         batch = Batch.load(payload, torch.device("cpu"))
-        lengths, target = batch.valid.sum(1).tolist(), batch.asks["lm_head"][0]
+        lengths, target = batch.valid.sum(1).tolist(), batch.targets["lm_head"][0]
         return [[*batch.x[row, :n].tolist(), int(target[row, n - 1])] for row, n in enumerate(lengths)]
 
     feeder = start_feeder()

@@ -28,7 +28,7 @@ from foundray.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONTRACT = 1
+CONTRACT = 2
 """Version of this interface: raised whenever a modality or an objective written for the one before would no longer work."""
 OBJECTIVES, MODALITIES = "foundray.objectives", "foundray.modalities"
 
@@ -87,15 +87,15 @@ WIDTH = 0
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A target: what a head should predict, and at which units."""
+class Target:
+    """What a head should predict, and at which units."""
 
     head: str
     """The head's name, which is its parameters' prefix."""
-    target: np.ndarray | None
+    values: np.ndarray | None
     """[T] int64 classes or [T, outputs] float32 values, one per unit; None if a teacher gives the targets."""
-    where: np.ndarray | None = None
-    """Loss mask, [T] bool: the units that count; None for all."""
+    loss_mask: np.ndarray | None = None
+    """[T] bool: the units whose loss counts; None for all."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class Plan:
 
     units: Units
     """The model's input: at most `model.context` units."""
-    asks: tuple[Ask, ...]
-    hidden: np.ndarray | None = None
+    targets: tuple[Target, ...]
+    masked: np.ndarray | None = None
     """Masked units, [T] bool: the model sees its learned mask vector in their place."""
-    keep: np.ndarray | None = None
+    visible: np.ndarray | None = None
     """Visible units, [S] int64, ascending: the encoder sees only these; a predictor answers at all T."""
 
 
@@ -181,7 +181,7 @@ class Objective(BaseModel, ABC):
     """What a modality may give (`gives`) for this objective to learn from."""
     causal: ClassVar[bool] = True
     """Whether a unit sees only itself and the units before it."""
-    hides: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     """Whether plans mask units: the model then has a mask vector."""
     predicts: ClassVar[bool] = False
     """Whether the encoder sees only the visible units, and a predictor (`model.predictor`) answers for all."""
@@ -229,12 +229,12 @@ class Objective(BaseModel, ABC):
         """
 
     @abstractmethod
-    def loss(self, prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the losses in nats, and their number, over a micro-batch.
 
-        `prediction` is a head's output [B, T, outputs]; `target` [B, T] or [B, T, outputs]; `where` [B, T] bool, the loss
-        mask. If rows are coupled, `prediction` and `target` are the same tensor [B, 1, outputs], with the two rows of a
-        sample next to each other.
+        `prediction` is a head's output [B, T, outputs]; `target` [B, T] or [B, T, outputs]; `loss_mask` [B, T] bool. If rows
+        are coupled, `prediction` and `target` are the same tensor [B, 1, outputs], with the two rows of a sample next to each
+        other.
         """
 
     def teacher_targets(self, states: Sequence[Tensor]) -> Tensor:
@@ -246,19 +246,19 @@ class Objective(BaseModel, ABC):
         raise NotImplementedError
 
 
-def cross_entropy(prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+def cross_entropy(prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Sum and count of the cross-entropies; see `Objective.loss`."""
     from torch.nn import functional as F  # not above: data workers plan without torch
 
-    answers = target.masked_fill(~where, -100).flatten()
+    answers = target.masked_fill(~loss_mask, -100).flatten()
     loss = F.cross_entropy(prediction.flatten(0, 1).float(), answers, ignore_index=-100, reduction="sum")
-    return loss, where.sum()
+    return loss, loss_mask.sum()
 
 
-def squared_error(prediction: Tensor, target: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+def squared_error(prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Sum and count of the units' mean squared errors; see `Objective.loss`."""
     errors = (prediction.float() - target).pow(2).mean(-1)
-    return (errors * where).sum(), where.sum()
+    return (errors * loss_mask).sum(), loss_mask.sum()
 
 
 def installed(group: str) -> list[str]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from foundray.contract import Ask, Plan, Units, UnitShape
+from foundray.contract import Plan, Target, Units, UnitShape
 from foundray.data.stream.batch import packed
 from foundray.data.tokenizers.encoding import encode_one
 from foundray.errors import InputError
@@ -53,5 +53,5 @@ def generate(
 def _next_logits(model: Model, head: str, ids: list[int], classes: int) -> torch.Tensor:
     """Logits [classes] after the last of the ids."""
     x = np.array(ids, np.int64)
-    shown = Plan(Units(x, None, UnitShape(classes=classes)), (Ask(head, x),))
+    shown = Plan(Units(x, None, UnitShape(classes=classes)), (Target(head, x),))
     return model(Batch.load(packed([shown]), torch.device("cpu")))[head][0, -1, :classes]

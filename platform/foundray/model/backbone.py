@@ -120,22 +120,22 @@ class Layers(nn.Module):
         self.register_buffer("positions", positions, persistent=False)
 
     def forward(
-        self, h: Tensor, mask: Tensor | None, causal: bool, keep: Tensor | None = None, states: list[Tensor] | None = None
+        self, h: Tensor, mask: Tensor | None, causal: bool, visible: Tensor | None = None, states: list[Tensor] | None = None
     ) -> Tensor:
         """Compute hidden states.
 
-        With `keep` [B, S], only these units are used: h and the hidden states become [B, S, D]. The class unit is always used
-        and is not in `keep`. Each layer's output is appended to `states`, the last one after the final norm.
+        With `visible` [B, S], only these units are used: h and the hidden states become [B, S, D]. The class unit is always
+        used and is not in `visible`. Each layer's output is appended to `states`, the last one after the final norm.
         """
-        # Positions first, because `keep` selects units together with theirs.
+        # Positions first, because `visible` selects units together with theirs.
         cos, sin = (table[: h.shape[1]].to(h.dtype) for table in (self.cos, self.sin))
         if self.positions is not None:
             h = h + self.positions.to(h.dtype)
-        if keep is not None:
+        if visible is not None:
             if self.prefix:
-                keep = F.pad(keep + 1, (1, 0))
-            h = h.gather(1, keep[..., None].expand(-1, -1, h.shape[-1]))
-            cos, sin = cos[keep], sin[keep]
+                visible = F.pad(visible + 1, (1, 0))
+            h = h.gather(1, visible[..., None].expand(-1, -1, h.shape[-1]))
+            cos, sin = cos[visible], sin[visible]
         rotation = tables(cos, sin, self.heads, len(h))
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
@@ -217,8 +217,8 @@ class Predictor(Layers):
         self.mask = nn.Parameter(torch.zeros(shape.width))
         """[D]: stands for units that are not visible."""
 
-    def spread(self, hidden: Tensor, keep: Tensor, length: int) -> Tensor:
+    def spread(self, hidden: Tensor, visible: Tensor, length: int) -> Tensor:
         """Spread to [B, T, D]: visible units at their positions, the mask vector elsewhere, a class unit first."""
-        class_state, visible = self.into(hidden).float().tensor_split([self.prefix], 1)
-        whole = self.mask.to(visible.dtype).expand(len(keep), length, -1)
-        return torch.cat([class_state, whole.scatter(1, keep[..., None].expand(-1, -1, visible.shape[-1]), visible)], 1)
+        class_state, states = self.into(hidden).float().tensor_split([self.prefix], 1)
+        whole = self.mask.to(states.dtype).expand(len(visible), length, -1)
+        return torch.cat([class_state, whole.scatter(1, visible[..., None].expand(-1, -1, states.shape[-1]), states)], 1)

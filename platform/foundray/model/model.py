@@ -31,11 +31,11 @@ class Batch:
     """[B, T] bool: a unit, not padding."""
     document: Tensor | None
     """[B, T] int64, if a sample holds more than one."""
-    hidden: Tensor | None
+    masked: Tensor | None
     """[B, T] bool: masked units, if the objective masks any."""
-    keep: Tensor | None
+    visible: Tensor | None
     """[B, S] int64: visible units, if the objective drops the others."""
-    asks: dict[str, tuple[Tensor | None, Tensor]]
+    targets: dict[str, tuple[Tensor | None, Tensor]]
     """By head: target [B, T] int64 or [B, T, outputs] float32, or None for teacher targets; and loss mask [B, T] bool."""
     padded: bool
 
@@ -49,8 +49,8 @@ class Batch:
         x, padded = arrays["x"], "valid" in arrays
         valid = arrays["valid"] if padded else torch.ones(x.shape[:2], dtype=torch.bool, device=device)
         heads = dict.fromkeys(name.rpartition(".")[0] for name in arrays if "." in name)
-        asks = {head: (arrays.get(f"{head}.target"), arrays.get(f"{head}.where", valid)) for head in heads}
-        return Batch(x, valid, arrays.get("document"), arrays.get("hidden"), arrays.get("keep"), asks, padded)
+        targets = {head: (arrays.get(f"{head}.target"), arrays.get(f"{head}.where", valid)) for head in heads}
+        return Batch(x, valid, arrays.get("document"), arrays.get("hidden"), arrays.get("keep"), targets, padded)
 
 
 class Model(nn.Module):
@@ -63,7 +63,7 @@ class Model(nn.Module):
         data = units
         if units.classes:
             units = replace(units, classes=units.classes + objective.extra_ids)
-        self.model = Backbone(shape, units, objective.hides)
+        self.model = Backbone(shape, units, objective.masks)
         self.predictor = Predictor(shape.of_predictor, units.grid, shape.width) if objective.predicts else None
         width = shape.of_predictor.width if self.predictor else shape.width
         self.heads = objective.heads(units)
@@ -81,12 +81,12 @@ class Model(nn.Module):
 
     def answer(self, batch: Batch, hidden: Tensor) -> dict[str, Tensor]:
         """Compute the heads' answers from the encoder's hidden states."""
-        if self.predictor is not None and batch.keep is not None:
-            hidden = self.predictor(self.predictor.spread(hidden, batch.keep, batch.x.shape[1]), None, False)
+        if self.predictor is not None and batch.visible is not None:
+            hidden = self.predictor(self.predictor.spread(hidden, batch.visible, batch.x.shape[1]), None, False)
         hidden = self.of_units(hidden)
         if self.couples:
             hidden = pooled(batch, hidden)[:, None]
-        return {head: self.get_submodule(head)(hidden) for head in batch.asks}
+        return {head: self.get_submodule(head)(hidden) for head in batch.targets}
 
     def encode(self, batch: Batch, states: list[Tensor] | None = None) -> Tensor:
         """Compute hidden states [B, T, D], or [B, S, D] of visible units; a class unit's comes first.
@@ -94,7 +94,7 @@ class Model(nn.Module):
         The hidden states of each layer are appended to `states`.
         """
         mask = attention_mask(batch, self.causal, self.shape.class_unit)
-        return self.model(self.model.embed(batch.x, batch.hidden), mask, self.causal, batch.keep, states)
+        return self.model(self.model.embed(batch.x, batch.masked), mask, self.causal, batch.visible, states)
 
     def of_units(self, hidden: Tensor) -> Tensor:
         """Hidden states without the class unit's, if any."""
@@ -112,7 +112,7 @@ def _head(width: int, outputs: tuple[int, ...], shape: ModelConfig) -> nn.Module
 
 def pooled(batch: Batch, hidden: Tensor) -> Tensor:
     """Mean of each sample's hidden states without padding, [B, D]."""
-    if batch.keep is not None or not batch.padded:
+    if batch.visible is not None or not batch.padded:
         return hidden.mean(1)
     return mean_over(hidden, batch.valid)
 

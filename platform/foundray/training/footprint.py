@@ -117,7 +117,7 @@ def _of_micro_batch(
     plan = objective.plan(_sample(spec, classes), np.random.default_rng(0))
     length = len(plan.units)
     rows = spec.train.micro_batch_size * (2 if objective.couples else 1)
-    shown = (length if plan.keep is None else len(plan.keep)) + spec.model.class_unit
+    shown = (length if plan.visible is None else len(plan.visible)) + spec.model.class_unit
     documents = not isinstance(modality, Values) and modality.alphabet is None
     kept = of_layers(spec.model, rows, shown, item, recompute, documents)
     if objective.predicts:

@@ -80,9 +80,9 @@ def pixels_batch(spec: Spec) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     )
     plans = [spec.objective.build().plan(Units(x, None, modality.shape), rng) for x in patches]
     batch = Batch.load(packed(plans), torch.device("cpu"))
-    assert batch.keep is not None
-    order = torch.arange(batch.keep.shape[1]).float().expand(3, -1)
-    noise = torch.full((3, side**2), 1e3).scatter(1, batch.keep, order)
+    assert batch.visible is not None
+    order = torch.arange(batch.visible.shape[1]).float().expand(3, -1)
+    noise = torch.full((3, side**2), 1e3).scatter(1, batch.visible, order)
     return batch, torch.from_numpy(images).permute(0, 3, 1, 2), noise
 
 
@@ -98,16 +98,16 @@ def test_vitmae_gives_the_same_states_pixels_and_loss(changes: dict[str, Any], t
     theirs = reloaded(mae.build(model, spec), tmp_path)
     batch, images, noise = pixels_batch(spec)
     output = theirs(images, noise=noise)
-    target, where = batch.asks["pixels"]
-    assert torch.equal(output.mask.bool(), where)
+    target, loss_mask = batch.targets["pixels"]
+    assert torch.equal(output.mask.bool(), loss_mask)
     hidden = model.encode(batch)
     assert apart(hidden, theirs.vit(images, noise=noise).last_hidden_state) < CLOSE
     answers = model.answer(batch, hidden)["pixels"]
     assert apart(answers, output.logits) < CLOSE
     assert target is not None
-    loss, count = spec.objective.build().loss(answers, target, where)
+    loss, count = spec.objective.build().loss(answers, target, loss_mask)
     assert output.loss.item() == pytest.approx((loss / count).item(), rel=CLOSE)
-    whole = replace(batch, keep=None)
+    whole = replace(batch, visible=None)
     theirs.config.mask_ratio = 0.0
     all_shown = theirs.vit(images, noise=torch.arange(36.0).expand(3, -1)).last_hidden_state
     assert apart(model.encode(whole), all_shown) < CLOSE
@@ -125,7 +125,7 @@ def test_a_vit_for_classification_loads_the_same_encoder(tmp_path: Path) -> None
     assert found["missing_keys"] == {"classifier.weight", "classifier.bias"}
     batch, images, _ = pixels_batch(spec)
     states = theirs.eval().vit(images).last_hidden_state
-    assert apart(model.encode(replace(batch, keep=None)), states) < CLOSE
+    assert apart(model.encode(replace(batch, visible=None)), states) < CLOSE
 
 
 @pytest.mark.parametrize(

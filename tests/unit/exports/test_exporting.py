@@ -84,7 +84,7 @@ def test_encoders(flags: dict[str, Any]) -> None:
     assert type(stock).__name__ == "EuroBertForMaskedLM"
     mask = stock.config.mask_token_id
     assert mask == CLASSES
-    shown = torch.where(batch.hidden, mask, batch.x)
+    shown = torch.where(batch.masked, mask, batch.x)
     with torch.no_grad():
         logits = stock(shown).logits[batch.valid]
         assert worst(answers, logits[..., :mask]) < 1e-5

@@ -44,7 +44,7 @@ def random_model(objective: Objective, shape: ModelConfig = SHAPE) -> Model:
 
 def mean_loss(model: Model, objective: Objective, batch: Batch) -> torch.Tensor:
     answers = model(batch)
-    sums = [objective.loss(answers[head], *target_and_mask) for head, target_and_mask in batch.asks.items()]
+    sums = [objective.loss(answers[head], *target_and_mask) for head, target_and_mask in batch.targets.items()]
     return sum(loss for loss, _ in sums) / sum(count for _, count in sums)
 
 
@@ -90,10 +90,10 @@ def test_masked_tokens_same_loss_as_eurobert() -> None:
     state["lm_head.weight"] = torch.cat([state["lm_head.weight"], torch.zeros(1, 64)])
     theirs.load_state_dict(state, strict=True)
     batch = batch_of(masked, tokens(3, 17))
-    assert batch.hidden is not None
-    target, loss_mask = batch.asks["lm_head"]
-    assert 0 < batch.hidden.sum() <= loss_mask.sum() == 3 * 5
-    logits = theirs(torch.where(batch.hidden, mask_id, batch.x)).logits[..., :CLASSES]
+    assert batch.masked is not None
+    target, loss_mask = batch.targets["lm_head"]
+    assert 0 < batch.masked.sum() <= loss_mask.sum() == 3 * 5
+    logits = theirs(torch.where(batch.masked, mask_id, batch.x)).logits[..., :CLASSES]
     reference = nn.functional.cross_entropy(logits[loss_mask], target[loss_mask])
     assert mean_loss(ours, masked, batch).item() == pytest.approx(reference.item(), rel=1e-5)
     ours.causal = True
@@ -159,10 +159,10 @@ def test_padding_changes_nothing(kind: str) -> None:
     for row, length in enumerate((16, 8)):
         alone = Batch(
             together.x[row : row + 1, :length], together.valid[row : row + 1, :length], None,
-            None if together.hidden is None else together.hidden[row : row + 1, :length], None, together.asks, padded=False,
+            None if together.masked is None else together.masked[row : row + 1, :length], None, together.targets, padded=False,
         )  # fmt: skip
         assert torch.allclose(model(alone)["lm_head"][0], answers["lm_head"][row, :length], atol=1e-4)
-    assert not together.asks["lm_head"][1][1, 8:].any()
+    assert not together.targets["lm_head"][1][1, 8:].any()
 
 
 def test_initial_weights_are_the_same_everywhere() -> None:
@@ -199,9 +199,9 @@ def test_masked_pixels_same_loss_as_vitmae() -> None:
     masked = load_objective("masked_pixel", {})
     plans = [masked.plan(Units(row.numpy()), np.random.default_rng(seed)) for seed, row in enumerate(x)]
     batch = Batch.load(packed(plans), torch.device("cpu"))
-    assert batch.keep is not None
-    target, loss_mask = batch.asks["pixels"]
-    noise = torch.ones(2, 36).scatter(1, batch.keep, torch.arange(9.0)[None].expand(2, -1) / 10)
+    assert batch.visible is not None
+    target, loss_mask = batch.targets["pixels"]
+    noise = torch.ones(2, 36).scatter(1, batch.visible, torch.arange(9.0)[None].expand(2, -1) / 10)
     output = theirs(images, noise=noise)
     assert torch.equal(output.mask.bool(), loss_mask)
     loss, count = masked.loss(output.logits, target, loss_mask)
@@ -236,13 +236,13 @@ def test_layers_equal_vits() -> None:
             (found,) = [(a, b) for a, b in names.items() if name.startswith(a + ".")]
             state[name.replace(*found)] = value
         own.load_state_dict(state)
-    h, keep = torch.randn(2, 16, 64), torch.tensor([[1, 4, 9], [0, 2, 15]])
-    expected = (h + ours.positions).gather(1, keep[..., None].expand(-1, -1, 64))
+    h, visible = torch.randn(2, 16, 64), torch.tensor([[1, 4, 9], [0, 2, 15]])
+    expected = (h + ours.positions).gather(1, visible[..., None].expand(-1, -1, 64))
     for layer in theirs:
         found = layer(expected)
         expected = found[0] if isinstance(found, tuple) else found
-    assert torch.allclose(ours(h, None, False, keep), ours.norm(expected), atol=1e-4)
-    assert not torch.allclose(ours(h, None, False, keep.flip(1)), ours.norm(expected), atol=1e-2)
+    assert torch.allclose(ours(h, None, False, visible), ours.norm(expected), atol=1e-4)
+    assert not torch.allclose(ours(h, None, False, visible.flip(1)), ours.norm(expected), atol=1e-2)
 
 
 def test_masked_patches_same_loss_as_patchtst() -> None:
@@ -259,9 +259,9 @@ def test_masked_patches_same_loss_as_patchtst() -> None:
     series: Any = load_modality("series", {"patch": 8})
     units = series.units({"values": window.flatten().tolist()}, 6, None)
     plan = load_objective("masked_patch", {}).plan(units, np.random.default_rng(0))
-    assert plan.hidden is not None
+    assert plan.masked is not None
     masked = theirs.model(past_values=window).mask.reshape(6)
-    assert masked.sum() == plan.hidden.sum() == 3
+    assert masked.sum() == plan.masked.sum() == 3
     torch.manual_seed(1)
     again = theirs.model(past_values=window)
     torch.manual_seed(1)

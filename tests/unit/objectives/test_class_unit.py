@@ -63,14 +63,14 @@ def test_any_number_of_workers_gives_the_same_bits(changes: dict[str, Any]) -> N
 def test_heads_answer_at_the_units_and_the_class_unit_is_never_left_out() -> None:
     spec = with_class(PICTURES)
     model, batch = wild(spec), batch_of(spec)
-    assert batch.keep is not None
+    assert batch.visible is not None
     assert model.encode(batch).shape == (2, 1 + 4, 32)
     assert model(batch)["pixels"].shape == (2, 16, 48)
     before = model(batch)["pixels"]
     with torch.no_grad():
         model.model.class_unit += 1
     assert not torch.allclose(model(batch)["pixels"], before), "units see it"
-    shown = replace(batch, keep=None)
+    shown = replace(batch, visible=None)
     first = model.encode(shown)[:, 0]
     for unit in (0, 15):
         x = batch.x.clone()
@@ -103,7 +103,7 @@ def test_rotary_positions_by_hand() -> None:
     seen: list[tuple[torch.Tensor, ...]] = []
     attention.register_forward_pre_hook(lambda module, given: seen.append(given[1]))
     batch = batch_of(with_class(PICTURES))
-    model.encode(replace(batch, keep=torch.tensor([[0, 3, 7, 15], [1, 2, 3, 4]])))
+    model.encode(replace(batch, visible=torch.tensor([[0, 3, 7, 15], [1, 2, 3, 4]])))
     angles = [[0, 1, 4, 8, 16], [0, 2, 3, 4, 5]]
     for table, found in zip((layers.cos, layers.sin), seen[0][:2], strict=True):
         assert torch.equal(found[..., :8], table[torch.tensor(angles)][..., :8])  # what the first head's first halves get
@@ -124,8 +124,8 @@ def test_against_torchs_own_encoder() -> None:
     state |= {f"{name}.{part}": getattr(module, part) for name, module in pairs.items() for part in ("weight", "bias")}
     theirs.load_state_dict(state)
     units = model.model.embed_values(batch.x) + model.model.positions[1:]  # type: ignore[index]
-    assert batch.keep is not None
-    kept = units.gather(1, batch.keep[..., None].expand(-1, -1, 32))
+    assert batch.visible is not None
+    kept = units.gather(1, batch.visible[..., None].expand(-1, -1, 32))
     h = torch.cat([model.model.class_unit.expand(2, 1, 32), kept], 1)
     assert torch.allclose(model.encode(batch), model.model.norm(theirs(h)), atol=1e-4)
     assert not torch.allclose(model.encode(batch)[:, 1:], model.model.norm(theirs(h[:, 1:])), atol=1e-2)

@@ -32,27 +32,27 @@ def test_targets_are_blocks_and_the_context_sees_none_of_them() -> None:
     objective = load_objective("joint_embedding", {"masking": "drop"})
     for seed in range(30):
         plan = objective.plan(patches(8), np.random.default_rng(seed))
-        (ask,) = plan.asks
-        assert plan.keep is not None
-        assert ask.where is not None
-        assert ask.target is None, "the teacher tells"
-        assert len(plan.keep) == 26, "40 % of 64, so that all samples are of one shape"
-        assert not ask.where[plan.keep].any()
-        assert 8 <= ask.where.sum() <= 38
-        grid = ask.where.reshape(8, 8)
+        (target,) = plan.targets
+        assert plan.visible is not None
+        assert target.loss_mask is not None
+        assert target.values is None, "the teacher tells"
+        assert len(plan.visible) == 26, "40 % of 64, so that all samples are of one shape"
+        assert not target.loss_mask[plan.visible].any()
+        assert 8 <= target.loss_mask.sum() <= 38
+        grid = target.loss_mask.reshape(8, 8)
         assert max(grid.sum(0).max(), grid.sum(1).max()) >= 3, "blocks, not scattered units"
 
 
-def test_hidden_spans() -> None:
+def test_masked_spans() -> None:
     objective = load_objective("joint_embedding", {"ratio": 0.5, "span": 5})
     plan = objective.plan(Units(np.arange(41), None, UnitShape(classes=50)), np.random.default_rng(0))
-    (ask,) = plan.asks
+    (target,) = plan.targets
     assert len(plan.units) == 40, "the next sample's first unit is not looked at"
-    assert plan.hidden is not None
-    assert np.array_equal(ask.where, plan.hidden)
-    assert plan.hidden.sum() == 20
-    assert np.abs(np.diff(plan.hidden.astype(int))).sum() < 12, "spans, not scattered units"
-    assert load_objective("joint_embedding", {}).plan(patches(1), np.random.default_rng(0)).hidden is not None
+    assert plan.masked is not None
+    assert np.array_equal(target.loss_mask, plan.masked)
+    assert plan.masked.sum() == 20
+    assert np.abs(np.diff(plan.masked.astype(int))).sum() < 12, "spans, not scattered units"
+    assert load_objective("joint_embedding", {}).plan(patches(1), np.random.default_rng(0)).masked is not None
 
 
 def test_blocks_need_a_plane() -> None:
@@ -105,19 +105,19 @@ def test_the_teacher_is_in_the_checkpoint_and_in_pieces(tmp_path) -> None:
     assert torch.equal(weights["model.norm.weight"], trainer.teacher.weights["model.norm.weight"])
 
 
-def test_the_teacher_sees_what_is_hidden() -> None:
+def test_the_teacher_sees_masked_units() -> None:
     trainer = taught(0)
     assert trainer.teacher is not None
     from foundray.model.model import Batch
 
     batch = Batch.load(micro_batch(trainer.spec, 1), torch.device("cpu"))
-    assert batch.hidden is not None
+    assert batch.masked is not None
     shown = trainer.teacher.targets(batch)
     x = batch.x.clone()
-    x[batch.hidden] = (x[batch.hidden] + 1) % 40
+    x[batch.masked] = (x[batch.masked] + 1) % 40
     from dataclasses import replace
 
-    assert not torch.allclose(trainer.teacher.targets(replace(batch, x=x))[batch.hidden], shown[batch.hidden])
+    assert not torch.allclose(trainer.teacher.targets(replace(batch, x=x))[batch.masked], shown[batch.masked])
     model = trainer.model(batch)["latent"]
     assert torch.allclose(trainer.model(replace(batch, x=x))["latent"], model), "the student does not"
 

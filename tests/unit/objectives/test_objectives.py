@@ -39,8 +39,8 @@ def planned(objective: Objective, data: Units, seed: int = 0) -> Plan:
 
 def test_next_token_by_hand() -> None:
     plan = planned(load_objective("next_token", {}), units(5, 6, 7))
-    (ask,) = plan.asks
-    assert (plan.units.x.tolist(), ask.target.tolist(), ask.where) == ([5, 6], [6, 7], None)
+    (target,) = plan.targets
+    assert (plan.units.x.tolist(), target.values.tolist(), target.loss_mask) == ([5, 6], [6, 7], None)
 
 
 def values(length: int, width: int = 4) -> Units:
@@ -49,50 +49,50 @@ def values(length: int, width: int = 4) -> Units:
 
 def test_masked_pixel_asks_for_what_it_drops() -> None:
     plan = planned(load_objective("masked_pixel", {}), data := values(16))
-    (ask,) = plan.asks
-    assert plan.keep is not None
-    assert ask.where is not None
-    assert sorted([*plan.keep, *np.flatnonzero(ask.where)]) == list(range(16))
-    assert len(plan.keep) == 4
+    (target,) = plan.targets
+    assert plan.visible is not None
+    assert target.loss_mask is not None
+    assert sorted([*plan.visible, *np.flatnonzero(target.loss_mask)]) == list(range(16))
+    assert len(plan.visible) == 4
     by_hand = (data.x[3] - data.x[3].mean()) / np.sqrt(((data.x[3] - data.x[3].mean()) ** 2).sum() / 3 + 1e-6)
-    assert np.allclose(ask.target[3], by_hand, atol=1e-6)
+    assert np.allclose(target.values[3], by_hand, atol=1e-6)
 
 
 def test_next_patch_by_hand() -> None:
     data = Units(np.array([[0.0, 2.0], [1.0, 5.0], [3.0, 3.0]], np.float32))
-    (ask,) = planned(load_objective("next_patch", {}), data).asks
-    assert ask.where is not None
-    assert ask.where.tolist() == [True, True, False]
-    assert np.allclose(ask.target[:2], [[-(0.5**0.5), 0.5**0.5], [0.0, 0.0]], atol=1e-5)
+    (target,) = planned(load_objective("next_patch", {}), data).targets
+    assert target.loss_mask is not None
+    assert target.loss_mask.tolist() == [True, True, False]
+    assert np.allclose(target.values[:2], [[-(0.5**0.5), 0.5**0.5], [0.0, 0.0]], atol=1e-5)
     prediction = torch.tensor([[[0.0, 0.0], [1.0, 3.0], [9.0, 9.0]]])
-    loss, count = squared_error(prediction, torch.from_numpy(ask.target)[None], torch.from_numpy(ask.where)[None])
+    loss, count = squared_error(prediction, torch.from_numpy(target.values)[None], torch.from_numpy(target.loss_mask)[None])
     assert (loss.item(), count.item()) == (pytest.approx(0.5 + (1 + 9) / 2, abs=1e-4), 2)
 
 
 def test_masked_patch_hides_what_it_asks() -> None:
     plan = planned(load_objective("masked_patch", {}), data := values(10))
-    (ask,) = plan.asks
-    assert plan.hidden is not None
-    assert plan.hidden.sum() == 4
-    assert np.array_equal(ask.where, plan.hidden)
-    assert np.array_equal(ask.target, data.x)
+    (target,) = plan.targets
+    assert plan.masked is not None
+    assert plan.masked.sum() == 4
+    assert np.array_equal(target.loss_mask, plan.masked)
+    assert np.array_equal(target.values, data.x)
 
 
 def test_next_frame_by_hand() -> None:
     data = Units(np.array([[0.0, 2.0], [1.0, 5.0], [3.0, 3.0]], np.float32))
     objective = load_objective("next_frame", {"ahead": 1})
-    (ask,) = planned(objective, data).asks
-    assert ask.where is not None
-    assert ask.where.tolist() == [True, True, False]
-    assert ask.target[:2].tolist() == [[1.0, 5.0], [3.0, 3.0]]
+    (target,) = planned(objective, data).targets
+    assert target.loss_mask is not None
+    assert target.loss_mask.tolist() == [True, True, False]
+    assert target.values[:2].tolist() == [[1.0, 5.0], [3.0, 3.0]]
     prediction = torch.tensor([[[0.0, 0.0], [1.0, 3.0], [9.0, 9.0]]])
-    loss, count = objective.loss(prediction, torch.from_numpy(ask.target)[None], torch.from_numpy(ask.where)[None])
+    loss, count = objective.loss(prediction, torch.from_numpy(target.values)[None], torch.from_numpy(target.loss_mask)[None])
     assert (loss.item(), count.item()) == ((1 + 5) / 2 + (2 + 0) / 2, 2)
-    (ask,) = planned(load_objective("next_frame", {}), values(5)).asks
-    assert ask.where is not None
-    assert ask.where.tolist() == [True, True, False, False, False]
-    assert np.array_equal(ask.target[:2], values(5).x[3:])
-    assert not planned(load_objective("next_frame", {}), data).asks[0].where.any(), "nothing comes after the end"  # type: ignore[union-attr]
+    (target,) = planned(load_objective("next_frame", {}), values(5)).targets
+    assert target.loss_mask is not None
+    assert target.loss_mask.tolist() == [True, True, False, False, False]
+    assert np.array_equal(target.values[:2], values(5).x[3:])
+    assert not planned(load_objective("next_frame", {}), data).targets[0].loss_mask.any(), "nothing comes after the end"  # type: ignore[union-attr]
 
 
 def test_masked_frame_asks_for_the_nearest_code_where_it_hides() -> None:
@@ -101,24 +101,24 @@ def test_masked_frame_asks_for_the_nearest_code_where_it_hides() -> None:
     projection, codebook = quantiser(4, 7, 3, 5)
     seen = [x @ projection / np.linalg.norm(x @ projection) for x in data.x]
     by_hand = [int(np.argmin([((code - vector) ** 2).sum() for code in codebook])) for vector in seen]
-    (ask,) = plan.asks
-    assert ask.target.tolist() == by_hand
-    assert plan.hidden is not None
-    assert plan.hidden.sum() == 1
-    assert np.array_equal(ask.where, plan.hidden)
+    (target,) = plan.targets
+    assert target.values.tolist() == by_hand
+    assert plan.masked is not None
+    assert plan.masked.sum() == 1
+    assert np.array_equal(target.loss_mask, plan.masked)
     assert np.array_equal(plan.units.x, data.x)
-    other = planned(load_objective("masked_frame", options | {"seed": 6}), values(50)).asks[0].target
-    assert not np.array_equal(other, planned(load_objective("masked_frame", options), values(50)).asks[0].target)
+    other = planned(load_objective("masked_frame", options | {"seed": 6}), values(50)).targets[0].values
+    assert not np.array_equal(other, planned(load_objective("masked_frame", options), values(50)).targets[0].values)
 
 
-def test_hidden_spans_by_law() -> None:
+def test_lengths_of_masked_spans_follow_their_law() -> None:
     for length in range(1, 60):
         found = np.array([spans(length, 0.4, 5, np.random.default_rng(seed)) for seed in range(30)])
-        hidden = max(1, round(0.4 * length))
+        masked = max(1, round(0.4 * length))
         assert found.shape == (30, length)
-        assert (found.sum(1) == hidden).all()
+        assert (found.sum(1) == masked).all()
         runs = (np.diff(found, axis=1, prepend=False) & found).sum(1)
-        assert runs.max() <= -(-hidden // 5)
+        assert runs.max() <= -(-masked // 5)
     at = np.mean([spans(60, 0.4, 5, np.random.default_rng(seed)) for seed in range(600)], 0)
     assert at[5:-5] == pytest.approx(0.4, abs=0.12), "every unit has its turn"
     assert at.min() > 0.05
@@ -130,7 +130,7 @@ def test_codes_spread_over_the_codebook_where_units_are_normalised() -> None:
 
     def used(offset: float) -> float:
         data = Units(values(20_000, 80).x + np.float32(offset))
-        share = np.bincount(planned(objective, data).asks[0].target, minlength=256) / 20_000
+        share = np.bincount(planned(objective, data).targets[0].values, minlength=256) / 20_000
         return float(np.exp(-(share * np.log(share + 1e-12)).sum()))
 
     assert used(0.0) > 128
@@ -150,27 +150,27 @@ def test_masked_token_hides_what_it_asks() -> None:
     objective = load_objective("masked_token", {"ratio": 0.5})
     data = units(*range(10, 21))
     plan = planned(objective, data)
-    (ask,) = plan.asks
-    assert ask.where is not None
-    assert plan.hidden is not None
-    assert ask.where.sum() == 5
-    assert np.array_equal(ask.where, plan.hidden)
-    assert np.array_equal(ask.target, np.arange(10, 20))
-    assert not np.array_equal(planned(objective, data, 1).hidden, plan.hidden)
+    (target,) = plan.targets
+    assert target.loss_mask is not None
+    assert plan.masked is not None
+    assert target.loss_mask.sum() == 5
+    assert np.array_equal(target.loss_mask, plan.masked)
+    assert np.array_equal(target.values, np.arange(10, 20))
+    assert not np.array_equal(planned(objective, data, 1).masked, plan.masked)
 
 
 def test_masked_token_as_bert_shows_some_at_random_and_some_as_they_are() -> None:
     objective = load_objective("masked_token", {"ratio": 0.15, "random": 0.1, "same": 0.1})
     plan = planned(objective, units(*[7] * 20_001))
-    (ask,) = plan.asks
-    assert ask.where is not None
-    assert plan.hidden is not None
-    assert ask.where.sum() == 3000
-    assert (ask.target == 7).all()
-    assert plan.hidden.sum() == pytest.approx(2400, abs=100)
+    (target,) = plan.targets
+    assert target.loss_mask is not None
+    assert plan.masked is not None
+    assert target.loss_mask.sum() == 3000
+    assert (target.values == 7).all()
+    assert plan.masked.sum() == pytest.approx(2400, abs=100)
     changed = plan.units.x != 7
     assert changed.sum() == pytest.approx(300, abs=60)
-    assert not (changed & ~ask.where).any()
+    assert not (changed & ~target.loss_mask).any()
 
 
 def undone(x: np.ndarray) -> list[int]:
@@ -186,10 +186,10 @@ def test_fill_in_middle_can_be_undone_and_takes_both_orders() -> None:
     data, orders = units(0, *range(10, 40)), set()
     for seed in range(30):
         plan = planned(objective, data, seed)
-        whole = np.array([*plan.units.x, plan.asks[0].target[-1]])
+        whole = np.array([*plan.units.x, plan.targets[0].values[-1]])
         assert undone(whole) == data.x.tolist()
         assert whole[0] == 0
-        assert plan.asks[0].where is None, "every token is predicted"
+        assert plan.targets[0].loss_mask is None, "every token is predicted"
         orders.add(bool(np.flatnonzero(whole == CLASSES + 1)[0] == np.flatnonzero(whole == CLASSES)[0] + 1))
     assert orders == {True, False}
     rare = load_objective("fill_in_middle", {"rate": 0.5})
@@ -202,7 +202,7 @@ def test_fill_in_middle_stays_inside_a_document() -> None:
     data = units(0, 1, 2, 0, *range(10, 20), 0, 5, opener=0)
     for seed in range(10):
         plan = planned(objective, data, seed)
-        x = np.array([*plan.units.x, plan.asks[0].target[-1]])
+        x = np.array([*plan.units.x, plan.targets[0].values[-1]])
         assert x[:4].tolist() == [0, 1, 2, 0]
         assert x[-2:].tolist() == [0, 5]
         assert sorted(x[4:-2]) == [*range(10, 20), *range(CLASSES, CLASSES + 3)]
@@ -215,10 +215,10 @@ def test_span_corruption_by_law() -> None:
     text = np.arange(200, 240) - 190  # 40 distinct ids below CLASSES
     for seed in range(20):
         plan = planned(objective, units(*text, 99), seed)
-        (ask,) = plan.asks
-        assert ask.where is not None
-        x = np.array([*plan.units.x, ask.target[-1]])
-        asked = ask.where.sum()
+        (target,) = plan.targets
+        assert target.loss_mask is not None
+        x = np.array([*plan.units.x, target.values[-1]])
+        asked = target.loss_mask.sum()
         shown, answer = x[:-asked], x[-asked:]
         missing, spans = objective.spans(40)
         assert (missing, spans, asked) == (12, 4, 12 + 4 + 1)

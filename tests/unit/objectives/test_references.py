@@ -40,12 +40,12 @@ def test_next_token_same_loss_as_granite() -> None:
 def test_masked_token_same_loss_as_bert() -> None:
     theirs, masked = wild(transformers.BertForMaskedLM(transformers.BertConfig(**TINY))), load_objective("masked_token", {})
     batch = batch_of(masked, tokens(3, 17))
-    target, where = batch.asks["lm_head"]
+    target, loss_mask = batch.targets["lm_head"]
     assert target is not None
-    output = theirs(batch.x, labels=target.masked_fill(~where, -100))
-    loss, count = masked.loss(output.logits, target, where)
+    output = theirs(batch.x, labels=target.masked_fill(~loss_mask, -100))
+    loss, count = masked.loss(output.logits, target, loss_mask)
     assert (loss / count).item() == pytest.approx(output.loss.item(), rel=1e-5)
-    everywhere, number = masked.loss(output.logits, target, torch.ones_like(where))
+    everywhere, number = masked.loss(output.logits, target, torch.ones_like(loss_mask))
     assert abs(everywhere / number - output.loss) > 1e-3  # the comparison can fail
 
 
@@ -63,12 +63,12 @@ def test_span_corruption_same_loss_as_t5() -> None:
     )
     theirs, objective = wild(transformers.T5ForConditionalGeneration(config)), load_objective("span_corruption", {})
     batch = batch_of(objective, tokens(1, objective.reads(16) + 1, lowest=1))
-    target, where = batch.asks["lm_head"]
+    target, loss_mask = batch.targets["lm_head"]
     assert target is not None
-    labels = target[where][None]
-    output = theirs(input_ids=batch.x[:, : int((~where).sum())], labels=labels)
+    labels = target[loss_mask][None]
+    output = theirs(input_ids=batch.x[:, : int((~loss_mask).sum())], labels=labels)
     loss, count = objective.loss(output.logits, labels, torch.ones_like(labels, dtype=torch.bool))
-    assert count == where.sum()
+    assert count == loss_mask.sum()
     assert (loss / count).item() == pytest.approx(output.loss.item(), rel=1e-5)
     shifted, _ = objective.loss(output.logits, labels.roll(1), torch.ones_like(labels, dtype=torch.bool))
     assert abs(shifted / count - output.loss) > 1e-3  # the comparison can fail
@@ -89,9 +89,9 @@ def test_masked_frame_same_loss_as_wav2vec2() -> None:
     length = int(theirs._get_feat_extract_output_lengths(400))
     masked = _compute_mask_indices((2, length), 0.4, 3)
     negatives = torch.from_numpy(_sample_negative_indices((2, length), 5, mask_time_indices=masked))
-    where = torch.from_numpy(masked).bool()
+    loss_mask = torch.from_numpy(masked).bool()
     waves = torch.randn(2, 400, generator=torch.Generator().manual_seed(0))
-    output = theirs(waves, mask_time_indices=where, sampled_negative_indices=negatives)
+    output = theirs(waves, mask_time_indices=loss_mask, sampled_negative_indices=negatives)
     quantised = output.projected_quantized_states
     others = quantised.reshape(-1, 16)[negatives]
     candidates = torch.cat([quantised[:, :, None], others], 2)
@@ -101,7 +101,7 @@ def test_masked_frame_same_loss_as_wav2vec2() -> None:
     same = (quantised[:, :, None] == others).all(-1)
     logits[:, :, 1:] = logits[:, :, 1:].masked_fill(same, float("-inf"))
     objective, first = load_objective("masked_frame", {}), torch.zeros(2, length, dtype=torch.long)
-    loss, count = objective.loss(logits, first, where)
-    assert count == where.sum()
+    loss, count = objective.loss(logits, first, loss_mask)
+    assert count == loss_mask.sum()
     assert loss.item() == pytest.approx(output.contrastive_loss.item(), rel=1e-5)
-    assert abs(objective.loss(logits, first, ~where)[0] - output.contrastive_loss) > 1e-3  # the comparison can fail
+    assert abs(objective.loss(logits, first, ~loss_mask)[0] - output.contrastive_loss) > 1e-3  # the comparison can fail

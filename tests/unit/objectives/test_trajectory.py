@@ -105,25 +105,25 @@ def units(modality: Any) -> Units:
 
 def test_next_action_by_hand() -> None:
     plan = load_objective("next_action", {}).plan(units(trajectory()), np.random.default_rng(0))
-    (ask,) = plan.asks
-    assert ask.where is not None
-    assert ask.target is not None
-    assert np.flatnonzero(ask.where).tolist() == [1, 4, 7]
-    assert ask.target[ask.where].tolist() == [2, 0, 1]
+    (target,) = plan.targets
+    assert target.loss_mask is not None
+    assert target.values is not None
+    assert np.flatnonzero(target.loss_mask).tolist() == [1, 4, 7]
+    assert target.values[target.loss_mask].tolist() == [2, 0, 1]
 
 
 def test_next_state_by_hand() -> None:
     plan = load_objective("next_state", {"scale": 0.5}).plan(units(trajectory()), np.random.default_rng(0))
-    (ask,) = plan.asks
-    assert ask.where is not None
-    assert ask.target is not None
-    assert np.flatnonzero(ask.where).tolist() == [2, 5]
-    assert ask.target[ask.where].tolist() == [[1, 1], [1, 1]]
-    assert plan.hidden is not None
-    assert np.flatnonzero(plan.hidden).tolist() == [0, 3, 6], "the return would tell of the future"
+    (target,) = plan.targets
+    assert target.loss_mask is not None
+    assert target.values is not None
+    assert np.flatnonzero(target.loss_mask).tolist() == [2, 5]
+    assert target.values[target.loss_mask].tolist() == [[1, 1], [1, 1]]
+    assert plan.masked is not None
+    assert np.flatnonzero(plan.masked).tolist() == [0, 3, 6], "the return would tell of the future"
 
 
-def test_what_is_hidden_is_still_told_when() -> None:
+def test_masked_units_keep_their_times() -> None:
     """The mask vector replaces only the values: a unit's time embedding and the norm come after it."""
     modality, objective = trajectory(longest=50), load_objective("next_state", {})
     shape = ModelConfig(width=32, depth=1, heads=4, context=9, rope_theta=None)
@@ -132,7 +132,7 @@ def test_what_is_hidden_is_still_told_when() -> None:
         for parameter in model.parameters():
             parameter.normal_()
     batch = Batch.load(packed([objective.plan(units(modality), np.random.default_rng(0))]), torch.device("cpu"))
-    stem, h = model.model.embed_values, model.model.embed(batch.x, batch.hidden)
+    stem, h = model.model.embed_values, model.model.embed(batch.x, batch.masked)
     for step, unit in enumerate((0, 3, 6)):
         assert torch.allclose(h[0, unit], stem.norm(model.model.mask + stem.time.weight[step]), atol=1e-5)  # type: ignore
     shown = model.model.embed(batch.x, None)
@@ -176,11 +176,11 @@ def test_next_action_same_loss_as_decision_transformer() -> None:
     for r, s, a in zip(returns, states, actions, strict=True):
         plans.append(objective.plan(Units(modality.interleaved(r[:, 0], s, a, 0), None, modality.shape), rng))
     batch = Batch.load(packed(plans), torch.device("cpu"))
-    target, where = batch.asks["action"]
+    target, loss_mask = batch.targets["action"]
     assert target is not None
 
     def loss(model: Model) -> torch.Tensor:
-        total, count = objective.loss(model(batch)["action"], target, where)
+        total, count = objective.loss(model(batch)["action"], target, loss_mask)
         return total / count
 
     output = theirs(

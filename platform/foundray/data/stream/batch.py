@@ -24,8 +24,9 @@ def packed(plans: Sequence[Plan]) -> bytes:
 def collate(plans: Sequence[Plan]) -> Arrays:
     """Pad the plans into arrays.
 
-    x is [B, T] or [B, T, K]. Only if they carry information: valid, document and hidden [B, T], keep [B, S], and the target
-    and loss mask (`where`) of each head.
+    `x` is [B, T] or [B, T, K]. Only if they carry information: `valid`, `document` and `hidden` (masked units) [B, T], `keep`
+    (visible units) [B, S], and of each head `HEAD.target` and `HEAD.where` (the loss mask). The names are part of the payload,
+    and so of the fingerprints in the step logs of existing runs: they cannot change.
     """
     # Validity first: all other arrays are padded by it.
     lengths = np.array([len(plan.units) for plan in plans])
@@ -38,18 +39,19 @@ def collate(plans: Sequence[Plan]) -> Arrays:
         arrays["document"] = _padded(
             [np.zeros(n, np.int64) if d is None else d for d, n in zip(documents, lengths, strict=True)], valid
         )
-    if plans[0].hidden is not None:
-        arrays["hidden"] = _padded([plan.hidden for plan in plans], valid)
-    if plans[0].keep is not None:
-        arrays["keep"] = np.stack([plan.keep for plan in plans if plan.keep is not None]).astype(np.int32)
+    if plans[0].masked is not None:
+        arrays["hidden"] = _padded([plan.masked for plan in plans], valid)
+    if plans[0].visible is not None:
+        arrays["keep"] = np.stack([plan.visible for plan in plans if plan.visible is not None]).astype(np.int32)
     # One target and one loss mask per head. A mask that equals `valid` is the default, so it is not sent.
-    for index, ask in enumerate(plans[0].asks):
-        asks = [plan.asks[index] for plan in plans]
-        if ask.target is not None:
-            arrays[f"{ask.head}.target"] = _padded([one.target for one in asks], valid)
-        mask = _padded([np.ones(n, bool) if a.where is None else a.where for a, n in zip(asks, lengths, strict=True)], valid)
-        if ask.target is None or not np.array_equal(mask, valid):
-            arrays[f"{ask.head}.where"] = mask
+    for targets in zip(*(plan.targets for plan in plans), strict=True):
+        head, taught = targets[0].head, targets[0].values is None
+        if not taught:
+            arrays[f"{head}.target"] = _padded([target.values for target in targets], valid)
+        masks = [np.ones(n, bool) if t.loss_mask is None else t.loss_mask for t, n in zip(targets, lengths, strict=True)]
+        loss_mask = _padded(masks, valid)
+        if taught or not np.array_equal(loss_mask, valid):
+            arrays[f"{head}.where"] = loss_mask
     return arrays
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 
-from foundray.contract import Ask, Plan, UnitShape
+from foundray.contract import Plan, Target, UnitShape
 from foundray.data.stream.batch import packed
 from foundray.errors import InputError
 from foundray.evaluation.encoder import Encoder, Reader
@@ -132,7 +132,7 @@ class Return(Task):
         @torch.no_grad()
         def policy(histories: list[dict[str, list[float]]]) -> np.ndarray:
             units = [reader.row_units(recent(history)) for history in histories]
-            batch = Batch.load(packed([Plan(one, (Ask(HEAD, None),)) for one in units]), torch.device("cpu"))
+            batch = Batch.load(packed([Plan(one, (Target(HEAD, None),)) for one in units]), torch.device("cpu"))
             ends = torch.tensor([len(one) - 2 for one in units])  # the last state
             outputs = model(batch)[HEAD][torch.arange(len(units)), ends].numpy()
             if action.discrete and self.act == "sample":

@@ -42,5 +42,5 @@ class Teacher:
     def targets(self, batch: Batch) -> Tensor:
         """Targets [B, T, D] that the objective takes from a teacher that sees all units."""
         states: list[Tensor] = []
-        functional_call(self.model, self.weights, (replace(batch, hidden=None, keep=None, asks={}), states))
+        functional_call(self.model, self.weights, (replace(batch, masked=None, visible=None, targets={}), states))
         return self.objective.teacher_targets([self.model.of_units(state) for state in states])

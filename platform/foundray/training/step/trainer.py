@@ -261,13 +261,13 @@ class Trainer:
             answers = self.model.answer(batch, hidden)
             teacher_targets = self.teacher.targets(batch) if self.teacher else None
         losses = []
-        for head, (target, where) in batch.asks.items():
+        for head, (target, loss_mask) in batch.targets.items():
             answer = answers[head]
             if self.objective.couples:
-                target, where = answer, where[:, :1]
+                target, loss_mask = answer, loss_mask[:, :1]
             wanted = teacher_targets if target is None else target
             assert wanted is not None, f"{head} has no target"
-            losses.append(self.objective.loss(answer, wanted, where))
+            losses.append(self.objective.loss(answer, wanted, loss_mask))
         loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
         return loss, count
 
