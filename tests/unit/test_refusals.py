@@ -87,7 +87,7 @@ def scale(**fields: Any) -> ScaleConfig:
 def test_gpus_on_a_machine_without_one(places: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked, nodes = scale(workers=1, resources={"CPU": 1, "GPU": 1}), [{"CPU": 8.0}]
     with pytest.raises(
-        InputError, match=r"scale.resources asks for 1 CPU, 1 GPU a worker, and Ray finds no GPU on this machine"
+        InputError, match=r"scale.resources asks for 1 CPU, 1 GPU per worker, and Ray finds no GPU on this machine"
     ):
         fit(asked, nodes, can_grow=False, report=lambda line: None)
     assert fit(asked, [{"CPU": 8.0, "GPU": 2.0}], can_grow=False, report=lambda line: None) == {"": (1, 1)}
@@ -97,7 +97,7 @@ def test_gpus_on_a_machine_without_one(places: dict[str, str], monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     spec = load_spec(places["SPEC"], {"scale.resources": {"CPU": 1, "GPU": 1}})
-    assert "asks for 1 GPU a worker, and torch finds none on this machine" in str(derived(spec)["workers"])
+    assert "asks for 1 GPU per worker, and torch finds none on this machine" in str(derived(spec)["workers"])
     assert "workers" not in derived(load_spec(places["SPEC"]))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert "workers" not in derived(spec), "what the cluster has is not known here"

@@ -1,1 +1,1 @@
-"""Ray: connected to, started on this machine, and asked what it has."""
+"""Connections to Ray, local Ray clusters, and queries of a cluster's resources."""

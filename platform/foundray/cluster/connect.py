@@ -1,4 +1,4 @@
-"""Connecting to Ray, and fitting a run to what the cluster has."""
+"""Connect to Ray, and fit a run to the cluster's resources."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ from foundray.wording.sentences import short_node
 
 HEAD_BEAT_SECONDS = 2.0
 HEAD_SECONDS = 40.0
-"""Longest that the cluster's head may be away, for a restart that keeps its state."""
+"""Longest time that the cluster's head may be away, for a restart that keeps its state."""
 AGAIN = "the same command continues once it is back"
 _when_lost: list[Callable[[], None]] = []
-"""What is done if the head is lost, the innermost last."""
+"""Callbacks for a lost head, the innermost block's last."""
 
 
 def enter_cluster(address: str | None = None) -> LocalCluster | None:
-    """The local cluster at an address or URL (default: RAY_ADDRESS), if it is one, with its token in the environment: before
-    Ray is imported, which reads that once."""
+    """Return the local cluster at an address or URL (default: RAY_ADDRESS), or None, and put its token into the environment.
+
+    Call it before Ray is imported, which reads the environment once.
+    """
     address = address or os.environ.get("RAY_ADDRESS")
     here = local_cluster_at(address) if address else None
     if here:
@@ -43,10 +45,10 @@ def enter_cluster(address: str | None = None) -> LocalCluster | None:
 
 @contextlib.contextmanager
 def connected(report: Callable[[str], None] | None = None) -> Iterator[Any]:
-    """Ray, while the block runs: the cluster at RAY_ADDRESS, or a local one of this command's own.
+    """Connect to Ray for the block: to the cluster at RAY_ADDRESS, or to a local Ray of this command's own.
 
-    `report` is told what takes seconds. A connection that the calling program already has is used and kept. Raises InputError
-    where there is no cluster.
+    `report` receives a line before anything that takes seconds. A connection that the calling program already has is used,
+    and stays open. Raises InputError if there is no cluster.
     """
     address = os.environ.get("RAY_ADDRESS")
     here = enter_cluster()
@@ -57,34 +59,34 @@ def connected(report: Callable[[str], None] | None = None) -> Iterator[Any]:
         return
     _quieten()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    own = address in (None, "", "local")  # the last is Ray's own word for none
+    own = address in (None, "", "local")  # "local" is Ray's own word for none
     if report:
         report("starting Ray" if own else f"connecting to the cluster at {address}")
     with heeded(), local_ray(cores(), quiet) if own else _joined(str(address), here, quiet) as ray:
-        renew()  # Ray's own answer to SIGTERM is a stack trace
+        renew()  # Ray's own handler of SIGTERM prints a stack trace
         yield ray
 
 
 @contextlib.contextmanager
 def _joined(address: str, here: LocalCluster | None, quiet: dict[str, Any]) -> Iterator[Any]:
-    """Ray, connected to the cluster at an address; `here` is that, if it is on this machine. Raises InputError."""
+    """Connect Ray to the cluster at `address`; `here` is that cluster if it is on this machine. Raises InputError."""
     import ray
 
     try:
-        # A job's driver joins the node that it is on; others join the head.
+        # A job's driver joins its own node; other drivers join the head.
         ip = os.environ.get(NODE_IP, here.head_ip) if here else None
         ask_head(address, ip)
         ray.init(address=address, _node_ip_address=ip, **quiet)
     except InputError:
         raise
-    except Exception as error:  # Ray raises many kinds here, bare Exception among them if the machine is too busy
-        ray.shutdown()  # what was begun before it failed
+    except Exception as error:  # Ray raises many types here, even bare Exception if the machine is too busy
+        ray.shutdown()  # clean up a partial start
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"cannot reach the cluster at RAY_ADDRESS={address}: {why}") from None
     try:
         with head_watched(_end_without_head):
             yield ray
-    except FoundrayError:  # some are Ray's errors as well
+    except FoundrayError:  # some of them are Ray's errors too
         raise
     except (ray.exceptions.RayError, ConnectionError) as error:
         raise RunFailed(f"the cluster at RAY_ADDRESS={address} was lost: {cause_of(error)}; {AGAIN}") from error
@@ -93,17 +95,17 @@ def _joined(address: str, here: LocalCluster | None, quiet: dict[str, Any]) -> I
 
 
 def _end_without_head() -> None:
-    # No exception would do: the main thread waits inside Ray, which is about to end the process.
+    # An exception would not help: the main thread waits inside Ray, which is about to end the process.
     print(f"foundray: the head of the Ray cluster has been away for {HEAD_SECONDS:.0f} s; {AGAIN}", file=sys.stderr, flush=True)
     os._exit(RunFailed.exit_status)
 
 
 @contextlib.contextmanager
 def head_watched(lost: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, a thread looks after the cluster's head, and calls `lost` when it has been away for long.
+    """Watch the cluster's head from a thread during the block, and call `lost` when it has been away for too long.
 
-    Ray's own calls wait for the head for a minute; then Ray ends the process, without a word of ours. Of blocks inside each
-    other, the inner one's `lost` is called.
+    Ray's own calls wait a minute for the head; then Ray ends the process before we could report anything. If blocks are
+    nested, the innermost `lost` is called.
     """
     _when_lost.append(lost)
     over = threading.Event()
@@ -133,8 +135,8 @@ def _head_address() -> str:
 
 
 def _quieten() -> None:
-    """Keep Ray's news of lost nodes, which can be pages long, out of the output: the run says itself what happens."""
-    from ray._private import worker  # there is no public switch
+    """Keep Ray's messages about lost nodes, which can be pages long, out of the output: the run reports losses itself."""
+    from ray._private import worker  # no public switch exists
 
     worker.listen_error_messages = lambda *_: None
 
@@ -142,7 +144,7 @@ def _quieten() -> None:
 def fit(
     scale: ScaleConfig, nodes: list[dict[str, float]], can_grow: bool, report: Callable[[str], None]
 ) -> dict[str, tuple[int, int]]:
-    """The fewest and most workers of each pool on these nodes, saying what was reduced. Raises InputError."""
+    """Return the fewest and most workers of each pool on these nodes, and report any reduction. Raises InputError."""
     return {name: _fit(name, pool, nodes, can_grow, report) for name, pool in scale.all_pools.items()}
 
 
@@ -154,13 +156,13 @@ def _fit(
     fits = room(pool.resources, nodes)
     each = ", ".join(f"{amount:g} {kind}" for kind, amount in pool.resources.items())
     have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in pool.resources)
-    if fits < fewest and can_grow:  # the cluster may have more soon; the run waits for that
+    if fits < fewest and can_grow:  # the cluster may grow soon; the run waits for that
         report(f"the cluster has {have}, enough for {fits} of at least {fewest} workers with {each} each")
         return fewest, most
     if fits < fewest and (without := _missing(pool.resources, nodes)):
         raise InputError(
-            f"{where}.resources asks for {each} a worker, and Ray finds no {without} on this machine: ask for what it has, or "
-            "run on a cluster that has it (`foundray submit`, or RAY_ADDRESS)"
+            f"{where}.resources asks for {each} per worker, and Ray finds no {without} on this machine: ask for what it has, "
+            "or run on a cluster that has it (`foundray submit`, or RAY_ADDRESS)"
         )
     if fits < fewest:
         less = f" (a CPU of {_share(nodes, fewest):g} each would do)" if "CPU" in pool.resources else ""
@@ -170,60 +172,63 @@ def _fit(
         )
     now = min(most, fits)
     if now < most:
-        report(f"workers: {now} of at most {most} ({have}, {each} a worker)")
+        report(f"workers: {now} of at most {most} ({have}, {each} per worker)")
     return fewest, most if can_grow else now
 
 
 def _missing(resources: Mapping[str, float], nodes: list[dict[str, float]]) -> str | None:
-    """A kind of resource that none of the nodes has."""
+    """The first kind of resource that no node has, or None."""
     return next((kind for kind in resources if not any(node.get(kind, 0.0) for node in nodes)), None)
 
 
 def room(resources: Mapping[str, float], nodes: list[dict[str, float]]) -> int:
-    """How many workers with so much each the nodes have room for."""
+    """Number of workers, each needing `resources`, that fit on the nodes."""
     return sum(fits_on(resources, node) for node in nodes)
 
 
 def fits_on(resources: Mapping[str, float], node: Mapping[str, float]) -> int:
-    """How many workers with so much each a node has room for that has so much."""
+    """Number of workers, each needing `resources`, that fit on `node`."""
     return int(min((node.get(kind, 0.0) + 1e-9) // amount for kind, amount in resources.items()))
 
 
 def _share(nodes: list[dict[str, float]], workers: int) -> float:
-    """The CPUs that each of some workers can have, to two digits, rounded down."""
+    """CPUs available per worker, rounded down to two digits."""
     return int(100 * sum(node.get("CPU", 0.0) for node in nodes) / workers) / 100
 
 
 def node_resources() -> list[dict[str, float]]:
-    """What each node has, taken or not."""
+    """Resources of each living node, whether in use or free."""
     return list(whole_nodes().values())
 
 
 def whole_nodes() -> dict[str, dict[str, float]]:
-    """The same by the node's id."""
+    """Resources of each living node, whether in use or free, by node id."""
     import ray
 
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 def free_resources() -> dict[str, dict[str, float]]:
-    """What is not taken on each node that stays, by its id."""
-    from ray._private.state import available_resources_per_node  # there is no public call
+    """Free resources of each node that is not draining, by node id."""
+    from ray._private.state import available_resources_per_node  # no public call exists
 
-    going = draining_nodes()
-    return {node: free for node, free in available_resources_per_node().items() if node not in going}
+    draining = draining_nodes()
+    return {node: free for node, free in available_resources_per_node().items() if node not in draining}
 
 
 def node_memory() -> dict[str, float]:
-    """Bytes of main memory that Ray counts on each node, by its id."""
+    """Bytes of main memory that Ray counts on each living node, by node id."""
     import ray
 
     return {node["NodeID"]: node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]}
 
 
 def names_of(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """What people call each of Ray's nodes, by its id: the name that it was started with, such as that of a local cluster's
-    node; else its host's name, if no other node is on that host; else the first digits of its id."""
+    """Readable names of Ray's nodes, by node id.
+
+    A node's name is the one that it was started with, as in a local cluster; else its host's name, if it is the host's only
+    node; else the first digits of its id.
+    """
     listed = list(nodes)
     hosts = Counter(node["NodeManagerHostname"] for node in listed if node["Alive"])
 
@@ -237,7 +242,7 @@ def names_of(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def node_name(node: str) -> str:
-    """What people call the node with this id: see `names_of`."""
+    """Readable name of the node with this id; see `names_of`."""
     import ray
 
     try:
@@ -247,7 +252,7 @@ def node_name(node: str) -> str:
 
 
 def beside_caller(soft: bool = False) -> Any:
-    """A scheduling strategy: on the calling process's node; elsewhere only if `soft`, when that node is gone."""
+    """Scheduling strategy for the calling process's node; if `soft`, another node may be used once that one is gone."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -255,8 +260,8 @@ def beside_caller(soft: bool = False) -> Any:
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that were told to go (a spot instance's notice, `ray drain-node`)."""
-    from ray._private.state import state  # there is no public call
+    """Ids of the nodes that have received notice (a spot instance's, or `ray drain-node`)."""
+    from ray._private.state import state  # no public call exists
 
     try:
         return set(state.get_draining_nodes())

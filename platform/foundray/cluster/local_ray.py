@@ -62,7 +62,7 @@ def _start(ray: Any, arguments: dict[str, Any]) -> None:
 
 @contextmanager
 def _without_unused() -> Iterator[None]:
-    """Omit daemons of Ray that do nothing here, for which there is no public way.
+    """Omit Ray's daemons that do nothing here. No public option does this.
 
     Logs are not forwarded (log monitor), one machine does not scale (monitor), and without a dashboard its server would only
     report usage to Ray's makers. `ray.init` waits for that server, which takes two seconds to import.
@@ -70,7 +70,7 @@ def _without_unused() -> Iterator[None]:
     from ray._private.node import Node
 
     def no_server(node: Any, *_: Any, **__: Any) -> None:
-        node._webui_url = ""  # the address of a dashboard, as of one that is not there
+        node._webui_url = ""  # the dashboard's address, as if there were none
 
     with ExitStack() as replaced:
         for name in ("start_log_monitor", "start_monitor", "start_api_server"):

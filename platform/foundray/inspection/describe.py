@@ -80,7 +80,7 @@ def _gpus_missing(spec: Spec) -> str | None:
     name, amount = next(iter(asked.items()))
     where = f"scale.pools.{name}" if name else "scale"
     return (
-        f"{where}.resources asks for {amount:g} GPU a worker, and torch finds none on this machine: use a cluster that "
+        f"{where}.resources asks for {amount:g} GPU per worker, and torch finds none on this machine: use a cluster that "
         "has them (`foundray submit`, or RAY_ADDRESS)"
     )
 

@@ -1,1 +1,1 @@
-"""Runs as Ray jobs: submitted to a cluster, followed, asked and stopped there."""
+"""Runs as Ray jobs: submitting them to a cluster, following, querying and stopping them."""

@@ -1,4 +1,4 @@
-"""What `status` and `stop` do where the run is a job on a cluster."""
+"""`status` and `stop` for a run that is a job on a cluster."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from foundray.storage import Store
 
 BEAT_SECONDS = 0.5
 OF_NO_RUN = ("tune", "prepare", "embed")
-"""Verbs whose jobs have no run's folder to tell of."""
+"""Verbs whose jobs have no run's folder to report on."""
 TAIL = 5
-"""Lines that are shown of a job that is no run's."""
+"""Number of lines shown of a job that has no run."""
 
 
 def ask(client: Client, command: str, files: Mapping[str, str] | None = None, may_end_with: int = 0) -> tuple[int, list[str]]:
-    """What a `foundray` command says there, where storage can be read, and its exit status. `files` go with it.
+    """Run a `foundray` command on the cluster, which can read the storage. Returns its exit status and its output lines.
 
-    Raises InputError or RunFailed where it ends with another status than 0 and the one given.
+    `files` are sent along. Raises InputError or RunFailed if it ends with a status other than 0 and `may_end_with`.
     """
     job, mark = f"foundray-ask-{secrets.token_hex(4)}", secrets.token_hex(4)
     with packed(files or {}, code=True) as folder:
@@ -42,15 +42,15 @@ def ask(client: Client, command: str, files: Mapping[str, str] | None = None, ma
 
 
 def status(client: Client, run: str) -> tuple[dict[str, Any], list[str]]:
-    """Where a run stands: what Ray says of its job, with the run's facts; and the same for people.
+    """Return a run's status as facts and as lines: its job's state according to Ray, and the run's own status.
 
-    Of a search's or a preparation's job, the end of what it said. Raises InputError or RunFailed.
+    For jobs of `OF_NO_RUN`, the lines end with the last lines of their output. Raises InputError or RunFailed.
     """
     name, folder, verb = job_named(client, run)
     info = client.info(name)
     state = str(info.status.value) if info else None
-    told = f"{state.lower()} on {client.url}" if state else f"not known to {client.url}"
-    job, line = {"job": name, "cluster": client.url, "status": state}, f"{'job':9} {name}, {told}"
+    known = f"{state.lower()} on {client.url}" if state else f"not known to {client.url}"
+    job, line = {"job": name, "cluster": client.url, "status": state}, f"{'job':9} {name}, {known}"
     if verb in OF_NO_RUN:
         return job, [line, *client.ray.get_job_logs(name).splitlines()[-TAIL:]]
     failed, said = ask(client, f"status {shlex.quote(folder)} --text --json", may_end_with=InputError.exit_status)
@@ -63,7 +63,7 @@ def status(client: Client, run: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def stop(client: Client, run: str, report: Callable[[str], None]) -> tuple[dict[str, Any], list[str]]:
-    """Stop a run's job at its next step boundary; gives what `status` does afterwards. Raises InputError or RunFailed."""
+    """Stop a run's job at its next step boundary. Returns its `status` afterwards. Raises InputError or RunFailed."""
     name, _, verb = job_named(client, run)
     if not client.known(name).status.is_terminal():
         client.ray.stop_job(name)
@@ -74,9 +74,9 @@ def stop(client: Client, run: str, report: Callable[[str], None]) -> tuple[dict[
 
 
 def job_named(client: Client, run: str) -> tuple[str, str, str]:
-    """The job, the folder and the verb of a run that is named by its job, or by its folder.
+    """Return the job, folder and verb of a run, given the job's name or the run's folder.
 
-    Raises InputError where a name alone is of no job, and where the job of a folder's name is another folder's.
+    Raises InputError if no job has the name, or if the job with the folder's name belongs to another folder.
     """
     name, is_folder = run.rstrip("/").rsplit("/", 1)[-1], "/" in run
     folder = Store.at(run).url.rstrip("/") if is_folder else ""

@@ -1,4 +1,4 @@
-"""A cluster as its job server shows it, by HTTP: what can be wrong with it is told in one sentence."""
+"""Client of a cluster's job server, over HTTP. Every error is one sentence."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from foundray.storage import redacted
 from foundray.wording.sentences import plain
 
 ANSWER_SECONDS = 10.0
-"""Longest that a cluster may take to answer at all."""
+"""Longest time until a cluster accepts a connection."""
 UPLOAD_SECONDS = 60.0
-"""Longest that it may take to answer a question once it has it."""
+"""Longest time until it answers a request that it has received."""
 QUIET_SECONDS = 1.0
 URL = "RAY_API_SERVER_ADDRESS"
-"""Ray's own variable for the place where jobs are submitted."""
+"""Ray's own environment variable for the URL where jobs are submitted."""
 LOOK_SECONDS = 0.5
 LOOKS = 6
-"""So often must a job's node be there, or not, before that is believed: a head that has just come back knows some only."""
+"""Consecutive looks that must agree whether a job's node is alive: a head that has just come back knows only some nodes."""
 DEATH_SECONDS = 90.0
-"""Longest that a cluster takes to see that a job's node is gone."""
+"""Longest time until a cluster notices that a job's node is gone."""
 
 _Answer = TypeVar("_Answer")
 
 
 def cluster_url(given: str | None) -> str:
-    """The URL given, else that of RAY_API_SERVER_ADDRESS, else that of the cluster on this machine. Raises InputError."""
+    """Return `given`, else the URL in RAY_API_SERVER_ADDRESS, else that of the cluster on this machine. Raises InputError."""
     if not (url := given or os.environ.get(URL)):
         try:
             return LocalCluster().url
@@ -58,45 +58,45 @@ def cluster_url(given: str | None) -> str:
 
 
 class Refused(RunFailed):
-    """A cluster's job server did not do what it was asked for."""
+    """A cluster's job server refused a request."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
-        """Of HTTP."""
+        """The HTTP status."""
 
 
 class Client:
-    """Ray's job client."""
+    """Ray's job client, with time limits and errors of one sentence."""
 
     def __init__(self, url: str):
-        """Raises InputError where no cluster of this Ray version answers, or not to us."""
+        """Connect. Raises InputError if no cluster of this Ray version answers, or if it rejects our token."""
         self.url = url
         _pass_by_proxies(urllib.parse.urlsplit(url).hostname or "")
-        _check_there_is_somebody(url)
+        _check_reachable(url)
         enter_cluster(url)
-        os.environ[URL] = url  # goes before RAY_ADDRESS, which Ray would prefer to what it is told
+        os.environ[URL] = url  # takes precedence over RAY_ADDRESS, which Ray would prefer to its argument
         import ray
         from ray._private.authentication.authentication_utils import is_token_auth_enabled
         from ray.exceptions import AuthenticationError
 
         try:
-            self.ray = _job_client(url)  # which asks for the version
+            self.ray = _job_client(url)  # this fetches the version
             there = self.ray._server_ray_version
         except AuthenticationError:
             given = f"does not accept the token of {token_source()}" if is_token_auth_enabled() else "asks for a token"
             raise InputError(f"the cluster at {url} {given}: {HOW_TO_GIVE}") from None
-        except Exception as error:  # what is no cluster answers in many ways
+        except Exception as error:  # other kinds of servers answer in many ways
             raise InputError(f"{url} does not answer as a Ray cluster does: {_first_line(error)}") from None
         if there != ray.__version__:
             raise InputError(f"the cluster at {url} runs Ray {there}, and this is Ray {ray.__version__}: install {there} here")
 
     def info(self, job: str) -> Any:
-        """Ray's record of a job (`status`, `metadata`, `driver_exit_code`, ...); None where there is none. Raises RunFailed."""
+        """Ray's record of a job (`status`, `metadata`, `driver_exit_code`, ...); None if there is none. Raises RunFailed."""
         return self.unless_unknown(lambda: self.ray.get_job_info(job))
 
     def known(self, job: str) -> Any:
-        """The same. Raises InputError where there is none."""
+        """Ray's record of a job, as `info`. Raises InputError if there is none."""
         if (info := self.info(job)) is None:
             names = sorted(found.submission_id for found in self.ray.list_jobs() if found.submission_id)
             there = f"there are: {', '.join(names)}" if names else "it has none"
@@ -104,11 +104,11 @@ class Client:
         return info
 
     def forget(self, job: str) -> None:
-        """Delete the record of a job that is over; another command may have been quicker."""
+        """Delete the record of a job that is over, unless another command has already done so."""
         self.unless_unknown(lambda: self.ray.delete_job(job))
 
     def unless_unknown(self, question: Callable[[], _Answer]) -> _Answer | None:
-        """None where the job is not known."""
+        """Return the answer, or None if the cluster does not know the job."""
         try:
             return question()
         except Refused as error:
@@ -117,7 +117,7 @@ class Client:
             raise
 
     def head(self) -> str:
-        """Ray's id of the head node. Raises RunFailed where it is not known in time."""
+        """Ray's id of the head node. Raises RunFailed if the cluster does not know it in time."""
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
             for node in self._nodes():
@@ -127,7 +127,7 @@ class Client:
         raise RunFailed(f"the cluster at {self.url} does not know its head yet; try again")
 
     def runs(self, job: str) -> bool:
-        """Whether a job is under way: a head that has just come back takes those for living that died with the one before."""
+        """Whether a job is running. A head that has just come back reports jobs as running that died with its predecessor."""
         deadline, there, gone = time.monotonic() + DEATH_SECONDS, 0, 0
         while (info := self.info(job)) and not info.status.is_terminal() and time.monotonic() < deadline:
             nodes = self._nodes()
@@ -136,13 +136,13 @@ class Client:
                 there, gone = (there + 1, 0) if lives else (0, gone + 1)
             if there == LOOKS:
                 return True
-            if gone == LOOKS:  # an order wakes the head's job manager, which looks after jobs only from its first one on
+            if gone == LOOKS:  # a request wakes the head's job manager, which checks its jobs only from its first request on
                 self.ray.stop_job(job)
             time.sleep(LOOK_SECONDS)
         return bool(info and not info.status.is_terminal())
 
     def _nodes(self) -> list[dict[str, Any]]:
-        """Those that live, as far as the cluster knows: a head that has just come up may not answer this yet."""
+        """Living nodes that the cluster knows; none if a head that has just come up cannot answer yet."""
         try:
             nodes = self.ray._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
         except (ValueError, KeyError):
@@ -150,11 +150,11 @@ class Client:
         return [node["raylet"] for node in nodes if node["raylet"].get("state") == "ALIVE"]
 
     def log(self, job: str) -> Iterator[str | None]:
-        """A job's output, from its beginning on, as it comes, until it ends; None for every second without any.
+        """Yield a job's output from its beginning until the job ends, and None per second without output.
 
-        Raises RuntimeError where the connection is cut.
+        Raises RuntimeError if the connection is cut.
         """
-        # Ray gives it as an asynchronous stream; it is read in a thread so that the caller stays a plain loop.
+        # Ray provides an asynchronous stream. A thread reads it, so that the caller is a plain loop.
         pieces: SimpleQueue[str | Exception | None] = SimpleQueue()
 
         async def read() -> None:
@@ -183,7 +183,7 @@ class Client:
 
 
 def _job_client(url: str) -> Any:
-    """Ray's, which neither waits without end nor lets through what its HTTP library raises."""
+    """Ray's job client, with a limit on every wait, and RunFailed in place of the HTTP library's errors."""
     import requests
     from ray.job_submission import JobSubmissionClient
 
@@ -205,8 +205,8 @@ def _job_client(url: str) -> Any:
     return Patient(url)
 
 
-def _check_there_is_somebody(url: str) -> None:
-    """Raises InputError. Ray itself would wait without end for an address that swallows what is sent there."""
+def _check_reachable(url: str) -> None:
+    """Raise InputError if nothing accepts a connection. Ray itself would wait forever for an address that drops packets."""
     parts = urllib.parse.urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -218,7 +218,7 @@ def _check_there_is_somebody(url: str) -> None:
 
 
 def _pass_by_proxies(host: str) -> None:
-    """Ask a cluster on this machine directly, whatever proxy the environment names: a proxy's own loopback is another."""
+    """Exempt a cluster on this machine from the environment's proxies: a proxy's loopback address is another machine."""
     if host != "localhost" and not _is_loopback(host):
         return
     exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
@@ -234,9 +234,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _reason(text: str) -> str:
-    """Why a job server refused, in one line: of a traceback what was raised.
+    """Why a job server refused, in one line; for a traceback, the exception's message.
 
-    What passed through a node's agent is a traceback in a traceback, whose last line is a full stop.
+    A reason that passed through a node's agent is a traceback inside a traceback, whose last line is a full stop.
     """
     lines = [line for line in text.splitlines() if line.strip(" .")]
     raised = raised_in("\n".join(lines))

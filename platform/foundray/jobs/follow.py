@@ -1,4 +1,4 @@
-"""A job's output as it comes, past cuts of the connection and restarts of the cluster's head."""
+"""Follow a job's output across lost connections and restarts of the cluster's head."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from foundray.errors import RunFailed
 from foundray.jobs.client import Client
 
 GONE_SECONDS = 120.0
-"""The cluster's head may be away for so long."""
+"""Longest time that the cluster's head may be away."""
 QUIET_SECONDS = 20.0
-"""After so long without a line the cluster is asked whether the job is still there: a connection may be dead without a word."""
+"""Time without a line after which we ask whether the job still exists: a connection may die silently."""
 AGAIN_SECONDS = 1.0
 SIGNALLED = 143
-"""Exit status of what SIGTERM ended."""
+"""Exit status of a process that SIGTERM ended."""
 
 
 def lines(client: Client, job: str, mark: str = "") -> Iterator[str | None]:
-    """The lines after the one with the mark, each once, until the job ends; None now and then while there is none.
+    """Yield each line after the one with the mark, once, until the job ends; and None from time to time if there is no line.
 
-    Raises RunFailed where the cluster stays away, and InputError where it has forgotten the job.
+    Raises RunFailed if the cluster stays away, and InputError if it no longer knows the job.
     """
     reader = _Reader(mark)
     asked = time.monotonic()
-    """When the cluster last told that the job is there."""
+    """When the cluster last confirmed that the job exists."""
     while True:
         heard = time.monotonic()
         try:
@@ -54,12 +54,12 @@ def lines(client: Client, job: str, mark: str = "") -> Iterator[str | None]:
 
 
 class _Reader:
-    """Lines of a text that every connection tells from its beginning."""
+    """Splits a job's output into lines, each returned once although every connection sends the output from its beginning."""
 
     def __init__(self, mark: str):
         self.mark, self.marked = mark, not mark
         self.seen = 0
-        """Lines that were read."""
+        """Number of lines read so far."""
 
     def begin(self) -> None:
         self.position, self.unfinished = 0, ""
@@ -80,7 +80,7 @@ class _Reader:
 
 
 def exit_status(client: Client, job: str) -> int:
-    """Of a job that is over: that of its command, as far as Ray knows it."""
+    """Exit status of the command of a job that is over, as far as Ray knows it."""
     info = client.known(job)
     if info.status == "STOPPED":
         return SIGNALLED

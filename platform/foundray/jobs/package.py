@@ -1,4 +1,4 @@
-"""What travels to a cluster with a run: its spec, and the code that checked it here."""
+"""Package the files that go to a cluster with a run: its spec, and the code that checked it here."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CACHES = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 @contextmanager
 def packed(files: Mapping[str, str], code: bool) -> Iterator[str]:
-    """A working directory for a job, which goes before what is installed there: a folder to be sent while the block runs.
+    """Make a working directory to send with a job; it exists during the block, and takes precedence over installed packages.
 
-    With `code`, there is Foundray in it and every installed package that has an objective or a modality, each with its
-    metadata, by which they are found. Raises InputError.
+    With `code`, it contains Foundray and every installed package with an objective or a modality, each with the metadata by
+    which they are found. Raises InputError.
     """
     with tempfile.TemporaryDirectory() as name:
         _stage(Path(name), files, code)

@@ -1,4 +1,4 @@
-"""Sending a run to a cluster as a Ray job, whose submission id is the run's name: so that there is one of it at a time."""
+"""Send a run to a cluster as a Ray job. Its submission id is the run's name, so that one job per run exists at a time."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from foundray.spec.loading import read_yaml
 from foundray.tuning.search.from_scratch import check_from_scratch
 
 STOP_SECONDS = 300
-"""Longest that a run may take to come to a step boundary and write its checkpoint."""
+"""Longest time until a run reaches a step boundary and has written its checkpoint."""
 ADMIT_SECONDS = 120.0
-"""Longest that submitting waits to hear that the run has been let in."""
+"""Longest time that submitting waits for the run's admission."""
 AGENT_SECONDS = 60.0
-"""Longest that a cluster that has just come up may take until one of its nodes takes jobs."""
+"""Longest time until a node of a cluster that has just come up accepts jobs."""
 SETTLE_SECONDS = 2.0
-"""In which Ray lets go of a job that is over, before its name is used again."""
+"""Time in which Ray releases a job that is over, so that its name can be used again."""
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is sent."""
+    """A job to submit."""
 
     name: str
     """Its submission id."""
@@ -47,7 +47,7 @@ class Job:
 
 
 def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine: bool, as_json: bool) -> Job:
-    """A verb's job on a cluster, perhaps on this machine's. Raises InputError."""
+    """Build the job of a verb, for a cluster that may be on this machine. Raises InputError."""
     flags = " --json" if as_json else ""
     if verb == "resume":
         check_keeps_its_folder(overrides)
@@ -65,7 +65,7 @@ def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine
 def embedding_of(
     run: str, data: str, out: str, overrides: Mapping[str, Any], flags: str, on_this_machine: bool, as_json: bool
 ) -> Job:
-    """The job of `foundray embed` on a cluster, perhaps on this machine's; `flags` are the verb's own. Raises InputError."""
+    """Build the job of `foundray embed`; `flags` are those of the verb itself. Raises InputError."""
     if on_this_machine:
         run = Run.open(run).folder.url
     places = {"the run's folder": run, "the data": data, "the folder of vectors": out}
@@ -79,19 +79,19 @@ def embedding_of(
 
 @dataclass
 class Submission:
-    """A job on a cluster, which this command or one before submitted."""
+    """A job on a cluster, submitted by this command or an earlier one."""
 
     client: Client
     job: Job
     mark: str
-    """What the line of its log has in it after which its own output begins."""
+    """Part of the log line after which the job's own output begins."""
     is_new: bool
 
     def lines(self) -> Iterator[str | None]:
         return lines(self.client, self.job.name, self.mark)
 
     def admitted(self, report: Report) -> None:
-        """Wait until the run is let in, showing what it says. Raises InputError or RunFailed where it is not."""
+        """Wait for the run's admission, and report its output. Raises InputError or RunFailed if it is refused."""
         last, deadline = "", time.monotonic() + ADMIT_SECONDS
         for line in self.lines():
             if line is None and time.monotonic() > deadline:
@@ -108,9 +108,9 @@ class Submission:
 
 
 def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool, driver: str, report: Report) -> Submission:
-    """Start the job, unless it runs already: `ship` its code or take what is installed there.
+    """Start the job, unless it is already running. `ship` sends the code; else the code installed there runs.
 
-    `driver` is where it runs: `head`, `worker`, or resources such as `driver=1` that a node has. Raises InputError.
+    `driver` says where it runs: `head`, `worker`, or on a node with resources such as `driver=1`. Raises InputError.
     """
     where = _where(client, driver)
     if client.runs(job.name):
@@ -135,14 +135,14 @@ def submit(client: Client, job: Job, runtime_env: Mapping[str, Any], ship: bool,
             if "already exists" in str(error):  # another command was quicker
                 return _already(client, job, client.known(job.name), report)
             raise
-        except (RuntimeError, TypeError, ValueError) as error:  # Ray does not take the environment
+        except (RuntimeError, TypeError, ValueError) as error:  # Ray rejects the environment
             raise InputError(f"the cluster did not take {job.name}: {str(error).strip().splitlines()[-1][:300]}") from None
     report(f"submitted {job.name} to {client.url}")
     return Submission(client, job, mark, is_new=True)
 
 
 def _send(client: Client, fields: dict[str, Any]) -> None:
-    """A cluster that has just come up says for a while that no agent is there to take a job."""
+    """Submit, and retry while a cluster that has just come up has no agent to accept a job."""
     give_up = time.monotonic() + AGENT_SECONDS
     while True:
         try:
@@ -155,7 +155,7 @@ def _send(client: Client, fields: dict[str, Any]) -> None:
 
 
 def _where(client: Client, driver: str) -> dict[str, Any]:
-    """What Ray is asked for on behalf of the driver. Raises InputError."""
+    """Fields of the submission that place the driver. Raises InputError."""
     if driver == "head":  # Ray's own choice
         return {}
     if driver == "worker":
@@ -168,6 +168,7 @@ def _where(client: Client, driver: str) -> dict[str, Any]:
 
 
 def _already(client: Client, job: Job, other: Any, report: Report) -> Submission:
+    """Return the submission of the same run that already exists. Raises InputError if the name is another run's."""
     metadata = other.metadata or {}
     specs = {fingerprint for of in (metadata, job.metadata) if (fingerprint := of.get("fingerprint"))}
     if metadata.get("run") != job.metadata["run"] or len(specs) > 1:

@@ -1,4 +1,4 @@
-"""A spec on its way to a cluster: where things lie as they are found there, and what the command line has to say of it."""
+"""Translate a spec for a cluster: paths as the cluster's nodes find them, and the matching command-line flags."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from foundray.storage import Store, check_no_secret
 
 
 def travelling(target: str, overrides: Mapping[str, Any], on_this_machine: bool) -> tuple[Spec, str]:
-    """A spec as the cluster has it, and the flags that make it so of its file. Raises InputError."""
+    """Return the spec as the cluster sees it, and the flags that turn its file into that spec. Raises InputError."""
     spec = load_spec(target, overrides)
     sources = {f"data.sources.{index}.path": source.path for index, source in enumerate(spec.data.sources)}
     tokenizer = {"data.tokenizer.path": spec.data.tokenizer.path} if spec.data.tokenizer.path else {}
     places = {"storage": spec.storage, **sources, **tokenizer}
     there = {**overrides, **{name: found_there(name, place, on_this_machine) for name, place in places.items()}}
-    if start := spec.init_from:  # as a whole: the file may say the folder alone
+    if start := spec.init_from:  # as a whole: the file may give only the folder
         run = found_there("init_from.run", start.run, on_this_machine)
         there = {name: value for name, value in there.items() if not name.startswith("init_from.")}
         there["init_from"] = start.model_dump(exclude_none=True) | {"run": run}
@@ -33,9 +33,9 @@ def flags_of(overrides: Mapping[str, Any]) -> str:
 
 
 def found_there(name: str, place: str, on_this_machine: bool) -> str:
-    """How the cluster's nodes find a place. On this machine's, paths mean what they mean here.
+    """Return the URL or path by which the cluster's nodes find a place. A cluster on this machine has the same paths.
 
-    Raises InputError for what only this machine could make sense of, and for a secret, which must not travel.
+    Raises InputError for a path that only this machine knows, and for a secret, which must not be sent.
     """
     check_no_secret(place)
     if "://" in place or Path(place).is_absolute():

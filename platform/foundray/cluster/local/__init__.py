@@ -1,1 +1,1 @@
-"""A Ray cluster of several nodes on this machine, to try out what happens when nodes come and go."""
+"""A Ray cluster of several nodes on this machine, for trying out and testing how runs react to lost and added nodes."""

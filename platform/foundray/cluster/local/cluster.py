@@ -1,7 +1,7 @@
-"""A real Ray cluster of several nodes on this machine, for trying out and testing what happens when nodes come and go.
+"""Start, change and end a real Ray cluster of several nodes on this machine.
 
-Every node is a `ray start` of its own, with an address of its own (127.N.0.x), and dies like a machine: all its processes
-at once. Nodes and their token are remembered in a folder, so that each command finds them.
+Every node is its own `ray start` with its own address (127.N.0.x), and dies like a machine: all its processes at once. A
+folder records the nodes and their token, so that every command finds them.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from foundray.host.processes import identity
 from foundray.host.writable import check_temporary_folder
 
 NODE_IP = "FOUNDRAY_NODE_IP"
-"""The variable that tells processes of a node its address."""
+"""Environment variable with the node's address, for the node's processes."""
 OBJECT_STORE = 100_000_000
-"""Bytes of shared memory of each node."""
-# A node that is gone is noticed after about two seconds; Ray's own patience is meant for busy networks.
+"""Shared memory per node, in bytes."""
+# These notice a dead node after about two seconds; Ray's defaults are meant for busy networks.
 HEALTH_CHECKS = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
@@ -59,20 +59,20 @@ def default_folder() -> Path:
 
 class LocalCluster:
     def __init__(self, folder: Path | None = None):
-        """The cluster that lives in the folder. Raises InputError where there is none."""
+        """Open the cluster recorded in the folder. Raises InputError if there is none."""
         self.folder = folder or default_folder()
         try:
             state = json.loads((self.folder / "cluster.json").read_text())
         except FileNotFoundError:
             raise InputError("no local cluster is up; start one with `foundray cluster up --local`") from None
-        self.network: int = state.get("network", 0)  # one of before was there
+        self.network: int = state.get("network", 0)  # absent from clusters of older versions
         self.port: int = state["port"]
         self.dashboard_port: int = state["dashboard_port"]
         self.has_dashboard: bool = state.get("has_dashboard", True)
         self.added: int = state["added"]
         self.nodes = {name: Node(**node) for name, node in state["nodes"].items()}
         self.redis = Redis(self.folder, Node(**state["redis"])) if state["redis"] else None
-        """Which keeps the head's state, if there is one."""
+        """Keeps the head's state; None if the head's state dies with it."""
 
     @staticmethod
     def up(
@@ -80,8 +80,8 @@ class LocalCluster:
     ) -> LocalCluster:
         """Start a head without resources of its own, and nodes `node-1`, `node-2`, ...
 
-        With `redis` the head's state is kept in a Redis, and the head can be killed and restarted. Jobs can be submitted only
-        with `dashboard`, which takes some seconds to start. Raises InputError.
+        With `redis`, a Redis server keeps the head's state, so that the head can be killed and restarted. Jobs can be submitted
+        only with `dashboard`, which takes some seconds to start. Raises InputError.
         """
         if nodes < 0:
             raise InputError(f"--nodes {nodes}: it must be 0 or more")
@@ -124,12 +124,12 @@ class LocalCluster:
 
     @property
     def url(self) -> str:
-        """Where jobs are submitted, and the dashboard is."""
+        """URL of the dashboard, where jobs are submitted."""
         return f"http://{self.head_ip}:{self.dashboard_port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to join: the address, and where the token is."""
+        """Environment variables with which a process joins: the address, and the token's path."""
         return {"RAY_ADDRESS": self.address, **token_environment(self.folder)}
 
     def add(
@@ -139,15 +139,15 @@ class LocalCluster:
         environment: Mapping[str, str] | None = None,
         wrapper: Sequence[str] = (),
     ) -> str:
-        """Add a node; gives its name. Its processes get the environment variables given.
+        """Add a node whose processes get the variables of `environment`. Returns its name.
 
-        `wrapper` is a command that runs the node's, such as one that gives it a file system of its own. Raises InputError.
+        `wrapper` is a command that runs the node's command, for example with its own file system. Raises InputError.
         """
         self.added += 1
         name = name or f"node-{self.added}"
         if name in self.nodes:
             raise InputError(f"there is a node {name} already")
-        # A folder for each node's session: in a shared one, each node would unpack a job's package anew under the others' feet.
+        # One session folder per node: in a shared one, each node would unpack a job's package over the one that others use.
         own = self.folder / f"n{self.added}"
         self._share_logs(own)
         arguments = [f"--address={self.address}", "--include-log-monitor=false", f"--temp-dir={own}"]
@@ -168,14 +168,14 @@ class LocalCluster:
             wait_for_port(self.head_ip, self.dashboard_port, START_SECONDS)
 
     def restart_head(self) -> None:
-        """Start the head again, where it was, with the state that Redis kept. Raises InputError."""
+        """Start the head again at its old address, with the state that Redis kept. Raises InputError."""
         if "head" in self.nodes and self.nodes["head"].processes():
             raise InputError("the head is running; only one that was killed is restarted")
         if not self.redis:
             raise InputError(
                 "the head's state died with it: start a cluster whose state is kept with `foundray cluster up --local --redis`"
             )
-        (self.folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)  # Ray would take the old head for a living one
+        (self.folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)  # else Ray would think that the old head is alive
         self._start_head()
 
     def _start(
@@ -207,7 +207,7 @@ class LocalCluster:
         ]
         log = self.folder / f"{name}.log"
         inherited = {**PASSIVE, **{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}}
-        # Jobs run this Python, and their drivers join the node that they are on.
+        # Jobs run this Python, and their drivers join their own node.
         path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
         own = {NODE_IP: ip, "PATH": path, **HEALTH_CHECKS, **token_environment(self.folder)}
         deadline = time.monotonic() + START_SECONDS
@@ -219,7 +219,7 @@ class LocalCluster:
     def _launched(
         self, name: str, ip: str, command: Sequence[str], environment: Mapping[str, str], log: Path, deadline: float
     ) -> str | None:
-        """Start a node's processes, and wait until Ray runs there; gives why it does not."""
+        """Start a node's processes, and wait until Ray runs there. Returns the reason if it does not, else None."""
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -238,23 +238,23 @@ class LocalCluster:
         return None
 
     def _share_logs(self, own: Path) -> None:
-        """Let a node's logs lie with the head's: a node's agent looks for jobs' logs there, since all nodes have one host."""
+        """Store a node's logs with the head's, where its agent looks for jobs' logs, since all nodes share one host."""
         session = (self.folder / "ray" / "session_latest").resolve()
         (own / session.name).mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             (own / session.name / "logs").symlink_to(session / "logs")
 
     def kill(self, *names: str) -> None:
-        """End nodes at once with all their processes (SIGKILL), as when machines are lost. Raises InputError."""
+        """Kill nodes at once with all their processes (SIGKILL), as when machines are lost. Raises InputError."""
         kill([self._node(name) for name in names])
         for name in names:
             del self.nodes[name]
         self._save()
 
     def drain(self, name: str, seconds: float) -> None:
-        """Give notice that a node will go in so many seconds, as a cloud does before it takes a spot machine back.
+        """Give notice that a node will go in `seconds`, as a cloud does before it takes a spot machine back.
 
-        The node is not ended: its owner does that when the time is up. Raises InputError.
+        This does not end the node: its owner does when the time is up. Raises InputError.
         """
         if not 0 <= seconds < math.inf:
             raise InputError(f"--notice {seconds:g}: it is a number of seconds, 0 or more")
@@ -280,7 +280,7 @@ class LocalCluster:
         raise InputError(f"the node {name} is not running")
 
     def down(self) -> None:
-        """End all nodes, and forget the cluster."""
+        """End all nodes, and delete the cluster's folder."""
         kill([*self.nodes.values(), *([self.redis.node] if self.redis else [])])
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -305,7 +305,7 @@ class LocalCluster:
 
 
 def parse_resources(text: str, flag: str = "--resources") -> dict[str, float]:
-    """`CPU=1,GPU=0.5` as a mapping. Raises InputError."""
+    """Parse `CPU=1,GPU=0.5`. Raises InputError."""
     try:
         amounts = {kind.strip(): float(amount) for kind, amount in (part.split("=") for part in text.split(","))}
         if not all(0 <= amount < math.inf for amount in amounts.values()):
@@ -316,7 +316,7 @@ def parse_resources(text: str, flag: str = "--resources") -> dict[str, float]:
 
 
 def local_cluster_at(address: str) -> LocalCluster | None:
-    """The local cluster, where the address, or the URL, is its."""
+    """The local cluster, if the address or URL is its own; else None."""
     try:
         cluster = LocalCluster()
     except InputError:

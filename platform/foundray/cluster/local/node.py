@@ -1,4 +1,4 @@
-"""What a cluster on this machine consists of: nodes, each a process that ends with all its children, and addresses."""
+"""Parts of a cluster on this machine: nodes, each a process that ends with all its children, and their addresses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from foundray.host.processes import living
 
 START_SECONDS = 180.0
 TOO_BUSY = "timed out during startup"
-"""What Ray says if a node has not started within 30 s, which a busy machine may need: it is tried again."""
+"""Ray's message if a node has not started within 30 s, as on a busy machine: we try again."""
 NETWORKS = range(1, 200)
-"""N of the loopback addresses 127.N.0.0/16 that a cluster may have for its own, so that several can be up at once."""
+"""Candidates for N: a cluster has the loopback addresses 127.N.0.0/16 to itself, so that several can be up at once."""
 
 
 @dataclass
@@ -26,19 +26,19 @@ class Node:
     ip: str
     pid: int
     known_as: str
-    """The process's identity, so that another one with its number is not taken for it."""
+    """The process's identity, which tells it from a later process with the same number."""
 
     def processes(self) -> list[psutil.Process]:
         process = living(self.pid, self.known_as)
         return [process, *process.children(recursive=True)] if process else []
 
     def kill(self) -> None:
-        """End it at once, with all its processes."""
+        """Kill the node at once, with all its processes."""
         kill([self])
 
 
 def kill(nodes: Iterable[Node]) -> None:
-    """End them at once, with all their processes."""
+    """Kill the nodes at once, with all their processes."""
     processes = [process for node in nodes for process in node.processes()]
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -47,19 +47,19 @@ def kill(nodes: Iterable[Node]) -> None:
 
 
 def free_network() -> int:
-    """N of a network 127.N.0.0/16 where nobody listens: a random one, for clusters that start at once see no other yet."""
+    """Choose N of a network 127.N.0.0/16 where nothing listens, at random: clusters that start together are not up yet."""
     taken = {connection.laddr.ip for connection in psutil.net_connections("tcp") if connection.laddr}
     free = [network for network in NETWORKS if not any(ip.startswith(f"127.{network}.") for ip in taken)]
     return random.SystemRandom().choice(free or NETWORKS)
 
 
 def node_ip(network: int, number: int) -> str:
-    """Of a cluster's node; the head is number 0."""
+    """Address of a cluster's node; the head is number 0."""
     return str(ip_address(f"127.{network}.0.10") + number)
 
 
 def agent_port(network: int, number: int) -> int:
-    """Where Ray's agent on a node listens, at every address of the machine: below the ports that programs are given."""
+    """Port of Ray's agent on a node, at every address of the machine; it lies below the ephemeral ports."""
     return 20_000 + 64 * network + number % 64
 
 
@@ -72,7 +72,7 @@ def free_ports(ip: str, count: int) -> list[int]:
 
 
 def wait_for_port(ip: str, port: int, seconds: float) -> bool:
-    """Whether somebody listens there before the time is over."""
+    """Wait for a listener on the port. Returns whether there was one within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection((ip, port), timeout=1):

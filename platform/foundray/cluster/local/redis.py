@@ -1,6 +1,6 @@
-"""A Redis on this machine, which keeps the state of a local cluster's head while the head is away.
+"""A Redis server on this machine, which keeps the state of a local cluster's head while the head is away.
 
-It asks for a certificate, not for a password: Ray hands a password on in command lines, which every user can read.
+It requires a certificate rather than a password: Ray passes a password on in command lines, which every user can read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from foundray.host.processes import identity
 
 REDIS_SECONDS = 10.0
 CERTIFICATE, KEY = "redis.pem", "redis.key"
-"""Of the server and of its only client at once. Who has the key may connect: it lies in a folder of mode 700."""
+"""The server and its only client share them. The key lets its owner connect, so it is stored in a folder of mode 700."""
 CERTIFY = [
     "openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "3650",
     "-subj", "/CN=foundray-redis",
@@ -33,7 +33,7 @@ class Redis:
 
     @staticmethod
     def start(folder: Path, ip: str) -> Redis:
-        """Listening at the address given. Raises InputError where what it needs is not installed, or it does not start."""
+        """Start a server that listens at `ip`. Raises InputError if a program is missing, or the server does not start."""
         for program in ("redis-server", "openssl"):
             if not shutil.which(program):
                 raise InputError(f"{program} is not installed; Debian's package {program} has it")
@@ -65,7 +65,7 @@ class Redis:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the head needs to keep its state here."""
+        """Environment variables with which the head keeps its state here."""
         settings = dict(line.split(" ", 1) for line in (self.folder / "redis.conf").read_text().splitlines())
         certificate = str(self.folder / CERTIFICATE)
         return {

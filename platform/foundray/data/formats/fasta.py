@@ -74,7 +74,7 @@ class _Sequence:
             self.letters.add(letters)
 
     def cut_off(self, damage: BadRow) -> BadRow:
-        """A BadRow for damage in the sequence or after it, which cannot be told apart."""
+        """A BadRow for damage in the sequence or after it; the two cannot be distinguished."""
         return BadRow(damage.position, f"{damage.reason}; {self.name} may be incomplete, and is not used", 1, "sequence")
 
     def document(self) -> Document | BadRow:
