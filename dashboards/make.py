@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dashboards.panels import RECENT, Panel, board, curve, number, quantile, rate, share, told
+from dashboards.panels import RECENT, Panel, board, curve, last, number, quantile, rate, share
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import ValueMap, ValueMappingResult
@@ -22,40 +22,40 @@ AT_WORK = ValueMap(
 def run() -> dashboard.Dashboard:
     rows: dict[str, list[Panel]] = {
         "Now": [
-            number("State", "Whether a command works on the run.", "none", ("", told("running")))
+            number("State", "Whether a command works on the run.", "none", ("", last("running")))
             .mappings([AT_WORK])
             .no_value("nobody works on it"),
-            number("Done", "Steps done, of those in the run.", "percentunit", ("", f"{told('step')} / {told('target_steps')}")),
-            number("Training loss", "Of the last step, nats per token.", "none", ("", told("loss"))).decimals(4),
-            number("Validation loss", "Of the last pass, nats per token.", "none", ("", told("validation_loss"))).decimals(4),
-            number("Throughput", "Positions trained on a second.", "suffix: tokens/s", ("", told("tokens_per_second"))),
-            number("Workers", "In the group.", "none", ("", told("workers"))),
-            number("Goodput", "Share of all its time in steps that count.", "percentunit", ("", told("goodput"))),
-            number("MFU", "Model FLOPs over the hardware's peak, where that is known.", "percentunit", ("", told("mfu"))),
+            number("Done", "Steps done, of those in the run.", "percentunit", ("", f"{last('step')} / {last('target_steps')}")),
+            number("Training loss", "Of the last step, nats per token.", "none", ("", last("loss"))).decimals(4),
+            number("Validation loss", "Of the last pass, nats per token.", "none", ("", last("validation_loss"))).decimals(4),
+            number("Throughput", "Positions trained on a second.", "suffix: tokens/s", ("", last("tokens_per_second"))),
+            number("Workers", "In the group.", "none", ("", last("workers"))),
+            number("Goodput", "Share of all its time in steps that count.", "percentunit", ("", last("goodput"))),
+            number("MFU", "Model FLOPs over the hardware's peak, where that is known.", "percentunit", ("", last("mfu"))),
         ],
         "Learning": [
             curve(
                 "Loss",
                 "Training loss of each step, and the validation loss, in nats per token.",
                 "none",
-                ("training", told("loss")),
-                ("validation", told("validation_loss")),
+                ("training", last("loss")),
+                ("validation", last("validation_loss")),
                 width=12,
             ),
             curve(
                 "Bits per byte",
                 "Validation loss of text, free of the vocabulary. Only where the loss is the text's own likelihood.",
                 "suffix: bits",
-                ("validation", told("validation_bits_per_byte")),
+                ("validation", last("validation_bits_per_byte")),
                 width=12,
             ),
-            curve("Gradient norm", "Of the whole gradient, before clipping.", "none", ("norm", told("gradient_norm"))),
-            curve("Learning rate", "By the schedule.", "sci", ("rate", told("learning_rate"))),
+            curve("Gradient norm", "Of the whole gradient, before clipping.", "none", ("norm", last("gradient_norm"))),
+            curve("Learning rate", "By the schedule.", "sci", ("rate", last("learning_rate"))),
             curve(
                 "Effective rank of features",
                 "Of up to 512 validation samples. When it falls to a few, representations collapse.",
                 "none",
-                ("rank", told("effective_rank")),
+                ("rank", last("effective_rank")),
             ),
         ],
         "Speed": [
@@ -63,7 +63,7 @@ def run() -> dashboard.Dashboard:
                 "Where a step's time goes",
                 "On rank 0. Waiting for data should be near nothing; copying is the state's, for mirrors and checkpoints.",
                 "s",
-                ("{{part}}", told("step_seconds", "part")),
+                ("{{part}}", last("step_seconds", "part")),
                 stacked=True,
             ),
             curve(
@@ -74,14 +74,14 @@ def run() -> dashboard.Dashboard:
                 ("slowest of twenty", quantile(0.95, "step_duration_seconds")),
             ),
             curve("Tokens per second", "Positions trained on.", "suffix: tokens/s",
-                ("in the last step", told("tokens_per_second")), ("on average", rate("tokens")),
+                ("in the last step", last("tokens_per_second")), ("on average", rate("tokens")),
             ),
-            curve("Samples per second", "Of the last step.", "suffix: samples/s", ("samples", told("samples_per_second"))),
+            curve("Samples per second", "Of the last step.", "suffix: samples/s", ("samples", last("samples_per_second"))),
             curve(
                 "Model FLOPs utilisation",
                 "FLOPs of the model (6 N a token and attention) over the hardware's dense bf16 peak, or the spec's peak_flops.",
                 "percentunit",
-                ("MFU", told("mfu")),
+                ("MFU", last("mfu")),
             ),
             curve("Steps per minute", "Repeated ones included.", "none", ("steps", f"60 * {rate('steps')}")),
         ],
@@ -90,9 +90,9 @@ def run() -> dashboard.Dashboard:
                 "Workers",
                 "In the group, and how many the run needs and would take.",
                 "none",
-                ("in the group", told("workers")),
-                ("fewest", told("workers_fewest")),
-                ("most", told("workers_most")),
+                ("in the group", last("workers")),
+                ("fewest", last("workers_fewest")),
+                ("most", last("workers_most")),
                 width=12,
             ),
             curve(
@@ -118,41 +118,41 @@ def run() -> dashboard.Dashboard:
                 "Since the last step",
                 "Above the second line, the run is taken for stalled. The driver looks for news several times a second.",
                 "s",
-                ("since the last step", told("step_age_seconds")),
-                ("stalled after", told("stalled_after_seconds")),
-                ("since the driver looked", told("driver_silence_seconds")),
+                ("since the last step", last("step_age_seconds")),
+                ("stalled after", last("stalled_after_seconds")),
+                ("since the driver looked", last("driver_silence_seconds")),
             ),
             curve(
                 "Since the last checkpoint",
                 "What would be lost with all machines at once. Above the second line, something is wrong with storage.",
                 "s",
-                ("age", told("checkpoint_age_seconds")),
-                ("old after", told("checkpoint_old_after_seconds")),
+                ("age", last("checkpoint_age_seconds")),
+                ("old after", last("checkpoint_old_after_seconds")),
             ),
             curve(
                 "Steps that a lost node would cost",
                 "Since the newest state that other nodes' memories mirror; a worker that is alone has no mirror.",
                 "none",
-                ("mirror", told("mirror_lag_steps")),
+                ("mirror", last("mirror_lag_steps")),
             ),
             curve("Steps since the last checkpoint", "What would be done again if all machines were lost.", "none",
-                ("steps", f"{told('step')} - {told('checkpoint_step')}"),
+                ("steps", f"{last('step')} - {last('checkpoint_step')}"),
             ),
             curve("Time of a checkpoint", "From its start to its completion, beside the steps.", "s",
-                ("checkpoint", told("checkpoint_seconds")),
+                ("checkpoint", last("checkpoint_seconds")),
             ),
-            curve("Size of a checkpoint", "Of all its shards.", "bytes", ("checkpoint", told("checkpoint_bytes"))),
-            curve("Faults", "Since the run began, by kind.", "none", ("{{kind}}", told("faults", "kind"))),
+            curve("Size of a checkpoint", "Of all its shards.", "bytes", ("checkpoint", last("checkpoint_bytes"))),
+            curve("Faults", "Since the run began, by kind.", "none", ("{{kind}}", last("faults", "kind"))),
             curve("Groups and repeated steps", "Since the run began, but for clean stops; steps done again.", "none",
-                ("groups formed anew", told("restarts")), ("steps repeated", told("steps_repeated")),
+                ("groups formed again", last("restarts")), ("steps repeated", last("steps_repeated")),
             ),
             curve(
                 "Bad numbers",
                 "Micro-batches that were left out since they were not finite, and steps whose loss jumped.",
                 "none",
-                ("micro-batches left out", told("skipped_micro_batches")),
-                ("spikes", told("spikes")),
-                ("not finite", told("not_finite")),
+                ("micro-batches left out", last("skipped_micro_batches")),
+                ("spikes", last("spikes")),
+                ("not finite", last("not_finite")),
             ),
         ],
     }  # fmt: skip
@@ -163,13 +163,13 @@ def fleet() -> dashboard.Dashboard:
     by_node = "sum by (ip) ({})".format
     rows: dict[str, list[Panel]] = {
         "Runs": [
-            curve("Done", "Steps, of those in a run.", "percentunit", ("{{run}}", f"{told('step')} / {told('target_steps')}")),
+            curve("Done", "Steps, of those in a run.", "percentunit", ("{{run}}", f"{last('step')} / {last('target_steps')}")),
             curve("Tokens per second", "Of each run.", "suffix: tokens/s", ("{{run}}", rate("tokens")), stacked=True),
-            curve("Workers", "Of each run.", "none", ("{{run}}", told("workers")), stacked=True),
-            curve("Goodput", "Share of each run's time in steps that count.", "percentunit", ("{{run}}", told("goodput"))),
-            curve("MFU", "Of each run whose hardware's peak is known.", "percentunit", ("{{run}}", told("mfu"))),
+            curve("Workers", "Of each run.", "none", ("{{run}}", last("workers")), stacked=True),
+            curve("Goodput", "Share of each run's time in steps that count.", "percentunit", ("{{run}}", last("goodput"))),
+            curve("MFU", "Of each run whose hardware's peak is known.", "percentunit", ("{{run}}", last("mfu"))),
             curve("Faults", "Of each run since it began, of all kinds.", "none",
-                ("{{run}}", f"sum by (run) ({told('faults', 'kind')})"),
+                ("{{run}}", f"sum by (run) ({last('faults', 'kind')})"),
             ),
         ],
         "Machines": [
@@ -204,7 +204,7 @@ def fleet() -> dashboard.Dashboard:
             curve("Ray Train's controllers", "By state. Ray Train holds the slots in which workers compute.", "none",
                 ("{{ray_train_controller_state}}", "sum by (ray_train_controller_state) (ray_train_controller_state)"),
             ),
-            curve("Ray Train's start of workers", "Seconds that starting groups took, all told.", "s",
+            curve("Ray Train's start of workers", "Seconds that starting groups took, in total.", "s",
                 ("starts", "sum(ray_train_worker_group_start_total_time_s)"),
             ),
         ],
@@ -213,21 +213,21 @@ def fleet() -> dashboard.Dashboard:
 
 
 def data() -> dashboard.Dashboard:
-    wait, tokens = share("data_wait", "stepping|data_wait"), told("source_tokens", "source")
+    wait, tokens = share("data_wait", "stepping|data_wait"), last("source_tokens", "source")
     rows: dict[str, list[Panel]] = {
         "Does data keep up": [
             curve("Waiting for data", f"Share of steps' time, last {RECENT}. Above a fifth, data bound the run.", "percentunit",
                 ("waiting", wait),
             ),
             curve("Parcels ready", "Read and not yet taken, at most a few; at zero, workers are as fast as reading.", "none",
-                ("parcels", told("parcels_ready")),
+                ("parcels", last("parcels_ready")),
             ),
-            curve("Workers that wait for data", "When Prometheus asked.", "none", ("workers", told("leases_waiting"))),
+            curve("Workers that wait for data", "When Prometheus asked.", "none", ("workers", last("leases_waiting"))),
             curve("Leases per second", "Given to workers: a few a step and worker.", "none", ("leases", rate("leases"))),
             curve("Ray Data's tasks", "Running now, of all datasets on the cluster.", "none",
                 ("{{dataset}}", "sum by (dataset) (ray_data_num_tasks_running)"),
             ),
-            curve("Ray Data's failed tasks", "All told; Ray does them again.", "none",
+            curve("Ray Data's failed tasks", "In total; Ray repeats them.", "none",
                 ("{{dataset}}", "sum by (dataset) (ray_data_num_tasks_failed)"),
             ),
         ],
@@ -239,10 +239,10 @@ def data() -> dashboard.Dashboard:
                 ("{{source}}", f"{tokens} / on (run) group_left () sum by (run) ({tokens})"), stacked=True,
             ),
             curve("Epochs by source", "How often its training split has been shown.", "none",
-                ("{{source}}", told("source_epochs", "source")),
+                ("{{source}}", last("source_epochs", "source")),
             ),
             curve("Rows that could not be used", "By source; quarantine.jsonl of the prepared data says why.", "none",
-                ("{{source}}", told("source_quarantined", "source")),
+                ("{{source}}", last("source_quarantined", "source")),
             ),
             curve("Data in shared memory", "Ray Data's blocks, by dataset.", "bytes",
                 ("{{dataset}}", "sum by (dataset) (ray_data_current_bytes)"),

@@ -26,7 +26,7 @@ Query = tuple[str, str]
 Panel = timeseries.Panel | stat.Panel
 
 
-def told(name: str, *by: str, **labels: str) -> str:
+def last(name: str, *by: str, **labels: str) -> str:
     """The present value of one of a run's numbers."""
     return f"max by ({', '.join(('run', *by))}) ({series(name, **labels)})"
 
@@ -86,7 +86,7 @@ def board(name: str, title: str, what: str, rows: dict[str, list[Panel]], severa
     made.with_variable(runs.multi(several).include_all(several))
     for mark, colour, changed in (
         ("Faults", "red", series("faults")),
-        ("Groups that formed anew", "orange", series("restarts")),
+        ("Groups that formed again", "orange", series("restarts")),
         ("Checkpoints", "green", series("checkpoint_step")),
     ):
         query = dashboard.AnnotationQuery().name(mark).datasource(SOURCE).enable(mark != "Checkpoints").icon_color(colour)

@@ -104,8 +104,8 @@ def main() -> None:
                 assert made.rows == TEXTS
                 speeds["ours, with its start"].append(made.rows / (time.perf_counter() - began))
                 speeds["ours"].append(made.rows_per_s or 0.0)
-                told = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in speeds.items())
-                print(f"turn {turn + 1}, texts/s: {told}", flush=True)
+                rates = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in speeds.items())
+                print(f"turn {turn + 1}, texts/s: {rates}", flush=True)
         searcher = Searcher(str(here / "out-0"))
         asked = [_search(searcher, text) for text in texts.read_text().splitlines()[:20]]
         theirs, own = np.load(here / "transformers.npy"), np.load(here / "encoder.npy")

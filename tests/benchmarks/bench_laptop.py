@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 from tests.benchmarks import nanogpt
-from tests.benchmarks.small_runs import LARGE, MEDIUM, NEVER, SMALL, Record, Shape, Train, machine, prepare, spec_of, told
+from tests.benchmarks.small_runs import LARGE, MEDIUM, NEVER, SMALL, Record, Shape, Train, listed, machine, prepare, spec_of
 from tests.conftest import write_spec
 
 
@@ -60,9 +60,11 @@ def compare(race: Race, ours: list[Record], theirs: list[nanogpt.Trained]) -> No
     if race.whole_bar:
         row("whole command, s", [one.seconds for one in ours], [one.seconds for one in theirs], race.whole_bar, ".1f")
         row("validation loss", [one.val_loss for one in ours], [one.val_loss for one in theirs], 1.0, ".4f")
-        print(f"  where ours went: {told(ours[-1].parts())}\n  where nanoGPT's went: {told(theirs[-1].parts())}", flush=True)
+        print(
+            f"  where ours went: {listed(ours[-1].parts())}\n  where nanoGPT's went: {listed(theirs[-1].parts())}", flush=True
+        )
     else:
-        print(f"  parts of our last run: {told(ours[-1].parts())}", flush=True)
+        print(f"  parts of our last run: {listed(ours[-1].parts())}", flush=True)
 
 
 def run(race: Race, folder: Path, copy: Path, options: argparse.Namespace) -> None:

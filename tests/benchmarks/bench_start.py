@@ -37,14 +37,14 @@ KINDS = {
 def command(spec: Path, storage: Path, workers: int, name: str) -> tuple[dict[str, float], Counter[str]]:
     """The times of one command, and CPU seconds by kind of process."""
     began, given = time.monotonic(), time.time()
-    told: dict[str, float] = {}
+    printed: dict[str, float] = {}
     arguments = ["train", str(spec), "--set", f"scale={{workers: {workers}}}", "--set", f"name={name}"]
     process = subprocess.Popen([FOUNDRAY, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def listen() -> None:
         assert process.stdout
         for line in process.stdout:
-            told[line.strip()] = time.monotonic() - began
+            printed[line.strip()] = time.monotonic() - began
 
     listener = threading.Thread(target=listen)
     listener.start()
@@ -52,12 +52,12 @@ def command(spec: Path, storage: Path, workers: int, name: str) -> tuple[dict[st
     ended = time.monotonic() - began
     listener.join()
     if process.returncode:
-        raise SystemExit("\n".join(told))
+        raise SystemExit("\n".join(printed))
     record = Record.read(storage / name, given, given + ended)
     at = {event["event"]: event["time"] - given for event in record.events}
     times = {
-        "command is read": next(seconds for line, seconds in told.items() if line.startswith("starting Ray")),
-        "data are prepared": next(seconds for line, seconds in told.items() if "worker" in line),
+        "command is read": next(seconds for line, seconds in printed.items() if line.startswith("starting Ray")),
+        "data are prepared": next(seconds for line, seconds in printed.items() if "worker" in line),
         "worker is ready": at["member_ready"],
         "first step": record.metrics[0]["time"] - given,
         "last step": record.metrics[-1]["time"] - given,

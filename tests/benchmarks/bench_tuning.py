@@ -21,7 +21,7 @@ LONGEST = 3600.0
 """Seconds that a command may take."""
 
 
-def told(verb: str, *arguments: object) -> tuple[str, dict[str, Any]]:
+def output_of(verb: str, *arguments: object) -> tuple[str, dict[str, Any]]:
     done = foundray(verb, *arguments, "--json", timeout=LONGEST)
     return done.out, done.facts
 
@@ -32,7 +32,7 @@ def of_spec(name: str, *changes: str) -> list[str]:
 
 def trained(run: str, *arguments: object) -> dict[str, Any]:
     exists = Path("runs", run, "spec.yaml").exists()
-    return told(*(("resume", f"runs/{run}") if exists else ("train", *arguments)))[1]
+    return output_of(*(("resume", f"runs/{run}") if exists else ("train", *arguments)))[1]
 
 
 def main() -> None:
@@ -41,11 +41,11 @@ def main() -> None:
     for seed in parser.parse_args().seeds:
         print(f"seed {seed}", flush=True)
         plain = trained(f"plain-{seed}", *of_spec(f"plain-{seed}", f"seed={seed}"))
-        text, found = told("tune", *of_spec(f"small-{seed}", f"seed={seed}"))
+        text, found = output_of("tune", *of_spec(f"small-{seed}", f"seed={seed}"))
         print(text.rpartition("\n{")[0])
         tuned = trained(f"small-{seed}-tuned", found["spec"])
         print(f"the spec's own values: {plain['val_loss']:.4f} nats; tuned: {tuned['val_loss']:.4f}", flush=True)
-        text, found = told("tune", *of_spec(f"ladder-{seed}", f"seed={seed}", "tune.budget=0.5", "tune.ladder=0.86"))
+        text, found = output_of("tune", *of_spec(f"ladder-{seed}", f"seed={seed}", "tune.budget=0.5", "tune.ladder=0.86"))
         print(text.rpartition("\n{")[0])
         came, stated = trained(f"ladder-{seed}-tuned", found["spec"])["val_loss"], found["forecast"]
         low, high = stated["interval"]["low"], stated["interval"]["high"]

@@ -162,7 +162,7 @@ class Record:
         return {part: seconds for part, seconds in parts.items() if abs(seconds) >= 0.05}
 
 
-def told(parts: dict[str, float], unit: str = "s") -> str:
+def listed(parts: dict[str, float], unit: str = "s") -> str:
     return ", ".join(f"{part.replace('_', ' ')} {value:.1f} {unit}" for part, value in parts.items())
 
 

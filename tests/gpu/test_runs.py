@@ -46,7 +46,7 @@ def records(storage: Path, run: str, file: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (storage / "runs" / run / file).read_text().splitlines()]
 
 
-def test_a_run_learns_and_tells_how_well_the_gpu_is_used(alone: dict[str, Any], storage: Path) -> None:
+def test_a_run_learns_and_reports_how_well_it_uses_the_gpu(alone: dict[str, Any], storage: Path) -> None:
     assert alone["state"] == "finished"
     assert alone["val_loss"] < 2.3
     (ready,) = (event for event in records(storage, "alone", "events.jsonl") if event["event"] == "member_ready")

@@ -165,7 +165,7 @@ def test_an_objective_without_deterministic_kernels_is_refused() -> None:
     Trainer(rounding, make_model(spec).to("cuda"), Transposed()).step(0, payloads)
 
 
-def test_a_step_that_overflows_leaves_all_as_it_was() -> None:
+def test_a_step_that_overflows_changes_nothing() -> None:
     trainer = make_trainer(make_spec(), Group(), "cuda")
     with torch.no_grad():
         trainer.model.get_submodule("lm_head").weight.fill_(float("inf"))
@@ -194,7 +194,7 @@ def resting_bytes(spec: Spec, blocks: int) -> int:
     return blocks * (BLOCK * (4 + 4 + 8) + state_bytes_per_block(spec.optimizer.kind))
 
 
-def test_memory_is_what_is_foretold() -> None:
+def test_memory_is_as_predicted() -> None:
     spec = make_spec(model__width=1024, model__depth=8, model__heads=8)
     before = torch.cuda.memory_allocated()
     trainer = make_trainer(spec, Group(), "cuda")
@@ -205,7 +205,7 @@ def test_memory_is_what_is_foretold() -> None:
     assert torch.cuda.max_memory_allocated() - before < needed * 1.6 + 2**28
 
 
-def test_too_little_memory_is_met_by_recomputing() -> None:
+def test_recomputing_makes_a_run_fit_into_little_memory() -> None:
     """The same bits, in less memory."""
     spec = make_spec(**LARGE | {"train__micro_batch_size": 64, "model__depth": 8, "train__micro_batches": 2})
     payloads = [(at, micro_batch(spec, at)) for at in range(2)]

@@ -33,8 +33,8 @@ with connected():
     sentences = unreachable(spec.storage, source_files(spec))
     seconds = time.monotonic() - begun
     found = check(spec) if sys.argv[2] == "all" else None
-told = {"check": found.to_dict(), "table": found.table()} if found else {}
-print(json.dumps({"unreachable": sentences, "seconds": seconds, **told}))
+result = {"check": found.to_dict(), "table": found.table()} if found else {}
+print(json.dumps({"unreachable": sentences, "seconds": seconds, **result}))
 """
 """In a process of its own: Ray reads the token once."""
 OWN_STORAGE = 'mount -t tmpfs none "$0" && exec "$@"'

@@ -185,7 +185,7 @@ def test_the_files_say_what_they_are(made: Made, prose: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "middle"])
-def test_texts_go_on_and_learning_too(name: str, runs: Path, prose: Path, tmp_path: Path) -> None:
+def test_texts_are_continued_and_training_too(name: str, runs: Path, prose: Path, tmp_path: Path) -> None:
     api.export(runs / name, tmp_path / "out")
     without_foundray.run(GOES_ON, tmp_path / "out", prose, tmp_path / "scratch")
 
@@ -273,7 +273,7 @@ def test_bad_input_is_refused(runs: Path, tmp_path: Path) -> None:
     assert (tmp_path / "full" / "file").read_text() == "mine"
 
 
-def test_a_licence_told_later_keeps_run_and_data(runs: Path, prose: Path, tmp_path: Path) -> None:
+def test_a_licence_added_later_keeps_run_and_data(runs: Path, prose: Path, tmp_path: Path) -> None:
     api.export(runs / "llama", tmp_path / "out", overrides={"data.sources.0.licence": "CC-BY-SA-4.0"})
     assert "license: cc-by-sa-4.0" in (tmp_path / "out" / "README.md").read_text()
     changed = load_spec(runs / "llama" / "spec.yaml", {"data.sources.0.licence": "MIT"})

@@ -70,7 +70,7 @@ def test_a_group_that_was_replaced_gets_nothing(plan: StreamPlan) -> None:
         list(old.step(0))
 
 
-def test_a_new_group_goes_on_with_what_is_at_hand_and_repeats_what_it_has_to(plan: StreamPlan) -> None:
+def test_a_new_group_continues_with_buffered_parcels_and_repeats_what_it_must(plan: StreamPlan) -> None:
     feeder = start_feeder()
     (old,) = begun(feeder, plan, workers=1, steps=3)
     seen = {position: payload for step in range(2) for position, payload in old.step(step)}
@@ -82,7 +82,7 @@ def test_a_new_group_goes_on_with_what_is_at_hand_and_repeats_what_it_has_to(pla
     assert list(dict(again.step(2))) == list(range(2 * PER_STEP, 3 * PER_STEP)), "and it reads on from there"
 
 
-def test_data_that_were_foreseen_are_there_at_once_and_others_are_read_anew(plan: StreamPlan) -> None:
+def test_prefetched_data_is_there_at_once_and_other_data_is_read_again(plan: StreamPlan) -> None:
     feeder = start_feeder()
     expected = dict(zip(range(PER_STEP), read_micro_batches(plan, 0, PER_STEP), strict=True))
     for prefetched in (0, 1):

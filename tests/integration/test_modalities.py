@@ -92,9 +92,9 @@ def test_from_files_to_a_model(kind: str, tmp_path: Path) -> None:
     assert losses[-1] < losses[0], "it learns"
     assert foundray("audit", tmp_path / "runs" / "of1", "--json").facts["clean"]
     if kind != "masked_token":
-        (told,) = (next((tmp_path / "runs" / "prepared").iterdir()) / "quarantine.jsonl").read_text().splitlines()
-        assert "007." in told
-        assert ("not a whole image" if kind == "masked_pixel" else "its header promises 16000 bytes of samples") in told
+        (line,) = (next((tmp_path / "runs" / "prepared").iterdir()) / "quarantine.jsonl").read_text().splitlines()
+        assert "007." in line
+        assert ("not a whole image" if kind == "masked_pixel" else "its header promises 16000 bytes of samples") in line
     refused = foundray("sample", tmp_path / "runs" / "of1", "--prompt", "x")
     assert f"{kind} does not predict what comes next" in refused.refusal
     assert "values per unit" in foundray("train", path, "--dry-run").out or kind == "masked_token"

@@ -83,10 +83,10 @@ def test_bad_rows_are_quarantined_and_counted(tmp_path: Path) -> None:
     assert [(row["position"], row["lost"], row["unit"]) for row in listed] == [("line 11", 1, "row"), ("line 31", 1, "row")]
     assert listed[0]["source"].endswith("a.jsonl")
     assert listed[0]["reason"].startswith("not JSON")
-    told = f", 2 rows quarantined (list: {place}, `foundray quarantine {prepared.folder}` shows it), 1 empty, "
-    assert said[-1].startswith("data: 47 documents, ") and told + "prepared " in said[-1]
+    counts = f", 2 rows quarantined (list: {place}, `foundray quarantine {prepared.folder}` shows it), 1 empty, "
+    assert said[-1].startswith("data: 47 documents, ") and counts + "prepared " in said[-1]
     foundray.prepare(spec, report=said.append)
-    assert told + "already prepared in" in said[-1], "which a run that uses them says, too"
+    assert counts + "already prepared in" in said[-1], "which a run that uses them says, too"
     found = foundray.quarantine(spec)
     assert found.complete and found.balance == prepared.manifest.balance() and len(found.lines) == 2
 
@@ -114,7 +114,7 @@ def test_limits_stop_the_job_and_hold_for_what_an_earlier_job_read(tmp_path: Pat
     assert foundray.prepare(small, {"data.max_bad_share": 0.7}).manifest.balance(2) == Balance(documents=1, lost={"row": 2})
 
 
-def test_twice_does_nothing_and_a_change_is_told(tmp_path: Path) -> None:
+def test_preparing_twice_does_nothing_and_a_change_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n".join(sentences("text", 300)))
     spec, said = spec_of(tmp_path, [{"path": str(tmp_path / "a.txt")}]), []
     first = foundray.prepare(spec, report=said.append)
@@ -144,7 +144,7 @@ def test_bpe_and_char_tokenizers_of_the_data(tmp_path: Path) -> None:
     assert char.vocabulary == len(set((tmp_path / "a.txt").read_text())) + 2
 
 
-def test_a_killed_preparation_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_preparation_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     for i in range(8):  # each file is larger than a unit, once that is made small

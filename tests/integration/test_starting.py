@@ -52,7 +52,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_it_goes_on_from_where_the_parent_ended(alone, parent, shared_spec: Path, storage: Path) -> None:
+def test_it_continues_where_the_parent_ended(alone, parent, shared_spec: Path, storage: Path) -> None:
     runs = storage / "runs"
     scratch = continued(shared_spec, "scratch", init_from=None)
     assert scratch.weights_sha256 != alone.weights_sha256
@@ -66,8 +66,8 @@ def test_it_goes_on_from_where_the_parent_ended(alone, parent, shared_spec: Path
         "run": str(runs / "parent"), "step": 40, "weights_sha256": parent.weights_sha256, "teacher_sha256": None,
     }  # fmt: skip
     events = [json.loads(line) for line in (runs / "continued" / "events.jsonl").read_text().splitlines()]
-    (told,) = [event for event in events if event["event"] == "initialised"]
-    assert (told["run_step"], told["taken"], told["parameters"], told["new"]) == (40, 21, 21, [])
+    (initialised,) = [event for event in events if event["event"] == "initialised"]
+    assert (initialised["run_step"], initialised["taken"], initialised["parameters"], initialised["new"]) == (40, 21, 21, [])
     shown = foundray("status", runs / "continued").out
     assert f"the weights of {runs / 'parent'} at step 40, SHA-256 {parent.weights_sha256}" in shown
     assert f"Starts from the weights of {runs / 'parent'} at step 40." in Path(api.report([runs / "continued"])).read_text()
@@ -87,7 +87,7 @@ def test_its_loss_before_the_first_step_is_the_parents_last(alone, parent, stora
     assert evaluate(trainer, ((at, next(read_micro_batches(judging, at, 1))) for at in range(count))).loss == parent.val_loss
 
 
-def test_two_workers_of_which_one_is_killed_give_the_same_bits(alone, shared_spec: Path, storage: Path) -> None:
+def test_two_workers_give_the_same_bits_although_one_is_killed(alone, shared_spec: Path, storage: Path) -> None:
     run = storage / "runs" / "killed"
     with ThreadPoolExecutor(1) as thread:
         training = thread.submit(continued, shared_spec, "killed", 2)
@@ -120,7 +120,7 @@ def test_after_a_crash_at_the_start_its_parent_is_not_needed(alone, parent, stor
         away.rename(storage / "runs" / "parent")
 
 
-def test_a_parent_that_has_gone_on(parent, shared_spec: Path, storage: Path) -> None:
+def test_a_parent_that_has_continued(parent, shared_spec: Path, storage: Path) -> None:
     """What has begun keeps its start; a new run takes the newest; a hash that is given is held to."""
     moving = storage / "runs" / "moving"
     shutil.copytree(storage / "runs" / "parent", moving)
@@ -141,7 +141,7 @@ def test_a_parent_that_has_gone_on(parent, shared_spec: Path, storage: Path) -> 
         continued(shared_spec, "early", **{**two, "init_from": {"run": str(moving), "step": 40}})
 
 
-def test_another_tokenizer_is_told_once_the_data_is_there(parent, shared_spec: Path, storage: Path) -> None:
+def test_another_tokenizer_is_reported_once_the_data_is_prepared(parent, shared_spec: Path, storage: Path) -> None:
     with pytest.raises(
         InputError, match=r"trained on other tokens.*set data.tokenizer: \{kind: file, path: .*/parent/tokenizer"
     ):

@@ -86,7 +86,7 @@ def calm(spec: Path) -> str:
     return str(foundray("train", spec, "--set", "name=calm", "--set", "scale.workers=1", "--json").facts["weights_sha256"])
 
 
-def test_a_run_outlives_its_head_twice_and_a_stop_and_is_the_run_on_a_laptop(
+def test_a_run_survives_two_lost_heads_and_a_stop_and_equals_the_run_on_a_laptop(
     cluster: LocalCluster, spec: Path, calm: str, pace: Pace
 ) -> None:
     url, run = cluster.url, spec.parent / "runs" / "small"
@@ -138,7 +138,7 @@ METHODS = (
 """One of each of Ray's gRPC servers."""
 
 
-def test_what_listens_asks_for_the_token_but_for_the_metrics(cluster: LocalCluster) -> None:
+def test_every_server_except_the_metrics_requires_the_token(cluster: LocalCluster) -> None:
     """As clusters/README.md says."""
     found: dict[str, set[str]] = {}
     for node in cluster.nodes.values():

@@ -106,14 +106,14 @@ def test_events_are_marks_at_their_steps(runs: Path) -> None:
     assert jumps["faults"] == [(20, 0), (20, 1)]
     assert jumps["groups"] == [(0, 0), (0, 1), (20, 1), (20, 2)]
     assert [step for step, _ in jumps["checkpoints"]][::2] == [10, 20, 30, 40]
-    (told,) = found.Tensors("events/faults/text_summary")
-    assert "group_broken" in str(told.tensor_proto.string_val[0]) and "a worker was lost" in str(
-        told.tensor_proto.string_val[0]
+    (recorded,) = found.Tensors("events/faults/text_summary")
+    assert "group_broken" in str(recorded.tensor_proto.string_val[0]) and "a worker was lost" in str(
+        recorded.tensor_proto.string_val[0]
     )
-    assert told.step == 20
+    assert recorded.step == 20
 
 
-def test_marks_of_a_second_command_go_on_counting(runs: Path, tmp_path: Path) -> None:
+def test_marks_of_a_second_command_continue_the_count(runs: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     curves = Curves(Run(Store.at(tmp_path)), [event("checkpoint", step=10), event("checkpoint", step=20)])
@@ -128,18 +128,18 @@ def test_steps_that_are_done_again_are_read_once(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     record = {"workers": 2, **NUMBERS}
-    told = [event("workers_started", step=0, workers=2), event("checkpoint", step=20, bytes=1, seconds=1.0)]
+    recorded = [event("workers_started", step=0, workers=2), event("checkpoint", step=20, bytes=1, seconds=1.0)]
     killed = Curves(Run(Store.at(tmp_path)), [])
-    for happened in told[:1]:
+    for happened in recorded[:1]:
         killed.add_event(happened)
     for step in range(1, 36):
         killed.add_step({"step": step, "loss": 3 / step, **record})
         if step == 20:
-            killed.add_event(told[1])
-    told.append(event("group_broken", step=35, reason="a worker was lost"))
-    killed.add_event(told[-1])
+            killed.add_event(recorded[1])
+    recorded.append(event("group_broken", step=35, reason="a worker was lost"))
+    killed.add_event(recorded[-1])
     killed.close()
-    resumed = Curves(Run(Store.at(tmp_path)), told)
+    resumed = Curves(Run(Store.at(tmp_path)), recorded)
     resumed.add_event(event("workers_started", step=20, workers=1))
     for step in range(21, 41):
         resumed.add_step({"step": step, "loss": 2 / step, **record})

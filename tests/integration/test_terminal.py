@@ -103,7 +103,7 @@ def test_preparing(prose: Path, storage: Path, terminals: list[Terminal]) -> Non
     assert kept == {file: file.stat().st_mtime_ns for file in kept}, "what was done is not done again"
 
 
-def test_a_run_and_who_watches_it(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
+def test_a_run_and_its_viewer(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
     spec = write_spec(storage, small_spec(prose, storage / "runs", **ENDLESS))
     run = storage / "runs" / "small"
 

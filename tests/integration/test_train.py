@@ -248,7 +248,7 @@ def test_a_storage_url(of2, storage: Path) -> None:
     assert foundray("status", of2.run, "--json").facts == json.loads(of2.to_json())
 
 
-def test_a_run_that_was_stopped_twice_goes_on_to_the_same_weights(
+def test_a_run_that_was_stopped_twice_ends_with_the_same_weights(
     shared_spec: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By SIGTERM, and by `foundray stop`: each time after a step, with a checkpoint of it and no step repeated."""

@@ -40,8 +40,8 @@ def search(prose: Path, storage: Path, tmp_path: Path) -> Callable[..., Path]:
 def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callable[..., Path], storage: Path) -> None:
     wild = {"optimizer.lr": {"choice": [4e-3, 1e-2, 1e30]}, "train.micro_batches": {"choice": [1]}}  # of 5 in the spec
     tuning = {**SEARCH["tune"], "space": wild, "sampler": "grid", "ladder": 0.7, "budget": 6.0}
-    told = foundray("tune", search(name="whole", tune=tuning), "--json")
-    facts, folder = told.facts, storage / "runs" / "whole-tune"
+    done = foundray("tune", search(name="whole", tune=tuning), "--json")
+    facts, folder = done.facts, storage / "runs" / "whole-tune"
     assert {trial["state"] for trial in facts["trials"]} == {"done", "diverged"} or len(facts["trials"]) == 3
     assert [trial["values"]["optimizer.lr"] for trial in facts["trials"]][-1] == 1e30
     assert facts["trials"][-1]["standing"].startswith("diverged in step ")
@@ -53,7 +53,7 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
     assert facts["forecast"]["points"][-1]["loss"] == facts["score"]  # the best trial is a run like those of the ladder
     assert 0 < facts["flops"] <= facts["allowed"] == pytest.approx(6.0 * facts["full"])
     for sentence in ("diverged", "bill: ", "best: optimizer.lr", f"next: foundray train {folder}/tuned.yaml"):
-        assert sentence in told.out
+        assert sentence in done.out
     assert {file.name for file in (folder / "pictures").iterdir()} == {"search.svg", "scaling-law.svg"}
     board = [str(file.relative_to(folder)) for file in folder.rglob("*tfevents*")]
     assert sum("trial-" in name for name in board) == 2  # HParams, of those with a result
@@ -78,8 +78,8 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
 def findings(folder: Path) -> dict[int, tuple[Any, dict[int, float]]]:
     """Of each trial: its values, and its validation loss by step."""
     found = {}
-    for told in (folder / "trials").glob("*/trial.json"):
-        facts, results = json.loads(told.read_text()), told.with_name("results.jsonl")
+    for file in (folder / "trials").glob("*/trial.json"):
+        facts, results = json.loads(file.read_text()), file.with_name("results.jsonl")
         rungs = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
         assert facts["number"] not in found
         found[facts["number"]] = (facts["values"], {rung["step"]: rung["val_loss"] for rung in rungs})
@@ -154,23 +154,23 @@ def test_bad_input_of_a_search_is_one_sentence(search: Callable[..., Path], stor
 
 
 def test_the_coordinate_check_of_a_spec(search: Callable[..., Path], storage: Path) -> None:
-    told = foundray("coordcheck", search(name="check"), "--widths", 16, 32, 64, "--steps", 4, "--json")
-    assert told.facts["steady"] and told.facts["found"]["CompleteP"]["sizes"] == [16, 32, 64]
-    assert "steady: hyperparameters found at one width are right for the others" in told.out
+    done = foundray("coordcheck", search(name="check"), "--widths", 16, 32, 64, "--steps", 4, "--json")
+    assert done.facts["steady"] and done.facts["found"]["CompleteP"]["sizes"] == [16, 32, 64]
+    assert "steady: hyperparameters found at one width are right for the others" in done.out
     assert (storage / "runs" / "check-coordcheck" / "widths.svg").read_text().startswith("<?xml")
 
 
 def test_the_best_rate_by_width(search: Callable[..., Path], storage: Path) -> None:
     rates = (1e-3, 1e-2, 1e30)
-    told = foundray(
+    done = foundray(
         "transfer", search(name="rates"), "--widths", 32, 16, "--rates", *rates, "--steps", 12, "--seeds", 2, "--json"
     )
-    found = told.facts["found"]
+    found = done.facts["found"]
     assert found["CompleteP"]["16"] == found["standard"]["16"]  # at the base's width both are one
     assert found["CompleteP"]["32"] != found["standard"]["32"]
     for widths in found.values():
         for points in widths.values():
             assert [rate for rate, _, _ in points] == list(rates)
-            assert points[1][1] < points[0][1] and points[2][1] == float("inf")  # the largest diverges, and is told
-    assert set(told.facts["verdicts"]["CompleteP"]) == {"moved", "lost"} and "CompleteP: best is 0.01 at width 16" in told.out
+            assert points[1][1] < points[0][1] and points[2][1] == float("inf")  # the largest diverges, and is listed
+    assert set(done.facts["verdicts"]["CompleteP"]) == {"moved", "lost"} and "CompleteP: best is 0.01 at width 16" in done.out
     assert (storage / "runs" / "rates-transfer" / "transfer.svg").exists()

@@ -61,7 +61,7 @@ def test_every_panel_says_what_it_shows() -> None:
     assert len(titles) > 40
 
 
-def test_all_that_a_run_tells_is_shown_and_nothing_else_is_asked_for() -> None:
+def test_every_metric_of_a_run_is_shown_and_no_other_is_queried() -> None:
     rules = (DASHBOARDS / "alerts.yaml").read_text()
     asked = set(re.findall(r"ray_foundray_(\w+?)(?:_total|_bucket)?\b", "\n".join([*expressions(), rules])))
     assert asked == set(METRICS)

@@ -54,9 +54,9 @@ def test_by_url_and_then_nothing_more(served: tuple[Path, str], tmp_path: Path) 
     assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [("a.txt", CONTENT)]
     assert load_data_set(tmp_path / "data" / ".example.yaml").licence == "free"
     (served[0] / "a.txt").unlink()
-    told: list[str] = []
-    foundray.fetch(name, tmp_path / "data", report=told.append)
-    assert told[0].endswith("a.txt: there")
+    lines: list[str] = []
+    foundray.fetch(name, tmp_path / "data", report=lines.append)
+    assert lines[0].endswith("a.txt: there")
     (folder / "a.txt").write_bytes(CONTENT[:-1])
     with pytest.raises(InputError, match=r"a\.txt could not be fetched to .*: (File )?[Nn]ot [Ff]ound"):
         foundray.fetch(name, tmp_path / "data")
@@ -82,7 +82,7 @@ def test_from_a_mirror_by_either_name(tmp_path: Path) -> None:
     assert (foundray.fetch(name, tmp_path / "data", mirror.parent) / "a.txt").read_bytes() == CONTENT
 
 
-def test_what_was_zipped_anew_is_known_by_its_content(tmp_path: Path) -> None:
+def test_a_file_that_was_zipped_again_is_known_by_its_content(tmp_path: Path) -> None:
     (mirror := tmp_path / "mirror" / "some-set").mkdir(parents=True)
     name = example(tmp_path, "https://nowhere.invalid/a.gz", name="a.gz", of="unzipped")
     for level in (1, 9):
@@ -97,7 +97,7 @@ def test_what_was_zipped_anew_is_known_by_its_content(tmp_path: Path) -> None:
         foundray.fetch(name, tmp_path / "data", mirror.parent)
 
 
-def test_what_was_packed_anew_is_known_by_its_members(tmp_path: Path) -> None:
+def test_an_archive_that_was_packed_again_is_known_by_its_members(tmp_path: Path) -> None:
     listing = "".join(f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n" for name in ("a.wav", "b.wav"))
     sha = hashlib.sha256(listing.encode()).hexdigest()
     fields = {"name": "r.tar", "of": "members", "members": "*.wav", "bytes": 10, "sha256": sha}
@@ -116,7 +116,7 @@ def test_names_cannot_lead_elsewhere(name: str, tmp_path: Path) -> None:
         foundray.fetch(example(tmp_path, "https://nowhere.invalid/a.txt", name=name), tmp_path)
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no example 'genom' .*did you mean 'genome'\?\); there are: .*shakespeare"):
         foundray.fetch("genom")
     with pytest.raises(InputError, match=r"files\.a\.txt\.url: string should match pattern"):

@@ -26,13 +26,13 @@ def test_the_page_is_up_to_date(page: str) -> None:
 
 
 def test_every_field_of_a_spec_is_there_and_says_what_it_is(page: str) -> None:
-    told = set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE))
+    documented = set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE))
     given = flatten(make_spec(tune__space={"optimizer.lr": {"choice": [0.1]}}).model_dump(mode="json"))
     for name in given:
         general = re.sub(r"\.\d+(?=\.)", ".N", name).replace("tune.space.optimizer.lr", "tune.space.NAME")
         general = general.replace("evaluate.sets.validation", "evaluate.sets.NAME")
         general = re.sub(r"(resources)\.\w+$", r"\1", re.sub(r"\.\d+$", "", general))
-        assert general in told, name
+        assert general in documented, name
     rows = re.findall(r"^\| `.*\|$", page, re.MULTILINE)
     assert [row for row in rows if row.rstrip("|").rstrip().endswith("|")] == [], "fields without a docstring"
 

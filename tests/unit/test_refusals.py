@@ -65,9 +65,9 @@ def test_refusals(
     for name, place in places.items():
         command = command.replace(name, place)
     assert _run(command.split()) == 2
-    told = capsys.readouterr()
-    assert said in told.err and len(told.err.splitlines()) == 1 and told.err.startswith("foundray: "), told.err
-    assert "Traceback" not in told.out + told.err
+    output = capsys.readouterr()
+    assert said in output.err and len(output.err.splitlines()) == 1 and output.err.startswith("foundray: "), output.err
+    assert "Traceback" not in output.out + output.err
     assert sorted(Path(places["EMPTY"]).parent.rglob("*")) == before, "nothing is written"
 
 

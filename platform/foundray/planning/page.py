@@ -207,10 +207,10 @@ def _machines(plan: Plan) -> list[str]:
         lines += _fact("measured", f"this run did {speed}, so {about(own.seconds)} for all of it")
     peaks = ", ".join(f"{one.fleet.name} {three(one.fleet.peak / 1e12)}" for one in estimates)
     mfu = f"MFU {given.mfu:g}" + (" is assumed" if given.mfu == MFU else "")
-    told = f"{flops(plan.budget.flops)} / (count x peak x MFU), peak in TFLOP/s: {peaks}; {mfu}"
+    stated = f"{flops(plan.budget.flops)} / (count x peak x MFU), peak in TFLOP/s: {peaks}; {mfu}"
     if any(one.starting for one in estimates):
-        told += "; where starting kernels takes longer (about 1 ms a layer and micro-batch, 20 ms a step), that"
-    lines += _fact("time", told)
+        stated += "; where starting kernels takes longer (about 1 ms a layer and micro-batch, 20 ms a step), that"
+    lines += _fact("time", stated)
     for one in estimates:
         if one.remedy:
             lines += _fact("too large", f"what would fit on {one.fleet.label}: {one.remedy}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from foundray.records.lines import told
+from foundray.records.lines import damage_sentences
 from foundray.records.reader import Reader
 from foundray.records.schema import Step
 from foundray.storage import Store
@@ -50,5 +50,5 @@ def events(folder: Store) -> pd.DataFrame:
 
 
 def _warn(reader: Reader) -> None:
-    for sentence in told(reader.damage):
+    for sentence in damage_sentences(reader.damage):
         warnings.warn(sentence, stacklevel=3)

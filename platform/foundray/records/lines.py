@@ -42,7 +42,7 @@ class Damage:
         return f"{self.place} is damaged: line {self.line:,} {self.reason}"
 
 
-def told(damage: Sequence[Damage]) -> list[str]:
+def damage_sentences(damage: Sequence[Damage]) -> list[str]:
     """One sentence per damaged file."""
     files: dict[str, list[Damage]] = {}
     for one in damage:

@@ -10,7 +10,7 @@ from typing import Any
 
 from foundray.errors import InputError
 from foundray.host.processes import lives_here
-from foundray.records.lines import told
+from foundray.records.lines import damage_sentences
 from foundray.records.reader import Reader, Shorter
 from foundray.runs.goodput import ENDS
 from foundray.runs.lock import HOLDER, PATIENCE_SECONDS, holder_of
@@ -62,7 +62,7 @@ class Follower:
 
     def damage(self) -> list[str]:
         """One sentence per damaged log file."""
-        return told([one for reader in self.readers for one in reader.damage])
+        return damage_sentences([one for reader in self.readers for one in reader.damage])
 
 
 class Pulse:

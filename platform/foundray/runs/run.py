@@ -26,7 +26,7 @@ from itertools import groupby
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.records.lines import Damage, told
+from foundray.records.lines import Damage, damage_sentences
 from foundray.records.reader import Reader
 from foundray.records.schema import kinds
 from foundray.records.traits import Trait
@@ -259,7 +259,7 @@ class Run:
 
     def damage(self) -> list[str]:
         """One sentence per damaged log file, as last read, and for a damaged forecast."""
-        return told([one for found in self._damage.values() for one in found]) + self._damaged_forecast
+        return damage_sentences([one for found in self._damage.values() for one in found]) + self._damaged_forecast
 
     def facts(self) -> Facts:
         spec, events, spent = self.spec(), list[dict[str, Any]](), Account()

@@ -48,11 +48,11 @@ def standing(run: Run) -> str:
     lines += [("time", goodput(facts)), *_parts(facts)]
     lines.append(("faults", faults(facts.restarts, facts.steps_repeated)))
     lines += _table("workers", (dated(w, f"step {w['step']:>7,}  {w['workers']}") for w in facts.worlds))
-    lines += _table("events", told(events)[-EVENTS:])
+    lines += _table("events", event_lines(events)[-EVENTS:])
     return "\n".join(f"{name:9} {text}" for name, text in lines)
 
 
-def told(events: Iterable[dict[str, Any]]) -> list[str]:
+def event_lines(events: Iterable[dict[str, Any]]) -> list[str]:
     """One line per event that no other line covers."""
     return [dated(event, sentence(event)) for event in events if event["event"] not in NO_LINE]
 

@@ -23,7 +23,7 @@ from foundray.runs.following import Look, looks
 from foundray.runs.goodput import ENDS
 from foundray.runs.progress import Progress
 from foundray.runs.run import Run
-from foundray.runs.status import faults, forecast, goodput, spent_on, told
+from foundray.runs.status import event_lines, faults, forecast, goodput, spent_on
 from foundray.spec import Spec
 from foundray.wording.plot import plot
 from foundray.wording.sentences import plain
@@ -120,7 +120,7 @@ class View:
             used = len(loss) + len(facts)
         yield from (*head, body)
         shown = max(EVENT_ROWS, height - len(head) - used - 1)
-        yield from (_line(text) for text in told(self.progress.events)[-shown:])
+        yield from (_line(text) for text in event_lines(self.progress.events)[-shown:])
         yield foot
 
     def _state(self) -> str:

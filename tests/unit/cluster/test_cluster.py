@@ -26,7 +26,7 @@ def test_a_node_has_the_name_that_it_was_given_or_its_hosts_or_some_digits() -> 
     assert list(names_of(nodes).values()) == ["node-1", "gpu-7", "30000000", "gpu-7", "50000000"]
 
 
-def test_ids_of_records_of_before_are_shortened_and_names_are_not() -> None:
+def test_ids_in_earlier_records_are_shortened_and_names_are_not() -> None:
     def said(node: str) -> str:
         return sentence({"event": "left_out", "node": node, "reason": "it computed different bits from the others"})
 
@@ -38,13 +38,13 @@ def test_ids_of_records_of_before_are_shortened_and_names_are_not() -> None:
     assert sentence(lost) == "worker 3 on node node-2 is lost: its node is draining"
 
 
-def test_of_a_head_that_is_gone_the_innermost_who_watches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_innermost_watcher_is_called_when_the_head_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "HEAD_BEAT_SECONDS", 0.05)
     monkeypatch.setattr(cluster, "HEAD_SECONDS", 0.5)
-    told, done = list[str](), threading.Event()
+    called, done = list[str](), threading.Event()
 
     def by(name: str) -> None:
-        told.append(name)
+        called.append(name)
         done.set()
 
     with socket.create_server(("127.0.0.1", 0)) as head:
@@ -55,8 +55,8 @@ def test_of_a_head_that_is_gone_the_innermost_who_watches_is_told(monkeypatch: p
                 assert not done.wait(1.0), "it is there"
                 head.close()
                 assert done.wait(10)
-            assert told == ["inner"]
+            assert called == ["inner"]
     done.clear()
     with cluster.head_watched(lambda: by("the only one")):
         assert done.wait(10)
-    assert told == ["inner", "the only one"]
+    assert called == ["inner", "the only one"]

@@ -31,7 +31,7 @@ def asked(redis: Redis, *certificate: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_redis_answers_who_has_the_key(redis: Redis) -> None:
+def test_redis_answers_clients_that_have_the_key(redis: Redis) -> None:
     authority = ("--tls", "--cacert", str(redis.folder / CERTIFICATE))
     mine = ("--cert", str(redis.folder / CERTIFICATE), "--key", str(redis.folder / KEY))
     assert asked(redis, *authority, *mine) == "PONG\n"
@@ -40,7 +40,7 @@ def test_redis_answers_who_has_the_key(redis: Redis) -> None:
     assert stat.S_IMODE((redis.folder / KEY).stat().st_mode) == 0o600
 
 
-def test_a_redis_that_cannot_be_had_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_redis_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="redis-server is not installed; Debian's package redis-server has it"):
         Redis.start(tmp_path, "127.0.0.1")

@@ -129,7 +129,7 @@ def test_amounts_in_words(lost: dict[str, int], said: str) -> None:
     assert amount(lost) == said
 
 
-def test_over_the_limit_of_rows_the_list_is_written_and_the_sentence_tells_the_reasons(tmp_path: Path) -> None:
+def test_over_the_limit_of_rows_the_list_is_written_and_the_sentence_names_the_reasons(tmp_path: Path) -> None:
     rows = ['{"text": "good"}'] * 40 + ['{"body": "a", "id": %d}' % number for number in range(20)] + ["{broken"]  # noqa: UP031
     spec = spec_of(tmp_path, json_lines(tmp_path / "logs.jsonl", *rows))
     with pytest.raises(InputError) as refused:
@@ -173,7 +173,7 @@ def test_passing_the_limit_of_rows_with_mostly_bad_ones_doubts_the_spec_too() ->
     Limits(101, 0.5).check_rows(101, "data.sources.2", tally, "logs.jsonl", "/p")
 
 
-def test_a_source_of_which_nothing_can_be_used_says_what_it_has() -> None:
+def test_a_source_with_nothing_usable_says_what_it_has() -> None:
     files = [line("not text: it begins like a PNG image", "byte 0", 1, "file", f"/x/{n}.png") for n in range(3)]
     files.append(line("not UTF-8 (byte 0xe9)", "byte 7", 1, "file", "/x/a.TXT.gz"))
     with pytest.raises(InputError) as refused:
@@ -202,7 +202,7 @@ def test_reasons_are_alike_but_for_numbers_values_and_fields_and_the_commonest_w
     assert kind_of(others[0].reason) == kind_of(others[1].reason) != kind_of(few.reason)
 
 
-def test_so_many_kinds_of_reasons_do_not_fill_the_memory() -> None:
+def test_many_kinds_of_reasons_do_not_fill_the_memory() -> None:
     tally = tally_of(*(line("".join("ab"[int(bit)] for bit in f"{number:b}")) for number in range(3000)))
     assert tally.balance.bad == sum(reason.lost for reason in tally.reasons()) == 3000
     assert len(tally.reasons()) == 1001
@@ -224,7 +224,7 @@ def test_lists_hold_any_text_and_old_lines_count_a_row(tmp_path: Path) -> None:
         list(read_lines(place))
 
 
-def test_manifests_of_before_count_rows_and_new_ones_each_source(tmp_path: Path) -> None:
+def test_earlier_manifests_count_rows_and_new_ones_each_source(tmp_path: Path) -> None:
     old = {
         "file": "a", "source": 1, "inputs": ["x"], "documents": 7, "rows": 9, "tokens": 1, "text_bytes": 1, "bytes": 1,
         "sha256": "", "quarantined": 2,
@@ -254,7 +254,7 @@ def test_the_line_that_counts_says_where_the_list_is() -> None:
     assert summary(Balance(documents=9), folder, folder) == ""
 
 
-def test_the_share_is_free_and_specs_of_before_have_it(tmp_path: Path) -> None:
+def test_the_share_is_free_and_earlier_specs_have_it(tmp_path: Path) -> None:
     source = json_lines(tmp_path / "a.jsonl", '{"text": "x"}')
     plain, other = spec_of(tmp_path, source), spec_of(tmp_path, source, data__max_bad_share=0.9, data__max_bad_rows=7)
     assert plain.data.max_bad_share == 0.5

@@ -246,14 +246,14 @@ def test_a_header_that_lies_about_a_size_costs_one_member_and_no_memory(tmp_path
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, bz2.compress])
 def test_files_that_are_no_archive(pack: Any, tmp_path: Path) -> None:
     name = {bytes: "a.tar", gzip.compress: "a.tgz", lzma.compress: "a.tar.xz", bz2.compress: "A.TBZ2"}[pack]
-    for content, told in (
+    for content, expected in (
         (b"hello" * 1000, BadRow("byte 0", "it is not a tar archive", 1, "file")),
         (b"%PDF" + b"x" * 3000, BadRow("byte 0", "it is not a tar archive: it looks like a PDF document", 1, "file")),
         (b"", BadRow("byte 0", "empty", 0, "file")),
         (bytes(10240), BadRow("byte 0", "empty", 0, "file")),
         (bytes(99999), BadRow("byte 0", "it is not a tar archive: it holds 99,999 zero bytes", 1, "file")),
     ):  # fmt: skip
-        assert read(pack(content), tmp_path, name) == ([], [told])
+        assert read(pack(content), tmp_path, name) == ([], [expected])
     assert read(pack(OK), tmp_path, name) == (TEXTS, [])
     assert read(gzip.compress(OK), tmp_path, "misnamed.tar") == (TEXTS, [])
 

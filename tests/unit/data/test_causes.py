@@ -56,11 +56,11 @@ def task_error(*raised: str) -> RayTaskError:
         (("pyarrow.lib.ArrowInvalid: 'utf8' in https://me:secret@host/x",), "ArrowInvalid: 'utf8' in https://host/x"),
     ],
 )
-def test_of_a_ray_data_task_what_its_function_raised(raised: tuple[str, ...], said: str) -> None:
+def test_an_error_in_a_ray_data_task_is_what_its_function_raised(raised: tuple[str, ...], said: str) -> None:
     assert cause_of(task_error(*raised)) == said
 
 
-def test_of_an_exception_that_ray_hands_on_its_own_words() -> None:
+def test_an_exception_that_ray_passes_on_keeps_its_message() -> None:
     """An error of a read task, through an actor: Ray adds its advice to the message."""
     inner = BadData(f"sample 0-00000:3 (of a.png) cannot be used: not a whole image\n{ADVICE}")
     text = f"{HEADING}\n{FRAME}\nfoundray.errors.BadData: {inner}"
@@ -73,7 +73,7 @@ def test_of_an_exception_that_ray_hands_on_its_own_words() -> None:
     assert cause_of(twice) == cause_of(error)
 
 
-def test_of_errors_of_ray_and_of_others_the_first_line() -> None:
+def test_other_errors_are_shown_by_their_first_line() -> None:
     assert cause_of(WorkerCrashedError()).startswith("WorkerCrashedError: The worker died unexpectedly")
     chained = RuntimeError("the group broke")
     chained.__cause__ = OSError("no route to host\nmore")

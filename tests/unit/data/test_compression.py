@@ -250,8 +250,8 @@ def test_a_stream_that_cannot_be_read_twice_says_that_what_was_used_may_be_wrong
 
     text = b"".join(b"%d\n" % n for n in range(400_000))
     stream, found = decompressing(Once(flipped(gzip.compress(text), 1000, 0)[:-6] + bytes(6)), "gzip"), 0
-    with pytest.raises(Broken) as told:
+    with pytest.raises(Broken) as raised:
         while part := stream.read1(2**16):
             found += len(part)
-    assert "bytes of content before it are not used" in str(told.value)
-    assert not found or f"the {found:,} bytes of its content that were used before may be wrong, too" in str(told.value)
+    assert "bytes of content before it are not used" in str(raised.value)
+    assert not found or f"the {found:,} bytes of its content that were used before may be wrong, too" in str(raised.value)

@@ -44,7 +44,7 @@ def pixels(content: bytes, channels: int = 1, size: int = SIDE) -> np.ndarray:
     return seen.reshape((size, size) if channels == 1 else (size, size, 3))
 
 
-def told(content: bytes, name: str = "x.png") -> list[tuple[str, str, int, str]]:
+def quarantined(content: bytes, name: str = "x.png") -> list[tuple[str, str, int, str]]:
     """(position, reason, lost, unit) of each line of the quarantine."""
     found = image().rows(name, content, 1)
     try:
@@ -96,15 +96,15 @@ def tiff(values: np.ndarray, kind: int, bits: int, photometric: int = 1) -> byte
 def test_wide_numbers_are_the_same_picture_in_eight_bits(content: bytes) -> None:
     assert np.array_equal(pixels(content), EIGHT)
     assert np.array_equal(pixels(content, 3), EIGHT[..., None].repeat(3, 2))
-    assert told(content) == []
+    assert quarantined(content) == []
 
 
-def test_numbers_without_a_range_are_stretched_and_that_is_said() -> None:
+def test_numbers_without_a_range_are_stretched_and_a_note_says_so() -> None:
     wide = RAMP.astype(np.int64) * 65_536  # also above 2**31: Pillow turns unsigned numbers into negative ones
     for content in (tiff(wide.astype(np.uint32), 1, 32), tiff((wide - 2**31).astype(np.int32), 2, 32)):
         stretched = np.rint(RAMP * (255 / RAMP.max()))
         assert np.array_equal(pixels(content), stretched)
-        ((position, reason, lost, _),) = told(content)
+        ((position, reason, lost, _),) = quarantined(content)
         assert (position, lost) == ("byte 0", 0)
         assert reason.endswith("have no defined range: the smallest is black, the largest white")
     heights = np.float32([[-1.0, 0.0], [1.0, 3.0]])
@@ -115,7 +115,9 @@ def test_numbers_without_a_range_are_stretched_and_that_is_said() -> None:
 def test_pixels_that_are_no_numbers_are_counted() -> None:
     values = np.ones((4, 4), np.float32)
     values[1, 2], values[3, 3] = np.nan, np.inf
-    assert told(saved(Pillow.fromarray(values), "tiff")) == [("", "2 of its 16 pixels are not finite numbers", 1, "image")]
+    assert quarantined(saved(Pillow.fromarray(values), "tiff")) == [
+        ("", "2 of its 16 pixels are not finite numbers", 1, "image")
+    ]
 
 
 # Transparency
@@ -276,7 +278,7 @@ def test_up_to_extreme_shapes_scaling_is_as_ever(size: tuple[int, int]) -> None:
     assert np.array_equal(pixels(saved(one, "bmp")), np.asarray(whole))
 
 
-def test_a_bomb_is_told_by_its_pixels() -> None:
+def test_a_bomb_is_recognised_by_its_number_of_pixels() -> None:
     small = saved(Pillow.new("1", (16, 16)))
     for side in (10_000, 60_000):
         header = struct.pack(">II", side, side)
@@ -284,24 +286,24 @@ def test_a_bomb_is_told_by_its_pixels() -> None:
             small[:16] + header + small[24:29] + struct.pack(">I", zlib.crc32(b"IHDR" + header + small[24:29])) + small[33:]
         )
         reason = f"it has {side**2:,} pixels, and at most 89,478,485 are read"
-        assert told(content) == [("", reason, 1, "image")]
+        assert quarantined(content) == [("", reason, 1, "image")]
 
 
 # Frames
 
 
 @pytest.mark.parametrize("form", ["gif", "png", "webp", "tiff", "avif"])
-def test_of_several_frames_the_first_is_taken_and_that_is_said(form: str) -> None:
+def test_the_first_of_several_frames_is_used_and_a_note_says_so(form: str) -> None:
     shown = [Pillow.new("RGB", (SIDE, SIDE), colour) for colour in ("#ff0000", "#00ff00", "#0000ff")]
     content = saved(shown[0], form, save_all=True, append_images=shown[1:])
-    assert told(content) == [("frame 2", "only the first of 3 frames is used", 0, "frame")]
+    assert quarantined(content) == [("frame 2", "only the first of 3 frames is used", 0, "frame")]
     assert np.abs(pixels(content, 3).astype(int) - (255, 0, 0)).max() < 8
-    assert told(saved(shown[0], form)) == []
+    assert quarantined(saved(shown[0], form)) == []
 
 
 def test_a_photo_with_its_preview_is_one_picture() -> None:
     content = saved(Pillow.fromarray(EIGHT), "mpo", save_all=True, append_images=[Pillow.fromarray(EIGHT)])
-    assert told(content) == []
+    assert quarantined(content) == []
 
 
 # What cannot be read
@@ -315,7 +317,7 @@ def test_whatever_pillow_raises_is_a_reason(tmp_path: Path) -> None:
         (saved(Pillow.effect_noise((SIDE, SIDE), 100))[:500], "not a whole image: "),
         (saved(Pillow.fromarray(EIGHT), "tiff")[:900], "not a whole image: "),
     ):
-        ((_, reason, lost, unit),) = told(content)
+        ((_, reason, lost, unit),) = quarantined(content)
         assert reason.startswith(said)
         assert (lost, unit) == (1, "image")
         (tmp_path / "x.png").write_bytes(content)
@@ -359,7 +361,7 @@ IS_OF = "an idx file of {}; one of images has bytes with 3 axes: image, row, col
 )
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "images.bin", "X-IDX3-UBYTE.xz"])
 def test_idx_files(content: bytes, images: int, said: tuple[str, str, int, str] | None, name: str) -> None:
-    assert told(content, name) == ([said] if said else [])
+    assert quarantined(content, name) == ([said] if said else [])
     found = []
     try:
         found = [row for _, row in image().rows(name, content, 1) if not isinstance(row, Unreadable)]

@@ -76,12 +76,12 @@ def test_fewer_lines_one_source_and_json(spec: Path, capsys: pytest.CaptureFixtu
     _, out, _ = run_verb(capsys, folder, "--limit", 0)
     assert out.splitlines()[-1] == "and 4 more lines: --limit 4 shows all"
     _, out, _ = run_verb(capsys, folder, "--source", 1, "--json")
-    told = json.loads(out.splitlines()[-1])
-    assert (told["folder"], told["complete"]) == (folder.url, False)
-    assert (told["quarantined"], told["lost"], told["documents"], told["empty"], told["notes"]) == (1, {"row": 1}, 1, 1, 0)
-    assert [(line["position"], line["lost"], line["unit"]) for line in told["lines"]] == [("line 3", 1, "row")]
-    assert [reason["lost"] for reason in told["reasons"]] == [1]
-    assert told["lines_in_all"] == 1
+    shown = json.loads(out.splitlines()[-1])
+    assert (shown["folder"], shown["complete"]) == (folder.url, False)
+    assert (shown["quarantined"], shown["lost"], shown["documents"], shown["empty"], shown["notes"]) == (1, {"row": 1}, 1, 1, 0)
+    assert [(line["position"], line["lost"], line["unit"]) for line in shown["lines"]] == [("line 3", 1, "row")]
+    assert [reason["lost"] for reason in shown["reasons"]] == [1]
+    assert shown["lines_in_all"] == 1
 
 
 def test_where_a_preparation_stopped_at_its_limit_the_list_is_there(spec: Path) -> None:

@@ -44,7 +44,7 @@ def parquet(episodes: list[dict[str, Any]] | pa.Table, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def told(folder: Path, content: bytes, name: str = "a.npz", **options: Any) -> list[Any]:
+def outcomes(folder: Path, content: bytes, name: str = "a.npz", **options: Any) -> list[Any]:
     """Steps of each row in a file of this content; or position, reason, lost, unit."""
     (folder / name).write_bytes(content)
     found = rows(trajectory(**options), folder / name, length=90)
@@ -62,22 +62,22 @@ NEEDS = "it needs states, actions, rewards, lengths"
 
 
 def test_whole_files(tmp_path: Path) -> None:
-    assert told(tmp_path, npz()) == [25, 15]
-    assert told(tmp_path, parquet(EPISODES), "a.parquet") == [25, 15]
-    assert told(tmp_path, parquet(EPISODES), "a.npz") == [25, 15], "what a file is, its first bytes say"
+    assert outcomes(tmp_path, npz()) == [25, 15]
+    assert outcomes(tmp_path, parquet(EPISODES), "a.parquet") == [25, 15]
+    assert outcomes(tmp_path, parquet(EPISODES), "a.npz") == [25, 15], "what a file is, its first bytes say"
     np.savez_compressed(packed := io.BytesIO(), **WHOLE, more=np.arange(3))
-    assert told(tmp_path, packed.getvalue()) == [25, 15]
+    assert outcomes(tmp_path, packed.getvalue()) == [25, 15]
     alike = {"states": np.asfortranarray(WHOLE["states"].astype(">f8")), "rewards": np.ones((COUNT, 1), bool)}
     (tmp_path / "b.npz").write_bytes(npz(**alike))
     assert rows(trajectory(), tmp_path / "b.npz", length=90) == rows(trajectory(), tmp_path / "a.npz", length=90)
 
 
 def test_files_that_are_no_npz(tmp_path: Path) -> None:
-    assert told(tmp_path, b"") == of_file("empty", 0)
+    assert outcomes(tmp_path, b"") == of_file("empty", 0)
     np.save(single := io.BytesIO(), WHOLE["states"])
-    assert told(tmp_path, single.getvalue()) == of_file(f"a single array (npy), not an npz file; {NEEDS}")
-    assert told(tmp_path, npz()[:-50]) == of_file("not an npz file of plain arrays: File is not a zip file")
-    assert told(tmp_path, npz(), prefix="Hopper/") == of_file(
+    assert outcomes(tmp_path, single.getvalue()) == of_file(f"a single array (npy), not an npz file; {NEEDS}")
+    assert outcomes(tmp_path, npz()[:-50]) == of_file("not an npz file of plain arrays: File is not a zip file")
+    assert outcomes(tmp_path, npz(), prefix="Hopper/") == of_file(
         "no array 'Hopper/states'; there are: states, actions, rewards, lengths; it needs Hopper/states, Hopper/actions, "
         "Hopper/rewards, Hopper/lengths"
     )
@@ -88,7 +88,7 @@ def test_a_damaged_array_costs_the_episodes_and_is_named(tmp_path: Path) -> None
     for content, start in ((npz(), 200), (packed.getvalue(), 60)):
         for value in (0xFF, 0x00, 0x55):
             damaged = content[:start] + bytes([value] * 30) + content[start + 30 :]
-            ((position, reason, lost, unit),) = told(tmp_path, damaged)
+            ((position, reason, lost, unit),) = outcomes(tmp_path, damaged)
             assert reason.startswith("its array 'states' is damaged: ")
             assert (position, lost, unit) == ("byte 0", 2, "episode")
 
@@ -110,12 +110,12 @@ def test_a_damaged_array_costs_the_episodes_and_is_named(tmp_path: Path) -> None
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_cost_all_episodes(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    assert told(tmp_path, npz(**changes)) == of_file(reason, 2, "episode")
+    assert outcomes(tmp_path, npz(**changes)) == of_file(reason, 2, "episode")
 
 
 @pytest.mark.parametrize("lengths", [[25.0, 15.0], [[25], [15]], ["25", "15"], [True, False]])
 def test_lengths_that_are_none(tmp_path: Path, lengths: Any) -> None:
-    ((_, reason, lost, unit),) = told(tmp_path, npz(lengths=np.array(lengths)))
+    ((_, reason, lost, unit),) = outcomes(tmp_path, npz(lengths=np.array(lengths)))
     assert "lengths" in reason
     assert "numbers" in reason
     assert (lost, unit) == (1, "file")
@@ -135,11 +135,11 @@ def npy(values: Any) -> bytes:
 
 def test_headers_that_lie_allocate_nothing(tmp_path: Path) -> None:
     arrays = {name: npy(values) for name, values in WHOLE.items()}
-    assert told(tmp_path, zipped(**arrays)) == [25, 15]
+    assert outcomes(tmp_path, zipped(**arrays)) == [25, 15]
     states = arrays["states"]
     huge = states.replace(b"(40, 3), }" + b" " * 12, b"(40, 1000000000000), }")
     assert len(huge) == len(states)
-    assert told(tmp_path, zipped(**{**arrays, "states": huge})) == of_file(
+    assert outcomes(tmp_path, zipped(**{**arrays, "states": huge})) == of_file(
         "its array 'states' should have 160000000000000 bytes, by its shape, and has 480", 2, "episode"
     )
     for damaged in (
@@ -148,13 +148,13 @@ def test_headers_that_lie_allocate_nothing(tmp_path: Path) -> None:
         states.replace(b"'<f4'", b"'<x4'"),
         states[:9],
     ):
-        ((_, reason, lost, unit),) = told(tmp_path, zipped(**{**arrays, "states": damaged}))
+        ((_, reason, lost, unit),) = outcomes(tmp_path, zipped(**{**arrays, "states": damaged}))
         assert "its array 'states' " in reason
         assert (lost, unit) == (2, "episode")
     bomb = bytearray(zipped(**arrays))
     entry = bomb.index(b"PK\x01\x02")  # in the list at the end, of the first array
     bomb[entry + 24 : entry + 28] = struct.pack("<I", 2**31)
-    ((_, reason, _, _),) = told(tmp_path, bytes(bomb))
+    ((_, reason, _, _),) = outcomes(tmp_path, bytes(bomb))
     assert reason.startswith("its arrays would unpack to 2,147,")
     assert reason.endswith("at most 1 GiB, or 8 times the file, is read")
 
@@ -162,9 +162,9 @@ def test_headers_that_lie_allocate_nothing(tmp_path: Path) -> None:
 def test_only_the_bad_episode_is_lost(tmp_path: Path) -> None:
     bad = WHOLE["states"].copy()
     bad[30] = np.nan
-    assert told(tmp_path, npz(states=bad)) == [25, ("episode 1", "a value is missing or not finite", 1, "episode")]
-    assert told(tmp_path, npz(lengths=[25, 0, 15])) == [25, ("episode 1", "empty", 0, "episode"), 15]
-    long = told(tmp_path, npz(), longest=20)
+    assert outcomes(tmp_path, npz(states=bad)) == [25, ("episode 1", "a value is missing or not finite", 1, "episode")]
+    assert outcomes(tmp_path, npz(lengths=[25, 0, 15])) == [25, ("episode 1", "empty", 0, "episode"), 15]
+    long = outcomes(tmp_path, npz(), longest=20)
     assert long == [("episode 0", "an episode of 25 steps, and longest is 20", 1, "episode"), 15]
 
 
@@ -173,13 +173,15 @@ def test_values_whose_squares_overflow_are_quarantined(tmp_path: Path, huge: flo
     for field, name in (("states", "state"), ("actions", "action"), ("rewards", "return")):
         values = WHOLE[field].astype(np.float64)
         values[30] = huge
-        said, (_, reason, lost, unit) = told(tmp_path, npz(**{field: values}))
+        said, (_, reason, lost, unit) = outcomes(tmp_path, npz(**{field: values}))
         assert said == 25
         assert reason.startswith(f"a {name} of ")
         assert (lost, unit) == (1, "episode")
     big = WHOLE["states"].astype(np.float64) * 1e20
-    assert told(tmp_path, npz(states=big), state_std=[1e20] * 3) == [25, 15], "those that are standardised are not too large"
-    assert told(tmp_path, npz(rewards=np.full(COUNT, 1e18)), return_scale=1e18) == [25, 15]
+    assert outcomes(tmp_path, npz(states=big), state_std=[1e20] * 3) == [25, 15], (
+        "those that are standardised are not too large"
+    )
+    assert outcomes(tmp_path, npz(rewards=np.full(COUNT, 1e18)), return_scale=1e18) == [25, 15]
 
 
 def test_states_are_standardised_before_they_lose_bits(tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_states_are_standardised_before_they_lose_bits(tmp_path: Path) -> None:
 
 def test_rows_that_are_no_episodes(tmp_path: Path) -> None:
     null = dict.fromkeys(EPISODES[0])
-    assert told(tmp_path, parquet([EPISODES[0], null, EPISODES[1]]), "a.parquet") == [
+    assert outcomes(tmp_path, parquet([EPISODES[0], null, EPISODES[1]]), "a.parquet") == [
         25, ("row 1", "its states are missing", 1, "episode"), 15,
     ]  # fmt: skip
     hole = {**EPISODES[0], "states": [[1.0, None, 2.0], *EPISODES[0]["states"][1:]]}
@@ -212,7 +214,7 @@ def test_rows_that_are_no_episodes(tmp_path: Path) -> None:
     two = {**EPISODES[0], "rewards": EPISODES[0]["rewards"][1:]}
     none = {field: [] for field in EPISODES[0]}
     numbers = "its states, actions and rewards are not arrays of numbers"
-    assert told(tmp_path, parquet([hole, gone, ragged, two, none, EPISODES[1]]), "a.parquet") == [
+    assert outcomes(tmp_path, parquet([hole, gone, ragged, two, none, EPISODES[1]]), "a.parquet") == [
         ("row 0", "a value is missing or not finite", 1, "episode"), ("row 1", numbers, 1, "episode"),
         ("row 2", numbers, 1, "episode"),
         ("row 3", "25 states, 25 actions, 24 rewards: each step must have one of each", 1, "episode"),
@@ -222,23 +224,23 @@ def test_rows_that_are_no_episodes(tmp_path: Path) -> None:
 
 def test_columns_that_are_none_of_episodes(tmp_path: Path) -> None:
     steps = {field: WHOLE[field].tolist() for field in EPISODES[0]}
-    assert told(tmp_path, parquet(pa.table(steps)), "a.parquet") == of_file(
+    assert outcomes(tmp_path, parquet(pa.table(steps)), "a.parquet") == of_file(
         "a row holds one step, and is to hold an episode: lists of states, actions, rewards", COUNT, "row"
     )
     words = [{**episode, "actions": [["1", "2"]] * len(episode["rewards"])} for episode in EPISODES]
-    assert told(tmp_path, parquet(words), "a.parquet") == of_file(
+    assert outcomes(tmp_path, parquet(words), "a.parquet") == of_file(
         "its actions are list<element: list<element: string>>, and not lists of numbers", 2, "episode"
     )
     flat = [{**episode, "actions": 1.0} for episode in EPISODES]
-    assert told(tmp_path, parquet(flat), "a.parquet") == of_file("its actions are double, and not lists", 2, "row")
+    assert outcomes(tmp_path, parquet(flat), "a.parquet") == of_file("its actions are double, and not lists", 2, "row")
     pairs = [{**episode, "rewards": [[1.0, 1.0]] * len(episode["rewards"])} for episode in EPISODES]
-    assert [said[1] for said in told(tmp_path, parquet(pairs), "a.parquet")] == [
+    assert [said[1] for said in outcomes(tmp_path, parquet(pairs), "a.parquet")] == [
         "a reward has the shape (2,), and a step has one number"
     ] * 2
     without = [{"states": episode["states"]} for episode in EPISODES]
-    assert told(tmp_path, parquet(without), "a.parquet") == of_file("no column 'actions'; there are: states")
-    assert told(tmp_path, b"PAR1" + bytes(99), "a.parquet")[0][1].startswith("not readable as Parquet: ")
-    assert told(tmp_path, parquet(pa.Table.from_pylist(EPISODES).slice(0, 0)), "a.parquet") == [
+    assert outcomes(tmp_path, parquet(without), "a.parquet") == of_file("no column 'actions'; there are: states")
+    assert outcomes(tmp_path, b"PAR1" + bytes(99), "a.parquet")[0][1].startswith("not readable as Parquet: ")
+    assert outcomes(tmp_path, parquet(pa.Table.from_pylist(EPISODES).slice(0, 0)), "a.parquet") == [
         ("row 0", "empty", 0, "episode")
     ]
 
@@ -249,7 +251,7 @@ def test_a_flipped_bit_costs_its_row_group(tmp_path: Path) -> None:
     needle = np.float64(EPISODES[1]["states"][3][1]).tobytes()
     at = content.index(needle, content.index(needle) + 1)
     damaged = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-    found = told(tmp_path, damaged, "a.parquet")
+    found = outcomes(tmp_path, damaged, "a.parquet")
     assert [said for said in found if isinstance(said, int)] == [25, 15, 25, 15]
     ((position, reason, lost, unit),) = [said for said in found if not isinstance(said, int)]
     assert (position, lost, unit) == ("row 2", 2, "episode")

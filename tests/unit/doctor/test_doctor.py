@@ -25,7 +25,7 @@ def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def test_this_installation_will_do(tmp_path: Path) -> None:
+def test_this_installation_is_sound(tmp_path: Path) -> None:
     found = examine(str(tmp_path), quick=True)
     assert [finding for finding in found if finding.verdict == "wrong"] == []
     names = [finding.name for finding in found]
@@ -80,7 +80,7 @@ def test_a_token_that_others_can_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert reaching.token().verdict == "wrong"
 
 
-def test_a_token_that_nothing_asks_for_is_only_worth_a_word(tmp_path: Path) -> None:
+def test_a_token_that_nothing_asks_for_is_only_a_note(tmp_path: Path) -> None:
     (file := tmp_path / ".ray" / "auth_token").parent.mkdir()
     file.write_text("hush-hush")
     file.chmod(0o644)
@@ -123,7 +123,7 @@ def test_a_storage_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("check", [machine.cores, machine.memory, machine.shared_memory, machine.open_files, machine.clock])
-def test_what_the_machine_has_is_told(check: Callable[[], Finding]) -> None:
+def test_the_machines_resources_are_reported(check: Callable[[], Finding]) -> None:
     assert check().found
 
 

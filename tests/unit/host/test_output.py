@@ -33,15 +33,15 @@ def shell(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_full
-def test_work_goes_on_without_output_that_is_full_and_says_so_once() -> None:
+def test_work_continues_without_output_that_is_full_and_says_so_once() -> None:
     done = shell('"$0" -c "$1" > /dev/full', WORKS)
     assert (done.returncode, done.stdout) == (0, "")
-    told = "foundray: standard output cannot be written (No space left on device); continuing without it"
-    assert done.stderr.splitlines() == [told, "to the end"]
+    message = "foundray: standard output cannot be written (No space left on device); continuing without it"
+    assert done.stderr.splitlines() == [message, "to the end"]
 
 
 @pytest.mark.parametrize("redirection", ["| true", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "> /dev/full 2>&1"])
-def test_work_goes_on_whatever_becomes_of_its_streams(redirection: str) -> None:
+def test_work_continues_whatever_happens_to_its_streams(redirection: str) -> None:
     done = shell(f'sleep 0.2 | "$0" -c "$1" {redirection}', WORKS)
     assert done.returncode == 0, done
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
@@ -62,16 +62,16 @@ os.write(2, b"a library's complaint")
 
 @needs_full
 @pytest.mark.parametrize(
-    ("redirection", "told"),
+    ("redirection", "message"),
     [
         ("> /dev/full", "foundray: standard output cannot be written: No space left on device\n"),
         (">&-", "foundray: standard output cannot be written: Bad file descriptor\n"),
         ("| true", ""),
     ],
 )
-def test_a_verb_that_shows_something_ends_where_it_cannot(redirection: str, told: str) -> None:
+def test_a_verb_that_shows_something_ends_if_it_cannot(redirection: str, message: str) -> None:
     done = shell(f'"$0" -m foundray schema {redirection}')
-    assert (done.returncode, done.stderr) == (1, told)
+    assert (done.returncode, done.stderr) == (1, message)
     assert shell('"$0" -m foundray schema 2>&-').stdout
 
 

@@ -73,18 +73,18 @@ def send(process: subprocess.Popen[str], *numbers: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "described"),
     [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "a closed terminal")],
 )
-def test_the_first_signal_lets_the_work_end(number: signal.Signals, told: str) -> None:
+def test_the_first_signal_lets_the_work_end(number: signal.Signals, described: str) -> None:
     with begun(soft=True) as process:
         send(process, number)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, f"done {number.name}\ncleaned up\n")
-    assert err == f"foundray: {told}: ending after the current step, with a checkpoint; press again to end at once\n"
+    assert err == f"foundray: {described}: ending after the current step, with a checkpoint; press again to end at once\n"
 
 
-def test_the_second_ends_it_cleanly_and_tells_which_it_was() -> None:
+def test_the_second_ends_it_cleanly_and_is_named() -> None:
     with begun() as process:
         send(process, signal.SIGTERM, signal.SIGINT)
         out, _ = process.communicate(timeout=30)

@@ -89,7 +89,7 @@ def test_times_may_be_off_by_what_records_took_to_the_driver(record: tuple[Recor
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "finding"),
     [
         (lambda events, metrics: metrics.pop(3), "step 4 is not in the step log"),
         (lambda events, metrics: metrics.__delitem__(slice(45, 49)), "steps 34 to 37 are not in the step log"),
@@ -112,12 +112,12 @@ def test_times_may_be_off_by_what_records_took_to_the_driver(record: tuple[Recor
     ],
 )  # fmt: skip
 def test_what_the_order_of_things_does_not_allow_is_found(
-    change: Any, told: str, record: tuple[Records, Records], spec: Spec
+    change: Any, finding: str, record: tuple[Records, Records], spec: Spec
 ) -> None:
     events, metrics = ([dict(one) for one in log] for log in record)
     change(events, metrics)
     found = problems(events, metrics, spec)
-    assert any(told in text for text in found), found
+    assert any(finding in text for text in found), found
     if metrics != record[1]:
         assert len(found) <= 3, "one line that is changed is no flood of sentences"
 

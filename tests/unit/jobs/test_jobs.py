@@ -125,7 +125,7 @@ def test_an_embedding_knows_its_places_there(tmp_path: Path, monkeypatch: pytest
     assert job.entrypoint == f"embed {run.folder.url} '{tmp_path}/raw/a b.txt' {tmp_path}/vectors"
 
 
-def test_a_log_that_is_told_anew_after_a_cut_is_told_once() -> None:
+def test_a_log_that_is_sent_again_after_a_cut_is_shown_once() -> None:
     reader = _Reader("mark")
     reader.begin()
     assert [*reader.read("of another job\nRunning: mark\none\ntw")] == ["one"]

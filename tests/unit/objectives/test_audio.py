@@ -42,7 +42,7 @@ def tone(hertz: float, rate: int, seconds: float = 1.0) -> np.ndarray:
     return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)
 
 
-def told(path: Path, length: int = 100) -> list[str]:
+def outcomes(path: Path, length: int = 100) -> list[str]:
     found = rows(audio(), path, length)
     return [f"{row.position}: {row.reason}" if isinstance(row, BadRow) else "recording" for row in found]
 
@@ -124,7 +124,7 @@ def test_long_recordings_are_cut_and_nothing_is_lost(tmp_path: Path) -> None:
     assert [row["audio"] for row in rows(modality, path, length=10)] == [path.read_bytes()], "others stay as they are"
 
 
-def test_what_is_not_whole_is_told(tmp_path: Path) -> None:
+def test_incomplete_recordings_are_reported(tmp_path: Path) -> None:
     wav, flac, mp3 = (encoded(sound(8000), form) for form in ("WAV", "FLAC", "MP3"))
     ogg = encoded(sound(32_000), "OGG")
     nan = sound(4000)
@@ -148,13 +148,13 @@ def test_what_is_not_whole_is_told(tmp_path: Path) -> None:
     }
     for name, (content, said) in files.items():
         (tmp_path / name).write_bytes(content)
-        (found,) = told(tmp_path / name)
+        (found,) = outcomes(tmp_path / name)
         assert said in found, name
 
 
-def test_of_a_long_recording_that_breaks_off_the_beginning_is_used(tmp_path: Path) -> None:
+def test_the_beginning_of_a_long_recording_that_breaks_off_is_used(tmp_path: Path) -> None:
     (path := tmp_path / "a.flac").write_bytes(encoded(sound(90_000), "FLAC")[:-20_000])
-    found = told(path, length=10)
+    found = outcomes(path, length=10)
     assert found[0] == "recording"
     assert "lost sync" in found[-1]
 
@@ -164,8 +164,8 @@ def test_recordings_in_an_archive_packed_with_xz(tmp_path: Path) -> None:
     (folder := tmp_path / "packed").mkdir()
     (folder / "recordings.tar.xz").write_bytes(lzma.compress(path.read_bytes()))
     found = rows(audio(), folder, 100, "webdataset")
-    told = ["recording", "x/2.wav", "link.txt", "end"]  # the text beside a recording is left out
-    assert [row.position if isinstance(row, BadRow) else "recording" for row in found] == told
+    outcomes = ["recording", "x/2.wav", "link.txt", "end"]  # the text beside a recording is left out
+    assert [row.position if isinstance(row, BadRow) else "recording" for row in found] == outcomes
     (folder / "recordings.tar.xz").write_bytes(lzma.compress(path.read_bytes())[:-200])
     assert "the archive is broken" in rows(audio(), folder, 100, "webdataset")[-1].reason
 

@@ -78,7 +78,7 @@ def test_heads_answer_at_the_units_and_the_class_unit_is_never_left_out() -> Non
         assert not torch.allclose(model.encode(replace(shown, x=x))[:, 0], first), "it sees all units"
 
 
-def test_the_predictor_is_told_what_the_class_unit_knows() -> None:
+def test_the_predictor_receives_the_class_unit() -> None:
     spec = with_class(PICTURES)
     model, batch = wild(spec), batch_of(spec)
     hidden = model.encode(batch)
@@ -164,7 +164,7 @@ def test_it_learns() -> None:
     assert not torch.equal(trainer.model.model.class_unit, before)
 
 
-def test_a_teachers_lesson_and_the_spread_of_features_are_of_the_units() -> None:
+def test_teacher_targets_and_the_spread_of_features_are_of_the_units() -> None:
     trainer = make_trainer(with_class(JEPA), Group())
     assert trainer.teacher is not None
     batch = batch_of(trainer.spec)
@@ -190,7 +190,7 @@ def test_without_one_a_run_is_the_run_it_was() -> None:
         ({"objective": {"kind": "masked_token"}}, "a sample of text holds several documents"),
     ],
 )
-def test_where_it_would_tell_across_it_is_refused(changes: dict[str, Any], sentence: str) -> None:
+def test_it_is_refused_where_it_would_leak_information(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=rf"model\.class_unit: .*{sentence}"):
         with_class(changes)
 
@@ -229,7 +229,7 @@ def test_class_of_tokens_is_the_opening_token(tmp_path: Path) -> None:
         (IMAGE_RUN, "has no class unit; use mean, or a run with model.class_unit: true"),
     ],
 )
-def test_class_is_refused_where_no_unit_tells_of_the_whole(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_class_is_refused_if_no_unit_represents_the_whole(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     run = saved_run(tmp_path, **changes)
     task = {"kind": "classify", "train": {"path": "not there", "format": "files"}, "labels": {"kind": "name"}}
     with pytest.raises(InputError, match=rf"pool: class: the run's model {sentence}"):  # before it looks for the examples

@@ -60,7 +60,7 @@ def test_blocks_need_a_plane() -> None:
         make_spec(objective=JEPA)
 
 
-def test_the_lesson_by_hand() -> None:
+def test_teacher_targets_by_hand() -> None:
     """The mean over layers of each unit's features, normalised to mean 0 and variance 1; only the last layer's for images."""
     states = [torch.tensor([[[1.0, 3.0], [0.0, 4.0]]]), torch.tensor([[[5.0, 1.0], [2.0, 8.0]]])]
     teacher_targets = load_objective("joint_embedding", {"layers": 2}).teacher_targets(states)
@@ -91,7 +91,7 @@ def test_the_teacher_is_a_moving_average_of_the_weights() -> None:
     assert not torch.equal(trainer.teacher.buffer, trainer.flat.buffer)
 
 
-def test_the_teacher_is_in_the_checkpoint_and_in_pieces(tmp_path) -> None:
+def test_the_teacher_is_in_checkpoints_and_state_shards(tmp_path) -> None:
     trainer = taught(2)
     assert trainer.teacher is not None
     folder = Store.at(str(tmp_path))

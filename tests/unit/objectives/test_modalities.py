@@ -146,7 +146,7 @@ def test_images_of_all_sizes_and_modes_become_one_shape(tmp_path: Path) -> None:
         assert {image.units(row, 16, None).x.shape for row in found} == {(16, 4 * channels)}
 
 
-def test_images_that_cannot_be_decoded_are_told(tmp_path: Path) -> None:
+def test_images_that_cannot_be_decoded_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture("RGB", (64, 64), "jpeg")[:-500])
     (tmp_path / "b.png").write_bytes(b"not an image")
     (tmp_path / "c.png").write_bytes(picture())
@@ -154,7 +154,7 @@ def test_images_that_cannot_be_decoded_are_told(tmp_path: Path) -> None:
     assert [row.reason.split(":")[0] for row in bad] == ["not a whole image", "not an image of a known kind"]
 
 
-def test_augmented_by_chance_alone() -> None:
+def test_augmentation_follows_from_the_rng_alone() -> None:
     image = modality("image", size=8, patch=4, channels=1, flip=True, shift=0.25)
     row = {"image": picture()}
     plain = image.units(row, 4, None).x
@@ -208,15 +208,15 @@ def test_series_are_cut_in_time_and_by_channel(tmp_path: Path) -> None:
     assert [row["values"][0] for row in chosen] == [100, 76]
 
 
-def test_gaps_and_ragged_rows_are_told(tmp_path: Path) -> None:
+def test_gaps_and_ragged_rows_are_reported(tmp_path: Path) -> None:
     lines = ["a,b"] + [f"{i},{i}" for i in range(48)]
     lines[5] = "4,"
     lines[31] = "30"
     (path := tmp_path / "s.csv").write_text("\n".join(lines))
     series = modality("series", patch=3)
-    told = [f"{r.position}: {r.reason}" if isinstance(r, BadRow) else len(r["values"]) for r in rows(series, path)]
+    outcomes = [f"{r.position}: {r.reason}" if isinstance(r, BadRow) else len(r["values"]) for r in rows(series, path)]
     gap = "a gap at step"
-    assert told == [24, f"step 0, channel 1: {gap} 4", f"step 24, channel 0: {gap} 30", f"step 24, channel 1: {gap} 30"]
+    assert outcomes == [24, f"step 0, channel 1: {gap} 4", f"step 24, channel 0: {gap} 30", f"step 24, channel 1: {gap} 30"]
     (path := tmp_path / "short.csv").write_text("a\n1\n2\n")
     assert [row.reason for row in rows(series, path)] == ["a series of 2 steps is shorter than a sample of 12"]
     assert "no column 'c'" in rows(modality("series", patch=3, columns=["c"]), tmp_path / "s.csv")[0].reason

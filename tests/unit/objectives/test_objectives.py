@@ -47,7 +47,7 @@ def values(length: int, width: int = 4) -> Units:
     return Units(np.random.default_rng(9).standard_normal((length, width)).astype(np.float32))
 
 
-def test_masked_pixel_asks_for_what_it_drops() -> None:
+def test_masked_pixel_predicts_the_patches_that_it_drops() -> None:
     plan = planned(load_objective("masked_pixel", {}), data := values(16))
     (target,) = plan.targets
     assert plan.visible is not None
@@ -69,7 +69,7 @@ def test_next_patch_by_hand() -> None:
     assert (loss.item(), count.item()) == (pytest.approx(0.5 + (1 + 9) / 2, abs=1e-4), 2)
 
 
-def test_masked_patch_hides_what_it_asks() -> None:
+def test_masked_patch_predicts_what_it_masks() -> None:
     plan = planned(load_objective("masked_patch", {}), data := values(10))
     (target,) = plan.targets
     assert plan.masked is not None
@@ -95,7 +95,7 @@ def test_next_frame_by_hand() -> None:
     assert not planned(load_objective("next_frame", {}), data).targets[0].loss_mask.any(), "nothing comes after the end"  # type: ignore[union-attr]
 
 
-def test_masked_frame_asks_for_the_nearest_code_where_it_hides() -> None:
+def test_masked_frame_predicts_the_nearest_code_of_masked_units() -> None:
     options = {"codes": 7, "code_width": 3, "ratio": 0.3, "seed": 5}
     plan = planned(load_objective("masked_frame", options), data := values(3))
     projection, codebook = quantiser(4, 7, 3, 5)
@@ -137,7 +137,7 @@ def test_codes_spread_over_the_codebook_where_units_are_normalised() -> None:
     assert used(5.0) < 32
 
 
-def test_the_loss_is_a_sum_over_what_is_asked() -> None:
+def test_the_loss_is_a_sum_over_the_loss_mask() -> None:
     prediction = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     target, where = torch.tensor([[0, 1, 2], [3, 0, 1]]), torch.tensor([[True, False, True], [False, False, True]])
     loss, count = cross_entropy(prediction, target, where)
@@ -146,7 +146,7 @@ def test_the_loss_is_a_sum_over_what_is_asked() -> None:
     assert count == 3
 
 
-def test_masked_token_hides_what_it_asks() -> None:
+def test_masked_token_predicts_what_it_masks() -> None:
     objective = load_objective("masked_token", {"ratio": 0.5})
     data = units(*range(10, 21))
     plan = planned(objective, data)
@@ -290,4 +290,4 @@ def several() -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", SPECS)
 def test_the_same_bits_for_one_and_three_workers(name: str, several: list[dict[str, str]]) -> None:
     alone = str(steps(Group(), SPECS[name], 3, None))
-    assert {told[name] for told in several} == {alone}
+    assert {hashes[name] for hashes in several} == {alone}

@@ -70,7 +70,7 @@ def test_an_episode_is_covered_by_its_stretches(tmp_path: Path) -> None:
     assert np.array_equal(cut[0::3, -1], 42 - cut[0::3, 0]), "the time since the episode began"
 
 
-def test_what_cannot_be_used_is_told_and_nothing_is_unpickled(tmp_path: Path) -> None:
+def test_unusable_files_are_reported_and_nothing_is_unpickled(tmp_path: Path) -> None:
     def reasons(modality: Any = None, **changes: Any) -> list[str]:
         path = npz(tmp_path / "a.npz", **{**EPISODE, "lengths": [3], **changes})
         return [row.reason if isinstance(row, BadRow) else "good" for row in rows(modality or trajectory(), path, length=9)]

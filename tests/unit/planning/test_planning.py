@@ -99,7 +99,7 @@ def test_the_best_size_is_chinchillas() -> None:
 
 
 @pytest.mark.parametrize("most", [10**6, 4096])
-def test_copies_are_found_whoever_saw_them_in_bounded_memory(most: int) -> None:
+def test_copies_are_found_in_all_parts_in_bounded_memory(most: int) -> None:
     """30,000 contents, of which each third is there twice, in another part."""
     first, second = Seen(most=most), Seen(most=most)
     for number in range(30_000):
@@ -152,7 +152,7 @@ def test_a_survey_counts_what_there_is(tmp_path: Path) -> None:
     assert survey(spec).counts.documents == 1
 
 
-def test_a_sample_of_files_tells_of_all(tmp_path: Path) -> None:
+def test_a_sample_of_files_represents_all(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for number in range(40):
         (tmp_path / f"data/{number}.txt").write_text(f"text number {number:02} of many\n" * (5 + number % 3))
@@ -247,7 +247,7 @@ def test_fertility() -> None:
     assert (partly.tokens, partly.unknown) == (3, 5 / 11)
 
 
-def test_text_without_tokens_is_told_even_where_it_is_dropped() -> None:
+def test_text_without_tokens_is_reported_even_if_it_is_dropped() -> None:
     engine = Engine(models.BPE({"a": 0, "b": 1}, []))  # knows no unknown token: what it has not is passed over
     assert fertility("ab", Tokenizer(engine, -1), ["aabbxyz."]).unknown == 0.5
 

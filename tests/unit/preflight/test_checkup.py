@@ -74,7 +74,7 @@ def test_an_objective_that_a_node_lacks() -> None:
     )
 
 
-def test_a_clock_is_told_only_past_what_is_uncertain() -> None:
+def test_a_clock_is_reported_only_beyond_the_uncertainty() -> None:
     assert "2.5 s behind the driver's" in only(judged([node(1, skew=(-2.5, 0.01))]), stops=False)
     assert judged([node(1, skew=(2.5, 2.0))]) == []
     table = Checkup([node(1, skew=(0.25, 0.01)), node(2, skew=(0.125, 0.2))], [], None, []).table()
@@ -161,8 +161,10 @@ def test_names() -> None:
 def test_as_an_object() -> None:
     a, b = node(1, products=fast(700)), node(2)
     checkup = Checkup([a, b], [Link(a, b, 1e-4, 1e9)], "/runs", judged([a, b]))
-    told = json.loads(json.dumps(checkup.to_dict()))
-    assert told["fine"] and told["links"][0]["target"] == "id-2" and told["nodes"][0]["products"]["devices"][0]["tflops"] == 700
+    facts = json.loads(json.dumps(checkup.to_dict()))
+    assert (
+        facts["fine"] and facts["links"][0]["target"] == "id-2" and facts["nodes"][0]["products"]["devices"][0]["tflops"] == 700
+    )
 
 
 def test_a_probe_streams_to_another() -> None:
@@ -183,7 +185,7 @@ def test_a_probe_multiplies_in_a_process_of_its_own() -> None:
     assert Probe().products("raise ImportError('no torch')", 1, 0, 9)["problem"] == "ImportError: no torch"
 
 
-def test_a_probe_tells_files_apart(tmp_path: Path) -> None:
+def test_a_probe_distinguishes_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("four")
     right, wrong, none = {str(tmp_path / "a.txt"): 4}, {str(tmp_path / "a.txt"): 5}, {str(tmp_path / "b.txt"): 4}
     assert Probe().missing(right) == (0, "")

@@ -271,7 +271,7 @@ def test_an_event_is_checked_too_and_an_unknown_one_stays(tmp_path: Path) -> Non
         ("initialised", {"new": [1]}),
     ],
 )
-def test_an_event_of_which_nothing_can_be_made_is_damage(kind: str, fields: dict[str, Any], tmp_path: Path) -> None:
+def test_an_unusable_event_is_damage(kind: str, fields: dict[str, Any], tmp_path: Path) -> None:
     good = [at(0, "command", workers=[1, 4], environment={"torch": "2"}), at(1, "too_few", workers=0, needed=2)]
     good.append(at(2, "evaluated", val_loss=float("inf"), step=1))  # a loss may be infinite
     run = made_run(tmp_path, [*good, at(3, kind) | fields])
@@ -280,7 +280,7 @@ def test_an_event_of_which_nothing_can_be_made_is_damage(kind: str, fields: dict
     assert "is damaged: line 4 has" in standing(run)
 
 
-def test_a_torn_segment_is_said_too(place: Store) -> None:
+def test_a_torn_segment_is_reported_too(place: Store) -> None:
     Writer(place, "metrics").append(steps(1, 3, 0))
     (segment,) = (place / "metrics").children()
     segment.write_bytes(segment.read_bytes()[:-20])

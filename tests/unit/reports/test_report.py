@@ -116,7 +116,7 @@ def test_a_run_that_was_asked_to_stop() -> None:
     assert not any(one.alarming for one in found)
 
 
-def test_a_kind_of_event_that_is_new_is_told_by_its_name() -> None:
+def test_an_event_of_a_new_kind_is_shown_by_its_name() -> None:
     assert incidents([at(0, "command"), at(1, "comet_struck", reason="it fell")], [])[1].title == "Comet struck"
 
 
@@ -225,7 +225,7 @@ def test_a_run_in_any_state_has_a_page(events: list, metrics: list, words: list[
     assert page_of(run, run, out=tmp_path / "two.html").all("svg")
 
 
-def test_what_is_no_run_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run's folder"):
         report([Run.open(str(tmp_path))])
     with pytest.raises(InputError, match="no run is named"):

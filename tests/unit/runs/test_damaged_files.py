@@ -94,9 +94,7 @@ def test_a_damaged_forecast_is_said_with_a_report(run: Run, capsys: pytest.Captu
         ),
     ],
 )
-def test_a_holders_file_that_is_none_tells_of_nobody_in_the_end(
-    run: Run, content: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_lock_file_names_no_holder_in_the_end(run: Run, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     (run.folder / "holder.json").write_bytes(content)
     assert not is_held(run.folder)
     pulse = Pulse(run.folder)

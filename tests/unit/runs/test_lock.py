@@ -36,11 +36,11 @@ def hold(folder: Path, said: list[str] | None = None) -> RunLock:
 
 
 def other(folder: Path, **fields: object) -> None:
-    told = {"token": "other", "beats": 1, "host": "elsewhere", "pid": 1, "process": "", "user": "ada", **fields}
-    (folder / "holder.json").write_text(json.dumps(told))
+    record = {"token": "other", "beats": 1, "host": "elsewhere", "pid": 1, "process": "", "user": "ada", **fields}
+    (folder / "holder.json").write_text(json.dumps(record))
 
 
-def test_a_second_command_is_refused_and_told_who_holds_the_run(tmp_path: Path) -> None:
+def test_a_second_command_is_refused_with_the_holders_name(tmp_path: Path) -> None:
     with hold(tmp_path), pytest.raises(InputError, match=rf"is running: process {psutil.Process().pid} of .* holds it"):
         hold(tmp_path).__enter__()
     assert not (tmp_path / "holder.json").exists()
@@ -199,7 +199,7 @@ def test_a_command_that_was_frozen_does_not_take_back_what_another_has_held_and_
     assert not list(tmp_path.iterdir())
 
 
-def test_whoever_is_replaced_notices(tmp_path: Path) -> None:
+def test_a_holder_that_is_replaced_notices(tmp_path: Path) -> None:
     with hold(tmp_path) as first:
         other(tmp_path)
         deadline = time.monotonic() + 5

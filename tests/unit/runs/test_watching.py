@@ -69,7 +69,7 @@ def recorded(run: Run) -> Run:
     return run
 
 
-def told(records: list[dict[str, Any]]) -> Progress:
+def progress_of(records: list[dict[str, Any]]) -> Progress:
     progress = Progress()
     progress.add(sorted(records, key=lambda record: record["time"]))
     return progress
@@ -122,7 +122,7 @@ def test_only_what_is_new_is_read(recorded: Run) -> None:
     assert [record["step"] for record in follower.new()] == [6]
 
 
-def test_a_record_that_was_replaced_is_read_anew(recorded: Run) -> None:
+def test_a_record_that_was_replaced_is_read_again(recorded: Run) -> None:
     follower = Follower(recorded.folder)
     follower.new()
     for name, record in (("events.jsonl", EVENTS[0]), ("metrics.jsonl", METRICS[0])):
@@ -169,14 +169,14 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_looking_ends_with_the_run(recorded: Run, patient: None) -> None:
+def test_watching_ends_with_the_run(recorded: Run, patient: None) -> None:
     found = looks(recorded)
     assert len(next(found).records) == len(EVENTS) + len(METRICS)
     recorded.append("events.jsonl", [happened("finished", 130.0, step=STEPS, weights_sha256="ab" * 32)])
     assert [record["event"] for look in found for record in look.records] == ["finished"]
 
 
-def test_looking_ends_where_nobody_works_on_the_run(recorded: Run, patient: None) -> None:
+def test_watching_ends_if_nobody_works_on_the_run(recorded: Run, patient: None) -> None:
     assert len(list(looks(recorded))) > 2
 
 
@@ -186,7 +186,7 @@ def test_a_run_that_is_yet_to_start_is_waited_for(run: Run, patient: None) -> No
         assert next(found).records == []
 
 
-def test_storage_that_is_away_for_a_while_is_told(recorded: Run, patient: None) -> None:
+def test_storage_that_is_away_for_a_while_is_reported(recorded: Run, patient: None) -> None:
     found = looks(recorded)
     next(found)
     events = Path(recorded.folder.path, "events.jsonl")
@@ -202,7 +202,7 @@ def test_storage_that_is_away_for_a_while_is_told(recorded: Run, patient: None) 
 
 
 def test_the_progress_is_what_the_facts_say(recorded: Run) -> None:
-    progress, facts = told([*EVENTS, *METRICS]), recorded.facts()
+    progress, facts = progress_of([*EVENTS, *METRICS]), recorded.facts()
     assert (progress.done, progress.repeated, progress.restarts.count) == (facts.step, facts.steps_repeated, facts.restarts)
     assert progress.worlds == [(world["step"], world["workers"]) for world in facts.worlds]
     assert (progress.seconds, round(progress.goodput or 0, 4)) == (pytest.approx(facts.seconds), facts.goodput)
@@ -224,7 +224,7 @@ def test_the_account_is_the_same_one_record_at_a_time() -> None:
 
 
 def test_the_view_fits_a_small_terminal(recorded: Run) -> None:
-    lines = shown(told([*EVENTS, *METRICS]))
+    lines = shown(progress_of([*EVENTS, *METRICS]))
     text = "\n".join(lines)
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
@@ -248,7 +248,7 @@ def test_the_view_fits_a_small_terminal(recorded: Run) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(40, 10), (80, 24), (120, 30), (220, 60)])
 def test_the_view_fits_every_terminal(width: int, height: int) -> None:
-    for progress in (Progress(), told(EVENTS[:1]), told([*EVENTS, *METRICS])):
+    for progress in (Progress(), progress_of(EVENTS[:1]), progress_of([*EVENTS, *METRICS])):
         lines = shown(progress, width, height)
         assert max(map(len, lines)) <= width
         assert len(lines) <= max(height, 24)
@@ -256,9 +256,9 @@ def test_the_view_fits_every_terminal(width: int, height: int) -> None:
 
 def test_a_group_that_has_not_stepped_yet_and_a_narrow_terminal() -> None:
     started = happened("workers_started", 120.0, step=5, workers=3, device="cpu", state="memory", seconds=0.1)
-    text = "\n".join(shown(told([*EVENTS, *METRICS, started])))
+    text = "\n".join(shown(progress_of([*EVENTS, *METRICS, started])))
     assert "loss       0.8000 (nats per token)" in text
-    assert max(map(len, shown(told([*EVENTS, *METRICS]), width=10))) <= 10
+    assert max(map(len, shown(progress_of([*EVENTS, *METRICS]), width=10))) <= 10
 
 
 def test_a_plain_terminal_gets_no_colour_and_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +266,7 @@ def test_a_plain_terminal_gets_no_colour_and_no_block(monkeypatch: pytest.Monkey
     for encoding, colourless, blocks in (("utf-8", True, True), ("ascii", True, False)):
         file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
         console = Console(file=file, force_terminal=True, width=80, height=24)
-        console.print(View("runs/small", make_spec(train__steps=STEPS), None, told([*EVENTS, *METRICS]), True))
+        console.print(View("runs/small", make_spec(train__steps=STEPS), None, progress_of([*EVENTS, *METRICS]), True))
         file.flush()
         text = file.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
         assert ("\x1b[3" not in text, "█" in text) == (colourless, blocks)
@@ -284,14 +284,14 @@ def test_a_plain_terminal_gets_no_colour_and_no_block(monkeypatch: pytest.Monkey
         ([*EVENTS, happened("finished", 140.0, step=12, weights_sha256="ab" * 32)], False, "finished", "foundray status"),
     ],
 )
-def test_the_state_is_told_with_what_comes_next(events: list[dict[str, Any]], alive: bool, state: str, hint: str) -> None:
-    lines = shown(told(events), alive=alive)
+def test_the_state_is_shown_with_what_comes_next(events: list[dict[str, Any]], alive: bool, state: str, hint: str) -> None:
+    lines = shown(progress_of(events), alive=alive)
     assert lines[0].endswith(state)
     assert hint in lines[-1]
 
 
-def test_silence_and_problems_are_told() -> None:
-    text = "\n".join(shown(told([*EVENTS, *METRICS]), quiet_s=75.0, problem="far://run cannot be read"))
+def test_silence_and_problems_are_reported() -> None:
+    text = "\n".join(shown(progress_of([*EVENTS, *METRICS]), quiet_s=75.0, problem="far://run cannot be read"))
     assert "nothing new for 1 min 15 s" in text
     assert "problem    far://run cannot be read" in text
 
@@ -313,7 +313,7 @@ def test_a_plot_names_its_ends_and_leaves_gaps() -> None:
 # Telling
 
 
-def test_status_tells_events_in_the_same_words(recorded: Run) -> None:
+def test_status_describes_events_in_the_same_words(recorded: Run) -> None:
     recorded.append("events.jsonl", [happened("checkpoint", 120.0, step=5, bytes=5_000_000, seconds=0.1)])
     assert "kept" not in standing(recorded), "no checkpoint is there any more"
     kept = Path(recorded.checkpoints.path) / "step-00000003"
@@ -325,7 +325,7 @@ def test_status_tells_events_in_the_same_words(recorded: Run) -> None:
     assert "evaluated" not in text.partition("events")[2], "another line says what it does"
 
 
-def test_logs_tell_each_event_and_steps_now_and_then(recorded: Run) -> None:
+def test_logs_show_each_event_and_some_steps(recorded: Run) -> None:
     lines: list[str] = []
     logs(recorded, False, lines.append)
     texts = [line[21:] for line in lines]
@@ -356,9 +356,9 @@ def test_logs_follow_until_the_run_ends(recorded: Run, patient: None) -> None:
 def test_what_comes_from_elsewhere_is_one_plain_line_without_keys() -> None:
     reason = "\x1b[36mray::task\x1b[0m\n  s3://key:secret@bucket/runs is away"
     assert plain(reason) == "ray::task s3://bucket/runs is away"
-    shown_text = "\n".join(shown(told([*EVENTS, happened("failed", 140.0, step=3, reason=reason, exit_status=1)])))
+    shown_text = "\n".join(shown(progress_of([*EVENTS, happened("failed", 140.0, step=3, reason=reason, exit_status=1)])))
     assert "failed at step 3: ray::task s3://bucket/runs is away" in shown_text
 
 
-def test_an_event_of_an_unknown_kind_is_told_by_its_fields() -> None:
+def test_an_event_of_an_unknown_kind_is_shown_by_its_fields() -> None:
     assert sentence(happened("landed", 1.0, node="x", on="the moon")) == "landed: node x, on the moon"

@@ -35,7 +35,7 @@ def test_a_machine_s_cores_are_used_as_far_as_there_are_micro_batches(tmp_path: 
     assert "micro-batch" in choose(left_open, 257, 8, PLENTY).reason
 
 
-def test_there_are_fewer_workers_where_memory_does_not_suffice(tmp_path: Path) -> None:
+def test_there_are_fewer_workers_if_memory_does_not_suffice(tmp_path: Path) -> None:
     left_open = spec(tmp_path, model__width=512, model__depth=6, model__heads=8)
     found = [choose(left_open, 257, 4, memory) for memory in (10**6, 3_500_000_000, 10**10)]
     assert [choice.workers for choice in found] == [1, 2, 4]
@@ -53,7 +53,7 @@ def test_the_bound_that_needs_no_torch_is_above_what_is_needed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("scale", [{"workers": 1}, {"threads": 2}, {"resources": {"CPU": 2}}, {"pools": {"a": {"workers": 2}}}])
-def test_a_spec_that_says_something_of_its_workers_is_taken_at_its_word(tmp_path: Path, scale: dict[str, object]) -> None:
+def test_a_spec_that_sets_its_workers_keeps_them(tmp_path: Path, scale: dict[str, object]) -> None:
     assert not spec(tmp_path, scale=scale).scale.is_open
 
 

@@ -78,7 +78,7 @@ def one_elsewhere(group: Group) -> list[Any]:
     return found
 
 
-def test_workers_that_cannot_map_each_other_s_memory_do_without() -> None:
+def test_workers_that_cannot_map_each_others_memory_use_no_exchange() -> None:
     assert distributed.run(2, one_elsewhere) == [[None] * 3] * 2
 
 

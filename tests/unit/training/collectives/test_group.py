@@ -59,7 +59,7 @@ def worker(rank: int, port: int, results: Any) -> None:
         results.put((rank, time.monotonic() - began))
 
 
-def test_a_collective_can_be_broken_off_while_it_waits_for_a_silent_member() -> None:
+def test_a_collective_can_be_interrupted_while_it_waits_for_a_silent_worker() -> None:
     answers = survivors(worker, WORLD)
     assert sorted(answers) == [0, 2]
     assert all(seconds < 10 for seconds in answers.values())
@@ -84,7 +84,7 @@ def partner(rank: int, port: int, results: Any) -> None:
         results.put((rank, time.monotonic() - began))
 
 
-def test_who_waits_for_something_else_learns_that_a_member_is_gone() -> None:
+def test_a_worker_that_waits_for_something_else_notices_a_lost_worker() -> None:
     ((rank, seconds),) = survivors(partner, 2).items()
     assert (rank, seconds < 5) == (0, True)
 
@@ -107,7 +107,7 @@ def comrade(rank: int, port: int, results: Any) -> None:
     results.put((rank, float(group.sum(torch.ones(1)))))
 
 
-def test_who_has_failed_to_form_a_group_can_form_one_with_a_newcomer() -> None:
+def test_a_worker_that_failed_to_form_a_group_can_form_one_with_a_new_worker() -> None:
     assert list(survivors(comrade, 2).values()) == [2]
 
 

@@ -106,7 +106,7 @@ def test_rounded_sums_agree_to_rounding_only() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw8bit", "adamw"])
-def test_a_checkpoint_of_three_workers_goes_on_with_two_and_with_one(kind: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_three_workers_continues_on_two_and_on_one(kind: str, tmp_path: Path) -> None:
     spec = make_spec(optimizer__kind=kind)
     whole = steps(Group(), spec, 6, None)[0]
     distributed.run(3, steps, spec, 2, None, str(tmp_path))

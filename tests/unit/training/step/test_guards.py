@@ -84,7 +84,7 @@ def judged(guard: SpikeGuard, step: int, loss: float) -> bool:
         (0, 7, [7, 8], [0, 1]),
     ],
 )
-def test_who_is_named(taker: int, first: int, again: list[int], odd: list[int]) -> None:
+def test_which_workers_are_named(taker: int, first: int, again: list[int], odd: list[int]) -> None:
     assert odd_ones_out(taker, first, again) == odd
 
 
@@ -150,7 +150,7 @@ def unreadable(group: Group, spec: Any, since: int) -> tuple[list[str], str]:
     return said, weights_sha256(named_weights(trainer.flat))
 
 
-def test_a_recheck_that_one_worker_cannot_read_is_left_out_by_all_and_told() -> None:
+def test_a_recheck_that_one_worker_cannot_read_is_skipped_by_all_and_reported() -> None:
     spec = make_spec(guard__recheck_every=1)
     sha = steps(Group(), spec, {}, 3)[0]
     problem = "s3://bucket/shard cannot be read: SlowDown"

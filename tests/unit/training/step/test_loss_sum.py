@@ -67,7 +67,7 @@ def evaluated(group: Group, huge: float) -> Evaluation:
     return evaluate(trainer, [(i, micro_batch(spec, i)) for i in range(group.rank, 7, group.world)])
 
 
-def test_one_huge_loss_counts_as_what_it_is_and_one_that_is_not_finite_is_told() -> None:
+def test_one_huge_loss_counts_as_it_is_and_one_that_is_not_finite_is_reported() -> None:
     huge = evaluated(Group(), 1e30)
     assert huge.loss == pytest.approx(1e30 / huge.tokens, rel=1e-6)
     assert huge.not_finite == 0

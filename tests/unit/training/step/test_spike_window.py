@@ -73,7 +73,7 @@ def test_a_checkpoint_from_before_has_none(tmp_path: Path) -> None:
     assert (restored.step, restored.losses) == (2, None)
 
 
-def test_pieces_in_memory_hold_it_and_it_moves_with_the_update() -> None:
+def test_state_shards_in_memory_hold_it_and_it_moves_with_the_update() -> None:
     trainer = make_trainer(spec_with_guard(), Group())
     advance(trainer, 0, 4)
     window = trainer.spikes.window()

@@ -106,7 +106,7 @@ def test_the_hash_decides_and_the_place_does_not(parent: Run) -> None:
     assert parse_spec(settled.to_yaml(), "stored") == settled
 
 
-def test_a_run_that_has_begun_keeps_its_start_when_its_parent_goes_on(parent: Run, tmp_path: Path) -> None:
+def test_a_run_that_has_begun_keeps_its_start_when_its_parent_continues(parent: Run, tmp_path: Path) -> None:
     begun = find_start(child(init_from={"run": "runs/parent", "step": 4})).spec.init_from
     run = made_run(tmp_path / "runs", name="child", source=f"{tmp_path}/text.txt", init_from=begun.model_dump())
     run.check_same(child())
@@ -222,7 +222,7 @@ def test_a_start_travels(parent: Run, tmp_path: Path) -> None:
         travelling(str(file), absolute, on_this_machine=False)
 
 
-def test_a_dry_run_tells_it(parent: Run) -> None:
+def test_a_dry_run_reports_it(parent: Run) -> None:
     facts, start = derived(child()), find_start(child())
     assert facts["init_from"] == f"{start.summary()}; SHA-256 {start.place.weights_sha256}"
     assert facts["fingerprint"] == start.spec.fingerprint() != child().fingerprint()
@@ -355,7 +355,7 @@ def test_kept_weights_that_are_lost_or_damaged_are_one_sentence(tmp_path: Path) 
         read_start(folder, wanted)
 
 
-def test_facts_and_stored_spec_tell_the_start(parent: Run, tmp_path: Path) -> None:
+def test_facts_and_stored_spec_contain_the_start(parent: Run, tmp_path: Path) -> None:
     start = find_start(child())
     run = made_run(tmp_path / "runs", name="told", init_from=start.place.model_dump())
     assert run.facts().init_from == start.place.model_dump()
