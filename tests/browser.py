@@ -1,4 +1,4 @@
-"""A real Chromium for tests: what a page says, asks for and shows."""
+"""A real Chromium for tests: a page's messages, requests and appearance."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ import pytest
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 ARTEFACTS = "FOUNDRAY_ARTEFACTS"
-"""An environment variable: a folder in which pictures are kept, in place of the test's own."""
+"""Environment variable: the folder in which to keep pictures, instead of the test's own."""
 
 
 @dataclass
 class Visit:
-    """A page that is open, and what it did since."""
+    """An open page, and what it has done since."""
 
     page: Any
-    """Of playwright."""
+    """Playwright's page."""
     said: list[str] = field(default_factory=list)
-    """On the console, and errors."""
+    """Messages on the console, and errors."""
     asked: list[str] = field(default_factory=list)
-    """URLs that it asked for, its own first."""
+    """URLs that it requested, its own first."""
 
     def sideways(self) -> int:
         """Pixels by which the page is wider than the window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
     def style(self, selector: str, name: str) -> str:
-        """What a property of the first such element is in the end."""
+        """Computed style property of the first element that matches."""
         return str(self.page.eval_on_selector(selector, "(element, name) => getComputedStyle(element)[name]", name))
 
     def keep(self, folder: Path, name: str) -> Path:
-        """A picture of the whole page."""
+        """Save a picture of the whole page."""
         place = Path(os.environ.get(ARTEFACTS) or folder) / f"{name}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=place, full_page=True)
@@ -46,7 +46,7 @@ class Visit:
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser; skips the test where there is none."""
+    """Start a browser; skip the test if there is none."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not installed")
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -62,7 +62,7 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def visited(browser: Any, url: str, width: int = 1200, dark: bool = False) -> Iterator[Visit]:
-    """A page, opened in a window of this width."""
+    """Open a page in a window of this width."""
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light")
     try:
         visit = Visit(context.new_page())

@@ -1,4 +1,4 @@
-"""What all tests share: a number of threads, real text, and small specs."""
+"""Shared by all tests: the number of threads, real text, and small specs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from threadpoolctl import threadpool_limits
 
 REPOSITORY = Path(__file__).parents[1]
 THREADS = 1
-"""Of every process that computes in a test: as many as a run's worker has that asks for nothing. Sums that are cut for another
-number round differently, and whether that shows depends on the machine's cores and the kind of its processor."""
+"""Threads of every process that computes in a test: a worker's default. Sums split for another number of threads round
+differently, and whether that shows depends on the machine's cores and processor."""
 TABLES = pytest.StashKey[list[tuple[str, list[str]]]]()
 
 
 def pytest_configure() -> None:
-    """Before torch and NumPy are imported, which read this once; and for the processes that tests start, Ray's among them."""
+    """Set the number of threads before torch and NumPy read it, once, and for the processes that tests start, Ray's included."""
     os.environ.update({f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")})
     threadpool_limits(THREADS)  # if a plugin of pytest has imported them already
     hypothesis.settings.register_profile("steady", deadline=None)  # a busy machine is no fault
@@ -30,7 +30,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """A test that computes with another number of threads leaves it to no other."""
+    """Restore the number of threads, which the previous test may have changed."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(THREADS)
 
@@ -51,7 +51,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real text that every Python carries: the first 400 kB of its standard library's source."""
+    """Real text that every Python has: the first 400 kB of its standard library's source."""
     import sysconfig
 
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))

@@ -1,6 +1,6 @@
-"""An objective from a package of its own, as a third party would add one, that misbehaves where a test wants it to.
+"""An objective in its own package, as a third party would add one, that misbehaves on request.
 
-It is `next_token`, but its loss takes longer or is wrong on nodes whose environment says so, or for chosen samples.
+It is `next_token`, but its loss is slower or wrong on nodes whose environment says so, or for chosen samples.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Hooked(Objective):
 
 
 class Pace:
-    """How long a micro-batch takes at least on the nodes that keep to it, at any time anew; the weights do not know."""
+    """Minimum duration of a micro-batch on nodes with `environment`. It may change at any time, and does not affect weights."""
 
     def __init__(self, file: Path, seconds: float):
         self.file = file
@@ -57,7 +57,7 @@ class Pace:
 
 
 def install(folder: Path) -> Path:
-    """Put the package there as pip would; gives what must be on PYTHONPATH."""
+    """Install the package as pip would. Returns the folder that must be on PYTHONPATH."""
     site = folder / "site"
     information = site / "hooked-1.0.dist-info"
     information.mkdir(parents=True)

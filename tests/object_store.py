@@ -1,4 +1,4 @@
-"""A real S3 server (moto) in this process, which refuses what it is told to for a while."""
+"""A real S3 server (moto) in this process, which can refuse chosen requests for a while."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_MAX_ATTEMPTS": "2",
 }  # fmt: skip
-"""For the environment of whoever speaks to the server."""
+"""Environment variables for the server's clients."""
 REFUSED = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
 
 Refuses = Callable[[str, str], bool]
@@ -59,7 +59,7 @@ class ObjectStore:
         return [REFUSED]
 
     def names(self, folder: str = "bucket") -> list[str]:
-        """Of all objects below, without the folders."""
+        """Names of all objects below, without folders."""
         found = self.filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
         return sorted(info.path.removeprefix(folder + "/") for info in found if info.type == fs.FileType.File)
 

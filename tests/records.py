@@ -1,4 +1,4 @@
-"""A run's folder with a record that is written as a run writes it, without training."""
+"""A run's folder with records in a run's own format, made without training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foundray.runs.run import Run, event
 from foundray.spec.loading import parse_spec
 
 BEGAN = 1_800_000_000.0
-"""The time of second 0."""
+"""Time of second 0."""
 
 
 def made_run(
@@ -48,7 +48,7 @@ def at(second: float, name: str, **fields: Any) -> dict[str, Any]:
 
 
 def whole(name: str, **fields: Any) -> dict[str, Any]:
-    """An event but for its time, with some value for each field that it must have and that is not given."""
+    """An event without its time, with some value for each required field that is not given."""
     needed = EVENTS[name].model_fields.items() if name in EVENTS else ()
     rest = {key: example(info.annotation) for key, info in needed if info.is_required() and key not in ("time", "event")}
     return event(name, **rest | fields)
@@ -62,7 +62,7 @@ def example(annotation: Any) -> Any:
 
 
 def steps(first: int, last: int, since: float, seconds: float = 1.0, **fields: Any) -> list[dict[str, Any]]:
-    """Records of steps, one after another, the first of which begins at `since`."""
+    """Records of consecutive steps; the first begins at `since`."""
     return [
         {
             "time": BEGAN + since + seconds * index, "step": step, "tokens": 320 * step, "loss": 2 + 4 / step, "grad_norm": 1.0,
@@ -74,7 +74,7 @@ def steps(first: int, last: int, since: float, seconds: float = 1.0, **fields: A
 
 
 def troubled() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(events, metrics) of a run of 120 steps to which all happens that there is, each thing some seconds after the other."""
+    """(events, metrics) of a run of 120 steps with every kind of event, some seconds apart."""
     versions = {"python": "3.11.7", "torch": "2.13.0"}
     started = {"device": "cpu", "seconds": 0.1}
     events: Sequence[dict[str, Any]] = [

@@ -18,18 +18,18 @@ import time
 
 SECONDS = 300
 ENTER, LEAVE, HIDE, SHOW = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25l", "\x1b[?25h"
-"""The other screen, and the cursor."""
+"""Escape sequences: enter and leave the alternate screen, hide and show the cursor."""
 
 
 def _sit_down() -> None:
-    """In the command's process: this is its terminal, whose signals it heeds, even if the tests run under `nohup`."""
+    """Run in the command's process: make this its terminal, and restore the handling of signals, which `nohup` changes."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Terminal:
-    """A command on a pseudo-terminal of 80 by 24; in a session of its own, of which this is the controlling terminal."""
+    """A command on a pseudo-terminal of 80 by 24, which is the controlling terminal of its own session."""
 
     def __init__(self, *command: object):
         self.ours, theirs = pty.openpty()
@@ -48,28 +48,28 @@ class Terminal:
         )
         self.theirs, self.output = theirs, ""
         self.plain, self.read = "", 0
-        """The text until then, and how much of the output that is."""
+        """(text so far, number of bytes of output that it covers)."""
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def resize(self, columns: int, rows: int) -> None:
-        """The command hears of it by SIGWINCH."""
+        """Resize the terminal; the command gets SIGWINCH."""
         fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def press(self, keys: bytes) -> None:
         os.write(self.ours, keys)
 
     def interrupt(self) -> None:
-        """Ctrl-C: the terminal sends SIGINT to the whole process group."""
+        """Press Ctrl-C: the terminal sends SIGINT to the whole process group."""
         self.press(b"\x03")
 
     def hang_up(self) -> None:
-        """Close the terminal under the command: SIGHUP to the process group, and an error for whoever writes."""
+        """Close the terminal under the command: the process group gets SIGHUP, and every write fails."""
         os.close(self.theirs)
         self._close_ours()
 
     def until(self, pattern: str) -> None:
-        """Wait until the output has it."""
+        """Wait until the output contains the text."""
         deadline, over = time.monotonic() + SECONDS, False
         while not re.search(pattern, self.text):
             assert time.monotonic() < deadline and not over, f"{self.process.poll()}: {self.text[-3000:]}"
@@ -77,13 +77,13 @@ class Terminal:
             time.sleep(0.5 if over else 0.1)  # what it wrote last is on its way
 
     def end(self) -> int:
-        """Wait for it; gives the exit status."""
+        """Wait for the command. Returns its exit status."""
         status = self.process.wait(timeout=SECONDS)
         time.sleep(0.5)  # what it wrote last is on its way
         return status
 
     def _read(self) -> None:
-        """All the time, since a terminal that nobody reads holds its command up."""
+        """Read all the time, since a terminal that nobody reads blocks its command."""
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         with contextlib.suppress(OSError):
             while self.is_open:
@@ -92,7 +92,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """Without what moves the cursor and the like. A drawing grows to megabytes, so only what is new is looked through."""
+        """The output without control sequences. A drawing grows to megabytes, so only new output is searched."""
         output = self.output
         begun = re.search(r"\x1b[^A-Za-z]*$", output[self.read :])  # the rest of it is on its way
         end = self.read + begun.start() if begun else len(output)
@@ -102,7 +102,7 @@ class Terminal:
 
     @property
     def is_clean(self) -> bool:
-        """Whether the terminal is as it was before."""
+        """Whether the terminal is in its original state."""
         screen = self.output.rfind(LEAVE) > self.output.rfind(ENTER) > -1
         cursor = self.output.rfind(SHOW) > self.output.rfind(HIDE) > -1
         return screen and cursor and termios.tcgetattr(self.theirs) == self.before

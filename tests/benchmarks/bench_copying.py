@@ -1,4 +1,4 @@
-"""What copying the state costs: a checkpoint beside torch's own ways in one process, and mirroring in a run of two workers.
+"""Cost of copying the state: a checkpoint beside torch's own ways in one process, and mirroring in a run of two workers.
 
 `python -m tests.benchmarks.bench_copying`; both parts run here, one after the other.
 """
@@ -31,7 +31,7 @@ TURNS = 3
 
 
 def checkpoints(folder: Path) -> None:
-    """Seconds that a step is held up, and seconds until all is written, for a state of more than 200 MB."""
+    """(seconds that a step is delayed, seconds until everything is written), for a state of more than 200 MB."""
     spec = small_spec(folder, folder, model={"width": 768, "depth": 6, "heads": 12, "context": 128})
     checked = parse_spec(yaml.safe_dump(spec), "benchmark")
     objective = load_objective("next_token", {})
@@ -83,7 +83,7 @@ def checkpoints(folder: Path) -> None:
 
 
 def mirroring(folder: Path) -> None:
-    """Mean seconds a step of two workers, with mirroring as by default and without, turn about in one Ray."""
+    """Mean seconds per step of two workers, with default mirroring and without, in turn on one Ray."""
     import foundray
     from foundray.cluster.connect import connected
 

@@ -2,9 +2,9 @@
 
 What one would write without a platform is a loop over texts with the exported model in transformers: tokenize, forward, mean of
 the last hidden states. It has the texts in memory; ours reads files and writes Parquet. Each loop runs with one thread and with
-all cores, and the faster one counts: small matrices gain little from more threads, and a busy machine makes them slower. The
-same loop over our own encoder says how much of the difference is the library's and how much is batches and workers. Turn about
-in one run, since a shared machine's speed drifts; the loops take a sample of the texts.
+all cores, and the faster one counts: small matrices gain little from more threads, and are slower on a busy machine. The
+same loop over our own encoder shows how much of the difference is due to the library, and how much to batches and workers. They
+take turns in one run, since a shared machine's speed drifts; the loops read a sample of the texts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write_texts(path: Path) -> None:
 
 
 def of_transformers(model: str, texts: list[str]) -> np.ndarray:
-    """[N, D]: one text at a time."""
+    """Embed one text at a time, [N, D]."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -50,7 +50,7 @@ def of_transformers(model: str, texts: list[str]) -> np.ndarray:
 
 
 def of_encoder(run: str, texts: list[str]) -> np.ndarray:
-    """[N, D]: one text at a time, by our own encoder."""
+    """Embed one text at a time with our own encoder, [N, D]."""
     from foundray.data.prepare.reader import Reader
     from foundray.evaluation.encoder import Encoder, features
     from foundray.runs.run import Run
@@ -69,7 +69,7 @@ def _timed(one: Callable[[str], np.ndarray], texts: list[str]) -> np.ndarray:
 
 
 def loop(kind: str, of: str, texts: Path, vectors: Path) -> float:
-    """Texts a second of a loop, in a process of its own: with one thread or with all cores, whichever is faster."""
+    """Texts per second of a loop in its own process, with one thread or with all cores, whichever is faster."""
     command = [sys.executable, "-m", __spec__.name, kind, of, str(texts), str(vectors)]
     speeds = []
     for threads in (1, os.cpu_count() or 1):

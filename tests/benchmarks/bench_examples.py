@@ -1,7 +1,7 @@
-"""What the examples reach, by their specs as committed: each trained once a seed, and judged.
+"""Results of the examples with their committed specs: each is trained once per seed, and evaluated.
 
-`python -m tests.benchmarks.bench_examples [NAME ...] [--seeds 1337 1 2] [--mirror FOLDER]`; about ten minutes an example and
-seed on two cores. Data goes to data/ and runs to runs/, and what is there already is not made again.
+`python -m tests.benchmarks.bench_examples [NAME ...] [--seeds 1337 1 2] [--mirror FOLDER]`; about ten minutes per example and
+seed on two cores. Data goes to data/ and runs to runs/; what already exists is not made again.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from foundray.evaluation.probes.task import mean_and_deviation
 
 NATS = "nats a character"
 LONGEST = 3600.0
-"""Seconds that a command may take."""
+"""Time limit of a command, in seconds."""
 
 
 @dataclass(frozen=True)
 class Example:
     spec: str
     bar: str
-    """What it should reach."""
+    """The result that it should reach."""
     measure: str
     task: str | None = None
-    """What it is judged by; the loss over the validation split where there is none."""
+    """The measure that judges it; the loss over the validation split if there is none."""
 
     @property
     def folder(self) -> str:
@@ -53,7 +53,7 @@ EXAMPLES = {
 
 
 def facts_of(*arguments: object) -> dict[str, Any]:
-    """What a command tells."""
+    """Run a command, and return the facts that it prints."""
     return foundray(*arguments, "--json", timeout=LONGEST).facts
 
 
@@ -74,7 +74,7 @@ def trained(name: str, example: Example, seed: int) -> dict[str, Any]:
 
 
 def reach(name: str, example: Example, seeds: list[int]) -> None:
-    """Train and judge an example, and print a row: its mean and deviation over training seeds, and beside it what is simple."""
+    """Train and evaluate an example, and print a row: mean and deviation over seeds, beside a simple baseline."""
     results, minutes, beside = [], [], ("", "")
     for seed in seeds:
         facts = trained(name, example, seed)

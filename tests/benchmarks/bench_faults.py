@@ -25,7 +25,7 @@ from tests.integration.conftest import FOUNDRAY
 from foundray.cluster.local.cluster import LocalCluster
 
 MIRROR_EVERY = 2
-"""As by default."""
+"""As in the default spec."""
 CPU = {"CPU": 1.0}
 
 
@@ -47,7 +47,7 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
 
 
 def recovery(folder: Path) -> None:
-    """Seconds from the kill of one of three nodes to the next step that is new, and steps repeated."""
+    """Print the seconds from the kill of one of three nodes to the next new step, and the number of repeated steps."""
     print(f"\na node of three is killed\n{'':44}{'s to a new step':>16}{'steps repeated':>16}", flush=True)
     for turn in range(2):
         print(f"{'foundray, turn ' + str(turn + 1):44}{_row(*_ours(folder, turn))}", flush=True)
@@ -78,7 +78,7 @@ def _ours(folder: Path, turn: int) -> tuple[float, int]:
 
 
 def _after(killed: float, read: Callable[[], list[tuple[float, int]]], limit: float = 300) -> tuple[float, int]:
-    """When the first step that is new was done after the kill's pause, and how many were done again until then."""
+    """(time of the first new step after the kill's pause, number of steps repeated before it)."""
     while time.time() < killed + limit:
         steps = read()
         pauses = [(after[0] - before[0], i) for i, (before, after) in enumerate(pairwise(steps), 1) if after[0] > killed]

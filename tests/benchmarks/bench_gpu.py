@@ -3,7 +3,7 @@
 The plain loop is what one would write without a platform: the same model and micro-batches, bf16 autocast, gradients summed in
 fp32 by `backward`, torch's fused AdamW, clipping; whatever kernels torch chooses, no checkpoints, its data on the GPU
 beforehand. Real text (the source of Python's standard library and of torch) in a BPE vocabulary; medians of the steady state.
-MFU counts 6 FLOPs a parameter and token, and attention, against the peak of NVIDIA's data sheet.
+MFU counts 6 FLOPs per parameter and token, and attention, against the peak of NVIDIA's data sheet.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SIZES: dict[str, tuple[dict[str, int], int, int]] = {
     "124M": ({"width": 768, "depth": 12, "heads": 12, "context": 1024}, 8, 32),
     "1B": ({"width": 2048, "depth": 16, "heads": 16, "context": 1024}, 8, 16),
 }
-"""By name: the model's shape, micro-batches a step, samples a micro-batch."""
+"""By name: the model's shape, micro-batches per step, samples per micro-batch."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "adamw, rounded": {"optimizer.kind": "adamw", "train.exact": False},
     "adamw, exact": {"optimizer.kind": "adamw"},
@@ -80,7 +80,7 @@ def spec_of(size: str, source: str, storage: Path, documents: str = "file") -> d
 
 
 def text(folder: Path) -> Path:
-    """One document, so that attention needs no mask; `--documents` takes files as they are."""
+    """One document, so that attention needs no mask; with `--documents`, every file is a document."""
     roots = [Path(sysconfig.get_paths()["stdlib"]), Path(torch.__file__).parent]
     files = sorted(file for root in roots for file in root.rglob("*.py"))
     whole = "".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)
@@ -153,7 +153,7 @@ def clean() -> None:
 
 
 def beside(size: str, path: Path, compiled: bool) -> Iterator[Measured]:
-    """The plain loop and every variant."""
+    """Measure the plain loop and every variant."""
     checked = load_spec(path)
     prepared = Prepared.open(prepared_folder(checked)[0])
     classes, turn = prepared.manifest.vocabulary, checked.train.micro_batches

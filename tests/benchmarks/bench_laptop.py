@@ -1,6 +1,6 @@
 """Whole commands on this machine's cores beside nanoGPT's, for the same tokens: `make bench-laptop NANOGPT=CHECKOUT`.
 
-Both train on the same text, turn about: nanoGPT by its CPU recipe and in a copy of the checkout, Foundray with 8-bit AdamW and
+Both train on the same text, in turn: nanoGPT by its CPU recipe and in a copy of the checkout, Foundray with 8-bit AdamW and
 exact sums, and with the workers and threads that a spec without `scale` gets. The small shape is trained and evaluated
 as a whole (1,000 iterations, an evaluation every 250 on as many samples as nanoGPT's); of the others a steady step is
 measured. Figures are medians over the turns, ratios the medians of the turns' ratios. Both prepare their data before. Nothing
@@ -29,9 +29,9 @@ class Race:
     steps: int
     evaluate_every: int | None
     step_bar: float
-    """The most that our steady step may take of nanoGPT's."""
+    """Limit on our steady step, as a multiple of nanoGPT's."""
     whole_bar: float | None = None
-    """And the whole command; None where only the step is compared."""
+    """Limit on the whole command; None if only the step is compared."""
 
 
 RACES = {

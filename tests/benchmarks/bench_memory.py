@@ -1,6 +1,6 @@
 """Peak memory of the tasks that read and tokenize a file of one long line: `python -m tests.benchmarks.bench_memory`.
 
-Each task is a process of its own, with all that a Ray task imports; its peak is the largest resident size that the kernel saw.
+Each task is its own process, with all imports of a Ray task; its peak is the largest resident size that the kernel saw.
 Tasks: `alphabet` and `vocabulary` make the tokenizers that the data decides, `prepare` makes a shard, `plan` reads and counts,
 `embed` cuts documents into samples. Texts: words of real source code with spaces, letters without any white space, and Chinese
 with an emoji in it, which Python holds in four bytes per character. Tokenizers: the three of Foundray, a file whose words are
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT = 1536
-"""MiB that no task may take."""
+"""Limit on a task's peak, in MiB."""
 MEGABYTES = 200
 BLOCK = 2**20
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -34,7 +34,7 @@ ENTRIES = 4096
 
 
 def blocks(text: str) -> Iterator[bytes]:
-    """The text's UTF-8 without end, about `BLOCK` bytes at a time."""
+    """Yield the text's UTF-8 endlessly, about `BLOCK` bytes at a time."""
     rng, words = random.Random(0), _words()
     while True:
         if text == "words":
@@ -55,7 +55,7 @@ def _words() -> list[str]:
 
 
 def write_text(path: Path, text: str, size: int) -> None:
-    """One line of about that many bytes."""
+    """Write one line of about `size` bytes."""
     written = 0
     with path.open("wb") as file:
         for block in blocks(text):
@@ -91,7 +91,7 @@ def write_tokenizer(path: Path, kind: str, texts: list[str]) -> None:
 
 
 def task(name: str, kind: str, text: Path, tokenizer: Path, folder: Path) -> None:
-    """Do it, and print the peak in MiB and the seconds."""
+    """Run the task, and print its peak in MiB and its seconds."""
     import ray.data  # noqa: F401 - so does a task
 
     from foundray import spec
@@ -132,7 +132,7 @@ def _spec(text: Path, folder: Path, tokenizer: dict[str, Any]) -> Any:
 
 
 def _reader(tokenizer: Any, folder: Path) -> Any:
-    """What `embed` reads by, of a run that never was."""
+    """The reader of `embed`, for a run that never took place."""
     from foundray.data.prepare.reader import Reader
 
     class Run:
@@ -152,7 +152,7 @@ def _reader(tokenizer: Any, folder: Path) -> Any:
 
 
 def run(name: str, kind: str, text: Path, tokenizer: Path, folder: Path) -> tuple[float, float]:
-    """(peak in MiB, seconds) of a task."""
+    """Run a task in its own process. Returns (peak in MiB, seconds)."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", __spec__.name, "--task", name, kind, str(text), str(tokenizer), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "RAY_DATA_DISABLE_PROGRESS_BARS": "1"})
@@ -163,7 +163,7 @@ def run(name: str, kind: str, text: Path, tokenizer: Path, folder: Path) -> tupl
 
 
 def main(megabytes: int, kinds: list[str], texts: list[str], tasks: list[str]) -> int:
-    """Prints a table; 1 where a task takes too much."""
+    """Print a table. Returns 1 if a task needs too much memory."""
     worst = 0.0
     with tempfile.TemporaryDirectory() as made:
         here = Path(made)
@@ -184,7 +184,7 @@ def main(megabytes: int, kinds: list[str], texts: list[str], tasks: list[str]) -
 
 
 def _make(kind: str, text: Path, tokenizer: Path, folder: Path) -> tuple[float, float]:
-    """Write the tokenizer; (peak, seconds) where the data makes it."""
+    """Write the tokenizer. Returns (peak, seconds) if it is made from the data."""
     from foundray.data.tokenizers import tokenizer as tokenizers
 
     with text.open("rb") as file:

@@ -1,8 +1,8 @@
 """Two runs at once on the same cores, and one alone: `make bench-overload`.
 
-Both are commands with a Ray of their own, of 768 characters per step. A fair half of the machine makes a step take twice as
-long as alone. What is above that is lost to the two getting in each other's way. Only steps of the time in which both were
-training count.
+Both are commands with their own Ray, with 768 characters per step. With a fair half of the machine, a step takes twice as long
+as alone. Anything above that is lost because the two get in each other's way. Only steps during which both were training
+count.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ FAIR = 2.0
 
 
 def training(record: Record) -> tuple[float, float]:
-    """From when until when it made steps that count, in seconds since the epoch."""
+    """(start, end) of the steps that count, in seconds since the epoch."""
     return record.metrics[0]["time"] + SETTLED_SECONDS, record.metrics[-1]["time"]
 
 
 def together(spec: Path, turn: int) -> tuple[float, float]:
-    """Seconds per step of two runs that are started at once, while both make steps."""
+    """Seconds per step of two runs that are started together, while both are training."""
     trains = [Train.start(spec, f"both-{turn}-{name}") for name in "ab"]
     first, second = [train.wait() for train in trains]
     (one_began, one_ended), (other_began, other_ended) = training(first), training(second)

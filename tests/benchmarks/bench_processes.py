@@ -1,8 +1,8 @@
 """CPU of every process of a run, per step and per second: `make bench-processes`.
 
 A small run of 768 characters per step, by default with the workers and threads that a spec without `scale` gets. All processes
-that the command starts are looked at from step `--from` on, for `--steps` steps: starts and ends do not count. A process that
-begins in between counts from its beginning, one that ends until it was last seen.
+that the command starts are measured from step `--from` on, for `--steps` steps: starts and ends do not count. A process that
+starts in between counts from its start, and one that ends counts until it was last seen.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tests.conftest import write_spec
 
 WORKER = "ray::Worker"
 AFTER = 60
-"""Steps after the last one that counts, so that the run does not end before it was seen."""
+"""Steps after the last one that counts, so that the run does not end before we see it."""
 
 
 def role(command: list[str]) -> str:
-    """What a process is, by its command line: Ray's workers and agents carry their class there, its daemons a file's name."""
+    """A process's role, from its command line: Ray's workers and agents show their class there, its daemons a file's name."""
     first = command[0]
     if named := re.match(r"(ray::\w+)", first):
         return named[1]
@@ -40,7 +40,7 @@ def role(command: list[str]) -> str:
 
 @dataclass
 class Usage:
-    """CPU seconds of a process and its descendants, by process."""
+    """CPU seconds per process, for a process and its descendants."""
 
     root: psutil.Process
     roles: dict[int, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Usage:
 
 
 def watch(train: Train, first: int, count: int) -> tuple[Counter[str], Counter[str], int, float]:
-    """CPU seconds and processes by role, the steps and the seconds between the two looks."""
+    """CPU seconds and processes by role, and the steps and seconds between two samples."""
     usage = Usage(psutil.Process(train.process.pid))
     start: tuple[int, float, dict[int, float]] | None = None
     while train.process.poll() is None:

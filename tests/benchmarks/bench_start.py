@@ -1,8 +1,8 @@
 """From the command to its first step and its end, for runs of 12 small steps: `make bench-start`.
 
-Medians over several commands, turn about with one worker and with two. Times are seconds since the command was given, as a
-user sees them; CPU seconds are of all processes of a kind together, read from the system a few times per second, so that the
-last tenths of a process that ends are missed.
+Medians over several commands, in turn with one worker and with two. Times are seconds since the command started, as a user sees
+them. CPU seconds are summed over all processes of a kind, and sampled a few times per second, so the last tenths of a process
+that ends are missed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ KINDS = {
     "AutoscalingRequester": "Ray Train", "_Feeder": "feeder", "_Board": "board", "gcs_server": "Ray's daemons",
     "raylet": "Ray's daemons", "dashboard": "Ray's daemons", "agent": "Ray's daemons", "monitor": "Ray's daemons",
 }  # fmt: skip
-"""Kinds of processes, by a part of their roles; the rest, such as the driver and Ray Data's own, goes by its role."""
+"""Kinds of processes, by a part of their roles; others, such as the driver and Ray Data's own, keep their role."""
 
 
 def command(spec: Path, storage: Path, workers: int, name: str) -> tuple[dict[str, float], Counter[str]]:
-    """The times of one command, and CPU seconds by kind of process."""
+    """Run one command. Returns its times, and CPU seconds by kind of process."""
     began, given = time.monotonic(), time.time()
     printed: dict[str, float] = {}
     arguments = ["train", str(spec), "--set", f"scale={{workers: {workers}}}", "--set", f"name={name}"]

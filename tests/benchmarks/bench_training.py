@@ -1,8 +1,8 @@
-"""This trainer beside plain PyTorch loops, turn about in one run: `make bench`.
+"""This trainer beside plain PyTorch loops, in turn in one run: `make bench`.
 
-`plain_loops` says what the loops are. Beside the plain one, which has one thread, the trainer is one worker of one thread.
-Beside the usual one, which has all threads, it is what a spec without `scale` gets. Medians of the steady state (the first
-steps are left out) over several turns, since a shared machine's speed drifts.
+`plain_loops` describes the loops. The plain loop has one thread, and the trainer beside it is one worker with one thread. The
+usual loop has all threads, and the trainer beside it has what a spec without `scale` gets. Figures are medians of the steady
+state (without the first steps) over several turns, since a shared machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.conftest import write_spec
 
 TURNS = 3
 STEPS = {12: 90, 3: 280}
-"""By the size of a micro-batch: half a minute's, of which the first half is left out (`SETTLED_SECONDS`)."""
+"""Steps by the size of a micro-batch: half a minute's, without the first half (`SETTLED_SECONDS`)."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "adamw, exact": {"optimizer.kind": "adamw"},
     "adamw, rounded": {"optimizer.kind": "adamw", "train.exact": False},
@@ -48,7 +48,7 @@ def spec(source: Path, storage: Path, micro_batch_size: int) -> dict[str, Any]:
 
 
 def ours(path: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Steady-state tokens/s, the share of time spent waiting for data, and the start-up by parts."""
+    """Run it. Returns steady-state tokens/s, the fraction of time spent waiting for data, and the start-up by parts."""
     import foundray
 
     began = time.time()
@@ -73,7 +73,7 @@ def ours(path: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(path: Path, label: str, variants: dict[str, dict[str, Any]], loop: str, scale: dict[str, Any]) -> None:
-    """Every variant and the loop, turn about in one Ray, and their ratio: of neighbours, then the median over turns."""
+    """Measure every variant and the loop in turn on one Ray. Ratios are those of neighbours, then the median over turns."""
     ratios: dict[str, list[float]] = {name: [] for name in variants}
     speeds: dict[str, list[float]] = {name: [] for name in variants}
     waits: list[float] = []

@@ -1,9 +1,9 @@
-"""What a search is worth, on a run of laptop size: the standard library's source, 2,000 steps of 1,024 tokens.
+"""Benefit of a search for a run of laptop size: the standard library's source, 2,000 steps of 1,024 tokens.
 
 `python -m tests.benchmarks.bench_tuning [--seeds 1337]`, about half an hour on two cores:
 1. `foundray tune` with its default budget, then `foundray train` with what it found, beside the spec's own values;
 2. `foundray tune` with a larger ladder, whose forecast is stated before the run, and the run.
-Runs go to runs/, and what is there already is not made again.
+Runs go to runs/; what already exists is not made again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.integration.conftest import foundray
 SPEC = "examples/python-source/spec.yaml"
 SOURCE = f"data.sources.0.path={sysconfig.get_paths()['stdlib']}/*.py"
 LONGEST = 3600.0
-"""Seconds that a command may take."""
+"""Time limit of a command, in seconds."""
 
 
 def output_of(verb: str, *arguments: object) -> tuple[str, dict[str, Any]]:

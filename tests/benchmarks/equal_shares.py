@@ -1,4 +1,4 @@
-"""Training with equal shares of micro-batches, as other trainers deal them: the peer of shares by speed.
+"""Training with equal shares of micro-batches, as in other trainers: the peer of shares by speed.
 
 `python -m tests.benchmarks.equal_shares SPEC NAME` with RAY_ADDRESS set; nodes need the repository on PYTHONPATH.
 """

@@ -1,4 +1,4 @@
-"""A checkout of nanoGPT that the user names, run as its README runs it on a CPU."""
+"""Run a checkout of nanoGPT, named by the user, as its README does on a CPU."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ITERATION = re.compile(r"iter (\d+): loss [\d.]+, time ([\d.]+)ms")
 EVALUATION = re.compile(r"step (\d+): train loss [\d.]+, val loss ([\d.]+)")
 WARM_UP = 10
 EVALUATION_BATCHES = 20
-"""Per split, of which there are two."""
+"""Per evaluation, for each of the two splits."""
 
 
 @dataclass(frozen=True)
 class Trained:
     seconds: float
-    """Of the whole command."""
+    """Duration of the whole command, in seconds."""
     step_seconds: float
-    """Median of the iterations that it tells of, but the first ones and those with an evaluation."""
+    """Median of the iterations that it prints, without the first ones and those with an evaluation."""
     val_loss: float
     evaluating: float
-    """Seconds by which iterations with an evaluation took longer."""
+    """Extra seconds of the iterations with an evaluation."""
     iterations: int
 
     def parts(self) -> dict[str, float]:
@@ -42,7 +42,7 @@ class Trained:
 def copied(checkout: Path, folder: Path, text: Path) -> Path:
     """A copy of the checkout with `text` as its data, prepared by its own prepare.py.
 
-    Raises ValueError with one sentence if the folder is none of nanoGPT's.
+    Raises ValueError with one sentence if the folder is not one of nanoGPT's.
     """
     for name in ("train.py", "model.py", "configurator.py", RECIPE, f"{DATA}/prepare.py"):
         if not (checkout / name).is_file():
@@ -57,7 +57,7 @@ def copied(checkout: Path, folder: Path, text: Path) -> Path:
 
 
 def train(copy: Path, shape: Shape, iterations: int, evaluate_every: int | None) -> Trained:
-    """Its CPU recipe at another shape; without `evaluate_every`, the loss is looked at once, before the first iteration."""
+    """Run its CPU recipe at another shape; without `evaluate_every`, the only evaluation is before the first iteration."""
     changes = {
         "device": "cpu", "compile": False, "dropout": 0.0,
         "eval_iters": EVALUATION_BATCHES if evaluate_every else 1, "eval_interval": evaluate_every or NEVER,

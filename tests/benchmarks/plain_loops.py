@@ -1,10 +1,10 @@
-"""Training loops as one writes them without a platform: `python -m tests.benchmarks.plain_loops LOOP SPEC` prints its tokens/s.
+"""Training loops as people write them without a platform: `python -m tests.benchmarks.plain_loops LOOP SPEC` prints tokens/s.
 
 One process, the spec's shape, samples and schedule, one batch per step, torch's fused AdamW, gradients clipped; no
 micro-batches, no sharding, no checkpoints, and the data in memory. Medians of the steady state.
 
-`plain` has this platform's model and one thread, as the trainer beside it. `usual` is what people write: transformers' model
-of the same shape and first weights, and all threads.
+`plain` has this platform's model and one thread, like the trainer beside it. `usual` is common practice: transformers' model of
+the same shape and initial weights, and all threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from foundray.training.step.schedule import lr_factor
 
 WARM_UP = 10
 Logits = Callable[[Tensor], Tensor]
-"""From ids [B, T] to [B, T, V]."""
+"""Maps ids [B, T] to logits [B, T, V]."""
 
 
 def plain(model: Model, spec: Spec) -> tuple[nn.Module, Logits]:
@@ -84,7 +84,7 @@ def tokens_per_s(loop: str, path: Path) -> float:
 
 
 def measured(loop: str, path: Path) -> float:
-    """Its tokens/s, in a process of its own."""
+    """Run a loop in its own process. Returns tokens/s."""
     command = [sys.executable, "-m", "tests.benchmarks.plain_loops", loop, str(path)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 

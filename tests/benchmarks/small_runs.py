@@ -1,4 +1,4 @@
-"""Small character models trained by whole commands, as a user starts them, and what their records say of the time."""
+"""Small character models trained by whole commands, as a user starts them, and where their time went by their records."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from foundray.runs.goodput import account
 
 FOUNDRAY = str(Path(sys.executable).with_name("foundray"))
 SETTLED_SECONDS, WINDOW = 15.0, 10
-"""Left out after the first step, in which Ray Train and Ray Data start on the same processors; and steps whose mean is one
-measurement, so that what happens every few steps counts."""
+"""Seconds left out after the first step, while Ray Train and Ray Data start on the same processors; and steps whose mean is one
+measurement, so that things that happen every few steps count."""
 NEVER = 10**6
 
 
@@ -50,7 +50,7 @@ def spec_of(
     shape: Shape, text: Path, storage: Path, steps: int, micro_batches: int = 2, evaluate_every: int = NEVER,
     scale: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Without `scale`, workers and threads are what a spec that says nothing of them gets."""
+    """Without `scale`, the run gets the default workers and threads."""
     spec: dict[str, Any] = {
         "name": "bench",
         "data": {"sources": [{"path": str(text), "format": "text"}], "holdout": 0.1, "tokenizer": {"kind": "char"}},
@@ -68,7 +68,7 @@ def spec_of(
 
 
 def standard_library(path: Path, size: int = 1_500_000) -> Path:
-    """Write real text that every Python carries: the first ASCII characters of its standard library's source."""
+    """Write real text that every Python has: the first ASCII characters of its standard library's source."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     text = "".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)
     path.write_text("".join(c for c in text if c.isascii())[:size])
@@ -81,7 +81,7 @@ def prepare(spec: Path) -> None:
 
 @dataclass(frozen=True)
 class Train:
-    """A `foundray train` that has been started."""
+    """A running `foundray train`."""
 
     process: subprocess.Popen[bytes]
     began: float
@@ -103,14 +103,14 @@ class Train:
         return Record.read(self.run, self.began, ended)
 
     def steps(self) -> int:
-        """Done so far."""
+        """Steps done so far."""
         path = self.run / "metrics.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run has written of itself, and when its command began and ended."""
+    """A run's records, and when its command began and ended."""
 
     events: list[dict[str, Any]]
     metrics: list[dict[str, Any]]
@@ -140,7 +140,7 @@ class Record:
     def step_seconds(self, since: float = 0.0, until: float = float("inf")) -> float:
         """Median over all windows of `WINDOW` steps in the steady state, from the end of a step to the end of a later one.
 
-        Windows with an evaluation in them are left out, and those not between `since` and `until` (seconds since the epoch).
+        Windows with an evaluation are left out, and those outside `since` and `until` (seconds since the epoch).
         """
         breaks = [event["time"] for event in self.events if event["event"] == "evaluated"]
         settled = self.metrics[0]["time"] + SETTLED_SECONDS
@@ -155,7 +155,7 @@ class Record:
         return median(windows)
 
     def parts(self) -> dict[str, float]:
-        """Where the seconds of the whole command went; they sum to all of them."""
+        """Seconds of the whole command by part; they sum to its duration."""
         command = next(event["time"] for event in self.events if event["event"] == "command")
         finished = next(event["time"] for event in self.events if event["event"] == "finished")
         parts = {"Ray and driver": command - self.began, **account(self.events, self.metrics), "ending": self.ended - finished}
@@ -167,7 +167,7 @@ def listed(parts: dict[str, float], unit: str = "s") -> str:
 
 
 def machine() -> str:
-    """The processor, its cores, and what computes on it."""
+    """The processor, its cores, and the versions of what computes on it."""
     import torch
 
     cpuinfo = Path("/proc/cpuinfo")

@@ -51,7 +51,7 @@ def undisturbed(spec: Path) -> str:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """A head to which tests add nodes, with the hooked objective installed; nothing is left behind afterwards."""
+    """A head to which tests add nodes, with the hooked objective installed; it leaves nothing behind."""
     folder = Path(tempfile.mkdtemp(prefix="fr-"))  # short: Ray's sockets lie in it, and their paths are limited
     before = shared_memory()
     path = os.environ.get("PYTHONPATH")

@@ -100,7 +100,7 @@ class Faults:
     def __init__(self, cluster: LocalCluster, run: Run, dealer: random.Random, disk: Disk | None = None):
         self.cluster, self.run, self.dealer, self.disk = cluster, run, dealer, disk
         self.later: list[Callable[[], None]] = []
-        """What has to be undone, or follows, before the next fault."""
+        """Actions to take before the next fault: undo this one, or complete it."""
 
     def nodes(self) -> list[str]:
         return nodes_of(self.cluster)
@@ -125,11 +125,11 @@ class Faults:
         self._kill_process("ray::Worker")
 
     def rank_0(self) -> None:
-        """Kill the oldest worker: the one that records, and evaluates with the others."""
+        """Kill the oldest worker, which records."""
         self._kill_process("ray::Worker", first=True)
 
     def evaluating(self) -> None:
-        """Kill a worker while all evaluate."""
+        """Kill a worker while all workers evaluate."""
         if (evaluation := (self.run.step() // EVALUATE_EVERY + 1) * EVALUATE_EVERY) < STEPS:
             self.run.wait_for_step(evaluation)
         self.worker()
@@ -204,7 +204,7 @@ class Faults:
         self.later.append(timer.join)
 
     def damage(self) -> None:
-        """Change a byte of the newest complete checkpoint and kill a node, so that a state has to be found."""
+        """Change a byte of the newest complete checkpoint and kill a node, so that the run has to find another state."""
         complete = sorted((self.run.folder / "checkpoints").glob("*/manifest.json"))
         if len(complete) > 1 and (shards := sorted(complete[-1].parent.glob("*.safetensors"))):
             with contextlib.suppress(FileNotFoundError):

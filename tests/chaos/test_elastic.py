@@ -1,4 +1,4 @@
-"""Workers join and leave without repeated steps, and what the user hears of it. On a real cluster of several nodes."""
+"""Workers join and leave without repeated steps, and events report it. On a real cluster of several nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from foundray.spec.loading import load_spec
 
 MIRROR_EVERY = 5
 LINGER = 0.3
-"""Seconds per micro-batch at which a run does not end before a node has come, however slow the machine."""
+"""Seconds per micro-batch that keep a run from ending before a node has joined, even on a slow machine."""
 
 
 def spec_of(folder: Path, prose: Path, steps: int, **changes: Any) -> Path:
@@ -45,7 +45,7 @@ def pace(tmp_path: Path) -> Pace:
 
 @pytest.fixture
 def start(cluster: LocalCluster) -> Iterator[Callable[..., Run]]:
-    """Start runs on the cluster; whatever becomes of them, the next test finds neither runs nor nodes."""
+    """Start runs on the cluster; afterwards no run and no node is left for the next test."""
     started: list[Run] = []
 
     def remembered(*arguments: Any) -> Run:
@@ -73,7 +73,7 @@ def world(run: Run) -> int:
 
 
 def wait_for_world(run: Run, size: int, seconds: float = 300) -> None:
-    """Wait until a group of this size is at work."""
+    """Wait until a group of this size is computing."""
     deadline = time.monotonic() + seconds
     while not run.events() or not any(e["event"] == "workers_started" for e in run.events()) or world(run) != size:
         assert run.process.poll() is None, run.process.communicate()
@@ -93,7 +93,7 @@ def shares(run: Run, step: int) -> list[float]:
 def test_growing_draining_and_losing(
     cluster: LocalCluster, spec: Path, undisturbed: str, start: Callable[..., Run], pace: Pace
 ) -> None:
-    """A node joins, one drains, the feeder dies: no step is repeated. A node is lost: few are."""
+    """No step is repeated if a node joins, one drains, or the feeder dies; few are if a node is lost."""
     for gigabytes in (1, 3):
         cluster.add({**RESOURCES, "memory": gigabytes * 1e9}, environment=pace.environment)
     run = start(spec, "elastic")
@@ -134,7 +134,7 @@ def test_growing_draining_and_losing(
 def test_a_node_that_comes_while_another_drains_is_taken_in(
     cluster: LocalCluster, spec: Path, start: Callable[..., Run], pace: Pace
 ) -> None:
-    """At once, although the draining node stays for long; events give the names that people know."""
+    """It joins at once, although the draining node stays for long; events show readable node names."""
     going, staying = (cluster.add(RESOURCES, environment=pace.environment) for _ in range(2))
     pace.set(LINGER / 5)
     run = start(spec, "replaced", "--set", "scale.workers=[1,2]")
@@ -151,7 +151,7 @@ def test_a_node_that_comes_while_another_drains_is_taken_in(
 
 
 def rare_openers(spec: Path, steps: int) -> list[int]:
-    """Two tokens that are predicted first in some sample from the run's 20th step on, and in none before."""
+    """Two tokens, each the first target of some sample from the run's 20th step on, and of none before."""
     checked, prepared = load_spec(spec), api.prepare(spec)
     plan = plan_for(prepared, checked)
     samples = read_samples(plan, 0, steps * checked.train.micro_batches).column("tokens")
@@ -193,7 +193,7 @@ def test_planted_faults_are_found_wherever_they_are(
 def test_a_spike_is_rolled_back_past_by_any_number_of_workers(
     prose: Path, tmp_path: Path, cluster: LocalCluster, start: Callable[..., Run]
 ) -> None:
-    """To a state before it, continuing with the data after it; a node lost meanwhile leaves no trace."""
+    """The run returns to a state before it, and continues with the data after it; a node lost meanwhile leaves no trace."""
     for _ in range(NODES):
         cluster.add(RESOURCES)
     spike_token = rare_openers(spec_of(tmp_path / "plain", prose, steps=60), 60)[0]

@@ -1,4 +1,4 @@
-"""What every test of a GPU needs to begin with."""
+"""Setup that every test of a GPU needs."""
 
 import pytest
 import torch

@@ -91,7 +91,7 @@ def test_a_killed_worker_leaves_no_trace(alone: dict[str, Any], gpu_spec: Path, 
 
 
 def test_what_was_learned_is_sampled_and_judged(alone: dict[str, Any], storage: Path) -> None:
-    """On the CPU, from the checkpoint of a GPU."""
+    """On the CPU, from a GPU's checkpoint."""
     text = foundray("sample", storage / "runs" / "alone", "--prompt", "def ", "--tokens", 10, "--json").facts["text"]
     assert text.startswith("def ")
 

@@ -1,4 +1,4 @@
-"""The exact step on a GPU: the same bits each time, whoever does what, in bf16."""
+"""The exact step on a GPU: the same bits each time in bf16, however the work is divided."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from foundray_objectives.next_token import NextToken
 pytestmark = needs_gpu
 
 LARGE = {"model__width": 256, "model__depth": 3, "model__heads": 4, "model__context": 512, "train__micro_batch_size": 8}
-"""Large enough that kernels divide their work over many threads, whose sums may come in any order."""
+"""Large enough that kernels divide their work among many threads, whose sums may finish in any order."""
 IMAGE = {
     "data__modality": {"kind": "image", "size": 32, "patch": 4, "channels": 1},
     "data__sources": [{"path": "x", "format": "files"}],
@@ -59,7 +59,7 @@ def on_gpu(group: Group, spec: Spec, count: int, skew: int | None) -> tuple[str,
 
 @pytest.fixture(autouse=True)
 def memory() -> None:
-    """All of it is there for each test."""
+    """Free the GPU's memory before each test."""
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -73,7 +73,7 @@ def test_the_same_bits_each_time(name: str) -> None:
 
 
 def one_document(spec: Spec, position: int) -> bytes:
-    """As long samples that hold nothing but one document: attention then needs no mask."""
+    """Samples of the same length with one document each: attention then needs no mask."""
     rng = np.random.default_rng([spec.seed, position])
     shape = spec.unit_shape(40)
     objective = spec.objective.build()
@@ -83,7 +83,7 @@ def one_document(spec: Spec, position: int) -> bytes:
 
 @pytest.mark.parametrize("heads", [2, 4, 16])
 def test_the_same_bits_without_a_mask(heads: int) -> None:
-    """Other kernels of attention: with heads of 128, 64 and 16."""
+    """These use other attention kernels: heads of 128, 64 and 16."""
     spec = make_spec(**LARGE | {"model__heads": heads, "model__context": 1024})
 
     def found() -> torch.Tensor:
@@ -115,7 +115,7 @@ COMPILED = LARGE | {"train__compile": True}
 
 
 def compiled_elsewhere(group: Group, spec: Spec, cache: str) -> tuple[str, list[float]]:
-    """In a process that has compiled nothing yet, and finds nothing compiled; is shown others first."""
+    """Do three steps with empty compile caches, after a step with another batch size."""
     os.environ |= {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor", "TRITON_CACHE_DIR": f"{cache}/triton"}
     smaller = make_spec(**COMPILED | {"train__micro_batch_size": 5})
     make_trainer(smaller, group, "cuda").step(0, [(at, micro_batch(smaller, at)) for at in range(5)])
@@ -123,7 +123,7 @@ def compiled_elsewhere(group: Group, spec: Spec, cache: str) -> tuple[str, list[
 
 
 def test_what_is_compiled_gives_the_same_bits_in_every_process(tmp_path: Path) -> None:
-    """And agrees with what is not, to rounding."""
+    """And it agrees with uncompiled code up to rounding."""
     spec = make_spec(**COMPILED)
     here = on_gpu(Group(), spec, 3, None)
     assert on_gpu(Group(), spec, 3, None) == here
@@ -190,7 +190,7 @@ def test_a_checkpoint_of_a_gpu_is_read_by_a_cpu_and_back(tmp_path: Path) -> None
 
 
 def resting_bytes(spec: Spec, blocks: int) -> int:
-    """What a worker that is alone needs besides activations: weights, gradient, exact sum, optimizer's state."""
+    """Memory of a worker that is alone, without activations: weights, gradient, exact sum, optimizer state."""
     return blocks * (BLOCK * (4 + 4 + 8) + state_bytes_per_block(spec.optimizer.kind))
 
 
@@ -206,7 +206,7 @@ def test_memory_is_as_predicted() -> None:
 
 
 def test_recomputing_makes_a_run_fit_into_little_memory() -> None:
-    """The same bits, in less memory."""
+    """The bits are the same, in less memory."""
     spec = make_spec(**LARGE | {"train__micro_batch_size": 64, "model__depth": 8, "train__micro_batches": 2})
     payloads = [(at, micro_batch(spec, at)) for at in range(2)]
 

@@ -25,13 +25,13 @@ class Done:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The JSON object of the last line."""
+        """The JSON object in the last line."""
         assert self.status == 0, self.err + self.out
         return json.loads(self.out.splitlines()[-1])
 
     @property
     def refusal(self) -> str:
-        """The one sentence of bad input."""
+        """The one sentence that reports bad input."""
         assert self.status == 2, (self.status, self.out, self.err)
         assert "Traceback" not in self.out + self.err
         assert len(self.err.strip().splitlines()) == 1, self.err
@@ -39,7 +39,7 @@ class Done:
 
 
 def foundray(*arguments: object, cwd: Path | None = None, timeout: float = 900) -> Done:
-    """One that does not end in time shows where it stands: what it printed, and every thread's stack."""
+    """Run a command. If it does not end in time, show its output and every thread's stack."""
     command = [FOUNDRAY, *map(str, arguments)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=cwd, env={**os.environ, "PYTHONFAULTHANDLER": "1"}, **pipes) as process:

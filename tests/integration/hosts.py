@@ -1,6 +1,6 @@
-"""Machines on one machine: namespaces of the kernel with processes, a network and a `/tmp` of their own, each with an sshd.
+"""Hosts on one machine: kernel namespaces with their own processes, network and `/tmp`, each with an sshd.
 
-What runs on a host sees no other process and no other network, and dies with it.
+Processes on a host see no other processes and no other network, and die with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 NETWORK = "192.0.2."
-"""Addresses that documents may use (RFC 5737), so that a definition can be started as it is written."""
+"""Addresses for documentation (RFC 5737), so that a definition can be started unchanged."""
 HOME = "/srv"
 NAMESPACES = ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc"]
 BASHRC = f"""\
@@ -56,7 +56,7 @@ exec {sshd} -D -e -f {folder}/sshd_config
 
 
 def why_not() -> str | None:
-    """Why there can be no hosts here, if so."""
+    """Why hosts cannot be made here; None if they can."""
     for program in ("unshare", "nsenter", "ip", "sshd", "ssh", "ssh-keygen", "rsync"):
         if not shutil.which(program, path="/usr/bin:/bin:/usr/sbin:/sbin"):
             return f"{program} is not installed"
@@ -66,7 +66,7 @@ def why_not() -> str | None:
 
 class Hosts:
     def __init__(self, folder: Path, names: dict[str, int]):
-        """Hosts by name and the last byte of their address. `folder` is theirs; each one's home is `folder/NAME/home`."""
+        """Hosts, by name and the last byte of their address. Each one's home is `folder/NAME/home`."""
         self.folder = folder
         folder.mkdir(parents=True)
         self.packages = _installed(folder / "packages")
@@ -98,7 +98,7 @@ class Hosts:
         return init
 
     def _init(self, script: str) -> psutil.Process:
-        """The first process of new namespaces, which is there until it is killed, or this process ends."""
+        """Start the first process of new namespaces. It lives until it is killed, or until this process ends."""
         outer = psutil.Popen(
             [*NAMESPACES, "bash", "-c", script],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -111,7 +111,7 @@ class Hosts:
         return inner[0]
 
     def start(self, name: str, command: str) -> subprocess.Popen[str]:
-        """A command in a host's home, with an environment of its own."""
+        """Start a command in a host's home, with its own environment."""
         inside = ["nsenter", f"--target={self.inits[name].pid}", "--net", "--pid", "--mount", "--uts"]
         clean = ["env", "-i", f"HOME={HOME}", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "TERM=dumb"]
         return subprocess.Popen(
@@ -120,18 +120,18 @@ class Hosts:
         )  # fmt: skip
 
     def run(self, name: str, command: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-        """The same, to its end."""
+        """Run a command on a host to its end."""
         started = self.start(name, command)
         out, err = started.communicate(timeout=timeout)
         return subprocess.CompletedProcess(command, started.returncode, out, err)
 
     def processes(self, name: str) -> list[str]:
-        """The names of what runs on a host."""
+        """Names of the processes on a host."""
         inside = self.inits[name].children(recursive=True)
         return [process.name() for process in inside if process.is_running()]
 
     def install(self, name: str) -> None:
-        """Lay this Python's packages where the host's virtual environment will be, all but Foundray: hosts have no index."""
+        """Put this Python's packages, except Foundray, where the host's virtual environment will be: hosts have no index."""
         venv = self.home(name) / "foundray" / "venv"
         site = Path(sysconfig.get_path("purelib", vars={"base": str(venv)}))
         site.mkdir(parents=True)
@@ -149,7 +149,7 @@ class Hosts:
 
 
 def _installed(folder: Path) -> Path:
-    """Links to all that is installed here, but for Foundray, and pip, which a virtual environment brings itself."""
+    """Link to everything installed here, except Foundray, and except pip, which every virtual environment has."""
     folder.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if "foundray" not in entry.name and entry.suffix != ".pth" and entry.name.partition("-")[0] != "pip":

@@ -16,7 +16,7 @@ from tests.integration.conftest import Done, foundray
 
 SCRIPTS = REPOSITORY / "examples" / "after"
 MODULES = ("base_events.py", "events.py", "futures.py", "locks.py", "queues.py", "streams.py", "tasks.py")
-"""Of asyncio; the first and the sixth are held out."""
+"""Docstrings of asyncio; the first and the sixth are held out."""
 
 
 def script(name: str, *arguments: object) -> Done:
@@ -25,7 +25,7 @@ def script(name: str, *arguments: object) -> Done:
 
 
 def figures(done: Done, name: str) -> list[float]:
-    """Those at the end of the line that begins with the name."""
+    """Numbers at the end of the line that begins with the name."""
     assert done.status == 0, done.err
     line = next(line for line in done.out.splitlines() if line.startswith(name))
     return [float(number) for number in re.findall(r"-?\d+\.\d+|nan", line)]
@@ -33,7 +33,7 @@ def figures(done: Done, name: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def made(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `texts`; `runs/small`, which has learned a little of other texts; and it exported, as `base`."""
+    """A folder with `texts`, with `runs/small`, trained a little on other texts, and with its export `base`."""
     folder = tmp_path_factory.mktemp("after")
     (folder / "texts").mkdir()
     for name in MODULES:

@@ -1,4 +1,4 @@
-"""On real local Ray: what breaks in a task is said by the words of what broke, and a run ends at a sample that is damaged."""
+"""On real local Ray: errors in tasks keep their own message, and a run ends at a damaged sample."""
 
 from __future__ import annotations
 

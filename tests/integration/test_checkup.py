@@ -1,4 +1,4 @@
-"""A checkup of a real cluster of several nodes, and what is said where there is no joining one."""
+"""A checkup of a real cluster of several nodes, and the messages if a cluster cannot be joined."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ with connected():
 result = {"check": found.to_dict(), "table": found.table()} if found else {}
 print(json.dumps({"unreachable": sentences, "seconds": seconds, **result}))
 """
-"""In a process of its own: Ray reads the token once."""
+"""Run in its own process, since Ray reads the token once."""
 OWN_STORAGE = 'mount -t tmpfs none "$0" && exec "$@"'
 
 
@@ -67,7 +67,7 @@ def site(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
 
 
 def refusal(environment: dict[str, str], spec: Path) -> str:
-    """The sentence with which a command that needs a cluster is refused, soon."""
+    """Run a command that needs a cluster, and return the sentence of its prompt refusal."""
     begun = time.monotonic()
     done = subprocess.run([FOUNDRAY, "prepare", str(spec)], env=environment, capture_output=True, text=True, timeout=200)
     assert time.monotonic() - begun < 25
@@ -149,7 +149,7 @@ print(facts["ray_version"])
 
 
 def test_a_machine_that_is_no_node(site: Site) -> None:
-    """Told apart by the address of its node, which the command looks for among the cluster's."""
+    """It is recognised by its node's address, which the command does not find in the cluster."""
     ask = "import sys; from foundray.cluster import head; head.PATIENCE_SECONDS = 1; head.ask_head(sys.argv[1], '127.0.0.9')"
     command = [sys.executable, "-c", ask, site.cluster.address]
     done = subprocess.run(command, env=os.environ | site.cluster.environment, capture_output=True, text=True, timeout=200)

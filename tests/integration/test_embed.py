@@ -1,4 +1,4 @@
-"""`embed` and `search` on real Ray: the same bits whoever is killed, every row once, and near what is near."""
+"""`embed` and `search` on real Ray: the same bits whatever is killed, every row once, and the nearest neighbours."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def texts(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short texts of real words, a line each, no two alike, and none longer than a sample."""
+    """Short, distinct texts of real words, one per line, none longer than a sample."""
     words = np.array(sorted({word for word in prose.read_text().split() if word.isalpha() and 2 < len(word) < 13}))
     drawn = np.random.default_rng(0).integers(0, len(words), (ROWS, 4))
     path = tmp_path_factory.mktemp("texts") / "texts.txt"
@@ -50,7 +50,7 @@ def texts(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calm(run: Run, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The vectors, made by one worker that nobody disturbed."""
+    """Vectors made by one undisturbed worker."""
     out = tmp_path_factory.mktemp("calm") / "out"
     made = api.embed(run.folder.url, texts, out, {"documents": "line"}, workers=1)
     assert (made.rows, made.new_rows, made.bad_rows, made.width) == (ROWS, ROWS, 0, 32)
@@ -58,7 +58,7 @@ def calm(run: Run, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def contents(out: Path) -> tuple[list[str], str]:
-    """The ids, sorted, and the SHA-256 of them and their vectors in that order."""
+    """(sorted ids, SHA-256 of the ids and their vectors in that order)."""
     tables = [pq.read_table(file, columns=["id", "vector"]) for file in (out / "shards").glob("*.parquet")]
     ids = np.array([id for table in tables for id in table["id"].to_pylist()])
     vectors = np.concatenate([np.stack(table["vector"].to_numpy()) for table in tables])

@@ -1,4 +1,4 @@
-"""Machines as operators have them: a home that cannot be written, a user without a name, folders too small or closed."""
+"""Machines as operators have them: an unwritable home, a user without a name, folders that are too small or closed."""
 
 from __future__ import annotations
 

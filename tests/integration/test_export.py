@@ -1,4 +1,4 @@
-"""Runs that were trained for real, in the hands of somebody who has Hugging Face's libraries and nothing of ours."""
+"""Exports of really trained runs, used by somebody who has Hugging Face's libraries and nothing of ours."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def runs(storage: Path, prose: Path) -> Path:
 
 @torch.no_grad()
 def answers(run: Run) -> dict[str, torch.Tensor]:
-    """Ids of a text, [1, T], which units are masked, and our model's logits, [1, T, classes]."""
+    """A text's ids [1, T], its masked units [1, T], and our model's logits [1, T, classes]."""
     reader, model = Reader(run), Encoder.trained(run).model
     ids = np.concatenate([[reader.tokenizer.document_id], reader.tokenizer.encode([SENTENCE])[0]]).astype(np.int64)[:32]
     masked = np.arange(len(ids)) % 3 == 1 if "masked" in run.folder.name else None
@@ -151,7 +151,7 @@ assert not torch.equal(again.model.embed_tokens.weight[tokenizer.bos_token_id], 
 
 
 def test_the_same_answers_without_us(made: Made, runs: Path) -> None:
-    """And what the card says to do can be done."""
+    """And the card's instructions work."""
     assert made.facts["stock_class"] == RUNS[made.name][0]
     (lines,) = re.findall(r"```python\n(.*?)```", (made.out / "README.md").read_text(), re.DOTALL)
     answers, cwd = runs.parent / f"{made.name}.safetensors", made.out.parent
@@ -206,7 +206,7 @@ def test_foundray_reads_its_exports(runs: Path, tmp_path: Path) -> None:
 
 
 def test_what_no_stock_class_computes_foundray_loads(runs: Path, prose: Path, tmp_path: Path) -> None:
-    """A teacher's weights, too: they are what such an objective is for."""
+    """This includes a teacher's weights, which are the purpose of such an objective."""
     exported = api.export(runs / "own", tmp_path / "own")
     assert (exported.stock_class, exported.reason) == (None, "no stock class learns by joint_embedding")
     assert exported.weights_sha256 == api.status(runs / "own").weights_sha256

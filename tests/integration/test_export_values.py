@@ -1,4 +1,4 @@
-"""Runs on images and trajectories that were trained for real, in the hands of somebody who has nothing of ours."""
+"""Exports of really trained runs on images and trajectories, used by somebody who has nothing of ours."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ RUNS: dict[str, tuple[str | None, dict[str, Any]]] = {
 
 
 def episodes(folder: Path) -> Path:
-    """A point that is pushed about."""
+    """Recordings of a point pushed about at random."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(20, 60, 30)
     actions = rng.normal(0, 1, (lengths.sum(), 2))
@@ -60,7 +60,7 @@ def episodes(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of every kind, some steps; with what our own models answer beside them."""
+    """One run per kind, trained for some steps, with our own model's answers."""
     folder = tmp_path_factory.mktemp("values")
     sources = {"image": images(folder), "trajectory": episodes(folder)}
     (sources["image"] / "007.png").unlink()  # it is cut off
@@ -77,7 +77,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def answers(run: Run, source: Path) -> dict[str, torch.Tensor]:
-    """What our model makes of the first three samples, with everything that the stock class must be told to do the same."""
+    """Our model's answers for the first three samples, with everything that the stock class needs to compute the same."""
     reader, model, objective = Reader(run), Encoder.trained(run).model, run.spec().objective.build()
     some = [row for row, _ in zip(reader.read(SourceConfig(path=str(source), format="files")), range(3), strict=False)]
     rows = [reader.units(row) for row in some]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The feeder on real Ray Data: a step longer than its buffer, workers of unequal speed, groups that are gone."""
+"""The feeder on real Ray Data: a step longer than its buffer, workers of unequal speed, groups that no longer exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from foundray.spec.loading import load_spec
 
 PER_STEP = BUFFERED_PARCELS + 4
 SAMPLES = 2500
-"""A micro-batch of so many samples of 33 tokens fills a parcel of its own."""
+"""With this many samples of 33 tokens, a micro-batch fills a parcel."""
 
 
 @pytest.fixture(scope="module", autouse=True)

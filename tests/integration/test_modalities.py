@@ -1,4 +1,4 @@
-"""Other data than text, on real Ray: from files to a trained model, the same bits for one and two workers."""
+"""Data other than text on real Ray: from files to a trained model, with the same bits for one and two workers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def images(folder: Path) -> Path:
 
 
 def recordings(folder: Path) -> Path:
-    """Tones of different pitch in noise, a second each; one file promises more than it holds."""
+    """Tones of different pitch in noise, one second each; one file's header promises more than the file has."""
     (made := folder / "recordings").mkdir()
     seconds = np.arange(8000) / 8000
     for number in range(60):

@@ -1,4 +1,4 @@
-"""The on-prem definition as it is written, started by Ray's launcher on hosts of their own."""
+"""The on-prem definition, unchanged, started by Ray's launcher on separate hosts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ while node not in draining_nodes(): time.sleep(0.1)
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """A launcher, a head and two workers, with what the README makes, up and down again."""
+    """Start a launcher, a head and two workers as the README says, and end them afterwards."""
     if why := why_not():
         pytest.skip(why)
     assert yaml.safe_load((REPOSITORY / DEFINITION).read_text())["provider"] == {
@@ -76,20 +76,20 @@ def _wheel(source: Path) -> None:
 
 
 def ran(hosts: Hosts, name: str, command: str, environment: str = "RAY_AUTH_MODE=token") -> str:
-    """What a command says that must end well."""
+    """Output of a command that must succeed."""
     done = hosts.run(name, f"export PATH={HOME}/foundray/venv/bin:$PATH {environment}; {command}")
     assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-3000:])
     return done.stdout
 
 
 def nodes(hosts: Hosts) -> dict[str, float]:
-    """The CPUs of each node that is alive, by address."""
+    """CPUs of each living node, by address."""
     return json.loads(ran(hosts, "head", f'python -c "{NODES}"').splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def whole(hosts: Hosts) -> Hosts:
-    """Once all have joined: the head starts the others by itself."""
+    """Wait until all nodes have joined; the head starts the others by itself."""
     _until(lambda: all("raylet" in hosts.processes(name) for name in ("first", "second")), 240)
     _until(lambda: len(nodes(hosts)) == 3, 30)
     return hosts

@@ -1,4 +1,4 @@
-"""`prepare` on real Ray Data: formats, quarantine, doing nothing twice, saying what changed, going on after a kill."""
+"""`prepare` on real Ray Data: formats, quarantine, doing nothing twice, reporting changes, continuing after a kill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from foundray.storage import sha256
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    """One Ray for the module: `prepare` uses the connection that the calling program has."""
+    """Start one Ray for the module: `prepare` uses the calling program's connection."""
     import ray
 
     ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
@@ -194,7 +194,7 @@ def test_sources_without_a_document(content: bytes, said: str, tmp_path: Path) -
 
 
 def test_the_stream_is_the_order(tmp_path: Path, prose: Path) -> None:
-    """What Ray Data delivers, from the start and from the middle, is what the order says, sample for sample."""
+    """Ray Data delivers, from the start and from the middle, exactly the samples of the order."""
     import ray
     import torch
 
@@ -216,7 +216,7 @@ def test_the_stream_is_the_order(tmp_path: Path, prose: Path) -> None:
         return [rows[f"shards/{name.split(':')[0]}.parquet"][int(name.split(":")[1])] for name in names]
 
     def tokens_of(payload: bytes) -> list[list[int]]:
-        """The samples of a micro-batch: what is shown, and the last answer."""
+        """Samples of a micro-batch: the input, and the last target."""
         batch = Batch.load(payload, torch.device("cpu"))
         lengths, target = batch.valid.sum(1).tolist(), batch.targets["lm_head"][0]
         return [[*batch.x[row, :n].tolist(), int(target[row, n - 1])] for row, n in enumerate(lengths)]

@@ -1,4 +1,4 @@
-"""A real Prometheus looks at a run on a real cluster: every panel has data, the rules are loaded, the end is seen."""
+"""A real Prometheus scrapes a run on a real cluster: every panel has data, the rules are loaded, the end is seen."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from foundray.cluster.local.node import free_ports
 
 DASHBOARDS = REPOSITORY / "dashboards"
 NEED_GPUS = {"GPU", "GPU memory"}
-"""Panels of what only GPUs have."""
+"""Panels that only have data on GPUs."""
 STEPS = 500
 """Enough that a node whose agent is slow to answer on a busy machine is seen as well."""
 
 
 class Prometheus:
-    """In a folder of its own, with the repository's configuration, but for where Ray is and how often it looks."""
+    """Start Prometheus in its own folder with the repository's configuration, but Ray's address and another interval."""
 
     def __init__(self, folder: Path, discovery: Path):
         settings = yaml.safe_load((DASHBOARDS / "prometheus.yaml").read_text())
@@ -62,7 +62,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """Two nodes, whose processes tell their numbers every two seconds."""
+    """Two nodes whose processes export their metrics every two seconds."""
     folder = Path(tempfile.mkdtemp(prefix="fr-"))
     os.environ["RAY_metrics_report_interval_ms"] = "2000"  # noqa: SIM112 (Ray spells it so)
     try:
@@ -83,7 +83,7 @@ def prometheus(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def queries() -> dict[str, str]:
-    """By panel and place in it."""
+    """Query expressions, by panel and position in it."""
     found = {}
     for file in ("run.json", "fleet.json", "data.json"):
         for panel in json.loads((DASHBOARDS / file).read_text())["panels"]:

@@ -1,4 +1,4 @@
-"""The Redis of the KubeRay manifests, by the very command of its container."""
+"""The Redis of the KubeRay manifests, started by its container's own command."""
 
 from __future__ import annotations
 

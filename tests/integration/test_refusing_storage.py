@@ -12,7 +12,7 @@ from tests.integration.conftest import foundray
 from tests.object_store import CREDENTIALS, ObjectStore, deletes, object_store, uploads
 
 SECONDS = 8.0
-"""Longer than pyarrow's client tries again by itself."""
+"""Longer than pyarrow's client retries by itself."""
 
 
 @pytest.fixture

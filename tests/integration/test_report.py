@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def disturbed(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A real run on two workers, of which one is killed on the way; Ray starts another in its place."""
+    """A real run on two workers; one is killed on the way, and Ray starts another in its place."""
     folder = tmp_path_factory.mktemp("disturbed")
     changes = {"train__steps": 100, "train__evaluate_every": 40, "train__checkpoint_every": 50}
     scale = {"scale": {"workers": [1, 2], "resources": {"CPU": 0.5}}, "fault": {"mirror_every": 2}}
@@ -131,7 +131,7 @@ def test_marks_of_everything_that_happened(browser: Any, tmp_path: Path) -> None
 
 
 def _check_marks(page: Any, story: Story, form: str) -> None:
-    """Each incident has a mark in the picture, in order of time, with its title over it, and a row in the table."""
+    """Each incident has a mark in the picture, in order of time, with its title above it, and a row in the table."""
     across = []
     for number, one in enumerate(story.incidents, 1):
         mark = page.locator(f".{form} [data-part=incident-{number}]")
@@ -146,7 +146,7 @@ def _check_marks(page: Any, story: Story, form: str) -> None:
 
 
 def _contrast(one: str, other: str) -> float:
-    """Of two `rgb(r, g, b)`: WCAG 2.2's ratio."""
+    """WCAG 2.2's contrast ratio of two colours `rgb(r, g, b)`."""
     light, dark = sorted((_luminance(colour) for colour in (one, other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 

@@ -1,4 +1,4 @@
-"""A run that starts from another's weights, on real Ray: alone, with a worker killed, and when its parent has gone on."""
+"""A run that starts from another's weights, on real Ray: alone, with a worker killed, and after its parent has continued."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parent(shared_spec: Path) -> Facts:
 
 
 def continued(spec: Path, name: str, workers: int = 1, **changes: Any) -> Facts:
-    """A run from the parent's weights; its one checkpoint is at the end."""
+    """Train from the parent's weights, with one checkpoint at the end."""
     start = {"init_from": str(spec.parent / "runs" / "parent"), "train.steps": STEPS, "train.checkpoint_every": 1000}
     return api.train(spec, {"name": name, "scale.resources.CPU": 0.5, "scale.workers": workers, **start, **changes})
 
@@ -102,7 +102,7 @@ def test_two_workers_give_the_same_bits_although_one_is_killed(alone, shared_spe
 
 
 def test_after_a_crash_at_the_start_its_parent_is_not_needed(alone, parent, storage: Path) -> None:
-    """Nor the first checkpoint: the weights that it started from are its own."""
+    """Nor is the first checkpoint needed: the run has its own copy of the weights that it started from."""
     run, away = storage / "runs" / "again", storage / "away"
     shutil.copytree(storage / "runs" / "continued", run)
     shutil.rmtree(run / "checkpoints")
@@ -121,7 +121,7 @@ def test_after_a_crash_at_the_start_its_parent_is_not_needed(alone, parent, stor
 
 
 def test_a_parent_that_has_continued(parent, shared_spec: Path, storage: Path) -> None:
-    """What has begun keeps its start; a new run takes the newest; a hash that is given is held to."""
+    """A run that has begun keeps its start; a new run takes the newest checkpoint; a given hash must match."""
     moving = storage / "runs" / "moving"
     shutil.copytree(storage / "runs" / "parent", moving)
     later = moving / "checkpoints" / "step-00000040"

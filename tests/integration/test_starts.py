@@ -1,4 +1,4 @@
-"""A run on a Ray of its own starts no process that nobody there needs, and its slots are held by Ray Train all the same."""
+"""A run on its own Ray starts no unneeded process, and Ray Train still holds its slots."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NEEDED = {
     "Worker": "computes", "_Feeder": "reads", "_Board": "collects", "_Keeper": "is Ray Train",
     "RayTrainWorker": "holds a slot", "SynchronizationActor": "is started by Ray Train with every group of its workers",
 }  # fmt: skip
-"""Actors, and what each does."""
+"""Actors, and the purpose of each."""
 OTHERS = ("IDLE", "Map(", "Read", "DashboardAgent", "RuntimeEnvAgent")
-"""How the names of processes begin that are no actors': those that wait for work, Ray Data's tasks, and Ray's daemons."""
+"""Prefixes of the names of processes other than actors: those that wait for work, Ray Data's tasks, and Ray's daemons."""
 
 LEFT_OUT = ("log_monitor.py", "monitor.py", "dashboard.py")
-"""Of Ray's daemons: logs are not forwarded here, one machine has nothing to scale, and nobody looks at a dashboard."""
+"""Daemons of Ray that must be absent: logs are not forwarded here, one machine does not scale, and there is no dashboard."""
 
 
 def test_a_run_on_one_machine_starts_what_it_needs(prose: Path, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_run_on_one_machine_starts_what_it_needs(prose: Path, tmp_path: Path) 
 
 
 def actors(pid: int) -> set[str]:
-    """The kinds of actors among the processes that a command has started: Ray names a process by what it runs."""
+    """Kinds of actors among the processes of a command: Ray names a process after what it runs."""
     found = set()
     for process in psutil.Process(pid).children(recursive=True):
         try:

@@ -1,4 +1,4 @@
-"""How long a command takes until it says something: at once for help, and soon for a refusal."""
+"""Time until a command's first output: help at once, and a refusal soon."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ pytestmark = pytest.mark.alone
 
 HELP_SECONDS = 0.3
 TURNS = 5
-"""The best of so many counts: the machine may be busy with something else."""
+"""The best of this many attempts counts: the machine may be busy with something else."""
 REFUSED = ("train", "prepare", "tune", "forecast", "resume", "status", "audit", "samples", "sample", "probe", "fetch")
-"""Verbs that can refuse what is not there without starting anything, and what they need besides."""
+"""Verbs that refuse a missing argument without starting anything, and their other arguments."""
 BESIDES = {"samples": ["--step", "0"], "probe": ["--task", "none.yaml"]}
 
 

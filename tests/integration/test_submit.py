@@ -1,4 +1,4 @@
-"""Runs as jobs of a real cluster that asks for a token, whose head is killed and comes back."""
+"""Runs as jobs of a real cluster that requires a token, and whose head is killed and comes back."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from foundray.cluster.local.cluster import LocalCluster, token_environment
 STEPS = 120
 HOOKED = {"kind": "hooked"}
 LINGER = 0.3
-"""Seconds a micro-batch, at which a run does not end before it is stopped, however slow the machine."""
+"""Seconds per micro-batch that keep a run from ending before it is stopped, even on a slow machine."""
 
 
 @pytest.fixture(scope="module")
 def pace(tmp_path_factory: pytest.TempPathFactory) -> Pace:
-    """Of the cluster's nodes."""
+    """Environment of the cluster's nodes."""
     return Pace(tmp_path_factory.mktemp("pace") / "pace", 0.0)
 
 
@@ -67,13 +67,13 @@ def spec(cluster: LocalCluster, prose: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def steps(run: Path) -> list[int]:
-    """Those that are recorded, as often as they were done."""
+    """Recorded steps, each as often as it was done."""
     file = run / "metrics.jsonl"
     return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def wait_for_step(run: Path, count: int) -> None:
-    """Until so many steps are recorded."""
+    """Wait until `count` steps are recorded."""
     deadline = time.monotonic() + 400
     while len(steps(run)) < count:
         assert time.monotonic() < deadline, f"{run} did not come to {count} steps"
@@ -82,7 +82,7 @@ def wait_for_step(run: Path, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def calm(spec: Path) -> str:
-    """The weights of the same spec run plainly, on one worker."""
+    """Weights of the same spec, trained without a job on one worker."""
     return str(foundray("train", spec, "--set", "name=calm", "--set", "scale.workers=1", "--json").facts["weights_sha256"])
 
 
@@ -122,7 +122,7 @@ def test_a_run_survives_two_lost_heads_and_a_stop_and_equals_the_run_on_a_laptop
 
 
 def test_no_secret_stands_in_a_command_line(cluster: LocalCluster) -> None:
-    """Which every user of the machine can read."""
+    """Every user of the machine can read command lines."""
     assert cluster.redis
     processes = [process for node in (*cluster.nodes.values(), cluster.redis.node) for process in node.processes()]
     lines = [Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for process in processes]
@@ -135,11 +135,11 @@ METHODS = (
     "NodeInfoGcsService/GetAllNodeInfo", "NodeManagerService/GetNodeStats", "ObjectManagerService/Pull",
     "CoreWorkerService/GetCoreWorkerStats", "ReporterService/GetTraceback",
 )  # fmt: skip
-"""One of each of Ray's gRPC servers."""
+"""One method of each of Ray's gRPC servers."""
 
 
 def test_every_server_except_the_metrics_requires_the_token(cluster: LocalCluster) -> None:
-    """As clusters/README.md says."""
+    """As documented in clusters/README.md."""
     found: dict[str, set[str]] = {}
     for node in cluster.nodes.values():
         for process in node.processes():
@@ -154,7 +154,7 @@ def test_every_server_except_the_metrics_requires_the_token(cluster: LocalCluste
 
 
 def by_http(ip: str, port: int) -> str | None:
-    """The status of the answer to a question without a token; None if HTTP is not spoken."""
+    """HTTP status of a request without a token; None if the server does not speak HTTP."""
     try:
         asked = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with asked.open(f"http://{ip}:{port}/api/jobs/", timeout=3) as answer:
@@ -166,7 +166,7 @@ def by_http(ip: str, port: int) -> str | None:
 
 
 def by_grpc(address: str) -> str:
-    """The status of the first method that the server has, asked without a token."""
+    """Status of the first method that the server has, called without a token."""
     with grpc.insecure_channel(address) as channel:
         for method in METHODS:
             try:
@@ -206,7 +206,7 @@ def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
 
 
 def test_on_a_terminal_that_is_left(cluster: LocalCluster, spec: Path, pace: Pace) -> None:
-    """A job goes on, whoever looks at it: Ctrl-C, a closed terminal, a reader that goes."""
+    """A job continues although its viewer is interrupted, loses its terminal or its reader."""
     pace.set(LINGER)
     command = (FOUNDRAY, "submit", spec, "--cluster", cluster.url, "--set", "name=looked-at", "--set", "train.steps=100000")
     continues = "looked-at continues; foundray stop looked-at"

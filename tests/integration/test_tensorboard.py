@@ -68,7 +68,7 @@ def _answer(url: str) -> bytes:
 
 @pytest.fixture
 def page() -> Iterator[Any]:
-    """A page of a browser; what its console says of errors is in `page.errors`."""
+    """A browser's page; `page.errors` has the errors of its console."""
     with chromium() as browser:
         made = browser.new_page(viewport={"width": 1400, "height": 1400})
         made.errors = []

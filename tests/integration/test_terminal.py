@@ -1,6 +1,6 @@
 """Every verb that draws, on a real terminal: resized, interrupted once and twice, the terminal closed, the reader gone.
 
-`submit --follow` is tried in test_submit.py, where there is a cluster.
+test_submit.py, which has a cluster, tests `submit --follow`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import foundray as api
 from foundray.host.signals import AGAIN_SECONDS
 
 SOON = 60
-"""Seconds within which a command that was told to end quickly has ended, on a busy machine. It gives itself ten."""
+"""Limit on a command's end after a second signal, in seconds, on a busy machine. Its own limit is ten."""
 ASKED = "ending after the current step, with a checkpoint; press again to end at once"
 UNREAD = "standard output cannot be written (Broken pipe); continuing without it"
 PARTS = 60
@@ -40,18 +40,18 @@ def terminals() -> Iterator[list[Terminal]]:
 
 
 def fine(terminal: Terminal) -> bool:
-    """Whether the terminal is left as it should be."""
+    """Whether the terminal was restored."""
     assert "Traceback" not in terminal.text and "Exception ignored" not in terminal.text, terminal.text[-3000:]
     return terminal.shows_cursor
 
 
 def piped(command: str, *arguments: object) -> tuple[object, ...]:
-    """A command line for bash, whose $0 is foundray and whose exit status is that of the first part to fail."""
+    """Command line for bash: $0 is foundray, and the exit status is that of the first part to fail."""
     return "bash", "-o", "pipefail", "-c", command, FOUNDRAY, *arguments
 
 
 def interrupt_twice(terminal: Terminal) -> None:
-    """The second ends it at once, or finds it ended by the first. No process of Ray's is left."""
+    """The second signal ends the command at once, unless the first already has. No process of Ray's is left."""
     started = psutil.Process(terminal.process.pid).children(recursive=True)
     terminal.interrupt()
     time.sleep(2 * AGAIN_SECONDS)
@@ -63,7 +63,7 @@ def interrupt_twice(terminal: Terminal) -> None:
 
 
 def begun_by(terminal: Terminal, folder: Path, pattern: str) -> dict[Path, int]:
-    """The first files that a command finishes in a folder beyond those that were there, with their times."""
+    """Wait for the first new files that a command completes in a folder. Returns them with their times."""
     before, deadline = set(folder.glob(pattern)), time.monotonic() + 200
     while not (after := set(folder.glob(pattern))) > before:
         assert terminal.process.poll() is None and time.monotonic() < deadline, terminal.text

@@ -21,7 +21,7 @@ from foundray.runs import lock as holder
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    """One Ray for the module: the Python API uses the connection that the calling program has."""
+    """Start one Ray for the module: the Python API uses the calling program's connection."""
     import ray
 
     ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
@@ -30,7 +30,7 @@ def local_ray():
 
 
 LOOKED_AT = {"evaluate.sets.validation.samples": 300}
-"""Of the validation split, in an evaluation."""
+"""Samples of the validation split in an evaluation."""
 
 
 def train(spec: Path, name: str, workers: int = 1, **changes: object):
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_falls_back_and_ends_the_same(alone, of3, storage: 
 
 
 def _forget_the_end(run: Path, checkpoint: int) -> None:
-    """As if the driver had died before the last checkpoint was complete."""
+    """Make the folder look as if the driver had died before the last checkpoint was complete."""
     (run / "checkpoints" / f"step-{checkpoint:08d}" / "manifest.json").unlink()
     events = (run / "events.jsonl").read_text().splitlines(keepends=True)
     (run / "events.jsonl").write_text("".join(events[:-2]))
@@ -179,7 +179,7 @@ TAMPERED: dict[str, tuple[Any, ...]] = {
 
 
 def test_every_field_that_is_tampered_with_is_found(alone, storage: Path) -> None:
-    """In a copy of a real run's record; and the record as it is has nothing amiss."""
+    """In a copy of a real run's record; the audit of the original finds nothing."""
     run = storage / "runs" / "tampered"
     shutil.copytree(storage / "runs" / "alone", run)
     log, events = run / "metrics.jsonl", run / "events.jsonl"
@@ -251,7 +251,7 @@ def test_a_storage_url(of2, storage: Path) -> None:
 def test_a_run_that_was_stopped_twice_ends_with_the_same_weights(
     shared_spec: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By SIGTERM, and by `foundray stop`: each time after a step, with a checkpoint of it and no step repeated."""
+    """By SIGTERM, and by `foundray stop`: each time it ends after a step, with its checkpoint, and no step is repeated."""
     long = {"train.steps": 300, "train.checkpoint_every": 1000, "train.evaluate_every": 1000, "data.holdout": 0.005}
     calm = train(shared_spec, "calm", **long)
     sets = [flag for name, value in long.items() for flag in ("--set", f"{name}={value}")]

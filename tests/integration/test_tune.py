@@ -1,4 +1,4 @@
-"""Searching small and training big, on real local Ray, as a user does it; and what a killed search leaves."""
+"""Searching small and training big on real local Ray, as a user does; and continuing a killed search."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
 
 
 def findings(folder: Path) -> dict[int, tuple[Any, dict[int, float]]]:
-    """Of each trial: its values, and its validation loss by step."""
+    """Each trial's values, and its validation loss by step."""
     found = {}
     for file in (folder / "trials").glob("*/trial.json"):
         facts, results = json.loads(file.read_text()), file.with_name("results.jsonl")

@@ -1,4 +1,4 @@
-"""A real run on a real terminal: watched to its end, and told line by line. It is left early in test_terminal.py."""
+"""Watch a real run to its end, on a real terminal and line by line. test_terminal.py leaves it early."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_real_run(prose: Path, tmp_path: Path) -> None:
 
 
 def check_records(folder: Path) -> None:
-    """Every line of a run's record is as docs/spec.md says."""
+    """Every line of a run's record is as documented in docs/spec.md."""
     run = Run(Store.at(folder))
     events, metrics = run.records("events.jsonl"), run.records("metrics.jsonl")
     for event in events:
