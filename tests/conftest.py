@@ -21,7 +21,7 @@ TABLES = pytest.StashKey[list[tuple[str, list[str]]]]()
 
 
 def pytest_configure() -> None:
-    """Set the number of threads before torch and NumPy read it, once, and for the processes that tests start, Ray's included."""
+    """Set the number of threads before torch and NumPy read it, and for the processes that tests start, Ray's included."""
     os.environ.update({f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")})
     threadpool_limits(THREADS)  # if a plugin of pytest has imported them already
     hypothesis.settings.register_profile("steady", deadline=None)  # a busy machine is no fault

@@ -1,4 +1,4 @@
-"""Python as somebody has it who never heard of Foundray: what we export must be of use there."""
+"""A Python without Foundray, where our exports must work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ else:
 
 
 def run(code: str, *arguments: object, cwd: Path | None = None, timeout: float = 240) -> str:
-    """What a script prints that can import no module of ours; `arguments` are its sys.argv[1:]. It must end well."""
+    """Output of a script that cannot import our modules, and must succeed; `arguments` are its sys.argv[1:]."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-I", "-c", BLOCK + code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment)

@@ -86,5 +86,5 @@ def test_a_run_over_a_damaged_shard_ends_with_its_name(spec: Path) -> None:
     events = [json.loads(line) for line in (spec.parent / "runs/small/events.jsonl").read_text().splitlines()]
     (failed,) = [event for event in events if event["event"] == "failed"]
     assert f"the prepared shard {path} is damaged" in failed["reason"]
-    assert not [event for event in events if event["event"] == "group_broken"], "no other group would do better"
+    assert not [event for event in events if event["event"] == "group_broken"], "no other group would fare better"
     assert issubclass(BadData, InputError)

@@ -28,7 +28,7 @@ ROWS = 50_000
 
 @pytest.fixture(scope="module", autouse=True)
 def own_ray() -> Iterator[None]:
-    """For calls from this process; commands have Rays of their own."""
+    """Start a Ray for calls from this process; commands start their own."""
     with connected():
         yield
 

@@ -58,7 +58,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def runs(storage: Path, prose: Path) -> Path:
-    """Of every kind, some steps on real text; with what our own models answer beside them."""
+    """One run per kind, trained for some steps on real text, with our own model's answers."""
     with connected():
         for name, changes in {**{name: changes for name, (_, changes) in RUNS.items()}, "own": OWN}.items():
             spec = small_spec(prose, storage / "runs", name=name, train__steps=20, train__checkpoint_every=10, **changes)

@@ -30,7 +30,7 @@ STEPS = 500
 
 
 class Prometheus:
-    """Start Prometheus in its own folder with the repository's configuration, but Ray's address and another interval."""
+    """A Prometheus in its own folder, with the repository's configuration except for Ray's address and the intervals."""
 
     def __init__(self, folder: Path, discovery: Path):
         settings = yaml.safe_load((DASHBOARDS / "prometheus.yaml").read_text())

@@ -60,7 +60,7 @@ def test_it_continues_where_the_parent_ended(alone, parent, shared_spec: Path, s
     first, first_of_scratch = (metrics(runs / name)[0] for name in ("continued", "scratch"))
     assert first["loss"] == pytest.approx(parent.loss, abs=0.5)
     assert first["loss"] < first_of_scratch["loss"] - 1
-    assert first["data"] == first_of_scratch["data"], "its data begin anew"
+    assert first["data"] == first_of_scratch["data"], "its data begin again"
     assert first["lr"] == first_of_scratch["lr"], "and its schedule"
     assert alone.init_from == {
         "run": str(runs / "parent"), "step": 40, "weights_sha256": parent.weights_sha256, "teacher_sha256": None,

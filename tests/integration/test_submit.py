@@ -98,7 +98,7 @@ def test_a_run_survives_two_lost_heads_and_a_stop_and_equals_the_run_on_a_laptop
     wait_for_step(run, 12)
 
     pace.set(LINGER)
-    lose_head(cluster)  # and the driver, which was on it: submitting once more goes on
+    lose_head(cluster)  # and the driver, which was on it: submitting again continues
     assert foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json").facts["new"]
     wait_for_step(run, len(steps(run)) + 3)
     assert foundray("stop", run, "--cluster", url).status == 0
@@ -117,7 +117,7 @@ def test_a_run_survives_two_lost_heads_and_a_stop_and_equals_the_run_on_a_laptop
     facts = foundray("status", "small", "--cluster", url, "--json").facts
     assert (facts["status"], facts["state"], facts["weights_sha256"]) == ("SUCCEEDED", "finished", calm)
     commands = [line for line in (run / "events.jsonl").read_text().splitlines() if '"command"' in line]
-    assert len(commands) == 3, "the one of the second lost head went on"
+    assert len(commands) == 3, "the command of the second lost head continued"
     assert "every one used exactly once" in foundray("audit", run).out
 
 

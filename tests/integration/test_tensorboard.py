@@ -149,6 +149,6 @@ def test_steps_that_are_done_again_are_read_once(tmp_path: Path) -> None:
     losses = [(scalar.step, round(scalar.value, 4)) for scalar in found.Scalars("train/loss")]
     assert losses == [(step, round((3 if step <= 20 else 2) / step, 4)) for step in range(1, 41)]
     jumps = {tag: [(s.step, s.value) for s in found.Scalars(f"events/{tag}")] for tag in ("faults", "groups", "checkpoints")}
-    assert jumps["faults"] == [(35, 0), (35, 1)], "what happened there is told again"
+    assert jumps["faults"] == [(35, 0), (35, 1)], "events there are counted again"
     assert jumps["checkpoints"] == [(20, 0), (20, 1)]
     assert jumps["groups"] == [(0, 0), (0, 1), (20, 1), (20, 2)]

@@ -243,6 +243,6 @@ def test_embedding(tmp_path: Path, terminals: list[Terminal]) -> None:
     interrupt_twice(twice)
 
     terminals.append(unread := Terminal(*piped('"$0" "${@:1}" | head -n 1', *command[1:])))
-    assert (unread.end(), fine(unread)) == (0, True), "its reader has gone, and it went on"
+    assert (unread.end(), fine(unread)) == (0, True), "its reader is gone, and it continued"
     assert kept == {file: file.stat().st_mtime_ns for file in kept}, "what was done is not done again"
     assert api.search(out, "7 is a number, and so is 8", run=run.folder.url, top=1)[0].id.endswith("#7")

@@ -1,6 +1,6 @@
-"""Runs a function in several processes that share a gloo process group, without Ray: for the collectives' own sake.
+"""Run a function in several processes that share a gloo process group, without Ray, to test collectives alone.
 
-The processes are started once and serve all tests: most of a start is imports.
+The processes start once and serve all tests: most of a start is imports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _processes: list[tuple[Any, Connection]] = []
 
 
 def run(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`function(group, *arguments)` in each of `world` processes; gives their results in rank order."""
+    """Call `function(group, *arguments)` in each of `world` processes. Returns their results in rank order."""
     while len(_processes) < world:
         _processes.append(_started())
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What Ray's own tools would run for a cluster's definition, and whether Ray takes it."""
+"""The commands that Ray's own tools would run for a cluster's definition, and whether Ray accepts it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ HEAD_IP = "192.0.2.1"
 
 
 def launcher_config(name: str) -> dict[str, Any]:
-    """A definition for the cluster launcher with Ray's defaults filled in, judged by Ray's schema."""
+    """A definition for the cluster launcher, with Ray's defaults filled in, and checked by Ray's schema."""
     config = prepare_config(yaml.safe_load((CLUSTERS / name / "cluster.yaml").read_text()))
     validate_config(config)
     return config
 
 
 class _Machines(NodeProvider):
-    """Machines that are there and have done nothing yet."""
+    """A provider of machines that have not run anything yet."""
 
     def __init__(self) -> None:
         super().__init__(None, "test")
@@ -51,7 +51,7 @@ class _Machines(NodeProvider):
 
 
 class _Commands:
-    """In place of `subprocess`: notes what would be run."""
+    """Stand-in for `subprocess` that records commands instead of running them."""
 
     DEVNULL = subprocess.DEVNULL
 
@@ -64,7 +64,7 @@ class _Commands:
 
 
 def node_scripts(config: dict[str, Any], node_type: str) -> list[str]:
-    """What the launcher would run over ssh on a node of a type, in order, as its shell would see it."""
+    """Commands that the launcher would run over ssh on a node of a type, in order, as its shell would see them."""
     head = node_type == config["head_node_type"]
     commands, kind = _Commands(), config["available_node_types"][node_type]
     start = config["head_start_ray_commands"] if head else with_head_node_ip(config["worker_start_ray_commands"], HEAD_IP)
@@ -85,7 +85,7 @@ def check_shell(script: str) -> None:
 
 
 def ray_commands(script: str) -> list[list[str]]:
-    """The calls of `ray` in a script."""
+    """Calls of `ray` in a script."""
     lexer = shlex.shlex(script.replace("\\\n", " ").replace("\n", ";"), posix=True, punctuation_chars=";&|()<>")
     lexer.whitespace_split = True
     calls: list[list[str]] = [[]]
@@ -98,7 +98,7 @@ def ray_commands(script: str) -> list[list[str]]:
 
 
 def check_ray_command(call: list[str]) -> None:
-    """Raises click.UsageError where Ray's command line does not know the command or one of its options, or its values."""
+    """Raise click.UsageError if Ray's command line does not know the command, one of its options, or their values."""
     command: click.Command = cli
     words = call[1:]
     while isinstance(command, click.Group):
@@ -128,7 +128,7 @@ def ray_knows(variable: str) -> bool:
 
 
 def node_types_chosen(config: dict[str, Any], pool: PoolConfig) -> tuple[dict[str, int], int]:
-    """The nodes that Ray's autoscaler would start for all workers of a pool, by type, and how many workers it cannot place."""
+    """(nodes that Ray's autoscaler would start for all workers of a pool, by type; number of workers that it cannot place)."""
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
     from ray.autoscaler.v2.utils import ResourceRequestUtil
@@ -152,7 +152,7 @@ def node_types_chosen(config: dict[str, Any], pool: PoolConfig) -> tuple[dict[st
 
 
 def ray_start(group: dict[str, Any], head: bool) -> str:
-    """The `ray start` that KubeRay makes of a group: its parameters, labels, and resources, or its container's limits."""
+    """The `ray start` that KubeRay generates from a group's parameters, labels and resources, or its container's limits."""
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     options = {"num-cpus": limits["cpu"], "num-gpus": limits.get("nvidia.com/gpu"), **group["rayStartParams"]}
     others = {}

@@ -1,4 +1,4 @@
-"""What benchmarks say of times and processes is right."""
+"""Benchmarks account for times and processes correctly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.training.telemetry.test_recorder import step
 
 
 def record(ends: list[float], evaluated: float) -> Record:
-    """Of a command that began at 0, and its run at 2; it ended a second after its run."""
+    """Records of a command that began at 0, whose run began at 2; it ended one second after its run."""
     steps = [
         step(number) | {"time": end, "step_s": 0.5, "data_wait_s": 0.1, "copy_s": 0.0} for number, end in enumerate(ends, 1)
     ]

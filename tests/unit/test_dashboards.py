@@ -1,4 +1,4 @@
-"""Dashboards and alert rules: made by their script, written in names that there are, and right about when to alert."""
+"""Dashboards and alert rules: made by their script, with existing metrics only, and alerting at the right time."""
 
 from __future__ import annotations
 

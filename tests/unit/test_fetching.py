@@ -1,4 +1,4 @@
-"""Data by URL and from a mirror: what is wrong is refused and leaves nothing, what is right is left alone."""
+"""Data by URL and from a mirror: wrong data is refused and leaves nothing behind, and correct data is left alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTENT = b"some data\n" * 1000
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and its address on a server of this machine."""
+    """A folder, and its URL on a server on this machine."""
     (folder := tmp_path / "served").mkdir()
 
     class Quiet(SimpleHTTPRequestHandler):

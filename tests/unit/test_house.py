@@ -1,4 +1,4 @@
-"""The shape of the repository, and what importing it costs."""
+"""The shape of the repository, and the cost of importing it."""
 
 import ast
 import os
@@ -29,7 +29,7 @@ FILES = (
     ".github/workflows/ci.yml", ".pre-commit-config.yaml",
 )  # fmt: skip
 NOT_OURS = {".git", ".venv", "runs", "data", "build", "dist"}
-"""Folders at the top with files that are not the repository's."""
+"""Top-level folders with files that are not the repository's."""
 FENCE = re.compile(r"^ *(```|~~~).*?^ *\1[`~]* *$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
@@ -37,7 +37,7 @@ IMAGE = re.compile(r"!\[[^\]]*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
 REFERENCE = re.compile(r"^ {0,3}\[[^\]]+\]: *<?([^\s>]+)", re.MULTILINE)
 HTML = re.compile(r"<(?:a|img)\b[^>]*?\b(?:href|src)=\"([^\"]+)\"")
 PLACEHOLDERS = ("NAME", "VERB", "WORD")
-"""In CONTRIBUTING.md: parts of the paths of files that are yet to be made."""
+"""Parts of paths in CONTRIBUTING.md that stand for files yet to be made."""
 
 DOCUMENTS = [
     path
@@ -66,12 +66,12 @@ def test_import_and_help_load_neither_torch_nor_ray(code: str) -> None:
 
 
 def test_the_driver_does_not_import_ray_before_it_knows_the_clusters_token() -> None:
-    """Which Ray reads once, when it is imported."""
+    """Ray reads the token once, when it is imported."""
     assert python("import sys, foundray.training.driver; print('ray' in sys.modules)") == "False"
 
 
 def test_objectives_and_modalities_import_nothing_of_the_engine_but_its_contract() -> None:
-    """An allowlist: a package that is added to the engine is refused, too."""
+    """This is an allowlist, so a package added to the engine is refused too."""
     for file in sorted((REPOSITORY / "objectives").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [node.module] if isinstance(node, ast.ImportFrom) else []
@@ -81,7 +81,7 @@ def test_objectives_and_modalities_import_nothing_of_the_engine_but_its_contract
 
 
 def test_tensorboards_curves_import_no_torch(tmp_path: Path) -> None:
-    """Seconds of the driver's processor, at the start of every run."""
+    """Importing torch would cost seconds of the driver's CPU time at the start of every run."""
     curves = f"Curves(Run(Store.at({str(tmp_path)!r})), [])"
     code = "from foundray.training.telemetry.curves import Curves; from foundray.runs.run import Run"
     code = f"import sys; {code}; from foundray.storage import Store; {curves}.close(); print('torch' in sys.modules)"
@@ -100,7 +100,7 @@ def test_import_contracts_hold() -> None:
 
 
 def test_every_example_is_whole() -> None:
-    """A README, and specs and tasks that can be read."""
+    """It has a README, and readable specs and tasks."""
     for folder in (REPOSITORY / "examples").iterdir():
         assert (folder / "README.md").exists(), folder
         for file in folder.glob("*.yaml"):
@@ -115,13 +115,13 @@ def test_getting_started_shows_the_example_as_it_is() -> None:
 
 
 def shown(kind: str) -> list[str]:
-    """The blocks of this kind in README and docs."""
+    """Code blocks of this kind in README and docs."""
     return [block for path in DOCUMENTS for block in re.findall(rf"```{kind}\n(.*?)```", path.read_text(), re.DOTALL)]
 
 
 @pytest.mark.parametrize("block", shown("yaml"))
 def test_specs_and_tasks_in_the_documents_can_be_read(block: str, tmp_path: Path) -> None:
-    """A spec, a task, or a part of a spec, which is put into an example."""
+    """Each is a spec, a task, or a part of a spec, which is inserted into an example."""
     file = tmp_path / "shown.yaml"
     file.write_text(block)
     if block.startswith("kind:"):
@@ -134,7 +134,7 @@ def test_specs_and_tasks_in_the_documents_can_be_read(block: str, tmp_path: Path
 
 
 def commands() -> list[str]:
-    """Indented lines of README and docs that call `foundray`, each command once."""
+    """Indented lines in README and docs that call `foundray`, each command once."""
     lines = [line for path in DOCUMENTS for line in re.findall(r"^    (.*foundray .*)$", path.read_text(), re.MULTILINE)]
     parts = [part.strip() for line in lines for part in line.split("#")[0].split(";")]
     return list(dict.fromkeys(part for part in parts if part.startswith("foundray ")))
@@ -166,7 +166,7 @@ def markdown_files(root: Path) -> list[Path]:
 
 
 def anchors(text: str) -> set[str]:
-    """What `#` can name in a page: its headings, in the form that GitHub gives them, and `id`s."""
+    """Anchors of a page: its headings, in GitHub's form, and `id`s."""
     seen: dict[str, int] = {}
     titles = re.findall(r"^#{1,6} +(.+?)(?: +#+)? *$", FENCE.sub("", text), re.MULTILINE)
     for title in titles:
@@ -179,7 +179,7 @@ def anchors(text: str) -> set[str]:
 
 
 def broken_links(root: Path) -> Iterator[str]:
-    """A phrase for each link between files of a repository that leads nowhere. Links to elsewhere are not followed."""
+    """Describe each broken link between files of a repository. External links are not followed."""
     texts = {file: file.read_text(encoding="utf-8") for file in markdown_files(root)}
     for file, text in texts.items():
         prose = CODE.sub("", FENCE.sub("", text))

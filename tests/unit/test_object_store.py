@@ -1,4 +1,4 @@
-"""Storage that refuses: an object is the old one or the new one, whatever failed on the way. Against a real S3 server."""
+"""Storage that refuses requests: an object is the old one or the new one, whatever fails. Against a real S3 server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from foundray.errors import InputError
 from foundray.storage import Store
 
 PART = b"x" * (6 << 20)
-"""More than the least that S3 takes as a part, so that the stream uploads while it is written."""
+"""More than S3's smallest part, so that the stream uploads while it is written."""
 
 
 def test_a_refused_upload_leaves_the_old_object(server: ObjectStore, place: Store) -> None:

@@ -1,4 +1,4 @@
-"""The page of every field is what the code says."""
+"""The reference page agrees with the code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def page() -> str:
 
 def test_the_page_is_up_to_date(page: str) -> None:
     there = (REPOSITORY / "docs" / "spec.md").read_text()
-    assert there == page, "write it anew: foundray schema --markdown > docs/spec.md"
+    assert there == page, "write it again: foundray schema --markdown > docs/spec.md"
 
 
 def test_every_field_of_a_spec_is_there_and_says_what_it_is(page: str) -> None:

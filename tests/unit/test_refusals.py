@@ -1,4 +1,4 @@
-"""What is refused before anything is started: one sentence each, exit status 2, and nothing is written."""
+"""Refusals before anything starts: one sentence each, exit status 2, and nothing is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG = "a" * 101
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A run, the file of a spec, and a folder that is no run's."""
+    """A run, a spec's file, and a folder that is not a run's."""
     folder = tmp_path_factory.mktemp("refusals")
     (text := folder / "text.txt").write_text("some text " * 1000)
     spec = write_spec(folder, small_spec(text, folder / "runs"))

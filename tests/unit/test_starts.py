@@ -1,7 +1,7 @@
-"""What each kind of process imports as it starts: nothing heavy that it has no use for, and not many modules in all.
+"""Imports of each kind of process at its start: no heavy package that it does not need, and a limited number of modules.
 
-Every run pays for these imports, once per process. They are read from Python's own account of them (`-X importtime`), which
-also says, where a test fails, what took the time.
+Every run pays for these imports once per process. They are read from Python's own report (`-X importtime`), which also shows,
+if a test fails, what took the time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ for name in KINDS:
     optimizer = ShardOptimizer(spec.optimizer.model_copy(update={"kind": name}), layout, range(4), torch.randn(1024))
     optimizer.step(1, 1e-3, torch.randn(1024))
 """
-"""A worker that has looked at how it computes, and made an update of each kind."""
+"""Code of a worker that has computed its canary, and made an update of each kind."""
 KINDS: dict[str, tuple[str, set[str], int]] = {
     "a command's help": (CLI.format(["--help"]), set(), 200),
     "foundray status": (CLI.format(["status", "{run}"]), {"pyarrow", "pydantic"}, 500),
@@ -76,7 +76,7 @@ KINDS: dict[str, tuple[str, set[str], int]] = {
         1800,
     ),
 }
-"""By the kind of process: how it starts, what of the heavy packages it needs, and the most modules that it imports in all."""
+"""By kind of process: its code, the heavy packages that it needs, and the limit on the number of imported modules."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,6 +94,6 @@ def test_a_process_imports_what_it_needs(kind: str, tmp_path: Path) -> None:
 
 
 def imports(account: str) -> dict[str, int]:
-    """Microseconds that importing each module took, with what it imports, by name."""
+    """Microseconds per imported module, including its own imports, by name."""
     lines = [line.removeprefix("import time:").split("|") for line in account.splitlines() if line.startswith("import time:")]
     return {name.strip(): int(whole) for _, whole, name in lines if whole.strip().isdigit()}

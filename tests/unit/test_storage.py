@@ -1,4 +1,4 @@
-"""Writing: all or nothing, and one sentence when it cannot be done."""
+"""Writing is all or nothing, and a failure is one sentence."""
 
 import errno
 import os

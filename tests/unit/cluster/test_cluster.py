@@ -1,4 +1,4 @@
-"""What is said of a cluster: its nodes by the names that people know, and that its head is gone."""
+"""Readable names of a cluster's nodes, and the loss of its head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses where there is no head of a Ray cluster: a sentence each, soon."""
+"""Addresses that are not a Ray cluster's head: each gives one sentence, soon."""
 
 from __future__ import annotations
 

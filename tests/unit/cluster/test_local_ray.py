@@ -1,4 +1,4 @@
-"""What a Ray of our own needs of the machine is tried before it starts, and missing things are one sentence."""
+"""Before a local Ray starts, its requirements are checked; each unmet one is one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Redis of a local cluster lets in who has its key, and no secret of it stands in a command line."""
+"""A local cluster's Redis accepts clients with its key, and no command line contains a secret."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 def asked(redis: Redis, *certificate: str) -> str:
-    """What Redis answers to a ping."""
+    """Redis's answer to a ping."""
     _, host, port = redis.environment["RAY_REDIS_ADDRESS"].split(":")
     command = ["redis-cli", "-h", host.removeprefix("//"), "-p", port, *certificate, "ping"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=10)

@@ -1,4 +1,4 @@
-"""The cluster launcher's definitions, and the scripts that run on nodes: all that can be known without a cloud."""
+"""The cluster launcher's definitions, and the scripts that run on nodes: everything that can be tested without a cloud."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_accelerators_are_named_as_ray_names_them(name: str) -> None:
 
 
 def test_ec2_takes_the_node_types() -> None:
-    """By the model of its API that its client ships."""
+    """Checked against the model of its API in its client."""
     import botocore.session
     from botocore.validate import validate_parameters
 
@@ -112,7 +112,7 @@ def test_ec2_takes_the_node_types() -> None:
 
 
 def test_compute_engine_takes_the_node_types() -> None:
-    """By the description of its API that its client ships."""
+    """Checked against the description of its API in its client."""
     import googleapiclient.discovery_cache
 
     folder = Path(googleapiclient.discovery_cache.__file__).parent / "documents"
@@ -127,7 +127,7 @@ def test_compute_engine_takes_the_node_types() -> None:
 
 
 def _unknown(value: Any, schema: dict[str, Any], schemas: dict[str, Any], where: str = "") -> Iterator[str]:
-    """The fields, enumerated values and types of a value that are not the schema's (Google's discovery format)."""
+    """Fields, enumerated values and types of `value` that the schema (Google's discovery format) does not allow."""
     schema = schemas[schema["$ref"]] if "$ref" in schema else schema
     if schema["type"] == "object":
         for key, field in value.items():
@@ -189,7 +189,7 @@ def test_scripts_are_clean_and_can_be_run() -> None:
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """The metadata services of both clouds. Each says nothing once, and then that the machine goes in 100 seconds."""
+    """The metadata services of both clouds. Each has no notice at first, and then says that the machine goes in 100 seconds."""
 
     asked = 0
 

@@ -1,4 +1,4 @@
-"""The KubeRay manifests and the image that its pods run, judged by the schemas of Kubernetes, KubeRay, Ray and hadolint."""
+"""The KubeRay manifests and the image of their pods, checked by Kubernetes' and KubeRay's schemas, Ray and hadolint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cluster_spec(name: str) -> dict[str, Any]:
 
 
 def faults(found: dict[str, Any]) -> list[str]:
-    """What KubeRay's schema has against a manifest, unknown fields included."""
+    """Objections of KubeRay's schema to a manifest, including unknown fields."""
     versions = importlib.resources.files(kubernetes_validate) / "kubernetes-json-schema"
     kubernetes = json.loads((versions / f"v{KUBERNETES}.0-local-strict" / "_definitions.json").read_text())
     kubernetes.pop("$id")

@@ -1,4 +1,4 @@
-"""What importing the contract costs a third party's package."""
+"""Cost of importing the contract, for a third party's package."""
 
 import subprocess
 import sys
@@ -19,11 +19,11 @@ import foundray.contract
 new = [name for name in sys.modules.keys() - before if "site-packages" in (getattr(sys.modules[name], "__file__", None) or "")]
 print(*sorted({name.partition(".")[0] for name in new}))
 """
-"""Prints the packages outside the standard library that the import brings."""
+"""Script that prints the packages outside the standard library that the import loads."""
 
 
 def with_requirements(names: set[str]) -> set[str]:
-    """The distributions, and all that they need without extras."""
+    """The distributions, and everything that they require without extras."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:

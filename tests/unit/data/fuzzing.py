@@ -1,6 +1,6 @@
-"""A process that reads damaged copies of one healthy file, so that a hang or a crash of it is seen from outside.
+"""A process that reads damaged copies of one healthy file, so that its parent notices a hang or a crash.
 
-`python -m tests.unit.data.fuzzing NAME FOLDER EXAMPLES` prints what it did as JSON; FOLDER holds the file that was read last.
+`python -m tests.unit.data.fuzzing NAME FOLDER EXAMPLES` prints a summary as JSON; FOLDER holds the file that it read last.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from foundray.data.prepare.sources import BadRow, Document, read_documents, read
 from foundray.spec import SourceConfig
 
 PLACE = st.floats(0, 1, exclude_max=True)
-"""Where in a file, as a part of its length."""
+"""Position in a file, as a fraction of its length."""
 SPAN = st.integers(1, 700)
 """Bytes."""
 PIECES = st.sampled_from(

@@ -1,4 +1,4 @@
-"""Small healthy files of every format that is read, as bytes: what damage begins from."""
+"""Small healthy files of every supported format, as bytes, from which damaged ones are made."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", 
 
 @dataclass(frozen=True)
 class Seed:
-    """A healthy file, and what reads it."""
+    """A healthy file, and its reader."""
 
     name: str
     make: Callable[[], bytes]
     source: dict[str, Any] = field(default_factory=dict)
-    """Fields of its source, besides the path."""
+    """Fields of its source, apart from the path."""
     modality: tuple[str, dict[str, Any]] | None = None
-    """The kind and options of the modality that has files of its own; None for documents."""
+    """Kind and options of a modality with its own files; None for documents."""
     length: int = 4
-    """Units of a sample."""
+    """Units per sample."""
 
 
 def sentence(number: int) -> str:

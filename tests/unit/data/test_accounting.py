@@ -1,4 +1,4 @@
-"""Everything that goes into a shard comes out or is accounted for: counted in its unit, listed, and refused if too much."""
+"""Everything that goes into a shard comes out or is accounted for: counted by unit, listed, and refused if too much."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def spec_of(folder: Path, *sources: dict[str, Any], **changes: Any) -> Spec:
 
 
 def shards_of(spec: Spec, limits: Limits = NO_LIMIT) -> tuple[Store, list[Shard]]:
-    """The folder and the shards of all units, made in this process."""
+    """Prepare all units in this process. Returns the folder and the shards."""
     folder, _, units = prepared_folder(spec)
     sources = spec.data.sources
     return folder, [make_shard(folder.url, unit, sources[unit.source], make_bytes(), 32, limits) for unit in units]

@@ -32,7 +32,7 @@ TEXTS = [f"text {n}" for n in range(6)]
 
 
 def member(name: str, content: bytes, form: int = tarfile.USTAR_FORMAT, **fields: Any) -> bytes:
-    """A member: headers, content and padding."""
+    """A tar member: headers, content and padding."""
     information = tarfile.TarInfo(name)
     information.size = len(content)
     for field, value in fields.items():

@@ -39,7 +39,7 @@ WRAPPED = f"{HEADING}\nray.exceptions.UserCodeException: UDF failed to process a
 
 
 def task_error(*raised: str) -> RayTaskError:
-    """An error as Ray Data 2.60 raises it: the function's errors appear only as text, the first cause first."""
+    """An error as Ray Data 2.60 raises it: the function's errors appear only as text, root cause first."""
     text = LINK.join([*(f"{HEADING}\n{FRAME}\n{one}" for one in raised), WRAPPED])
     cause = UserCodeException(f"UDF failed to process a data block.\n{ADVICE}")
     return RayTaskError("Map(work)", text, cause).as_instanceof_cause()

@@ -43,7 +43,7 @@ each_kind = pytest.mark.parametrize("ending", PACK)
 
 
 def unpacked(content: bytes, name: str) -> tuple[bytes, list[Broken]]:
-    """(all content that can be read, the errors in between)."""
+    """(all readable content, the errors in between)."""
     stream, found, said = decompressed(pa.BufferReader(content), name), bytearray(), []
     while True:
         try:

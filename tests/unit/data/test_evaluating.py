@@ -1,4 +1,4 @@
-"""How much of the validation split an evaluation uses: a rule of the spec and the data, which never changes the result."""
+"""How much of the validation split an evaluation uses: it follows from the spec and the data, and never changes the result."""
 
 from __future__ import annotations
 

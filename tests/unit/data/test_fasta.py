@@ -1,4 +1,4 @@
-"""FASTA: one bad sequence costs itself alone, however long the others are."""
+"""FASTA: a bad sequence costs only itself, whatever the length of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a source, the format of each, and the report on those left out."""
+"""The files of a source, their formats, and the report on the files left out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def found(path: Path | str, endings: tuple[str, ...] = (), **fields: Any) -> Fou
 
 
 def names(path: Path | str, **fields: Any) -> list[str]:
-    """The last parts of the paths of the files found."""
+    """Last parts of the paths of the files found."""
     return [Store.at(file.url).name for file in find_files(SourceConfig(path=str(path), **fields))]
 
 

@@ -1,4 +1,4 @@
-"""Unusual pictures: their pixels after conversion, the notes on them, and that ordinary ones stay unchanged."""
+"""Unusual pictures: their pixels after conversion, and the notes on them; ordinary ones stay unchanged."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_bytes_that_are_not_utf_8() -> None:
 
 
 def test_objects_with_nothing_between_them() -> None:
-    """As `cat` joins files whose last line has no line break."""
+    """As when `cat` joins files whose last line has no line break."""
     assert read('{"text": "one"}\n{"text": "two"}{"text": "three"} {"other": 4}\n{"text": "five"}') == (
         ["one", "two", "three", "five"],
         [BadRow("line 2", "no field 'text'; it has: other")],

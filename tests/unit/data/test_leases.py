@@ -22,7 +22,7 @@ PER_STEP = 64
 
 
 def stream(per_step: int = PER_STEP, steps: int = 1) -> _Stream:
-    """A stream whose data is all ready."""
+    """A stream with all data ready."""
     made = _Stream.__new__(_Stream)
     made.per_step, made.next, made.end = per_step, 0, per_step * steps
     made.ready, made.leased, made.pipeline_first = deque([(0, per_step * steps, None)]), deque(), 0
@@ -140,7 +140,7 @@ def test_a_parcel_that_arrives_while_a_lease_is_made_does_not_disturb_it(monkeyp
     comparing, arrived = threading.Event(), threading.Event()
 
     class Watched(int):
-        """A position; lets the next parcel arrive while a lease compares with it."""
+        """A position that lets the next parcel arrive when a lease compares with it."""
 
         def __le__(self, other: int) -> bool:
             comparing.set()
@@ -158,7 +158,7 @@ def test_a_parcel_that_arrives_while_a_lease_is_made_does_not_disturb_it(monkeyp
 
 
 async def leased(workers: int, per_step: int, steps: int) -> list[int]:
-    """Micro-batches that workers get from a real feeder, all at once."""
+    """Micro-batches that concurrent workers get from a real feeder."""
     feeder = _Feeder()
     generation = await feeder.begin(workers)
     plan = cast("StreamPlan", None)  # the replaced pipeline ignores it

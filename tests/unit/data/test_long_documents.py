@@ -1,4 +1,4 @@
-"""Long documents: pieces have the tokens of the whole document, or are cut by the rule, for every reader."""
+"""Long documents: for every reader, pieces have the tokens of the whole document, or are cut by the rule."""
 
 from __future__ import annotations
 

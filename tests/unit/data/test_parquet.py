@@ -45,7 +45,7 @@ def test_a_flipped_bit_is_found_by_its_pages_checksum(tmp_path: Path) -> None:
     content = written(pa.table({"text": [f"document {n}" for n in range(60)]}), compression="none", write_page_checksum=True)
     at = content.index(b"document 30")
     flipped = content[:at] + b"dobument 30" + content[at + 11 :]
-    assert pq.read_table(io.BytesIO(flipped))["text"][30].as_py() == "dobument 30", "nothing else would tell"
+    assert pq.read_table(io.BytesIO(flipped))["text"][30].as_py() == "dobument 30", "nothing else would show it"
     texts, (bad,) = read(tmp_path / "a.parquet", flipped)
     assert (texts, bad.position, bad.lost, bad.unit) == ([], "row 0", 60, "row")
     assert "row group 0 cannot be read from row 0 on (60 of 60 rows): " in bad.reason

@@ -1,4 +1,4 @@
-"""The name of prepared data depends on the files and how they are read, not on how a path is written; older data is found."""
+"""The name of prepared data depends on the files and how they are read, not on the spelling of a path; older data is found."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_order_of_files_counts_if_it_is_not_that_of_their_names(tmp_path: Pa
 
 
 def before(spec: Spec, path: str, form: str, file: Path, **fields: Any) -> dict[str, Any]:
-    """The recipe from when it had paths and formats as they were written."""
+    """The recipe of earlier versions, with paths and formats as written in the spec."""
     stat = file.stat()
     source = {"path": path, "format": form, "field": "text", "documents": "file", **fields}
     tokenizer = {"kind": "bytes", "vocab_size": None, "document_token": None, "sample_bytes": 64 * 2**20}
@@ -110,7 +110,7 @@ def before(spec: Spec, path: str, form: str, file: Path, **fields: Any) -> dict[
     ],
 )
 def test_the_recipe_before_is_as_it_was(tokenizer: dict[str, Any], known: str, tmp_path: Path) -> None:
-    """The hash as it was then."""
+    """The earlier version's hash."""
     spec = spec_of(tmp_path, {"path": "/data/a.txt"}, data__tokenizer=tokenizer)
     assert digest(next(recipes._earlier_recipes(spec, [[RawFile("/data/a.txt", 9, NOON)]]))) == known
 

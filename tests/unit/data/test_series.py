@@ -1,4 +1,4 @@
-"""Series in files: what is read, what is left out and reported, and how precisely they are standardised."""
+"""Series in files: values read, values left out and reported, and the precision of standardisation."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ def test_loud_and_tiny_files() -> None:
 
 @pytest.mark.parametrize(("form", "subtype"), KINDS)
 def test_what_is_mixed_block_by_block_is_the_same(form: str, subtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with many channels, of which a small file may have a lot."""
+    """As with many channels, which even a small file may have."""
     content = encoded(sound(20_000, channels=2), form, subtype)
     whole = audio().units({"audio": content}, 1000, None).x
     monkeypatch.setattr(recording, "MIXED", 1000)

@@ -1,4 +1,4 @@
-"""Tokenizer files: those that would lose characters or cut at random are refused or corrected; no text opens documents."""
+"""Tokenizer files that would lose characters or cut at random are refused or corrected; no text opens documents."""
 
 from __future__ import annotations
 
@@ -533,7 +533,7 @@ def test_the_part_without_a_token(made: Callable[[], Engine], text: str, share: 
 
 
 def test_a_plan_says_what_has_no_token(tmp_path: Path) -> None:
-    """Of the spec's tokenizer and of those named, in all text: the held-out tenth has no such letter."""
+    """For the spec's tokenizer and for those named, over all text: the held-out tenth has no such letter."""
     source = tmp_path / "text.txt"
     source.write_text("é" * 128 + "Hello " * 1974 + "Hello")
     bert = engine(

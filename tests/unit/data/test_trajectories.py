@@ -45,7 +45,7 @@ def parquet(episodes: list[dict[str, Any]] | pa.Table, **options: Any) -> bytes:
 
 
 def outcomes(folder: Path, content: bytes, name: str = "a.npz", **options: Any) -> list[Any]:
-    """Steps of each row in a file of this content; or position, reason, lost, unit."""
+    """Steps of each row in a file with this content; (position, reason, lost, unit) for what is lost."""
     (folder / name).write_bytes(content)
     found = rows(trajectory(**options), folder / name, length=90)
     return [(r.position, r.reason, r.lost, r.unit) if isinstance(r, BadRow) else len(r["returns"]) for r in found]

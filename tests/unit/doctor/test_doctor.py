@@ -1,4 +1,4 @@
-"""Every check of an installation finds what it is for."""
+"""Every check of an installation finds the fault that it looks for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An environment that asks for nothing."""
+    """An environment without any of our variables."""
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR", "TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     for name in PROXIES:

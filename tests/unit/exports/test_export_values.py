@@ -1,4 +1,4 @@
-"""Exports of images and trajectories: the stock class's outputs equal ours, for weights far from zero."""
+"""Exports of images and trajectories: with weights far from zero, the stock class's outputs equal ours."""
 
 from __future__ import annotations
 

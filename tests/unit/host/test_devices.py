@@ -1,4 +1,4 @@
-"""What is asked of a type of device, without one at hand."""
+"""Properties of types of devices, tested without the devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output and error that are gone, full or closed: what ends a command, and what does not."""
+"""Standard output and error that are gone, full or closed: which commands end, and which continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
 
 
 def shell(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """By bash, whose redirections are what is tried: $0 is this Python, $1 and on are the arguments."""
+    """Run by bash, whose redirections are under test: $0 is this Python, and $1 and later are the arguments."""
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command, sys.executable, *arguments], capture_output=True, text=True, timeout=60
     )
@@ -48,7 +48,7 @@ def test_work_continues_whatever_happens_to_its_streams(redirection: str) -> Non
 
 
 def test_what_is_opened_does_not_take_the_place_of_a_closed_stream(tmp_path: Path) -> None:
-    """Else what a library writes to standard error would go into that file."""
+    """Otherwise a library's messages to standard error would go into that file."""
     code = f"""
 import os
 from foundray.host import output
@@ -81,7 +81,7 @@ def test_bad_input_keeps_its_exit_status_without_standard_error() -> None:
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, size: int) -> list[int]:
-    """Make the disk one with room for so many bytes more; gives the room, which a test may change."""
+    """Simulate a disk with room for `size` more bytes. Returns the room, which a test may change."""
     write, room = os.write, [size]
 
     def onto_the_rest(to: int, content: memoryview) -> int:
@@ -138,7 +138,7 @@ def test_a_stream_writes_lines_at_once_and_the_rest_when_asked() -> None:
 
 
 def test_a_slow_reader_of_a_stream_that_does_not_block_gets_all() -> None:
-    """Node.js and ssh leave the streams that they hand on so."""
+    """Node.js and ssh leave the streams that they pass on in this mode."""
     code = "import os; os.set_blocking(1, False)\nfrom foundray.host import output\noutput.install()\nprint('x' * 10**6)"
     done = shell('"$0" -c "$1" | (sleep 0.5; wc -c)', code)
     assert (done.returncode, done.stdout.strip()) == (0, "1000001"), done

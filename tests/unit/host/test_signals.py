@@ -1,4 +1,4 @@
-"""What ends a command: a first signal, a second and a third."""
+"""How a first, a second and a third signal end a command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ with signals.heeded(exits=True):
 
 @pytest.fixture(autouse=True)
 def _heard() -> Iterator[None]:
-    """As in a terminal, whatever the tests run under: `nohup` and shells' background jobs ignore some of them."""
+    """Restore signals as in a terminal, whatever the tests run under: `nohup` and background jobs of shells ignore some."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
@@ -66,7 +66,7 @@ def begun(before: str = "", seconds: float = 60, soft: bool = False, closing: fl
 
 
 def send(process: subprocess.Popen[str], *numbers: int) -> None:
-    """Signals, far enough apart to be different ones."""
+    """Send signals, far enough apart to count separately."""
     for number in numbers:
         process.send_signal(number)
         time.sleep(signals.AGAIN_SECONDS + 0.2)
@@ -130,7 +130,7 @@ with signals.heeded(exits=True):
 
 
 def test_a_view_that_hangs_is_cut_short_and_the_terminal_is_as_before(tmp_path: Path) -> None:
-    """As when storage does not answer."""
+    """As if storage did not answer."""
     terminal = Terminal(sys.executable, "-c", HANGS, saved_run(tmp_path).folder.url)
     try:
         terminal.until("small")
@@ -155,7 +155,7 @@ def test_the_same_signal_twice_at_once_is_one() -> None:
 
 
 def test_a_command_that_is_over_is_ended_without_a_traceback() -> None:
-    """While the interpreter ends, which Ray makes long."""
+    """While the interpreter shuts down, which takes long with Ray."""
     before = "import atexit, time\natexit.register(lambda: (print('leaving'), time.sleep(60)))"
     command = [sys.executable, "-c", f"{before}\nfrom foundray.cli import main\nmain()", "schema"]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -1,4 +1,4 @@
-"""The record of a run with faults is in order as it is, and every change to it is found."""
+"""The record of a run with faults passes the audit, and every change to it is found."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def lines(spec: Spec, first: int, last: int, since: float, workers: int, **field
 
 @pytest.fixture
 def record(spec: Spec) -> tuple[Records, Records]:
-    """(events, metrics) of a run whose group grows, breaks, rolls back from a spike, and is begun again by another command."""
+    """(events, metrics) of a run whose group grows, breaks, rolls back from a spike, and is continued by another command."""
     started = {"device": "cpu", "state": "memory", "seconds": 0.1}
     events = [
         at(0, "command", workers=[1, 4], environment={}),
@@ -68,7 +68,7 @@ def record(spec: Spec) -> tuple[Records, Records]:
 
 
 def problems(events: Records, metrics: Records, spec: Spec) -> list[str]:
-    """All that can be said without the data."""
+    """Problems found by every check that needs no data."""
     unfit = [text for one in metrics if (text := unsound(one))]
     found, misplaced = placed([one for one in metrics if not unsound(one)], groups_of(events))
     judged = [text for line in found for text in judge_line(line, spec)]
@@ -126,7 +126,7 @@ def test_what_the_order_of_things_does_not_allow_is_found(
     ("place", "event"),
     [
         (1, at(-60, "places", pool="", request="train-1")),  # earlier versions recorded its true time behind the command
-        (5, at(11, "evaluated", step=10)),  # told once more by the next rank 0
+        (5, at(11, "evaluated", step=10)),  # sent again by the next rank 0
         (4, at(5, "evaluated", step=5)),  # it waited for the next step, which took long
     ],
 )
@@ -141,7 +141,7 @@ def test_what_is_recorded_late_has_its_own_time(
 def test_a_group_whose_beginning_was_lost_with_its_rank_0_is_in_order(
     start: int, record: tuple[Records, Records], spec: Spec
 ) -> None:
-    """Steps 21 to 23 came through, since the others told of them once more; the next group begins there, or earlier."""
+    """Steps 21 to 23 were recorded, since the others sent them again; the next group begins there, or earlier."""
     events, metrics = record
     events[3]["time"] += 5
     events[4:5] = [at(30.5, "workers_started", step=start, workers=3, device="cpu", state="memory", seconds=0.1)]

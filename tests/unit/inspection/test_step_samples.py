@@ -1,4 +1,4 @@
-"""Which samples a step was trained on: of the steps that the run has done, with the data that count."""
+"""Samples of a step: only for steps that the run has done, and with the data that count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BACK = at(60, "rolled_back", step=50, spike=50, to=40, passed_over=10)
 
 
 def asked(run: Run, step: int) -> tuple[list[str], list[str]]:
-    """The samples, and what was said of them."""
+    """(samples, reported lines)."""
     said: list[str] = []
     return samples_of(run, Manifest.model_validate(run.manifest()), step, said.append), said
 

@@ -1,4 +1,4 @@
-"""Runs on their way to a cluster: what travels, and what is refused before anything is sent."""
+"""Runs as jobs: what is sent to a cluster, and what is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from foundray.spec.loading import load_spec
 
 @contextmanager
 def server(answer: str) -> Iterator[str]:
-    """Something that answers by HTTP, always the same."""
+    """An HTTP server that always gives the same answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
 
 
 def batch_of(objective: Objective, rows: Any, opener: int = -1, seed: int = 0) -> Batch:
-    """Plan rows of ids; a document begins at each `opener`."""
+    """Plan rows of ids, in which a document begins at each `opener`."""
     rng = np.random.default_rng(seed)
     rows = [np.asarray(row, np.int64) for row in rows]
     plans = [objective.plan(Units(row, np.cumsum(row == opener), UnitShape(classes=CLASSES)), rng) for row in rows]

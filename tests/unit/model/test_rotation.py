@@ -10,7 +10,7 @@ from foundray.model.rotation import _rotate, rotary, rotated, tables
 
 
 def by_formula(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """Rotate [B, T, D] to [B, H, T, head width] by operations that autograd differentiates."""
+    """Rotate [B, T, D] to [B, H, T, head width] with operations that autograd differentiates."""
     return _rotate(x.unflatten(-1, (heads, -1)).transpose(1, 2), cos, sin)
 
 

@@ -25,7 +25,7 @@ RATE = 8000
 
 
 def audio(**options: Any) -> Any:
-    """Frames of 200 samples, every 80."""
+    """An audio modality with frames of 200 samples, one every 80."""
     return load_modality("audio", {"rate": RATE, "bins": 20, **options})
 
 

@@ -245,5 +245,5 @@ def test_probing_by_the_class_unit(tmp_path: Path) -> None:
             (folder / side / f"{n}.png").write_bytes(picture(120 + 9 * n, side == "l"))
     task = {"kind": "classify", "train": {"path": str(folder), "format": "files"}, "labels": {"kind": "name"}, "seeds": 1}
     found = foundray.probe(run.folder.url, task_file(tmp_path, **task, labels_per_class=3, pool="class"))
-    assert found.ours == [1.0], "left and right are easily told apart"
+    assert found.ours == [1.0], "left and right are easy to distinguish"
     assert found.floor == [0.5], "raw values have no class unit: their mean is the same on both sides"

@@ -1,4 +1,4 @@
-"""Objectives whose targets are features: a teacher's, or those of the sample's other view."""
+"""Objectives whose targets are features: a teacher's, or those of a sample's other view."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_targets_are_blocks_and_the_context_sees_none_of_them() -> None:
         (target,) = plan.targets
         assert plan.visible is not None
         assert target.loss_mask is not None
-        assert target.values is None, "the teacher tells"
+        assert target.values is None, "the teacher gives them"
         assert len(plan.visible) == 26, "40 % of 64, so that all samples are of one shape"
         assert not target.loss_mask[plan.visible].any()
         assert 8 <= target.loss_mask.sum() <= 38

@@ -26,7 +26,7 @@ SEVEN = UnitShape(classes=7)
 
 
 def documents(path: Path, **fields: Any) -> list[str]:
-    """Rows of a source of one file; bad ones as `position: reason`."""
+    """Rows of a source with one file; bad ones as `position: reason`."""
     source = SourceConfig(path=str(path), **fields)
     found = [row for file in find_files(source) for row in read_documents(file, source)]
     return [row.text if isinstance(row, Document) else f"{row.position}: {row.reason}" for row in found]

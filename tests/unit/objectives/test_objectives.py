@@ -1,4 +1,4 @@
-"""What each objective shows and predicts, in examples and as properties; and the same bits for one and three workers."""
+"""Each objective's input and targets, in examples and as properties; and the same bits for one and three workers."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_masked_token_as_bert_shows_some_at_random_and_some_as_they_are() -> Non
 
 
 def undone(x: np.ndarray) -> list[int]:
-    """The text that a rearranged one was made from."""
+    """Restore the text from a rearranged one."""
     prefix, suffix, middle = (int(np.flatnonzero(x == CLASSES + part)[0]) for part in range(3))
     if suffix == prefix + 1:  # SPM: prefix and middle follow each other
         return [*x[:prefix], *x[middle + 1 :], *x[suffix + 1 : middle]]
@@ -277,13 +277,13 @@ SPECS = {
 
 
 def each(group: Group, skew: int | None) -> dict[str, str]:
-    """The result of three steps of each."""
+    """Results of three steps of each objective, on one worker."""
     return {name: str(steps(group, spec, 3, skew)) for name, spec in SPECS.items()}
 
 
 @pytest.fixture(scope="module")
 def several() -> list[dict[str, str]]:
-    """The same from each of three workers; three processes start once for all objectives."""
+    """The same results from each of three workers; three processes start once for all objectives."""
     return distributed.run(3, each, 1)
 
 

@@ -1,4 +1,4 @@
-"""Losses against those of Hugging Face classes: Granite's whole model, the others' loss on their own predictions."""
+"""Losses against those of Hugging Face classes: Granite's whole model, and the others' losses of their predictions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_masked_token_same_loss_as_bert() -> None:
 
 
 def test_span_corruption_same_loss_as_t5() -> None:
-    """The decoder's predictions: one stream here, two there."""
+    """We compare the decoder's predictions: ours is one stream, theirs are two."""
     config = transformers.T5Config(
         vocab_size=CLASSES + 20,
         d_model=32,

@@ -120,7 +120,7 @@ def test_next_state_by_hand() -> None:
     assert np.flatnonzero(target.loss_mask).tolist() == [2, 5]
     assert target.values[target.loss_mask].tolist() == [[1, 1], [1, 1]]
     assert plan.masked is not None
-    assert np.flatnonzero(plan.masked).tolist() == [0, 3, 6], "the return would tell of the future"
+    assert np.flatnonzero(plan.masked).tolist() == [0, 3, 6], "the return would reveal the future"
 
 
 def test_masked_units_keep_their_times() -> None:
@@ -196,7 +196,7 @@ def test_next_action_same_loss_as_decision_transformer() -> None:
 
 
 def _as_ours(theirs: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
-    """The reference's weights by our names. GPT-2 stores matrices transposed, and q, k and v together."""
+    """The reference's weights under our names. GPT-2 stores matrices transposed, and q, k and v together."""
     times = theirs["embed_timestep.weight"][:50]  # the reference has one more
     ours = {"action.weight": theirs["predict_action.0.weight"], "model.embed_values.time.weight": times}
     for kind in ("return", "state", "action"):

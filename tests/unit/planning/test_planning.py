@@ -1,4 +1,4 @@
-"""`plan`: its formulas against numbers worked out by hand, and against what they speak of."""
+"""`plan`: its formulas against numbers worked out by hand, and against measurements."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_best_size_is_chinchillas() -> None:
 
 @pytest.mark.parametrize("most", [10**6, 4096])
 def test_copies_are_found_in_all_parts_in_bounded_memory(most: int) -> None:
-    """30,000 contents, of which each third is there twice, in another part."""
+    """30,000 contents; every third occurs again in another part."""
     first, second = Seen(most=most), Seen(most=most)
     for number in range(30_000):
         first.add(b"%d" % number, 10)
@@ -170,7 +170,7 @@ def test_a_sample_of_files_represents_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("act", ["swiglu", "gelu"])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_activations_are_those_that_autograd_keeps(bf16: bool, act: str) -> None:
-    """Within 2 %; LayerNorm, since a CPU's RMSNorm is made of several kernels."""
+    """Within 2 %, with LayerNorm, since RMSNorm on a CPU consists of several kernels."""
     spec = make(model={"width": 128, "depth": 4, "heads": 4, "context": 128, "norm": "ln", "act": act})
     model = Model(spec.model, spec.objective.build(), spec.unit_shape(257))
     initialise(model, 1)

@@ -1,4 +1,4 @@
-"""What is made of what was seen of nodes: pure functions, on nodes made up."""
+"""Judgements about nodes: pure functions, on made-up nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's logs: appended to locally, immutable segments on object stores (a real S3 server), and damage that is said."""
+"""A run's logs: appended to locally, immutable segments on object stores (a real S3 server), and reported damage."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_an_upload_that_came_through_though_it_was_called_a_failure_is_no_second
 
 
 def test_a_second_writer_damages_nothing(place: Store) -> None:
-    """One that lost its lock and does not know it yet."""
+    """A writer that has lost its lock, and has not noticed yet."""
     late, holder = Writer(place, "metrics"), Writer(place, "metrics")
     late.append(steps(1, 1, 0))
     holder.append(steps(2, 2, 1))
@@ -142,7 +142,7 @@ def test_storage_that_fails_once_within_a_merged_segment_costs_no_record(
     place: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was read as single segments counts once, however little of the merged one is read then."""
+    """Records read from single segments count once, however little of the merged segment is read then."""
     monkeypatch.setattr(writing, "BLOCKS", (8,))
     log, subject, found = Writer(place, "metrics"), Reader(place, "metrics"), list[int]()
     for number in range(1, 10):
@@ -178,7 +178,7 @@ def test_an_old_runs_file_is_followed_by_segments_and_a_copy_of_them_by_one_more
     (place / "metrics.jsonl").write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in old))
     Writer(place, "metrics").append(steps(3, 3, 3))
     assert read(place) == [1, 2, 3]
-    here = Store.at(tmp_path)  # the run is copied to a disk, and goes on there
+    here = Store.at(tmp_path)  # the run is copied to a disk, and continues there
     (here / "metrics.jsonl").write_bytes((place / "metrics.jsonl").read_bytes())
     for child in (place / "metrics").children():
         (here / "metrics" / child.name).write_bytes(child.read_bytes())
@@ -235,7 +235,7 @@ def test_a_damaged_line_is_left_out_and_one_sentence(how: str, folder: Store) ->
 
 @pytest.mark.parametrize("kind", sorted(EVENTS))
 def test_an_event_that_lacks_a_field_is_left_out(kind: str) -> None:
-    """But for those that the first versions did not record."""
+    """Except for fields that the first versions did not record."""
     whole = {name: example(info.annotation) for name, info in EVENTS[kind].model_fields.items()} | {"event": kind}
     assert parsed(json.dumps(whole).encode(), "events")["event"] == kind
     for name, info in EVENTS[kind].model_fields.items():
@@ -299,7 +299,7 @@ def test_any_line_is_a_record_or_a_sentence(line: bytes) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8), st.sampled_from("ab")), max_size=12))
 def test_current_segments_hold_all_numbers_once(drawn: list[tuple[int, int, str]]) -> None:
-    """Of nested ranges, as merging makes them."""
+    """For nested ranges, as merging makes them."""
     segments = [
         Segment(first // size * size, first // size * size + size - 1, w) for first, n, w in drawn for size in [2 ** (n % 4)]
     ]

@@ -1,4 +1,4 @@
-"""Who took which micro-batch, as runs, and as the plain lists of earlier versions."""
+"""Which worker took which micro-batch: as runs, and as the plain lists of earlier versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a run: what happened is told rightly, whatever state the run is in, and nothing from outside does harm on it."""
+"""The page of a run: it reports correctly in every state of the run, and nothing from outside does harm on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a run's folder that hold something else than they must: one sentence, and whatever does not need them goes on."""
+"""Files of a run's folder with wrong content: each is one sentence, and everything that does not need them continues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from foundray.runs.run import Run
 from foundray.runs.watching import watch
 
 OTHERS = [b"5", b"null", b"[1]", b'"x"', b"{", b"\xff\0", b"{}"]
-"""What is no JSON object, or an empty one."""
+"""Contents that are not JSON objects, or are empty."""
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one sentence that a command ends with."""
+    """The one sentence with which a command ends."""
     with pytest.raises(SystemExit) as ended:
         main(args)
     assert ended.value.code == 2

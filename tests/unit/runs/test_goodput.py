@@ -1,4 +1,4 @@
-"""Where the time went: the parts sum to the whole."""
+"""Where the time went: parts that sum to the whole."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HOURS = 8 * 3600.0
 @pytest.mark.parametrize("end", ["stopped", "failed", "finished", None])
 @pytest.mark.parametrize("waiting", [False, True])
 def test_a_pause_between_two_commands_is_not_running_time(end: str | None, waiting: bool) -> None:
-    """However the first command ended, whatever it waited for, and though Ray Train asks for slots beside the driver."""
+    """However the first command ended, whatever it waited for, and although Ray Train requests slots meanwhile."""
     events: list[dict[str, Any]] = [{"time": 100.0, "event": "command"}]
     if waiting:
         events.append({"time": 111.5, "event": "group_broken"})

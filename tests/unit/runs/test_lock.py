@@ -72,7 +72,7 @@ def test_a_holder_outlives_a_clock_that_jumps(tmp_path: Path, hours: int, monkey
 
 
 def test_a_holder_elsewhere_is_believed_alive_while_its_counter_moves(tmp_path: Path) -> None:
-    """Whatever its clock says."""
+    """Regardless of its clock."""
     said: list[str] = []
     other(tmp_path)
     with hold(tmp_path, said):
@@ -105,7 +105,7 @@ def test_a_holder_of_the_same_host_name_is_not_taken_for_one_of_this_machine(tmp
 def test_another_users_process_that_proc_does_not_show_is_not_taken_for_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With hidepid=2 its number is nowhere in /proc, and only the kernel's refusal of a signal tells that it lives."""
+    """With hidepid=2, /proc does not list it, and only the kernel's refusal of a signal shows that it lives."""
 
     def refused(*_: int) -> None:
         raise PermissionError
@@ -156,7 +156,7 @@ except InputError as error:
 )
 @pytest.mark.parametrize("kind", ["local", "without exclusive creation"])
 def test_of_commands_started_together_exactly_one_enters(tmp_path: Path, kind: str, left: dict[str, object] | None) -> None:
-    """The second kind is a filesystem that knows only what object stores do: to put, to list, to delete."""
+    """The second filesystem has only the operations of object stores: put, list and delete."""
     if left:
         (tmp_path / "run").mkdir()
         other(tmp_path / "run", **left)
@@ -175,7 +175,7 @@ def test_of_commands_started_together_exactly_one_enters(tmp_path: Path, kind: s
 
 
 def test_a_claim_of_a_command_that_was_killed_holds_nobody_up_for_ever(tmp_path: Path) -> None:
-    """On an object store: of this machine it is gone at once, of another one once it has not changed for a while."""
+    """On an object store, this machine's claim is gone at once, another machine's once it has not changed for a while."""
     files = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     folder = Store(files, "run", "run")
     for name, where in (("0", "another-boot/pid:[1]"), ("1", home())):
@@ -185,7 +185,7 @@ def test_a_claim_of_a_command_that_was_killed_holds_nobody_up_for_ever(tmp_path:
 
 
 def test_a_damaged_file_holds_nobody_up(tmp_path: Path) -> None:
-    """As a machine leaves it whose power fails."""
+    """As after a power failure."""
     (tmp_path / "holder.json").write_bytes(bytes(300))
     with hold(tmp_path):
         assert holding.is_held(Store.at(tmp_path))

@@ -1,4 +1,4 @@
-"""What a run's records say while they come: read once, added up right, told in words, shown in the room that there is."""
+"""Following a run's records: read once, added up correctly, described in words, and shown in the space available."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def shown(progress: Progress, width: int = 80, height: int = 24, **fields: Any) 
 
 
 def elsewhere(run: Run) -> Store:
-    """The same folder, as storage that is not local."""
+    """The same folder as remote storage."""
     return Store(fs.SubTreeFileSystem(run.folder.path, fs.LocalFileSystem()), "", "far://run")
 
 
@@ -113,7 +113,7 @@ def test_a_line_is_a_record_when_it_is_complete(run: Run) -> None:
 
 
 def test_only_what_is_new_is_read(recorded: Run) -> None:
-    """What was read before could as well be something else."""
+    """What was read before is overwritten, and not read again."""
     follower = Follower(recorded.folder)
     follower.new()
     file = Path(recorded.folder.path, "metrics.jsonl")
@@ -163,7 +163,7 @@ def test_the_pulse_of_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A follower that waits for hundredths of seconds only."""
+    """A follower that waits only hundredths of seconds."""
     monkeypatch.setattr(following, "LOCAL_SECONDS", 0.01)
     monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.2)
     yield

@@ -1,4 +1,4 @@
-"""A run's bits: the version of the arithmetic that it began with, and thread counts, which must not matter."""
+"""A run's bits: the arithmetic version that it began with, and thread counts, which must not matter."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def version_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(version_1: None, tmp_path: Path) -> Run:
-    """A run of images from before versions existed: nothing in its folder names one."""
+    """A run on images from before arithmetic versions existed: its folder names none."""
     return saved_run(tmp_path / "runs", **IMAGE_RUN)
 
 

@@ -1,4 +1,4 @@
-"""How many workers a run has if its spec leaves that open."""
+"""Number of workers of a run whose spec does not set it."""
 
 from __future__ import annotations
 

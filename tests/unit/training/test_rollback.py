@@ -1,4 +1,4 @@
-"""Where a run returns to on a loss spike, and which data follow: the same for any number of workers."""
+"""The state to which a run returns after a loss spike, and the data that follow: the same for any number of workers."""
 
 from __future__ import annotations
 

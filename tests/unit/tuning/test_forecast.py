@@ -23,7 +23,7 @@ HOFFMANN = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 def ladder(
     law: Law, noise: float = 0, seed: int = 0, sizes: Sequence[float] = (1e6, 3e6, 1e7), ratios: Sequence[float] = (8, 60)
 ) -> list[Point]:
-    """Every size with every number of tokens per parameter."""
+    """Points for every size with every number of tokens per parameter."""
     rng = np.random.default_rng(seed)
     return [
         Point(size, size * ratio, law.loss(size, size * ratio) * np.exp(noise * rng.standard_normal()), f"{size:.0e}x{ratio}")
@@ -56,7 +56,7 @@ def test_gradient() -> None:
 
 
 def test_a_mean_would_stop_early() -> None:
-    """Why the objective is a sum, in small units: the same optimiser takes the mean's gradient for zero."""
+    """Reason for an objective that is a sum in small units: the same optimiser would treat the mean's gradient as zero."""
     points = ladder(HOFFMANN)
     n, d, log_loss = (np.log([getattr(point, name) for point in points]) for name in ("parameters", "tokens", "loss"))
     n, d = n - n.mean(), d - d.mean()

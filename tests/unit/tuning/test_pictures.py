@@ -1,4 +1,4 @@
-"""Figures: their labels, that they repeat byte for byte, and what they leave out."""
+"""Figures: their labels, their exact reproduction, and what they leave out."""
 
 from __future__ import annotations
 

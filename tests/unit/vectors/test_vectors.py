@@ -188,7 +188,7 @@ def test_the_bad_share_is_checked_once_all_is_read(tmp_path: Path) -> None:
 
 
 def test_an_error_in_reading_or_decoding_names_the_row(run: Run, tmp_path: Path) -> None:
-    """Any error: the tokenizer's or a modality's."""
+    """For any error, from the tokenizer or a modality."""
     path, reader = lines(tmp_path, "good", "fine"), Reader(run)
 
     class Breaking(Reader):

@@ -1,4 +1,4 @@
-"""Damage, half-written folders, and what the manifest is for. That bits survive is tested with the exact step."""
+"""Damage, half-written folders, and the manifest's purpose. The tests of the exact step show that bits survive."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from foundray.training.step.trainer import Trainer, named_weights
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Store, Trainer]:
-    """Checkpoints of steps 1, 2 and 3, each of weights that all equal the step."""
+    """Checkpoints of steps 1, 2 and 3, in each of which all weights equal the step."""
     trainer, folder = make_trainer(make_spec(), Group()), Store.at(tmp_path / "checkpoints")
     for step in (1, 2, 3):
         trainer.flat.buffer.fill_(step)

@@ -1,4 +1,4 @@
-"""Which checkpoints are complete, whole and kept; what a committer does when storage refuses, and what that costs."""
+"""Which checkpoints are complete, whole and kept; and what a committer does if storage refuses, and its cost."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class Workers:
         self.noted.append((name, fields))
 
     def write(self, step: int, *parts: range, generations: tuple[int, int] = (1, 1)) -> None:
-        """Two workers write a part each."""
+        """Let two workers write one part each."""
         reported = [
             Written(generation, step, write_shard(self.folder, step, part, state_of(part), generation), 0.1)
             for part, generation in zip(parts or (range(5), range(5, 10)), generations, strict=True)
@@ -370,7 +370,7 @@ def test_the_best_by_validation_loss_is_kept(folder: Store) -> None:
 
 
 def test_a_look_costs_the_same_however_many_checkpoints_there_were(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, not timed: shards looked at in a look in which nothing is new."""
+    """This counts, rather than times, the shards visited by a look in which nothing is new."""
     looked_at = 0
     coverage = written.coverage
 

@@ -1,4 +1,4 @@
-"""How often a checkpoint pays."""
+"""The interval at which checkpoints pay."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What workers of one machine pass to each other in shared memory: the same values as gloo brings, and nothing left behind."""
+"""Exchange between workers of one machine in shared memory: the same values as with gloo, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from foundray.training.collectives.group import Group
 from foundray.training.collectives.meeting import LostConnection, Meeting
 
 BOUNDS = [(0, 2, 5), (0, 1_000_003, 2_000_001), (0, 700_000, 700_000, 3_000_000)]
-"""Of the owners' parts, of two workers or three; the last has an owner of nothing, and takes several rounds."""
+"""Sizes of the owners' parts, for two or three workers; in the last, one owns nothing, and there are several rounds."""
 
 
 def values(rank: int, count: int, dtype: torch.dtype) -> torch.Tensor:
@@ -29,7 +29,7 @@ def values(rank: int, count: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def both(group: Group, bounds: tuple[int, ...]) -> list[bool]:
-    """Whether each collective gives with an exchange what it gives without one."""
+    """Whether each collective gives the same result with and without an exchange."""
     shared = Group(group.rank, group.world)
     shared.exchange = open_exchange(group.rank, group.world, group.share, 60)
     assert shared.exchange
@@ -55,7 +55,7 @@ def test_collectives_give_the_same_by_shared_memory_as_by_gloo(bounds: tuple[int
 
 
 def left_behind(group: Group) -> tuple[int, int]:
-    """Exchanges made one after the other, and what of their memory is still mapped when they are gone."""
+    """(exchanges made one after another, mappings of their memory that remain)."""
     made = sum(open_exchange(group.rank, group.world, group.share, 60) is not None for _ in range(3))
     return made, Path("/proc/self/maps").read_text().count("memfd:foundray")
 
@@ -65,7 +65,7 @@ def test_an_exchange_that_is_gone_leaves_nothing_behind() -> None:
 
 
 def one_elsewhere(group: Group) -> list[Any]:
-    """As where rank 1 runs on another machine: what it names is not there, or is another's."""
+    """As if rank 1 ran on another machine: the names that it offers do not exist, or belong to others."""
     found = []
     for named in ("/proc/1/fd/999999", "/proc/self/exe", "/dev/null"):
 
@@ -89,7 +89,7 @@ def steps_by_exchange(group: Group, spec: Spec, count: int, skew: int | None) ->
 
 
 def test_steps_have_the_same_bits_by_shared_memory() -> None:
-    """Also where a worker computes nothing of a step: it has nothing to add to the sum."""
+    """Also if a worker computes nothing of a step, and so has nothing to add to the sum."""
     spec = make_spec(model__width=64, train__micro_batches=2)
     alone = steps(Group(), spec, 3, None)
     for world, skew in ((2, None), (2, 1), (3, None)):
@@ -97,7 +97,7 @@ def test_steps_have_the_same_bits_by_shared_memory() -> None:
 
 
 class Stopped(Exception):
-    """Another worker is gone."""
+    """Stands for the loss of another worker."""
 
 
 def descriptors() -> int:
@@ -105,7 +105,7 @@ def descriptors() -> int:
 
 
 def shared_alone(failing: int) -> Callable[[Any], list[Any]]:
-    """What the only worker shares, for both of two; the `failing`-th call raises, as if the other were gone."""
+    """A group of two in which this worker also plays the other; the `failing`-th call raises, as if the other were gone."""
     calls = itertools.count(1)
 
     def share(value: Any) -> list[Any]:
@@ -159,7 +159,7 @@ def test_a_worker_that_is_gone_is_noticed_behind_a_silent_one() -> None:
 
 
 def offered(group: Group) -> list[str]:
-    """What comes of collectives that would write a window again which others may still read."""
+    """Results of collectives that would overwrite a window which others may still read."""
     shared = Group(group.rank, group.world)
     shared.exchange = open_exchange(group.rank, group.world, group.share, 60)
     assert shared.exchange

@@ -1,4 +1,4 @@
-"""A group's workers, and what happens to the others when one falls silent."""
+"""A group's workers, and the reaction of the others if one falls silent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORLD = 3
 
 
 def survivors(target: Callable[..., None], world: int) -> dict[int, float]:
-    """What all but one of a group's processes say, by rank; nothing of them is left behind."""
+    """Outputs of all but one of a group's processes, by rank; no process is left behind."""
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
     with socket.socket() as probe:
@@ -90,7 +90,7 @@ def test_a_worker_that_waits_for_something_else_notices_a_lost_worker() -> None:
 
 
 def comrade(rank: int, port: int, results: Any) -> None:
-    """Rank 1 comes to the first meeting and says nothing there; the second meeting, at the next port, is a proper one."""
+    """Rank 1 joins the first meeting and stays silent; the second meeting, at the next port, succeeds."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     from torch.distributed import TCPStore
 
@@ -112,7 +112,7 @@ def test_a_worker_that_failed_to_form_a_group_can_form_one_with_a_new_worker() -
 
 
 def shared(group: Group, values: list[Any]) -> tuple[list[Any], Any, list[list[float]]]:
-    """What a group shares, in a process that cannot unpickle anything."""
+    """Values that a group shares, in a process that cannot unpickle anything."""
     import pickle
 
     def refuse(*_: Any, **__: Any) -> Any:

@@ -28,7 +28,7 @@ print(json.dumps([hardware_kind(ModelConfig(**json.loads(sys.argv[1])), True, to
 
 
 def elsewhere(**environment: str) -> tuple[HardwareKind, float]:
-    """What another process finds whose libraries avoid some instructions, and its next random number."""
+    """(canary of another process whose libraries avoid some instructions, its next random number)."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(SHAPE)]
     said = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout
     found, drawn = json.loads(said.splitlines()[-1])

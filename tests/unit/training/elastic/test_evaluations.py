@@ -15,7 +15,7 @@ from foundray.training.step.outcome import Evaluation
 
 
 class Feeder:
-    """Notes the streams it is asked to open."""
+    """A feeder that records the streams that it is asked to open."""
 
     def __init__(self) -> None:
         self.opened: list[tuple[Any, ...]] = []
@@ -83,7 +83,7 @@ def test_a_new_group_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_evaluated_already_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a group that begins at an earlier step: nothing would close that stream."""
+    """A group that begins at an earlier step does not request it: nothing would close that stream."""
     feeder = Feeder()
     subject = evaluations(feeder, 0, monkeypatch, evaluate_every=6, steps=12)
     subject.begin(cast(Any, SimpleNamespace(rank=0, generation=8, evaluated=6)))

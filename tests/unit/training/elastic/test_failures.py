@@ -1,4 +1,4 @@
-"""When a command gives up."""
+"""When a command gives up after failures."""
 
 from __future__ import annotations
 

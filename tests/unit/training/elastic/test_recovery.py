@@ -1,4 +1,4 @@
-"""Which state the next group starts from after a break, and who holds whose replica."""
+"""The state from which the next group starts after a break, and which worker holds whose replica."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from foundray.training.slots.slots import ATTEMPTS, PoolTrainer, Slots
 
 
 class Trainer:
-    """Ray Train from outside: calls that end on request."""
+    """A stand-in for Ray Train, whose calls end on request."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.calls: list[dict[str, Any]] = []

@@ -16,7 +16,7 @@ from foundray.training.step.optimizers.eight_bit_cpu import CHUNK, CODES, HALF, 
 
 KINDS = {"adamw8bit": (bitsandbytes.optim.AdamW8bit, adamw), "lion8bit": (bitsandbytes.optim.Lion8bit, lion)}
 SCALES = (1.0, 1e-3, 1e-12, 1e-20, 1e-30, 1e18, 0.0)
-"""Of gradients; their squares are subnormal, zero or infinite for some."""
+"""Scales of gradients; for some, squares are subnormal, zero or infinite."""
 
 
 def theirs(values: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def assert_same(values: Tensor, code: Tensor) -> None:
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_every_boundary_between_two_entries_of_the_table(signed: bool) -> None:
-    """And the 24 numbers around each: every other number lies between two that are tried, and rounding is monotonic."""
+    """And at the 24 numbers around each: every other number lies between two of those tested, and rounding is monotonic."""
     code = create_dynamic_map(signed)
     boundaries = ((np.arange(CODES - 1) + 0.5) / HALF - 1).astype(np.float32)
     near = np.concatenate([(boundaries.view(np.int32) + step).view(np.float32) for step in range(-12, 13)])
@@ -64,7 +64,7 @@ def test_blocks_of_any_scale(signed: bool, scale: float) -> None:
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("direct", [True, False])
 def test_what_every_code_stands_for(signed: bool, direct: bool) -> None:
-    """By bitsandbytes' kernel where it can be called directly, and else by its operation."""
+    """Computed by bitsandbytes' kernel if it can be called directly, else by its operation."""
     code = create_dynamic_map(signed)
     codes = torch.arange(256, dtype=torch.uint8).repeat(len(SCALES))
     scales, values = torch.tensor(SCALES), torch.empty(len(SCALES) * BLOCK)
@@ -80,7 +80,7 @@ def test_what_every_code_stands_for(signed: bool, direct: bool) -> None:
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_updates(kind: str, weight_decay: float) -> None:
-    """Of more elements than one chunk, with gradients of all scales, blocks without any, and a rate that changes."""
+    """With more elements than one chunk, gradients of all scales, blocks without gradients, and a changing learning rate."""
     rng = torch.Generator().manual_seed(2)
     first = torch.randn(CHUNK + 9 * BLOCK, generator=rng)
     make, rule = KINDS[kind]

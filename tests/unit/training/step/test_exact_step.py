@@ -1,4 +1,4 @@
-"""The sum, the update and the step give the same bits whichever worker does what."""
+"""The sum, the update and the step give the same bits, however the work is divided among workers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def make_model(spec: Spec) -> Model:
 
 
 def micro_batch(spec: Spec, position: int) -> bytes:
-    """Samples with several documents, and now and then a short one; or random values, where the spec has such units."""
+    """Samples with several documents, some of them short; or random values, if the spec's units are values."""
     rng = np.random.default_rng([spec.seed, position])
     if not (shape := spec.unit_shape(VOCABULARY)).classes:
         values = rng.standard_normal((spec.train.micro_batch_size, spec.model.context, shape.width)).astype(np.float32)
@@ -72,7 +72,7 @@ def micro_batch(spec: Spec, position: int) -> bytes:
 def steps(
     group: Group, spec: Spec, count: int, skew: int | None, storage: str | None = None, device: str = "cpu"
 ) -> tuple[str, list[float]]:
-    """Do some steps, with micro-batches dealt in turn or at random; gives the weights' hash and the losses."""
+    """Do some steps, with micro-batches assigned in turn or at random. Returns the weights' hash and the losses."""
     trainer = make_trainer(spec, group, device)
     first = load_latest(Store.at(storage), trainer, "f").step if storage else 0
     losses = []
@@ -140,7 +140,7 @@ def test_the_sum_is_the_true_sum() -> None:
 
 @pytest.mark.parametrize("kind", [ExactSum, RoundedSum])
 def test_a_sum_that_is_cleared_starts_again(kind: type[ExactSum | RoundedSum]) -> None:
-    """Whether something is added to it then, or nothing, as where others take all micro-batches of a step."""
+    """Whether something is added to it then, or nothing, as if others take all micro-batches of a step."""
     subject = kind(3 * BLOCK, 2, torch.device("cpu"))
     first, second = torch.randn(2, 3 * BLOCK).double().mul(2**20).round().div(2**20).float()
     for _ in range(2):
@@ -266,7 +266,7 @@ def test_8_bit_state_is_at_most_2_1_bytes_a_parameter() -> None:
 
 
 def test_adamw_is_torchs_own() -> None:
-    """One worker's exact step against a plain loop with torch.optim.AdamW, clipping and the mean loss."""
+    """One worker's exact step against a plain loop with torch.optim.AdamW, clipping, and the mean loss."""
     spec = make_spec(optimizer__kind="adamw", optimizer__clip=0.5)
     trainer = make_trainer(spec, Group())
     plain = make_trainer(spec, Group())

@@ -1,4 +1,4 @@
-"""Micro-batches that are not finite, losses that jump, machines that compute other bits."""
+"""Micro-batches with non-finite losses, losses that jump, and machines that compute other bits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from foundray.training.step.trainer import Trainer, named_weights
 
 
 def steps(group: Group, spec: Any, poisoned: dict[int, float], count: int) -> tuple[str, list[tuple[int, ...]], list[bool]]:
-    """Some steps, in which the loss of the micro-batches at the positions given is multiplied."""
+    """Do some steps in which the losses of the micro-batches at the given positions are multiplied."""
     trainer = make_trainer(spec, group)
     loss_of = trainer._loss
     trainer._loss = lambda payload, step, index: _times(  # type: ignore[method-assign]
@@ -89,7 +89,7 @@ def test_which_workers_are_named(taker: int, first: int, again: list[int], odd: 
 
 
 def flipping(group: Group, spec: Any, flips: tuple[int, int]) -> list[int] | None:
-    """One worker flips a bit of every gradient from a step on; gives who is named."""
+    """One worker flips a bit of every gradient from a step on. Returns the workers that are named."""
     trainer = make_trainer(spec, group)
     trainer.read = lambda position: micro_batch(spec, position)
     rank, since = flips
@@ -131,7 +131,7 @@ def test_a_recheck_leaves_no_trace() -> None:
 
 
 def unreadable(group: Group, spec: Any, since: int) -> tuple[list[str], str]:
-    """One worker cannot read what is rechecked; gives what is said of each step, and the weights' hash."""
+    """One worker cannot read the rechecked micro-batch. Returns each step's outcome, and the weights' hash."""
     trainer = make_trainer(spec, group)
 
     def read(position: int) -> bytes:

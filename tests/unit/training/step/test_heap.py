@@ -1,4 +1,4 @@
-"""A worker's memory stays with it from step to step."""
+"""A worker keeps its memory from step to step."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> int:
-    """Pages that five equal steps of 48 MiB get from the system again, if the C library keeps little by itself.
+    """Fresh pages that five equal steps of 48 MiB get from the system, if the C library keeps little memory by itself.
 
-    By default how much that is depends on where the system puts the heap, and differs from process to process.
+    By default, that amount depends on where the system places the heap, and differs between processes.
     """
     little = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
     command = [sys.executable, "-c", FAULTS, how]

@@ -1,4 +1,4 @@
-"""Losses are summed exactly, however many and however large they are."""
+"""Losses are summed exactly, whatever their number and size."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_finite_loss_fits(loss: float, finite: bool) -> None:
 
 
 def evaluated(group: Group, huge: float) -> Evaluation:
-    """Of seven micro-batches, one of which has a loss of its own."""
+    """Evaluate seven micro-batches, one of which has another loss."""
     spec = make_spec()
     trainer = make_trainer(spec, group)
     loss_of, seen = trainer.loss_of, []

@@ -1,4 +1,4 @@
-"""The spike guard's window is part of the state: a worker that resumes from a state judges as the one that made it."""
+"""The spike guard's window is part of the state: a worker that resumes from a state judges like the worker that made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorBoard's files never hold up or end a run: values that storage refuses wait, and the user hears of it."""
+"""TensorBoard's files never delay or end a run: values that storage refuses wait, and the user is notified."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def losses(folder: Path) -> list[int]:
 
 @contextmanager
 def no_more_than(size: int) -> Iterator[None]:
-    """Limit this process's files to `size` bytes: like a full disk, with a write that succeeds in part."""
+    """Limit this process's files to `size` bytes, which acts like a full disk, with a write that partly succeeds."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

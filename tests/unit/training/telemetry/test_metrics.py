@@ -172,7 +172,7 @@ def test_peaks_by_the_devices_name(device: str, peak: float | None) -> None:
 
 
 class Told(Exporter):
-    """An exporter that remembers what it would export."""
+    """An exporter that records what it would export."""
 
     def __init__(self, readings: list[Reading | Exception]):
         self.readings, self.said, self.all = iter(readings), [], threading.Event()

@@ -91,7 +91,7 @@ def test_evaluations_that_were_undone_are_due_again_for_the_next_command(
 
 
 def test_a_command_that_lost_the_run_writes_nothing_more(tmp_path: Path) -> None:
-    """Otherwise its `failed` would end up in the log of the command that continues."""
+    """Otherwise, its `failed` would appear in the log of the command that continues."""
     subject = recorder(tmp_path)
     subject.write([started(0), step(1)])
     subject.settle()
@@ -199,7 +199,7 @@ def test_micro_batches_left_out_are_reported_and_remembered(tmp_path: Path) -> N
 
 
 def test_nothing_is_recorded_as_earlier_than_its_command(tmp_path: Path) -> None:
-    """Ray Train's request is made beside the driver, and its age may reach back before the command's own record."""
+    """Ray Train's request is made concurrently with the driver, so its age may reach back before the command's own record."""
     (tmp_path / "run").mkdir()
     subject = recorder(tmp_path / "run")
     subject.write([whole("command", workers=[1, 1])])

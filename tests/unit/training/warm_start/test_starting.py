@@ -1,4 +1,4 @@
-"""A run that starts from another's weights: which weights these are, whether they fit, and what is taken of them."""
+"""A run that starts from another's weights: which weights these are, whether they fit, and which are taken."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_a_dry_run_reports_it(parent: Run) -> None:
 
 
 def started(start: Start, folder: Path, group: Group | None = None) -> Trainer:
-    """The run's trainer, as a worker makes it."""
+    """The run's trainer, made as a worker does."""
     start.keep(Run(Store.at(folder)))
     spec = start.spec
     model = Model(spec.model, spec.objective.build(), spec.unit_shape(start.classes))
