@@ -28,7 +28,7 @@ def run() -> dashboard.Dashboard:
             number("Done", "Steps done, of those in the run.", "percentunit", ("", f"{last('step')} / {last('target_steps')}")),
             number("Training loss", "Of the last step, nats per token.", "none", ("", last("loss"))).decimals(4),
             number("Validation loss", "Of the last pass, nats per token.", "none", ("", last("validation_loss"))).decimals(4),
-            number("Throughput", "Positions trained on a second.", "suffix: tokens/s", ("", last("tokens_per_second"))),
+            number("Throughput", "Positions trained on per second.", "suffix: tokens/s", ("", last("tokens_per_second"))),
             number("Workers", "In the group.", "none", ("", last("workers"))),
             number("Goodput", "Share of all its time in steps that count.", "percentunit", ("", last("goodput"))),
             number("MFU", "Model FLOPs over the hardware's peak, where that is known.", "percentunit", ("", last("mfu"))),
@@ -116,7 +116,7 @@ def run() -> dashboard.Dashboard:
             ),
             curve(
                 "Since the last step",
-                "Above the second line, the run is taken for stalled. The driver looks for news several times a second.",
+                "Above the second line, the run is taken for stalled. The driver looks for news several times per second.",
                 "s",
                 ("since the last step", last("step_age_seconds")),
                 ("stalled after", last("stalled_after_seconds")),

@@ -1,6 +1,6 @@
 """What Foundray's Grafana dashboards are made of: queries, panels, and a board of them.
 
-Several drivers may have told of one run, one after another, so that every query takes a run's numbers together.
+Several drivers may have exported one run's numbers, one after another, so every query combines them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Panel = timeseries.Panel | stat.Panel
 
 
 def last(name: str, *by: str, **labels: str) -> str:
-    """The present value of one of a run's numbers."""
+    """The latest value of one of a run's numbers."""
     return f"max by ({', '.join(('run', *by))}) ({series(name, **labels)})"
 
 
@@ -37,17 +37,17 @@ def series(name: str, **labels: str) -> str:
 
 
 def rate(name: str, *by: str) -> str:
-    """How fast one of a run's counters grows, a second."""
+    """Growth per second of one of a run's counters."""
     return f"sum by ({', '.join(('run', *by))}) (rate({series(f'{name}_total')}[{WINDOW}]))"
 
 
 def quantile(part: float, name: str) -> str:
-    """Of one of a run's histograms, lately."""
+    """Recent quantile of one of a run's histograms."""
     return f"histogram_quantile({part}, sum by (run, le) (rate({series(f'{name}_bucket')}[{WINDOW}])))"
 
 
 def share(part: str, of: str = ".+") -> str:
-    """Of the run's recent time."""
+    """Fraction of the run's recent time."""
     grown = [f"sum by (run) (delta({series('time_seconds', part=some)}[{RECENT}]))" for some in (part, of)]
     return " / ".join(grown)
 

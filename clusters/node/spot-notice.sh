@@ -22,7 +22,7 @@ gcp_notice() {
 }
 
 case $cloud in
-aws) # two minutes, of which the notice tells the end
+aws) # two minutes; the notice has the time of their end
     until notice=$(aws_notice); do sleep 5; done
     goes=$(sed -nE 's/.*"time": *"([^"]+)".*/\1/p' <<< "$notice")
     seconds=$(($(date -d "$goes" +%s) - $(date +%s)))

@@ -35,7 +35,7 @@ except ImportError:
 
 DATA = Path(sysconfig.get_paths()["stdlib"]) / "asyncio"
 LINES = 4  # of a prompt
-LEARNED = 0.6  # of the context: so many tokens of a prompt and what follows it are learned from
+LEARNED = 0.6  # fraction of the context: the tokens of a prompt and its continuation to learn from
 
 
 def main() -> None:

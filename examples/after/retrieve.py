@@ -107,7 +107,7 @@ def prompt(tokenizer: Any, passages: list[str], opening: str, room: int) -> str:
 
 @torch.no_grad()
 def loss(model: Any, tokenizer: Any, before: str, text: str, most: int) -> tuple[float, int]:
-    """Nats of at most so many tokens of a text after another one, and how many they are."""
+    """(nats of a text's tokens after another text, number of these tokens), up to a limit."""
     opening = tokenizer(before).input_ids
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids[:most]
     logits = model(torch.tensor([opening + ids], device=model.device)).logits[0, len(opening) - 1 : -1]

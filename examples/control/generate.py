@@ -18,7 +18,7 @@ import numpy as np
 EPISODES = 60
 SKILLS = "random", "medium", "expert"
 SLIPS = {"CartPole-v1": (1.0, 0.4, 0.0), "Pendulum-v1": (1.0, 0.25, 0.0)}
-"""Of each skill, the part of its actions that is left to chance."""
+"""By skill: the fraction of random actions."""
 
 
 def balance(state: np.ndarray) -> Any:

@@ -24,7 +24,7 @@ FIELDS = ("states", "actions", "rewards")
 NUMBERS = "biuf"
 """NumPy's kinds of numeric types and booleans."""
 NUMBER_TYPES = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
-"""The same for Arrow."""
+"""The Arrow types that are accepted."""
 UNPACKED = 2**30
 """Bytes that the arrays of any npz may unpack to (judgement)."""
 RATIO = 8

@@ -1,4 +1,4 @@
-"""Contrastive: tell the other view of a sample from the views of other samples (Chen et al. 2020, SimCLR).
+"""Contrastive: find a sample's other view among the views of other samples (Chen et al. 2020, SimCLR).
 
 Each sample is augmented twice, and its mean feature passes a projector of two layers. The loss is the cross-entropy over
 cosine similarities, divided by a temperature, of each view with all others. The projector is discarded after training.

@@ -11,7 +11,7 @@ from foundray.errors import InputError
 
 
 def add_to(verbs: Verbs) -> None:
-    added = verbs.add("forecast", _forecast, "tell a run's loss from a ladder of smaller ones", overrides="spec", shows=True)
+    added = verbs.add("forecast", _forecast, "predict a run's loss from a ladder of smaller ones", overrides="spec", shows=True)
     added.add_argument("runs", nargs="*", metavar="RUN", help="finished runs, or the folder of a search")
     added.add_argument("--points", metavar="FILE", help="a CSV with the columns N, D and loss, instead of runs")
     added.add_argument("--for", dest="target", metavar="SPEC", help="the run to forecast (default: the search's)")

@@ -12,7 +12,7 @@ from foundray.cli.watch import until_interrupted
 
 
 def add_to(verbs: Verbs) -> None:
-    added = verbs.add("logs", _logs, "tell what happened in a run, a line an event", "RUN", as_json=False, shows=True)
+    added = verbs.add("logs", _logs, "show what happened in a run, one line per event", "RUN", as_json=False, shows=True)
     added.add_argument("--follow", action="store_true", help="continue until the run ends")
     added.add_argument(
         "--json", action="store_true", help="print the record itself: each event and step, one JSON object per line"

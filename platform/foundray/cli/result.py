@@ -28,4 +28,4 @@ def print_result(facts: Any, as_json: bool) -> None:
     if as_json:
         print(facts.to_json())
     if facts.stopped_by and (status := exit_status(facts.stopped_by)):
-        sys.exit(status)  # as for any program that a signal ended, so that the sender can tell
+        sys.exit(status)  # like any program that a signal ended, so that the sender knows

@@ -11,7 +11,7 @@ from foundray.cli.parsing import Verbs
 
 
 def add_to(verbs: Verbs) -> None:
-    added = verbs.add("status", _status, "tell where a run stands", "RUN", shows=True)
+    added = verbs.add("status", _status, "show where a run stands", "RUN", shows=True)
     added.add_argument("--text", action="store_true", help="print the text besides the JSON")
     add_cluster(added)
 

@@ -165,7 +165,7 @@ def _fit(
             "or run on a cluster that has it (`foundray submit`, or RAY_ADDRESS)"
         )
     if fits < fewest:
-        less = f" (a CPU of {_share(nodes, fewest):g} each would do)" if "CPU" in pool.resources else ""
+        less = f" (a CPU of {_share(nodes, fewest):g} each would be enough)" if "CPU" in pool.resources else ""
         raise InputError(
             f"{where}.workers asks for at least {fewest} workers with {each} each, and this machine has {have}, enough for "
             f"{fits}: set {where}.workers to at most {max(fits, 1)}, or lower {where}.resources{less}"

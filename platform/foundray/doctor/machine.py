@@ -15,7 +15,7 @@ from foundray.host import machine, writable
 
 GB = 1e9
 FULL = 0.95
-"""Share of a full disk from which on Ray puts no more objects there."""
+"""Fraction of a full disk above which Ray stores no more objects there."""
 
 
 def cores() -> Finding:

@@ -46,7 +46,7 @@ FULL = 0.95
 class Assumptions:
     mfu: float = MFU
     mtbf_hours: float = MTBF_HOURS
-    """Of one machine."""
+    """Mean time between failures of one machine, in hours."""
     machines: int | None = None
     """None: as many as hold the GPUs, eight in each."""
     seconds_a_gigabyte: float = SECONDS_PER_GIGABYTE

@@ -36,7 +36,7 @@ COVERED, UNCOVERED = 1.2, 1.5
 """A gap up to the first does not matter; from the second on, every text costs half as much again, in training and in use.
 Judgement: papers give ratios between languages (1 to 15), and no threshold."""
 UNKNOWN = 0.01
-"""Share of characters without a token from which on a tokenizer does not cover the data. Judgement."""
+"""Fraction of characters without a token above which a tokenizer does not cover the data: judgement."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Compared:
 @dataclass(frozen=True)
 class Coverage:
     spec: Fertility
-    """Of the spec's own tokenizer."""
+    """Coverage by the spec's own tokenizer."""
     named: tuple[Compared, ...]
     trained_on: int
     """Bytes that the data's own tokenizers are trained on."""

@@ -25,7 +25,7 @@ WIDTH = 100
 NAMES = 17
 """Columns for the names of facts."""
 REPEATED_LINES = 0.01
-"""Share of repeated long lines, by bytes, from which on the page says so."""
+"""Fraction of repeated long lines, by bytes, above which the page says so."""
 SHORT_TOKENS = 2.5
 """Bytes per token below which rules fitted to tokens of about four bytes promise too much: judgement."""
 
@@ -209,7 +209,7 @@ def _machines(plan: Plan) -> list[str]:
     mfu = f"MFU {given.mfu:g}" + (" is assumed" if given.mfu == MFU else "")
     stated = f"{flops(plan.budget.flops)} / (count x peak x MFU), peak in TFLOP/s: {peaks}; {mfu}"
     if any(one.starting for one in estimates):
-        stated += "; where starting kernels takes longer (about 1 ms a layer and micro-batch, 20 ms a step), that"
+        stated += "; where starting kernels takes longer (about 1 ms per layer and micro-batch, 20 ms per step), that"
     lines += _fact("time", stated)
     for one in estimates:
         if one.remedy:

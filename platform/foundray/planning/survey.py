@@ -33,7 +33,7 @@ LEAST_SAMPLE = 4096
 MADE = 2
 """Version of the stored survey; counts up when its meaning changes."""
 UNSPACED = 0.3
-"""Share of unspaced characters from which on words between spaces say little: judgement."""
+"""Fraction of unspaced characters above which words between spaces say little: judgement."""
 
 
 class SourceSurvey(BaseModel):

@@ -47,7 +47,7 @@ class Incident:
     repeated: int = 0
     """Steps repeated."""
     paused: float = 0.0
-    """Of a command: seconds since the previous one."""
+    """For a command: seconds since the previous one."""
 
     @property
     def alarming(self) -> bool:

@@ -158,7 +158,7 @@ class ModelConfig(Section):
         if self.width % self.heads or (self.width // self.heads) % 2:
             fits = [h for h in range(1, self.width + 1) if self.width % h == 0 and (self.width // h) % 2 == 0]
             near = sorted(sorted(fits, key=lambda h: abs(h - self.heads))[:3])
-            right = f"heads of {' or '.join(map(str, near))} would do" if near else "the width must be even"
+            right = f"use {' or '.join(map(str, near))} heads" if near else "the width must be even"
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads of an even size; {right}")
         if self.base_width:
             self.of_width(self.base_width)

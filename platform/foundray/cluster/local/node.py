@@ -26,7 +26,7 @@ class Node:
     ip: str
     pid: int
     known_as: str
-    """The process's identity, which tells it from a later process with the same number."""
+    """The process's identity, which distinguishes it from a later process with the same number."""
 
     def processes(self) -> list[psutil.Process]:
         process = living(self.pid, self.known_as)

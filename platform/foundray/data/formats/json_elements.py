@@ -131,7 +131,7 @@ class _Elements:
         self.prefix: str | None = None
         """The text that elements start with, including the line break and indentation before it, if any."""
         self.nested = False
-        """Whether the prefix also occurs inside elements, so that it does not tell where they start."""
+        """Whether the prefix also occurs inside elements, so that it does not mark their starts."""
         self.in_array = False
 
     def read(self) -> Iterator[tuple[int, Any]]:

@@ -39,7 +39,7 @@ class Shard(BaseModel):
     quarantined: int
     """Units of its raw files that could not be used. `quarantine.jsonl` lists them."""
     lost: dict[str, int] = {}
-    """The same by noun, such as `row`. Empty in older manifests, which counted rows."""
+    """The number of lost parts by noun, such as `row`. Empty in older manifests, which counted rows."""
     empty: int = 0
     """Rows, documents and files without content, which are not listed."""
     notes: int = 0

@@ -1,7 +1,7 @@
 """Micro-batches in the global order, from any position: read samples, plan them by the objective, pack them.
 
 Ray Data runs this in tasks (`datasets`), which send parcels of several micro-batches. Importing Ray Data takes a second, so
-this module does without: workers only open the parcels that they receive.
+this module does not need: workers only open the parcels that they receive.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from foundray.training.rollback import RollBack, appended, passed_over, recorded
 CUTS = kinds(Trait.CUTS)
 """Kinds of events that begin a new lineage."""
 SLACK_SECONDS = 10.0
-"""Records may be out of order by this much: a record carries its age, but not the time that it took to the driver."""
+"""Records may be out of order by this much: a record carries its age, but not its travel time to the driver."""
 
 
 @dataclass(frozen=True)

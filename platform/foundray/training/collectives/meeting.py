@@ -15,7 +15,7 @@ from contextlib import suppress
 
 
 class LostConnection(RuntimeError):
-    """Another worker of the group is gone, or the group was aborted. Its name tells the driver so."""
+    """Another worker of the group is gone, or the group was aborted. The driver recognises it by its name."""
 
 
 class Meeting:

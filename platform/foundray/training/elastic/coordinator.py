@@ -199,7 +199,7 @@ class Coordinator:
         time.sleep(self.failures.add(self.recorder.step, cause, any(status.away for status in statuses)))
 
     def _cordon(self, suspects: tuple[int, ...]) -> None:
-        """Cordon the nodes of workers that compute different bits. Raises RunFailed if no majority tells which are right."""
+        """Cordon the nodes of workers that compute different bits. Raises RunFailed if no majority shows which are right."""
         if not suspects:
             return
         suspected = [
@@ -265,7 +265,7 @@ class Coordinator:
                 self._note("too_few", workers=len(staying), needed=self.spec.scale.world[0])
                 return
             self._read_board(now=True)
-            # The order tells workers which steps are recorded: hence the last records first.
+            # The order includes the last recorded step, so take the last records first.
             self.rendezvous.start(staying[: self.spec.scale.world[1]], held, self.failures.total)
         except RayError as error:
             # Another worker was lost meanwhile; the remaining ones try again.

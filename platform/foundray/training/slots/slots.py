@@ -118,7 +118,7 @@ class PoolTrainer:
         self.failures = 0
         """Consecutive times it ended without holding a slot."""
         self.failures_without_group = 0
-        """Of these, those since a group last computed."""
+        """The number of these since a group last computed."""
         self.request = ""
         """Name of its request to Ray's autoscaling coordinator, once known."""
         self.reason = ""

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the driver uses the rest, and does without torch
+if TYPE_CHECKING:  # the driver uses the rest, and needs no torch
     from torch import Tensor
 
 WINDOW = 64

@@ -42,7 +42,7 @@ class Evaluation:
     """Number of micro-batches whose loss was not finite; if any, the mean is infinite."""
     spread: float
     effective_rank: float
-    """Of the features of up to 512 samples; see `foundray.training.evaluating.collapse`."""
+    """Of the features of up to 512 samples: see `foundray.training.evaluating.collapse`."""
 
 
 class NotOnce(RuntimeError):

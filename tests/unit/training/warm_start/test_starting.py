@@ -84,7 +84,7 @@ def test_the_newest_checkpoint_or_the_one_that_is_named(parent: Run) -> None:
     assert newest.place.weights_sha256 == sha256_of(load_states(parent.checkpoints, ("master",))[1]["master"])
     assert newest.place.weights_sha256 != named.place.weights_sha256
     assert newest.summary() == f"21 of 21 parameters from {parent.folder} at step 8"
-    assert find_start(child(init_from="parent")).spec.identity() == newest.spec.identity(), "a name in runs/ would do"
+    assert find_start(child(init_from="parent")).spec.identity() == newest.spec.identity(), "a name in runs/ is enough"
 
 
 def test_a_damaged_checkpoint_is_passed_over_unless_it_is_named(parent: Run) -> None:
