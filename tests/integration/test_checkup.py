@@ -74,7 +74,7 @@ def refusal(environment: dict[str, str], spec: Path) -> str:
     return Done(done.returncode, done.stdout, done.stderr).refusal
 
 
-def test_all_is_well(site: Site) -> None:
+def test_a_healthy_cluster_passes(site: Site) -> None:
     found = site.look("all")
     assert found["unreachable"] == []
     checkup = found["check"]
@@ -113,7 +113,7 @@ def test_a_node_with_another_foundray_and_storage_of_its_own(site: Site, tmp_pat
     assert [f"{node} (" in said and "a folder of its own" in said for said in found["unreachable"]] == [True]
 
 
-def test_tokens(site: Site) -> None:
+def test_missing_and_wrong_tokens_are_refused(site: Site) -> None:
     bare = {k: v for k, v in site.environment().items() if not k.startswith("RAY_AUTH")}
     bare |= {"FOUNDRAY_LOCAL_CLUSTER": "/nonexistent", "HOME": "/nonexistent"}  # it does not know of the cluster's token
     wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong-and-secret"}

@@ -35,7 +35,7 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ray://127.0.0.1:10001", "hand the run over with `foundray submit`"),
     ],
 )
-def test_addresses_that_are_none(address: str, said: str) -> None:
+def test_invalid_addresses(address: str, said: str) -> None:
     assert said in refusal(address)
 
 

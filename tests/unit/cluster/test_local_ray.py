@@ -27,17 +27,17 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         ("/tmp/" + "x" * 60, "is too long: Ray's sockets in it would have paths of "),
     ],
 )
-def test_a_temporary_folder_that_will_not_do(folder: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_temporary_folder(folder: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", folder)
     with pytest.raises(InputError) as error:
         writable.check_temporary_folder()
     assert said in str(error.value) and "set RAY_TMPDIR" in str(error.value)
 
 
-def test_a_temporary_folder_that_is_made_later_is_tried_where_it_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_that_does_not_exist_yet_is_tested_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/foundray-none-{os.getpid()}/inside")
     writable.check_temporary_folder()
-    assert not Path(f"/tmp/foundray-none-{os.getpid()}").exists(), "trying leaves nothing"
+    assert not Path(f"/tmp/foundray-none-{os.getpid()}").exists(), "the check leaves nothing"
 
 
 def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ def test_shared_memory_that_cannot_be_written_is_named(monkeypatch: pytest.Monke
         writable.check_shared_memory()
 
 
-def test_the_token_is_its_own_and_gone_afterwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_local_ray_has_its_own_token_which_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "made"))
     monkeypatch.setenv("HOME", "/proc")
     with local_ray._own_token():

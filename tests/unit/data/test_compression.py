@@ -127,7 +127,7 @@ def test_nothing_of_a_damaged_block_of_bzip2_is_used() -> None:
 
 
 @each_kind
-def test_a_name_that_promises_too_much_is_one_sentence(ending: str) -> None:
+def test_content_that_does_not_match_its_name_is_one_sentence(ending: str) -> None:
     found, (broken,) = unpacked(b"plain text\n" * 1000, f"a{ending}")
     assert found == b""
     kinds = ("a gzip", "a bz2", "an xz", "a zstd", "an lz4")

@@ -112,7 +112,7 @@ def test_numbers_without_a_range_are_stretched_and_a_note_says_so() -> None:
     assert pixels(saved(Pillow.fromarray(np.full((2, 2), -7.0, np.float32)), "tiff"), size=2).tolist() == [[0, 0], [0, 0]]
 
 
-def test_pixels_that_are_no_numbers_are_counted() -> None:
+def test_pixels_that_are_not_numbers_are_counted() -> None:
     values = np.ones((4, 4), np.float32)
     values[1, 2], values[3, 3] = np.nan, np.inf
     assert quarantined(saved(Pillow.fromarray(values), "tiff")) == [
@@ -132,7 +132,7 @@ def seen_through(mode: str) -> Pillow.Image:
 
 
 @pytest.mark.parametrize(("mode", "form"), [("RGBA", "png"), ("LA", "png"), ("RGBA", "webp"), ("RGBA", "tiff"), ("LA", "tiff")])
-def test_what_is_transparent_is_laid_on_white(mode: str, form: str) -> None:
+def test_transparent_pixels_are_blended_with_white(mode: str, form: str) -> None:
     content = saved(seen_through(mode), form, **({"lossless": True, "exact": True} if form == "webp" else {}))
     with Pillow.open(io.BytesIO(content)) as one:
         assert one.mode == mode
@@ -269,7 +269,7 @@ def test_extreme_shapes_need_little_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 40), (400, 3), (7, 500), (4000, 500)])
-def test_up_to_extreme_shapes_scaling_is_as_ever(size: tuple[int, int]) -> None:
+def test_scaling_is_unchanged_except_for_extreme_shapes(size: tuple[int, int]) -> None:
     one = Pillow.effect_noise(size, 100)
     scale = SIDE / min(size)
     width, height = (max(SIDE, round(side * scale)) for side in size)
@@ -309,7 +309,7 @@ def test_a_photo_with_its_preview_is_one_picture() -> None:
 # What cannot be read
 
 
-def test_whatever_pillow_raises_is_a_reason(tmp_path: Path) -> None:
+def test_every_error_of_pillow_becomes_a_reason(tmp_path: Path) -> None:
     drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     for content, said in (
         (b"", "not an image of a known kind"),

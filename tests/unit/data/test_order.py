@@ -73,7 +73,7 @@ def test_another_seed_is_another_order_of_the_same_samples() -> None:
     assert sorted(a) == sorted(b)
 
 
-def test_it_is_shuffled() -> None:
+def test_the_order_is_shuffled() -> None:
     subject = order([[256 * 40]], [1.0])
     address = subject.train(0, subject.train_samples)
     rows = address.group * 256 + address.row

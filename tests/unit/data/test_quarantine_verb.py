@@ -128,9 +128,7 @@ def test_vectors_are_looked_into_as_well(tmp_path: Path, capsys: pytest.CaptureF
     assert out.splitlines()[0] == f"{tmp_path}: 5 members and 1 row quarantined so far"
 
 
-def test_what_is_none_of_these_is_refused_by_one_sentence(
-    tmp_path: Path, spec: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_anything_else_is_refused_with_one_sentence(tmp_path: Path, spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     for arguments, said in (
         ([tmp_path / "nowhere"], "nowhere is neither a run (its folder, or its name in runs/), nor a spec file, nor"),

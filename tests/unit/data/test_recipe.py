@@ -160,7 +160,7 @@ def test_data_that_would_be_read_otherwise_now_is_prepared_again(tmp_path: Path,
     assert list(recipes._earlier_recipes(values.begun_with(raised), files)) == [], "of another arithmetic"
 
 
-def test_changes_are_said_of_what_a_person_changed(tmp_path: Path) -> None:
+def test_reported_changes_are_those_that_a_person_made(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt")
     spec = spec_of(tmp_path, {"path": str(file)})
     now = prepared_folder(spec)[1]

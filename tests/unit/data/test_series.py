@@ -105,7 +105,7 @@ def test_rounding_is_no_signal() -> None:
         ("1_000", "a gap at step 40"),
     ],
 )
-def test_what_would_spoil_a_window_costs_its_stretch_and_channel(value: str, reason: str, tmp_path: Path) -> None:
+def test_values_that_would_spoil_a_window_cost_its_stretch_and_channel(value: str, reason: str, tmp_path: Path) -> None:
     x: list[Any] = [1.0 + n % 7 for n in range(6 * STEPS)]
     y = list(x)
     x[40] = value
@@ -169,7 +169,7 @@ def test_numbers_are_read_as_they_are_written(x: list[str], right: list[float], 
         ([f"€{n}" if n % 2 else f"${n}" for n in range(32)], "its numbers have $ or €"),
     ],
 )
-def test_what_stays_open_is_refused_by_name(x: list[str], why: str, tmp_path: Path) -> None:
+def test_ambiguous_columns_are_refused_by_name(x: list[str], why: str, tmp_path: Path) -> None:
     content = table("x,y", x, range(32))
     rows, said = read(tmp_path / "a.csv", content)
     assert channels(rows) == {"0": [float(n) for n in range(32)]}

@@ -87,7 +87,7 @@ def test_chained_recordings_in_an_archive(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_what_stands_behind_or_between_recordings_is_no_recording() -> None:
+def test_bytes_after_or_between_recordings_are_no_recording() -> None:
     wav, flac = encoded(sound(8000)), encoded(sound(8000), "FLAC")
     note = b"LIST" + struct.pack("<I", 4) + b"abcd"
     assert outcomes(wav + note) == [("byte 0", 8000)]

@@ -218,7 +218,7 @@ def test_ids_that_no_model_could_hold_are_refused(vocabulary: dict[str, int], sa
         load(saved(tmp_path, engine(words("<unk>")), vocab=vocabulary))
 
 
-def test_a_few_gaps_are_no_matter(tmp_path: Path) -> None:
+def test_a_few_gaps_do_no_harm(tmp_path: Path) -> None:
     loaded = load(saved(tmp_path, engine(models.WordLevel({"<unk>": 0, "a": 2, "b": 7}, unk_token="<unk>"))))
     assert (opener(loaded), loaded.document_id, loaded.vocabulary) == ("<|document|>", 3, 8)
 
@@ -325,7 +325,7 @@ def test_an_opener_that_stands_for_the_unknown_is_refused(tmp_path: Path) -> Non
         load(file, document_token="<unk>")
 
 
-def test_a_text_that_becomes_the_opener_nevertheless_is_put_aside(tmp_path: Path) -> None:
+def test_a_text_that_becomes_the_opener_nevertheless_is_quarantined(tmp_path: Path) -> None:
     """A Unigram turns text into the special tokens that it spells: the document would seem to be two."""
     pieces = [("<unk>", 0.0), ("<s>", 0.0), *((letter, -2.0) for letter in "abcs<>")]
     loaded = load(saved(tmp_path, engine(models.Unigram(pieces, 0), special=("<s>",))))
@@ -421,7 +421,7 @@ def test_a_document_that_becomes_several_is_quarantined(tmp_path: Path) -> None:
     assert (lost[0]["position"], lost[0]["unit"]) == ("line 2", "document")
 
 
-def test_errors_are_reasons_and_interruptions_are_none() -> None:
+def test_errors_become_reasons_but_interruptions_do_not() -> None:
     lossy = Tokenizer(engine(words(), pre_tokenizers.Whitespace()), -1)
     first, second = encode_or_reason(lossy, ["Hello", "nobody"])
     assert not isinstance(first, str) and first.tolist() == [0]

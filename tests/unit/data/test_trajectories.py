@@ -114,7 +114,7 @@ def test_arrays_that_do_not_fit_cost_all_episodes(tmp_path: Path, changes: dict[
 
 
 @pytest.mark.parametrize("lengths", [[25.0, 15.0], [[25], [15]], ["25", "15"], [True, False]])
-def test_lengths_that_are_none(tmp_path: Path, lengths: Any) -> None:
+def test_invalid_lengths(tmp_path: Path, lengths: Any) -> None:
     ((_, reason, lost, unit),) = outcomes(tmp_path, npz(lengths=np.array(lengths)))
     assert "lengths" in reason
     assert "numbers" in reason

@@ -190,7 +190,7 @@ def test_handlers_are_as_before_when_it_is_over() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_a_program_that_calls_us_is_interrupted_and_not_ended() -> None:
+def test_a_program_that_calls_us_is_interrupted_but_not_ended() -> None:
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt), heeded():
             os.kill(os.getpid(), signal.SIGINT)
@@ -198,7 +198,7 @@ def test_a_program_that_calls_us_is_interrupted_and_not_ended() -> None:
         assert signals.exit_status() is None, "nothing is left of it for the next call"
 
 
-def test_outside_of_the_main_thread_nothing_changes() -> None:
+def test_outside_the_main_thread_nothing_changes() -> None:
     seen = []
 
     def look() -> None:

@@ -311,7 +311,7 @@ def test_what_decides(tmp_path: Path, prose: Path, english: Path) -> None:
     assert found.verdict == "pre-train" and "times as many steps" in found.reasons[0]
 
 
-def test_too_few_tokens_are_said_with_their_numbers(tmp_path: Path, prose: Path) -> None:
+def test_too_few_tokens_are_reported_with_their_numbers(tmp_path: Path, prose: Path) -> None:
     """360,000 bytes to train on; two parameters per byte, and so on."""
     spec = make(prose, tmp_path / "runs", train={"steps": 400, "micro_batches": 100, "micro_batch_size": 10})
     found = plan(spec, gpus=["H100"])

@@ -124,7 +124,7 @@ def test_devices_that_do_not_compute() -> None:
     assert "cuda:0 cannot compute: out of memory" in only(judged([node(1, gpus=1, products=broken)]), stops=True)
 
 
-def test_links() -> None:
+def test_slow_links_are_reported() -> None:
     a, b, c = (node(n) for n in (1, 2, 3))
     quick = [Link(a, b, 1e-4, 1.2e9), Link(a, c, 1e-4, 1.1e9)]
     assert judged([a, b, c], [*quick, Link(b, c, 1e-4, 0.9e9)]) == []
@@ -136,7 +136,7 @@ def test_links() -> None:
     )
 
 
-def test_space() -> None:
+def test_little_disk_space_is_reported() -> None:
     assert "has 2.0 GB left" in only(judged([node(1, disk_free=2e9)]), stops=False)
     assert "/dev/shm has 0.067 GB, less than Ray's object store of 2 GB" in only(
         judged([node(1, shm_total=67e6, object_store=2e9)]), stops=False
@@ -152,7 +152,7 @@ def test_rounds_of_pairs_are_disjoint_and_complete() -> None:
     assert len(rounds) == 3
 
 
-def test_names() -> None:
+def test_nodes_have_readable_names() -> None:
     assert named([node(n) for n in range(1, 7)]) == "nodes 10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4 and 2 more"
     assert named([Node("x", "10.0.0.1", "gpu-1")]) == "node 10.0.0.1 (gpu-1)"
     assert shown("s3://key:secret@bucket/runs?session=1") == "s3://…@bucket/runs"

@@ -37,7 +37,7 @@ def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("content", OTHERS)
-def test_data_that_are_no_object_are_a_sentence(run: Run, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_is_no_object_is_one_sentence(run: Run, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     (run.folder / "data.json").write_bytes(content)
     said = refusal(["samples", run.folder.path, "--step", "3"], capsys)
     assert "data.json is damaged: it " in said
@@ -45,7 +45,7 @@ def test_data_that_are_no_object_are_a_sentence(run: Run, content: bytes, capsys
 
 
 @pytest.mark.parametrize("arithmetic", [5, ["order"], {"order": "x"}])
-def test_versions_that_are_none_are_a_sentence(run: Run, arithmetic: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_versions_are_one_sentence(run: Run, arithmetic: Any, capsys: pytest.CaptureFixture[str]) -> None:
     data = json.loads((run.folder / "data.json").read_text())
     (run.folder / "data.json").write_text(json.dumps(data | {"arithmetic": arithmetic}))
     assert "data.json is damaged: its arithmetic names no versions" in refusal(["status", run.folder.path], capsys)
@@ -60,7 +60,7 @@ def test_versions_that_are_none_are_a_sentence(run: Run, arithmetic: Any, capsys
         b'{"fingerprint": "x", "loss": 2, "interval": {"low": 1, "high": 3}, "law": {"E": 1}}',
     ],
 )
-def test_a_forecast_that_is_none_is_a_sentence_and_all_else_is_shown(
+def test_an_invalid_forecast_is_one_sentence_and_everything_else_is_shown(
     run: Run, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run.folder / "forecast.json").write_bytes(content)
@@ -75,7 +75,7 @@ def test_a_forecast_that_is_none_is_a_sentence_and_all_else_is_shown(
     assert said in drawn.get()
 
 
-def test_a_damaged_forecast_is_said_with_a_report(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_forecast_is_mentioned_with_a_report(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     (run.folder / "forecast.json").write_text("{")
     main(["report", run.folder.path])
     assert "forecast.json is damaged" in capsys.readouterr().err

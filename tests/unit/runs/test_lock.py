@@ -155,7 +155,7 @@ except InputError as error:
     "left", [None, {"home": home(), "pid": 3_999_999, "process": "gone"}], ids=["new", "left by a dead one"]
 )
 @pytest.mark.parametrize("kind", ["local", "without exclusive creation"])
-def test_of_commands_started_together_exactly_one_enters(tmp_path: Path, kind: str, left: dict[str, object] | None) -> None:
+def test_exactly_one_of_commands_started_together_enters(tmp_path: Path, kind: str, left: dict[str, object] | None) -> None:
     """The second filesystem has only the operations of object stores: put, list and delete."""
     if left:
         (tmp_path / "run").mkdir()
@@ -174,7 +174,7 @@ def test_of_commands_started_together_exactly_one_enters(tmp_path: Path, kind: s
     assert list((tmp_path / "run").iterdir()) == [], "nobody left anything"
 
 
-def test_a_claim_of_a_command_that_was_killed_holds_nobody_up_for_ever(tmp_path: Path) -> None:
+def test_a_claim_of_a_killed_command_blocks_nobody_for_ever(tmp_path: Path) -> None:
     """On an object store, this machine's claim is gone at once, another machine's once it has not changed for a while."""
     files = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     folder = Store(files, "run", "run")
@@ -184,7 +184,7 @@ def test_a_claim_of_a_command_that_was_killed_holds_nobody_up_for_ever(tmp_path:
         assert [file.name for file in (tmp_path / "run").iterdir()] == ["holder.json"]
 
 
-def test_a_damaged_file_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_damaged_file_blocks_nobody(tmp_path: Path) -> None:
     """As after a power failure."""
     (tmp_path / "holder.json").write_bytes(bytes(300))
     with hold(tmp_path):

@@ -210,7 +210,7 @@ def test_a_forecast_and_its_table() -> None:
     assert fields["interval"] == {"low": low, "high": high} and fields["reach"] == pytest.approx(found.reach)
 
 
-def test_a_target_inside_the_ladder_is_said_to_be() -> None:
+def test_a_target_inside_the_ladder_is_reported_as_such() -> None:
     assert "inside the ladder: interpolated" in forecast(ladder(HOFFMANN), Target(2e6, 5e7), draws=100).table()
 
 

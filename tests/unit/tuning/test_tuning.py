@@ -443,7 +443,7 @@ def test_ranges_have_ends() -> None:
         (lambda spec: foundray.transfer(spec, [16, 24], [0.1, 0.2, 0.3]), "--widths: heads keep their size, 16"),
     ],
 )
-def test_questions_that_cannot_be_answered_are_one_sentence(call: Any, sentence: str, prose: Path, tmp_path: Path) -> None:
+def test_unanswerable_requests_are_one_sentence(call: Any, sentence: str, prose: Path, tmp_path: Path) -> None:
     spec = write_spec(tmp_path, small_spec(prose, tmp_path))
     with pytest.raises(InputError, match=sentence):
         call(spec)

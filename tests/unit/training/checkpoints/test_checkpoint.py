@@ -62,7 +62,7 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(saved: tuple[Store, Traine
     assert (restored.step, restored.skipped) == (2, [])
 
 
-def test_nothing_usable_is_said_and_nothing_is_deleted(saved: tuple[Store, Trainer]) -> None:
+def test_nothing_usable_is_an_error_and_nothing_is_deleted(saved: tuple[Store, Trainer]) -> None:
     folder, trainer = saved
     for step in (1, 2, 3):
         flip(shard(folder, step))
