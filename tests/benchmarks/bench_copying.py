@@ -76,7 +76,7 @@ def checkpoints(folder: Path) -> None:
         for name, way in ways.items():
             found[name].append(way(folder / f"{name.replace(' ', '-')}-{turn}"))
     dist.destroy_process_group()
-    print(f"\na checkpoint of {size / 1e6:.0f} MB\n{'':42}{'s a step is held up':>20}{'s in all':>10}{'s a GB':>10}")
+    print(f"\na checkpoint of {size / 1e6:.0f} MB\n{'':42}{'delay of a step, s':>20}{'total, s':>10}{'s per GB':>10}")
     for name, values in found.items():
         held, whole = (statistics.median(value[part] for value in values) for part in (0, 1))
         print(f"{name:42}{held:20.3f}{whole:10.2f}{whole / size * 1e9:10.2f}", flush=True)

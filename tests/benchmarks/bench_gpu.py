@@ -214,7 +214,7 @@ def main() -> None:
                 print(json.dumps(by_ray(path, size, "adamw8bit, exact", VARIANTS["adamw8bit, exact"])), flush=True)
             for found in beside(size, path, asked.compiled):
                 print(
-                    f"{found.name:42}{found.step_s * 1e3:9.1f} ms a step{found.tokens_per_s:12,.0f} tokens/s"
+                    f"{found.name:42}{found.step_s * 1e3:9.1f} ms per step{found.tokens_per_s:12,.0f} tokens/s"
                     f"{found.mfu:8.1%} MFU{found.peak_gb:8.1f} GB",
                     flush=True,
                 )
