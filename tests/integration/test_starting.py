@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import pytest
 from tests.chaos.test_kills import descendants, title
 from tests.integration.conftest import foundray
-from tests.integration.test_train import local_ray  # noqa: F401 - a fixture
 
 import foundray as api
+from foundray.cluster.connect import connected
 from foundray.data.stream.leases import validation_plan
 from foundray.data.stream.plan import plan_for, read_micro_batches
 from foundray.errors import InputError
@@ -29,6 +30,12 @@ from foundray.training.warm_start.parent import find_start
 from foundray.training.warm_start.starting import START, take
 
 STEPS = 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_ray() -> Iterator[None]:
+    with connected():
+        yield
 
 
 @pytest.fixture(scope="module")

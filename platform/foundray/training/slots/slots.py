@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup
 
 from foundray.cluster.causes import cause_of
 from foundray.cluster.connect import beside_caller
@@ -100,7 +101,9 @@ class Slots:
             for pool_trainer in self.pools:
                 if pool_trainer.started:
                     ray.kill(pool_trainer.actor)
-        if not self.alone:
+        if self.alone:
+            _remove_reservations()  # this process may start another run
+        else:
             cancel_requests(requests)
 
 
@@ -162,6 +165,15 @@ def cancel_requests(names: list[str]) -> None:
         coordinator = get_or_create_autoscaling_coordinator()  # Ray Train needs it, and it is slow to start
         if names:
             ray.wait([coordinator.cancel_request.remote(name) for name in names], num_returns=len(names), timeout=10)
+
+
+def _remove_reservations() -> None:
+    """Remove all placement groups: Ray keeps those of an actor that died for as long as its job lives."""
+    from ray._raylet import PlacementGroupID  # there is no public way from the id in the table to the group
+
+    for found in ray.util.placement_group_table().values():
+        with suppress(RayError):
+            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(found["placement_group_id"])))
 
 
 def _session_folder() -> str:
