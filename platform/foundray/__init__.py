@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from foundray.inspection.auditing import Audit
     from foundray.inspection.quarantined import Quarantine
     from foundray.planning import Plan
-    from foundray.runs.run import Facts
+    from foundray.runs.facts import Facts
     from foundray.tuning.forecast.forecast import Forecast
     from foundray.tuning.search.outcome import Tuned
     from foundray.tuning.transfer.coordcheck import CoordinateCheck

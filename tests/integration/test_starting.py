@@ -22,7 +22,8 @@ from foundray.data.stream.leases import validation_plan
 from foundray.data.stream.plan import plan_for, read_micro_batches
 from foundray.errors import InputError
 from foundray.model.model import Model
-from foundray.runs.run import Facts, Run
+from foundray.runs.facts import Facts
+from foundray.runs.run import Run
 from foundray.training.driver import prepared_data
 from foundray.training.evaluating.evaluation import evaluate
 from foundray.training.step.trainer import Trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from foundray.records.schema import kinds
@@ -92,6 +93,12 @@ class Account:
             spent[self.waiting[0]] += now - self.waiting[1]
             elapsed += now - self.seen
         return {part: round(seconds, 3) for part, seconds in {**spent, "idle": elapsed - sum(spent.values())}.items()}
+
+
+def goodput_of(parts: Mapping[str, float]) -> float | None:
+    """Share of the time that was spent on steps that count; None if no time has passed, to the millisecond."""
+    whole = sum(parts.values())
+    return parts["stepping"] / whole if round(whole, 3) else None
 
 
 def account(events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> dict[str, float]:

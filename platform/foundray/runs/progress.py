@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from foundray.records.takers import counts
-from foundray.runs.goodput import ENDS, Account
+from foundray.runs.goodput import ENDS, Account, goodput_of
 from foundray.runs.restarts import Restarts
 
 RECENT = 200
@@ -110,7 +110,7 @@ class Progress:
     @property
     def goodput(self) -> float | None:
         """Share of that time spent on steps that count."""
-        return self.account.spent["stepping"] / self.seconds if self.done and self.seconds else None
+        return goodput_of(self.account.parts()) if self.done else None
 
     @property
     def shares(self) -> dict[int, float]:

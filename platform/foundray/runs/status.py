@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from foundray.records.schema import kinds
 from foundray.records.traits import Trait
-from foundray.runs.run import Facts, Run
+from foundray.runs.facts import Facts
+from foundray.runs.run import Run
 from foundray.wording.sentences import clock, dated, sentence
 from foundray.wording.words import plural
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from foundray.errors import InputError
+from foundray.runs.facts import Facts
 from foundray.runs.lock import ask_to_stop, is_held
-from foundray.runs.run import Facts, Run
+from foundray.runs.run import Run
 
 BEAT_SECONDS = 0.5
 

@@ -20,8 +20,9 @@ from foundray.host.environment import environment
 from foundray.host.machine import physical_cores
 from foundray.host.signals import heeded
 from foundray.preflight.admission import admit
+from foundray.runs.facts import Facts
 from foundray.runs.lock import RunLock
-from foundray.runs.run import Facts, Run, event
+from foundray.runs.run import Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoints.leftovers import clear

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.records import BEGAN, at, made_run
 
 from foundray.runs.goodput import account
+from foundray.runs.progress import Progress
 from foundray.runs.restarts import restarts
 
 
@@ -35,6 +38,16 @@ def test_the_parts_of_a_run_with_a_fault_and_a_second_command() -> None:
 
 def test_nothing_is_nothing() -> None:
     assert sum(account([], []).values()) == 0
+
+
+@pytest.mark.parametrize(("seconds", "goodput"), [(0.0, None), (0.0004, None), (1.0, 0.75), (4.0, 0.1875)])
+def test_a_run_of_no_duration_has_no_goodput(tmp_path: Path, seconds: float, goodput: float | None) -> None:
+    """A fast machine's clock may show one time for a command and its first step: 0.75 s by its own account."""
+    run = made_run(tmp_path, [at(0.0, "command")], [step(BEGAN + seconds, 1)])
+    progress = Progress()
+    progress.add(run.story())
+    assert run.facts().goodput == goodput
+    assert progress.goodput == (None if goodput is None else pytest.approx(goodput))
 
 
 HOURS = 8 * 3600.0

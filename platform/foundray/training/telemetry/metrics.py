@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from foundray.records.schema import kinds
 from foundray.records.takers import counts
 from foundray.records.traits import Trait
-from foundray.runs.goodput import Account
+from foundray.runs.goodput import Account, goodput_of
 from foundray.runs.restarts import Restarts
 from foundray.spec import Spec
 from foundray.training.telemetry.exporter import Key, Reading
@@ -239,8 +239,8 @@ class RunMetrics:
             self.account.add(self.late_records.pop(0))
         parts = self.account.parts(until)
         self.values |= {("time_seconds", part): seconds for part, seconds in parts.items()}
-        if whole := sum(parts.values()):
-            self._set(goodput=parts["stepping"] / whole)
+        if (goodput := goodput_of(parts)) is not None:
+            self._set(goodput=goodput)
 
     def _set_ages(self, now: float) -> None:
         steps, evaluations, least = PATIENCE

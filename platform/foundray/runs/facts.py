@@ -1,0 +1,161 @@
+"""Where a run stands, from its folder and its logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
+from itertools import groupby
+from typing import Any
+
+from foundray.records.schema import kinds
+from foundray.records.traits import Trait
+from foundray.runs.checkpoints import newest_step
+from foundray.runs.goodput import ENDS, Account, goodput_of
+from foundray.runs.lock import is_held
+from foundray.runs.restarts import restarts
+from foundray.spec import Spec
+from foundray.storage import Store
+from foundray.wording.standard_json import dumps
+
+MOVES = kinds(Trait.MOVES)
+"""Kinds of events that set the step that the run is at."""
+
+
+@dataclass
+class Facts:
+    """Where a run stands, for programs: the last line of `train`, `resume` and `status` with `--json`."""
+
+    run: str
+    state: str
+    """`new`, `running`, `stopped` (on request), `interrupted`, `failed` or `finished`."""
+    step: int
+    """Optimizer steps done, as far as recorded."""
+    tokens: int
+    """Positions trained on: steps times tokens per step."""
+    loss: float | None
+    """Training loss of the last step, in nats per token."""
+    val_loss: float | None
+    """Last validation loss, in nats per token."""
+    weights_sha256: str | None
+    """Hash of a finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
+    init_from: dict[str, Any] | None
+    """Where its first weights came from: `run`, `step`, `weights_sha256`, `teacher_sha256`."""
+    stopped_by: str | None
+    """Who stopped the run: a person, or a signal: `SIGINT` (Ctrl-C), `SIGTERM`, or `SIGHUP` (a closed terminal)."""
+    checkpoint: int | None
+    """Step of the newest complete checkpoint."""
+    workers: int | None
+    """Number of workers in the last group."""
+    worlds: list[dict[str, Any]]
+    """The number of workers over time: `time`, `step` and `workers` of each group whose size differs from the one before."""
+    restarts: int
+    """Groups formed again: see `foundray.runs.restarts`."""
+    steps_repeated: int
+    """Steps repeated because they came after the checkpoint that the run continued from."""
+    tokens_per_s: float | None
+    """While stepping: without start-up, evaluation and checkpoints."""
+    seconds: float
+    """Total wall time while a command was running the run."""
+    goodput: float | None
+    """Share of that time spent on steps that count."""
+    account: dict[str, float]
+    """Those seconds by part: see `foundray.runs.goodput`."""
+    damage: list[str] = dataclass_field(default_factory=list)
+    """One sentence per damaged log file: its unreadable records are missing from these facts."""
+
+    def to_json(self) -> str:
+        """Dump the facts; a number that is not finite becomes `null`."""
+        return dumps(asdict(self))
+
+    def __getitem__(self, name: str) -> Any:
+        """Read a fact as in the JSON object."""
+        return asdict(self)[name]
+
+
+def facts_of(folder: Store, spec: Spec, story: Iterable[dict[str, Any]]) -> Facts:
+    """Facts of the run in `folder`; `story` holds its events and steps in order of time."""
+    events, spent = list[dict[str, Any]](), Account()
+    steps = _Steps(spec.train.steps)
+    for record in story:
+        spent.add(record)
+        if "event" in record:
+            events.append(record)
+        else:
+            steps.add(record)
+    groups = [event for event in events if event["event"] == "workers_started"]
+    ends = [event for event in events if event["event"] in ENDS]
+    end = ends[-1] if ends and not any(e["event"] == "command" for e in events[events.index(ends[-1]) :]) else None
+    over = end["event"] if end else None
+    state = over or ("running" if is_held(folder) else "interrupted" if events else "new")
+    parts = spent.parts()
+    share = goodput_of(parts)
+    step = ends[-1]["step"] if state == "finished" else _done(events, steps.last)
+    return Facts(
+        run=folder.url,
+        state=state,
+        step=step,
+        tokens=step * spec.tokens_per_step,
+        loss=steps.last.get("loss"),
+        val_loss=_val_loss(events),
+        weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
+        init_from=spec.init_from.model_dump() if spec.init_from else None,
+        stopped_by=end["by"] if end and state == "stopped" else None,
+        checkpoint=newest_step(folder / "checkpoints"),
+        workers=groups[-1]["workers"] if groups else None,
+        worlds=_worlds(events),
+        restarts=restarts(events),
+        steps_repeated=steps.repeated,
+        tokens_per_s=round(steps.count * spec.tokens_per_step / steps.seconds, 1) if steps.seconds else None,
+        seconds=round(sum(parts.values()), 3),
+        goodput=round(share, 4) if steps.count and share is not None else None,
+        account=parts,
+    )
+
+
+class _Steps:
+    """Sums over a run's steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.last: dict[str, Any] = {}
+        self.count, self.seconds = 0, 0.0
+        self.seen = bytearray(steps + 1)
+        """By step, whether it was recorded."""
+        self.repeated = 0
+        """Steps recorded again."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        number = record["step"]
+        self.last = record
+        self.count += 1
+        self.seconds += record["step_s"]
+        if 0 <= number < len(self.seen):
+            self.repeated += self.seen[number]
+            self.seen[number] = 1
+
+
+def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
+    """Steps done in the run's current state: those of the last step, or of the state it has returned to since."""
+    moved = next((event for event in reversed(events) if event["event"] in MOVES), None)
+    if moved and (not last or moved["time"] > last["time"]):
+        return int(moved.get("to", moved["step"]))
+    return int(last.get("step", 0))
+
+
+def _val_loss(events: list[dict[str, Any]]) -> float | None:
+    """Validation loss of the last evaluation that no roll-back has undone."""
+    reached = math.inf
+    for event in reversed(events):
+        if event["event"] == "rolled_back":
+            reached = min(reached, event["to"])
+        elif event["event"] == "evaluated" and event["step"] <= reached:
+            return float(event["val_loss"])
+    return None
+
+
+def _worlds(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Time, step and workers of each group whose size differs from the one before."""
+    groups = (event for event in events if event["event"] == "workers_started")
+    firsts = (next(same) for _, same in groupby(groups, key=lambda group: group["workers"]))
+    return [{"time": group["time"], "step": group["step"], "workers": group["workers"]} for group in firsts]
