@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from foundray.records.schema import EVENTS, Line, Step, TooFew
+from foundray.records.schema import EVENTS, Step
+from foundray.records.schema.line import Line
+from foundray.records.schema.workers import TooFew
 from foundray.records.takers import runs_of
 
 Record = dict[str, Any]

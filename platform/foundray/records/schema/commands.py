@@ -1,0 +1,113 @@
+"""Events of a command and of what it makes of the run: where it begins, what is measured, how it ends."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from foundray.records.schema.line import Event
+from foundray.records.traits import Trait
+
+
+class Command(Event):
+    """A command began."""
+
+    traits = Trait.BEGINS | Trait.RESIZES
+    defaults: ClassVar[dict[str, Any]] = {"environment": {}}
+    event: Literal["command"]
+    workers: tuple[int, int]
+    """The fewest and the most workers that it uses."""
+    environment: dict[str, str]
+    """Versions of Python and of the packages that can change a result, and the platform."""
+
+
+class Initialised(Event):
+    """The run's first weights came from another run."""
+
+    traits = Trait.ROUTINE
+    event: Literal["initialised"]
+    step: int
+    """Steps done: 0."""
+    run: str
+    """The other run's folder."""
+    run_step: int
+    """Steps done in that run's checkpoint."""
+    weights_sha256: str
+    """Hash of the weights in it."""
+    teacher_sha256: str | None
+    """Hash of its teacher's weights, if both runs have a teacher."""
+    taken: int
+    """Number of parameters taken, whole or in their first rows."""
+    parameters: int
+    """Number of all parameters."""
+    new: list[str]
+    """Parts initialised as usual."""
+
+
+class Evaluated(Event):
+    """The validation split, or part of it, was evaluated."""
+
+    traits = Trait.ROUTINE | Trait.PRINTED | Trait.LATE
+    event: Literal["evaluated"]
+    step: int
+    """Steps done."""
+    set: str = "validation"
+    """Name of the sample set."""
+    samples: int | None = None
+    """Number of samples evaluated; none in earlier records, which evaluated all."""
+    of_samples: int | None = None
+    """Number of samples in the set."""
+    val_loss: float
+    """Mean in nats per token; infinite if a loss was not finite (`foundray logs --json` prints `null`)."""
+    compared_loss: float | None = None
+    """`val_loss` over the samples that earlier evaluations used, to compare checkpoints; in the last evaluation, if that
+    uses more samples."""
+    val_tokens: int
+    """Number of tokens predicted."""
+    not_finite: int = 0
+    """Number of micro-batches whose loss was not finite."""
+    feature_spread: float
+    """Standard deviation of the features of up to 512 samples; near 0 if they collapse."""
+    effective_rank: float
+    """Effective rank of these features: about how many directions they spread over."""
+    seconds: float
+    """Duration in seconds."""
+    bits_per_byte: float | None = None
+    """For text: the loss, independent of the tokenizer."""
+
+
+class Stopped(Event):
+    """The command ended because it was asked to."""
+
+    traits = Trait.ENDS | Trait.ENDS_WELL | Trait.RESIZES
+    defaults: ClassVar[dict[str, Any]] = {"checkpoint": 0}
+    event: Literal["stopped"]
+    step: int
+    """Steps done."""
+    checkpoint: int
+    """The step of the last complete checkpoint; 0 for none."""
+    by: str
+    """Who asked: a person, or a signal such as `SIGINT` for Ctrl-C."""
+
+
+class Failed(Event):
+    """The command ended with an error."""
+
+    traits = Trait.ENDS | Trait.RESIZES
+    event: Literal["failed"]
+    step: int
+    """The last step recorded."""
+    reason: str
+    """The error message."""
+    exit_status: int
+    """1 if the run failed; 2 if the input is at fault."""
+
+
+class Finished(Event):
+    """The run is complete."""
+
+    traits = Trait.ENDS | Trait.ENDS_WELL | Trait.RESIZES
+    event: Literal["finished"]
+    step: int
+    """The last step."""
+    weights_sha256: str
+    """Hash over the parameters in name order: the name, then the little-endian fp32 bytes."""
