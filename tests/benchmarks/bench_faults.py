@@ -147,13 +147,13 @@ TorchTrainer(
 
 
 def _plain(folder: Path, settings: dict[str, str], quick: bool) -> tuple[float, int]:
-    import foundray.cluster.local.cluster as local
+    from foundray.cluster.local.ray_start import HEALTH_CHECKS
 
-    checks = dict(local.HEALTH_CHECKS)
+    checks = dict(HEALTH_CHECKS)
     if not quick:
-        local.HEALTH_CHECKS.clear()  # Ray's own patience
+        HEALTH_CHECKS.clear()  # Ray's own patience
     cluster = LocalCluster.up(3, CPU, Path(tempfile.mkdtemp(prefix="fr-")))
-    local.HEALTH_CHECKS.update(checks)
+    HEALTH_CHECKS.update(checks)
     script, log = folder / "plain.py", folder / f"plain-{quick}.jsonl"
     script.write_text(PLAIN)
     command = [sys.executable, str(script), cluster.address, str(log), str(folder / f"plain-{quick}")]

@@ -11,9 +11,10 @@ import ray
 from tests.conftest import small_spec, write_spec
 
 import foundray
-from foundray.data.stream.feeder import BUFFERED_PARCELS, start_feeder
+from foundray.data.stream.feeder import start_feeder
 from foundray.data.stream.leases import MicroBatchSource
 from foundray.data.stream.plan import StreamPlan, plan_for, read_micro_batches
+from foundray.data.stream.stream import BUFFERED_PARCELS
 from foundray.spec.loading import load_spec
 
 PER_STEP = BUFFERED_PARCELS + 4

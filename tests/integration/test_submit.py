@@ -25,7 +25,8 @@ from tests.integration.conftest import FOUNDRAY, foundray
 from tests.terminal import Terminal
 from tests.unit.evaluation.test_probing import saved_run
 
-from foundray.cluster.local.cluster import LocalCluster, token_environment
+from foundray.cluster.local.cluster import LocalCluster
+from foundray.cluster.local.ray_start import token_environment
 
 STEPS = 120
 HOOKED = {"kind": "hooked"}

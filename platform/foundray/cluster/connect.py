@@ -15,7 +15,8 @@ from typing import Any
 
 from foundray.cluster.causes import cause_of
 from foundray.cluster.head import ask_head
-from foundray.cluster.local.cluster import NODE_IP, LocalCluster, local_cluster_at, token_environment
+from foundray.cluster.local.cluster import LocalCluster, local_cluster_at
+from foundray.cluster.local.ray_start import NODE_IP, token_environment
 from foundray.cluster.local_ray import local_ray
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.host.machine import cores

@@ -12,18 +12,19 @@ from typing import cast
 
 import pytest
 
-from foundray.data.stream.feeder import AHEAD_SECONDS, _Feeder, _Stream, contiguous
+from foundray.data.stream.feeder import _Feeder, contiguous
 from foundray.data.stream.leases import SMOOTHING, TRAINING, Lease
 from foundray.data.stream.plan import StreamPlan
 from foundray.data.stream.shares import duration, shares
+from foundray.data.stream.stream import AHEAD_SECONDS, Stream
 from foundray.errors import BadData
 
 PER_STEP = 64
 
 
-def stream(per_step: int = PER_STEP, steps: int = 1) -> _Stream:
+def stream(per_step: int = PER_STEP, steps: int = 1) -> Stream:
     """A stream with all data ready."""
-    made = _Stream.__new__(_Stream)
+    made = Stream.__new__(Stream)
     made.per_step, made.next, made.end = per_step, 0, per_step * steps
     made.ready, made.leased, made.pipeline_first = deque([(0, per_step * steps, None)]), deque(), 0
     made.last_leased, made.last_refused, made.assigned = {}, {}, {}

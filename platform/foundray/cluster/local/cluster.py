@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,34 +22,22 @@ from pathlib import Path
 
 import psutil
 
+from foundray.cluster.local import ray_start
 from foundray.cluster.local.node import (
     START_SECONDS,
     TOO_BUSY,
     Node,
-    agent_port,
     free_network,
     free_ports,
     kill,
     node_ip,
     wait_for_port,
 )
+from foundray.cluster.local.ray_start import token_environment
 from foundray.cluster.local.redis import Redis
 from foundray.errors import InputError
-from foundray.host.machine import PASSIVE
 from foundray.host.processes import identity
 from foundray.host.writable import check_temporary_folder
-
-NODE_IP = "FOUNDRAY_NODE_IP"
-"""Environment variable with the node's address, for the node's processes."""
-OBJECT_STORE = 100_000_000
-"""Shared memory per node, in bytes."""
-# These notice a dead node after about two seconds; Ray's defaults are meant for busy networks.
-HEALTH_CHECKS = {
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-    "RAY_health_check_initial_delay_ms": "1000",
-}
 
 
 def default_folder() -> Path:
@@ -187,31 +174,12 @@ class LocalCluster:
         environment: Mapping[str, str],
         wrapper: Sequence[str] = (),
     ) -> None:
-        others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU", "memory")}
         ip = node_ip(self.network, number)
-        command = [
-            *wrapper,
-            str(Path(sys.executable).with_name("ray")),
-            "start",
-            "--block",
-            "--disable-usage-stats",
-            f"--node-ip-address={ip}",
-            f"--node-name={name}",
-            f"--dashboard-agent-listen-port={agent_port(self.network, number)}",
-            f"--num-cpus={resources.get('CPU', 0):g}",
-            f"--num-gpus={resources.get('GPU', 0):g}",
-            f"--resources={json.dumps(others)}",
-            f"--object-store-memory={OBJECT_STORE}",
-            *([f"--memory={resources['memory']:.0f}"] if "memory" in resources else []),
-            *arguments,
-        ]
+        command = [*wrapper, *ray_start.command(self.network, number, name, resources), *arguments]
         log = self.folder / f"{name}.log"
-        inherited = {**PASSIVE, **{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}}
-        # Jobs run this Python, and their drivers join their own node.
-        path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
-        own = {NODE_IP: ip, "PATH": path, **HEALTH_CHECKS, **token_environment(self.folder)}
+        variables = {**ray_start.environment(ip, self.folder), **environment}
         deadline = time.monotonic() + START_SECONDS
-        while (why := self._launched(name, ip, command, {**inherited, **own, **environment}, log, deadline)) is not None:
+        while (why := self._launched(name, ip, command, variables, log, deadline)) is not None:
             self.kill(name)
             if TOO_BUSY not in why or time.monotonic() > deadline:
                 raise InputError(f"the node {name} did not start: {why}")
@@ -259,7 +227,7 @@ class LocalCluster:
         if not 0 <= seconds < math.inf:
             raise InputError(f"--notice {seconds:g}: it is a number of seconds, 0 or more")
         command = [
-            str(Path(sys.executable).with_name("ray")),
+            ray_start.RAY,
             "drain-node",
             f"--address={self.address}",
             f"--node-id={self.node_id(name)}",
@@ -322,10 +290,6 @@ def local_cluster_at(address: str) -> LocalCluster | None:
     except InputError:
         return None
     return cluster if address in (cluster.address, cluster.url) else None
-
-
-def token_environment(folder: Path) -> dict[str, str]:
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -17,7 +17,8 @@ from foundray.data.files.compression import decompressed
 from foundray.data.files.names import ending, ends_in, format_of, is_hidden
 from foundray.data.formats import reader, tar_headers
 from foundray.data.formats.row import BadRow, Document
-from foundray.data.formats.tar import Missing, members
+from foundray.data.formats.tar import members
+from foundray.data.formats.tar_zeros import Missing
 from foundray.spec import SourceConfig
 from foundray.spec.formats import DOCUMENTS
 from foundray.wording.words import plural

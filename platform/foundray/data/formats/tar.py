@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO
 
-from foundray.contract import Unreadable
 from foundray.data.files.ahead import CHUNK
 from foundray.data.files.compression import decompressing, kind_of
 from foundray.data.formats import tar_headers
 from foundray.data.formats.not_text import looks_like
 from foundray.data.formats.tar_headers import BLOCK, EXTENDED, Blocks, header, padded_size, printable
+from foundray.data.formats.tar_zeros import END, RECORD_SIZES, Missing, ZeroRun, fills_record
 
-END = 2 * BLOCK
-"""Zero bytes that end an archive. Most writers add more to fill the last record."""
-RECORD_SIZES = [BLOCK * factor for factor in (20, 64, 128, 256, 512, 1024, 2048)]
-"""Bytes per record: tar's default blocking factor, and larger ones."""
 MAX_MEMBER = 2**31
 """Most bytes of a member that is read. Judgement: it is kept in memory."""
 MAX_CLAIMED = 2**28
@@ -31,15 +26,6 @@ MAX_NAME_HEADER = 3 * BLOCK
 """Most bytes of an extended header with a name. If damage is as short, the member that it belongs to follows."""
 MAX_HEADERS = 2**24
 """Most bytes of extended headers before a member: they hold names and short values."""
-
-
-class Missing(Unreadable):
-    """A part of an archive that cannot be read."""
-
-    def __init__(self, reason: str, position: str, lost: int = 1, unit: str = "member"):
-        super().__init__(reason, lost, unit)
-        self.position = position
-        """The member's name, or its position in the archive."""
 
 
 def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes | Missing]]:
@@ -67,7 +53,7 @@ class _Tar:
         self.unpadded, self.unpadded_count = "", 0
         """The first member whose padding is not all zero, and the number of such members."""
         self.name_lost = ""  # why the next member's name is unknown
-        self.zero_runs: list[_ZeroRun] = []
+        self.zero_runs: list[ZeroRun] = []
         """Zero bytes between members, each perhaps the end of an archive that another one follows."""
 
     def read(self) -> Iterator[tuple[str, bytes | Missing]]:
@@ -200,11 +186,11 @@ class _Tar:
             else:  # a damaged block that starts with zeros
                 self.blocks.push_back(bytes(odd))
                 size -= odd
-        padded = _padded(size, self.blocks.at - self.origin)
+        padded = fills_record(size, self.blocks.at - self.origin)
         if not following:
             yield from self._damage(self.blocks.at if padded or size == END else start)
             return
-        zero_run = _ZeroRun(start, size, self.names, printable(following.name), padded)
+        zero_run = ZeroRun(start, size, self.names, printable(following.name), padded)
         if padded:
             self.origin = self.blocks.at
         if self.names and (padded or size == END):
@@ -272,6 +258,7 @@ class _Tar:
                 self._search()
             return
         # The end of the last archive: report how it is not as it should be.
+        size = self.blocks.at - self.origin
         if not (self.names or self.reported):
             yield "", self._no_members(rest)
         elif rest.strip(b"\0") and not self.reported:
@@ -281,12 +268,12 @@ class _Tar:
         elif (self.blocks.at - self.phase) % BLOCK and not self.reported:
             reason = f"it ends within a block, at byte {self.blocks.at:,}: bytes are missing in the zeros at its end, or before"
             yield "", Missing(reason, "end", 0)
-        elif self.zeros > END and not self.reported and not _padded(self.zeros, self.blocks.at - self.origin, RECORD_SIZES[:1]):
+        elif self.zeros > END and not self.reported and not fills_record(self.zeros, size, RECORD_SIZES[:1]):
             start = self.blocks.at - self.zeros
             reason = f"{self.zeros:,} zero bytes end it, more than most writers do: members may be missing{self._after_last()}"
             yield "", Missing(reason, f"byte {start}", 0)
         # The end shows whether the writer pads to records; None if both would look the same.
-        padded = _padded(self.zeros, self.blocks.at - self.origin)
+        padded = fills_record(self.zeros, size)
         pads = None if self.reported or (padded and self.zeros == END) else padded
         for zero_run in self.zero_runs:
             if (missing := zero_run.missing(pads)) is not None:
@@ -310,41 +297,3 @@ class _Tar:
 
     def _after_last(self) -> str:
         return f" (after {self.names[-1]})" if self.names else ""
-
-
-def _padded(zeros: int, size: int, records: list[int] = RECORD_SIZES) -> bool:
-    """Whether the zero bytes at the end of `size` bytes of archive fill its last record."""
-    return any(size % record == 0 and END <= zeros < END + record for record in records)
-
-
-@dataclass
-class _ZeroRun:
-    """Zero bytes between members: overwritten members, or the end of an archive that another one follows."""
-
-    start: int
-    size: int
-    before: list[str]
-    after: str
-    padded: bool
-    """Whether they fill a record, as most archives' ends do."""
-
-    def missing(self, pads: bool | None) -> Missing | None:
-        """The members that may be missing here; None if none are. `pads`: whether the archive's own end is padded, if known."""
-        count = tar_headers.missing_between(self.before, self.after)
-        if count or (count is None and pads is not None and pads != self.padded):
-            return self.loss()
-        if count == 0:
-            return None
-        end = f"bytes {self.start:,} to {self.start + self.size:,} are zero, {self._between()}"
-        reason = f"{end}: they are read as the end of an archive, and the next one is read, too; or members are missing there"
-        return Missing(reason, f"byte {self.start}", 0)
-
-    def loss(self) -> Missing:
-        """A Missing for the number of members that their numbered names show; otherwise for at least one."""
-        count = tar_headers.missing_between(self.before, self.after) or 0
-        count = min(count, self.size // BLOCK)  # each has a header
-        lost = "at least one member is" if not count else "one member is" if count == 1 else f"{count:,} members are"
-        return Missing(f"{self.size:,} zero bytes stand {self._between()}: {lost} missing", f"byte {self.start}", max(1, count))
-
-    def _between(self) -> str:
-        return f"between {self.before[-1]} and {self.after}" if self.before else f"before {self.after}"

@@ -6,10 +6,11 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
+from foundray.cluster.remote import Remote
 from foundray.data.stream.plan import StreamPlan, open_parcel
 
 TRAINING = "train"
@@ -32,12 +33,23 @@ class Lease:
     """(first micro-batch, micro-batches, [reference]) of the parcels that hold them."""
 
 
+class FeederHandle(Protocol):
+    """The feeder, as other processes call it."""
+
+    prefetch: Remote[[StreamPlan, int, int, int]]
+    begin: Remote[[int]]
+    open: Remote[[int, str, StreamPlan, int, int, int]]
+    lease: Remote[[int, str, int, int, float]]
+    stats: Remote[[]]
+    close: Remote[[int, str]]
+
+
 class MicroBatchSource:
     """Iterates over a worker's micro-batches, step by step. Requests the next lease in advance."""
 
     def __init__(
         self,
-        feeder: Any,
+        feeder: FeederHandle,
         generation: int,
         name: str,
         plan: StreamPlan,
