@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -89,9 +90,9 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float
     for there in (folder / name for name in trainer.group.share(found)[0]):
         problem: tuple[str, bool] | None = None
         try:
-            manifest = _retrying(lambda there=there: _read_manifest(there), until)  # type: ignore[misc]
+            manifest = _retrying(partial(_read_manifest, there), until)
             _check_made_by(there, manifest, fingerprint, trainer.spec)
-            tensors = _retrying(lambda p=there, m=manifest: _read_blocks(p, m, trainer.blocks), until)  # type: ignore[misc]
+            tensors = _retrying(partial(_read_blocks, there, manifest, trainer.blocks), until)
         except Damaged as error:
             problem = str(error), error.away
         # A checkpoint is used only if every worker could read its part.

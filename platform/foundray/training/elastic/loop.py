@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,38 +13,31 @@ from torch import Tensor
 
 from foundray.data.stream.leases import TRAINING, MicroBatchSource
 from foundray.data.stream.plan import read_micro_batches
-from foundray.errors import FoundrayError, InputError, RunFailed
+from foundray.errors import FoundrayError, RunFailed
 from foundray.host.devices import traits
 from foundray.model.model import Model
 from foundray.records.takers import runs
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.checkpoints.checkpoint import load_latest, weights_sha256, write_shard
+from foundray.training.checkpoints.checkpoint import load_latest, weights_sha256
 from foundray.training.checkpoints.interval import Interval
-from foundray.training.checkpoints.written import ShardFile
 from foundray.training.collectives.group import Group
 from foundray.training.elastic.canary import differences, hardware_kind
 from foundray.training.elastic.evaluations import Evaluations
-from foundray.training.elastic.messages import Order, Work, Written
+from foundray.training.elastic.messages import Order, Work
 from foundray.training.elastic.recovery import StateShard
-from foundray.training.elastic.replicas import as_arrays, restore
+from foundray.training.elastic.replicas import restore
+from foundray.training.elastic.replication import Replication
+from foundray.training.elastic.shard_writer import ShardWriter
 from foundray.training.rollback import next_turn, passed_over
 from foundray.training.slots.board import Journal
-from foundray.training.step.guards import Losses, Spike
+from foundray.training.step.guards import Spike
 from foundray.training.step.outcome import Overflow, StepResult
 from foundray.training.step.trainer import Trainer, named_weights
 from foundray.training.warm_start.starting import begin
 
 if TYPE_CHECKING:
     from foundray.training.elastic.worker import Worker
-
-POLL_SECONDS = 0.05
-MIN_REPLICA_STEPS = 2
-"""Minimum steps between two replications if the spec leaves the interval open."""
-RETRY_SECONDS = 0.5
-"""Interval between two attempts to write what must be written."""
-MAX_REPORTED = 32
-"""Checkpoints that a worker reports: more than are written between two looks of the driver."""
 
 
 class Loop:
@@ -64,16 +56,10 @@ class Loop:
         self.trainer.read = lambda position: next(read_micro_batches(work.plan, position, 1))
         self.evaluations = Evaluations(work, spec, self.trainer)
         # Records, and the copies of the state: checkpoints in storage, replicas in other workers' memory.
-        self.checkpoints = Store.at(work.run) / "checkpoints"
         self.journal = Journal(work.board)
-        self.writer = ThreadPoolExecutor(1)
-        self.writing: Future[None] | None = None
-        self.replicating: list[Any] = []
-        self.replicated_step: int | None = None
-        """Step of the last state that this group has replicated."""
+        self.shard_writer = ShardWriter(work.run, spec, self.trainer, worker, self.journal)
+        self.replication = Replication(worker)
         self.interval = Interval()
-        self.replication_began = 0.0
-        """Time at which the last replication began."""
         self.checkpoint_due = self.replica_due = False
         """Whether all agreed on a checkpoint, and on replicating, after the last step."""
         self.generation = 0
@@ -100,7 +86,7 @@ class Loop:
     def join(self, order: Order) -> None:
         began = time.perf_counter()
         self.order = order
-        self.replicating, self.replicated_step = [], None
+        self.replication.begin(order.replica_holder)
         self.worker.replicas.drop_after(order.trusted)
         # Meet the other workers, and take a share of the state.
         group = self.worker.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
@@ -112,7 +98,8 @@ class Loop:
             skipped, losses = [], order.source.losses
         else:
             self.trainer.initialise()
-            restored = load_latest(self.checkpoints, self.trainer, self.spec.fingerprint(), self.spec.fault.storage_wait_s)
+            fault, folder = self.spec.fault, self.shard_writer.folder
+            restored = load_latest(folder, self.trainer, self.spec.fingerprint(), fault.storage_wait_s)
             self.done, skipped = restored.step, restored.skipped
             self.worker.set_status(loaded=self.done)
             losses = order.losses if restored.losses is None else tuple(restored.losses)
@@ -125,7 +112,7 @@ class Loop:
         self.data_offset = passed_over(order.roll_backs, self.done)
         self.until = next_turn(order.roll_backs, self.done) or self.spec.train.steps
         self.checkpoint_due = self.replica_due = False
-        self.saved = None if order.source else self.done
+        self.shard_writer.saved = None if order.source else self.done
         self.interval.begin(self.done)
         # Record what the group starts from; only rank 0 sends.
         self.evaluations.begin(order)
@@ -206,11 +193,11 @@ class Loop:
             self.checkpoint_due, self.replica_due = result.saving, result.mirroring
             if result.leaving and self.done < train.steps:
                 if result.saving and len(self.trainer.blocks):
-                    self._save(self.trainer.state_shard(), last=True)
-                    self._finish_writing()
+                    self.shard_writer.save(self.done, self.order.generation, self.trainer.state_shard(), last=True)
+                    self.shard_writer.finish()
                 return self._paused()
         # The run is done: everything must be stored and recorded before the worker says so.
-        self._finish_writing()
+        self.shard_writer.finish()
         self.journal.close()
         sha = weights_sha256(named_weights(self.trainer.flat)) if self.order.rank == 0 else None
         return {"phase": "finished", "facts": {"weights_sha256": sha}}
@@ -218,7 +205,7 @@ class Loop:
     def flush(self) -> None:
         """Store the records and shards under way before the run ends with an error."""
         with suppress(FoundrayError):
-            self._finish_writing()
+            self.shard_writer.finish()
         with suppress(ray.exceptions.RayError):
             self.journal.close()
 
@@ -242,7 +229,7 @@ class Loop:
         every = train.checkpoint_every
         wanted = last or (self.checkpoint_due if every == "auto" else due(every))
         pinned = last or (self.done > 0 and train.pins(self.done))
-        save = (wanted or pinned) and self.saved != self.done and len(self.trainer.blocks) > 0
+        save = (wanted or pinned) and self.shard_writer.saved != self.done and len(self.trainer.blocks) > 0
         replicate = self.replica_due or due(self.spec.fault.mirror_every)
         replicate = (replicate and self.order.replica_holder is not None) or due(self.spec.guard.roll_back)
         # Copy the state once for both.
@@ -252,7 +239,7 @@ class Loop:
             if replicate:
                 self._replicate(tensors)
             if save:
-                self._save(tensors, last, pinned)
+                self.shard_writer.save(self.done, self.order.generation, tensors, last, pinned)
                 self.interval.saved(self.done, time.perf_counter() - began)
         self.copy_s = time.perf_counter() - began
 
@@ -265,8 +252,7 @@ class Loop:
         """Tell whether rank 0, for all, requests a replication after this step, if the spec leaves the interval open."""
         if self.spec.fault.mirror_every or self.order.rank or self.order.replica_holder is None:
             return False
-        steps = self.done + 1 - (self.replicated_step or 0)
-        return steps >= MIN_REPLICA_STEPS and time.monotonic() - self.replication_began >= self.order.replica_s
+        return self.replication.pays(self.done + 1, self.order.replica_s)
 
     def _micro_batches(self, source: MicroBatchSource) -> Iterator[tuple[int, bytes]]:
         yield from source.step(self.done + self.data_offset)
@@ -295,7 +281,7 @@ class Loop:
                 "data": result.data,
                 "passed_over": self.data_offset,
                 "lineage": "",
-                "mirrored": self.replicated_step,
+                "mirrored": self.replication.step,
             }
         )
 
@@ -303,90 +289,12 @@ class Loop:
 
     def _replicate(self, tensors: dict[str, Tensor]) -> None:
         self._finish_replication()
-        self.replication_began = time.monotonic()
-        shard = self._own_shard()
-        self.worker.replicas.keep(shard, tensors, own=True)
-        if self.order.replica_holder is not None:
-            self.replicating = [self.order.replica_holder.hold.remote(shard, as_arrays(tensors))]
+        self.replication.start(self._own_shard(), tensors)
 
     def _finish_replication(self) -> None:
-        while self.replicating:
-            done, self.replicating = ray.wait(self.replicating, timeout=POLL_SECONDS)
-            ray.get(done)
-            if self.replicating:  # Ray takes seconds to report a lost holder; the group's connections fail at once
-                self.trainer.group.check()
-            elif own := self.worker.replicas.own:
-                self.replicated_step = own.step
+        self.replication.finish(self.trainer.group.check)
 
-    def _save(self, tensors: dict[str, Tensor], last: bool, pinned: bool = False) -> None:
-        """Write this worker's state shard while the next steps run; the coordinator completes the checkpoint.
-
-        `last` marks the checkpoint that the run ends or stops with, which nothing can replace. `pinned` marks one to keep: the
-        steps wait until the previous one is written.
-        """
-        # Only one shard is written at a time: wait for the previous one, or skip this one.
-        if self.writing and last:
-            self._finish_writing()
-        elif self.writing and not self.writing.done():
-            if not pinned:
-                self.journal.event("checkpoint_late", step=self.done, reason="the previous one is still being written")
-                return
-            if not self._wait_for_writer():
-                seconds = self.spec.fault.storage_wait_s
-                reason = f"it was to be kept, but the previous one was not written within {seconds:.0f} s"
-                return self._report(Written(self.order.generation, self.done, reason, seconds))
-        self.saved = self.done
-        blocks, generation, losses = self.trainer.blocks, self.order.generation, self.trainer.spikes.window()
-        self.writing = self.writer.submit(self._write, generation, self.done, blocks, tensors, losses, last, pinned)
-
-    def _wait_for_writer(self) -> bool:
-        """Wait for the previous shard; tell whether it was written in time. Raises RuntimeError if the group breaks."""
-        until = time.monotonic() + self.spec.fault.storage_wait_s
-        while self.writing and not wait([self.writing], POLL_SECONDS).done:
-            self.trainer.group.check()
-            if time.monotonic() > until:
-                return False
-        return True
-
-    def _write(
-        self, generation: int, step: int, blocks: range, tensors: dict[str, Tensor], losses: Losses, last: bool, pinned: bool
-    ) -> None:
-        """Write in the writer's thread. The last checkpoint, or one to keep, is retried for a while."""
-        began = time.monotonic()
-
-        def should_retry() -> bool:
-            wanted = last or (pinned and generation == self.worker.status.generation)
-            return wanted and time.monotonic() - began <= self.spec.fault.storage_wait_s
-
-        while True:
-            try:
-                outcome: ShardFile | str = write_shard(self.checkpoints, step, blocks, tensors, generation)
-                break
-            except InputError as error:
-                outcome = str(error)
-            if not should_retry():
-                break
-            time.sleep(RETRY_SECONDS)
-        self._report(Written(generation, step, outcome, time.monotonic() - began, losses))
-        if last and isinstance(outcome, str):
-            raise self._not_stored(f"the checkpoint of step {step} could not be written: {outcome}")
-
-    def _report(self, written: Written) -> None:
-        """Report a shard to the coordinator, which looks at what the current group writes."""
-        if written.generation == self.worker.status.generation:
-            self.worker.set_status(written=(*self.worker.status.written[-MAX_REPORTED:], written))
-
-    def _finish_writing(self) -> None:
-        """Wait for the writer. Raises RunFailed if the shard cannot be written or storage does not answer."""
-        if self.writing:
-            try:
-                self.writing.result(timeout=self.spec.fault.storage_wait_s + 10)
-            except TimeoutError:
-                seconds = self.spec.fault.storage_wait_s
-                raise self._not_stored(f"{self.checkpoints} has not answered for {seconds:.0f} s") from None
-
-    def _not_stored(self, reason: str) -> RunFailed:
-        return RunFailed(f"{reason}; `foundray resume {self.work.run}` continues from the last checkpoint")
+    # Messages
 
     def _with_samples(self, overflow: Overflow) -> RunFailed:
         first = (overflow.step + self.data_offset) * self.spec.train.micro_batches + overflow.index

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from foundray.cluster.remote import Remote
+from foundray.data.stream.leases import FeederHandle
 from foundray.data.stream.plan import StreamPlan
 from foundray.training.checkpoints.written import ShardFile
-from foundray.training.elastic.recovery import Source
+from foundray.training.elastic.recovery import Source, StateShard
 from foundray.training.rollback import RollBack
+from foundray.training.slots.board import BoardHandle
 from foundray.training.step.guards import Losses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HARDWARE_FIELDS = ("hardware", "gradient", "torch", "bitsandbytes", "threads")
 """What equal bits depend on: each is a field of a worker's facts."""
@@ -26,8 +32,8 @@ class Work:
     classes: int
     """Upper bound (exclusive) of the data's ids; 0 for values."""
     validation_samples: int
-    feeder: Any
-    board: Any
+    feeder: FeederHandle
+    board: BoardHandle
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class Order:
     """Where the state is, with holders by rank; None for storage."""
     bounds: tuple[int, ...]
     """Boundaries of the workers' shards, in blocks."""
-    replica_holder: Any
-    """The worker that keeps the replica of this one's state shard, if any."""
+    replica_holder: WorkerHandle | None
+    """The worker that keeps the replica of this one's state shard; None for a lone worker."""
     replica_s: float
     """Minimum seconds between two replications if the spec leaves the interval open."""
     recorded: int
@@ -100,3 +106,16 @@ class Status:
     """Parts of this generation's last checkpoints."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Of a ready worker: the model's blocks and parameters, and its hardware; of a finished one: the weights' SHA-256."""
+
+
+class WorkerHandle(Protocol):
+    """A worker, as the coordinator and other workers call it."""
+
+    begin: Remote[[Work]]
+    watch: Remote[[int]]
+    rendezvous: Remote[[]]
+    take_part: Remote[[Order]]
+    pause: Remote[[int, bool]]
+    halt: Remote[[float]]
+    hold: Remote[[StateShard, dict[str, NDArray[Any]]]]
+    hand_over: Remote[[WorkerHandle]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -14,6 +13,7 @@ from foundray.cluster.connect import fits_on, whole_nodes
 from foundray.data.stream.feeder import start_feeder
 from foundray.host.devices import device_type
 from foundray.spec import PoolConfig, ScaleConfig
+from foundray.training.elastic.messages import WorkerHandle
 from foundray.training.elastic.worker import Worker
 from foundray.training.slots.board import Slot, start_board
 
@@ -27,7 +27,7 @@ class Prestarted:
         """Whether these can form a first group."""
         self.feeder, self.board = start_feeder(), start_board()
 
-    def take(self, slot: Slot) -> Any | None:
+    def take(self, slot: Slot) -> WorkerHandle | None:
         """Take a worker in this slot, if one is left."""
         for index, (held, _) in enumerate(self.workers):
             if held == slot:
@@ -42,21 +42,19 @@ class Prestarted:
         self.workers = []
 
 
-def start_worker(slot: Slot) -> Any:
+def start_worker(slot: Slot) -> WorkerHandle:
     """Start a worker in its own process, which imports what it needs and waits for work."""
     affinity = NodeAffinitySchedulingStrategy(slot.node, soft=False)
     # The slot's GPUs are reserved by Ray Train's process; this worker sees the same ones.
     environment = {"CUDA_VISIBLE_DEVICES": ",".join(slot.gpus), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    return (
-        ray.remote(Worker)
-        .options(
-            num_cpus=0,
-            max_concurrency=32,
-            scheduling_strategy=affinity,
-            runtime_env={"env_vars": environment} if slot.gpus else None,
-        )
-        .remote(device_type(bool(slot.gpus)))
+    actor = ray.remote(Worker).options(
+        num_cpus=0,
+        max_concurrency=32,
+        scheduling_strategy=affinity,
+        runtime_env={"env_vars": environment} if slot.gpus else None,
     )
+    handle: WorkerHandle = actor.remote(device_type(bool(slot.gpus)))
+    return handle
 
 
 def certain_slots(pools: Mapping[str, PoolConfig], free: Mapping[str, Mapping[str, float]]) -> list[Slot]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from foundray.training.collectives.group import Group
 from foundray.training.elastic.recovery import Source, StateShard
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.trainer import Trainer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 STATES_KEPT = 3
 """(generation, step) pairs whose shards are kept: the newest may be incomplete, and one may be a group's last."""
@@ -54,7 +58,7 @@ class Replicas:
             return self.held[shard]
 
 
-def as_arrays(tensors: dict[str, Tensor]) -> dict[str, Any]:
+def as_arrays(tensors: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
     """Convert to NumPy arrays, which travel between actors without an extra copy."""
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
@@ -71,10 +75,7 @@ def restore(trainer: Trainer, group: Group, source: Source, replicas: Replicas) 
     for holder, shard in source.shards:
         blocks = shard.stop - shard.start
         held = replicas.get(shard) if holder == group.rank else None
-
-        def received(name: str, dtype: torch.dtype, width: int, blocks=blocks, held=held, holder=holder) -> Tensor:
-            empty = torch.empty(blocks * width, dtype=dtype, device=device)
-            return group.broadcast(held[name].to(device) if held else empty, holder)
+        received = partial(_received, group, holder, held, blocks, device)
 
         # Every worker takes the whole buffers.
         for name, buffer in trainer.whole.items():
@@ -88,3 +89,18 @@ def restore(trainer: Trainer, group: Group, source: Source, replicas: Replicas) 
                 state[name][(start - owned.start) * width : (stop - owned.start) * width] = part
     trainer.optimizer.load(state)
     return source.step
+
+
+def _received(
+    group: Group,
+    holder: int,
+    held: dict[str, Tensor] | None,
+    blocks: int,
+    device: torch.device,
+    name: str,
+    dtype: torch.dtype,
+    width: int,
+) -> Tensor:
+    """A tensor of a shard, on every worker: its holder, which has `held`, broadcasts it."""
+    empty = torch.empty(blocks * width, dtype=dtype, device=device)
+    return group.broadcast(held[name].to(device) if held else empty, holder)

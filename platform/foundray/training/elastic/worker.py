@@ -18,7 +18,7 @@ import ray
 from foundray.cluster.causes import cause_of, is_away
 from foundray.errors import BadData, FoundrayError, StorageAway
 from foundray.spec import Spec
-from foundray.training.elastic.messages import Order, Status, Work
+from foundray.training.elastic.messages import Order, Status, Work, WorkerHandle
 from foundray.training.elastic.recovery import StateShard
 from foundray.training.step.guards import Corruption, Spike
 from foundray.training.step.heap import keep_memory
@@ -96,7 +96,7 @@ class Worker:
 
         self.replicas.keep(shard, {name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
 
-    def hand_over(self, successor: Any) -> StateShard | None:
+    def hand_over(self, successor: WorkerHandle) -> StateShard | None:
         """Copy this worker's newest state shard, if it has one, to another worker."""
         from foundray.training.elastic.replicas import as_arrays
 

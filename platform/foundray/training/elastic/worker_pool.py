@@ -16,7 +16,7 @@ from foundray.cluster.connect import draining_nodes, free_resources, node_memory
 from foundray.errors import InputError, RunFailed
 from foundray.model.flops import known_peak
 from foundray.spec import Spec
-from foundray.training.elastic.messages import HARDWARE_FIELDS, Status, Work
+from foundray.training.elastic.messages import HARDWARE_FIELDS, Status, Work, WorkerHandle
 from foundray.training.elastic.prestart import Prestarted, certain_slots, start_worker
 from foundray.training.slots.board import Slot
 
@@ -36,7 +36,7 @@ SLOT_LOST_SECONDS = 90.0
 class KnownWorker:
     """A worker, as the coordinator knows it."""
 
-    handle: Any
+    handle: WorkerHandle
     slot: Slot
     number: int
     watch: Any

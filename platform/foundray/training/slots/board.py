@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
+
+from foundray.cluster.remote import Remote
 
 FLUSH_SECONDS = 0.5
 HEARTBEAT_SECONDS = 1.0
@@ -65,11 +67,21 @@ class _Board:
         self.open = False
 
 
-def start_board() -> Any:
+class BoardHandle(Protocol):
+    """The board, as other processes call it."""
+
+    append: Remote[[list[Record]]]
+    heartbeat: Remote[[str, int, Slot]]
+    take: Remote[[]]
+    close: Remote[[]]
+
+
+def start_board() -> BoardHandle:
     """Start a board beside the calling process, with the same lifetime: it is there as long as the driver can read."""
     from foundray.cluster.connect import beside_caller  # not above: the board and the slots' holders do not need it
 
-    return ray.remote(_Board).options(num_cpus=0, scheduling_strategy=beside_caller()).remote()
+    board: BoardHandle = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=beside_caller()).remote()
+    return board
 
 
 def hold_slot(config: dict[str, Any]) -> None:
@@ -90,7 +102,7 @@ def hold_slot(config: dict[str, Any]) -> None:
 class Journal:
     """A worker's end of the board. All workers note the same records; rank 0 sends them, in order and in batches."""
 
-    def __init__(self, board: Any):
+    def __init__(self, board: BoardHandle):
         self.board = board
         self.sends = False
         self.recent: deque[tuple[Record, float]] = deque(maxlen=RECENT_RECORDS)

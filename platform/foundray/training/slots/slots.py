@@ -19,7 +19,7 @@ from foundray.cluster.connect import beside_caller
 from foundray.cluster.local_ray import is_alone
 from foundray.runs.run import Run, event
 from foundray.spec import PoolConfig, Spec
-from foundray.training.slots.board import Slot
+from foundray.training.slots.board import BoardHandle, Slot
 
 RESIZE_SECONDS = 5.0
 """Interval between two checks whether the cluster has room for more workers."""
@@ -39,7 +39,15 @@ class Slots:
     down that group's start, and makes no requests.
     """
 
-    def __init__(self, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: Any, stale: list[str], delayed: bool):
+    def __init__(
+        self,
+        run: Run,
+        spec: Spec,
+        workers: dict[str, tuple[int, int]],
+        board: BoardHandle,
+        stale: list[str],
+        delayed: bool,
+    ):
         """`stale` names the requests of earlier commands, which may have died: Ray would honour them for minutes.
 
         `delayed` says that the first group needs no slot to begin.
@@ -183,7 +191,7 @@ def _session_folder() -> str:
 
 
 class _Keeper:
-    def hold(self, board: Any, name: str, pool: PoolConfig, fewest: int, most: int, folder: str, alone: bool) -> str:
+    def hold(self, board: BoardHandle, name: str, pool: PoolConfig, fewest: int, most: int, folder: str, alone: bool) -> str:
         # Ray Train counts a lost node for a while: it should not wait a minute for a slot there.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
         # On one node no slot is lost, and each check takes time from the workers.

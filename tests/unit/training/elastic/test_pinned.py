@@ -15,7 +15,7 @@ from foundray.runs.checkpoints import folders
 from foundray.storage import Store
 from foundray.training.checkpoints.written import ShardFile
 from foundray.training.collectives.group import Group
-from foundray.training.elastic import loop as looping
+from foundray.training.elastic import shard_writer
 from foundray.training.elastic.loop import Loop
 from foundray.training.elastic.messages import Work
 from foundray.training.elastic.worker import Worker
@@ -34,7 +34,7 @@ class Sole:
         self.loop = Loop(work, self.worker_actor)
         self.loop.trainer.take_part(Group(), (0, self.loop.trainer.layout.blocks))
         self.loop.trainer.initialise()
-        self.loop.checkpoint_due, self.loop.saved, self.loop.evaluated = False, None, spec.train.steps
+        self.loop.checkpoint_due, self.loop.evaluated = False, spec.train.steps
         order: Any = SimpleNamespace(generation=self.worker_actor.status.generation, replica_holder=None)
         self.loop.order = order
         monkeypatch.setattr(self.loop.journal, "event", lambda name, step, **_: self.late.append(step))
@@ -46,7 +46,7 @@ class Sole:
 
     def outcomes(self) -> dict[int, str]:
         """Outcome of the shards by step: empty if written."""
-        self.loop.writer.shutdown(wait=True)
+        self.loop.shard_writer.thread.shutdown(wait=True)
         written = self.worker_actor.status.written
         return {one.step: "" if isinstance(one.outcome, ShardFile) else one.outcome for one in written}
 
@@ -56,7 +56,7 @@ KEEPING = {"train__checkpoint_every": 1, "train__steps": 9, "train__evaluate_eve
 
 @pytest.mark.parametrize("pinned", [{"train__keep_every": 3}, {"train__keep_best": 1, "train__evaluate_every": 3}])
 def test_one_to_keep_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: dict[str, Any]) -> None:
-    worker, write = Sole(tmp_path, monkeypatch, **{**KEEPING, **pinned}), looping.write_shard
+    worker, write = Sole(tmp_path, monkeypatch, **{**KEEPING, **pinned}), shard_writer.write_shard
 
     answers = {1: threading.Event(), 3: threading.Event()}
 
@@ -64,7 +64,7 @@ def test_one_to_keep_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytes
         assert answers[step].wait(20)
         return write(folder, step, *rest)
 
-    monkeypatch.setattr(looping, "write_shard", slow)
+    monkeypatch.setattr(shard_writer, "write_shard", slow)
     worker.after(1, 2)
     threading.Timer(0.2, answers[1].set).start()
     worker.after(3, 4)
@@ -76,8 +76,8 @@ def test_one_to_keep_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytes
 
 
 def test_one_to_keep_is_tried_again_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker, write = Sole(tmp_path, monkeypatch, **KEEPING, train__keep_every=3), looping.write_shard
-    monkeypatch.setattr(looping, "RETRY_SECONDS", 0.01)
+    worker, write = Sole(tmp_path, monkeypatch, **KEEPING, train__keep_every=3), shard_writer.write_shard
+    monkeypatch.setattr(shard_writer, "RETRY_SECONDS", 0.01)
     refused = {2: 1, 3: 2}
 
     def refusing(folder: Store, step: int, *rest: Any) -> ShardFile:
@@ -86,10 +86,10 @@ def test_one_to_keep_is_tried_again_and_others_are_not(tmp_path: Path, monkeypat
             raise InputError("503")
         return write(folder, step, *rest)
 
-    monkeypatch.setattr(looping, "write_shard", refusing)
+    monkeypatch.setattr(shard_writer, "write_shard", refusing)
     for step in (2, 3):
         worker.after(step)
-        worker.loop._finish_writing()
+        worker.loop.shard_writer.finish()
     assert worker.outcomes() == {2: "503", 3: ""}
 
 
@@ -105,10 +105,10 @@ def test_one_to_keep_that_cannot_be_written_is_reported_and_ends_no_run(
         answers.wait(20)
         raise InputError("503")
 
-    monkeypatch.setattr(looping, "write_shard", hanging)
+    monkeypatch.setattr(shard_writer, "write_shard", hanging)
     worker.after(2, 3)
     answers.set()
-    worker.loop._finish_writing()
+    worker.loop.shard_writer.finish()
     worker.after(6)
     outcomes = worker.outcomes()
     assert outcomes == {3: "it was to be kept, but the previous one was not written within 0 s", 2: "503", 6: "503"}
