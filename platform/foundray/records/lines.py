@@ -59,11 +59,12 @@ def encoded(records: Iterable[Record]) -> bytes:
 def parsed(line: bytes, log: str) -> Record:
     """Parse a line of the log `events` or `metrics` into a record of today's form. Raises ValueError."""
     try:
-        record = from_json(line)
+        found = from_json(line)
     except ValueError:
         raise ValueError(f"is not a JSON object ({_excerpt(line)})") from None
-    if not isinstance(record, dict):
+    if not isinstance(found, dict):
         raise ValueError(f"is not a JSON object ({_excerpt(line)})")
+    record: Record = found
     if log == "events":
         known = EVENTS.get(record["event"]) if isinstance(record.get("event"), str) else None
         if known:

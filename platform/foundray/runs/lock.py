@@ -171,8 +171,9 @@ def _read(file: Store) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(file.read_text())
-        whole = isinstance(found, dict) and all(type(found.get(name)) is kind for name, kind in _FIELDS[file.name].items())
-        return found if whole and found.get("pid", 0) >= 0 else None
+        if not isinstance(found, dict) or any(type(found.get(name)) is not kind for name, kind in _FIELDS[file.name].items()):
+            return None
+        return found if found.get("pid", 0) >= 0 else None
     except (ValueError, RecursionError):
         return None
     except InputError:

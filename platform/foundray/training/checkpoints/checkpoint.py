@@ -212,9 +212,10 @@ def _read_shard(folder: Store, shard: ShardFile) -> dict[str, Tensor]:
     if sha256(content) != shard.sha256:
         raise Damaged(f"{folder.name} is damaged (the SHA-256 of {shard.file} is not the one in its manifest)")
     try:
-        return safetensors.load(content)
+        tensors: dict[str, Tensor] = safetensors.load(content)
     except SafetensorError as error:
         raise Damaged(f"{folder.name} is damaged ({shard.file}: {error})") from None
+    return tensors
 
 
 def sha256_of(weights: Mapping[str, Tensor]) -> str:
