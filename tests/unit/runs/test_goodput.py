@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.records import BEGAN, at, made_run
+from tests.records import at, made_run, steps
 
 from foundray.runs.goodput import account
 from foundray.runs.progress import Progress
@@ -43,7 +43,7 @@ def test_nothing_is_nothing() -> None:
 @pytest.mark.parametrize(("seconds", "goodput"), [(0.0, None), (0.0004, None), (1.0, 0.75), (4.0, 0.1875)])
 def test_a_run_of_no_duration_has_no_goodput(tmp_path: Path, seconds: float, goodput: float | None) -> None:
     """A fast machine's clock may show one time for a command and its first step: 0.75 s by its own account."""
-    run = made_run(tmp_path, [at(0.0, "command")], [step(BEGAN + seconds, 1)])
+    run = made_run(tmp_path, [at(0.0, "command")], steps(1, 1, seconds - 1.0, data_wait_s=0.25))
     progress = Progress()
     progress.add(run.story())
     assert run.facts().goodput == goodput
