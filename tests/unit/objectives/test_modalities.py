@@ -16,7 +16,7 @@ import pytest
 from PIL import Image as Pillow
 from tests.unit.training.step.test_exact_step import make_spec
 
-from foundray.contract import MODALITIES, Units, UnitShape, Unreadable, Values, installed, load_modality
+from foundray.contract import Units, UnitShape, Unreadable, Values, load_modality
 from foundray.data.files.files import find_files
 from foundray.data.prepare.sources import BadRow, Document, read_documents, read_rows
 from foundray.errors import InputError
@@ -234,10 +234,6 @@ def test_ts_cases(tmp_path: Path) -> None:
 
 
 # All
-
-
-def test_all_installed_modalities_are_tested_here_or_in_a_file_of_their_own() -> None:
-    assert installed(MODALITIES) == ["audio", "dna", "image", "series", "text", "trajectory"]
 
 
 def test_what_does_not_go_together_is_refused_with_what_does() -> None:

@@ -239,9 +239,6 @@ def test_plans_fit_the_context(context: int) -> None:
         assert len(plan.units) > context - 4, f"{kind} uses the room there is"
 
 
-TOKEN_OBJECTIVES = ["fill_in_middle", "masked_token", "next_token", "span_corruption"]
-
-
 IMAGE = {"data__modality": {"kind": "image", "size": 16, "patch": 4, "channels": 1}, "model__context": 16}
 SERIES = {"data__modality": {"kind": "series", "patch": 6}, "model__context": 10}
 AUDIO = {"data__modality": {"kind": "audio", "rate": 8000, "bins": 8}, "model__context": 10}
@@ -259,10 +256,8 @@ VALUE_OBJECTIVES: dict[str, dict[str, Any]] = {
     "next_state": STEPS,
     "vicreg": SERIES,
 }
-
-
-def test_all_installed_objectives_are_tested_here() -> None:
-    assert set(installed(OBJECTIVES)) == {*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES}
+"""Objectives of values, with data for each: a kind that cannot learn from tokens is refused below if it is not here."""
+TOKEN_OBJECTIVES = [kind for kind in installed(OBJECTIVES) if kind not in VALUE_OBJECTIVES]
 
 
 def spec_of(kind: str, changes: dict[str, Any]) -> Spec:
