@@ -13,9 +13,11 @@ from foundray.spec.optimizers import KINDS
 from foundray.spec.section import Section, nearest
 
 if TYPE_CHECKING:
-    FormatName = OptimizerName = str
+    FormatName = str
+    OptimizerName = str
 else:
-    FormatName, OptimizerName = Literal[NAMES], Literal[tuple(KINDS)]
+    FormatName = Literal[NAMES]
+    OptimizerName = Literal[tuple(KINDS)]
 
 
 def check_installed(what: str, kind: str, group: str) -> str:
