@@ -212,7 +212,7 @@ def _run(
     report(f"starting {span(fewest, max(fewest, sum(most for _, most in workers.values())), 'worker')}")
     board = prestarted.board if prestarted else start_board()
     later = prestarted is not None and prestarted.enough
-    slots = Slots(run, spec, workers, board, past_requests(run.records("events.jsonl")), later)
+    slots = Slots.reserve(run, spec, workers, board, past_requests(run.records("events.jsonl")), later)
 
     from foundray.data.stream.feeder import start_feeder
     from foundray.data.stream.plan import plan_for

@@ -54,15 +54,11 @@ class Embedder:
         return (F.normalize(vectors) if self.task.normalise else vectors).cpu().numpy()
 
 
-class Worker:
-    """An actor that holds the network and turns blocks into files."""
+class BlockWriter:
+    """Turns blocks into files with vectors."""
 
-    def __init__(self, task: Task, weights: list[Any], folder: str):
-        """`weights` holds a reference to the weights as safetensors bytes."""
-        import ray  # here, because the driver imports this module before it knows the cluster's token
-
-        self.embed = Embedder(task, safetensors.load(ray.get(weights[0])))
-        self.folder = Store.at(folder)
+    def __init__(self, embed: Embedder, folder: Store):
+        self.embed, self.folder = embed, folder
         self.name = f"{platform.node()}:{os.getpid()}"
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -90,3 +86,13 @@ class Worker:
         with (self.folder / f"shards/{row['block']}.parquet").replacing() as stream:
             pq.write_table(table.add_column(1, "vector", column), stream, compression="zstd", write_page_checksum=True)
         return len(vectors)
+
+
+class Worker(BlockWriter):
+    """An actor that holds the network."""
+
+    def __init__(self, task: Task, weights: list[Any], folder: str):
+        """`weights` holds a reference to the weights as safetensors bytes."""
+        import ray  # here, because the driver imports this module before it knows the cluster's token
+
+        super().__init__(Embedder(task, safetensors.load(ray.get(weights[0]))), Store.at(folder))

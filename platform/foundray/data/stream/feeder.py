@@ -84,7 +84,9 @@ class _Feeder:
         def post(change: Callable[[], None]) -> None:
             asyncio.run_coroutine_threadsafe(self._apply(change), loop)
 
-        return Stream(plan, per_step, first_step, end, post, self.ray_data, buffered)
+        stream = Stream(plan, per_step, first_step, end, post, self.ray_data, buffered)
+        stream.start()
+        return stream
 
     async def lease(self, generation: int, name: str, step: int, rank: int, seconds: float) -> Lease:
         """Lease the caller's next micro-batches of the step, and wait for data if necessary; empty if there are no more for it.

@@ -50,7 +50,7 @@ class Stream:
         ray_data: RayData,
         buffered: list[Parcel],
     ):
-        """`buffered` are parcels from the first step on."""
+        """`buffered` are parcels from the first step on. Nothing is read before `start`."""
         self.request = plan, per_step, first_step, end
         self.plan, self.per_step, self.next = plan, per_step, first_step * per_step
         self.end, self.post, self.ray_data = end, post, ray_data
@@ -73,6 +73,9 @@ class Stream:
         """By rank, a lease that is assigned and not collected yet."""
         self.pace: dict[int, float] = {}
         """By rank, seconds per micro-batch of this stream, once measured."""
+
+    def start(self) -> None:
+        """Start to read."""
         threading.Thread(target=self._fill, daemon=True).start()
 
     def _fill(self) -> None:

@@ -39,20 +39,20 @@ class Slots:
     down that group's start, and makes no requests.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        spec: Spec,
-        workers: dict[str, tuple[int, int]],
-        board: BoardHandle,
-        stale: list[str],
-        delayed: bool,
-    ):
-        """`stale` names the requests of earlier commands, which may have died: Ray would honour them for minutes.
+    def __init__(self, pools: list[PoolTrainer], alone: bool = False):
+        """`alone` says that this is a command's own Ray."""
+        self.pools, self.alone = pools, alone
 
-        `delayed` says that the first group needs no slot to begin.
+    @classmethod
+    def reserve(
+        cls, run: Run, spec: Spec, workers: dict[str, tuple[int, int]], board: BoardHandle, stale: list[str], delayed: bool
+    ) -> Slots:
+        """Start Ray Train for each of the spec's pools, which gets a least and a largest number of `workers`.
+
+        `stale` names the requests of earlier commands, which may have died: Ray would honour them for minutes. `delayed` says
+        that the first group needs no slot to begin.
         """
-        self.alone = alone = is_alone()
+        alone = is_alone()
         # On its own Ray, nobody waits for Ray Train at the end, and it may still write when the run folder is final.
         folder = str(Path(_session_folder(), "train")) if alone else (run.folder / ".ray").url
         pools = spec.scale.all_pools
@@ -62,9 +62,10 @@ class Slots:
             return actor, actor.hold.remote(board, name, pools[name], *workers[name], folder, alone)
 
         start_at = time.monotonic() + (DELAY_SECONDS if delayed else 0.0)
-        self.pools = [PoolTrainer(name, begin, start_at) for name, (_, most) in workers.items() if most]
+        slots = cls([PoolTrainer(name, begin, start_at) for name, (_, most) in workers.items() if most], alone)
         if not alone:
             cancel_requests(stale)
+        return slots
 
     def request_events(self) -> list[dict[str, Any]]:
         """Events for the requests that the driver knows. On a shared cluster the trainers report theirs."""

@@ -167,7 +167,7 @@ class Trainer:
         self.sum.clear()
         for position, payload in micro_batches:
             index = position - at * per_step
-            loss, tokens = self._backward(payload, at, index)
+            loss, tokens = self.backward(payload, at, index)
             each[index, 0] += 1
             each[index, 1] = self.group.rank
             each[index, 2] = fingerprint(payload)
@@ -181,7 +181,7 @@ class Trainer:
                 each[index, 4] = checksum(self.flat.gradient)
         return facts
 
-    def _backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
+    def backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         """Write one micro-batch's gradient to the flat buffer; returns its loss and weight.
 
         If the device's memory is too small, activations are recomputed from now on, which gives the same bits.
@@ -199,7 +199,7 @@ class Trainer:
         return self._forward_backward(payload, step, index)
 
     def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
-        loss, tokens = self._loss(payload, step, index)
+        loss, tokens = self.loss(payload, step, index)
         self.flat.gradient.zero_()
         # A fixed divisor keeps gradients close to those of the mean loss; the true number of tokens is known at the end.
         (loss / self.spec.tokens_per_step).backward()
@@ -235,7 +235,7 @@ class Trainer:
             problem = described(error)
             again[-1] = 1
         else:
-            self._backward(payload, at, index)
+            self.backward(payload, at, index)
             again[self.group.rank] = checksum(self.flat.gradient)
         *checksums, unread = self.group.sum(again).tolist()
         if unread:
@@ -244,7 +244,7 @@ class Trainer:
             raise Corruption(step + 1, index, odd)
         return ""
 
-    def _loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
+    def loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         """Summed loss and its count, of one micro-batch with its own random numbers."""
         return self.loss_of(*self.encoded(payload, step, index))
 
