@@ -1,22 +1,19 @@
-"""Shared by all tests: the number of threads, real text, and small specs."""
+"""Shared by all tests: the number of threads, real text, storage, and a small disk."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
-import yaml
 from threadpoolctl import threadpool_limits
 
-REPOSITORY = Path(__file__).parents[1]
-THREADS = 1
-"""Threads of every process that computes in a test: a worker's default. Sums split for another number of threads round
-differently, and whether that shows depends on the machine's cores and processor."""
+from foundray.testing.groups import THREADS
+
 TABLES = pytest.StashKey[list[tuple[str, list[str]]]]()
 
 
@@ -61,28 +58,19 @@ def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def small_spec(source: Path, storage: Path, **changes: Any) -> dict[str, Any]:
-    """A spec that trains in seconds; `changes` are fields by dotted name with `__` for the dot."""
-    spec: dict[str, Any] = {
-        "name": "small",
-        "data": {"sources": [{"path": str(source)}], "holdout": 0.1, "tokenizer": {"kind": "bytes"}},
-        "objective": {"kind": "next_token"},
-        "model": {"width": 32, "depth": 2, "heads": 2, "context": 32},
-        "optimizer": {"kind": "adamw8bit", "lr": 4e-3},
-        "train": {"steps": 12, "micro_batches": 5, "micro_batch_size": 2, "evaluate_every": 100, "checkpoint_every": 4},
-        "scale": {"workers": 1},
-        "storage": str(storage),
-    }
-    for name, value in changes.items():
-        *path, last = name.split("__")
-        here = spec
-        for key in path:
-            here = here.setdefault(key, {})
-        here[last] = value
-    return spec
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Storage that the tests of a module share, so that data is prepared once."""
+    return tmp_path_factory.mktemp("storage")
 
 
-def write_spec(folder: Path, spec: dict[str, Any]) -> Path:
-    path = folder / "spec.yaml"
-    path.write_text(yaml.safe_dump(spec))
-    return path
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -1,76 +1,12 @@
-"""A run's folder with records in a run's own format, made without training."""
+"""Records of a run to which much happened."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any
 
-import yaml
-from tests.conftest import small_spec
-
-from foundray.data.prepare.manifest import Manifest, Shard
-from foundray.records.schema import EVENTS
-from foundray.runs.run import Run, event
-from foundray.spec.loading import parse_spec
-
-BEGAN = 1_800_000_000.0
-"""Time of second 0."""
-
-
-def made_run(
-    folder: Path, events: Iterable[dict[str, Any]] = (), metrics: Iterable[dict[str, Any]] = (), source: str = "x", **spec: Any
-) -> Run:
-    """A run of the spec `small_spec` with changes; events and metrics come from `at` and `steps`."""
-    text = yaml.safe_dump(small_spec(Path("x"), folder, data__sources=[{"path": source}], **spec))
-    run = Run.named(parse_spec(text, "test"))
-    checked = parse_spec(text, "test")
-    shard = Shard(
-        file="shards/0-00000.parquet", source=0, inputs=[source], documents=7, rows=1000, tokens=32_000, text_bytes=40_000,
-        bytes=1, sha256="", quarantined=2,
-    )  # fmt: skip
-    manifest = Manifest(
-        name="small", recipe={}, recipe_sha256="0" * 64, context=32, vocabulary=257, document_id=0, tokenizer_sha256="",
-        rows=1000, tokens=32_000, quarantined=2, rows_per_group=10, shards=[shard],
-    )  # fmt: skip
-    (run.folder / "spec.yaml").write_text(checked.to_yaml())
-    (run.folder / "data.json").write_text(json.dumps({"folder": str(folder / "prepared/0"), "manifest": manifest.model_dump()}))
-    for file, records in (("events.jsonl", events), ("metrics.jsonl", metrics)):
-        if listed := list(records):
-            run.append(file, listed)
-    return run
-
-
-def at(second: float, name: str, **fields: Any) -> dict[str, Any]:
-    """An event."""
-    return {"time": BEGAN + second, **whole(name, **fields)}
-
-
-def whole(name: str, **fields: Any) -> dict[str, Any]:
-    """An event without its time, with some value for each required field that is not given."""
-    needed = EVENTS[name].model_fields.items() if name in EVENTS else ()
-    rest = {key: example(info.annotation) for key, info in needed if info.is_required() and key not in ("time", "event")}
-    return event(name, **rest | fields)
-
-
-def example(annotation: Any) -> Any:
-    """A value that JSON can hold for a field of this type."""
-    kinds = {int: 1, float: 1.0, str: "x", bool: True, list: [], tuple: [], dict: {}, Literal: "memory"}
-    known = kinds.get(annotation, kinds.get(get_origin(annotation)))
-    return known if known is not None else example(get_args(annotation)[0])
-
-
-def steps(first: int, last: int, since: float, seconds: float = 1.0, **fields: Any) -> list[dict[str, Any]]:
-    """Records of consecutive steps; the first begins at `since`."""
-    return [
-        {
-            "time": BEGAN + since + seconds * index, "step": step, "tokens": 320 * step, "loss": 2 + 4 / step, "grad_norm": 1.0,
-            "lr": 4e-3, "step_s": seconds, "data_wait_s": 0.01, "copy_s": 0.0, "tokens_per_s": 320 / seconds, "workers": 3,
-            "takers": [[0, 2], [1, 2], [2, 1]], "skipped": [], "spike": False, "data": "00000000", "passed_over": 0, **fields,
-        }
-        for index, step in enumerate(range(first, last + 1), 1)
-    ]  # fmt: skip
+from foundray.testing.records import event_at as at
+from foundray.testing.records import step_records as steps
 
 
 def troubled() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -16,6 +16,8 @@ import termios
 import threading
 import time
 
+from foundray.testing.waiting import wait_until
+
 SECONDS = 300
 ENTER, LEAVE, HIDE, SHOW = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25l", "\x1b[?25h"
 """Escape sequences: enter and leave the alternate screen, hide and show the cursor."""
@@ -70,11 +72,13 @@ class Terminal:
 
     def until(self, pattern: str) -> None:
         """Wait until the output contains the text."""
-        deadline, over = time.monotonic() + SECONDS, False
-        while not re.search(pattern, self.text):
-            assert time.monotonic() < deadline and not over, f"{self.process.poll()}: {self.text[-3000:]}"
-            over = self.process.poll() is not None
-            time.sleep(0.5 if over else 0.1)  # what it wrote last is on its way
+
+        def written() -> object:
+            if self.process.poll() is not None:
+                time.sleep(0.5)  # what it wrote last is on its way
+            return re.search(pattern, self.text)
+
+        wait_until(written, SECONDS, lambda: f"{pattern} in\n{self.text[-3000:]}", self.process, pause=0.1)
 
     def end(self) -> int:
         """Wait for the command. Returns its exit status."""

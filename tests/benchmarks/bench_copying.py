@@ -18,12 +18,12 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import yaml
 from tests.benchmarks.bench_faults import MIRROR_EVERY, steps_of, text
-from tests.conftest import small_spec, write_spec
 
 from foundray.contract import UnitShape, load_objective
 from foundray.model.model import Model, initialise
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
+from foundray.testing.specs import small_spec, write_spec
 from foundray.training.checkpoints.checkpoint import write_shard
 from foundray.training.step.trainer import Trainer
 

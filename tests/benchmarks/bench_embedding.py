@@ -80,10 +80,9 @@ def loop(kind: str, of: str, texts: Path, vectors: Path) -> float:
 
 
 def main() -> None:
-    from tests.conftest import small_spec, write_spec
-
     import foundray
     from foundray.cluster.connect import connected
+    from foundray.testing.specs import small_spec, write_spec
     from foundray.vectors.search import Searcher
 
     with tempfile.TemporaryDirectory() as folder:

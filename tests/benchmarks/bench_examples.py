@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tests.integration.conftest import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray
 
 from foundray.evaluation.probes.task import mean_and_deviation
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from tests import hooked
 from tests.chaos.faults import Run, remove
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY
+from tests.command import FOUNDRAY
 
 from foundray.cluster.local.cluster import LocalCluster
+from foundray.testing.specs import small_spec, write_spec
 
 MIRROR_EVERY = 2
 """As in the default spec."""

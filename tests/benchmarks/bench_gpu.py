@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.conftest import write_spec
 from torch.nn import functional as F
 
 from foundray.data.prepare.manifest import Prepared
@@ -32,6 +31,7 @@ from foundray.model.flops import flops, known_peak
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
 from foundray.spec.loading import load_spec
+from foundray.testing.specs import write_spec
 from foundray.training.step.kernels import compile_layers
 from foundray.training.step.trainer import Trainer
 

@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 from tests.benchmarks import nanogpt
 from tests.benchmarks.small_runs import LARGE, MEDIUM, NEVER, SMALL, Record, Shape, Train, listed, machine, prepare, spec_of
-from tests.conftest import write_spec
+
+from foundray.testing.specs import write_spec
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,8 @@ def task(name: str, kind: str, text: Path, tokenizer: Path, folder: Path) -> Non
 
 
 def _spec(text: Path, folder: Path, tokenizer: dict[str, Any]) -> Any:
-    from tests.conftest import small_spec
-
     from foundray.spec import Spec
+    from foundray.testing.specs import small_spec
 
     return Spec.model_validate(small_spec(text, folder, data={"sources": [{"path": str(text)}], "tokenizer": tokenizer}))
 

@@ -14,7 +14,8 @@ from statistics import median
 
 import yaml
 from tests.benchmarks.small_runs import SETTLED_SECONDS, SMALL, Record, Train, machine, prepare, spec_of, standard_library
-from tests.conftest import write_spec
+
+from foundray.testing.specs import write_spec
 
 FAIR = 2.0
 

@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 import yaml
 from tests.benchmarks.small_runs import SMALL, Train, machine, prepare, spec_of, standard_library
-from tests.conftest import write_spec
+
+from foundray.testing.specs import write_spec
 
 WORKER = "ray::Worker"
 AFTER = 60

@@ -20,7 +20,8 @@ from pathlib import Path
 import psutil
 from tests.benchmarks.bench_processes import Usage
 from tests.benchmarks.small_runs import FOUNDRAY, Record
-from tests.conftest import small_spec, write_spec
+
+from foundray.testing.specs import small_spec, write_spec
 
 TURNS = 5
 LOOK_SECONDS = 0.2

@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 from tests.benchmarks import plain_loops
 from tests.benchmarks.small_runs import NEVER, SETTLED_SECONDS, standard_library
-from tests.conftest import write_spec
+
+from foundray.testing.specs import write_spec
 
 TURNS = 3
 STEPS = {12: 90, 3: 280}

@@ -13,7 +13,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from tests.integration.conftest import foundray
+from tests.command import foundray
 
 SPEC = "examples/python-source/spec.yaml"
 SOURCE = f"data.sources.0.path={sysconfig.get_paths()['stdlib']}/*.py"

@@ -11,10 +11,10 @@ import pytest
 from tests import hooked
 from tests.chaos.disk import Disk
 from tests.chaos.faults import EVALUATE_EVERY, RESOURCES, STEPS, leftovers, shared_memory
-from tests.conftest import small_spec, write_spec
 
 import foundray as api
 from foundray.cluster.local.cluster import LocalCluster
+from foundray.testing.specs import small_spec, write_spec
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,16 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 from tests.chaos.disk import Disk
-from tests.integration.conftest import FOUNDRAY, Done
+from tests.command import FOUNDRAY, Done
 
 from foundray.cluster.local.cluster import LocalCluster
+from foundray.testing.waiting import wait_until
 
 NODES = 4
 STEPS = 200
@@ -60,10 +60,12 @@ class Run:
         self.wait_for(path.exists, path.name, seconds)
 
     def wait_for(self, reached: Callable[[], bool], what: str, seconds: float = 300) -> None:
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None and not reached():
-            assert time.monotonic() < deadline, f"{what} was not reached after step {self.step()}: {self.events()[-5:]}"
-            time.sleep(0.05)
+        """Wait until it is reached, or the run ends."""
+        wait_until(
+            lambda: self.process.poll() is not None or reached(),
+            seconds,
+            lambda: f"{what}, after step {self.step()}: {self.events()[-5:]}",
+        )
 
     def wait(self, seconds: float = 900) -> Done:
         try:

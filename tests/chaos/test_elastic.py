@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.chaos.faults import NODES, RESOURCES, Faults, Run, nodes_of
-from tests.conftest import small_spec, write_spec
+from tests.command import foundray
 from tests.hooked import Pace
-from tests.integration.conftest import foundray
 
 import foundray as api
 from foundray.cluster.local.cluster import LocalCluster
 from foundray.data.stream.plan import plan_for, read_samples
 from foundray.spec.loading import load_spec
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 MIRROR_EVERY = 5
 LINGER = 0.3
@@ -74,11 +74,13 @@ def world(run: Run) -> int:
 
 def wait_for_world(run: Run, size: int, seconds: float = 300) -> None:
     """Wait until a group of this size is computing."""
-    deadline = time.monotonic() + seconds
-    while not run.events() or not any(e["event"] == "workers_started" for e in run.events()) or world(run) != size:
-        assert run.process.poll() is None, run.process.communicate()
-        assert time.monotonic() < deadline, run.events()[-5:]
-        time.sleep(0.1)
+    wait_until(
+        lambda: any(e["event"] == "workers_started" for e in run.events()) and world(run) == size,
+        seconds,
+        lambda: f"a group of {size}: {run.events()[-5:]}",
+        run.process,
+        pause=0.1,
+    )
 
 
 def shares(run: Run, step: int) -> list[float]:

@@ -7,13 +7,14 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
-import psutil
 import pytest
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray
+from tests.processes import alive, descendants, title
+
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 STEPS = 80
 
@@ -34,31 +35,13 @@ class Running:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + 400
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.process.communicate()
+        def reached() -> bool:
             with contextlib.suppress(FileNotFoundError, IndexError, json.JSONDecodeError):
                 last = (self.run / "metrics.jsonl").read_text().splitlines()[-1]
-                if json.loads(last)["step"] >= step:
-                    return
-            time.sleep(0.05)
-        raise TimeoutError(f"step {step} was not reached")
+                return bool(json.loads(last)["step"] >= step)
+            return False
 
-
-def title(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return ""
-
-
-def descendants(pid: int) -> list[int]:
-    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+        wait_until(reached, 400, f"step {step}", self.process)
 
 
 def test_a_killed_driver_is_resumed_on_another_number_of_workers(spec: Path) -> None:
@@ -69,10 +52,12 @@ def test_a_killed_driver_is_resumed_on_another_number_of_workers(spec: Path) -> 
     running.process.communicate()
     # Ray's two per-node agents outlive a raylet that was killed with its driver; nothing that holds resources does.
     holding = [pid for pid in family if "Agent" not in title(pid)]
-    deadline = time.monotonic() + 90
-    while any(map(alive, holding)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not [title(pid) for pid in holding if alive(pid)], "Ray's processes outlived the driver"
+    names = {pid: title(pid) for pid in holding}
+    wait_until(
+        lambda: not any(map(alive, holding)),
+        90,
+        lambda: f"the end of Ray's processes: {[name for pid, name in names.items() if alive(pid)]}",
+    )
     for pid in filter(alive, family):
         os.kill(pid, signal.SIGKILL)
     interrupted = foundray("status", running.run, "--json").facts

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.chaos.disk import Disk
 from tests.chaos.faults import NODES, RESOURCES, STEPS, Faults, Run, schedule
-from tests.integration.conftest import foundray
+from tests.command import foundray
 
 from foundray.cluster.local.cluster import LocalCluster
 

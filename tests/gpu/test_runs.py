@@ -7,18 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.chaos.test_kills import descendants, title
-from tests.conftest import small_spec, write_spec
+from tests.command import FOUNDRAY, foundray
 from tests.gpu.devices import needs_gpu
-from tests.integration.conftest import FOUNDRAY, foundray
+from tests.processes import descendants, title
 
 from foundray.model.flops import known_peak
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 pytestmark = [*needs_gpu, pytest.mark.alone]
 
@@ -76,11 +76,7 @@ def test_a_killed_worker_leaves_no_trace(alone: dict[str, Any], gpu_spec: Path, 
     command = [FOUNDRAY, "train", str(gpu_spec), *shared("killed"), "--json"]
     metrics = storage / "runs" / "killed" / "metrics.jsonl"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not metrics.exists() or metrics.read_text().count("\n") < 10:
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
+        wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 10, 120, "10 steps", process)
         members = [pid for pid in descendants(process.pid) if "ray::Worker" in title(pid)]
         os.kill(members[0], signal.SIGKILL)
         out, err = process.communicate(timeout=240)

@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 import torch
 from tests.gpu.devices import needs_gpu
-from tests.unit import distributed
-from tests.unit.saving import save
-from tests.unit.training.step.test_exact_step import make_model, make_spec, make_trainer, micro_batch, steps
 from torch.nn import functional as F
 
 from foundray.contract import Units
@@ -21,11 +18,14 @@ from foundray.data.stream.batch import packed
 from foundray.errors import InputError
 from foundray.model.model import initialise
 from foundray.spec import Spec
-from foundray.spec.optimizers import KINDS
 from foundray.storage import Store
+from foundray.testing.groups import run_group
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_model, make_trainer, micro_batch, save_checkpoint, train_steps
 from foundray.training.checkpoints.checkpoint import load_latest
 from foundray.training.collectives.group import Group
 from foundray.training.step.blocks import BLOCK
+from foundray.training.step.optimizers.registry import KINDS
 from foundray.training.step.optimizers.shard import state_bytes_per_block
 from foundray.training.step.outcome import Overflow
 from foundray.training.step.trainer import Trainer
@@ -54,7 +54,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 
 def on_gpu(group: Group, spec: Spec, count: int, skew: int | None) -> tuple[str, list[float]]:
-    return steps(group, spec, count, skew, device="cuda")
+    return train_steps(group, spec, count, skew, device="cuda")
 
 
 @pytest.fixture(autouse=True)
@@ -102,13 +102,13 @@ def test_any_number_of_workers_and_any_share_give_the_same_bits(kind: str) -> No
     spec = make_spec(**LARGE, optimizer__kind=kind)
     alone = on_gpu(Group(), spec, 4, None)
     for world, skew in ((2, None), (3, 1)):
-        assert set(map(str, distributed.run(world, on_gpu, spec, 4, skew))) == {str(alone)}
+        assert set(map(str, run_group(world, on_gpu, spec, 4, skew))) == {str(alone)}
 
 
 def test_shards_of_a_few_blocks_give_the_same_bits() -> None:
     spec = make_spec(model__width=16, model__depth=1, optimizer__clip=0.1)
     alone = on_gpu(Group(), spec, 4, None)
-    assert set(map(str, distributed.run(3, on_gpu, spec, 4, 1))) == {str(alone)}
+    assert set(map(str, run_group(3, on_gpu, spec, 4, 1))) == {str(alone)}
 
 
 COMPILED = LARGE | {"train__compile": True}
@@ -127,7 +127,7 @@ def test_what_is_compiled_gives_the_same_bits_in_every_process(tmp_path: Path) -
     spec = make_spec(**COMPILED)
     here = on_gpu(Group(), spec, 3, None)
     assert on_gpu(Group(), spec, 3, None) == here
-    assert distributed.run(1, compiled_elsewhere, spec, str(tmp_path)) == [here]
+    assert run_group(1, compiled_elsewhere, spec, str(tmp_path)) == [here]
     plain = on_gpu(Group(), make_spec(**LARGE), 3, None)
     assert plain[0] != here[0]
     assert np.allclose(plain[1], here[1], rtol=1e-3)
@@ -141,7 +141,7 @@ def test_rounded_sums_agree_to_rounding() -> None:
 
 def test_bf16_follows_the_curve_of_fp32() -> None:
     spec = make_spec(model__width=64, model__depth=3, model__heads=4, train__steps=12)
-    (_, here), (_, cpu) = on_gpu(Group(), spec, 12, None), steps(Group(), spec, 12, None)
+    (_, here), (_, cpu) = on_gpu(Group(), spec, 12, None), train_steps(Group(), spec, 12, None)
     assert here != cpu
     assert np.allclose(here, cpu, rtol=5e-3)
 
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_a_gpu_is_read_by_a_cpu_and_back(tmp_path: Path) -> None
     trainer = make_trainer(spec, Group(), "cuda")
     for step in range(2):
         trainer.step(step, [(at, micro_batch(spec, at)) for at in range(step * 5, step * 5 + 5)])
-    save(Store.at(str(tmp_path)), trainer, 2, "f", keep=3)
+    save_checkpoint(Store.at(str(tmp_path)), trainer, 2, "f", keep=3)
     for device in ("cpu", "cuda"):
         other = Trainer(spec, make_model(spec).to(device), spec.objective.build())
         assert load_latest(Store.at(str(tmp_path)), other, "f").step == 2

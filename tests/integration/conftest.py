@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
-from tests.conftest import small_spec, write_spec
 
-FOUNDRAY = str(Path(sys.executable).with_name("foundray"))
-
-
-@dataclass
-class Done:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The JSON object in the last line."""
-        assert self.status == 0, self.err + self.out
-        return json.loads(self.out.splitlines()[-1])
-
-    @property
-    def refusal(self) -> str:
-        """The one sentence that reports bad input."""
-        assert self.status == 2, (self.status, self.out, self.err)
-        assert "Traceback" not in self.out + self.err
-        assert len(self.err.strip().splitlines()) == 1, self.err
-        return self.err
-
-
-def foundray(*arguments: object, cwd: Path | None = None, timeout: float = 900) -> Done:
-    """Run a command. If it does not end in time, show its output and every thread's stack."""
-    command = [FOUNDRAY, *map(str, arguments)]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=cwd, env={**os.environ, "PYTHONFAULTHANDLER": "1"}, **pipes) as process:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)
-            out, err = process.communicate(timeout=30)
-            pytest.fail(f"{' '.join(command)} has not ended after {timeout:.0f} s:\n{out[-4000:]}\n{err[-12000:]}")
-    return Done(process.returncode, out, err)
+from foundray.cluster.connect import connected
+from foundray.testing.specs import small_spec, write_spec
 
 
 @pytest.fixture
@@ -59,11 +19,22 @@ def spec(prose: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Storage that the tests of a module share, so that data is prepared once."""
-    return tmp_path_factory.mktemp("storage")
+def shared_spec(prose: Path, storage: Path) -> Path:
+    return write_spec(storage, small_spec(prose, storage / "runs"))
 
 
 @pytest.fixture(scope="module")
-def shared_spec(prose: Path, storage: Path) -> Path:
-    return write_spec(storage, small_spec(prose, storage / "runs"))
+def local_ray() -> Iterator[ModuleType]:
+    """One Ray for the module's own process, whose connection the Python API uses; commands have Rays of their own."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def own_ray() -> Iterator[None]:
+    """A Ray as a command starts it for itself, for the module's own process; commands have Rays of their own."""
+    with connected():
+        yield

@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import psutil
+
+from foundray.testing.waiting import wait_until
 
 NETWORK = "192.0.2."
 """Addresses for documentation (RFC 5737), so that a definition can be started unchanged."""
@@ -103,10 +104,7 @@ class Hosts:
             [*NAMESPACES, "bash", "-c", script],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + 10
-        while not (inner := outer.children()):
-            assert outer.poll() is None and time.monotonic() < deadline, "the namespaces were not made"
-            time.sleep(0.01)
+        inner = wait_until(outer.children, 10, "new namespaces", outer, pause=0.01)
         self._outers.append((outer, inner[0]))
         return inner[0]
 

@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.conftest import REPOSITORY, small_spec, write_spec
-from tests.integration.conftest import Done, foundray
+from tests.command import Done, foundray
+from tests.repository import REPOSITORY
+
+from foundray.testing.specs import small_spec, write_spec
 
 SCRIPTS = REPOSITORY / "examples" / "after"
 MODULES = ("base_events.py", "events.py", "futures.py", "locks.py", "queues.py", "streams.py", "tasks.py")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import foundray
-from tests.unit.test_storage import tiny_disk  # noqa: F401 - a fixture
+from tests.command import foundray
+
+from foundray.testing.specs import small_spec, write_spec
 
 
 def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_after_ray_has_started(content: bytes, change: str, said: str, tmp_path:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_full_disk(prose: Path, tmp_path: Path, tiny_disk: Path) -> None:  # noqa: F811
+def test_a_full_disk(prose: Path, tmp_path: Path, tiny_disk: Path) -> None:
     spec = write_spec(tmp_path, small_spec(prose, tiny_disk / "runs"))
     assert "the disk is full" in foundray("train", spec).refusal
     assert not list(tiny_disk.rglob("*.tmp"))

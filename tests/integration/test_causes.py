@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tests.integration.conftest import foundray
+from tests.command import foundray
 
 import foundray as api
 from foundray.cluster.causes import cause_of

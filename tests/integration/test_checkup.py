@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import REPOSITORY, small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY, Done
+from tests.command import FOUNDRAY, Done
+from tests.repository import REPOSITORY
 
 from foundray.cluster.local.cluster import LocalCluster
+from foundray.testing.specs import small_spec, write_spec
 
 CHECK = """
 import json, sys, time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.conftest import foundray
+from tests.command import foundray
 
 from foundray.runs.checkpoints import completed_steps
 from foundray.runs.run import Run

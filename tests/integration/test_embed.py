@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +13,24 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.integration.conftest import FOUNDRAY, foundray
-from tests.unit.evaluation.test_probing import IMAGE_RUN, SERIES_RUN, saved_run
+from tests.command import FOUNDRAY, foundray
 
 import foundray as api
-from foundray.cluster.connect import connected
 from foundray.errors import InputError
 from foundray.runs.run import Run
+from foundray.testing.runs import run_with_checkpoint
+from foundray.testing.specs import IMAGES, SERIES
+from foundray.testing.waiting import wait_until
 
 ROWS = 50_000
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_ray() -> Iterator[None]:
-    """Start a Ray for calls from this process; commands start their own."""
-    with connected():
-        yield
+pytestmark = pytest.mark.usefixtures("own_ray")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return saved_run(tmp_path_factory.mktemp("runs"), model__context=64, model__depth=1)
+    return run_with_checkpoint(tmp_path_factory.mktemp("runs"), model__context=64, model__depth=1)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +65,7 @@ def contents(out: Path) -> tuple[list[str], str]:
 
 
 def wait_for_blocks(out: Path, count: int, process: subprocess.Popen[str]) -> None:
-    while len(list(out.glob("shards/*.parquet"))) < count:
-        assert process.poll() is None, "it ended too early"
-        time.sleep(0.05)
+    wait_until(lambda: len(list(out.glob("shards/*.parquet"))) >= count, 600, f"{count} blocks", process)
 
 
 @pytest.mark.thorough
@@ -86,9 +79,8 @@ def test_a_lost_worker_and_a_lost_command_change_no_bit(run: Run, texts: Path, c
         workers = [child for child in children if child.name().startswith("ray::MapWorker")]
         assert len(workers) == 2
         workers[0].kill()
-        while "embed: a worker was lost" not in (tmp_path / "said").read_text():  # another has begun to do its blocks
-            assert process.poll() is None, "it ended too early"
-            time.sleep(0.05)
+        lost = "embed: a worker was lost"  # and another has begun to do its blocks
+        wait_until(lambda: lost in (tmp_path / "said").read_text(), 600, lost, process)
         process.kill()
         process.wait()
     refused = foundray("search", out, "text").refusal
@@ -120,7 +112,7 @@ def test_search_finds_what_is_near(run: Run, texts: Path, calm: Path) -> None:
 
 
 def test_vectors_of_another_model_are_not_searched(run: Run, texts: Path, calm: Path, tmp_path: Path) -> None:
-    other = saved_run(tmp_path / "runs", model__context=64, model__depth=1, seed=9)
+    other = run_with_checkpoint(tmp_path / "runs", model__context=64, model__depth=1, seed=9)
     said = foundray("search", calm, "text", "--run", other.folder).refusal
     assert "the vectors were made by other weights" in said
     again = api.embed(run.folder.url, texts, calm, {"documents": "line"})
@@ -155,9 +147,9 @@ def series(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("changes", "make", "bad"), [(IMAGE_RUN, pictures, 1), (SERIES_RUN, series, 0)])
+@pytest.mark.parametrize(("changes", "make", "bad"), [(IMAGES, pictures, 1), (SERIES, series, 0)])
 def test_values_are_embedded_and_found(changes: dict[str, Any], make: Any, bad: int, tmp_path: Path) -> None:
-    run, data, out = saved_run(tmp_path / "runs", **changes), make(tmp_path), tmp_path / "out"
+    run, data, out = run_with_checkpoint(tmp_path / "runs", **changes), make(tmp_path), tmp_path / "out"
     made = api.embed(run.folder.url, data, out, normalise=True, layer=1, pool="mean_std", workers=1)
     assert (made.bad_rows, made.metric, made.width) == (bad, "cosine", 64)
     assert len((out / "bad_rows.jsonl").read_text().splitlines()) == bad

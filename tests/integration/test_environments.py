@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray
 
 # Root's own file system is read-only but for /tmp, as in many containers; the user is in no list of users.
 SCRIPT = """\

@@ -17,8 +17,7 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests import without_foundray
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray
 
 import foundray as api
 from foundray.cluster.connect import connected
@@ -30,6 +29,7 @@ from foundray.model.model import Batch
 from foundray.runs.run import Run
 from foundray.spec import SourceConfig
 from foundray.spec.loading import load_spec
+from foundray.testing.specs import small_spec, write_spec
 from foundray.training.checkpoints.checkpoint import load_weights
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,9 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests import without_foundray
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import foundray
-from tests.integration.test_modalities import images
+from tests.command import foundray
+from tests.integration.pictures import images
 
 import foundray as api
 from foundray.cluster.connect import connected
@@ -23,6 +22,7 @@ from foundray.evaluation.encoder import Encoder, Reader
 from foundray.model.model import Batch
 from foundray.runs.run import Run
 from foundray.spec import SourceConfig
+from foundray.testing.specs import small_spec, write_spec
 
 FLAGS = {"width": 32, "depth": 2, "heads": 2, "norm": "ln", "act": "gelu", "bias": True, "rope_theta": None}
 PICTURE = {"kind": "image", "size": 16, "patch": 4, "channels": 1}

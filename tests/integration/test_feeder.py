@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
-from tests.conftest import small_spec, write_spec
 
 import foundray
 from foundray.data.stream.feeder import start_feeder
@@ -16,17 +14,15 @@ from foundray.data.stream.leases import MicroBatchSource
 from foundray.data.stream.plan import StreamPlan, plan_for, read_micro_batches
 from foundray.data.stream.stream import BUFFERED_PARCELS
 from foundray.spec.loading import load_spec
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 PER_STEP = BUFFERED_PARCELS + 4
 SAMPLES = 2500
 """With this many samples of 33 tokens, a micro-batch fills a parcel."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +84,7 @@ def test_prefetched_data_is_there_at_once_and_other_data_is_read_again(plan: Str
     expected = dict(zip(range(PER_STEP), read_micro_batches(plan, 0, PER_STEP), strict=True))
     for prefetched in (0, 1):
         feeder.prefetch.remote(plan, PER_STEP, prefetched, 2 * PER_STEP)
-        while not (ready := ray.get(feeder.stats.remote())["parcels_ready"]):
-            time.sleep(0.05)
+        ready = wait_until(lambda: ray.get(feeder.stats.remote())["parcels_ready"], 300, "a parcel")
         stream = ray.get(feeder.begin.remote(1)), "train", plan, PER_STEP, 0, 2 * PER_STEP
         ray.get(feeder.open.remote(*stream))
         if prefetched == 0:

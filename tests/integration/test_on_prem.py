@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.conftest import REPOSITORY
 from tests.integration.hosts import HOME, Hosts, why_not
+from tests.repository import REPOSITORY
+
+from foundray.testing.waiting import wait_until
 
 DEFINITION = "clusters/on-prem/cluster.yaml"
 CONNECT = "import json, time, ray; ray.init(address='192.0.2.1:6379', logging_level='ERROR', log_to_driver=False)\n"
@@ -60,7 +62,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         yield made
         ran(made, "launcher", f"cd foundray/source && ray down -y {DEFINITION}")
         assert set(made.processes("head")) <= {"sshd"}
-        _until(lambda: not any("raylet" in made.processes(name) for name in made.inits), 90)  # who misses the head, ends
+        # Raylets that miss the head end.
+        wait_until(lambda: not any("raylet" in made.processes(name) for name in made.inits), 90, "no raylet", pause=1)
     finally:
         made.close()
 
@@ -90,16 +93,9 @@ def nodes(hosts: Hosts) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def whole(hosts: Hosts) -> Hosts:
     """Wait until all nodes have joined; the head starts the others by itself."""
-    _until(lambda: all("raylet" in hosts.processes(name) for name in ("first", "second")), 240)
-    _until(lambda: len(nodes(hosts)) == 3, 30)
+    wait_until(lambda: all("raylet" in hosts.processes(name) for name in ("first", "second")), 240, "two raylets", pause=1)
+    wait_until(lambda: len(nodes(hosts)) == 3, 30, "three nodes", pause=1)
     return hosts
-
-
-def _until(true: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(1)
 
 
 def test_all_join_and_only_workers_take_work(whole: Hosts) -> None:

@@ -6,10 +6,11 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from tests.conftest import REPOSITORY, small_spec, write_spec
-from tests.integration.conftest import Done, foundray
+from tests.command import Done, foundray
+from tests.repository import REPOSITORY
 
 from foundray.data.tokenizers.tokenizer import train_bpe
+from foundray.testing.specs import small_spec, write_spec
 
 DATA = REPOSITORY.parent / "shared" / "data"
 

@@ -6,31 +6,23 @@ import gzip
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY
+from tests.command import FOUNDRAY
 
 import foundray
 from foundray.data.prepare.quarantine import Balance
 from foundray.errors import InputError
 from foundray.spec.loading import load_spec
 from foundray.storage import sha256
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    """Start one Ray for the module: `prepare` uses the calling program's connection."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def spec_of(folder: Path, sources: list[dict], **changes) -> Path:
@@ -159,12 +151,11 @@ def test_a_killed_preparation_continues(tmp_path: Path, monkeypatch: pytest.Monk
     python = str(Path(FOUNDRAY).with_name("python"))
     process = subprocess.Popen([python, str(script), str(spec)], stdout=subprocess.PIPE, text=True)
     units = tmp_path / "runs" / "prepared"
-    deadline = time.monotonic() + 400
-    while not (done := list(units.glob("*/units/*.json"))) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert done
+    try:
+        done = wait_until(lambda: list(units.glob("*/units/*.json")), 400, "a unit that is done", pause=0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert not list(units.glob("*/manifest.json"))
     stamps = {path: path.stat().st_mtime_ns for path in done}
     monkeypatch.setattr("foundray.data.prepare.recipe.UNIT_BYTES", 10**6)

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import yaml
 from tests.chaos.faults import Run
-from tests.conftest import REPOSITORY, small_spec, write_spec
+from tests.repository import REPOSITORY
 
 from foundray.cluster.local.cluster import LocalCluster
 from foundray.cluster.local.node import free_ports
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 DASHBOARDS = REPOSITORY / "dashboards"
 NEED_GPUS = {"GPU", "GPU memory"}
@@ -115,10 +117,7 @@ def test_every_panel_shows_a_run_and_the_rules_are_loaded(
 
     # Its driver is gone, and its last words are heard at the next look.
     last_words = 'min(last_over_time(ray_foundray_running{run="watched"}[5m]))'
-    until = time.monotonic() + 20
-    while prometheus.query(last_words)[0]["value"][1] != "0" and time.monotonic() < until:
-        time.sleep(0.5)
-    assert prometheus.query(last_words)[0]["value"][1] == "0"
+    wait_until(lambda: prometheus.query(last_words)[0]["value"][1] == "0", 20, "the driver's last words", pause=0.5)
     steps = prometheus.query('sum(last_over_time(ray_foundray_steps_total{run="watched"}[5m]))')
     assert float(steps[0]["value"][1]) == STEPS
     groups = prometheus.ask("rules")["groups"]

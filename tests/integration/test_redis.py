@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.conftest import REPOSITORY
 from tests.integration.hosts import NAMESPACES, why_not
+from tests.repository import REPOSITORY
 
 
 def test_redis_asks_for_the_password_of_the_secret_and_shows_it_to_nobody(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import foundray
+from tests.command import foundray
 from tests.object_store import CREDENTIALS, ObjectStore, deletes, object_store, uploads
 
 SECONDS = 8.0

@@ -14,13 +14,14 @@ from typing import Any
 import psutil
 import pytest
 from tests.browser import chromium, visited
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY
-from tests.records import made_run, troubled
+from tests.command import FOUNDRAY
+from tests.records import troubled
 
 from foundray.reports import report
 from foundray.reports.story import Story
 from foundray.runs.run import Run
+from foundray.testing.runs import run_with_records
+from foundray.testing.specs import small_spec, write_spec
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_the_page_of_a_real_run(disturbed: Run, browser: Any, tmp_path: Path) ->
 
 @pytest.mark.parametrize("width", [360, 768])
 def test_a_narrow_window_has_no_sideways_scrolling(disturbed: Run, browser: Any, tmp_path: Path, width: int) -> None:
-    worst = made_run(tmp_path, *troubled(), train__steps=120, source="/" + "a-very-long-name" * 20 + "/*.txt")
+    worst = run_with_records(tmp_path, *troubled(), train__steps=120, source="/" + "a-very-long-name" * 20 + "/*.txt")
     for name, runs in (("real", [disturbed]), ("troubled", [worst]), ("several", [disturbed, worst])):
         place = Path(report(runs, disturbed.folder.parent / f"{name}.html").path)
         with visited(browser, place.as_uri(), width=width) as visit:
@@ -113,7 +114,7 @@ def test_a_narrow_window_has_no_sideways_scrolling(disturbed: Run, browser: Any,
 
 
 def test_marks_of_everything_that_happened(browser: Any, tmp_path: Path) -> None:
-    run = made_run(tmp_path, *troubled(), train__steps=120)
+    run = run_with_records(tmp_path, *troubled(), train__steps=120)
     place = Path(report([run]).path)
     with visited(browser, place.as_uri()) as visit:
         visit.page.emulate_media(media="print")

@@ -6,37 +6,31 @@ import json
 import os
 import shutil
 import signal
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chaos.test_kills import descendants, title
-from tests.integration.conftest import foundray
+from tests.command import foundray
+from tests.processes import descendants, title
 
 import foundray as api
-from foundray.cluster.connect import connected
 from foundray.data.stream.leases import validation_plan
 from foundray.data.stream.plan import plan_for, read_micro_batches
 from foundray.errors import InputError
 from foundray.model.model import Model
 from foundray.runs.facts import Facts
 from foundray.runs.run import Run
+from foundray.testing.waiting import wait_until
 from foundray.training.driver import prepared_data
 from foundray.training.evaluating.evaluation import evaluate
 from foundray.training.step.trainer import Trainer
 from foundray.training.warm_start.parent import find_start
 from foundray.training.warm_start.starting import START, take
 
+pytestmark = pytest.mark.usefixtures("own_ray")
+
 STEPS = 60
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_ray() -> Iterator[None]:
-    with connected():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +93,7 @@ def test_two_workers_give_the_same_bits_although_one_is_killed(alone, shared_spe
     run = storage / "runs" / "killed"
     with ThreadPoolExecutor(1) as thread:
         training = thread.submit(continued, shared_spec, "killed", 2)
-        deadline = time.monotonic() + 400
-        while not (run / "metrics.jsonl").exists() or not metrics(run):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: (run / "metrics.jsonl").exists() and metrics(run), 400, "the first step", pause=0.01)
         os.kill(next(pid for pid in descendants(os.getpid()) if "ray::Worker" in title(pid)), signal.SIGKILL)
         facts = training.result()
     assert facts.restarts >= 1

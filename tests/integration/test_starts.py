@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
-from tests.conftest import small_spec, write_spec
+
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 SECONDS = 120
 NEEDED = {
@@ -30,10 +31,8 @@ def test_a_run_on_one_machine_starts_what_it_needs(prose: Path, tmp_path: Path) 
     command = [Path(sys.executable).with_name("foundray"), "train", str(spec)]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        seen, until = set[str](), time.monotonic() + SECONDS
-        while "RayTrainWorker" not in seen and time.monotonic() < until and run.poll() is None:
-            seen |= actors(run.pid)
-            time.sleep(0.1)
+        seen = set[str]()
+        wait_until(lambda: seen.update(actors(run.pid)) or "RayTrainWorker" in seen, SECONDS, "Ray Train's worker", run, 0.1)
         assert seen == NEEDED.keys() - ({"SynchronizationActor"} - seen)
         daemons = " ".join(part for process in psutil.Process(run.pid).children(True) for part in process.cmdline())
         assert "gcs_server" in daemons and not any(name in daemons for name in LEFT_OUT)

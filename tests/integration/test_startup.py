@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import FOUNDRAY
+from tests.command import FOUNDRAY
 
 pytestmark = pytest.mark.alone
 

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,14 +18,15 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from tests.conftest import small_spec, write_spec
+from tests.command import FOUNDRAY, foundray
 from tests.hooked import Pace, install
-from tests.integration.conftest import FOUNDRAY, foundray
 from tests.terminal import Terminal
-from tests.unit.evaluation.test_probing import saved_run
 
 from foundray.cluster.local.cluster import LocalCluster
 from foundray.cluster.local.ray_start import token_environment
+from foundray.testing.runs import run_with_checkpoint
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 STEPS = 120
 HOOKED = {"kind": "hooked"}
@@ -75,10 +75,7 @@ def steps(run: Path) -> list[int]:
 
 def wait_for_step(run: Path, count: int) -> None:
     """Wait until `count` steps are recorded."""
-    deadline = time.monotonic() + 400
-    while len(steps(run)) < count:
-        assert time.monotonic() < deadline, f"{run} did not come to {count} steps"
-        time.sleep(0.2)
+    wait_until(lambda: len(steps(run)) >= count, 400, f"{count} steps of {run}", pause=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +188,7 @@ def test_rays_own_submission_works_too(cluster: LocalCluster, spec: Path, tmp_pa
 
 
 def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "runs")
+    run = run_with_checkpoint(tmp_path / "runs")
     (texts := tmp_path / "texts.txt").write_text("\n".join(f"text number {number}" for number in range(2000)))
     flags = ("--cluster", cluster.url, "--set", "documents=line", "--normalise", "--workers", "2")
     command = ("submit", "--verb", "embed", run.folder, texts, tmp_path / "vectors")

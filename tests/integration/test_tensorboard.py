@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from tests.browser import ARTEFACTS, chromium
 from foundray.cluster.local.node import free_ports
 from foundray.runs.run import Run, event
 from foundray.storage import Store
+from foundray.testing.waiting import wait_until
 from foundray.training.telemetry.curves import LAYOUT, Curves
 
 NUMBERS = {"lr": 0.1, "grad_norm": 1.0, "tokens_per_s": 640.0, "data_wait_s": 0.1, "copy_s": 0.05, "step_s": 0.5}
@@ -49,12 +49,12 @@ def tensorboard(runs: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tensorboard.main", f"--logdir={runs}", "--host=127.0.0.1", f"--port={port}"]
     process = subprocess.Popen([*command, "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 200
-    while b"custom_scalars" not in _answer(f"{address}/data/plugins_listing") or not _answer(f"{address}/data/runs").strip(
-        b"[]\n"
-    ):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
+
+    def serves() -> bool:
+        listed = b"custom_scalars" in _answer(f"{address}/data/plugins_listing")
+        return listed and bool(_answer(f"{address}/data/runs").strip(b"[]\n"))
+
+    wait_until(serves, 200, "TensorBoard with its runs", process, pause=0.2)
     yield address
     process.terminate()
     process.wait(10)

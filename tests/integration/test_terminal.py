@@ -14,13 +14,14 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY
+from tests.command import FOUNDRAY
 from tests.terminal import SECONDS, Terminal
-from tests.unit.evaluation.test_probing import saved_run
 
 import foundray as api
 from foundray.host.signals import AGAIN_SECONDS
+from foundray.testing.runs import run_with_checkpoint
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 SOON = 60
 """Limit on a command's end after a second signal, in seconds, on a busy machine. Its own limit is ten."""
@@ -64,11 +65,10 @@ def interrupt_twice(terminal: Terminal) -> None:
 
 def begun_by(terminal: Terminal, folder: Path, pattern: str) -> dict[Path, int]:
     """Wait for the first new files that a command completes in a folder. Returns them with their times."""
-    before, deadline = set(folder.glob(pattern)), time.monotonic() + 200
-    while not (after := set(folder.glob(pattern))) > before:
-        assert terminal.process.poll() is None and time.monotonic() < deadline, terminal.text
-        time.sleep(0.05)
-    return {file: file.stat().st_mtime_ns for file in after}
+    before = set(folder.glob(pattern))
+    what = f"a new {pattern} in {folder}"
+    wait_until(lambda: set(folder.glob(pattern)) > before, 200, lambda: f"{what}: {terminal.text}", terminal.process)
+    return {file: file.stat().st_mtime_ns for file in folder.glob(pattern)}
 
 
 def test_preparing(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
@@ -152,10 +152,7 @@ def test_a_run_whose_terminal_is_closed_and_one_that_nobody_reads(
     assert first.step > 0
 
     terminals.append(unread := Terminal(*piped('"$0" resume "$1" | head -n 1', run)))
-    deadline = time.monotonic() + 300
-    while api.status(run).step <= first.step:
-        assert unread.process.poll() is None and time.monotonic() < deadline, unread.text
-        time.sleep(0.5)
+    wait_until(lambda: api.status(run).step > first.step, 300, lambda: f"a step: {unread.text}", unread.process, pause=0.5)
     parts = psutil.Process(unread.process.pid).children()
     next(one for one in parts if "resume" in one.cmdline()).terminate()
     assert (unread.end(), fine(unread)) == (143, True)
@@ -221,7 +218,7 @@ def test_a_search(prose: Path, storage: Path, terminals: list[Terminal]) -> None
 
 @pytest.mark.thorough
 def test_embedding(tmp_path: Path, terminals: list[Terminal]) -> None:
-    run = saved_run(tmp_path, model__context=64, model__depth=1)
+    run = run_with_checkpoint(tmp_path, model__context=64, model__depth=1)
     texts, out = tmp_path / "texts.txt", tmp_path / "out"
     texts.write_text("\n".join(f"{number} is a number, and so is {number + 1}" for number in range(30_000)))
     command = (FOUNDRAY, "embed", run.folder.url, texts, out, "--set", "documents=line")

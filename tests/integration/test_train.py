@@ -6,27 +6,19 @@ import json
 import math
 import shutil
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.conftest import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray
 
 import foundray as api
 from foundray.records.schema import Step
 from foundray.runs import lock as holder
+from foundray.testing.waiting import wait_until
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    """Start one Ray for the module: the Python API uses the calling program's connection."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 LOOKED_AT = {"evaluate.sets.validation.samples": 300}
@@ -281,7 +273,5 @@ def test_a_run_that_was_stopped_twice_ends_with_the_same_weights(
 
 
 def wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + 300
-    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < step:
-        assert time.monotonic() < deadline, f"{run} did not come to step {step}"
-        time.sleep(0.05)
+    log = run / "metrics.jsonl"
+    wait_until(lambda: log.exists() and log.read_text().count("\n") >= step, 300, f"step {step} of {run}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray
+
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 SEARCH: dict[str, Any] = {
     "model": {"width": 64, "depth": 2, "heads": 4, "context": 32},
@@ -42,9 +43,10 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
     tuning = {**SEARCH["tune"], "space": wild, "sampler": "grid", "ladder": 0.7, "budget": 6.0}
     done = foundray("tune", search(name="whole", tune=tuning), "--json")
     facts, folder = done.facts, storage / "runs" / "whole-tune"
-    assert {trial["state"] for trial in facts["trials"]} == {"done", "diverged"} or len(facts["trials"]) == 3
-    assert [trial["values"]["optimizer.lr"] for trial in facts["trials"]][-1] == 1e30
-    assert facts["trials"][-1]["standing"].startswith("diverged in step ")
+    best, other, wildest = facts["trials"]
+    assert (best["state"], wildest["state"], wildest["values"]["optimizer.lr"]) == ("done", "diverged", 1e30)
+    assert other["state"] in ("done", "stopped"), "which may depend on which of the two was judged first"
+    assert wildest["standing"].startswith("diverged in step ")
     # A fifth of the batch takes five times the steps: tokens stay those of the spec, and of the forecast.
     tuned = yaml.safe_load((folder / "tuned.yaml").read_text())["train"]
     assert (tuned["micro_batches"], tuned["steps"]) == (1, 300)
@@ -86,6 +88,11 @@ def findings(folder: Path) -> dict[int, tuple[Any, dict[int, float]]]:
     return found
 
 
+def best_of(found: dict[int, tuple[Any, dict[int, float]]]) -> Any:
+    """Values of the trial with the lowest last loss, of those that were judged most often."""
+    return min(found.values(), key=lambda trial: (-len(trial[1]), trial[1][max(trial[1])]))[0]
+
+
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
@@ -102,14 +109,6 @@ def driver(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]
         process.wait()
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 400) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"no {what} after {seconds} s"
-        time.sleep(0.05)
-    return found
-
-
 @pytest.mark.thorough
 def test_a_search_whose_trial_and_driver_are_killed_ends_with_the_same_trials(
     search: Callable[..., Path], storage: Path, driver: Callable[[Path], subprocess.Popen[bytes]]
@@ -121,11 +120,11 @@ def test_a_search_whose_trial_and_driver_are_killed_ends_with_the_same_trials(
     def judged(count: int) -> Callable[[], bool]:
         return lambda: sum(len(losses) for _, losses in findings(folder).values()) >= count
 
-    wait_for(judged(1), "first result")
+    wait_until(judged(1), 400, "first result")
     working = [one for one in psutil.Process(first.pid).children(recursive=True) if "ImplicitFunc" in " ".join(one.cmdline())]
     assert working, "no trial's process was found"
     working[0].kill()
-    wait_for(judged(4), "results after a trial was killed")
+    wait_until(judged(4), 400, "results after a trial was killed")
     assert first.poll() is None, "the search is over before it could be killed"
     before = findings(folder)
     first.send_signal(signal.SIGKILL)
@@ -140,7 +139,8 @@ def test_a_search_whose_trial_and_driver_are_killed_ends_with_the_same_trials(
         common = losses.keys() & expected[number][1].keys()
         assert common and {step: losses[step] for step in common} == {step: expected[number][1][step] for step in common}
     assert after["flops"] <= after["allowed"]
-    assert after["values"] == undisturbed["values"] or len(found[0][1]) != len(expected[0][1])
+    # Which trials are stopped may depend on which were judged first; which one is best follows from what was found.
+    assert (after["values"], undisturbed["values"]) == (best_of(found), best_of(expected))
 
 
 def test_bad_input_of_a_search_is_one_sentence(search: Callable[..., Path], storage: Path, tmp_path: Path) -> None:

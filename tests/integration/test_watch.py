@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from tests.conftest import small_spec, write_spec
-from tests.integration.conftest import FOUNDRAY
+from tests.command import FOUNDRAY
 from tests.terminal import LEAVE, Terminal
 
 from foundray.records.schema import EVENTS, Step
 from foundray.runs.run import Run
 from foundray.storage import Store
+from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 SECONDS = 300
 RUN = "import sys; from foundray.runs.run import Run; run = Run.open(sys.argv[1]); "
@@ -29,10 +29,7 @@ def test_a_real_run(prose: Path, tmp_path: Path) -> None:
     watched: Terminal | None = None
     telling: subprocess.Popen[str] | None = None
     try:
-        deadline = time.monotonic() + SECONDS
-        while not (run / "spec.yaml").exists():
-            assert training.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until((run / "spec.yaml").exists, SECONDS, "the run's folder", training)
         watched = Terminal(sys.executable, "-c", WATCH, run)
         telling = subprocess.Popen([sys.executable, "-c", LOGS, run], stdout=subprocess.PIPE, text=True)
         watched.until(r"step [1-9]\d* of 600")

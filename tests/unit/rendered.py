@@ -16,7 +16,7 @@ from ray.autoscaler._private.updater import NodeUpdater
 from ray.autoscaler._private.util import prepare_config, validate_config, with_head_node_ip
 from ray.autoscaler.node_provider import NodeProvider
 from ray.scripts.scripts import cli
-from tests.conftest import REPOSITORY
+from tests.repository import REPOSITORY
 
 from foundray.spec import PoolConfig
 

@@ -10,7 +10,7 @@ import pytest
 from tests.benchmarks import bench_laptop, nanogpt
 from tests.benchmarks.bench_processes import role
 from tests.benchmarks.small_runs import SETTLED_SECONDS, Record
-from tests.unit.training.telemetry.test_recorder import step
+from tests.unit.recording import step
 
 
 def record(ends: list[float], evaluated: float) -> Record:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from dashboards.make import made
-from tests.conftest import REPOSITORY
+from tests.repository import REPOSITORY
 
 from foundray.training.telemetry.metrics import METRICS
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import REPOSITORY
-from tests.unit.objectives.test_modalities import archive
+from tests.repository import REPOSITORY
+from tests.unit.files import archive
 
 import foundray
 from foundray.errors import InputError

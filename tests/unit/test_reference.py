@@ -6,13 +6,13 @@ import ast
 import re
 
 import pytest
-from tests.conftest import REPOSITORY
-from tests.unit.training.step.test_exact_step import make_spec
+from tests.repository import REPOSITORY
 
 from foundray.contract import MODALITIES, OBJECTIVES, installed
 from foundray.records.schema import EVENTS
 from foundray.reference import markdown
 from foundray.spec import flatten
+from foundray.testing.specs import make_spec
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import small_spec, write_spec
-from tests.unit.evaluation.test_probing import saved_run
 
 from foundray.cli import _run
 from foundray.cluster.connect import fit
@@ -17,6 +15,8 @@ from foundray.jobs.client import _pass_by_proxies, _reason
 from foundray.runs.run import Run
 from foundray.spec import ScaleConfig, Spec
 from foundray.spec.loading import load_spec
+from foundray.testing.runs import run_with_checkpoint
+from foundray.testing.specs import small_spec, write_spec
 
 LONG = "a" * 101
 
@@ -28,7 +28,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (text := folder / "text.txt").write_text("some text " * 1000)
     spec = write_spec(folder, small_spec(text, folder / "runs"))
     (empty := folder / "empty").mkdir()
-    return {"RUN": str(saved_run(folder / "runs", name="begun").folder), "SPEC": str(spec), "EMPTY": str(empty)}
+    return {"RUN": str(run_with_checkpoint(folder / "runs", name="begun").folder), "SPEC": str(spec), "EMPTY": str(empty)}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_refusals(
 
 
 def test_a_run_from_before_there_were_limits_keeps_its_name(tmp_path: Path) -> None:
-    run = saved_run(tmp_path, name=LONG)
+    run = run_with_checkpoint(tmp_path, name=LONG)
     assert Run.open(str(run.folder)).spec().name == LONG
     assert run.facts().run.endswith(LONG)
     assert Spec.model_validate_json(run.spec().model_dump_json()).name == LONG

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import REPOSITORY
+from tests.repository import REPOSITORY
 
 HEAVY = {
     "torch._dynamo",
@@ -32,10 +32,10 @@ HEAVY = {
 CLI = "import contextlib\nfrom foundray.cli import main\nwith contextlib.suppress(SystemExit):\n    main({})"
 COMPUTING = """
 import torch
-from tests.unit.training.step.test_exact_step import make_spec
+from foundray.testing.specs import make_spec
 from foundray.training.elastic.canary import hardware_kind
 from foundray.training.step.flat import Entry, Layout
-from foundray.spec.optimizers import KINDS
+from foundray.training.step.optimizers.registry import KINDS
 from foundray.training.step.optimizers.shard import ShardOptimizer
 from foundray.model.parametrisation import Scaling
 import foundray.training.elastic.worker, foundray.training.elastic.loop

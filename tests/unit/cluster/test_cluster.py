@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def test_the_innermost_watcher_is_called_when_the_head_is_gone(monkeypatch: pyte
 
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
-        monkeypatch.setattr(cluster, "_head_address", lambda: address)
+        monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
         with cluster.head_watched(lambda: by("outer")):
             with cluster.head_watched(lambda: by("inner")):
                 assert not done.wait(1.0), "it is there"

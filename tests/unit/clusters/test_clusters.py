@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from tests.conftest import REPOSITORY
+from tests.repository import REPOSITORY
 from tests.unit.rendered import (
     CLUSTERS,
     check_ray_command,

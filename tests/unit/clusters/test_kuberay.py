@@ -21,7 +21,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
-from tests.conftest import REPOSITORY
+from tests.repository import REPOSITORY
 from tests.unit.rendered import CLUSTERS, check_ray_command, check_shell, node_types_chosen, ray_commands, ray_start
 
 from foundray.spec import ScaleConfig

@@ -7,7 +7,7 @@ from importlib.metadata import packages_distributions, requires
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tests.conftest import REPOSITORY
+from tests.repository import REPOSITORY
 
 from foundray import contract
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from PIL import Image
 from ray.exceptions import RayTaskError, UserCodeException, WorkerCrashedError
-from tests.conftest import small_spec
+from tests.unit.data.shards import shard_of
 
 from foundray.cluster.causes import cause_of, described, sentence_of
 from foundray.contract import Unreadable, Values
-from foundray.data.prepare.limits import Limits
-from foundray.data.prepare.manifest import Manifest, Prepared, rows_per_group
-from foundray.data.prepare.recipe import prepared_folder, units_read
-from foundray.data.prepare.shard import make_shard
+from foundray.data.prepare.manifest import Prepared
 from foundray.data.stream import plan as stream
 from foundray.data.stream.plan import plan_for, read_micro_batches
 from foundray.errors import BadData, InputError, RunFailed
 from foundray.spec import Spec
-from foundray.spec.loading import parse_spec
-from foundray.storage import sha256
 
 ADVICE = """Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).
 To change retry attempts, backoff, or which errors are retried, configure `ray.data.DataContext.get_current()` \
@@ -88,46 +80,6 @@ def test_other_errors_are_shown_by_their_first_line() -> None:
 
 
 # In the stream of a run
-
-
-def png(shade: int) -> bytes:
-    Image.new("L", (8, 8), shade).save(buffer := io.BytesIO(), "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def prepared(tmp_path: Path) -> tuple[Spec, Prepared]:
-    """Six pictures, made into a shard as in `prepare`."""
-    (tmp_path / "raw").mkdir()
-    for shade in range(6):
-        (tmp_path / "raw" / f"{shade}.png").write_bytes(png(shade))
-    fields = small_spec(
-        tmp_path / "raw", tmp_path / "runs", data__sources=[{"path": str(tmp_path / "raw"), "format": "files"}],
-        data__modality={"kind": "image", "size": 8, "patch": 4, "channels": 1}, objective={"kind": "next_patch"},
-        model__context=4, train__micro_batch_size=2,
-    )  # fmt: skip
-    spec = parse_spec(yaml.safe_dump(fields), "test")
-    return spec, shard_of(spec)
-
-
-def shard_of(spec: Spec, change: Any = None) -> Prepared:
-    """The spec's prepared data; `change` is applied to the shard's table, as if it had been written that way."""
-    folder, recipe, (unit,) = prepared_folder(spec)
-    modality = spec.data.modality.build()
-    assert isinstance(modality, Values)
-    length = units_read(spec)
-    shard = make_shard(folder.url, unit, spec.data.sources[0], modality, length, Limits(0, 0.0))
-    if change:
-        path = Path((folder / shard.file).path)
-        pq.write_table(change(pq.read_table(path)), path, write_page_checksum=True)
-        shard = shard.model_copy(update={"sha256": sha256(path.read_bytes()), "bytes": path.stat().st_size})
-    manifest = Manifest(
-        name="x", recipe=recipe, recipe_sha256="", context=length, vocabulary=0, document_id=-1, tokenizer_sha256="",
-        rows=shard.rows, tokens=shard.tokens, quarantined=0, rows_per_group=rows_per_group(length, tokens=False),
-        shards=[shard],
-    )  # fmt: skip
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
-    return Prepared(folder, manifest)
 
 
 def test_a_row_that_cannot_be_decoded_says_which_sample_it_is_and_of_which_files(prepared: tuple[Spec, Prepared]) -> None:

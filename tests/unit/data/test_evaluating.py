@@ -8,18 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.data.test_causes import prepared as _prepared
-from tests.unit.data.test_order import manifest
-from tests.unit.training.step.test_exact_step import make_spec
+from tests.unit.data.manifests import manifest
 
 from foundray.data.prepare.manifest import Prepared
 from foundray.data.stream.plan import StreamPlan, plan_for, read_micro_batches
 from foundray.data.stream.validation import FEWEST, Part, part_of
 from foundray.errors import InputError
 from foundray.spec import Spec
+from foundray.testing.specs import make_spec
 from foundray.wording.sentences import sentence
-
-prepared = _prepared
 
 
 def plan_over(rows: list[list[int]]) -> StreamPlan:

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tests.conftest import small_spec
 
 from foundray.data.files.files import Found, RawFile, find_files, grouped, look
 from foundray.data.files.names import bare, compression, ending, format_of
@@ -25,6 +24,7 @@ from foundray.inspection.describe import derived
 from foundray.spec import SourceConfig, Spec
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
+from foundray.testing.specs import small_spec
 from foundray.vectors.kinds import source_of
 
 IMAGES = (".png", "idx3-ubyte")

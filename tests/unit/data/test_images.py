@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from PIL import ImageCms
-from tests.unit.objectives.test_modalities import rows
+from tests.unit.files import rows
 
 from foundray.contract import Unreadable, load_modality
 from foundray.data.prepare.sources import BadRow

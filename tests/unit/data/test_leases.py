@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import threading
-from collections import deque
 from collections.abc import Iterator
 from itertools import product
 from typing import cast
@@ -16,19 +15,16 @@ from foundray.data.stream.feeder import _Feeder, contiguous
 from foundray.data.stream.leases import SMOOTHING, TRAINING, Lease
 from foundray.data.stream.plan import StreamPlan
 from foundray.data.stream.shares import duration, shares
-from foundray.data.stream.stream import AHEAD_SECONDS, Stream
+from foundray.data.stream.stream import AHEAD_SECONDS, RayData, Stream
 from foundray.errors import BadData
 
 PER_STEP = 64
 
 
 def stream(per_step: int = PER_STEP, steps: int = 1) -> Stream:
-    """A stream with all data ready."""
-    made = Stream.__new__(Stream)
-    made.per_step, made.next, made.end = per_step, 0, per_step * steps
-    made.ready, made.leased, made.pipeline_first = deque([(0, per_step * steps, None)]), deque(), 0
-    made.last_leased, made.last_refused, made.assigned = {}, {}, {}
-    return made
+    """A stream with all data ready, which reads no more."""
+    plan = cast(StreamPlan, None)
+    return Stream(plan, per_step, 0, per_step * steps, lambda _: None, RayData(True), [(0, per_step * steps, None)])
 
 
 def simulate(seconds: list[float], estimated: list[float], per_step: int = PER_STEP) -> tuple[float, list[int]]:

@@ -2,29 +2,9 @@
 
 import numpy as np
 import pytest
+from tests.unit.data.manifests import order
 
-from foundray.data.prepare.manifest import Manifest, Shard, rows_per_group
-from foundray.data.stream.order import CYCLE, SampleOrder, apportion, mix, permutation
-
-
-def manifest(rows: list[list[int]], context: int = 1023) -> Manifest:
-    """Manifest of sources, each a list of its shards' row counts; a row group has 256 rows."""
-    shards = [
-        Shard(
-            file=f"shards/{source}-{number:05d}.parquet", source=source, inputs=[], documents=1, rows=n,
-            tokens=n * context, text_bytes=n * context, bytes=1, sha256="", quarantined=0,
-        )
-        for source, sizes in enumerate(rows)
-        for number, n in enumerate(sizes)
-    ]  # fmt: skip
-    return Manifest(
-        name="x", recipe={}, recipe_sha256="", context=context, vocabulary=1, document_id=0, tokenizer_sha256="",
-        rows_per_group=rows_per_group(context, tokens=True), rows=sum(map(sum, rows)), tokens=0, quarantined=0, shards=shards,
-    )  # fmt: skip
-
-
-def order(rows: list[list[int]], weights: list[float], seed: int = 7, holdout: float = 0.1) -> SampleOrder:
-    return SampleOrder(manifest(rows), weights, holdout, seed)
+from foundray.data.stream.order import CYCLE, apportion, mix, permutation
 
 
 def test_every_sample_once_per_epoch() -> None:

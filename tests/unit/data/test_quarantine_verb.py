@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import small_spec
-from tests.records import made_run
 
 import foundray
 from foundray.cli import main
@@ -20,6 +18,8 @@ from foundray.data.tokenizers.tokenizer import make_bytes
 from foundray.errors import InputError
 from foundray.spec.loading import load_spec
 from foundray.storage import Store
+from foundray.testing.runs import run_with_records
+from foundray.testing.specs import small_spec
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_nothing_quarantined_is_one_line(tmp_path: Path, spec: Path, capsys: pyt
 def test_a_run_by_its_folder_and_by_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = made_run(tmp_path / "runs", name="small")
+    run = run_with_records(tmp_path / "runs", name="small")
     folder = tmp_path / "runs" / "prepared" / "0"
     folder.mkdir(parents=True)
     recorded: dict[str, Any] = json.loads((run.folder / "data.json").read_text())

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import small_spec
 
 from foundray.data.files.files import RawFile
 from foundray.data.prepare import recipe as recipes
@@ -21,6 +20,7 @@ from foundray.runs.run import Run
 from foundray.spec import Spec, digest
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
+from foundray.testing.specs import small_spec
 
 NOON = 1_700_000_000_123_456_789
 """Modification time of every file here, in ns."""

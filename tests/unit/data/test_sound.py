@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tests.unit.objectives.test_audio import audio, encoded, sound
-from tests.unit.objectives.test_modalities import archive, rows
+from tests.unit.files import archive, rows
+from tests.unit.sounds import audio, encoded, sound
 
 from foundray.contract import Unreadable
 from foundray.data.prepare.sources import BadRow

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import small_spec
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
@@ -26,6 +25,7 @@ from foundray.errors import InputError
 from foundray.planning import plan
 from foundray.planning.coverage import fertility, load_named
 from foundray.spec import Spec
+from foundray.testing.specs import small_spec
 
 HTML = ["a <s>struck</s> word and <s>another</s> one"] * 8
 WORDS = ["Hello world", "Hello 中文", "مرحبا", "Hello Hello Hello oooo leel H H H world"] * 5

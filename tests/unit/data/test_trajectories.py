@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.objectives.test_modalities import rows
+from tests.unit.files import rows
 
 from foundray.contract import load_modality
 from foundray.data.prepare.sources import BadRow

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.evaluation.test_probing import saved_run, task_file
+from tests.unit.files import task_file
 
 from foundray.errors import InputError
 from foundray.evaluation.encoder import Encoder, Reader
 from foundray.evaluation.probes import load_task, probe
 from foundray.runs.run import Run
+from foundray.testing.runs import run_with_checkpoint
 
 pytest.importorskip("gymnasium")
 CART = {"kind": "trajectory", "state_width": 4, "action_width": 2, "discrete": True, "return_scale": 10, "longest": 500}
@@ -22,7 +23,7 @@ CART = {"kind": "trajectory", "state_width": 4, "action_width": 2, "discrete": T
 def agent(folder: Path, **changes: Any) -> Run:
     """A run with a context of three steps."""
     fields = {"objective": {"kind": "next_action"}, "data__sources": [{"path": "x", "format": "files"}], "data__modality": CART}
-    return saved_run(folder, **{**fields, "model__context": 9, **changes})
+    return run_with_checkpoint(folder, **{**fields, "model__context": 9, **changes})
 
 
 def task(folder: Path, **fields: Any) -> Any:
@@ -67,7 +68,7 @@ def test_the_last_state_decides_the_action(tmp_path: Path) -> None:
 
 def test_runs_that_cannot_be_judged(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="judges runs of the objective next_action, not of next_token"):
-        probe(saved_run(tmp_path / "text"), task(tmp_path))
+        probe(run_with_checkpoint(tmp_path / "text"), task(tmp_path))
     with pytest.raises(InputError, match="environment: "):
         probe(agent(tmp_path / "agent"), task(tmp_path, environment="NoSuchThing-v0"))
     with pytest.raises(InputError, match="CartPole-v1 has states of 4 values and 2 actions, and the run's data 4 and 3"):

@@ -14,73 +14,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
-from PIL import Image
 from sklearn.linear_model import Ridge
-from tests.conftest import small_spec
-from tests.unit.objectives.test_modalities import archive
-from tests.unit.saving import save
+from tests.unit.files import archive, picture, task_file
 
 import foundray
 from foundray.contract import Units, UnitShape
-from foundray.data.tokenizers.tokenizer import make_bytes
 from foundray.errors import InputError
 from foundray.evaluation.encoder import Encoder, Reader, batches, counts, features, raw
 from foundray.evaluation.probes import load_task
 from foundray.evaluation.probes.classify import Examples
 from foundray.evaluation.probes.forecast import Forecast, Moments, fitted, standardised, whole_series
 from foundray.evaluation.probes.labels import Labels
-from foundray.model.model import Model, initialise
 from foundray.runs.run import Run
 from foundray.spec import SourceConfig
-from foundray.spec.loading import parse_spec
-from foundray.training.collectives.group import Group
-from foundray.training.step.trainer import Trainer
-
-IMAGES = {"data__modality": {"kind": "image", "size": 8, "patch": 4, "channels": 1}, "model__context": 4}
-IMAGE_RUN = {"objective": {"kind": "masked_pixel"}, "data__sources": [{"path": "x", "format": "files"}], **IMAGES}
-SERIES_RUN = {
-    "objective": {"kind": "masked_patch"},
-    "data__sources": [{"path": "x", "format": "files"}],
-    "data__modality": {"kind": "series", "patch": 4},
-    "model__context": 4,
-}
-
-
-def saved_run(folder: Path, **changes: Any) -> Run:
-    """A run whose newest checkpoint holds the initial weights."""
-    spec = parse_spec(yaml.safe_dump(small_spec(Path("x"), folder, **changes)), "test")
-    run, tokens, opener = Run.named(spec), make_bytes(), 0
-    values = spec.unit_shape(1).classes == 0
-    manifest = {"context": spec.model.context, "vocabulary": 0 if values else tokens.vocabulary, "document_id": opener}
-    (run.folder / "spec.yaml").write_text(spec.to_yaml())
-    (run.folder / "data.json").write_text(json.dumps({"manifest": manifest}))
-    (run.folder / "tokenizer.json").write_text(tokens.to_json())
-    model = Model(spec.model, spec.objective.build(), spec.unit_shape(manifest["vocabulary"]))
-    initialise(model, spec.seed)
-    save(run.checkpoints, Trainer(spec, model, spec.objective.build(), Group()), 3, spec.fingerprint(), keep=3)
-    return run
-
-
-def task_file(folder: Path, **fields: Any) -> Path:
-    (path := folder / "task.yaml").write_text(yaml.safe_dump(fields))
-    return path
-
-
-def picture(value: int, left: bool) -> bytes:
-    pixels = np.full((8, 8), 20, np.uint8)
-    pixels[:, :4] = value if left else 20
-    pixels[:, 4:] = 20 if left else value
-    Image.fromarray(pixels).save(file := io.BytesIO(), "png")
-    return file.getvalue()
-
+from foundray.testing.runs import run_with_checkpoint
+from foundray.testing.specs import IMAGES, SERIES
 
 # Features
 
 
 @pytest.mark.parametrize("kind", ["next_token", "masked_token"])
 def test_padding_is_in_no_feature(kind: str, tmp_path: Path) -> None:
-    encoder = Encoder.trained(saved_run(tmp_path, objective={"kind": kind}))
+    encoder = Encoder.trained(run_with_checkpoint(tmp_path, objective={"kind": kind}))
     rng = np.random.default_rng(0)
     samples = [Units(rng.integers(0, 257, length), None, UnitShape(classes=257)) for length in (5, 20, 11)]
     for pool in ("mean", "last", "mean_std"):
@@ -93,7 +48,7 @@ def test_padding_is_in_no_feature(kind: str, tmp_path: Path) -> None:
 
 
 def test_layers_and_all_of_an_image(tmp_path: Path) -> None:
-    run = saved_run(tmp_path, **IMAGE_RUN)
+    run = run_with_checkpoint(tmp_path, **IMAGES)
     rng = np.random.default_rng(0)
     (batch,) = batches([Units(rng.standard_normal((4, 16)).astype(np.float32)) for _ in range(3)])
     last = Encoder.trained(run)
@@ -119,7 +74,7 @@ def examples(run: Run, labels: dict[str, Any], path: Path, form: str = "files") 
 
 
 def test_labels_in_names_and_beside_images(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "runs", **IMAGE_RUN)
+    run = run_with_checkpoint(tmp_path / "runs", **IMAGES)
     for name in ("cats/1.png", "cats/2.png", "dogs/1.png"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes(picture(200, True))
@@ -140,12 +95,12 @@ def test_labels_in_names_and_beside_images(tmp_path: Path) -> None:
 
 
 def test_labels_of_cases_and_in_columns(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "runs", **SERIES_RUN)
+    run = run_with_checkpoint(tmp_path / "runs", **SERIES)
     case = ":".join([",".join(map(str, range(16)))] * 2)
     (path := tmp_path / "s.ts").write_text(f"@classLabel true a b\n@data\n{case}:a\n{case}:b\n")
     found = examples(run, {"kind": "case"}, path)
     assert (found.labels, [len(rows) for rows in found.rows]) == (["a", "b"], [2, 2]), "both channels are one example's"
-    run = saved_run(tmp_path / "text")
+    run = run_with_checkpoint(tmp_path / "text")
     (path := tmp_path / "t.csv").write_text("text,y\none,1\nragged\n,0\ntwo,2\n")
     assert examples(run, {"kind": "column", "column": "y"}, path, "csv").labels == ["1", "2"]
     (path := tmp_path / "t.jsonl").write_text('{"text": "one", "y": 1}\n{broken\n{"text": "two", "y": "b"}\n')
@@ -155,7 +110,7 @@ def test_labels_of_cases_and_in_columns(tmp_path: Path) -> None:
 
 
 def test_damage_does_not_shift_labels(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "text")
+    run = run_with_checkpoint(tmp_path / "text")
 
     def labels(name: str, content: bytes, form: str) -> list[tuple[str | None, str]]:
         """Each text with its label."""
@@ -182,7 +137,7 @@ def test_damage_does_not_shift_labels(tmp_path: Path) -> None:
 
 
 def test_classes_of_usable_cases(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "runs", **SERIES_RUN)
+    run = run_with_checkpoint(tmp_path / "runs", **SERIES)
     lines = ["@problemName x", "@univariate\tTRUE", "@classLabel true a b c", "@data"]
     for label in "abc":
         lines += [f"{','.join(map(str, range(16)))}:{label}", "1,2,3:a", "# a comment", ""]
@@ -199,7 +154,7 @@ def test_classes_of_usable_cases(tmp_path: Path) -> None:
 
 
 def test_classes_of_images_from_end_to_end(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "runs", **IMAGE_RUN)
+    run = run_with_checkpoint(tmp_path / "runs", **IMAGES)
     named = {f"{side}_{who}_{n}.png": picture(120 + 9 * n, side == "l") for side in "lr" for who in "ab" for n in range(6)}
     source = {"path": str(archive(tmp_path / "a.tar", named)), "format": "webdataset"}
     labels = {"kind": "name", "pattern": r"(?P<label>[lr])_(?P<group>.)_"}
@@ -262,7 +217,7 @@ def test_the_head_is_ridge_regression() -> None:
 
 
 def test_a_forecast_from_end_to_end(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "runs", **SERIES_RUN)
+    run = run_with_checkpoint(tmp_path / "runs", **SERIES)
     rng, hours = np.random.default_rng(0), np.arange(220)
     waves = np.stack([np.sin(hours / period) + rng.normal(0, 0.1, 220) for period in (3, 5)])
     rows = "\n".join(f"{a:.6f},{b:.6f}" for a, b in waves.T)

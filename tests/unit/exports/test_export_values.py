@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.contract import Plan, Units
 from foundray.data.stream.batch import packed
@@ -19,6 +18,7 @@ from foundray.exports import decision_transformer, mae
 from foundray.exports.forms import NoStockClass
 from foundray.model.model import Batch, Model
 from foundray.spec import Spec
+from foundray.testing.specs import make_spec
 
 transformers = pytest.importorskip("transformers")
 CLOSE = 1e-5

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.conftest import REPOSITORY, small_spec
-from tests.unit.model.test_model import CLASSES, SHAPE, batch_of, random_model, tokens
+from tests.repository import REPOSITORY
+from tests.unit.models import CLASSES, SHAPE, batch_of, random_model, tokens
 from tokenizers import Tokenizer as Engine
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
@@ -27,6 +27,7 @@ from foundray.exports.tokens import to_hugging_face
 from foundray.model.model import Batch, Model
 from foundray.spec import ModelConfig, Spec, TokenizerConfig
 from foundray.storage import Store
+from foundray.testing.specs import small_spec
 
 TEXTS = ["Hello  world,\n\tdef f(x): return x .", "“é” naïve 日本 \x00", " a <|document|> b <|fim_middle|>", ""]
 

@@ -7,7 +7,7 @@ import tomllib
 from importlib.metadata import packages_distributions
 
 import pytest
-from tests.conftest import REPOSITORY
+from tests.repository import REPOSITORY
 
 import foundray
 from foundray.errors import InputError

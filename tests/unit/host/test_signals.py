@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from tests.terminal import Terminal
-from tests.unit.evaluation.test_probing import saved_run
 
 from foundray.host import signals
 from foundray.host.signals import heeded
+from foundray.testing.runs import run_with_checkpoint
 
 RUN = """
 import signal, sys, time
@@ -131,7 +131,7 @@ with signals.heeded(exits=True):
 
 def test_a_view_that_hangs_is_cut_short_and_the_terminal_is_as_before(tmp_path: Path) -> None:
     """As if storage did not answer."""
-    terminal = Terminal(sys.executable, "-c", HANGS, saved_run(tmp_path).folder.url)
+    terminal = Terminal(sys.executable, "-c", HANGS, run_with_checkpoint(tmp_path).folder.url)
     try:
         terminal.until("small")
         terminal.interrupt()

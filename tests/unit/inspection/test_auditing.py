@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.records import at, steps
-from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.inspection.auditing.events import judge_events
 from foundray.inspection.auditing.groups import groups_of, missing, placed
 from foundray.inspection.auditing.lines import judge_line, unsound
 from foundray.inspection.auditing.spikes import judge_spikes
 from foundray.spec import Spec
+from foundray.testing.records import event_at, step_records
+from foundray.testing.specs import make_spec
 
 Records = list[dict[str, Any]]
 
@@ -39,7 +39,7 @@ def lines(spec: Spec, first: int, last: int, since: float, workers: int, **field
             "workers": workers,
             "takers": [[0, taken - 1], [workers - 1, 1]],
         }
-        for record in steps(first, last, since, **fields)
+        for record in step_records(first, last, since, **fields)
     ]
 
 
@@ -48,17 +48,17 @@ def record(spec: Spec) -> tuple[Records, Records]:
     """(events, metrics) of a run whose group grows, breaks, rolls back from a spike, and is continued by another command."""
     started = {"device": "cpu", "state": "memory", "seconds": 0.1}
     events = [
-        at(0, "command", workers=[1, 4], environment={}),
-        at(1, "workers_started", step=0, workers=1, **started),
-        at(11.5, "workers_started", step=10, workers=2, **started),
-        at(25, "group_broken", step=20, reason="x"),
-        at(26, "workers_started", step=18, workers=3, **started),
-        at(37, "rolled_back", step=28, spike=28, to=20, passed_over=8),
-        at(38, "workers_started", step=20, workers=3, **started),
-        at(50, "checkpoint", step=30, bytes=1, seconds=0.1),
-        at(1000, "command", workers=[1, 4], environment={}),
-        at(1001, "workers_started", step=30, workers=2, **started),
-        at(1035, "finished", step=60, weights_sha256="ab" * 32),
+        event_at(0, "command", workers=[1, 4], environment={}),
+        event_at(1, "workers_started", step=0, workers=1, **started),
+        event_at(11.5, "workers_started", step=10, workers=2, **started),
+        event_at(25, "group_broken", step=20, reason="x"),
+        event_at(26, "workers_started", step=18, workers=3, **started),
+        event_at(37, "rolled_back", step=28, spike=28, to=20, passed_over=8),
+        event_at(38, "workers_started", step=20, workers=3, **started),
+        event_at(50, "checkpoint", step=30, bytes=1, seconds=0.1),
+        event_at(1000, "command", workers=[1, 4], environment={}),
+        event_at(1001, "workers_started", step=30, workers=2, **started),
+        event_at(1035, "finished", step=60, weights_sha256="ab" * 32),
     ]
     metrics = [
         *lines(spec, 1, 10, 1, 1), *lines(spec, 11, 20, 11.5, 2), *lines(spec, 19, 27, 26, 3),
@@ -125,9 +125,9 @@ def test_what_the_order_of_things_does_not_allow_is_found(
 @pytest.mark.parametrize(
     ("place", "event"),
     [
-        (1, at(-60, "places", pool="", request="train-1")),  # earlier versions recorded its true time behind the command
-        (5, at(11, "evaluated", step=10)),  # sent again by the next rank 0
-        (4, at(5, "evaluated", step=5)),  # it waited for the next step, which took long
+        (1, event_at(-60, "places", pool="", request="train-1")),  # earlier versions recorded its true time behind the command
+        (5, event_at(11, "evaluated", step=10)),  # sent again by the next rank 0
+        (4, event_at(5, "evaluated", step=5)),  # it waited for the next step, which took long
     ],
 )
 def test_what_is_recorded_late_has_its_own_time(
@@ -144,7 +144,7 @@ def test_a_group_whose_beginning_was_lost_with_its_rank_0_is_in_order(
     """Steps 21 to 23 were recorded, since the others sent them again; the next group begins there, or earlier."""
     events, metrics = record
     events[3]["time"] += 5
-    events[4:5] = [at(30.5, "workers_started", step=start, workers=3, device="cpu", state="memory", seconds=0.1)]
+    events[4:5] = [event_at(30.5, "workers_started", step=start, workers=3, device="cpu", state="memory", seconds=0.1)]
     untold, rest = lines(spec, 21, 23, 26, 4), lines(spec, start + 1, 27, 30, 3)
     metrics[20:29] = [*untold, *rest]
     assert problems(events, metrics, spec) == []
@@ -161,7 +161,7 @@ def test_a_step_of_other_workers_before_a_break_is_found(record: tuple[Records, 
 @pytest.mark.parametrize("losses", [[2.0] * 30, [2.0] * 20 + [50.0] + [2.0] * 9])
 def test_spikes_are_judged_once_more(losses: list[float], spec: Spec) -> None:
     alone = spec.model_copy(update={"guard": spec.guard.model_copy(update={"roll_back": None})})
-    events = [at(0, "workers_started", step=0, workers=1, state="storage")]
+    events = [event_at(0, "workers_started", step=0, workers=1, state="storage")]
     groups = groups_of(events)
     metrics = [one | {"loss": loss, "spike": loss > 9} for one, loss in zip(lines(spec, 1, 30, 0, 1), losses, strict=True)]
 
@@ -172,5 +172,8 @@ def test_spikes_are_judged_once_more(losses: list[float], spec: Spec) -> None:
     assert judged() == []
     metrics[20]["spike"] = not metrics[20]["spike"]
     assert len(judged()) == 1 and judged()[0].startswith("step 21 is ")
-    events += [at(9, "workers_started", step=9, workers=1, state="storage"), at(9, "member_ready", member=1, node="ab")]
+    events += [
+        event_at(9, "workers_started", step=9, workers=1, state="storage"),
+        event_at(9, "member_ready", member=1, node="ab"),
+    ]
     assert judged() == [], "an earlier version's, which judged otherwise after a resume"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit import distributed
-from tests.unit.objectives.test_objectives import SPECS
-from tests.unit.training.step.test_exact_step import VOCABULARY, make_spec, make_trainer, micro_batch, steps
+from tests.unit.objectives.specs import SPECS
 
 from foundray.errors import InputError
 from foundray.model.model import Model
 from foundray.model.parametrisation import Scaling
 from foundray.spec import Spec
-from foundray.spec.optimizers import KINDS
+from foundray.testing.groups import run_group
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import VOCABULARY, make_trainer, micro_batch, train_steps
 from foundray.training.collectives.group import Group
 from foundray.tuning.search.proxy import at_size
 from foundray.tuning.transfer.coordinates import Coordinates, check
@@ -59,17 +59,17 @@ def test_predictors_stems_and_other_heads_are_scaled_alike() -> None:
 
 
 def test_a_model_of_the_bases_size_is_the_standard_one() -> None:
-    plain = steps(Group(), sized(32), 3, None)
-    assert steps(Group(), sized(32, model__base_width=32, model__base_depth=2), 3, None) == plain
-    assert steps(Group(), sized(32, model__base_width=16), 3, None) != plain
-    assert steps(Group(), sized(32, model__base_depth=1), 3, None) != plain
+    plain = train_steps(Group(), sized(32), 3, None)
+    assert train_steps(Group(), sized(32, model__base_width=32, model__base_depth=2), 3, None) == plain
+    assert train_steps(Group(), sized(32, model__base_width=16), 3, None) != plain
+    assert train_steps(Group(), sized(32, model__base_depth=1), 3, None) != plain
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["adamw8bit", "lion8bit"])
 def test_scaled_learning_rates_give_the_same_bits_for_any_number_of_workers(kind: str) -> None:
     spec = sized(32, 4, model__base_width=16, model__base_depth=2, optimizer__kind=kind)
-    alone = steps(Group(), spec, 3, None)
-    assert set(map(str, distributed.run(3, steps, spec, 3, 1))) == {str(alone)}
+    alone = train_steps(Group(), spec, 3, None)
+    assert set(map(str, run_group(3, train_steps, spec, 3, 1))) == {str(alone)}
 
 
 def test_matrices_move_by_their_learning_rate() -> None:

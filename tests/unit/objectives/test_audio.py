@@ -6,36 +6,19 @@ import io
 import lzma
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from tests.unit.objectives.test_modalities import archive, rows
-from tests.unit.training.step.test_exact_step import make_spec
+from tests.unit.files import archive, rows
+from tests.unit.sounds import RATE, audio, encoded, sound
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from foundray.contract import load_modality
 from foundray.data.prepare.sources import BadRow
 from foundray.errors import InputError
+from foundray.testing.specs import make_spec
 from foundray_modalities.log_mel import FLOOR, log_mel
 from foundray_modalities.recording import pieces, resampled
-
-RATE = 8000
-
-
-def audio(**options: Any) -> Any:
-    """An audio modality with frames of 200 samples, one every 80."""
-    return load_modality("audio", {"rate": RATE, "bins": 20, **options})
-
-
-def sound(samples: int = 4000, seed: int = 0, channels: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((samples, channels)) * 0.1
-
-
-def encoded(samples: np.ndarray, form: str = "WAV", subtype: str | None = None, rate: int = RATE) -> bytes:
-    soundfile.write(file := io.BytesIO(), samples, rate, subtype, format=form)
-    return file.getvalue()
 
 
 def tone(hertz: float, rate: int, seconds: float = 1.0) -> np.ndarray:

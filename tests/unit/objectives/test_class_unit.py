@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit import distributed
-from tests.unit.evaluation.test_probing import IMAGE_RUN, picture, saved_run, task_file
-from tests.unit.training.step.test_exact_step import make_model, make_spec, make_trainer, micro_batch, steps
+from tests.unit.files import picture, task_file
 from torch import nn
 
 import foundray
@@ -20,6 +18,10 @@ from foundray.errors import InputError
 from foundray.evaluation.encoder import Encoder, batches, check_pool, features
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
+from foundray.testing.groups import run_group
+from foundray.testing.runs import run_with_checkpoint
+from foundray.testing.specs import IMAGES, make_spec
+from foundray.testing.trainers import make_model, make_trainer, micro_batch, train_steps
 from foundray.training.collectives.group import Group
 from foundray.training.evaluating.evaluation import evaluate
 
@@ -55,9 +57,9 @@ def batch_of(spec: Spec) -> Batch:
 @pytest.mark.parametrize("changes", [PICTURES, SOUND, JEPA, CONTRASTIVE], ids=["pixels", "sound", "jepa", "contrastive"])
 def test_any_number_of_workers_gives_the_same_bits(changes: dict[str, Any]) -> None:
     spec = with_class(changes)
-    alone = steps(Group(), spec, 3, None)
-    assert set(map(str, distributed.run(3, steps, spec, 3, 1))) == {str(alone)}
-    assert steps(Group(), make_spec(**changes), 3, None)[0] != alone[0]
+    alone = train_steps(Group(), spec, 3, None)
+    assert set(map(str, run_group(3, train_steps, spec, 3, 1))) == {str(alone)}
+    assert train_steps(Group(), make_spec(**changes), 3, None)[0] != alone[0]
 
 
 def test_heads_answer_at_the_units_and_the_class_unit_is_never_left_out() -> None:
@@ -199,7 +201,7 @@ def test_it_is_refused_where_it_would_leak_information(changes: dict[str, Any], 
 
 
 def test_pools_of_units_leave_it_out_and_class_is_it_alone(tmp_path: Path) -> None:
-    run = saved_run(tmp_path, **IMAGE_RUN, model__class_unit=True)
+    run = run_with_checkpoint(tmp_path, **IMAGES, model__class_unit=True)
     rng = np.random.default_rng(0)
     samples = [Units(rng.standard_normal((4, 16)).astype(np.float32)) for _ in range(3)]
     encoder = Encoder.trained(run)
@@ -214,7 +216,7 @@ def test_pools_of_units_leave_it_out_and_class_is_it_alone(tmp_path: Path) -> No
 
 
 def test_class_of_tokens_is_the_opening_token(tmp_path: Path) -> None:
-    run = saved_run(tmp_path, objective={"kind": "masked_token"})
+    run = run_with_checkpoint(tmp_path, objective={"kind": "masked_token"})
     check_pool(run.spec(), "class")
     samples = [Units(np.arange(length), None, UnitShape(classes=257)) for length in (5, 9)]
     encoder = Encoder.trained(run)
@@ -226,18 +228,18 @@ def test_class_of_tokens_is_the_opening_token(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({}, "is causal, so its first unit does not see what follows; use last or mean"),
-        (IMAGE_RUN, "has no class unit; use mean, or a run with model.class_unit: true"),
+        (IMAGES, "has no class unit; use mean, or a run with model.class_unit: true"),
     ],
 )
 def test_class_is_refused_if_no_unit_represents_the_whole(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    run = saved_run(tmp_path, **changes)
+    run = run_with_checkpoint(tmp_path, **changes)
     task = {"kind": "classify", "train": {"path": "not there", "format": "files"}, "labels": {"kind": "name"}}
     with pytest.raises(InputError, match=rf"pool: class: the run's model {sentence}"):  # before it looks for the examples
         foundray.probe(run.folder.url, task_file(tmp_path, **task, labels_per_class=3, pool="class"))
 
 
 def test_probing_by_the_class_unit(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "runs", **IMAGE_RUN, model__class_unit=True)
+    run = run_with_checkpoint(tmp_path / "runs", **IMAGES, model__class_unit=True)
     (folder := tmp_path / "images").mkdir()
     for side in "lr":
         (folder / side).mkdir()

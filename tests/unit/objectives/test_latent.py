@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.unit.saving import save
-from tests.unit.training.step.test_exact_step import make_spec, make_trainer, micro_batch
 
 from foundray.contract import Units, UnitShape, load_objective
 from foundray.errors import InputError
 from foundray.storage import Store
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_trainer, micro_batch, save_checkpoint
 from foundray.training.checkpoints.checkpoint import load_latest, load_weights
 from foundray.training.collectives.group import Group
 from foundray.training.evaluating.collapse import effective_rank, spread
@@ -95,7 +95,7 @@ def test_the_teacher_is_in_checkpoints_and_state_shards(tmp_path) -> None:
     trainer = taught(2)
     assert trainer.teacher is not None
     folder = Store.at(str(tmp_path))
-    save(folder, trainer, 2, "f", keep=2)
+    save_checkpoint(folder, trainer, 2, "f", keep=2)
     other = make_trainer(trainer.spec, Group())
     assert load_latest(folder, other, "f").step == 2
     assert other.teacher is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import struct
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
-from tests.unit.training.step.test_exact_step import make_spec
+from tests.unit.files import archive, rows
 
-from foundray.contract import Units, UnitShape, Unreadable, Values, load_modality
+from foundray.contract import MODALITIES, Units, UnitShape, Unreadable, installed, load_modality
 from foundray.data.files.files import find_files
-from foundray.data.prepare.sources import BadRow, Document, read_documents, read_rows
+from foundray.data.prepare.sources import BadRow, Document, read_documents
 from foundray.errors import InputError
 from foundray.spec import SourceConfig
+from foundray.testing.specs import make_spec
 
 SEVEN = UnitShape(classes=7)
 
@@ -30,11 +30,6 @@ def documents(path: Path, **fields: Any) -> list[str]:
     source = SourceConfig(path=str(path), **fields)
     found = [row for file in find_files(source) for row in read_documents(file, source)]
     return [row.text if isinstance(row, Document) else f"{row.position}: {row.reason}" for row in found]
-
-
-def rows(modality: Values, path: Path, length: int = 4, form: str = "files") -> list[Any]:
-    source = SourceConfig(path=str(path), format=form)  # type: ignore[arg-type]
-    return [row for file in find_files(source, modality.endings) for row in read_rows(file, source, modality, length)]
 
 
 def modality(kind: str, **options: Any) -> Any:
@@ -81,18 +76,6 @@ def test_texts_of_a_treebank(tmp_path: Path) -> None:
     lines = ["# newdoc id = a", "# text = One.", "1\tOne\t_", "", "# text = Two.", "# newdoc id = b", "# text = Three."]
     (path := tmp_path / "t.conllu").write_text("\n".join(lines))
     assert documents(path, format="conllu") == ["One.\nTwo.", "Three."]
-
-
-def archive(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as file:
-        for name, content in members.items():
-            information = tarfile.TarInfo(name)
-            information.size = len(content)
-            file.addfile(information, io.BytesIO(content))
-        link = tarfile.TarInfo("link.txt")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        file.addfile(link)
-    return path
 
 
 def test_archives_are_read_and_cannot_lead_out(tmp_path: Path) -> None:
@@ -234,6 +217,10 @@ def test_ts_cases(tmp_path: Path) -> None:
 
 
 # All
+
+
+def test_all_installed_modalities_are_tested_here_or_in_a_file_of_their_own() -> None:
+    assert installed(MODALITIES) == ["audio", "dna", "image", "series", "text", "trajectory"]
 
 
 def test_what_does_not_go_together_is_refused_with_what_does() -> None:

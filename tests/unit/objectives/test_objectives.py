@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit import distributed
-from tests.unit.training.step.test_exact_step import make_spec, steps
+from tests.unit.objectives.specs import SPECS, TOKEN_OBJECTIVES, VALUE_OBJECTIVES
 
 from foundray.contract import (
     OBJECTIVES,
@@ -21,7 +20,8 @@ from foundray.contract import (
     load_objective,
     squared_error,
 )
-from foundray.spec import Spec
+from foundray.testing.groups import run_group
+from foundray.testing.trainers import train_steps
 from foundray.training.collectives.group import Group
 from foundray_objectives.masked_frame import quantiser, spans
 
@@ -239,50 +239,22 @@ def test_plans_fit_the_context(context: int) -> None:
         assert len(plan.units) > context - 4, f"{kind} uses the room there is"
 
 
-IMAGE = {"data__modality": {"kind": "image", "size": 16, "patch": 4, "channels": 1}, "model__context": 16}
-SERIES = {"data__modality": {"kind": "series", "patch": 6}, "model__context": 10}
-AUDIO = {"data__modality": {"kind": "audio", "rate": 8000, "bins": 8}, "model__context": 10}
-AGENT = {"kind": "trajectory", "state_width": 3, "action_width": 2, "discrete": True}
-STEPS = {"data__modality": AGENT, "model__context": 12}
-VALUE_OBJECTIVES: dict[str, dict[str, Any]] = {
-    "contrastive": IMAGE,
-    "joint_embedding": {**IMAGE, "objective__masking": "drop"},
-    "masked_frame": {**AUDIO, "objective__codes": 64},
-    "masked_patch": SERIES,
-    "masked_pixel": IMAGE,
-    "next_action": STEPS,
-    "next_frame": AUDIO,
-    "next_patch": IMAGE,
-    "next_state": STEPS,
-    "vicreg": SERIES,
-}
-"""Objectives of values, with data for each: a kind that cannot learn from tokens is refused below if it is not here."""
-TOKEN_OBJECTIVES = [kind for kind in installed(OBJECTIVES) if kind not in VALUE_OBJECTIVES]
-
-
-def spec_of(kind: str, changes: dict[str, Any]) -> Spec:
-    files = {"data__sources": [{"path": "x", "format": "files"}]} if "data__modality" in changes else {}
-    return make_spec(objective={"kind": kind}, **changes, **files)
-
-
-SPECS = {
-    **{kind: spec_of(kind, VALUE_OBJECTIVES.get(kind, {})) for kind in [*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES]},
-    "joint_embedding of tokens": spec_of("joint_embedding", {}),
-}
+def test_all_installed_objectives_are_tested_here() -> None:
+    assert set(installed(OBJECTIVES)) == {*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES}
 
 
 def each(group: Group, skew: int | None) -> dict[str, str]:
     """Results of three steps of each objective, on one worker."""
-    return {name: str(steps(group, spec, 3, skew)) for name, spec in SPECS.items()}
+    return {name: str(train_steps(group, spec, 3, skew)) for name, spec in SPECS.items()}
 
 
 @pytest.fixture(scope="module")
 def several() -> list[dict[str, str]]:
     """The same results from each of three workers; three processes start once for all objectives."""
-    return distributed.run(3, each, 1)
+    return run_group(3, each, 1)
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_the_same_bits_for_one_and_three_workers(name: str, several: list[dict[str, str]]) -> None:
-    alone = str(steps(Group(), SPECS[name], 3, None))
+    alone = str(train_steps(Group(), SPECS[name], 3, None))
     assert {hashes[name] for hashes in several} == {alone}

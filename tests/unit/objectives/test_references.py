@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.model.test_model import CLASSES, CONFIG, NEXT, batch_of, mean_loss, random_model, tokens
+from tests.unit.models import CLASSES, CONFIG, NEXT, batch_of, mean_loss, random_model, tokens
 from torch.nn import functional as F
 
 from foundray.contract import load_objective

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.unit.objectives.test_modalities import rows
-from tests.unit.training.step.test_exact_step import make_spec
+from tests.unit.files import rows
 
 from foundray.contract import Plan, Units, load_modality, load_objective
 from foundray.data.prepare.sources import BadRow
@@ -20,6 +19,7 @@ from foundray.data.stream.batch import packed
 from foundray.errors import InputError
 from foundray.model.model import Batch, Model
 from foundray.spec import ModelConfig
+from foundray.testing.specs import make_spec
 
 CART = {"state_width": 2, "action_width": 3, "discrete": True}
 EPISODE = {

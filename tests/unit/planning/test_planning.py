@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.conftest import small_spec
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Engine
 
@@ -32,6 +31,7 @@ from foundray.planning.words import about, count, ratio
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.spec.loading import parse_spec
+from foundray.testing.specs import small_spec
 from foundray.training.footprint import footprint, of_layers
 from foundray.training.step.trainer import Trainer
 from foundray.wording.words import size

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.object_store import ObjectStore, deletes, uploads
-from tests.records import BEGAN, at, example, made_run, steps
 
 import foundray
 from foundray.cli import main
@@ -28,6 +27,8 @@ from foundray.runs.logs import raw
 from foundray.runs.run import Run
 from foundray.runs.status import standing
 from foundray.storage import Store
+from foundray.testing.records import BEGAN, event_at, example_of, step_records
+from foundray.testing.runs import run_with_records
 
 
 def read(folder: Store) -> list[int]:
@@ -42,35 +43,35 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 def test_what_is_written_is_read_and_only_what_is_new_again(folder: Store) -> None:
     follower, first, second = Follower(folder), Writer(folder, "metrics"), Writer(folder, "events")
     assert (follower.new(), follower.restarted) == ([], True)
-    first.append(steps(1, 3, 0))
-    second.append([at(0, "command", workers=[1, 1])])
+    first.append(step_records(1, 3, 0))
+    second.append([event_at(0, "command", workers=[1, 1])])
     assert [record.get("step", 0) for record in follower.new()] == [0, 1, 2, 3]
     assert (follower.new(), follower.restarted) == ([], False)
-    Writer(folder, "metrics").append(steps(4, 5, 9))  # the next command's
+    Writer(folder, "metrics").append(step_records(4, 5, 9))  # the next command's
     assert [record["step"] for record in follower.new()] == [4, 5]
     assert read(folder) == [1, 2, 3, 4, 5]
 
 
 def test_storage_that_refuses_loses_nothing_and_is_asked_again(server: ObjectStore, place: Store) -> None:
     log = Writer(place, "metrics")
-    log.append(steps(1, 2, 0))
+    log.append(step_records(1, 2, 0))
     for refuses in (uploads, lambda method, path: uploads(method, path) or deletes(method, path)):
         server.refuses = refuses
         with pytest.raises(InputError, match="cannot be written"):
-            log.append(steps(3, 3, 3))
+            log.append(step_records(3, 3, 3))
         assert read(place) == [1, 2]
         server.refuses = lambda method, path: False
-    log.append(steps(3, 4, 3))  # what waits has grown meanwhile
+    log.append(step_records(3, 4, 3))  # what waits has grown meanwhile
     assert read(place) == [1, 2, 3, 4]
     assert not [path for method, path in server.refused if method == "DELETE"], "nothing is deleted on failure"
 
 
 def test_an_upload_that_came_through_though_it_was_called_a_failure_is_no_second_one(place: Store) -> None:
     log, follower = Writer(place, "metrics"), Follower(place)
-    log.append(steps(1, 1, 0))
+    log.append(step_records(1, 1, 0))
     assert len(follower.new()) == 1
     log.number = 0  # as if it had failed
-    log.append(steps(1, 2, 0))
+    log.append(step_records(1, 2, 0))
     assert read(place) == [1, 2]
     assert [record["step"] for record in follower.new()] == [2]
 
@@ -78,10 +79,10 @@ def test_an_upload_that_came_through_though_it_was_called_a_failure_is_no_second
 def test_a_second_writer_damages_nothing(place: Store) -> None:
     """A writer that has lost its lock, and has not noticed yet."""
     late, holder = Writer(place, "metrics"), Writer(place, "metrics")
-    late.append(steps(1, 1, 0))
-    holder.append(steps(2, 2, 1))
-    late.append(steps(2, 2, 1.5))
-    holder.append(steps(3, 3, 2))
+    late.append(step_records(1, 1, 0))
+    holder.append(step_records(2, 2, 1))
+    late.append(step_records(2, 2, 1.5))
+    holder.append(step_records(3, 3, 2))
     assert sorted(read(place)) == [1, 2, 2, 3]
 
 
@@ -101,13 +102,13 @@ def test_segments_are_merged_while_a_reader_follows(
             server.refuses = lambda method, path: uploads(method, path) and not _single(path)
         if number == 14:
             log = Writer(place, "metrics")  # another command
-        log.append(steps(number, number, number))
+        log.append(step_records(number, number, number))
         if number % 4 == 0 or number == 19:
             followed += [record["step"] for record in follower.new()]
     assert read(place) == followed == list(range(1, 20))
     server.refuses = lambda method, path: False
     for number in range(20, 26):
-        log.append(steps(number, number, number))
+        log.append(step_records(number, number, number))
     assert read(place) == list(range(1, 26))
     names = [name for name in server.names(place.path) if name.startswith("metrics/")]
     assert len(names) <= 8, "in blocks, whatever failed before"
@@ -125,12 +126,12 @@ def test_a_segment_that_is_merged_between_listing_and_reading_is_read_all_the_sa
 ) -> None:
     log = Writer(place, "metrics")
     for number in range(1, 4):
-        log.append(steps(number, number, number))
+        log.append(step_records(number, number, number))
     subject = Reader(place, "metrics")
     records = subject.new()
     assert next(records)["step"] == 1
     monkeypatch.setattr(writing, "BLOCKS", (4,))
-    log.append(steps(4, 4, 4))
+    log.append(step_records(4, 4, 4))
     assert [record["step"] for record in records] == [2, 3, 4]
     assert subject.damage == []
 
@@ -148,7 +149,7 @@ def test_storage_that_fails_once_within_a_merged_segment_costs_no_record(
     for number in range(1, 10):
         if number == read_before + 1:
             found += [record["step"] for record in subject.new()]
-        log.append(steps(number, number, number))
+        log.append(step_records(number, number, number))
     server.refuses = lambda method, path: method == "GET" and not _single(path)
     with pytest.raises(InputError, match="cannot be read"):
         found += [record["step"] for record in subject.new()]
@@ -162,7 +163,7 @@ def test_a_truncated_segment_is_not_merged_with_the_next(place: Store, monkeypat
     monkeypatch.setattr(writing, "BLOCKS", (4,))
     log, follower, followed = Writer(place, "metrics"), Follower(place), list[int]()
     for number in range(1, 13):
-        log.append(steps(number, number, number))
+        log.append(step_records(number, number, number))
         if number == 2:
             second = (place / "metrics").children()[1]
             second.write_bytes(second.read_bytes()[:-20])
@@ -174,24 +175,24 @@ def test_a_truncated_segment_is_not_merged_with_the_next(place: Store, monkeypat
 
 
 def test_an_old_runs_file_is_followed_by_segments_and_a_copy_of_them_by_one_more(place: Store, tmp_path: Path) -> None:
-    old = [{**record, "takers": [0, 1, 2, 0, 1]} for record in steps(1, 2, 0)]
+    old = [{**record, "takers": [0, 1, 2, 0, 1]} for record in step_records(1, 2, 0)]
     (place / "metrics.jsonl").write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in old))
-    Writer(place, "metrics").append(steps(3, 3, 3))
+    Writer(place, "metrics").append(step_records(3, 3, 3))
     assert read(place) == [1, 2, 3]
     here = Store.at(tmp_path)  # the run is copied to a disk, and continues there
     (here / "metrics.jsonl").write_bytes((place / "metrics.jsonl").read_bytes())
     for child in (place / "metrics").children():
         (here / "metrics" / child.name).write_bytes(child.read_bytes())
     log = Writer(here, "metrics")
-    log.append(steps(4, 4, 4))
-    log.append(steps(5, 5, 5))
+    log.append(step_records(4, 4, 4))
+    log.append(step_records(5, 5, 5))
     records = list(Reader(here, "metrics").new())
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5]
     assert records[0]["takers"] == [(0, 1), (1, 1), (2, 1), (0, 1), (1, 1)]
     assert len((here / "metrics").children()) == 2
 
 
-GOOD = encoded(steps(2, 2, 0))
+GOOD = encoded(step_records(2, 2, 0))
 DAMAGED: dict[str, bytes] = {
     "torn": GOOD[: len(GOOD) // 2] + b"\n",
     "zeroed": b"\0" * 300 + b"\n",
@@ -219,7 +220,7 @@ DAMAGED: dict[str, bytes] = {
 @pytest.mark.parametrize("how", DAMAGED)
 def test_a_damaged_line_is_left_out_and_one_sentence(how: str, folder: Store) -> None:
     assert DAMAGED[how] != GOOD
-    content = encoded(steps(1, 1, 0)) + DAMAGED[how] + encoded(steps(3, 3, 3))
+    content = encoded(step_records(1, 1, 0)) + DAMAGED[how] + encoded(step_records(3, 3, 3))
     (folder / "metrics.jsonl").write_bytes(content)
     run = Run(folder)
     assert [record["step"] for record in run.records("metrics.jsonl")] == [1, 3]
@@ -227,7 +228,7 @@ def test_a_damaged_line_is_left_out_and_one_sentence(how: str, folder: Store) ->
     assert said.startswith(f"{folder.url}/metrics.jsonl is damaged: line 2 ")
     assert "\n" not in said
     assert len(said) < len(folder.url) + 150
-    run.append("metrics.jsonl", steps(4, 4, 4))
+    run.append("metrics.jsonl", step_records(4, 4, 4))
     assert [record["step"] for record in run.records("metrics.jsonl")] == [1, 3, 4]
     with pytest.warns(UserWarning, match="is damaged"):
         assert frames.steps(folder).step.tolist() == [1, 3, 4]
@@ -236,7 +237,7 @@ def test_a_damaged_line_is_left_out_and_one_sentence(how: str, folder: Store) ->
 @pytest.mark.parametrize("kind", sorted(EVENTS))
 def test_an_event_that_lacks_a_field_is_left_out(kind: str) -> None:
     """Except for fields that the first versions did not record."""
-    whole = {name: example(info.annotation) for name, info in EVENTS[kind].model_fields.items()} | {"event": kind}
+    whole = {name: example_of(info.annotation) for name, info in EVENTS[kind].model_fields.items()} | {"event": kind}
     assert parsed(json.dumps(whole).encode(), "events")["event"] == kind
     for name, info in EVENTS[kind].model_fields.items():
         rest = json.dumps({other: value for other, value in whole.items() if other != name}).encode()
@@ -248,7 +249,7 @@ def test_an_event_that_lacks_a_field_is_left_out(kind: str) -> None:
 
 
 def test_an_event_is_checked_too_and_an_unknown_one_stays(tmp_path: Path) -> None:
-    lines = [at(0, "command", workers=[1, 1], environment={}), at(1, "of_a_later_version", anything=[1])]
+    lines = [event_at(0, "command", workers=[1, 1], environment={}), event_at(1, "of_a_later_version", anything=[1])]
     bad = ['{"time": 1, "event": ["x"]}', '{"time": 1, "event": "finished"}', '{"time": 1, "event": "failed", "step": ""}', "7"]
     (tmp_path / "events.jsonl").write_bytes(encoded(lines) + "\n".join([*bad, ""]).encode())
     run = Run(Store.at(tmp_path))
@@ -272,16 +273,16 @@ def test_an_event_is_checked_too_and_an_unknown_one_stays(tmp_path: Path) -> Non
     ],
 )
 def test_an_unusable_event_is_damage(kind: str, fields: dict[str, Any], tmp_path: Path) -> None:
-    good = [at(0, "command", workers=[1, 4], environment={"torch": "2"}), at(1, "too_few", workers=0, needed=2)]
-    good.append(at(2, "evaluated", val_loss=float("inf"), step=1))  # a loss may be infinite
-    run = made_run(tmp_path, [*good, at(3, kind) | fields])
+    good = [event_at(0, "command", workers=[1, 4], environment={"torch": "2"}), event_at(1, "too_few", workers=0, needed=2)]
+    good.append(event_at(2, "evaluated", val_loss=float("inf"), step=1))  # a loss may be infinite
+    run = run_with_records(tmp_path, [*good, event_at(3, kind) | fields])
     assert run.records("events.jsonl") == good
     assert len(run.damage()) == 1
     assert "is damaged: line 4 has" in standing(run)
 
 
 def test_a_torn_segment_is_reported_too(place: Store) -> None:
-    Writer(place, "metrics").append(steps(1, 3, 0))
+    Writer(place, "metrics").append(step_records(1, 3, 0))
     (segment,) = (place / "metrics").children()
     segment.write_bytes(segment.read_bytes()[:-20])
     run = Run(place)
@@ -312,26 +313,26 @@ def test_current_segments_hold_all_numbers_once(drawn: list[tuple[int, int, str]
 
 def test_a_torn_tail_is_cut_off_without_reading_the_file(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    file.write_bytes(encoded(steps(1, 2, 0)) + b"x" * 200_000)
-    Writer(Store.at(tmp_path), "metrics").append(steps(3, 3, 3))
+    file.write_bytes(encoded(step_records(1, 2, 0)) + b"x" * 200_000)
+    Writer(Store.at(tmp_path), "metrics").append(step_records(3, 3, 3))
     assert read(Store.at(tmp_path)) == [1, 2, 3]
     file.write_bytes(b"x" * 200_000)
-    Writer(Store.at(tmp_path), "metrics").append(steps(1, 1, 0))
-    assert file.read_bytes() == encoded(steps(1, 1, 0))
+    Writer(Store.at(tmp_path), "metrics").append(step_records(1, 1, 0))
+    assert file.read_bytes() == encoded(step_records(1, 1, 0))
 
 
 def test_ten_million_steps_of_many_micro_batches_fit_on_a_disk() -> None:
     """8 workers that lease 4,096 micro-batches in runs of some hundred: a few hundred bytes per step, a few GB in all."""
     takers = [(rank, 128) for _ in range(4) for rank in range(8)]
-    record: dict[str, Any] = {**steps(123_456, 123_456, 0)[0], "loss": 3.6860203126660820, "grad_norm": 0.4837261749182}
+    record: dict[str, Any] = {**step_records(123_456, 123_456, 0)[0], "loss": 3.6860203126660820, "grad_norm": 0.4837261749182}
     record |= {"time": BEGAN + 0.123, "takers": takers, "lineage": "3f2a9c01"}
     assert len(encoded([record])) < 700
     assert sum(count for _, count in parsed(encoded([record]), "metrics")["takers"]) == 4096
 
 
 def test_a_loss_that_is_not_finite_is_null_in_json(tmp_path: Path) -> None:
-    infinite = at(2, "evaluated", step=1, val_loss=math.inf)
-    run = made_run(tmp_path, [at(0, "command", workers=[1, 1]), infinite], steps(1, 1, 0, loss=math.nan))
+    infinite = event_at(2, "evaluated", step=1, val_loss=math.inf)
+    run = run_with_records(tmp_path, [event_at(0, "command", workers=[1, 1]), infinite], step_records(1, 1, 0, loss=math.nan))
     lines: list[str] = []
     raw(run, False, lines.append, lines.append)
 
@@ -345,14 +346,14 @@ def test_a_loss_that_is_not_finite_is_null_in_json(tmp_path: Path) -> None:
 
 
 def test_users_get_frames_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    old = [{**record, "takers": [0, 1, 2, 0, 1], "mirrored": None} for record in steps(1, 1, 0)]
-    run = made_run(
+    old = [{**record, "takers": [0, 1, 2, 0, 1], "mirrored": None} for record in step_records(1, 1, 0)]
+    run = run_with_records(
         tmp_path,
         [
-            at(0, "command", workers=[1, 2]),
-            at(0.5, "workers_started", step=0, workers=2, device="cpu", state="storage", seconds=0.1),
+            event_at(0, "command", workers=[1, 2]),
+            event_at(0.5, "workers_started", step=0, workers=2, device="cpu", state="storage", seconds=0.1),
         ],
-        [*old, *steps(2, 3, 1)],
+        [*old, *step_records(2, 3, 1)],
     )
     place = run.folder.path
     frame = foundray.steps(place)
@@ -378,5 +379,5 @@ def test_users_get_frames_and_lines(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "is damaged" in capsys.readouterr().out
     main(["report", place])
     assert "is damaged: line 4" in capsys.readouterr().err
-    empty = made_run(tmp_path / "other").folder.path
+    empty = run_with_records(tmp_path / "other").folder.path
     assert len(foundray.steps(empty)) == len(foundray.events(empty)) == 0

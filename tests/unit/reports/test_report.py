@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.records import BEGAN, at, made_run, steps, troubled
+from tests.records import troubled
 
 from foundray.errors import InputError
 from foundray.reports import report
@@ -20,6 +20,8 @@ from foundray.reports.story import Story
 from foundray.reports.timeline import numbered
 from foundray.runs.run import Run
 from foundray.storage import Store, redacted
+from foundray.testing.records import BEGAN, event_at, step_records
+from foundray.testing.runs import run_with_records
 from foundray.wording.words import duration
 
 
@@ -83,11 +85,11 @@ def test_every_fault_is_an_incident_with_what_came_of_it() -> None:
 
 def test_an_idle_worker_that_is_lost_does_not_swallow_what_comes_later() -> None:
     events = [
-        at(0, "command"), at(1, "workers_started", step=0, workers=2, state="storage"),
-        at(20, "member_lost", member=3, node="n", reason="its slot is gone"),
-        at(60, "workers_started", step=58, workers=3, state="memory"),
+        event_at(0, "command"), event_at(1, "workers_started", step=0, workers=2, state="storage"),
+        event_at(20, "member_lost", member=3, node="n", reason="its slot is gone"),
+        event_at(60, "workers_started", step=58, workers=3, state="memory"),
     ]  # fmt: skip
-    found = incidents(events, [*steps(1, 58, 1), *steps(59, 60, 60)])
+    found = incidents(events, [*step_records(1, 58, 1), *step_records(59, 60, 60)])
     assert [one.title for one in found][1:] == ["A worker that was not in the group was lost", "Grew, 2 → 3 workers"]
 
 
@@ -101,23 +103,28 @@ def test_an_idle_worker_that_is_lost_does_not_swallow_what_comes_later() -> None
 )
 def test_why_a_group_broke(reason: str, workers: int, title: str) -> None:
     events = [
-        at(0, "command"), at(1, "workers_started", step=0, workers=2, state="storage"),
-        at(9, "group_broken", step=8, reason=reason), at(10, "workers_started", step=8, workers=workers, state="memory"),
-        at(10.1, "member_lost", member=4, node="n", reason="ActorUnschedulableError"),
+        event_at(0, "command"), event_at(1, "workers_started", step=0, workers=2, state="storage"),
+        event_at(9, "group_broken", step=8, reason=reason),
+        event_at(10, "workers_started", step=8, workers=workers, state="memory"),
+        event_at(10.1, "member_lost", member=4, node="n", reason="ActorUnschedulableError"),
     ]  # fmt: skip
-    assert [one.title for one in incidents(events, steps(1, 8, 1))][1:] == [title]
+    assert [one.title for one in incidents(events, step_records(1, 8, 1))][1:] == [title]
 
 
 def test_a_run_that_was_asked_to_stop() -> None:
-    events = [at(0, "command"), at(1, "workers_started", step=0, workers=1, state="storage"), at(9, "stopped", step=8, by="me")]
-    events += [at(99, "command"), at(100, "workers_started", step=8, workers=1, state="storage")]
-    found = incidents(events, [*steps(1, 8, 1), *steps(9, 10, 100)])
+    events = [
+        event_at(0, "command"),
+        event_at(1, "workers_started", step=0, workers=1, state="storage"),
+        event_at(9, "stopped", step=8, by="me"),
+    ]
+    events += [event_at(99, "command"), event_at(100, "workers_started", step=8, workers=1, state="storage")]
+    found = incidents(events, [*step_records(1, 8, 1), *step_records(9, 10, 100)])
     assert [one.title for one in found][1:] == ["Stopped, asked to by me", "Resumed after a pause of 1 min 30 s"]
     assert not any(one.alarming for one in found)
 
 
 def test_an_event_of_a_new_kind_is_shown_by_its_name() -> None:
-    assert incidents([at(0, "command"), at(1, "comet_struck", reason="it fell")], [])[1].title == "Comet struck"
+    assert incidents([event_at(0, "command"), event_at(1, "comet_struck", reason="it fell")], [])[1].title == "Comet struck"
 
 
 # Series
@@ -160,7 +167,7 @@ def test_durations() -> None:
 
 
 def test_the_page_of_a_troubled_run(tmp_path: Path) -> None:
-    run = made_run(tmp_path, *troubled(), train__steps=120)
+    run = run_with_records(tmp_path, *troubled(), train__steps=120)
     place = report([run])
     assert place.path == str(tmp_path / "small" / "report.html")
     page = Page(place.read_text())
@@ -176,7 +183,7 @@ def test_the_page_of_a_troubled_run(tmp_path: Path) -> None:
 
 
 def test_the_page_is_sound_for_machines_and_for_readers_who_listen(tmp_path: Path) -> None:
-    page = page_of(made_run(tmp_path, *troubled(), train__steps=120), out=tmp_path / "x.html")
+    page = page_of(run_with_records(tmp_path, *troubled(), train__steps=120), out=tmp_path / "x.html")
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(names) == len(set(names))
     pictures = page.all("svg")
@@ -197,26 +204,26 @@ def test_the_page_is_sound_for_machines_and_for_readers_who_listen(tmp_path: Pat
     ("events", "metrics", "words"),
     [
         ([], [], ["Nothing yet", "new"]),
-        ([at(0, "command", workers=[1, 1])], [], ["interrupted", "no step is recorded yet"]),
+        ([event_at(0, "command", workers=[1, 1])], [], ["interrupted", "no step is recorded yet"]),
         (
-            [at(0, "command"), at(1, "workers_started", step=0, workers=1, state="storage")],
-            steps(1, 1, 1),
+            [event_at(0, "command"), event_at(1, "workers_started", step=0, workers=1, state="storage")],
+            step_records(1, 1, 1),
             ["interrupted", "Started on 1 worker"],
         ),
         (
-            [at(0, "command"), at(9, "failed", step=0, reason="the source x is empty", exit_status=2)],
+            [event_at(0, "command"), event_at(9, "failed", step=0, reason="the source x is empty", exit_status=2)],
             [],
             ["failed", "the source x is empty"],
         ),
         (
-            [at(0, "command"), at(1, "workers_started", step=0, workers=1, state="storage")],
-            steps(1, 9, 1, loss=float("nan")),
+            [event_at(0, "command"), event_at(1, "workers_started", step=0, workers=1, state="storage")],
+            step_records(1, 9, 1, loss=float("nan")),
             ["interrupted"],
         ),
     ],
 )  # fmt: skip
 def test_a_run_in_any_state_has_a_page(events: list, metrics: list, words: list[str], tmp_path: Path) -> None:
-    run = made_run(tmp_path, events, metrics)
+    run = run_with_records(tmp_path, events, metrics)
     with (tmp_path / "small" / "metrics.jsonl").open("a") as stream:
         stream.write('{"time": 1800000')  # its writer was killed
     page = page_of(run, out=tmp_path / "x.html")
@@ -232,18 +239,18 @@ def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
         report([])
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        report([made_run(tmp_path)], Store.at(tmp_path / "file" / "x.html"))
+        report([run_with_records(tmp_path)], Store.at(tmp_path / "file" / "x.html"))
 
 
 def test_texts_from_outside_are_inert(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&]]>"
     events = [
-        at(0, "command", environment={evil: evil}),
-        at(1, "member_ready", member=1, node=evil, device=evil),
-        at(2, evil, reason=evil),
-        at(3, "failed", step=0, reason=evil),
+        event_at(0, "command", environment={evil: evil}),
+        event_at(1, "member_ready", member=1, node=evil, device=evil),
+        event_at(2, evil, reason=evil),
+        event_at(3, "failed", step=0, reason=evil),
     ]
-    run = made_run(tmp_path, events, steps(1, 3, 1), source=f"/data/{evil}")
+    run = run_with_records(tmp_path, events, step_records(1, 3, 1), source=f"/data/{evil}")
     judged = {"time": 1.0, "step": 3, "task": {"kind": evil}, "measure": evil, "higher_is_better": True}
     numbers = {"floor": [0.1], "random": [0.2, 0.3], "ours": [0.4], "facts": {evil: evil}}
     (run.folder / "probes" / "x.json").write_text(json.dumps(judged | numbers))
@@ -256,10 +263,10 @@ def test_texts_from_outside_are_inert(tmp_path: Path) -> None:
 def test_credentials_are_not_on_the_page(tmp_path: Path) -> None:
     leaky = "s3://AKIAKEY:wJal%2Fr@bucket/a.txt?region=eu-central-1"
     events = [
-        at(0, "command"),
-        at(1, "failed", step=0, reason=f"{leaky} cannot be read: https://me:pass/w@host/x?a=1&sas_token=sesame"),
+        event_at(0, "command"),
+        event_at(1, "failed", step=0, reason=f"{leaky} cannot be read: https://me:pass/w@host/x?a=1&sas_token=sesame"),
     ]
-    text = report([made_run(tmp_path, events)]).read_text()
+    text = report([run_with_records(tmp_path, events)]).read_text()
     assert "s3://bucket/a.txt" in text
     for secret in ("AKIAKEY", "wJal", "sesame", "me:pass", "pass/w"):
         assert secret not in text, secret
@@ -267,14 +274,14 @@ def test_credentials_are_not_on_the_page(tmp_path: Path) -> None:
 
 
 def test_several_runs_side_by_side(tmp_path: Path) -> None:
-    one = made_run(tmp_path / "a", *troubled(), train__steps=120, name="one")
-    two = made_run(tmp_path / "b", *troubled(), train__steps=120, name="two", scale__workers=2)
+    one = run_with_records(tmp_path / "a", *troubled(), train__steps=120, name="one")
+    two = run_with_records(tmp_path / "b", *troubled(), train__steps=120, name="two", scale__workers=2)
     page = page_of(one, two, out=tmp_path / "x.html")
     assert "2 runs side by side" in page.text
     assert "ended with the same weights, bit for bit" in page.text
     assert "scale.workers.0 1 2" in page.text and "★" not in page.text
     assert [group["data-part"] for group in page.all("g") if "data-part" in group] == ["run-0", "run-1"] * 2
-    other = made_run(tmp_path / "c", name="three", optimizer__lr=0.1)
+    other = run_with_records(tmp_path / "c", name="three", optimizer__lr=0.1)
     assert "optimizer.lr ★ 0.004 0.1" in page_of(one, other, out=tmp_path / "y.html").text
 
 
@@ -287,7 +294,7 @@ def test_data_its_licence_and_its_quarantine(tmp_path: Path) -> None:
     noted = {"set": "words", "origin": "o", "licence": "CC-BY-4.0, by Somebody", "files": {"a.txt": file}}
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / ".words.yaml").write_text(json.dumps(noted))
-    run = made_run(tmp_path, source=str(tmp_path / "data/words/*.txt"))
+    run = run_with_records(tmp_path, source=str(tmp_path / "data/words/*.txt"))
     page = page_of(run, out=tmp_path / "x.html")
     assert "CC-BY-4.0, by Somebody" in page.text
     assert "1,000 cases: damaged 2 rows: empty 1 row: broken JSON 1 note: left out" in page.text
@@ -300,15 +307,15 @@ def test_a_long_run_is_a_small_page_made_in_seconds(tmp_path: Path) -> None:
     dealer = np.random.default_rng(0)
     metrics = [
         record | {"loss": 2 + 4 / (1 + record["step"] / 1000) + noise, "takers": []}
-        for record, noise in zip(steps(1, count, 5), dealer.normal(0, 0.1, count).tolist(), strict=True)
+        for record, noise in zip(step_records(1, count, 5), dealer.normal(0, 0.1, count).tolist(), strict=True)
     ]
-    events = [at(0, "command"), at(5, "workers_started", step=0, workers=3, state="storage")]
+    events = [event_at(0, "command"), event_at(5, "workers_started", step=0, workers=3, state="storage")]
     for step in range(500, count, 1000):
         events += [
-            at(5 + step, "group_broken", step=step, reason="x"),
-            at(5.1 + step, "workers_started", step=step, workers=3, state="memory"),
+            event_at(5 + step, "group_broken", step=step, reason="x"),
+            event_at(5.1 + step, "workers_started", step=step, workers=3, state="memory"),
         ]
-    run = made_run(tmp_path, events, metrics, train__steps=count)
+    run = run_with_records(tmp_path, events, metrics, train__steps=count)
     began = time.process_time()
     place = report([run])
     assert time.process_time() - began < 60, "seconds of CPU, a few times what it takes: it does not grow faster than the run"

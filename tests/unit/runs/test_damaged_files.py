@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.records import made_run, troubled
+from tests.records import troubled
 
 from foundray.cli import main
 from foundray.host.processes import home
@@ -17,6 +17,7 @@ from foundray.runs.following import Pulse
 from foundray.runs.lock import is_held
 from foundray.runs.run import Run
 from foundray.runs.watching import watch
+from foundray.testing.runs import run_with_records
 
 OTHERS = [b"5", b"null", b"[1]", b'"x"', b"{", b"\xff\0", b"{}"]
 """Contents that are not JSON objects, or are empty."""
@@ -24,7 +25,7 @@ OTHERS = [b"5", b"null", b"[1]", b'"x"', b"{", b"\xff\0", b"{}"]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return made_run(tmp_path, *troubled())
+    return run_with_records(tmp_path, *troubled())
 
 
 def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.records import at, made_run, steps
 
 from foundray.runs.goodput import account
 from foundray.runs.progress import Progress
 from foundray.runs.restarts import restarts
+from foundray.testing.records import event_at, step_records
+from foundray.testing.runs import run_with_records
 
 
 def step(time: float, number: int, step_s: float = 1.0, wait: float = 0.25, copy: float = 0.0) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def test_nothing_is_nothing() -> None:
 @pytest.mark.parametrize(("seconds", "goodput"), [(0.0, None), (0.0004, None), (1.0, 0.75), (4.0, 0.1875)])
 def test_a_run_of_no_duration_has_no_goodput(tmp_path: Path, seconds: float, goodput: float | None) -> None:
     """A fast machine's clock may show one time for a command and its first step: 0.75 s by its own account."""
-    run = made_run(tmp_path, [at(0.0, "command")], steps(1, 1, seconds - 1.0, data_wait_s=0.25))
+    run = run_with_records(tmp_path, [event_at(0.0, "command")], step_records(1, 1, seconds - 1.0, data_wait_s=0.25))
     progress = Progress()
     progress.add(run.story())
     assert run.facts().goodput == goodput

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from foundray.runs import lock as holding
 from foundray.runs.claims import LOCK
 from foundray.runs.lock import RunLock
 from foundray.storage import Store
+from foundray.testing.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,7 @@ def test_a_holder_outlives_a_clock_that_jumps(tmp_path: Path, hours: int, monkey
     """The kernel moves the time of the boot along with the clock, and with that the time at which processes began."""
     boot = psutil.boot_time()
     with hold(tmp_path), pytest.raises(InputError, match="holds it"):
+        # When a process began is computed with the private one, and a test cannot set the kernel's.
         monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + hours * 3600.0)
         monkeypatch.setattr("psutil.boot_time", lambda: boot + hours * 3600.0)
         hold(tmp_path).__enter__()
@@ -195,17 +196,14 @@ def test_a_command_that_was_frozen_does_not_take_back_what_another_has_held_and_
     with hold(tmp_path) as first:
         first.beaten -= 1.0
         (tmp_path / "holder.json").unlink()
-        assert wait_until(lambda: first.taken)
+        wait_until(lambda: first.taken, 5, "that the first notices")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_holder_that_is_replaced_notices(tmp_path: Path) -> None:
     with hold(tmp_path) as first:
         other(tmp_path)
-        deadline = time.monotonic() + 5
-        while not first.taken and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert first.taken
+        wait_until(lambda: first.taken, 5, "that the first notices")
     assert json.loads((tmp_path / "holder.json").read_text())["token"] == "other"
 
 
@@ -216,7 +214,7 @@ def test_the_holder_is_asked_to_stop_and_no_later_one_is(tmp_path: Path) -> None
         holding.ask_to_stop(Store.at(tmp_path))
         (asked,) = tmp_path.glob("stop.json")
         stale = asked.read_text()
-        assert wait_until(lambda: bool(first.stopping))
+        wait_until(lambda: first.stopping, 5, "that the holder hears of it")
     assert not list(tmp_path.glob("*.json"))
     assert not holding.is_held(Store.at(tmp_path))
     (tmp_path / "stop.json").write_text(stale)  # as a holder that was killed would leave it
@@ -231,12 +229,5 @@ def test_a_holder_lives_on_when_storage_is_away_for_a_while(tmp_path: Path) -> N
         (tmp_path / "holder.json").mkdir()  # neither to be read nor to be written
         time.sleep(0.3)
         (tmp_path / "holder.json").rmdir()
-        assert wait_until((tmp_path / "holder.json").is_file)
+        wait_until((tmp_path / "holder.json").is_file, 5, "that the lock is written again")
         assert holder.thread.is_alive()
-
-
-def wait_until(true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return true()

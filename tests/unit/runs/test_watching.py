@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from pyarrow import fs
 from rich.console import Console
-from tests.records import whole
-from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.host.processes import home
 from foundray.runs import following
@@ -24,6 +22,8 @@ from foundray.runs.run import Run
 from foundray.runs.status import standing
 from foundray.runs.watching import View, watch
 from foundray.storage import Store
+from foundray.testing.records import untimed_event
+from foundray.testing.specs import make_spec
 from foundray.wording.plot import plot
 from foundray.wording.sentences import plain, sentence
 
@@ -37,7 +37,7 @@ def step(number: int, at: float, **fields: Any) -> dict[str, Any]:
 
 
 def happened(name: str, at: float, **fields: Any) -> dict[str, Any]:
-    return {"time": at, **whole(name, **fields)}
+    return {"time": at, **untimed_event(name, **fields)}
 
 
 EVENTS = [

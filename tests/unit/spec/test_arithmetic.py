@@ -16,11 +16,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from tests.conftest import THREADS, small_spec
-from tests.unit import distributed
-from tests.unit.evaluation.test_probing import IMAGE_RUN, picture, saved_run
-from tests.unit.saving import save
-from tests.unit.training.step.test_exact_step import make_spec, make_trainer
+from tests.unit.files import picture
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import foundray
@@ -39,6 +35,10 @@ from foundray.spec import Spec
 from foundray.spec.arithmetic import ENGINE, ENGINE_HISTORY, differing
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
+from foundray.testing.groups import THREADS, run_group
+from foundray.testing.runs import run_with_checkpoint
+from foundray.testing.specs import IMAGES, make_spec, small_spec
+from foundray.testing.trainers import make_trainer, save_checkpoint
 from foundray.training import driver
 from foundray.training.checkpoints.checkpoint import MANIFEST, load_latest
 from foundray.training.collectives.group import Group
@@ -65,7 +65,7 @@ def version_1(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(version_1: None, tmp_path: Path) -> Run:
     """A run on images from before arithmetic versions existed: its folder names none."""
-    return saved_run(tmp_path / "runs", **IMAGE_RUN)
+    return run_with_checkpoint(tmp_path / "runs", **IMAGES)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def images(tmp_path: Path) -> Path:
 
 def fields_of(images: Path, **changes: Any) -> dict[str, Any]:
     sources = [{"path": str(images), "format": "files"}]
-    return small_spec(images, images.parent / "runs", **{**IMAGE_RUN, "data__sources": sources, **changes})
+    return small_spec(images, images.parent / "runs", **{**IMAGES, "data__sources": sources, **changes})
 
 
 def begun_with(run: Run, **numbers: int) -> Run:
@@ -104,13 +104,13 @@ def files_of(run: Run) -> dict[str, int]:
 
 
 def test_a_part_that_was_never_changed_is_not_in_the_fingerprint() -> None:
-    spec = make_spec(**IMAGE_RUN)
+    spec = make_spec(**IMAGES)
     assert spec.arithmetic == {"engine": 1, "modality": 1, "objective": 1}
     assert not [name for name in spec.identity() if name.startswith("arithmetic")]
 
 
 def test_a_change_concerns_the_runs_that_use_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures, texts = make_spec(**IMAGE_RUN), make_spec()
+    pictures, texts = make_spec(**IMAGES), make_spec()
     fingerprints, of_texts = {pictures.fingerprint()}, texts.fingerprint()
     monkeypatch.setattr(Image, "arithmetic", 2)
     assert pictures.identity()["arithmetic.modality"] == 2
@@ -170,7 +170,7 @@ def test_a_run_begun_with_a_version_that_is_not_known_yet_is_refused(numbers: di
 def test_all_changes_since_then_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "arithmetic", 4)
     monkeypatch.setattr(Image, "arithmetic_history", {2: "a is b", 3: "c is d", 4: "e is f"})
-    spec = make_spec(**IMAGE_RUN)
+    spec = make_spec(**IMAGES)
     assert differing({"modality": 2}, spec).endswith("image, where this Foundray has 4 (since then c is d, e is f)")
     assert differing({"modality": 4}, spec) == ""
 
@@ -212,9 +212,9 @@ def test_a_damaged_record_is_one_sentence(run: Run) -> None:
 
 
 def test_a_checkpoint_says_what_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, folder = make_spec(**IMAGE_RUN), Store.at(tmp_path)
+    spec, folder = make_spec(**IMAGES), Store.at(tmp_path)
     trainer = make_trainer(spec, Group())
-    save(folder, trainer, 3, spec.fingerprint(), keep=3)
+    save_checkpoint(folder, trainer, 3, spec.fingerprint(), keep=3)
     assert load_latest(folder, trainer, spec.fingerprint()).step == 3
     monkeypatch.setattr(MaskedPixel, "arithmetic", 2)
     with pytest.raises(
@@ -277,7 +277,7 @@ def threads(group: Group) -> tuple[int, set[int]]:
 
 
 def test_all_processes_of_the_tests_compute_with_as_many_threads() -> None:
-    assert [threads(Group()), *distributed.run(2, threads)] == [(THREADS, {THREADS})] * 3
+    assert [threads(Group()), *run_group(2, threads)] == [(THREADS, {THREADS})] * 3
     assert os.environ["OMP_NUM_THREADS"] == str(THREADS), "Ray's too"
 
 
@@ -327,7 +327,7 @@ def test_units_do_not_depend_on_the_threads_of_the_process(tmp_path: Path, monke
 
 
 def test_vectors_are_computed_with_the_threads_of_their_record(tmp_path: Path) -> None:
-    run, seen = saved_run(tmp_path), []
+    run, seen = run_with_checkpoint(tmp_path), []
     rng, shape = np.random.default_rng(0), run.spec().unit_shape(257)
     batch = packed([Plan(Units(rng.integers(0, 257, 32), None, shape), ()) for _ in range(8)])
     weights = trained_weights(run)[1]

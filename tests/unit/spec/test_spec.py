@@ -3,12 +3,13 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import REPOSITORY, small_spec, write_spec
+from tests.repository import REPOSITORY
 
 from foundray.errors import InputError
 from foundray.spec import Section, Spec
 from foundray.spec.documented import descriptions, json_schema
 from foundray.spec.loading import load_spec, parse_override, parse_spec
+from foundray.testing.specs import small_spec, write_spec
 
 
 def refused(changes: dict[str, Any], tmp_path: Path) -> str:
@@ -33,7 +34,7 @@ def refused(changes: dict[str, Any], tmp_path: Path) -> str:
         ("train.steps", -1, "train.steps"),
         ("train.keep_checkpoints", 1, "train.keep_checkpoints"),
         ("objective.kind", "next_tokn", "did you mean 'next_token'"),
-        ("optimizer.kind", "sgd", "input should be 'adamw8bit', 'adamw'"),
+        ("optimizer.kind", "sgd", "'adamw8bit', 'adamw' or 'lion8bit'"),
         ("optimizer.lr", float("nan"), "optimizer.lr"),
         ("schedule", {"warmup": 0.7, "decay": 0.7}, "more than the whole run"),
         ("data.tokenizer", {"kind": "bpe"}, "needs vocab_size"),

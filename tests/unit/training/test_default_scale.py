@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.conftest import small_spec
 
 from foundray.errors import InputError
 from foundray.host import machine
@@ -14,6 +13,7 @@ from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
+from foundray.testing.specs import small_spec
 from foundray.training.default_scale import choose, with_workers
 from foundray.training.footprint import footprint
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 from rich.console import Console
-from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.storage import Store
+from foundray.testing.specs import make_spec
 from foundray.training.telemetry.bar import Bar
 from foundray.tuning.search.budget import FlopBudget
 from foundray.tuning.search.search import Budgeted, Proposer, Search, _Watcher

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.optimize import check_grad, minimize, minimize_scalar
+from tests.unit.tuning.ladders import HOFFMANN, ladder
 
 from foundray.errors import InputError
 from foundray.tuning.forecast.forecast import Point, Target, forecast, points_from_csv
 from foundray.tuning.forecast.plausible import without_each
 from foundray.tuning.forecast.refits import refit, sums
 from foundray.tuning.forecast.scaling_law import DELTA, Centred, Law, constants_of, fit, summed_huber
-
-HOFFMANN = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
-
-
-def ladder(
-    law: Law, noise: float = 0, seed: int = 0, sizes: Sequence[float] = (1e6, 3e6, 1e7), ratios: Sequence[float] = (8, 60)
-) -> list[Point]:
-    """Points for every size with every number of tokens per parameter."""
-    rng = np.random.default_rng(seed)
-    return [
-        Point(size, size * ratio, law.loss(size, size * ratio) * np.exp(noise * rng.standard_normal()), f"{size:.0e}x{ratio}")
-        for size in sizes
-        for ratio in ratios
-    ]
 
 
 @pytest.mark.parametrize("law", [HOFFMANN, Law(E=0.4, A=30, B=3000, alpha=0.2, beta=0.5)])

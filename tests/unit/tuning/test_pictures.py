@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from matplotlib.figure import Figure
-from tests.unit.tuning.test_forecast import HOFFMANN, ladder
+from tests.unit.tuning.ladders import HOFFMANN, ladder
 
 from foundray.errors import InputError
 from foundray.storage import Store

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import torch as safetensors
-from tests.unit.evaluation.test_probing import IMAGE_RUN, SERIES_RUN, picture, saved_run
+from tests.unit.files import picture
 
 import foundray
 from foundray.contract import Units
@@ -31,6 +31,8 @@ from foundray.evaluation.encoder import Encoder, features, trained_weights
 from foundray.runs.run import Run
 from foundray.spec import SourceConfig
 from foundray.storage import Store
+from foundray.testing.runs import run_with_checkpoint
+from foundray.testing.specs import IMAGES, SERIES
 from foundray.vectors import blocks, index
 from foundray.vectors.blocks import Record, check_all, parts, read_blocks
 from foundray.vectors.embed import Options
@@ -38,7 +40,7 @@ from foundray.vectors.index import Index
 from foundray.vectors.kinds import source_of
 from foundray.vectors.shards import finish
 from foundray.vectors.task import prepared, weights_for
-from foundray.vectors.worker import Embedder, Task, Worker
+from foundray.vectors.worker import BlockWriter, Embedder, Task
 
 LINES = SourceConfig(path="x", format="text", documents="line")
 
@@ -46,7 +48,7 @@ LINES = SourceConfig(path="x", format="text", documents="line")
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run of bytes, with a context of 32."""
-    return saved_run(tmp_path / "runs")
+    return run_with_checkpoint(tmp_path / "runs")
 
 
 def lines(folder: Path, *texts: str, name: str = "a.txt") -> Path:
@@ -70,7 +72,7 @@ def table(block: dict[str, Any]) -> pa.Table:
 
 
 def test_a_format_follows_from_extensions_and_the_run(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "runs", data__sources=[{"path": "x", "format": "jsonl", "field": "body"}])
+    run = run_with_checkpoint(tmp_path / "runs", data__sources=[{"path": "x", "format": "jsonl", "field": "body"}])
     (tmp_path / "a.jsonl.gz").touch()
     own = source_of(str(tmp_path / "a.jsonl.gz"), run.spec(), {})
     assert (own.format, own.field) == ("jsonl", "body"), "as the run's own source of that format"
@@ -88,7 +90,7 @@ def test_data_of_another_kind_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(picture(200, True))
     with pytest.raises(InputError, match=r"1\.png is of the modality image, and small was trained on text"):
         foundray.embed(run.folder.url, tmp_path / "1.png", tmp_path / "out")
-    images = saved_run(tmp_path / "images", **IMAGE_RUN)
+    images = run_with_checkpoint(tmp_path / "images", **IMAGES)
     with pytest.raises(InputError, match=r"small was trained on image, read from \.png, .* and here is a\.txt"):
         foundray.embed(images.folder.url, lines(tmp_path, "some text"), tmp_path / "out")
     with pytest.raises(InputError, match="the run's data is read from files, or webdataset, not from text"):
@@ -213,7 +215,7 @@ def test_an_error_in_reading_or_decoding_names_the_row(run: Run, tmp_path: Path)
 
 def test_a_note_does_not_shift_the_ids_of_later_rows(tmp_path: Path) -> None:
     """For example, the note that one of several frames was taken: ids count rows alone."""
-    reader = Reader(saved_run(tmp_path, **IMAGE_RUN))
+    reader = Reader(run_with_checkpoint(tmp_path, **IMAGES))
     frames = [Image.new("L", (8, 8), shade) for shade in (10, 200)]
     (path := tmp_path / "a.gif").write_bytes(b"")
     frames[0].save(path, save_all=True, append_images=frames[1:])
@@ -225,15 +227,14 @@ def test_a_note_does_not_shift_the_ids_of_later_rows(tmp_path: Path) -> None:
 def test_an_error_in_computing_vectors_names_the_rows(run: Run, tmp_path: Path) -> None:
     path = lines(tmp_path, "one", "two")
     (block,) = read(path, Reader(run), tmp_path / "out")
-    worker = object.__new__(Worker)  # its __init__ gets the weights from Ray
     task = Task(run.spec(), run.manifest()["vocabulary"], "last", "mean", False, "cpu", 1)
-    worker.embed, worker.folder, worker.name = Embedder(task, trained_weights(run)[1]), Store.at(tmp_path / "out"), "here"
+    worker = BlockWriter(Embedder(task, trained_weights(run)[1]), Store.at(tmp_path / "out"))
     with pytest.raises(RunFailed, match=rf"rows {path}#0 to {path}#1: SafetensorError: "):
         worker({**block, "batches": [b"no batch"], "error": ""})
 
 
 def test_large_rows_make_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Reader(saved_run(tmp_path, **SERIES_RUN))
+    reader = Reader(run_with_checkpoint(tmp_path, **SERIES))
     assert blocks.rows_per_block(reader) == 512
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 160)
     assert blocks.rows_per_block(reader) == 10, "of 4 units of 4 values"
@@ -319,7 +320,7 @@ def test_vectors_are_of_one_step_of_one_run(tmp_path: Path) -> None:
     """An embedding continues with the weights of its own step only."""
     from foundray.vectors.recipe import Recipe
 
-    run = saved_run(tmp_path / "runs")
+    run = run_with_checkpoint(tmp_path / "runs")
     sha = weights_for(run, None)[2]
     began = Recipe(
         run=run.folder.url, step=3, weights_sha256=sha, layer="last", pool="mean", normalise=False, width=32, modality="text",
@@ -331,7 +332,7 @@ def test_vectors_are_of_one_step_of_one_run(tmp_path: Path) -> None:
     began.check_same(run.folder, began.model_copy(update={"run": "elsewhere"}))
     with pytest.raises(InputError, match=r"files\./a\.txt was not set and is 1,200 bytes of 1\.500; give"):
         began.check_same(run.folder, began.model_copy(update={"files": {"/a.txt": (1200, 1_500_000_000)}}))
-    other = saved_run(tmp_path / "other", seed=5)
+    other = run_with_checkpoint(tmp_path / "other", seed=5)
     with pytest.raises(InputError, match=f"made by other weights \\({sha[:16]}…\\) than those of {other.folder} at step 3"):
         weights_for(other, began)
     with pytest.raises(InputError, match=r"made by step 2, but .* no longer has a complete checkpoint of it \(it has 3\)"):
@@ -349,10 +350,9 @@ def finished(run: Run, path: Path, out: Path) -> None:
     files = reader.files(source)
     task, weights, recipe = prepared(run, reader, source, files, Options(), {"CPU": 1}, None)
     (folder / "embedding.json").write_text(recipe.model_dump_json())
-    worker = object.__new__(Worker)  # its __init__ gets the weights from Ray
-    worker.embed, worker.folder = Embedder(task, safetensors.load(weights)), folder
+    worker = BlockWriter(Embedder(task, safetensors.load(weights)), folder)
     for block in read(path, reader, out):
-        worker._write(block)
+        assert worker({**block, "error": ""})["rows"]
     finish(folder, parts(files), recipe, Limits(0, 0.0), lambda line: None)
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.saving import save
-from tests.unit.training.step.test_exact_step import make_spec, make_trainer
 
 from foundray.errors import InputError
 from foundray.runs.checkpoints import completed
 from foundray.storage import Store
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_trainer, save_checkpoint
 from foundray.training.checkpoints.checkpoint import load_latest, load_weights, weights_sha256
 from foundray.training.collectives.group import Group
 from foundray.training.step.trainer import Trainer, named_weights
@@ -21,7 +21,7 @@ def saved(tmp_path: Path) -> tuple[Store, Trainer]:
     trainer, folder = make_trainer(make_spec(), Group()), Store.at(tmp_path / "checkpoints")
     for step in (1, 2, 3):
         trainer.flat.buffer.fill_(step)
-        save(folder, trainer, step, "print", keep=3)
+        save_checkpoint(folder, trainer, step, "print", keep=3)
     return folder, trainer
 
 
@@ -79,7 +79,7 @@ def test_another_specs_checkpoint_is_not_loaded(saved: tuple[Store, Trainer]) ->
 
 def test_old_ones_are_removed(saved: tuple[Store, Trainer]) -> None:
     folder, trainer = saved
-    save(folder, trainer, 4, "print", keep=2)
+    save_checkpoint(folder, trainer, 4, "print", keep=2)
     assert [place.name for place in folder.children()] == ["step-00000003", "step-00000004"]
 
 

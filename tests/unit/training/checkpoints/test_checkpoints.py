@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.unit.saving import save
-from tests.unit.training.step.test_exact_step import make_spec, make_trainer
 
 from foundray.errors import InputError, RunFailed
 from foundray.runs import checkpoints
 from foundray.runs.checkpoints import Keep, best_step, completed_steps, place, prune
 from foundray.runs.run import Run
 from foundray.storage import Store
+from foundray.testing.clock import SimulatedClock
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_trainer, save_checkpoint
+from foundray.testing.waiting import wait_until
 from foundray.training.checkpoints import checkpoint as reading
 from foundray.training.checkpoints import written
 from foundray.training.checkpoints.checkpoint import MANIFEST, load_latest, load_weights, write_shard
@@ -211,11 +212,7 @@ class Workers:
         self.committer.complete(1, statuses, recorded)
 
     def look_until(self, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not done() and time.monotonic() < deadline:
-            self.look()
-            time.sleep(0.01)
-        assert done(), self.noted
+        wait_until(lambda: self.look() or done(), 20, lambda: f"what is to be done: {self.noted}", pause=0.01)
 
 
 def test_what_is_written_twice_or_by_two_groups_is_not_committed(folder: Store) -> None:
@@ -400,24 +397,29 @@ def test_storage_that_is_away_is_waited_for_and_nothing_is_passed_over(tmp_path:
     trainer, folder = make_trainer(make_spec(), Group()), Store.at(tmp_path / "checkpoints")
     for step in (1, 2):
         trainer.flat.buffer.fill_(step)
-        save(folder, trainer, step, "print", keep=2)
+        save_checkpoint(folder, trainer, step, "print", keep=2)
     monkeypatch.setattr(reading, "RETRY_SECONDS", 0.05)
     shard = next((tmp_path / "checkpoints/step-00000002").glob("*.safetensors"))
     content = shard.read_bytes()
     shard.unlink()
     shard.mkdir()  # there, and not to be read
-    began = time.monotonic()
+    (clock := SimulatedClock()).install(monkeypatch.setattr)
     with pytest.raises(RunFailed, match=r"cannot be read: .*; `foundray resume .*` continues once storage answers"):
         away(folder, trainer, monkeypatch)
+    began = clock.monotonic()
     assert load_latest(folder, trainer, "print", wait_s=0.3).step == 1, "after that, the one before will do"
-    assert time.monotonic() - began >= 0.25
+    assert 0.25 <= clock.monotonic() - began <= 0.3
 
-    def restored(_: float) -> None:
-        if shard.is_dir():
-            shard.rmdir()
-            shard.write_bytes(content)
+    class Restored(SimulatedClock):
+        """Storage answers after the first pause."""
 
-    monkeypatch.setattr(reading.time, "sleep", restored)
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if shard.is_dir():
+                shard.rmdir()
+                shard.write_bytes(content)
+
+    Restored().install(monkeypatch.setattr)
     again = load_latest(folder, trainer, "print", wait_s=5)
     assert (again.step, again.skipped) == (2, [])
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from foundray.testing.clock import SimulatedClock
 from foundray.training.checkpoints.interval import Interval, young_daly
 
 
@@ -12,20 +13,19 @@ def test_young_daly() -> None:
 
 
 def test_more_failures_and_cheaper_checkpoints_shorten_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+    clock = SimulatedClock()
+    clock.install(monkeypatch.setattr)
 
     def waits(cost: float, failures: int) -> float:
-        nonlocal now
         interval = Interval()
         interval.saved(1, cost)
-        began = now
+        began = clock.monotonic()
         while not interval.pays(2, failures):
-            now += 1.0
-        return now - began
+            clock.advance(1.0)
+        return clock.monotonic() - began
 
     assert waits(1.0, 0) > waits(1.0, 50) > waits(0.1, 50) > 1
     interval = Interval()
     assert not interval.pays(0, 0)
-    now += 61
+    clock.advance(61)
     assert interval.pays(5, 0)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit import distributed
-from tests.unit.training.step.test_exact_step import make_spec, steps
 
 from foundray.spec import Spec
+from foundray.testing.groups import run_group
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import train_steps
 from foundray.training.collectives.exchange import open_exchange
 from foundray.training.collectives.group import Group
 from foundray.training.collectives.meeting import LostConnection, Meeting
@@ -50,7 +51,7 @@ def both(group: Group, bounds: tuple[int, ...]) -> list[bool]:
 
 @pytest.mark.parametrize("bounds", BOUNDS)
 def test_collectives_give_the_same_by_shared_memory_as_by_gloo(bounds: tuple[int, ...]) -> None:
-    for same in distributed.run(len(bounds) - 1, both, bounds):
+    for same in run_group(len(bounds) - 1, both, bounds):
         assert same == [True] * 18
 
 
@@ -61,7 +62,7 @@ def left_behind(group: Group) -> tuple[int, int]:
 
 
 def test_an_exchange_that_is_gone_leaves_nothing_behind() -> None:
-    assert distributed.run(2, left_behind) == [(3, 0)] * 2
+    assert run_group(2, left_behind) == [(3, 0)] * 2
 
 
 def one_elsewhere(group: Group) -> list[Any]:
@@ -79,21 +80,21 @@ def one_elsewhere(group: Group) -> list[Any]:
 
 
 def test_workers_that_cannot_map_each_others_memory_use_no_exchange() -> None:
-    assert distributed.run(2, one_elsewhere) == [[None] * 3] * 2
+    assert run_group(2, one_elsewhere) == [[None] * 3] * 2
 
 
 def steps_by_exchange(group: Group, spec: Spec, count: int, skew: int | None) -> Any:
     group.exchange = open_exchange(group.rank, group.world, group.share, 60)
     assert group.exchange
-    return steps(group, spec, count, skew)
+    return train_steps(group, spec, count, skew)
 
 
 def test_steps_have_the_same_bits_by_shared_memory() -> None:
     """Also if a worker computes nothing of a step, and so has nothing to add to the sum."""
     spec = make_spec(model__width=64, train__micro_batches=2)
-    alone = steps(Group(), spec, 3, None)
+    alone = train_steps(Group(), spec, 3, None)
     for world, skew in ((2, None), (2, 1), (3, None)):
-        assert set(map(str, distributed.run(world, steps_by_exchange, spec, 3, skew))) == {str(alone)}
+        assert set(map(str, run_group(world, steps_by_exchange, spec, 3, skew))) == {str(alone)}
 
 
 class Stopped(Exception):
@@ -174,5 +175,5 @@ def offered(group: Group) -> list[str]:
 
 
 def test_an_offer_is_not_overwritten() -> None:
-    for refused in distributed.run(2, offered):
+    for refused in run_group(2, offered):
         assert refused == ["a reduction has been offered already", "its windows would be written again"]

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from tests.unit import distributed
 
+from foundray.testing.groups import run_group
 from foundray.training.collectives.group import Group
 
 WORLD = 3
@@ -135,5 +135,5 @@ def shared(group: Group, values: list[Any]) -> tuple[list[Any], Any, list[list[f
 def test_what_a_group_shares_is_never_unpickled() -> None:
     values = [{"kind": "AVX2", "losses": [[1, 0.1], [2, 2.5e-300]]}, None, "d\u00e9j\u00e0 vu"]
     rows = [[1.0, 1.0]] * 2 + [[2.0, 2.0]] * 3
-    assert distributed.run(3, shared, values) == [(values, "TypeError", rows)] * 3
+    assert run_group(3, shared, values) == [(values, "TypeError", rows)] * 3
     assert Group().share((1, "a")) == [[1, "a"]]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.training.telemetry.test_recorder import recorder, started, step
+from tests.unit.recording import recorder, started, step
 
 from foundray.errors import RunFailed, StorageAway
 from foundray.records.writer import Writer

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.data.stream import validation
 from foundray.spec import Spec
+from foundray.testing.specs import make_spec
+from foundray.training.elastic import evaluations as evaluating
 from foundray.training.elastic.evaluations import PREFETCH_SECONDS, Evaluations
 from foundray.training.step.outcome import Evaluation
 
@@ -53,11 +54,24 @@ def test_the_last_one_is_also_made_on_the_part_that_the_others_used(monkeypatch:
     streams: list[str] = []
     monkeypatch.setattr(validation, "replace", lambda plan, **changes: plan)
 
-    def looked(self: Evaluations, stream: tuple[Any, ...]) -> Evaluation:
-        streams.append(stream[1])
-        return Evaluation(2.0 if stream[1] == "validation-12" else 3.0, 1, 0, 0.0, 0.0)
+    class Source:
+        """Gives the name of its stream in place of micro-batches."""
 
-    monkeypatch.setattr(Evaluations, "_evaluate", looked)
+        def __init__(self, feeder: Feeder, generation: int, name: str, *rest: object):
+            self.name = name
+
+        def step(self, step: int) -> str:
+            return self.name
+
+        def close(self) -> None:
+            pass
+
+    def evaluated(trainer: object, name: str) -> Evaluation:
+        streams.append(name)
+        return Evaluation(2.0 if name == "validation-12" else 3.0, 1, 0, 0.0, 0.0)
+
+    monkeypatch.setattr(evaluating, "MicroBatchSource", Source)
+    monkeypatch.setattr(evaluating, "evaluate", evaluated)
     subject = evaluations(Feeder(), 0, monkeypatch, evaluate_every=4, steps=12)
     assert "compared_loss" not in subject.evaluate(12), "all use the same part"
     evaluate = {"evaluate": {"sets": {"validation": {"samples": 8}}, "at_end": "whole"}}

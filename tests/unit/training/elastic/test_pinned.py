@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.training.step.test_exact_step import VOCABULARY, make_spec
 
 from foundray.errors import InputError
 from foundray.runs.checkpoints import folders
 from foundray.storage import Store
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import VOCABULARY
 from foundray.training.checkpoints.written import ShardFile
 from foundray.training.collectives.group import Group
 from foundray.training.elastic import shard_writer
@@ -29,7 +30,6 @@ class Sole:
         spec = make_spec(**changes)
         nothing: Any = None
         work = Work(spec.model_dump_json(), str(folder), nothing, VOCABULARY, 0, nothing, nothing)
-        monkeypatch.setattr(Worker, "_run", lambda self: None)
         self.worker_actor = Worker("cpu")
         self.loop = Loop(work, self.worker_actor)
         self.loop.trainer.take_part(Group(), (0, self.loop.trainer.layout.blocks))

@@ -10,10 +10,11 @@ import ray
 from ray.exceptions import ActorUnschedulableError
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
-from tests.unit.training.step.test_exact_step import make_spec
 
 from foundray.errors import RunFailed
 from foundray.runs.run import event
+from foundray.testing.clock import SimulatedClock
+from foundray.testing.specs import make_spec
 from foundray.training.elastic.coordinator import Coordinator
 from foundray.training.elastic.rendezvous import Rendezvous
 from foundray.training.elastic.worker_pool import KnownWorker, WorkerPool
@@ -29,11 +30,11 @@ class Trainer:
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.calls: list[dict[str, Any]] = []
-        self.now = 0.0
+        self.clock = SimulatedClock()
+        self.clock.install(patch.setattr)
         patch.setattr(ray, "wait", lambda calls, timeout: ([c for c in calls if "ended" in c], []))
         patch.setattr(ray, "get", self._get)
         patch.setattr(ray, "kill", lambda actor: None)
-        patch.setattr(slots_module.time, "monotonic", lambda: self.now)
 
     def begin(self, pool: str) -> tuple[str, dict[str, Any]]:
         self.calls.append({})
@@ -53,7 +54,7 @@ def test_ray_train_is_restarted_when_it_ends(monkeypatch: pytest.MonkeyPatch) ->
     trainer.end()
     assert "draining" in pool_trainer.poll(held=True)
     assert pool_trainer.poll(held=False) == "" and len(trainer.calls) == 1, "not at once"
-    trainer.now += 1.1
+    trainer.clock.advance(1.1)
     assert pool_trainer.poll(held=False) == "" and len(trainer.calls) == 2
     pool_trainer.poll(held=True)
     assert pool_trainer.failures == 0
@@ -66,23 +67,17 @@ def test_pauses_grow_while_a_trainer_keeps_ending(monkeypatch: pytest.MonkeyPatc
     while pool_trainer.failures < ATTEMPTS:
         trainer.end()
         assert pool_trainer.poll(held=False)
-        pauses.append(pool_trainer.retry_at - trainer.now)
-        trainer.now = pool_trainer.retry_at
+        pauses.append(pool_trainer.retry_at - trainer.clock.monotonic())
+        trainer.clock.advance(pool_trainer.retry_at - trainer.clock.monotonic())
         pool_trainer.poll(held=False)
     assert pauses == [1, 2, 4, 8]
     assert len(trainer.calls) == ATTEMPTS + 1
 
 
-def pools(*made: PoolTrainer) -> Slots:
-    subject = Slots.__new__(Slots)  # without the actors
-    subject.pools = list(made)
-    return subject
-
-
 def test_ray_train_begins_once_the_first_group_computes_or_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """If nobody else can take the slots."""
     trainer = Trainer(monkeypatch)
-    subject = pools(PoolTrainer("pool", trainer.begin, slots_module.DELAY_SECONDS))
+    subject = Slots([PoolTrainer("pool", trainer.begin, slots_module.DELAY_SECONDS)])
     subject.poll([], computing=False)
     assert not trainer.calls
     subject.poll([], computing=True)
@@ -91,8 +86,8 @@ def test_ray_train_begins_once_the_first_group_computes_or_after_a_while(monkeyp
     subject.poll([], computing=True)
     subject.poll([], computing=True)
     assert len(trainer.calls) == 1, "it is restarted after a pause, as usual"
-    late = pools(PoolTrainer("pool", trainer.begin, trainer.now + slots_module.DELAY_SECONDS))
-    trainer.now += slots_module.DELAY_SECONDS
+    late = Slots([PoolTrainer("pool", trainer.begin, trainer.clock.monotonic() + slots_module.DELAY_SECONDS)])
+    trainer.clock.advance(slots_module.DELAY_SECONDS)
     late.poll([], computing=False)
     assert len(trainer.calls) == 2
 
@@ -100,21 +95,21 @@ def test_ray_train_begins_once_the_first_group_computes_or_after_a_while(monkeyp
 def test_the_run_gives_up_if_every_pool_fails_and_nobody_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(monkeypatch)
     first, second = PoolTrainer("first", trainer.begin), PoolTrainer("second", trainer.begin)
-    subject = pools(first, second)
+    subject = Slots([first, second])
 
     def fail(computing: bool, *failing: PoolTrainer) -> None:
         for _ in range(ATTEMPTS):
             for pool_trainer in failing:
                 pool_trainer.call["ended"] = ActorUnschedulableError(f"no slot for {pool_trainer.pool}")
             assert len(subject.poll([], computing)) == len(failing)
-            trainer.now += slots_module.MAX_PAUSE_SECONDS
+            trainer.clock.advance(slots_module.MAX_PAUSE_SECONDS)
             subject.poll([], computing)
 
     fail(False, first)
     assert subject.problem() is None, "the other pool's trainer may still find slots"
     fail(True, first, second)
     assert subject.problem() is None, "a group computed meanwhile"
-    assert first.retry_at - trainer.now <= 0 and first.failures == 2 * ATTEMPTS, (
+    assert first.retry_at - trainer.clock.monotonic() <= 0 and first.failures == 2 * ATTEMPTS, (
         "but it is not asked more often because of that"
     )
     fail(False, first, second)
@@ -170,13 +165,13 @@ def test_a_run_that_has_a_worker_with_a_slot_does_not_give_up_for_lack_of_slots(
 def test_the_request_of_a_dead_actor_is_withdrawn_before_the_next_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, withdrawn = Trainer(monkeypatch), list[tuple[list[str], int]]()
     monkeypatch.setattr(slots_module, "cancel_requests", lambda names: withdrawn.append((names, len(trainer.calls))))
-    subject = pools(pool_trainer := PoolTrainer("pool", trainer.begin))
+    subject = Slots([pool_trainer := PoolTrainer("pool", trainer.begin)])
     subject.note_requests([{"step": 1}, event("places", pool="other", request="train-1")])
     subject.note_requests([event("places", pool="pool", request="train-2")])
     for _ in range(2):
         trainer.end()
         subject.poll([], False)
-        trainer.now = pool_trainer.retry_at
+        trainer.clock.advance(pool_trainer.retry_at - trainer.clock.monotonic())
         subject.poll([], False)
     assert withdrawn == [(["train-2"], 1)], "before the second call, and once"
 
@@ -185,6 +180,7 @@ def policy(monkeypatch: pytest.MonkeyPatch, draining: set[str], nodes: str, most
     """A policy on nodes with room for one worker each, some of them draining."""
     monkeypatch.setattr(scaling, "draining_nodes", lambda: draining)
     made = StayingNodes(ScalingConfig(num_workers=(1, most), elastic_resize_monitor_interval_s=5.0))
+    # Ray's policy asks an actor for both, and has no public way to be handed the answers.
     monkeypatch.setattr(made, "_maybe_send_resource_request", lambda: None)
     monkeypatch.setattr(made, "_get_reserved_resources", lambda: {node: {"CPU": 1.0} for node in nodes})
     return made

@@ -5,113 +5,50 @@ from __future__ import annotations
 import itertools
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.conftest import small_spec
-from tests.unit import distributed
-from tests.unit.saving import save
 from torch import nn
 
-from foundray.contract import Units
-from foundray.data.stream.batch import packed
-from foundray.model.model import Model, initialise
-from foundray.spec import Spec
-from foundray.spec.loading import parse_spec
-from foundray.spec.optimizers import KINDS
-from foundray.storage import Store
-from foundray.training.checkpoints.checkpoint import load_latest, weights_sha256
+from foundray.testing.groups import run_group
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_model, make_trainer, micro_batch, train_steps
 from foundray.training.collectives.group import Group
-from foundray.training.evaluating.evaluation import evaluate
 from foundray.training.step.blocks import BLOCK, shard_bounds
 from foundray.training.step.flat import FlatParameters, Layout
 from foundray.training.step.gradient_sum import SCALE, ExactSum, RoundedSum, overflows
 from foundray.training.step.kernels import unfit
-from foundray.training.step.optimizers.shard import ShardOptimizer, state_bytes_per_block, state_tensors
+from foundray.training.step.optimizers.registry import KINDS
+from foundray.training.step.optimizers.shard import ShardOptimizer, state_bytes_per_block
 from foundray.training.step.outcome import Overflow
 from foundray.training.step.schedule import lr_factor
-from foundray.training.step.trainer import Trainer, named_weights, row_sums
-
-VOCABULARY = 40
-
-
-def make_spec(**changes: Any) -> Spec:
-    import yaml
-
-    return parse_spec(yaml.safe_dump(small_spec(Path("x"), Path("y"), **changes)), "test")
-
-
-def make_trainer(spec: Spec, group: Group, device: str = "cpu") -> Trainer:
-    model = make_model(spec).to(device)
-    initialise(model, spec.seed)
-    return Trainer(spec, model, spec.objective.build(), group)
-
-
-def make_model(spec: Spec) -> Model:
-    return Model(spec.model, spec.objective.build(), spec.unit_shape(VOCABULARY))
-
-
-def micro_batch(spec: Spec, position: int) -> bytes:
-    """Samples with several documents, some of them short; or random values, if the spec's units are values."""
-    rng = np.random.default_rng([spec.seed, position])
-    if not (shape := spec.unit_shape(VOCABULARY)).classes:
-        values = rng.standard_normal((spec.train.micro_batch_size, spec.model.context, shape.width)).astype(np.float32)
-        objective = spec.objective.build()
-        views = np.repeat(values, 2, 0) * rng.normal(1, 0.1, (2 * len(values), 1, 1)).astype(np.float32)
-        return packed([objective.plan(Units(x, None, shape), rng) for x in (views if objective.couples else values)])
-    lengths = [spec.objective.build().reads(spec.model.context) + 1] * spec.train.micro_batch_size
-    if position % 3 == 0:
-        lengths[-1] = 7
-    samples = [rng.integers(0, VOCABULARY, n) * (rng.random(n) > 0.05) for n in lengths]
-    units = [Units(x, np.cumsum(x == 0), shape) for x in samples]
-    return packed([spec.objective.build().plan(one, rng) for one in units])
-
-
-def steps(
-    group: Group, spec: Spec, count: int, skew: int | None, storage: str | None = None, device: str = "cpu"
-) -> tuple[str, list[float]]:
-    """Do some steps, with micro-batches assigned in turn or at random. Returns the weights' hash and the losses."""
-    trainer = make_trainer(spec, group, device)
-    first = load_latest(Store.at(storage), trainer, "f").step if storage else 0
-    losses = []
-    for step in range(first, first + count):
-        owners = [i % group.world for i in range(spec.train.micro_batches)]
-        if skew is not None:
-            dealer = random.Random(f"{skew} {step}")
-            owners = [dealer.randrange(group.world) for _ in owners]
-        mine = [step * len(owners) + i for i, owner in enumerate(owners) if owner == group.rank]
-        losses.append(trainer.step(step, [(position, micro_batch(spec, position)) for position in mine]).loss)
-    if storage:
-        save(Store.at(storage), trainer, first + count, "f", keep=3)
-    evaluated = evaluate(trainer, [(i, micro_batch(spec, i)) for i in range(group.rank, 7, group.world)])
-    return weights_sha256(named_weights(trainer.flat)), [*losses, evaluated.loss, evaluated.tokens]
+from foundray.training.step.trainer import row_sums
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_workers_and_any_share_give_the_same_bits(kind: str) -> None:
     spec = make_spec(optimizer__kind=kind)
-    alone = steps(Group(), spec, 4, None)
+    alone = train_steps(Group(), spec, 4, None)
     for world, skew in ((2, None), (3, 1)) if kind == "adamw8bit" else ((3, 1),):
-        assert set(map(str, distributed.run(world, steps, spec, 4, skew))) == {str(alone)}
-    assert steps(Group(), make_spec(optimizer__kind=kind, seed=8), 4, None)[0] != alone[0]
+        assert set(map(str, run_group(world, train_steps, spec, 4, skew))) == {str(alone)}
+    assert train_steps(Group(), make_spec(optimizer__kind=kind, seed=8), 4, None)[0] != alone[0]
 
 
 def test_rounded_sums_agree_to_rounding_only() -> None:
-    exact = steps(Group(), make_spec(), 4, None)
-    rounded = distributed.run(3, steps, make_spec(train__exact=False), 4, 1)
+    exact = train_steps(Group(), make_spec(), 4, None)
+    rounded = run_group(3, train_steps, make_spec(train__exact=False), 4, 1)
     assert {sha for sha, _ in rounded} != {exact[0]}
     assert np.allclose(rounded[0][1], exact[1], rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["adamw8bit", "adamw"])
 def test_a_checkpoint_of_three_workers_continues_on_two_and_on_one(kind: str, tmp_path: Path) -> None:
     spec = make_spec(optimizer__kind=kind)
-    whole = steps(Group(), spec, 6, None)[0]
-    distributed.run(3, steps, spec, 2, None, str(tmp_path))
-    distributed.run(2, steps, spec, 2, None, str(tmp_path))
-    assert steps(Group(), spec, 2, None, str(tmp_path))[0] == whole
+    whole = train_steps(Group(), spec, 6, None)[0]
+    run_group(3, train_steps, spec, 2, None, str(tmp_path))
+    run_group(2, train_steps, spec, 2, None, str(tmp_path))
+    assert train_steps(Group(), spec, 2, None, str(tmp_path))[0] == whole
     names = [sorted(p.name for p in folder.glob("*.safetensors")) for folder in sorted(tmp_path.iterdir())]
     assert list(map(len, names)) == [3, 2, 1]
 
@@ -229,7 +166,7 @@ def test_state_in_bytes_and_back(kind: str) -> None:
     optimizers[0].step(1, 1e-3, gradient)
     tensors = optimizers[0].tensors()
     assert sum(t.numel() * t.element_size() for t in tensors.values()) == len(shard) * state_bytes_per_block(kind)
-    assert all(len(tensors[name]) == len(shard) * width for name, (_, width) in state_tensors(kind).items())
+    assert all(len(tensors[name]) == len(shard) * width for name, (_, width) in KINDS[kind].state.items())
     optimizers[1].load(tensors)
     assert all(torch.equal(t, tensors[name]) for name, t in optimizers[1].tensors().items())
 
@@ -277,7 +214,7 @@ def test_adamw_is_torchs_own() -> None:
     for step in range(3):
         batch = [(step * 5 + i, micro_batch(spec, step * 5 + i)) for i in range(5)]
         trainer.step(step, batch)
-        losses = [plain._loss(payload, step, 0) for _, payload in batch]
+        losses = [plain.loss(payload, step, 0) for _, payload in batch]
         plain.flat.gradient.zero_()
         (torch.stack([loss for loss, _ in losses]).sum() / sum(int(n) for _, n in losses)).backward()
         nn.utils.clip_grad_norm_(plain.model.parameters(), 0.5)
@@ -308,7 +245,7 @@ def test_schedules() -> None:
 def test_recomputed_activations_give_the_same_bits_and_follow_a_lack_of_memory() -> None:
     spec = make_spec()
     plenty, scarce = make_trainer(spec, Group()), make_trainer(spec, Group())
-    loss_of, asked = scarce._loss, []
+    loss_of, asked = scarce.loss, []
 
     def lacking(payload: bytes, step: int, index: int) -> tuple[torch.Tensor, ...]:
         asked.append(index)
@@ -316,7 +253,7 @@ def test_recomputed_activations_give_the_same_bits_and_follow_a_lack_of_memory()
             raise torch.OutOfMemoryError("no memory for the second micro-batch")
         return loss_of(payload, step, index)
 
-    scarce._loss = lacking  # type: ignore[method-assign]
+    scarce.loss = lacking  # type: ignore[method-assign]
     for trainer in (plenty, scarce):
         trainer.step(0, [(i, micro_batch(spec, i)) for i in range(spec.train.micro_batches)])
     assert scarce.model.model.recompute

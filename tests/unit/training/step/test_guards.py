@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit import distributed
-from tests.unit.training.step.test_exact_step import make_spec, make_trainer, micro_batch
 
 from foundray.errors import InputError
+from foundray.testing.groups import run_group
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_trainer, micro_batch
 from foundray.training.checkpoints.checkpoint import weights_sha256
 from foundray.training.collectives.group import Group
 from foundray.training.step.guards import FEWEST, Corruption, SpikeGuard, odd_ones_out
@@ -19,8 +20,8 @@ from foundray.training.step.trainer import Trainer, named_weights
 def steps(group: Group, spec: Any, poisoned: dict[int, float], count: int) -> tuple[str, list[tuple[int, ...]], list[bool]]:
     """Do some steps in which the losses of the micro-batches at the given positions are multiplied."""
     trainer = make_trainer(spec, group)
-    loss_of = trainer._loss
-    trainer._loss = lambda payload, step, index: _times(  # type: ignore[method-assign]
+    loss_of = trainer.loss
+    trainer.loss = lambda payload, step, index: _times(  # type: ignore[method-assign]
         loss_of(payload, step, index), poisoned.get(step * spec.train.micro_batches + index, 1.0)
     )
     results = []
@@ -41,7 +42,7 @@ def test_a_micro_batch_that_is_not_finite_is_left_out_whichever_worker_had_it() 
     sha, skipped, _ = steps(Group(), spec, poisoned, 4)
     assert skipped == [(), (2,), (1,), ()]
     assert sha != steps(Group(), spec, {}, 4)[0]
-    assert {answer[0] for answer in distributed.run(3, steps, spec, poisoned, 4)} == {sha}
+    assert {answer[0] for answer in run_group(3, steps, spec, poisoned, 4)} == {sha}
 
 
 def test_a_spike_is_flagged_and_its_update_is_left_out_whichever_worker_had_it() -> None:
@@ -49,7 +50,7 @@ def test_a_spike_is_flagged_and_its_update_is_left_out_whichever_worker_had_it()
     poisoned = {5 * 20 + i: 4.0 for i in range(5)}
     sha, _, spikes = steps(Group(), spec, poisoned, 24)
     assert [step for step, spike in enumerate(spikes) if spike] == [20]
-    assert {answer[0] for answer in distributed.run(2, steps, spec, poisoned, 24)} == {sha}
+    assert {answer[0] for answer in run_group(2, steps, spec, poisoned, 24)} == {sha}
     assert not any(steps(Group(), make_spec(train__steps=100), poisoned, 24)[2])
 
 
@@ -93,7 +94,7 @@ def flipping(group: Group, spec: Any, flips: tuple[int, int]) -> list[int] | Non
     trainer = make_trainer(spec, group)
     trainer.read = lambda position: micro_batch(spec, position)
     rank, since = flips
-    backward = trainer._backward
+    backward = trainer.backward
 
     def flipped(samples: Any, step: int, index: int) -> Any:
         answer = backward(samples, step, index)
@@ -101,7 +102,7 @@ def flipping(group: Group, spec: Any, flips: tuple[int, int]) -> list[int] | Non
             trainer.flat.gradient.view(torch.int32)[5] ^= 1
         return answer
 
-    trainer._backward = flipped  # type: ignore[method-assign]
+    trainer.backward = flipped  # type: ignore[method-assign]
     try:
         for step in range(6):
             first = step * spec.train.micro_batches
@@ -115,8 +116,8 @@ def flipping(group: Group, spec: Any, flips: tuple[int, int]) -> list[int] | Non
 
 def test_a_machine_that_flips_a_bit_is_named_by_all() -> None:
     spec = make_spec(guard__recheck_every=4)
-    assert distributed.run(3, flipping, spec, (1, 3)) == [[1]] * 3
-    assert distributed.run(3, flipping, spec, (1, 99)) == [None] * 3
+    assert run_group(3, flipping, spec, (1, 3)) == [[1]] * 3
+    assert run_group(3, flipping, spec, (1, 99)) == [None] * 3
 
 
 def test_a_recheck_leaves_no_trace() -> None:
@@ -154,4 +155,4 @@ def test_a_recheck_that_one_worker_cannot_read_is_skipped_by_all_and_reported() 
     spec = make_spec(guard__recheck_every=1)
     sha = steps(Group(), spec, {}, 3)[0]
     problem = "s3://bucket/shard cannot be read: SlowDown"
-    assert distributed.run(3, unreadable, spec, 2) == [([problem, problem, ""], sha)] * 3
+    assert run_group(3, unreadable, spec, 2) == [([problem, problem, ""], sha)] * 3

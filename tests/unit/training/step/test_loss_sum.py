@@ -8,9 +8,10 @@ from fractions import Fraction
 
 import pytest
 import torch
-from tests.unit import distributed
-from tests.unit.training.step.test_exact_step import make_spec, make_trainer, micro_batch
 
+from foundray.testing.groups import run_group
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_trainer, micro_batch
 from foundray.training.collectives.group import Group
 from foundray.training.evaluating.evaluation import evaluate
 from foundray.training.step.loss_sum import UNITS, WORDS, fits, nats, words
@@ -73,4 +74,4 @@ def test_one_huge_loss_counts_as_it_is_and_one_that_is_not_finite_is_reported() 
     assert huge.not_finite == 0
     lost = evaluated(Group(), math.nan)
     assert (lost.loss, lost.not_finite) == (math.inf, 1)
-    assert distributed.run(3, evaluated, 1e30) == [huge] * 3
+    assert run_group(3, evaluated, 1e30) == [huge] * 3

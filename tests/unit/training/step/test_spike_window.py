@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.unit.training.step.test_exact_step import make_spec, make_trainer, micro_batch
-
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_trainer, micro_batch
 from foundray.training.checkpoints.checkpoint import MANIFEST, load_latest, place, write_shard
 from foundray.training.collectives.group import Group
 from foundray.training.elastic.committer import Committer

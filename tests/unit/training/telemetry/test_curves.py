@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.object_store import ObjectStore, uploads
-from tests.unit.training.telemetry.test_recorder import recorder, started, step
+from tests.unit.recording import recorder, started, step
 
 from foundray.runs.run import Run
 from foundray.storage import Store
@@ -56,14 +56,13 @@ def test_a_full_disk_blocks_nobody_and_refused_values_are_written_later(tmp_path
     assert len(subject.messages) == 1
 
 
-def test_a_file_that_cannot_be_repaired_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_repaired_is_followed_by_another(tmp_path: Path) -> None:
     subject = Curves(Run(Store.at(tmp_path)), [])
     subject.add_step(step(1))
     subject.store()
     assert subject.file
     subject.file.stream.close()
-    subject.file.stream = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
-    monkeypatch.setattr(EventFile, "_cut", lambda self: setattr(self, "broken", True))
+    subject.file.stream = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - it can neither be written nor be cut
     subject.add_step(step(2))
     subject.store()
     assert "the disk is full" in subject.messages.popleft()
@@ -85,7 +84,7 @@ def test_a_full_disk_at_the_end_of_a_run_is_reported(tmp_path: Path) -> None:
 
 
 def remote(place: Store, said: list[str]) -> Recorder:
-    from tests.unit.training.step.test_exact_step import make_spec
+    from foundray.testing.specs import make_spec
 
     return Recorder(Run(place / "run"), make_spec(), 1.0, said.append, False)
 

@@ -7,13 +7,13 @@ import threading
 from typing import Any
 
 import pytest
-from tests.unit.data.test_order import order
-from tests.unit.training.step.test_exact_step import make_spec
+from tests.unit.data.manifests import order
 
 from foundray.data.stream.order import SampleOrder
 from foundray.model.flops import known_peak
 from foundray.runs.goodput import account
 from foundray.runs.run import event
+from foundray.testing.specs import make_spec
 from foundray.training.telemetry.exporter import Exporter, Reading
 from foundray.training.telemetry.metrics import METRICS, RunMetrics
 

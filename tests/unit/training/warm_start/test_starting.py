@@ -9,11 +9,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.conftest import small_spec, write_spec
-from tests.records import made_run
-from tests.unit import distributed
-from tests.unit.saving import save
-from tests.unit.training.step.test_exact_step import VOCABULARY, make_model, make_spec, make_trainer, micro_batch
 
 from foundray.data.tokenizers.tokenizer import make_bytes, make_char
 from foundray.errors import InputError
@@ -25,7 +20,11 @@ from foundray.runs.run import Run
 from foundray.spec import InitFromConfig, Spec
 from foundray.spec.loading import load_spec, parse_spec
 from foundray.storage import Store
-from foundray.training.checkpoints.checkpoint import load_states, sha256_of, weights_sha256
+from foundray.testing.groups import run_group
+from foundray.testing.runs import run_with_records
+from foundray.testing.specs import make_spec, small_spec, write_spec
+from foundray.testing.trainers import VOCABULARY, make_model, make_trainer, micro_batch, save_checkpoint
+from foundray.training.checkpoints.checkpoint import load_latest, load_states, sha256_of, weights_sha256
 from foundray.training.collectives.group import Group
 from foundray.training.step.trainer import Trainer, named_weights
 from foundray.training.warm_start.parent import Start, find_start
@@ -47,7 +46,7 @@ def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def make_parent(folder: Path, **changes: Any) -> Run:
-    run = made_run(folder / "runs", name="parent", **changes)
+    run = run_with_records(folder / "runs", name="parent", **changes)
     (run.folder / "tokenizer.json").write_text(make_bytes().to_json())
     spec = run.spec()
     for step in (4, 8):
@@ -58,7 +57,8 @@ def make_parent(folder: Path, **changes: Any) -> Run:
         trainer = Trainer(spec, model, spec.objective.build())
         if trainer.teacher:
             trainer.teacher.buffer.add_(step)
-        save(run.checkpoints, trainer, step, spec.fingerprint(), keep=3)
+        trainer.spikes.restore([(step, 2.0)], step)
+        save_checkpoint(run.checkpoints, trainer, step, spec.fingerprint(), keep=3)
     return run
 
 
@@ -108,7 +108,7 @@ def test_the_hash_decides_and_the_place_does_not(parent: Run) -> None:
 
 def test_a_run_that_has_begun_keeps_its_start_when_its_parent_continues(parent: Run, tmp_path: Path) -> None:
     begun = find_start(child(init_from={"run": "runs/parent", "step": 4})).spec.init_from
-    run = made_run(tmp_path / "runs", name="child", source=f"{tmp_path}/text.txt", init_from=begun.model_dump())
+    run = run_with_records(tmp_path / "runs", name="child", source=f"{tmp_path}/text.txt", init_from=begun.model_dump())
     run.check_same(child())
     assert run.as_begun(child()).init_from == begun, "though step 8 is there now"
     assert run.as_begun(child(init_from="parent")).init_from == begun
@@ -127,7 +127,7 @@ def test_a_run_that_has_begun_keeps_its_start_when_its_parent_continues(parent: 
 
 
 def test_a_run_from_scratch_is_another_one(parent: Run, tmp_path: Path) -> None:
-    run = made_run(tmp_path / "runs", name="child", source=f"{tmp_path}/text.txt")
+    run = run_with_records(tmp_path / "runs", name="child", source=f"{tmp_path}/text.txt")
     with pytest.raises(InputError, match=r"init_from.weights_sha256 was not set and is that of runs/parent"):
         run.check_same(child())
 
@@ -138,7 +138,7 @@ def test_a_run_from_scratch_is_another_one(parent: Run, tmp_path: Path) -> None:
 def test_what_is_no_parent_is_refused(parent: Run, tmp_path: Path) -> None:
     assert "init_from: none is not a run's folder" in refusal(init_from="none")
     assert "of step 5; it holds those of steps 4, 8" in refusal(init_from={"run": "parent", "step": 5})
-    new = made_run(tmp_path / "runs", name="new")
+    new = run_with_records(tmp_path / "runs", name="new")
     (new.folder / "tokenizer.json").write_text(make_bytes().to_json())
     assert "holds no usable checkpoint yet" in refusal(init_from="new")
     assert "is this run itself; give this one another name" in refusal(name="parent")
@@ -251,7 +251,8 @@ def test_weights_are_taken_and_the_optimizer_is_new(parent: Run, tmp_path: Path)
     known = fresh.optimizer.tensors()
     sizes = {name: tensor[:8].tolist() for name, tensor in known.items()}
     assert {name: tensor[:8].tolist() for name, tensor in trainer.optimizer.tensors().items()} == sizes
-    assert trainer.spikes.losses == {} or not trainer.spikes.losses
+    assert trainer.spikes.window() == (), "nor does it judge its losses by the parent's"
+    assert load_latest(parent.checkpoints, trainer, parent.spec().fingerprint()).losses == [(8, 2.0)], "which are there"
 
 
 def test_another_objective_takes_the_backbone(parent: Run, tmp_path: Path) -> None:
@@ -331,7 +332,7 @@ def test_any_number_of_workers_starts_with_the_same_bits(tmp_path: Path) -> None
     wanted = kept(tmp_path).model_dump_json()
     alone = steps_from(Group(), str(tmp_path), wanted)
     for world in (2, 3):
-        assert distributed.run(world, steps_from, str(tmp_path), wanted) == [alone] * world
+        assert run_group(world, steps_from, str(tmp_path), wanted) == [alone] * world
     scratch = make_trainer(make_spec(), Group())
     for step in range(2):
         scratch.step(step, [(step * 5 + i, micro_batch(scratch.spec, step * 5 + i)) for i in range(5)])
@@ -357,7 +358,7 @@ def test_kept_weights_that_are_lost_or_damaged_are_one_sentence(tmp_path: Path) 
 
 def test_facts_and_stored_spec_contain_the_start(parent: Run, tmp_path: Path) -> None:
     start = find_start(child())
-    run = made_run(tmp_path / "runs", name="told", init_from=start.place.model_dump())
+    run = run_with_records(tmp_path / "runs", name="told", init_from=start.place.model_dump())
     assert run.facts().init_from == start.place.model_dump()
     assert json.loads(run.facts().to_json())["init_from"]["step"] == 8
     assert load_spec(Path(run.folder.path) / "spec.yaml").init_from == start.place

@@ -1,5 +1,0 @@
-"""Fixtures of the other tests on real Ray."""
-
-from tests.integration.conftest import storage
-
-__all__ = ["storage"]
