@@ -18,6 +18,7 @@ from foundray.data.stream.batch import packed
 from foundray.errors import InputError
 from foundray.model.model import initialise
 from foundray.spec import Spec
+from foundray.spec.optimizers import KINDS
 from foundray.storage import Store
 from foundray.testing.groups import run_group
 from foundray.testing.specs import make_spec
@@ -25,7 +26,6 @@ from foundray.testing.trainers import make_model, make_trainer, micro_batch, sav
 from foundray.training.checkpoints.checkpoint import load_latest
 from foundray.training.collectives.group import Group
 from foundray.training.step.blocks import BLOCK
-from foundray.training.step.optimizers.registry import KINDS
 from foundray.training.step.optimizers.shard import state_bytes_per_block
 from foundray.training.step.outcome import Overflow
 from foundray.training.step.trainer import Trainer

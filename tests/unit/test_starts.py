@@ -35,7 +35,7 @@ import torch
 from foundray.testing.specs import make_spec
 from foundray.training.elastic.canary import hardware_kind
 from foundray.training.step.flat import Entry, Layout
-from foundray.training.step.optimizers.registry import KINDS
+from foundray.spec.optimizers import KINDS
 from foundray.training.step.optimizers.shard import ShardOptimizer
 from foundray.model.parametrisation import Scaling
 import foundray.training.elastic.worker, foundray.training.elastic.loop

@@ -8,45 +8,19 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from importlib import import_module
 
 import foundray
-from foundray.cli import (
-    audit,
-    cluster,
-    coordcheck,
-    doctor,
-    embed,
-    export,
-    fetch,
-    forecast,
-    logs,
-    plan,
-    prepare,
-    probe,
-    quarantine,
-    report,
-    resume,
-    sample,
-    samples,
-    schema,
-    search,
-    status,
-    stop,
-    submit,
-    train,
-    transfer,
-    tune,
-    watch,
-)  # fmt: skip
 from foundray.cli.parsing import Verbs
 from foundray.errors import FoundrayError
 from foundray.host import output, signals
 
 VERBS = (
-    plan, prepare, train, quarantine, resume, audit, samples, submit, status, watch, logs, stop, report, tune, coordcheck,
-    transfer, forecast, sample, probe, export, fetch, schema, doctor, embed, search, cluster,
+    "plan", "prepare", "train", "quarantine", "resume", "audit", "samples", "submit", "status", "watch", "logs", "stop",
+    "report", "tune", "coordcheck", "transfer", "forecast", "sample", "probe", "export", "fetch", "schema", "doctor", "embed",
+    "search", "cluster",
 )  # fmt: skip
-"""Modules, in the order of `--help`. Each has `add_to`, which declares its verb."""
+"""Modules here, in the order of `--help`. Each has `add_to`, which declares its verb."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -114,6 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"foundray {foundray.__version__}")
     verbs = Verbs(parser)
-    for verb in VERBS:
-        verb.add_to(verbs)
+    for name in VERBS:
+        import_module(f"{__name__}.{name}").add_to(verbs)
     return parser

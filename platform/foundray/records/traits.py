@@ -1,7 +1,9 @@
-"""What modules need to know about a kind of event: each trait is declared with the kind, in `schema`."""
+"""What modules need to know about a kind of event or a number of a step: each is declared with it, in `schema`."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from enum import Flag, auto
 
 
@@ -41,3 +43,21 @@ class Trait(Flag):
     """Has the time when it happened, but may be recorded long after, behind later events."""
     BESIDE_DRIVER = auto()
     """Another process dates it, perhaps before the driver records that its command began."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that the step finds: a field of `StepResult` and of `Step`.
+
+    It is recorded, judged by the audit, and shown by Prometheus and TensorBoard.
+    """
+
+    metric: str
+    """Its name in Prometheus."""
+    text: str
+    """Its explanation there."""
+    least: float = -math.inf
+    """Lower limit; every value is finite."""
+
+    def allows(self, value: float) -> bool:
+        return math.isfinite(value) and value >= self.least

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from foundray.spec import Spec
-from foundray.training.step.optimizers.registry import optimizer_kind
+from foundray.spec.optimizers import KINDS
 from foundray.wording.words import count, plural
 
 SCHEDULES = {"wsd": "warm-up, stable, decay", "cosine": "cosine", "constant": "constant"}
@@ -22,7 +22,7 @@ def described(spec: Spec, parameters: int | None) -> str:
     cut = f", cut by {data.tokenizer.kind}" if data.modality.kind == "text" else ""
     whole = f"{count(parameters)} parameters: " if parameters else ""
     start = f"Starts from the weights of {spec.init_from}. " if spec.init_from else ""
-    optimizer = optimizer_kind(spec.optimizer.kind).title
+    optimizer = KINDS[spec.optimizer.kind].title
     sums = "summed exactly" if train.exact else "summed in fp32"
     return (
         f"Learns {objective} on {data.modality.kind} from {sources}{cut}, with {whole}width {model.width}, "

@@ -9,12 +9,15 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveI
 from foundray import contract
 from foundray.contract import MODALITIES, OBJECTIVES, installed
 from foundray.spec.formats import DOCUMENTS, NAMES, listed
+from foundray.spec.optimizers import KINDS
 from foundray.spec.section import Section, nearest
 
 if TYPE_CHECKING:
     FormatName = str
+    OptimizerName = str
 else:
     FormatName = Literal[NAMES]
+    OptimizerName = Literal[tuple(KINDS)]
 
 
 def check_installed(what: str, kind: str, group: str) -> str:
@@ -212,8 +215,7 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    kind: Literal["adamw8bit", "adamw", "lion8bit"] = "adamw8bit"
-    """bitsandbytes' 8-bit AdamW or Lion, or torch's fused 32-bit AdamW."""
+    kind: OptimizerName = Field(default="adamw8bit", description=f"{listed(row.about for row in KINDS.values())}.")
     lr: PositiveFloat
     """Peak learning rate."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)

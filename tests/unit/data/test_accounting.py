@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.unit.data.seeds import SEEDS, Seed
 
 import foundray
 from foundray.contract import Values, load_modality
 from foundray.data.files.files import find_files
+from foundray.data.files.names import compression
 from foundray.data.formats.row import BadRow, empty
 from foundray.data.prepare.limits import Limits, nothing_in
 from foundray.data.prepare.manifest import Manifest, Prepared, Shard
@@ -29,6 +31,8 @@ from foundray.storage import Store
 from foundray.testing.specs import small_spec, write_spec
 
 NO_LIMIT = Limits(10**9, 1.0)
+BLANK_IS_EMPTY = ("text", "jsonl", "fasta", "conllu")
+"""Formats in which a blank line is no content. In others, a file of one is damaged."""
 
 
 def spec_of(folder: Path, *sources: dict[str, Any], **changes: Any) -> Spec:
@@ -81,16 +85,15 @@ def test_empty_files_are_counted_and_neither_listed_nor_bad(tmp_path: Path) -> N
     assert (folder / "quarantine/0-00000.jsonl").read_text() == ""
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.parquet", "a.fasta", "a.conllu", "a.tar", "a.png", "a.wav"])
+@pytest.mark.parametrize("seed", [seed for seed in SEEDS if compression(seed.name) is None], ids=lambda seed: seed.name)
 @pytest.mark.parametrize("content", [b"", b"\n"])
-def test_a_file_without_a_row_is_empty_whatever_its_format(name: str, content: bytes, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    source = SourceConfig(path=str(tmp_path / name))
-    kind = {"png": ("image", {"size": 8, "patch": 4}), "wav": ("audio", {"bins": 8})}.get(name[2:])
-    modality = load_modality(*kind) if kind else None
+def test_a_file_without_a_row_is_empty_whatever_its_format(seed: Seed, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / seed.name).write_bytes(content)
+    source = SourceConfig(path=str(tmp_path / seed.name), **seed.source)
+    modality = load_modality(*seed.modality) if seed.modality else None
     (file,) = find_files(source, modality.endings if isinstance(modality, Values) else ())
     found = list(read_rows(file, source, modality, 4) if isinstance(modality, Values) else read_documents(file, source))
-    if content and name in ("a.csv", "a.parquet", "a.tar", "a.png", "a.wav"):
+    if content and source.format not in BLANK_IS_EMPTY:
         assert all(isinstance(row, BadRow) for row in found) and found
     else:
         assert [(row.reason, row.lost) for row in found if isinstance(row, BadRow)] == [("empty", 0)] and len(found) == 1

@@ -11,6 +11,7 @@ import random
 import tarfile
 import tracemalloc
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tests.unit.data.seeds import SEEDS
 
 from foundray.contract import Unreadable, Values, load_modality
 from foundray.data.files.files import find_files
 from foundray.data.formats.tar import members
 from foundray.data.prepare.sources import BadRow, Document, read_documents, read_located_rows
 from foundray.spec import SourceConfig
+from foundray.spec.formats import DOCUMENTS
 
 BLOCK = 512
 NAMES = [f"{n}.txt" for n in range(6)]
@@ -352,6 +355,16 @@ def test_members_are_selected_by_name_as_files_are(tmp_path: Path) -> None:
         ("3.jsonl, line 2", 1, "row"), ("9.txt, byte 4", 1, "file"), ("10.txt", 0, "file"), ("end", 0, "member"),
     ]  # fmt: skip
     assert bad[-1].reason == "left out: 3 members of other kinds (.cls, .png)"
+
+
+@pytest.mark.parametrize("form", DOCUMENTS)
+def test_a_member_of_any_format_is_read_as_a_file_of_it_is(form: str, tmp_path: Path) -> None:
+    seeds = [seed for seed in SEEDS if seed.source == {"format": form}] or [replace(SEEDS[0], name="a.py")]
+    for seed in seeds:
+        (path := tmp_path / seed.name).write_bytes(content := seed.make())
+        source = SourceConfig(path=str(path))
+        alone = [row.text for file in find_files(source) for row in read_documents(file, source) if isinstance(row, Document)]
+        assert read(packed([(seed.name, content)]), tmp_path) == (alone, []) and alone
 
 
 def test_text_members_are_documents_as_the_source_says(tmp_path: Path) -> None:

@@ -11,9 +11,18 @@ import pytest
 from tests.repository import REPOSITORY
 from tests.unit.data.seeds import SEEDS
 
+from foundray.contract import endings
+from foundray.spec.formats import FORMATS
+
 EXAMPLES = 60
 SECONDS = 120
 """Seconds for one format's files: many times what they need, so that only a hang takes longer."""
+
+
+def test_every_format_and_modality_has_a_file_that_is_damaged() -> None:
+    formats = {FORMATS[seed.source["format"]].module for seed in SEEDS if seed.modality is None}
+    assert formats == {row.module for row in FORMATS.values()}
+    assert {seed.modality[0] for seed in SEEDS if seed.modality} == set(endings())
 
 
 @pytest.mark.parametrize("name", [seed.name for seed in SEEDS])

@@ -11,6 +11,7 @@ from foundray.errors import InputError
 from foundray.model.model import Model
 from foundray.model.parametrisation import Scaling
 from foundray.spec import Spec
+from foundray.spec.optimizers import KINDS
 from foundray.testing.groups import run_group
 from foundray.testing.specs import make_spec
 from foundray.testing.trainers import VOCABULARY, make_trainer, micro_batch, train_steps
@@ -65,7 +66,7 @@ def test_a_model_of_the_bases_size_is_the_standard_one() -> None:
     assert train_steps(Group(), sized(32, model__base_depth=1), 3, None) != plain
 
 
-@pytest.mark.parametrize("kind", ["adamw8bit", "lion8bit"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_scaled_learning_rates_give_the_same_bits_for_any_number_of_workers(kind: str) -> None:
     spec = sized(32, 4, model__base_width=16, model__base_depth=2, optimizer__kind=kind)
     alone = train_steps(Group(), spec, 3, None)

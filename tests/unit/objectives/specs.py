@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from foundray.contract import OBJECTIVES, installed
 from foundray.spec import Spec
 from foundray.testing.specs import make_spec
 
-TOKEN_OBJECTIVES = ["fill_in_middle", "masked_token", "next_token", "span_corruption"]
 IMAGE = {"data__modality": {"kind": "image", "size": 16, "patch": 4, "channels": 1}, "model__context": 16}
 SERIES = {"data__modality": {"kind": "series", "patch": 6}, "model__context": 10}
 AUDIO = {"data__modality": {"kind": "audio", "rate": 8000, "bins": 8}, "model__context": 10}
@@ -25,6 +25,8 @@ VALUE_OBJECTIVES: dict[str, dict[str, Any]] = {
     "next_state": STEPS,
     "vicreg": SERIES,
 }
+"""Objectives of values, with data for each: a kind that cannot learn from tokens is refused below if it is not here."""
+TOKEN_OBJECTIVES = [kind for kind in installed(OBJECTIVES) if kind not in VALUE_OBJECTIVES]
 
 
 def spec_of(kind: str, changes: dict[str, Any]) -> Spec:

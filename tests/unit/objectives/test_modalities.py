@@ -15,7 +15,7 @@ import pytest
 from PIL import Image as Pillow
 from tests.unit.files import archive, rows
 
-from foundray.contract import MODALITIES, Units, UnitShape, Unreadable, installed, load_modality
+from foundray.contract import Units, UnitShape, Unreadable, load_modality
 from foundray.data.files.files import find_files
 from foundray.data.prepare.sources import BadRow, Document, read_documents
 from foundray.errors import InputError
@@ -217,10 +217,6 @@ def test_ts_cases(tmp_path: Path) -> None:
 
 
 # All
-
-
-def test_all_installed_modalities_are_tested_here_or_in_a_file_of_their_own() -> None:
-    assert installed(MODALITIES) == ["audio", "dna", "image", "series", "text", "trajectory"]
 
 
 def test_what_does_not_go_together_is_refused_with_what_does() -> None:

@@ -7,16 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.objectives.specs import SPECS, TOKEN_OBJECTIVES, VALUE_OBJECTIVES
+from tests.unit.objectives.specs import SPECS, TOKEN_OBJECTIVES
 
 from foundray.contract import (
-    OBJECTIVES,
     Objective,
     Plan,
     Units,
     UnitShape,
     cross_entropy,
-    installed,
     load_objective,
     squared_error,
 )
@@ -237,10 +235,6 @@ def test_plans_fit_the_context(context: int) -> None:
         plan = planned(objective, units(*(np.arange(read + 1) % CLASSES)))
         assert len(plan.units) <= context, kind
         assert len(plan.units) > context - 4, f"{kind} uses the room there is"
-
-
-def test_all_installed_objectives_are_tested_here() -> None:
-    assert set(installed(OBJECTIVES)) == {*TOKEN_OBJECTIVES, *VALUE_OBJECTIVES}
 
 
 def each(group: Group, skew: int | None) -> dict[str, str]:

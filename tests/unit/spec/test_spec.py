@@ -34,7 +34,7 @@ def refused(changes: dict[str, Any], tmp_path: Path) -> str:
         ("train.steps", -1, "train.steps"),
         ("train.keep_checkpoints", 1, "train.keep_checkpoints"),
         ("objective.kind", "next_tokn", "did you mean 'next_token'"),
-        ("optimizer.kind", "sgd", "'adamw8bit', 'adamw' or 'lion8bit'"),
+        ("optimizer.kind", "sgd", "input should be 'adamw8bit', 'adamw'"),
         ("optimizer.lr", float("nan"), "optimizer.lr"),
         ("schedule", {"warmup": 0.7, "decay": 0.7}, "more than the whole run"),
         ("data.tokenizer", {"kind": "bpe"}, "needs vocab_size"),

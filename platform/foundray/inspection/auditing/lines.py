@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from foundray.inspection.auditing.groups import Placed
-from foundray.records.schema import Step
+from foundray.records.schema import MEASURES, Step
 from foundray.records.takers import runs_of
 from foundray.spec import Spec
 from foundray.training.step.schedule import lr_factor
@@ -43,11 +43,9 @@ def _numbers(line: Placed, spec: Spec) -> Iterator[str]:
         return
     if record["tokens"] != step * spec.tokens_per_step:
         yield f"{record['tokens']} tokens are recorded instead of {step * spec.tokens_per_step}"
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(record[name]):
-            yield f"its {name} is {record[name]}"
-    if record["grad_norm"] < 0:
-        yield f"its grad_norm is {record['grad_norm']}"
+    for name, measure in MEASURES.items():
+        if (value := record.get(name)) is not None and not measure.allows(value):
+            yield f"its {name} is {value}"
     rate = spec.optimizer.lr * lr_factor(spec.schedule, step - 1, spec.train.steps)
     if not math.isclose(record["lr"], rate, rel_tol=1e-12):
         yield f"its learning rate is {record['lr']}, but the schedule gives {rate}"

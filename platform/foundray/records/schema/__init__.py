@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from foundray.records.schema import checkpoints, commands, workers
 from foundray.records.schema.line import Event
-from foundray.records.schema.step import Step
+from foundray.records.schema.step import MEASURES, Step
 from foundray.records.traits import Trait
 
-__all__ = ["EVENTS", "Step", "kinds"]
+__all__ = ["EVENTS", "MEASURES", "Step", "kinds"]
 
 EVENTS: dict[str, type[Event]] = {
     "command": commands.Command,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from foundray.records.schema.line import Line
+from foundray.records.traits import Measure
 
 
 class Step(Line):
@@ -12,9 +15,9 @@ class Step(Line):
     """Counted from 1."""
     tokens: int
     """Positions predicted so far, over all steps."""
-    loss: float
+    loss: Annotated[float, Measure("loss", "Training loss of the last step, nats per token")]
     """Mean over the step's predictions before the update, in nats."""
-    grad_norm: float
+    grad_norm: Annotated[float, Measure("gradient_norm", "Norm of the last step's whole gradient, before clipping", least=0)]
     """Norm of the whole gradient before clipping."""
     lr: float
     """Learning rate of the update."""
@@ -42,3 +45,9 @@ class Step(Line):
     """Data offset: steps by which its data are ahead of its number, after roll-backs."""
     lineage: str = ""
     """Id of the last cut (roll-back or loss of trust) before the step was computed; empty before the first."""
+
+
+MEASURES: dict[str, Measure] = {
+    name: trait for name, info in Step.model_fields.items() for trait in info.metadata if isinstance(trait, Measure)
+}
+"""Fields of a step that are measures."""

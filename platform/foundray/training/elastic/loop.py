@@ -16,6 +16,7 @@ from foundray.data.stream.plan import read_micro_batches
 from foundray.errors import FoundrayError, RunFailed
 from foundray.host.devices import traits
 from foundray.model.model import Model
+from foundray.records.schema import MEASURES
 from foundray.records.takers import runs
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -267,8 +268,7 @@ class Loop:
             {
                 "step": self.done,
                 "tokens": self.done * self.spec.tokens_per_step,
-                "loss": result.loss,
-                "grad_norm": result.grad_norm,
+                **{name: getattr(result, name) for name in MEASURES},
                 "lr": result.lr,
                 "step_s": round(seconds, 6),
                 "data_wait_s": round(waited, 6),

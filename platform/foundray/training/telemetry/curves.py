@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from foundray.errors import FoundrayError
-from foundray.records.schema import kinds
+from foundray.records.schema import MEASURES, kinds
 from foundray.records.traits import Trait
 from foundray.runs.run import Run
 from foundray.storage import reading, writing
@@ -34,7 +34,8 @@ CLOSE_SECONDS = 30.0
 """Limit for the end of a run to wait for storage that stalls."""
 MAX_QUEUED = 100_000
 """Maximum values queued; beyond it the oldest are dropped."""
-SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "workers")
+SCALARS = (*MEASURES, "lr", "tokens_per_s", "workers")
+"""Fields of a step."""
 MEASURED = ("bits_per_byte", "feature_spread", "effective_rank")
 """Fields of an evaluation besides the loss."""
 MARKS = {
@@ -88,8 +89,8 @@ class Curves:
         self.step = record["step"]
         computing = record["step_s"] - record["data_wait_s"]
         times = {"computing_s": computing, "data_wait_s": record["data_wait_s"], "copying_s": record["copy_s"]}
-        values = {f"train/{name}": record[name] for name in SCALARS} | {f"time/{name}": value for name, value in times.items()}
-        self._add_scalars(values, self.step)
+        values = {f"train/{name}": value for name in SCALARS if (value := record.get(name)) is not None}
+        self._add_scalars(values | {f"time/{name}": value for name, value in times.items()}, self.step)
 
     def add_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "evaluated":

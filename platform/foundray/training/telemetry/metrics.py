@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from foundray.records.schema import kinds
+from foundray.records.schema import MEASURES, kinds
 from foundray.records.takers import counts
 from foundray.records.traits import Trait
 from foundray.runs.goodput import Account, goodput_of
@@ -55,11 +55,10 @@ METRICS = {
     "target_steps": Metric("gauge", "Optimizer steps in the run"),
     "step_age_seconds": Metric("gauge", "Seconds since the last step was recorded, or the command began"),
     "stalled_after_seconds": Metric("gauge", "Step age from which the run counts as stalled, by its own pace"),
-    "loss": Metric("gauge", "Training loss of the last step, nats per token"),
+    **{measure.metric: Metric("gauge", measure.text) for measure in MEASURES.values()},
     "validation_loss": Metric("gauge", "Validation loss, nats per token"),
     "validation_bits_per_byte": Metric("gauge", "The same, in bits per byte of text"),
     "effective_rank": Metric("gauge", "Effective rank of the features of validation samples: collapse shows here"),
-    "gradient_norm": Metric("gauge", "Norm of the last step's whole gradient, before clipping"),
     "learning_rate": Metric("gauge", "Learning rate of the last step"),
     "step_seconds": Metric("gauge", "The last step's time on rank 0: computing, data_wait, copying (the state)", "part"),
     "step_duration_seconds": Metric("histogram", "Time of a step on rank 0, waiting for data included"),
@@ -203,7 +202,8 @@ class RunMetrics:
         self.stepped_at, self.data_steps = self.heard_at, record["step"] + record["passed_over"]
         self.pace = total if not self.pace else (1 - SMOOTHING) * self.pace + SMOOTHING * total
         self.durations.append(seconds)
-        self._set(step=record["step"], loss=record["loss"], gradient_norm=record["grad_norm"], learning_rate=record["lr"])
+        self._set(step=record["step"], learning_rate=record["lr"])
+        self._set(**{measure.metric: record.get(name) for name, measure in MEASURES.items()})
         self._set(tokens_per_second=record["tokens_per_s"], samples_per_second=self.spec.samples_per_step / seconds)
         self._set(workers=record["workers"], mfu=self.step_flops() / seconds / self.peak if self.peak else None)
         parts = {"computing": seconds - record["data_wait_s"], "data_wait": record["data_wait_s"], "copying": record["copy_s"]}

@@ -1,1 +1,1 @@
-"""The update of a worker's shard: `registry` lists the kinds, `shard` applies one, the other modules make them."""
+"""The update of a worker's shard: `shard` applies a kind, the others make them; `foundray.spec.optimizers` lists them."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from foundray.spec import OptimizerConfig
-from foundray.training.step.optimizers.registry import KINDS
+from foundray.spec.optimizers import KINDS
 
 
 def adamw(spec: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -20,6 +20,6 @@ def adamw(spec: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Op
     # torch makes the state in the first step; a checkpoint is loaded before that.
     for group in groups:
         for parameter in group["params"]:
-            moments = {name: torch.zeros_like(parameter) for name in KINDS["adamw"].state}
+            moments = {name: torch.zeros_like(parameter) for name in KINDS["adamw"].per_element}
             update.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
     return update

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,20 +11,23 @@ from torch import Tensor
 
 from foundray.model.parametrisation import Scaling
 from foundray.spec import OptimizerConfig
+from foundray.spec.optimizers import KINDS
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.flat import Layout
-from foundray.training.step.optimizers.registry import optimizer_kind
 
 LARGEST = 2**30
 """Most elements that one call of the update gets: bitsandbytes' kernels count them in 32 bits."""
 
 Maker = Callable[[OptimizerConfig, list[dict[str, Any]]], torch.optim.Optimizer]
-"""Makes an optimizer of parameter groups, with the state tensors of its kind already in `state`."""
+"""Makes an optimizer of parameter groups. `state` of each parameter holds the tensors of its kind's row, and `step`, the count
+of updates: an integer or a tensor of one."""
 
 
 def state_tensors(kind: str) -> dict[str, tuple[torch.dtype, int]]:
     """Each state tensor's type, and its elements per block."""
-    return {name: (getattr(torch, dtype), width) for name, (dtype, width) in optimizer_kind(kind).state.items()}
+    row = KINDS[kind]
+    widths = ((row.per_element, BLOCK), (row.per_block, 1))
+    return {name: (getattr(torch, dtype), width) for tensors, width in widths for name, dtype in tensors.items()}
 
 
 def state_bytes_per_block(kind: str) -> int:
@@ -96,7 +98,7 @@ def _cut(spans: Iterable[tuple[range, Scaling]]) -> Iterator[tuple[range, Scalin
 
 def _make(spec: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     _keep_compiler_unloaded()
-    make: Maker = pkgutil.resolve_name(optimizer_kind(spec.kind).maker)
+    make: Maker = KINDS[spec.kind].function()
     return make(spec, groups)
 
 
