@@ -10,7 +10,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+<<<<<<< HEAD
 from tests.command import foundray
+=======
+>>>>>>> 152d6da (Runs of test_train use a Ray as a command starts it for itself; a program that has Ray is tried with a damaged shard)
 
 import foundray as api
 from foundray.cluster.causes import cause_of
@@ -72,7 +75,8 @@ def test_errors_in_tasks(local_ray: Any, spec: Path) -> None:
         list(over_units(units, dies))
 
 
-def test_a_run_over_a_damaged_shard_ends_with_its_name(spec: Path) -> None:
+def test_a_run_over_a_damaged_shard_ends_with_its_name(local_ray: Any, spec: Path) -> None:
+    """In a program that has Ray already, whose connection is used and kept."""
     prepared = api.prepare(spec)
     path = Path((prepared.folder / prepared.manifest.shards[0].file).path)
     content = bytearray(path.read_bytes())
@@ -80,9 +84,11 @@ def test_a_run_over_a_damaged_shard_ends_with_its_name(spec: Path) -> None:
         chunk = pq.read_metadata(path).row_group(group).column(0)
         content[chunk.data_page_offset + chunk.total_compressed_size - 3] ^= 1
     path.write_bytes(content)
-    said = foundray("train", spec).refusal
-    assert f"the prepared shard {path} is damaged (OSError: " in said
-    assert f"delete {prepared.folder} and prepare again" in said
+    with pytest.raises(InputError) as refused:
+        api.train(spec)
+    assert f"the prepared shard {path} is damaged (OSError: " in str(refused.value)
+    assert f"delete {prepared.folder} and prepare again" in str(refused.value)
+    assert local_ray.is_initialized()
     events = [json.loads(line) for line in (spec.parent / "runs/small/events.jsonl").read_text().splitlines()]
     (failed,) = [event for event in events if event["event"] == "failed"]
     assert f"the prepared shard {path} is damaged" in failed["reason"]
