@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-<<<<<<< HEAD
-from tests.command import foundray
-=======
->>>>>>> 152d6da (Runs of test_train use a Ray as a command starts it for itself; a program that has Ray is tried with a damaged shard)
 
 import foundray as api
 from foundray.cluster.causes import cause_of
@@ -22,15 +17,6 @@ from foundray.data.prepare.recipe import prepared_folder
 from foundray.data.prepare.shard import Unit
 from foundray.errors import BadData, InputError, RunFailed
 from foundray.spec.loading import load_spec
-
-
-@pytest.fixture
-def local_ray() -> Iterator[Any]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
 
 
 def test_errors_in_tasks(local_ray: Any, spec: Path) -> None:

@@ -6,11 +6,6 @@ import json
 import math
 import shutil
 import subprocess
-<<<<<<< HEAD
-=======
-import time
-from collections.abc import Iterator
->>>>>>> 152d6da (Runs of test_train use a Ray as a command starts it for itself; a program that has Ray is tried with a damaged shard)
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,21 +14,11 @@ import pytest
 from tests.command import FOUNDRAY, foundray
 
 import foundray as api
-from foundray.cluster.connect import connected
 from foundray.records.schema import Step
 from foundray.runs import lock as holder
 from foundray.testing.waiting import wait_until
 
-<<<<<<< HEAD
-pytestmark = pytest.mark.usefixtures("local_ray")
-=======
-
-@pytest.fixture(scope="module", autouse=True)
-def own_ray() -> Iterator[None]:
-    """One Ray for the module's calls of the Python API, as a command starts it for itself."""
-    with connected():
-        yield
->>>>>>> 152d6da (Runs of test_train use a Ray as a command starts it for itself; a program that has Ray is tried with a damaged shard)
+pytestmark = pytest.mark.usefixtures("own_ray")
 
 
 LOOKED_AT = {"evaluate.sets.validation.samples": 300}
