@@ -6,7 +6,7 @@ STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test test-all tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
+.PHONY: demo test test-all coverage tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -23,6 +23,9 @@ test: check  ## all checks, and every capability once on real Ray
 test-all: check  ## all checks and tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
+
+coverage: $(VENV)/.ready-dev  ## the unit tests, and which lines of the packages they leave out: fails below the floor
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" --cov tests/unit
 
 tools:  ## Debian's programs that some tests run, and are skipped without: needs root
 	apt-get update -qq

@@ -359,8 +359,10 @@ def test_the_hooks_are_the_checks_of_the_makefile() -> None:
 
 def test_the_hosted_workflow_runs_what_anyone_can_run_once() -> None:
     text = (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text()
-    (job,) = yaml.safe_load(text)["jobs"].values()
-    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    jobs = yaml.safe_load(text)["jobs"]
+    commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert commands == {"run": [".ci/run"], "coverage": ["make coverage"]}
+    assert re.search(r"^coverage:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     for form in ("bug", "feature"):
         fields = yaml.safe_load((REPOSITORY / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())
         assert {"name", "description", "body"} <= set(fields)
