@@ -214,6 +214,7 @@ class Coordinator:
                 f"which is right; check them, then `foundray resume {self.run_folder.folder}`"
             )
         self._note("left_out", step=self.recorder.step, node=nodes, reason="it computed different bits from the others")
+        self.recorder.settle()  # otherwise a resumed run might trust what that node computed
         for worker in suspected:
             self.worker_pool.cordon(worker.slot.node)
             self.worker_pool.lose(worker, "silent corruption")
