@@ -134,7 +134,7 @@ def trained_weights(run: Run, step: int | None = None) -> tuple[int, dict[str, T
     Raises InputError if there is no checkpoint.
     """
     state = TEACHER if run.spec().objective.build().teaches else MASTER
-    return load_weights(run.checkpoints, state, step)[:2]
+    return load_weights(run.checkpoints, state, step, run.lineage())[:2]
 
 
 def model_of(spec: Spec, vocabulary: int) -> Model:

@@ -33,7 +33,7 @@ class Trained:
         """Load the newest complete checkpoint, or the one at `step`. Raises InputError if there is none."""
         model = model_of(run.spec(), run.manifest()["vocabulary"])
         exported = TEACHER if spec.objective.build().teaches else MASTER
-        found, weights, _ = load_states(run.checkpoints, (MASTER, exported), step)
+        found, weights, _ = load_states(run.checkpoints, (MASTER, exported), step, run.lineage())
         sha = sha256_of(weights[MASTER])
         model.load_state_dict(weights[exported])
         return Trained(run, spec, Manifest.model_validate(run.manifest()), found, model.eval(), sha)

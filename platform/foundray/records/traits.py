@@ -37,8 +37,6 @@ class Trait(Flag):
     """The number of workers that train may change."""
     MOVES = auto()
     """Sets the step that the run is at."""
-    CUTS = auto()
-    """Begins a new lineage: earlier states beyond its step are void."""
     LATE = auto()
     """Has the time when it happened, but may be recorded long after, behind later events."""
     BESIDE_DRIVER = auto()

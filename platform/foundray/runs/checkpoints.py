@@ -1,7 +1,8 @@
 """Folders of checkpoints: their names, which are complete, and which are kept.
 
-`step-00000104` holds the state after 104 steps; a suffix may follow (`step-00000104-a1b2`). A folder is a checkpoint once its
-manifest is there. Nothing here needs torch.
+`step-00000104` holds the state after 104 steps. The id of the last cut under which it was made follows if there is one
+(`step-00000104-a1b2c3d4`), so that two states of one step never share files. A folder is a checkpoint once its manifest is
+there, and counts unless a cut has undone its state. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from foundray.errors import InputError
+from foundray.runs.lineage import Lineage, recorded, undone, usable
 from foundray.spec.evaluating import VALIDATION
 from foundray.storage import Store, writing
 
@@ -21,13 +23,23 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d+)(?:-([A-Za-z0-9_.-]+))?")
 
 
-def place(folder: Store, step: int) -> Store:
-    return folder / f"step-{step:08d}"
+def place(folder: Store, step: int, made_under: str = "") -> Store:
+    return folder / (f"step-{step:08d}" + (f"-{made_under}" if made_under else ""))
 
 
 def step_of(place: Store) -> int:
     """Step of a checkpoint's folder. Raises ValueError for any other folder."""
     return _number(place.name)[0]
+
+
+def is_usable(place: Store, lineage: Lineage) -> bool:
+    """Tell whether a checkpoint's state is part of a run with these cuts."""
+    return usable(*_number(place.name), lineage)
+
+
+def is_undone(place: Store, lineage: Lineage) -> bool:
+    """Tell whether a cut has undone a checkpoint's state. One of another name than the run gives is not."""
+    return undone(*_number(place.name), lineage)
 
 
 def folders(folder: Store) -> list[Store]:
@@ -36,19 +48,23 @@ def folders(folder: Store) -> list[Store]:
     return sorted(found, key=lambda place: _number(place.name), reverse=True)
 
 
-def completed(folder: Store) -> list[Store]:
-    """The complete checkpoints, newest first."""
-    return [place for place in folders(folder) if (place / MANIFEST).exists()]
+def _completed(folder: Store, lineage: Lineage) -> Iterator[Store]:
+    return (place for place in folders(folder) if is_usable(place, lineage) and (place / MANIFEST).exists())
 
 
-def completed_steps(folder: Store) -> list[int]:
-    """The steps of the complete checkpoints, newest first."""
-    return [step_of(place) for place in completed(folder)]
+def completed(folder: Store, lineage: Lineage = ()) -> list[Store]:
+    """The complete checkpoints that are usable in a run with these cuts, newest first."""
+    return list(_completed(folder, lineage))
 
 
-def newest_step(folder: Store) -> int | None:
-    """The step of the newest complete checkpoint."""
-    return next((step_of(place) for place in folders(folder) if (place / MANIFEST).exists()), None)
+def completed_steps(folder: Store, lineage: Lineage = ()) -> list[int]:
+    """The steps of the complete and usable checkpoints, newest first."""
+    return [step_of(place) for place in _completed(folder, lineage)]
+
+
+def newest_step(folder: Store, lineage: Lineage = ()) -> int | None:
+    """The step of the newest complete and usable checkpoint."""
+    return next((step_of(place) for place in _completed(folder, lineage)), None)
 
 
 def best_of(steps: Iterable[int], losses: Mapping[int, float], count: int = 1) -> list[int]:
@@ -58,21 +74,21 @@ def best_of(steps: Iterable[int], losses: Mapping[int, float], count: int = 1) -
 
 
 def with_loss(losses: Mapping[int, float], event: Mapping[str, Any]) -> dict[int, float]:
-    """Validation losses by step, after one more event: a roll-back undoes those of later steps."""
+    """Validation losses by step, after one more event: a cut undoes those of later steps."""
     if event["event"] == "evaluated" and event.get("set", VALIDATION) == VALIDATION:
         loss = event.get("compared_loss")  # over equal samples, because one evaluation's may be harder than another's
         return {**losses, event["step"]: event["val_loss"] if loss is None else loss}
-    if event["event"] == "rolled_back":
+    if event.get("cut") or event["event"] == "rolled_back":
         return {step: loss for step, loss in losses.items() if step <= event["to"]}
     return dict(losses)
 
 
 def best_step(folder: Store, events: Iterable[Mapping[str, Any]]) -> int:
     """Step of the complete checkpoint with the lowest validation loss. Raises InputError if none has one."""
-    losses: dict[int, float] = {}
-    for event in events:
+    losses, known = dict[int, float](), list(events)
+    for event in known:
         losses = with_loss(losses, event)
-    if not (best := best_of(there := completed_steps(folder), losses)):
+    if not (best := best_of(there := completed_steps(folder, recorded(known)), losses)):
         steps = ", ".join(f"{step:,}" for step in sorted(there)) or "none"
         raise InputError(
             f"{folder} holds no complete checkpoint with a validation loss (complete steps: {steps}); "

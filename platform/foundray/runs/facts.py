@@ -13,6 +13,7 @@ from foundray.records.schema import kinds
 from foundray.records.traits import Trait
 from foundray.runs.checkpoints import newest_step
 from foundray.runs.goodput import ENDS, Account, goodput_of
+from foundray.runs.lineage import recorded
 from foundray.runs.lock import is_held
 from foundray.runs.restarts import restarts
 from foundray.spec import Spec
@@ -102,7 +103,7 @@ def facts_of(folder: Store, spec: Spec, story: Iterable[dict[str, Any]]) -> Fact
         weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
         init_from=spec.init_from.model_dump() if spec.init_from else None,
         stopped_by=end["by"] if end and state == "stopped" else None,
-        checkpoint=newest_step(folder / "checkpoints"),
+        checkpoint=newest_step(folder / "checkpoints", recorded(events)),
         workers=groups[-1]["workers"] if groups else None,
         worlds=_worlds(events),
         restarts=restarts(events),
@@ -144,10 +145,10 @@ def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
 
 
 def _val_loss(events: list[dict[str, Any]]) -> float | None:
-    """Validation loss of the last evaluation that no roll-back has undone."""
+    """Validation loss of the last evaluation that no cut has undone."""
     reached = math.inf
     for event in reversed(events):
-        if event["event"] == "rolled_back":
+        if event.get("cut") or event["event"] == "rolled_back":
             reached = min(reached, event["to"])
         elif event["event"] == "evaluated" and event["step"] <= reached:
             return float(event["val_loss"])

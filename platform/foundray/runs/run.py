@@ -28,6 +28,7 @@ from foundray.records.reader import Reader
 from foundray.records.writer import Writer
 from foundray.runs.checkpoints import best_step, newest_step
 from foundray.runs.facts import Facts, facts_of
+from foundray.runs.lineage import Lineage, recorded
 from foundray.spec import InitFromConfig, Spec, differences
 from foundray.spec.arithmetic import differing
 from foundray.spec.loading import parse_spec
@@ -80,8 +81,12 @@ class Run:
         return (self.folder / "spec.yaml").exists() and (self.folder / "data.json").exists()
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a complete checkpoint."""
-        return newest_step(self.checkpoints) is not None
+        """Whether there is a complete checkpoint that no cut has undone."""
+        return newest_step(self.checkpoints, self.lineage()) is not None
+
+    def lineage(self) -> Lineage:
+        """The run's cuts, which say which checkpoints are usable."""
+        return recorded(self.records("events.jsonl"))
 
     def checkpoint_step(self, wanted: int | str | None) -> int | None:
         """Step of the wanted checkpoint: a number as it is; `best` by validation loss. Raises InputError."""

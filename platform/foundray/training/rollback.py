@@ -45,10 +45,28 @@ def appended(before: Sequence[RollBack], new: RollBack) -> tuple[RollBack, ...]:
     return (*(r for r in before if r.to <= new.to), new)
 
 
+def updated(before: Sequence[RollBack], event: Mapping[str, Any]) -> tuple[RollBack, ...]:
+    """The roll-backs in force after one more event: a loss of trust voids those decided since the last step trusted."""
+    if event["event"] == "rolled_back":
+        return appended(before, RollBack(*(event[field.name] for field in fields(RollBack))))
+    if event["event"] == "left_out" and event.get("cut"):
+        return trusted(before, event["trusted"])
+    return tuple(before)
+
+
+def trusted(before: Sequence[RollBack], step: int) -> tuple[RollBack, ...]:
+    """The roll-backs that remain if nothing computed after `step` is trusted: the spike may have been an error."""
+    return tuple(r for r in before if r.spike <= step)
+
+
+def undone_to(before: Sequence[RollBack], step: int) -> int:
+    """The last step whose state stays usable then: none that was made after a roll-back that is void."""
+    return min([step, *(r.to for r in before if r.spike > step)])
+
+
 def recorded(events: Iterable[Mapping[str, Any]]) -> tuple[RollBack, ...]:
-    """Read the roll-backs from a run's events."""
+    """Read the roll-backs in force from a run's events."""
     found: tuple[RollBack, ...] = ()
     for event in events:
-        if event["event"] == "rolled_back":
-            found = appended(found, RollBack(*(event[field.name] for field in fields(RollBack))))
+        found = updated(found, event)
     return found

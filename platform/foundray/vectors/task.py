@@ -74,7 +74,7 @@ def weights_for(run: Run, began: Recipe | None) -> tuple[int, dict[str, Tensor],
     """Step, weights and their SHA-256: the newest, or those of `began`. Raises InputError."""
     step = None
     if began is not None:
-        if began.step not in (steps := completed_steps(run.checkpoints)):
+        if began.step not in (steps := completed_steps(run.checkpoints, run.lineage())):
             existing = ", ".join(f"{step:,}" for step in steps) or "none"
             raise InputError(
                 f"the vectors were made by step {began.step:,}, but {run.folder} no longer has a complete checkpoint of it "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foundray.training.rollback import RollBack, appended, next_turn, passed_over, recorded, roll_back
+from foundray.training.rollback import RollBack, appended, next_turn, passed_over, recorded, roll_back, trusted, undone_to
 
 
 def test_the_data_after_the_spike_follow_the_state_before_it() -> None:
@@ -37,3 +37,17 @@ def test_they_are_read_from_the_record() -> None:
     turn = RollBack(57, 40, 17)
     events = [{"event": "finished", "step": 100}, {"event": "rolled_back", "step": 57, **turn.facts()}]
     assert recorded(events) == (turn,)
+
+
+def test_a_loss_of_trust_voids_what_was_decided_after_it() -> None:
+    """The spike may have been an error of the node that is left out; states made after that roll-back are void as well."""
+    early, late = RollBack(57, 40, 17), RollBack(104, 90, 31)
+    assert trusted((early, late), 100) == (early,)
+    assert undone_to((early, late), 100) == 90
+    assert undone_to((early,), 100) == 100
+    events = [
+        *({"event": "rolled_back", "step": turn.spike, "cut": "x", **turn.facts()} for turn in (early, late)),
+        {"event": "left_out", "step": 117, "node": "n", "reason": "r", "trusted": 100, "to": 90, "cut": "y"},
+    ]
+    assert recorded(events) == (early,)
+    assert recorded([*events[:2], {"event": "left_out", "step": 117, "node": "n", "reason": "r"}]) == (early, late)

@@ -10,7 +10,7 @@ from foundray.inspection.auditing.groups import SLACK_SECONDS, Placed
 from foundray.records.schema import kinds
 from foundray.records.traits import Trait
 from foundray.spec import Spec
-from foundray.training.rollback import RollBack, appended, recorded, roll_back
+from foundray.training.rollback import RollBack, roll_back, updated
 
 Event = Mapping[str, Any]
 LATE = kinds(Trait.LATE)
@@ -36,8 +36,7 @@ def judge_events(events: Sequence[Event], lines: Sequence[Placed], spec: Spec) -
     turns = tuple[RollBack, ...]()
     for event in events:
         problems += [f"{event['event']}: {text}" for text in _judged(event, turns, highest, spec)]
-        if event["event"] == "rolled_back":
-            turns = appended(turns, *recorded([event]))
+        turns = updated(turns, event)
     return problems
 
 

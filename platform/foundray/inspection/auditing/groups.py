@@ -11,12 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foundray.records.schema import kinds
-from foundray.records.traits import Trait
-from foundray.training.rollback import RollBack, appended, passed_over, recorded
+from foundray.runs.lineage import Lineage, recorded, under
+from foundray.training.rollback import RollBack, passed_over, updated
 
-CUTS = kinds(Trait.CUTS)
-"""Kinds of events that begin a new lineage."""
 SLACK_SECONDS = 10.0
 """Records may be out of order by this much: a record carries its age, but not its travel time to the driver."""
 
@@ -28,9 +25,9 @@ class Group:
     """Steps done in the state from which it began."""
     workers: int
     roll_backs: tuple[RollBack, ...]
-    """Roll-backs made before it began."""
-    cuts: int
-    """Roll-backs and cordoned nodes before it began."""
+    """Roll-backs in force when it began."""
+    lineage: str
+    """Id of the last cut before it began; empty if there was none."""
     broke: bool = False
     """Whether a group broke between its start and the next recorded one."""
 
@@ -53,14 +50,11 @@ class Placed:
 
 def groups_of(events: Sequence[Mapping[str, Any]]) -> list[Group]:
     """The recorded groups, in order."""
-    found, turns = list[Group](), tuple[RollBack, ...]()
-    cuts = 0
+    found, turns, cuts = list[Group](), tuple[RollBack, ...](), Lineage()
     for event in events:
-        cuts += event["event"] in CUTS
-        if event["event"] == "rolled_back":
-            turns = appended(turns, *recorded([event]))
-        elif event["event"] == "workers_started":
-            found.append(Group(event["time"], event["step"], event["workers"], turns, cuts))
+        turns, cuts = updated(turns, event), cuts + recorded([event])
+        if event["event"] == "workers_started":
+            found.append(Group(event["time"], event["step"], event["workers"], turns, under(cuts)))
         elif event["event"] == "group_broken" and found:
             found[-1] = replace(found[-1], broke=True)
     return found

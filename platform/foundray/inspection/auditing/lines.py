@@ -54,8 +54,8 @@ def _numbers(line: Placed, spec: Spec) -> Iterator[str]:
     mirrored = record.get("mirrored")
     if mirrored is not None and not 0 <= mirrored <= step:
         yield f"mirrored is {mirrored}"
-    if record.get("lineage") and not line.group.cuts:
-        yield f"its lineage is {record['lineage']!r:.40}, but the run has never gone back"
+    if (lineage := record.get("lineage", "")) != line.group.lineage:
+        yield f"its lineage is {lineage!r:.40}, but the run's cuts give {line.group.lineage!r}"
 
 
 def _micro_batches(line: Placed, spec: Spec) -> Iterator[str]:

@@ -146,7 +146,7 @@ class Waiting(Event):
 class LeftOut(Event):
     """A node computes different bits and is cordoned: it is not used again."""
 
-    traits = Trait.PRINTED | Trait.FAULT | Trait.FAULT_MARK | Trait.AWAITS_GROUP | Trait.STOPS_GROUP | Trait.CUTS
+    traits = Trait.PRINTED | Trait.FAULT | Trait.FAULT_MARK | Trait.AWAITS_GROUP | Trait.STOPS_GROUP
     event: Literal["left_out"]
     step: int
     """The last step recorded."""
@@ -154,6 +154,12 @@ class LeftOut(Event):
     """The node's name; several are separated by commas."""
     reason: str
     """What was found."""
+    trusted: int = 0
+    """The last step whose computation is trusted."""
+    to: int = 0
+    """States of later steps are undone."""
+    cut: str = ""
+    """Id of this cut of the run's lineage; empty in records of earlier versions."""
 
 
 class RecheckSkipped(Event):
@@ -182,14 +188,7 @@ class RolledBack(Event):
     """After a loss spike, the run returned to an earlier state and continues with later data."""
 
     traits = (
-        Trait.PRINTED
-        | Trait.FAULT
-        | Trait.FAULT_MARK
-        | Trait.AWAITS_GROUP
-        | Trait.STOPS_GROUP
-        | Trait.RECOVERS
-        | Trait.MOVES
-        | Trait.CUTS
+        Trait.PRINTED | Trait.FAULT | Trait.FAULT_MARK | Trait.AWAITS_GROUP | Trait.STOPS_GROUP | Trait.RECOVERS | Trait.MOVES
     )
     event: Literal["rolled_back"]
     step: int
@@ -200,3 +199,5 @@ class RolledBack(Event):
     """Steps done in the state that the run returned to."""
     passed_over: int
     """Data offset from there on: steps by which the data are ahead, over all roll-backs."""
+    cut: str = ""
+    """Id of this cut of the run's lineage; empty in records of earlier versions."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from foundray.errors import InputError, RunFailed, StorageAway
 from foundray.model.parametrisation import Scaling
 from foundray.runs.checkpoints import MANIFEST, completed, place, step_of
+from foundray.runs.lineage import Lineage
 from foundray.spec import Spec
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store, sha256
@@ -59,22 +60,28 @@ class Restored:
 
 
 def write_shard(
-    folder: Store, step: int, blocks: range | Sequence[range], tensors: dict[str, Tensor], generation: int = 0
+    folder: Store,
+    step: int,
+    blocks: range | Sequence[range],
+    tensors: dict[str, Tensor],
+    generation: int = 0,
+    made_under: str = "",
 ) -> ShardFile:
     """Write one worker's shard of the state after `step` updates. Raises InputError.
 
-    `tensors` hold the state of `blocks`, which are one range, or several one after another.
+    `tensors` hold the state of `blocks`, which are one range, or several one after another. `made_under` is the id of the run's
+    last cut.
     """
     ranges = [blocks] if isinstance(blocks, range) else blocks
     content = safetensors.save(tensors)
     name = f"blocks-{ranges[0].start:09d}-{ranges[-1].stop:09d}.safetensors"
-    (place(folder, step) / name).write_bytes(content)
+    (place(folder, step, made_under) / name).write_bytes(content)
     held = [(run.start, run.stop) for run in ranges]
     return ShardFile(file=name, ranges=held, bytes=len(content), sha256=sha256(content), generation=generation)
 
 
-def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float = 0.0) -> Restored:
-    """Load the newest checkpoint that all workers can read and find whole.
+def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float = 0.0, lineage: Lineage = ()) -> Restored:
+    """Load the newest checkpoint that is usable under these cuts, and that all workers can read and find whole.
 
     Storage that does not answer is retried for `wait_s` seconds. Raises RunFailed if it does not answer by then, and
     InputError if all checkpoints are damaged.
@@ -82,7 +89,7 @@ def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float
     until = time.monotonic() + wait_s
     try:
         # Rank 0 lists the checkpoints for all, since storage may show the workers different ones.
-        found = _retrying(lambda: [p.name for p in completed(folder)], until) if trainer.group.rank == 0 else []
+        found = _retrying(lambda: [p.name for p in completed(folder, lineage)], until) if trainer.group.rank == 0 else []
     except InputError as error:
         raise _away(folder, str(error)) from None
     skipped: list[str] = []
@@ -126,21 +133,23 @@ def _away(folder: Store, reason: str) -> RunFailed:
     return RunFailed(f"{reason}; `foundray resume {folder.parent}` continues once storage answers")
 
 
-def load_weights(folder: Store, whose: str = MASTER, step: int | None = None) -> tuple[int, dict[str, Tensor], list[str]]:
+def load_weights(
+    folder: Store, whose: str = MASTER, step: int | None = None, lineage: Lineage = ()
+) -> tuple[int, dict[str, Tensor], list[str]]:
     """Read the newest whole checkpoint: its step, its weights by name, and why newer ones were skipped. Raises InputError.
 
-    `whose` is `master`, or `teacher`; `step` selects a checkpoint.
+    `whose` is `master`, or `teacher`; `step` selects a checkpoint; `lineage` holds the run's cuts.
     """
-    done, found, skipped = load_states(folder, (whose,), step)
+    done, found, skipped = load_states(folder, (whose,), step, lineage)
     return done, found[whose], skipped
 
 
 def load_states(
-    folder: Store, whose: Sequence[str], step: int | None = None
+    folder: Store, whose: Sequence[str], step: int | None = None, lineage: Lineage = ()
 ) -> tuple[int, dict[str, dict[str, Tensor]], list[str]]:
     """Read several kinds of weights at once, like `load_weights`."""
     skipped: list[str] = []
-    there = completed(folder)
+    there = completed(folder, lineage)
     wanted = [one for one in there if step in (None, step_of(one))]
     if there and not wanted:
         steps = ", ".join(str(step_of(one)) for one in reversed(there))

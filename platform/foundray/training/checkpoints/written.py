@@ -44,6 +44,8 @@ class CheckpointManifest(BaseModel):
     parameters: list[tuple[str, list[int], int]]
     """Name, shape and first block of each, in flat order."""
     shards: list[ShardFile]
+    lineage: str = ""
+    """Id of the last cut under which the state was made; empty if there was none."""
     losses: list[tuple[int, float]] | None = None
     """The spike guard's window, (step, loss); None in checkpoints from before it was part of the state."""
 
@@ -64,4 +66,4 @@ def coverage(shards: Sequence[ShardFile], blocks: int) -> str:
 
 def commit(folder: Store, manifest: CheckpointManifest) -> None:
     """Make the checkpoint complete, now that all its shards are written. Raises InputError."""
-    (place(folder, manifest.step) / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    (place(folder, manifest.step, manifest.lineage) / MANIFEST).write_text(manifest.model_dump_json(indent=1))

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.runs.checkpoints import Keep, completed, delete, place, prune, step_of
+from foundray.runs.checkpoints import Keep, completed, delete, folders, is_undone, is_usable, place, prune, step_of
+from foundray.runs.lineage import Lineage, under
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoints.written import CheckpointManifest, ShardFile, commit, coverage
@@ -44,12 +45,20 @@ class Committer:
     Each look costs only what is new since the previous one, however many checkpoints there have been.
     """
 
-    def __init__(self, spec: Spec, folder: Store, note: Callable[..., None], losses: Callable[[], Mapping[int, float]] = dict):
-        """`losses` returns the recorded validation losses by step."""
+    def __init__(
+        self,
+        spec: Spec,
+        folder: Store,
+        note: Callable[..., None],
+        losses: Callable[[], Mapping[int, float]] = dict,
+        lineage: Lineage = (),
+    ):
+        """`losses` returns the recorded validation losses by step; `lineage` holds the run's cuts."""
         self.spec, self.folder, self.note = spec, folder, note
         train = spec.train
         self.keep = Keep(train.keep_checkpoints, train.keep_every, train.keep_best, losses)
-        self.checkpoints = completed(folder)
+        self.lineage = lineage
+        self.checkpoints = completed(folder, lineage)
         self.problem = "storage does not answer"
         """Why the last manifest could not be written."""
         self.thread = ThreadPoolExecutor(1)
@@ -74,8 +83,8 @@ class Committer:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, newest first."""
-        return [step_of(old) for old in self.checkpoints]
+        """Steps of the complete and usable checkpoints, newest first."""
+        return [step_of(old) for old in self.checkpoints if is_usable(old, self.lineage)]
 
     def complete(self, generation: int, statuses: list[Status], recorded: int) -> None:
         """Write the manifest of each of the group's checkpoints whose shards are all written.
@@ -97,8 +106,9 @@ class Committer:
         # Write one manifest at a time, once the records up to its step are stored.
         facts = statuses[0].facts
         if self.writing is None and (step := self._next_step()) is not None and step <= recorded:
-            parts = list(self.pending[step].parts.values())
-            self.writing = generation, step, self.thread.submit(self._commit, generation, step, parts, facts["parameters"])
+            parts, made_under = list(self.pending[step].parts.values()), under(self.lineage)
+            future = self.thread.submit(self._commit, generation, step, made_under, parts, facts["parameters"])
+            self.writing = generation, step, future
 
     def _next_step(self) -> int | None:
         """Return the step whose manifest is due. Manifests are written in order, or what an earlier one keeps would be lost.
@@ -155,7 +165,7 @@ class Committer:
             self.report_at = now + REPORT_SECONDS
             self.note("checkpoint_failed", step=step, reason=self.problem)
 
-    def _commit(self, generation: int, step: int, parts: list[Written], parameters: list[Any]) -> None:
+    def _commit(self, generation: int, step: int, made_under: str, parts: list[Written], parameters: list[Any]) -> None:
         began = time.monotonic()
         manifest = CheckpointManifest(
             step=step,
@@ -164,10 +174,11 @@ class Committer:
             optimizer=self.spec.optimizer.kind,
             parameters=parameters,
             shards=sorted(_shards(parts), key=lambda shard: shard.ranges[0]),
+            lineage=made_under,
             losses=list(parts[0].losses),
         )
         commit(self.folder, manifest)
-        self._set_checkpoints([place(self.folder, step), *(old for old in self.checkpoints if step_of(old) < step)])
+        self._set_checkpoints([place(self.folder, step, made_under), *(old for old in self.checkpoints if step_of(old) < step)])
         seconds = max(part.seconds for part in parts) + time.monotonic() - began
         self.note("checkpoint", step=step, bytes=sum(s.bytes for s in manifest.shards), seconds=round(seconds, 3))
         if generation == self.generation:  # otherwise the next group may be writing shards of earlier steps
@@ -184,8 +195,10 @@ class Committer:
     def _prune(self, step: int) -> None:
         """Delete what need not be kept. A failure does not affect this checkpoint; deletion is retried after the next one."""
         try:
-            left = {old.name for old in prune(self.folder, self.keep, [old.name for old in self.checkpoints])}
+            counted = [old.name for old in self.checkpoints if is_usable(old, self.lineage)]
+            left = {old.name for old in prune(self.folder, self.keep, counted)}
             self.checkpoints = [old for old in self.checkpoints if old.name in left]
+            self._delete_undone()
             self.not_deleted = ""
         except InputError as error:
             if str(error) != self.not_deleted:
@@ -196,14 +209,17 @@ class Committer:
         """Tell whether no manifest is being written or retried, with steps up to `recorded` stored."""
         return self.writing is None and not any(pending.covered and step <= recorded for step, pending in self.pending.items())
 
-    def drop_after(self, step: int) -> None:
-        """Delete the checkpoints of steps after `step`."""
-        for later in completed(self.folder):
-            if step_of(later) > step:
-                with suppress(InputError):
-                    delete(later)
-        counted = {old.name for old in self.checkpoints}
-        self.checkpoints = [old for old in completed(self.folder) if old.name in counted]
+    def follow(self, lineage: Lineage) -> None:
+        """Leave out the checkpoints that the run's cuts have undone, and delete them, on which nothing depends."""
+        self.lineage = lineage
+        self.checkpoints = [old for old in self.checkpoints if is_usable(old, lineage)]
+        self._delete_undone()
+
+    def _delete_undone(self) -> None:
+        with suppress(InputError):
+            for old in folders(self.folder):
+                if is_undone(old, self.lineage):
+                    delete(old)
 
     def close(self) -> None:
         self.thread.shutdown(wait=False, cancel_futures=True)

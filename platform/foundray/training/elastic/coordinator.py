@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from foundray.cluster.connect import node_resources
 from foundray.errors import FoundrayError, InputError, RunFailed
+from foundray.runs.lineage import cut
 from foundray.runs.lock import RunLock
 from foundray.runs.run import Run, event
 from foundray.spec import Spec
@@ -27,7 +28,7 @@ from foundray.training.elastic.messages import Work
 from foundray.training.elastic.prestart import Prestarted
 from foundray.training.elastic.rendezvous import Rendezvous
 from foundray.training.elastic.worker_pool import CALM_SECONDS, LISTEN_SECONDS, KnownWorker, WorkerPool
-from foundray.training.rollback import roll_back
+from foundray.training.rollback import roll_back, undone_to
 from foundray.training.slots.board import Slot
 from foundray.training.slots.slots import Slots
 from foundray.training.telemetry.recorder import Recorder
@@ -64,7 +65,7 @@ class Coordinator:
         self.failures = Failures(spec.fault, f"foundray resume {run.folder}")
         self.next_due: dict[str, float] = {}
         self.poll_s = LISTEN_SECONDS
-        self.committer = Committer(spec, run.checkpoints, self._note, lambda: recorder.val_losses)
+        self.committer = Committer(spec, run.checkpoints, self._note, lambda: recorder.val_losses, recorder.lineage)
         self.rendezvous = Rendezvous(spec, work, self.worker_pool, recorder, self.committer, self._note)
         self.done_since = time.monotonic()
 
@@ -213,20 +214,23 @@ class Coordinator:
                 f"silent corruption: the nodes {nodes} compute different bits from the same micro-batch, and no majority says "
                 f"which is right; check them, then `foundray resume {self.run_folder.folder}`"
             )
-        self._note("left_out", step=self.recorder.step, node=nodes, reason="it computed different bits from the others")
-        self.recorder.settle()  # otherwise a resumed run might trust what that node computed
+        # States since the last recheck that all passed may be corrupt as well.
+        every = self.spec.guard.recheck_every or 1
+        trusted = self.recorder.step // every * every
+        reason = "it computed different bits from the others"
+        to = undone_to(self.recorder.roll_backs, trusted)
+        self._cut("left_out", to, step=self.recorder.step, node=nodes, reason=reason, trusted=trusted)
         for worker in suspected:
             self.worker_pool.cordon(worker.slot.node)
             self.worker_pool.lose(worker, "silent corruption")
-        # States since the last recheck that all passed may be corrupt as well.
-        every = self.spec.guard.recheck_every or 1
-        self._discard_after(self.recorder.step // every * every)
 
-    def _discard_after(self, step: int) -> None:
-        """Discard states after `step`, and the evaluations and checkpoints made from them."""
-        self.rendezvous.trusted = step
-        self.recorder.evaluated = min(self.recorder.evaluated, step)
-        self.committer.drop_after(step)
+    def _cut(self, kind: str, to: int, **fields: Any) -> None:
+        """Undo all states after `to`, and the evaluations and checkpoints made from them."""
+        made = cut(self.recorder.lineage, kind, to, fields["step"])
+        self._note(kind, to=to, cut=made.id, **fields)
+        self.recorder.settle()  # otherwise a resumed run might not know of it, and use what is undone
+        self.recorder.evaluated = min(self.recorder.evaluated, to)
+        self.committer.follow(self.recorder.lineage)
 
     def _roll_back(self, spike: int) -> None:
         """Roll back to before a loss spike and continue with later data. Raises RunFailed after too many roll-backs."""
@@ -237,9 +241,7 @@ class Coordinator:
                 "try a lower optimizer.lr, or a higher guard.spike"
             )
         rollback = roll_back(before, spike, self.spec.guard.roll_back or 1)
-        self._note("rolled_back", step=spike, **rollback.facts())
-        self.recorder.settle()  # otherwise a resumed run might not know of it, and use the data again
-        self._discard_after(rollback.to)
+        self._cut("rolled_back", step=spike, **rollback.facts())
 
     def _check_skipped(self) -> None:
         """Check the micro-batches left out. Raises RunFailed after too many that were not finite."""

@@ -18,6 +18,7 @@ from foundray.host.devices import traits
 from foundray.model.model import Model
 from foundray.records.schema import MEASURES
 from foundray.records.takers import runs
+from foundray.runs.lineage import under
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoints.checkpoint import load_latest, weights_sha256
@@ -65,6 +66,8 @@ class Loop:
         """Whether all agreed on a checkpoint, and on replicating, after the last step."""
         self.generation = 0
         """Generation of the group in which the state was last moved."""
+        self.made_under = ""
+        """Id of the run's last cut at that time."""
         self.done = 0
         self.copy_s = 0.0
         """Seconds spent copying the state before this step."""
@@ -88,7 +91,7 @@ class Loop:
         began = time.perf_counter()
         self.order = order
         self.replication.begin(order.replica_holder)
-        self.worker.replicas.drop_after(order.trusted)
+        self.worker.replicas.drop_undone(order.lineage)
         # Meet the other workers, and take a share of the state.
         group = self.worker.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
         self.trainer.take_part(group, order.bounds)
@@ -100,7 +103,7 @@ class Loop:
         else:
             self.trainer.initialise()
             fault, folder = self.spec.fault, self.shard_writer.folder
-            restored = load_latest(folder, self.trainer, self.spec.fingerprint(), fault.storage_wait_s)
+            restored = load_latest(folder, self.trainer, self.spec.fingerprint(), fault.storage_wait_s, order.lineage)
             self.done, skipped = restored.step, restored.skipped
             self.worker.set_status(loaded=self.done)
             losses = order.losses if restored.losses is None else tuple(restored.losses)
@@ -109,7 +112,7 @@ class Loop:
         # Continue from that step: the guard's window, the data's offset, and the step to stop at.
         self.trainer.updates = self.done
         self.trainer.spikes.restore(dict(losses).items(), self.done)
-        self.generation = order.generation
+        self.generation, self.made_under = order.generation, under(order.lineage)
         self.data_offset = passed_over(order.roll_backs, self.done)
         self.until = next_turn(order.roll_backs, self.done) or self.spec.train.steps
         self.checkpoint_due = self.replica_due = False
@@ -156,7 +159,8 @@ class Loop:
 
     def _own_shard(self) -> StateShard:
         blocks = self.trainer.blocks
-        return StateShard(self.trainer.updates or 0, self.generation, blocks.start, blocks.stop, self.trainer.spikes.window())
+        window = self.trainer.spikes.window()
+        return StateShard(self.trainer.updates or 0, self.generation, blocks.start, blocks.stop, window, self.made_under)
 
     # The loop
 
@@ -194,7 +198,8 @@ class Loop:
             self.checkpoint_due, self.replica_due = result.saving, result.mirroring
             if result.leaving and self.done < train.steps:
                 if result.saving and len(self.trainer.blocks):
-                    self.shard_writer.save(self.done, self.order.generation, self.trainer.state_shard(), last=True)
+                    tensors = self.trainer.state_shard()
+                    self.shard_writer.save(self.done, self.order.generation, self.made_under, tensors, last=True)
                     self.shard_writer.finish()
                 return self._paused()
         # The run is done: everything must be stored and recorded before the worker says so.
@@ -240,7 +245,7 @@ class Loop:
             if replicate:
                 self._replicate(tensors)
             if save:
-                self.shard_writer.save(self.done, self.order.generation, tensors, last, pinned)
+                self.shard_writer.save(self.done, self.order.generation, self.made_under, tensors, last, pinned)
                 self.interval.saved(self.done, time.perf_counter() - began)
         self.copy_s = time.perf_counter() - began
 
@@ -280,7 +285,7 @@ class Loop:
                 "spike": result.spike,
                 "data": result.data,
                 "passed_over": self.data_offset,
-                "lineage": "",
+                "lineage": self.made_under,
                 "mirrored": self.replication.step,
             }
         )

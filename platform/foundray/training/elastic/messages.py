@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from foundray.cluster.remote import Remote
 from foundray.data.stream.leases import FeederHandle
 from foundray.data.stream.plan import StreamPlan
+from foundray.runs.lineage import Lineage
 from foundray.training.checkpoints.written import ShardFile
 from foundray.training.elastic.recovery import Source, StateShard
 from foundray.training.rollback import RollBack
@@ -57,8 +58,8 @@ class Order:
     """Last step whose record the driver has."""
     evaluated: int
     """Last step whose evaluation the driver has."""
-    trusted: int
-    """Last step whose state may be kept; later ones may be corrupt."""
+    lineage: Lineage
+    """The run's cuts: states that they have undone are never used."""
     failures: int
     """Groups broken since the command began."""
     losses: tuple[tuple[int, float], ...]

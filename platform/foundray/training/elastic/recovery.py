@@ -24,6 +24,8 @@ class StateShard:
     """Blocks [start, stop)."""
     losses: tuple[tuple[int, float], ...] = field(default=(), compare=False)
     """The spike guard's window after this step: (step, loss), the same in all shards of a state."""
+    made_under: str = ""
+    """Id of the run's last cut when it was made."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from foundray.runs.lineage import usable
 from foundray.spec import Spec
 from foundray.training.elastic.committer import Committer
 from foundray.training.elastic.messages import Order, Status, Work
@@ -45,8 +45,6 @@ class Rendezvous:
         self.group: list[int] = []
         """Numbers of the workers in the group, in rank order."""
         self.generation = 0
-        self.trusted = sys.maxsize
-        """The last step whose state the next group may start from."""
 
     def statuses(self) -> list[Status]:
         """Statuses of the current group's remaining workers."""
@@ -139,9 +137,13 @@ class Rendezvous:
         `failures` counts the groups broken since the command began. Raises RayError if another worker is lost meanwhile.
         """
         workers = [self.worker_pool.workers[number] for number in chosen]
-        # The state: what the workers hold, unless a checkpoint is newer.
-        usable = {rank: [p for p in held[n] if p.step <= self.trusted] for rank, n in enumerate(chosen)}
-        source = newest_complete(usable, workers[0].status.facts["blocks"])
+        # The state: what the workers hold and no cut has undone, unless a checkpoint is newer.
+        lineage = self.recorder.lineage
+        held_by_rank = {
+            rank: [shard for shard in held[number] if usable(shard.step, shard.made_under, lineage)]
+            for rank, number in enumerate(chosen)
+        }
+        source = newest_complete(held_by_rank, workers[0].status.facts["blocks"])
         if source is not None and source.step < max(self.committer.steps, default=0):
             source = None
         # What the workers share: the leases' generation, and where to meet.
@@ -166,7 +168,7 @@ class Rendezvous:
                 recorded=self.recorder.step,
                 evaluated=self.recorder.evaluated,
                 failures=failures,
-                trusted=self.trusted,
+                lineage=lineage,
                 losses=tuple(self.recorder.losses) if self.spec.guard.spike else (),
                 roll_backs=self.recorder.roll_backs,
                 peak_flops=peak_flops,
@@ -174,7 +176,7 @@ class Rendezvous:
             worker.handle.take_part.remote(order)
             worker.handed_over = False
             worker.status = Status("running", -1, self.generation, facts=worker.status.facts)
-        self.group, self.trusted = chosen, sys.maxsize
+        self.group = chosen
 
     def _begin_feeder(self, world: int) -> int:
         """Begin a new generation of leases; the feeder itself may be restarting."""

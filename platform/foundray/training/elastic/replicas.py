@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from foundray.runs.lineage import Lineage, usable
 from foundray.training.collectives.group import Group
 from foundray.training.elastic.recovery import Source, StateShard
 from foundray.training.step.blocks import BLOCK
@@ -44,10 +45,10 @@ class Replicas:
                 if (old.generation, old.step) not in roll_back_states:
                     del self.held[old]
 
-    def drop_after(self, step: int) -> None:
-        """Drop all states after `step`."""
+    def drop_undone(self, lineage: Lineage) -> None:
+        """Drop all states that these cuts have undone."""
         with self.lock:
-            self.held = {shard: tensors for shard, tensors in self.held.items() if shard.step <= step}
+            self.held = {s: tensors for s, tensors in self.held.items() if usable(s.step, s.made_under, lineage)}
 
     def shards(self) -> list[StateShard]:
         with self.lock:

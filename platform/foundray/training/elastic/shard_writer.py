@@ -39,11 +39,13 @@ class ShardWriter:
         self.saved: int | None = None
         """Step of the last state that was handed over to be written, or that was loaded."""
 
-    def save(self, step: int, generation: int, tensors: dict[str, Tensor], last: bool, pinned: bool = False) -> None:
+    def save(
+        self, step: int, generation: int, made_under: str, tensors: dict[str, Tensor], last: bool, pinned: bool = False
+    ) -> None:
         """Write this worker's shard of the state after `step` while the next steps run.
 
-        `last` marks the checkpoint that the run ends or stops with, which nothing can replace. `pinned` marks one to keep: the
-        steps wait until the previous one is written.
+        `made_under` is the id of the run's last cut. `last` marks the checkpoint that the run ends or stops with, which nothing
+        can replace. `pinned` marks one to keep: the steps wait until the previous one is written.
         """
         # Only one shard is written at a time: wait for the previous one, or skip this one.
         if self.writing and last:
@@ -58,7 +60,7 @@ class ShardWriter:
                 return self._report(Written(generation, step, reason, seconds))
         self.saved = step
         blocks, losses = self.trainer.blocks, self.trainer.spikes.window()
-        self.writing = self.thread.submit(self._write, generation, step, blocks, tensors, losses, last, pinned)
+        self.writing = self.thread.submit(self._write, generation, step, made_under, blocks, tensors, losses, last, pinned)
 
     def _wait(self) -> bool:
         """Wait for the previous shard; tell whether it was written in time. Raises RuntimeError if the group breaks."""
@@ -70,7 +72,15 @@ class ShardWriter:
         return True
 
     def _write(
-        self, generation: int, step: int, blocks: range, tensors: dict[str, Tensor], losses: Losses, last: bool, pinned: bool
+        self,
+        generation: int,
+        step: int,
+        made_under: str,
+        blocks: range,
+        tensors: dict[str, Tensor],
+        losses: Losses,
+        last: bool,
+        pinned: bool,
     ) -> None:
         """Write in the thread. The last checkpoint, or one to keep, is retried for a while."""
         began = time.monotonic()
@@ -81,7 +91,7 @@ class ShardWriter:
 
         while True:
             try:
-                outcome: ShardFile | str = write_shard(self.folder, step, blocks, tensors, generation)
+                outcome: ShardFile | str = write_shard(self.folder, step, blocks, tensors, generation, made_under)
                 break
             except InputError as error:
                 outcome = str(error)

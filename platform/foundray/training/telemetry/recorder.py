@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from foundray.errors import InputError, RunFailed
 from foundray.records.schema import kinds
 from foundray.records.traits import Trait
+from foundray.runs import lineage
 from foundray.runs.checkpoints import with_loss
 from foundray.runs.run import Run
 from foundray.spec import Spec
-from foundray.training.rollback import appended, recorded
+from foundray.training.rollback import recorded, updated
 from foundray.training.telemetry.curves import Curves
 from foundray.training.telemetry.exporter import Exporter
 from foundray.training.telemetry.metrics import METRICS, RunMetrics
@@ -62,6 +63,9 @@ class Recorder:
         for record in events:
             self.val_losses = with_loss(self.val_losses, record)
         self.roll_backs = recorded(events)
+        """The roll-backs in force."""
+        self.lineage = lineage.recorded(events)
+        """The run's cuts."""
         self.unlike = next((e["reason"] for e in reversed(events) if e["event"] == "unlike"), "")
         """The last report of differing hardware."""
         self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
@@ -179,8 +183,9 @@ class Recorder:
         match record["event"]:
             case "places":
                 self.requests.append(record["request"])
-            case "rolled_back":
-                self.roll_backs = appended(self.roll_backs, *recorded([record]))
+            case "rolled_back" | "left_out":
+                self.roll_backs = updated(self.roll_backs, record)
+                self.lineage += lineage.recorded([record])
         if self.bar:
             self.bar.event(record["event"])
         if record["event"] in PRINTED:
@@ -252,7 +257,7 @@ def evaluated_until(events: list[dict[str, Any]], recheck_every: int) -> int:
             case "rolled_back":
                 last = min(last, event["to"])
             case "left_out":
-                last = min(last, event["step"] // recheck_every * recheck_every)
+                last = min(last, event["to"] if event.get("cut") else event["step"] // recheck_every * recheck_every)
     return last
 
 

@@ -79,7 +79,7 @@ def find_start(spec: Spec) -> Start:
     both_teach = theirs.objective.build().teaches and spec.objective.build().teaches
     whose = (MASTER, TEACHER) if both_teach else (MASTER,)
     try:
-        step, weights, _ = load_states(parent.checkpoints, whose, spec.init_from.step)
+        step, weights, _ = load_states(parent.checkpoints, whose, spec.init_from.step, parent.lineage())
     except InputError as error:
         raise InputError(f"init_from: {error}") from None
     settled = spec.model_copy(update={"init_from": _settled(spec.init_from, parent, step, weights)})

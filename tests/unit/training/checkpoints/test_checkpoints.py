@@ -15,6 +15,7 @@ import torch
 from foundray.errors import InputError, RunFailed
 from foundray.runs import checkpoints
 from foundray.runs.checkpoints import Keep, best_step, completed_steps, place, prune
+from foundray.runs.lineage import Cut
 from foundray.runs.run import Run
 from foundray.storage import Store
 from foundray.testing.clock import SimulatedClock
@@ -28,6 +29,7 @@ from foundray.training.checkpoints.coverage import problem_of
 from foundray.training.checkpoints.leftovers import clear
 from foundray.training.checkpoints.written import CheckpointManifest, ShardFile, commit
 from foundray.training.collectives.group import Group
+from foundray.training.elastic import committer as committing
 from foundray.training.elastic.committer import MAX_PENDING, Committer
 from foundray.training.elastic.messages import Status, Written
 
@@ -111,15 +113,17 @@ def test_a_checkpoint_with_a_gap_is_passed_over_when_it_is_loaded(folder: Store)
 # Which there are, and which are kept
 
 
-def test_steps_count_as_numbers_and_a_name_may_have_a_suffix(folder: Store) -> None:
+def test_steps_count_as_numbers_and_a_name_may_end_in_its_last_cut(folder: Store) -> None:
     for step in (99_999_800, 99_999_900, 100_000_000, 100_000_100):
         make(folder, step)
     prune(folder, Keep(3))
     assert completed_steps(folder) == [100_000_100, 100_000_000, 99_999_900]
     Path(place(folder, 100_000_100).path).rename(Path(folder.path) / "step-100000100-a1b2")
     (Path(folder.path) / "lost+found").mkdir()
-    assert completed_steps(folder) == [100_000_100, 100_000_000, 99_999_900]
-    assert load_weights(folder)[0] == 100_000_100
+    assert completed_steps(folder) == [100_000_000, 99_999_900]
+    lineage = (Cut("a1b2", 100_000_000),)
+    assert completed_steps(folder, lineage) == [100_000_100, 100_000_000, 99_999_900]
+    assert load_weights(folder, lineage=lineage)[0] == 100_000_100
 
 
 def test_milestones_and_the_best_are_kept_and_what_is_incomplete_goes(folder: Store) -> None:
@@ -213,6 +217,43 @@ class Workers:
 
     def look_until(self, done: Callable[[], bool]) -> None:
         wait_until(lambda: self.look() or done(), 20, lambda: f"what is to be done: {self.noted}", pause=0.01)
+
+
+def test_a_commit_in_flight_does_not_bring_back_what_a_cut_undoes(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if storage refuses to delete it: neither for this command nor for the next one."""
+
+    def refused(place: Store) -> None:
+        raise InputError(f"{place} cannot be deleted")
+
+    monkeypatch.setattr(committing, "delete", refused)
+    written, go_on = threading.Event(), threading.Event()
+    honest = committing.commit
+
+    def slow(folder: Store, manifest: CheckpointManifest) -> None:
+        written.set()
+        assert go_on.wait(20)
+        honest(folder, manifest)
+
+    make(folder, 80)
+    workers = Workers(folder)
+    monkeypatch.setattr(committing, "commit", slow)
+    workers.write(104)
+    workers.look()
+    assert written.wait(20)
+    lineage = (Cut("a1b2", 90),)
+    workers.committer.follow(lineage)
+    go_on.set()
+    workers.committer.thread.shutdown(wait=True)
+    assert completed_steps(folder) == [104, 80], "it is there"
+    assert workers.committer.steps == Committer(workers.spec, folder, workers.note, lineage=lineage).steps == [80]
+    assert load_weights(folder, lineage=lineage)[0] == 80
+    # A state of the same step that the run makes after the cut has a folder of its own.
+    write_shard(folder, 104, range(BLOCKS), state_of(range(BLOCKS)), made_under="a1b2")
+    assert names(folder) == ["step-00000080", "step-00000104", "step-00000104-a1b2"]
+    # Where deleting works, it goes.
+    monkeypatch.undo()
+    Committer(workers.spec, folder, workers.note, lineage=lineage).follow(lineage)
+    assert names(folder) == ["step-00000080", "step-00000104-a1b2"]
 
 
 def test_what_is_written_twice_or_by_two_groups_is_not_committed(folder: Store) -> None:

@@ -1,0 +1,61 @@
+"""A run's lineage: the cuts that undo states.
+
+A roll-back, or a loss of trust in what was computed, undoes all states after a step. A state says under which cuts it was made,
+and is usable if no later cut undid it. So a cut has its effect once it is recorded: nothing has to be deleted for it, and no
+late worker, slow upload or killed driver can bring an undone state back. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cut:
+    id: str
+    """Follows from this cut and all before it, so that it stands for the whole list up to here."""
+    to: int
+    """States of later steps that were made before the cut are undone."""
+
+
+Lineage = tuple[Cut, ...]
+"""All cuts of a run, in order."""
+
+
+def cut(lineage: Lineage, kind: str, to: int, step: int) -> Cut:
+    """The cut that an event of this kind, at this step, adds."""
+    content = f"{under(lineage)} {kind} {to} {step}"
+    return Cut(hashlib.sha256(content.encode()).hexdigest()[:8], to)
+
+
+def recorded(events: Iterable[Mapping[str, Any]]) -> Lineage:
+    """Read the cuts from a run's events. Those of earlier versions have no id: what they undid was deleted."""
+    return tuple(Cut(event["cut"], event["to"]) for event in events if event.get("cut"))
+
+
+def under(lineage: Lineage) -> str:
+    """What a state made now says of its lineage: the id of the last cut, empty if there is none."""
+    return lineage[-1].id if lineage else ""
+
+
+def usable(step: int, made_under: str, lineage: Lineage) -> bool:
+    """Tell whether a state of this step, made under these cuts, is part of the run that has made all of `lineage`.
+
+    A state that was made under a cut unknown to the run is not.
+    """
+    later = _later(made_under, lineage)
+    return later is not None and all(step <= cut.to for cut in later)
+
+
+def undone(step: int, made_under: str, lineage: Lineage) -> bool:
+    """Tell whether a state of the run has been undone by a later cut."""
+    return any(step > cut.to for cut in _later(made_under, lineage) or ())
+
+
+def _later(made_under: str, lineage: Lineage) -> Lineage | None:
+    """The cuts after the one with this id; None if there is none with it."""
+    ids = ["", *(one.id for one in lineage)]
+    return lineage[ids.index(made_under) :] if made_under in ids else None
