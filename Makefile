@@ -25,7 +25,7 @@ test-all: check  ## all checks and tests
 	$(BIN)/pytest -m alone
 
 coverage: $(VENV)/.ready-dev  ## the unit tests, and which lines of the packages they leave out: fails below the floor
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" --cov tests/unit
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" --cov
 
 tools:  ## Debian's programs that some tests run, and are skipped without: needs root
 	apt-get update -qq

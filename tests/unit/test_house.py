@@ -47,8 +47,9 @@ DOCUMENTS = [
 SHAKESPEARE = REPOSITORY / "examples" / "shakespeare" / "spec.yaml"
 
 
-def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+def python(code: str, **environment: str) -> str:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, env=os.environ | environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -355,6 +356,23 @@ def test_the_hooks_are_the_checks_of_the_makefile() -> None:
     entries = [hook["entry"].removeprefix(".venv/bin/") for repository in hooks for hook in repository["hooks"]]
     (rule,) = re.findall(r"^check:.*\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     assert entries == re.findall(r"\$\(BIN\)/(.+)", rule)
+
+
+def test_coverage_runs_the_unit_tests_alone_and_measures_the_packages_alone(tmp_path: Path) -> None:
+    """`--cov` takes the word after it as what to measure, so pytest itself reads the command here."""
+    (command,) = re.findall(r"^coverage:.*\n\t\$\(BIN\)/pytest (.+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    code = f"""
+import pytest
+class Reader:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config):
+        print(config.args, config.getoption("cov_source"))
+        return 0
+pytest.main({shlex.split(command)!r}, plugins=[Reader()])
+"""
+    assert python(code, COVERAGE_FILE=str(tmp_path / "coverage")) == "['tests/unit'] [True]"
+    measured = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["coverage"]["run"]["source_pkgs"]
+    assert measured == ["foundray", "foundray_modalities", "foundray_objectives"]
 
 
 def test_the_hosted_workflow_runs_what_anyone_can_run_once() -> None:
