@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from tests.command import FOUNDRAY, foundray
 
 import foundray as api
 from foundray.records.schema import Step
 from foundray.runs import lock as holder
+from foundray.runs.run import Run
+from foundray.spec.loading import load_spec
 from foundray.testing.waiting import wait_until
+from foundray.training.slots.board import start_board
+from foundray.training.slots.slots import Slots
 
 pytestmark = pytest.mark.usefixtures("own_ray")
 
@@ -222,6 +227,27 @@ def test_sampling_a_text(alone, storage: Path) -> None:
     assert shown["text"] == texts[0]
     assert api.sample(run, "x", tokens=20, temperature=0) == api.sample(run, "x", tokens=20, temperature=0, seed=9)
     assert "--top-k at least 1" in foundray("sample", run, "--top-k", 0).refusal
+
+
+def test_one_process_holds_all_slots_and_frees_them(shared_spec: Path) -> None:
+    """On a command's own Ray: three slots are reported, and nothing stays reserved for the next run of this process."""
+    spec = load_spec(shared_spec, {"scale.workers": 3, "scale.resources.CPU": 0.5})
+    (pool,) = spec.scale.all_pools
+    board = start_board()
+    slots = Slots.reserve(Run.named(spec), spec, {pool: (3, 3)}, board, [], delayed=False)
+
+    def held() -> int:
+        return len(ray.get(board.take.remote())[1])
+
+    def reserved() -> list[dict[str, float]]:
+        groups = ray.util.placement_group_table().values()
+        return [bundle for group in groups if group["state"] != "REMOVED" for bundle in group["bundles"].values()]
+
+    wait_until(lambda: held() == 3, 90, "three slots")
+    assert reserved() == [{"CPU": 1.5}]
+    ray.get(board.close.remote())
+    slots.close([])
+    wait_until(lambda: not reserved(), 10, "no reservation")
 
 
 def test_dry_run_and_schema(shared_spec: Path, storage: Path) -> None:

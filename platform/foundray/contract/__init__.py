@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from foundray.contract.losses import cross_entropy as cross_entropy
+from foundray.contract.losses import squared_error as squared_error
 from foundray.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 CONTRACT = 2
 """Version of this interface: raised whenever a modality or an objective written for the one before would no longer work."""
 OBJECTIVES, MODALITIES = "foundray.objectives", "foundray.modalities"
+RENAMED = {"hides": "masks", "lesson": "teacher_targets"}
+"""What earlier versions called otherwise, and nothing would miss: a class that defines it would compute something else."""
 
 
 @dataclass(frozen=True)
@@ -246,60 +251,64 @@ class Objective(BaseModel, ABC):
         raise NotImplementedError
 
 
-def cross_entropy(prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and count of the cross-entropies; see `Objective.loss`."""
-    from torch.nn import functional as F  # not above: data workers plan without torch
-
-    answers = target.masked_fill(~loss_mask, -100).flatten()
-    loss = F.cross_entropy(prediction.flatten(0, 1).float(), answers, ignore_index=-100, reduction="sum")
-    return loss, loss_mask.sum()
-
-
-def squared_error(prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and count of the units' mean squared errors; see `Objective.loss`."""
-    errors = (prediction.float() - target).pow(2).mean(-1)
-    return (errors * loss_mask).sum(), loss_mask.sum()
-
-
 def installed(group: str) -> list[str]:
     """Names installed in an entry point group; nothing is imported."""
     return sorted(entry_points(group=group).names)
 
 
 def load_objective(kind: str, options: dict[str, object]) -> Objective:
-    """Build an objective. Raises InputError for an option that it does not have."""
+    """Build an objective. Raises InputError for an option that it does not have, or if its package does not work."""
     objective: Objective = _load(OBJECTIVES, "objective", kind, options)
     return objective
 
 
 def load_modality(kind: str, options: dict[str, object]) -> Modality:
-    """Build a modality. Raises InputError for an option that it does not have."""
+    """Build a modality. Raises InputError for an option that it does not have, or if its package does not work."""
     modality: Modality = _load(MODALITIES, "data.modality", kind, options)
     return modality
 
 
 def pairs() -> dict[str, list[str]]:
     """Objectives that can learn from each installed modality."""
-    takes = {name: entry_points(group=OBJECTIVES)[name].load().takes for name in installed(OBJECTIVES)}
-    gives = {name: entry_points(group=MODALITIES)[name].load().gives for name in installed(MODALITIES)}
+    takes = {name: objective.takes for name, objective in _working(OBJECTIVES)}
+    gives = {name: modality.gives for name, modality in _working(MODALITIES)}
     return {name: [objective for objective, taken in takes.items() if given in taken] for name, given in gives.items()}
 
 
 def endings() -> dict[str, tuple[str, ...]]:
     """Name endings of the files of each installed modality that has files of its own."""
-    found = {name: entry_points(group=MODALITIES)[name].load() for name in installed(MODALITIES)}
-    return {name: modality.endings for name, modality in found.items() if issubclass(modality, Values)}
+    return {name: modality.endings for name, modality in _working(MODALITIES) if issubclass(modality, Values)}
 
 
 @cache
-def _class(group: str, kind: str) -> type[BaseModel]:
-    """Class installed under a name. Cached: looking through all packages takes milliseconds."""
-    found: type[BaseModel] = entry_points(group=group)[kind].load()
+def class_of(group: str, kind: str) -> Any:
+    """Class installed under a name. Raises InputError if its package does not work with this version of the interface.
+
+    Cached: looking through all packages takes milliseconds.
+    """
+    point = entry_points(group=group)[kind]
+    package = point.dist.name if point.dist else point.module
+    otherwise = f"Foundray's CHANGELOG.md says what contract {CONTRACT} calls otherwise"
+    try:
+        found = point.load()
+    except Exception as error:  # of any kind: it is a third party's
+        why = " ".join(str(error).split())
+        raise InputError(f"{kind} of the package {package} cannot be imported ({why}): {otherwise}") from error
+    for old, new in RENAMED.items():
+        if any(old in vars(base) for base in found.__mro__):
+            raise InputError(f"{kind} of the package {package} defines {old}, which is {new} now: {otherwise}")
     return found
 
 
+def _working(group: str) -> Iterator[tuple[str, Any]]:
+    """Names and classes of those that can be used; `foundray doctor` reports the others."""
+    for name in installed(group):
+        with suppress(InputError):
+            yield name, class_of(group, name)
+
+
 def _load(group: str, section: str, kind: str, options: dict[str, object]) -> Any:
-    found = _class(group, kind)
+    found: type[BaseModel] = class_of(group, kind)
     try:
         return found.model_validate(options)
     except ValidationError as error:

@@ -106,20 +106,18 @@ def _bitsandbytes() -> Finding:
 
 
 def _objectives() -> Finding:
-    from importlib.metadata import entry_points
-
-    from foundray.contract import MODALITIES, OBJECTIVES, installed
+    from foundray.contract import MODALITIES, OBJECTIVES, class_of, installed
 
     broken = []
     for group in (OBJECTIVES, MODALITIES):
         for name in installed(group):
             try:
-                entry_points(group=group)[name].load()
-            except Exception as error:  # of any kind: it is a third party's
-                broken.append(f"{name} ({type(error).__name__}: {error})")
+                class_of(group, name)
+            except InputError as error:
+                broken.append(str(error))
     objectives, modalities = installed(OBJECTIVES), installed(MODALITIES)
     if broken:
-        return Finding("objectives", "wrong", f"not importable: {'; '.join(broken)}"[:300], PROBES["objectives"].mend)
+        return Finding("objectives", "wrong", "; ".join(broken)[:400], PROBES["objectives"].mend)
     if not objectives or not modalities:
         return Finding("objectives", "wrong", "none is installed", PROBES["objectives"].mend)
     return Finding("objectives", "ok", f"{len(objectives)} objectives, {len(modalities)} modalities: {', '.join(modalities)}")

@@ -42,7 +42,10 @@ def cluster_url(given: str | None) -> str:
     """Return `given`, else the URL in RAY_API_SERVER_ADDRESS, else that of the cluster on this machine. Raises InputError."""
     if not (url := given or os.environ.get(URL)):
         try:
-            return LocalCluster().url
+            cluster = LocalCluster()
+            if not cluster.has_dashboard:
+                raise InputError(f"the cluster in {cluster.folder} was started without a dashboard, so it takes no jobs")
+            return cluster.url
         except InputError:
             raise InputError(
                 f"which cluster? Give its dashboard's URL with --cluster http://HEAD:8265 or {URL}, or start one on this "

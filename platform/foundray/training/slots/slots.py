@@ -102,18 +102,20 @@ class Slots:
         return "; ".join(dict.fromkeys(pool_trainer.reason for pool_trainer in self.pools)) or None
 
     def close(self, requests: list[str]) -> None:
-        """Free the slots, after the board has asked their holders to exit."""
+        """Free the slots, after the board has asked their holders to exit. Nothing that fails here is raised."""
+        calls = [pool_trainer.call for pool_trainer in self.pools if pool_trainer.call is not None]
         with suppress(RayError):
-            calls = [pool_trainer.call for pool_trainer in self.pools if pool_trainer.call is not None]
-            if calls and not self.alone:  # on its own Ray everything ends with this process
+            if calls and not self.alone:  # on its own Ray nothing of Ray Train's is needed later, so it need not end by itself
                 ray.wait(calls, num_returns=len(calls), timeout=CLOSE_SECONDS)
             for pool_trainer in self.pools:
                 if pool_trainer.started:
                     ray.kill(pool_trainer.actor)
-        if self.alone:
+        if not self.alone:
+            return cancel_requests(requests)
+        with suppress(Exception):  # the run's end, its message and its records do not depend on this
+            if calls:  # their actors are dead then, and make no more reservations
+                ray.wait(calls, num_returns=len(calls), timeout=CLOSE_SECONDS)
             _remove_reservations()  # this process may start another run
-        else:
-            cancel_requests(requests)
 
 
 class PoolTrainer:
@@ -177,7 +179,7 @@ def cancel_requests(names: list[str]) -> None:
 
 
 def _remove_reservations() -> None:
-    """Remove all placement groups: Ray keeps those of an actor that died for as long as its job lives."""
+    """Remove all placement groups, which are Ray Train's: Ray keeps those of a dead actor for as long as its job lives."""
     from ray._raylet import PlacementGroupID  # there is no public way from the id in the table to the group
 
     for found in ray.util.placement_group_table().values():
@@ -208,8 +210,8 @@ class _Keeper:
         from foundray.training.slots.board import hold_slot
         from foundray.training.slots.scaling import OneMachine, StayingNodes
 
-        # There are no data sets, so the process that manages them is left out. On its own Ray, the slots end with this
-        # process, so nothing has to clean them up.
+        # There are no data sets, so the process that manages them is left out. On its own Ray, the driver cleans the slots up
+        # if another run may follow.
         excluded = (DatasetsCallback, PlacementGroupCleanerCallback) if alone else (DatasetsCallback,)
 
         class Trainer(DataParallelTrainer):

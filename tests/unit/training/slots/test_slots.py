@@ -92,6 +92,16 @@ def test_ray_train_begins_once_the_first_group_computes_or_after_a_while(monkeyp
     assert len(trainer.calls) == 2
 
 
+def test_an_error_while_the_slots_are_freed_is_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would replace the run's own message, and keep its last records from being stored."""
+
+    def lost() -> None:
+        raise ConnectionError("the head is gone")
+
+    monkeypatch.setattr(slots_module.ray.util, "placement_group_table", lost)
+    Slots([], alone=True).close([])
+
+
 def test_the_run_gives_up_if_every_pool_fails_and_nobody_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(monkeypatch)
     first, second = PoolTrainer("first", trainer.begin), PoolTrainer("second", trainer.begin)
