@@ -5,8 +5,10 @@ The processes are started once and serve all calls, since most of a start is imp
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -28,22 +30,23 @@ def run_group(world: int, function: Callable[..., Any], *arguments: Any) -> list
     """Run `function(group, *arguments)` in each of `world` processes; gives the results in rank order.
 
     The function, its arguments and its result are pickled, so the function must be at the top level of a module.
-    Raises `RuntimeError`, with the tracebacks, if it fails in some of them, and `TimeoutError` if it hangs.
+    Raises `RuntimeError`, with the tracebacks, if it fails or a process ends in some of them, and `TimeoutError` if it hangs.
     """
     while len(_processes) < world:
         _processes.append(_started())
     with tempfile.TemporaryDirectory() as folder:
-        connections = [connection for _, connection in _processes[:world]]
-        for rank, connection in enumerate(connections):
-            connection.send((rank, world, f"{folder}/store", function, arguments))
         try:
-            return _results(connections)
+            for rank, (_, connection) in enumerate(_processes[:world]):
+                with contextlib.suppress(BrokenPipeError):  # `_outcome` says that the process has ended
+                    connection.send((rank, world, f"{folder}/store", function, arguments))
+            return _results(_processes[:world])
         except BaseException:
             _end()  # the others may wait for the one that failed
             raise
 
 
-def _results(connections: list[Connection]) -> list[Any]:
+def _results(processes: list[tuple[Any, Connection]]) -> list[Any]:
+    connections = [connection for _, connection in processes]
     results: dict[int, Any] = {}
     failures: dict[int, str] = {}
     while missing := [rank for rank in range(len(connections)) if rank not in results | failures]:
@@ -53,13 +56,23 @@ def _results(connections: list[Connection]) -> list[Any]:
             break
         for rank in missing:
             if connections[rank] in ready:
-                succeeded, value = connections[rank].recv()
+                succeeded, value = _outcome(*processes[rank])
                 (results if succeeded else failures)[rank] = value
     if failures:
-        raise RuntimeError("\n".join(f"rank {rank} failed:\n{text}" for rank, text in failures.items()))
+        raise RuntimeError("\n".join(f"rank {rank} {text}" for rank, text in failures.items()))
     if missing:
         raise TimeoutError(f"no result from ranks {missing} after {SECONDS} s")
     return [results[rank] for rank in range(len(connections))]
+
+
+def _outcome(process: Any, connection: Connection) -> tuple[bool, Any]:
+    """Whether a rank succeeded, and its result, or what happened to it."""
+    try:
+        outcome: tuple[bool, Any] = connection.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        return False, f"ended with status {process.exitcode}"
+    return outcome
 
 
 def _started() -> tuple[Any, Connection]:
@@ -84,13 +97,13 @@ def _serve(connection: Connection) -> None:
     torch.set_num_threads(THREADS)
     while True:
         try:
-            rank, world, store, function, arguments = connection.recv()
+            message = connection.recv_bytes()
         except EOFError:
             return
         try:
-            connection.send((True, _in_group(rank, world, store, function, arguments)))
+            connection.send((True, _in_group(*pickle.loads(message))))
         except Exception:
-            connection.send((False, traceback.format_exc()))
+            connection.send((False, f"failed:\n{traceback.format_exc()}"))
 
 
 def _in_group(rank: int, world: int, store: str, function: Callable[..., Any], arguments: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from foundray.records.schema import EVENTS
@@ -25,9 +26,13 @@ def untimed_event(name: str, **fields: Any) -> dict[str, Any]:
 
 def example_of(annotation: Any) -> Any:
     """A value that JSON can hold for a field of this type."""
-    kinds = {int: 1, float: 1.0, str: "x", bool: True, list: [], tuple: [], dict: {}, Literal: "memory"}
-    known = kinds.get(annotation, kinds.get(get_origin(annotation)))
-    return known if known is not None else example_of(get_args(annotation)[0])
+    origin, parts = get_origin(annotation) or annotation, get_args(annotation)
+    if origin is Literal:
+        return parts[0]
+    if origin is tuple:
+        return [] if Ellipsis in parts else [example_of(part) for part in parts]
+    plain = {int: 1, float: 1.0, str: "x", bool: True, list: [], dict: {}}
+    return plain[origin] if origin in plain else example_of(next(part for part in parts if part is not NoneType))
 
 
 def step_records(first: int, last: int, since: float, seconds: float = 1.0, **fields: Any) -> list[dict[str, Any]]:

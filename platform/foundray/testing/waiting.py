@@ -51,5 +51,6 @@ def _output(process: Process | None) -> str:
     """What the process wrote to its pipes."""
     if isinstance(process, subprocess.Popen):
         with contextlib.suppress(subprocess.TimeoutExpired):  # a child of it still holds a pipe
-            return "".join(f"\n{text}" for text in process.communicate(timeout=10) if text)
+            written = [text for text in process.communicate(timeout=10) if text]
+            return "".join(f"\n{text.decode(errors='replace') if isinstance(text, bytes) else text}" for text in written)
     return ""
