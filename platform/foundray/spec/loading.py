@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from foundray.errors import InputError
 from foundray.spec import Spec, nearest
 
+SOURCES_HINT = "; it names the sources, as in `data: {sources: [{path: ...}]}`"
 _Checked = TypeVar("_Checked", bound=BaseModel)
 
 
@@ -120,7 +121,8 @@ def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
         known = _fields_at(model, tuple(parents))
         return f"{name} is not a field{nearest(str(last), known)}; there are: {', '.join(known)}{more}"
     if first["type"] == "missing":
-        return f"{name} is missing{more}"
+        hint = SOURCES_HINT if model is Spec and first["loc"] == ("data",) else ""
+        return f"the field `{name}` is missing{hint}{more}"
     message = first["msg"].removeprefix("Value error, ")
     given = f" (it is {first['input']!r})" if isinstance(first["input"], str | int | float | bool | list | tuple) else ""
     return f"{name}: {message[0].lower()}{message[1:]}{given}{more}"

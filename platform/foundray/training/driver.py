@@ -168,8 +168,10 @@ def check_fits(spec: Spec, prepared: Prepared) -> None:
     splits = [manifest.split(index, holdout) for index in range(len(spec.data.sources))]
     for source, (kept, total) in zip(spec.data.sources, splits, strict=True):
         if kept < 1:
+            leave = "sample leaves" if total == 1 else "samples leave"
             raise InputError(
-                f"the source {source.path} is too small: its {total} samples leave none beside the validation split"
+                f"the source {source.path} is too small: its {total} {leave} none beside the validation split; "
+                f"add data, or lower model.context or data.holdout"
             )
     samples = sum(kept for kept, _ in splits)
     if samples < spec.samples_per_step:

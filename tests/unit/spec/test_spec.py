@@ -21,6 +21,13 @@ def refused(changes: dict[str, Any], tmp_path: Path) -> str:
     return sentence
 
 
+def test_a_missing_field_is_named_and_data_shown() -> None:
+    with pytest.raises(InputError, match=r"the field `data` is missing; it names the sources, as in `data: \{sources: "):
+        parse_spec("name: x", "spec.yaml")
+    with pytest.raises(InputError, match=r"the field `data.sources` is missing \("):
+        parse_spec("{name: x, data: {}}", "spec.yaml")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
