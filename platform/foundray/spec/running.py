@@ -102,8 +102,8 @@ class FaultConfig(Section):
     max_restarts: NonNegativeInt = 8
     """Failures in a row, without a completed step between them, after which a command gives up."""
     mirror_every: PositiveInt | None = None
-    """Steps between copies of each worker's state into another worker's memory, on another node if possible; a fault
-    repeats at most this many (default: 2, or as many as take half a second; five seconds if all workers are on one node)."""
+    """Steps between copies of each worker's state into another worker's memory, on another node if possible; a fault repeats
+    at most this many (default: two, or as many as take half a second; five seconds' worth if all workers are on one node)."""
     silence_s: PositiveFloat = 30
     """Seconds without a sign of life after which a worker counts as lost, even if its machine is up."""
     wait_s: PositiveFloat = 1800
