@@ -36,11 +36,7 @@ def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
     [
         (b"", "name=x", "is empty"),
         (b"\x00\xff\xfe binary", "name=x", "not UTF-8"),
-        (
-            b"one sample, at most",
-            "name=x",
-            "its 1 sample leaves none beside the validation split; add data, or lower model.context",
-        ),
+        (b"one sample, at most", "name=x", "its 1 sample leaves none beside the validation split; add data, or lower"),
         (b"too short to fill one batch of ten samples", "name=x", "too few tokens for one batch"),
         (b"x" * 10_000, "scale.workers=[64,64]", "scale.workers asks for at least 64 workers"),
     ],
