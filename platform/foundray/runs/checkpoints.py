@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundray.errors import InputError
-from foundray.runs.lineage import Lineage, recorded, undone, usable
+from foundray.runs.lineage import Lineage, recorded, undoes_after, undone, usable
 from foundray.spec.evaluating import VALIDATION
 from foundray.storage import Store, writing
 
@@ -78,8 +78,8 @@ def with_loss(losses: Mapping[int, float], event: Mapping[str, Any]) -> dict[int
     if event["event"] == "evaluated" and event.get("set", VALIDATION) == VALIDATION:
         loss = event.get("compared_loss")  # over equal samples, because one evaluation's may be harder than another's
         return {**losses, event["step"]: event["val_loss"] if loss is None else loss}
-    if event.get("cut") or event["event"] == "rolled_back":
-        return {step: loss for step, loss in losses.items() if step <= event["to"]}
+    if (to := undoes_after(event)) is not None:
+        return {step: loss for step, loss in losses.items() if step <= to}
     return dict(losses)
 
 

@@ -13,7 +13,7 @@ from foundray.records.schema import kinds
 from foundray.records.traits import Trait
 from foundray.runs.checkpoints import newest_step
 from foundray.runs.goodput import ENDS, Account, goodput_of
-from foundray.runs.lineage import recorded
+from foundray.runs.lineage import recorded, undoes_after
 from foundray.runs.lock import is_held
 from foundray.runs.restarts import restarts
 from foundray.spec import Spec
@@ -148,8 +148,8 @@ def _val_loss(events: list[dict[str, Any]]) -> float | None:
     """Validation loss of the last evaluation that no cut has undone."""
     reached = math.inf
     for event in reversed(events):
-        if event.get("cut") or event["event"] == "rolled_back":
-            reached = min(reached, event["to"])
+        if (to := undoes_after(event)) is not None:
+            reached = min(reached, to)
         elif event["event"] == "evaluated" and event["step"] <= reached:
             return float(event["val_loss"])
     return None

@@ -36,6 +36,14 @@ def recorded(events: Iterable[Mapping[str, Any]]) -> Lineage:
     return tuple(Cut(event["cut"], event["to"]) for event in events if event.get("cut"))
 
 
+def undoes_after(event: Mapping[str, Any]) -> int | None:
+    """The step after which an event undoes all states and evaluations; None if it undoes none.
+
+    A roll-back of earlier versions does, too, although it has no id.
+    """
+    return int(event["to"]) if event.get("cut") or event["event"] == "rolled_back" else None
+
+
 def under(lineage: Lineage) -> str:
     """What a state made now says of its lineage: the id of the last cut, empty if there is none."""
     return lineage[-1].id if lineage else ""

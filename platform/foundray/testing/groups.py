@@ -22,7 +22,7 @@ FURTHER_SECONDS = 2
 """Wait for the tracebacks of other ranks after one has failed: a judgement."""
 THREADS = 1
 """Of each process: as many as a run's worker has that asks for nothing. Sums that are cut for another number round differently,
-so whoever compares with a group computes with as many (`torch.set_num_threads`)."""
+so compute with as many where you compare with a group (`torch.set_num_threads`)."""
 _processes: list[tuple[Any, Connection]] = []
 
 

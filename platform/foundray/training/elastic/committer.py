@@ -84,7 +84,11 @@ class Committer:
     @property
     def steps(self) -> list[int]:
         """Steps of the complete and usable checkpoints, newest first."""
-        return [step_of(old) for old in self.checkpoints if is_usable(old, self.lineage)]
+        return [step_of(old) for old in self._counted()]
+
+    def _counted(self) -> list[Store]:
+        """The complete checkpoints that no cut has undone, newest first; a commit in flight may have added an undone one."""
+        return [old for old in self.checkpoints if is_usable(old, self.lineage)]
 
     def complete(self, generation: int, statuses: list[Status], recorded: int) -> None:
         """Write the manifest of each of the group's checkpoints whose shards are all written.
@@ -195,8 +199,7 @@ class Committer:
     def _prune(self, step: int) -> None:
         """Delete what need not be kept. A failure does not affect this checkpoint; deletion is retried after the next one."""
         try:
-            counted = [old.name for old in self.checkpoints if is_usable(old, self.lineage)]
-            left = {old.name for old in prune(self.folder, self.keep, counted)}
+            left = {old.name for old in prune(self.folder, self.keep, [old.name for old in self._counted()])}
             self.checkpoints = [old for old in self.checkpoints if old.name in left]
             self._delete_undone()
             self.not_deleted = ""
@@ -212,7 +215,6 @@ class Committer:
     def follow(self, lineage: Lineage) -> None:
         """Leave out the checkpoints that the run's cuts have undone, and delete them, on which nothing depends."""
         self.lineage = lineage
-        self.checkpoints = [old for old in self.checkpoints if is_usable(old, lineage)]
         self._delete_undone()
 
     def _delete_undone(self) -> None:

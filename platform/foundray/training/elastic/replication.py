@@ -22,7 +22,7 @@ MIN_STEPS = 2
 
 
 class Replication:
-    """A worker's replications, of which one is under way at most."""
+    """A worker's replications, one at a time."""
 
     def __init__(self, worker: Worker):
         self.worker = worker

@@ -17,7 +17,7 @@ from foundray.training.step.trainer import Trainer, named_weights
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Store, Trainer]:
-    """Checkpoints of steps 1, 2 and 3, in each of which all weights equal the step."""
+    """Checkpoints of steps 1, 2 and 3: all weights equal the step."""
     trainer, folder = make_trainer(make_spec(), Group()), Store.at(tmp_path / "checkpoints")
     for step in (1, 2, 3):
         trainer.flat.buffer.fill_(step)

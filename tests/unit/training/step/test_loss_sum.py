@@ -53,7 +53,7 @@ def test_every_finite_loss_fits(loss: float, finite: bool) -> None:
 
 
 def evaluated(group: Group, huge: float) -> Evaluation:
-    """Evaluate seven micro-batches, one of which has another loss."""
+    """Evaluate seven micro-batches; one has another loss."""
     spec = make_spec()
     trainer = make_trainer(spec, group)
     loss_of, seen = trainer.loss_of, []

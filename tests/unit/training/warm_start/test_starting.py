@@ -358,7 +358,7 @@ def test_kept_weights_that_are_lost_or_damaged_are_one_sentence(tmp_path: Path) 
 
 def test_facts_and_stored_spec_contain_the_start(parent: Run, tmp_path: Path) -> None:
     start = find_start(child())
-    run = run_with_records(tmp_path / "runs", name="told", init_from=start.place.model_dump())
+    run = run_with_records(tmp_path / "runs", name="named", init_from=start.place.model_dump())
     assert run.facts().init_from == start.place.model_dump()
     assert json.loads(run.facts().to_json())["init_from"]["step"] == 8
     assert load_spec(Path(run.folder.path) / "spec.yaml").init_from == start.place
