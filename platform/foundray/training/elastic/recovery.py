@@ -55,26 +55,45 @@ def newest_complete(held: Mapping[int, Iterable[StateShard]], blocks: int) -> So
 
 
 def _cover(found: list[tuple[int, StateShard]], blocks: int) -> tuple[tuple[int, StateShard], ...] | None:
-    """Choose few shards that cover [0, blocks): at each point the one that reaches furthest."""
-    chosen, reached = [], 0
+    """Choose few shards that cover [0, blocks): at each point the one that reaches furthest, the first of equal ones."""
+    # In order of their starts, each shard is looked at once: a group of thousands holds thousands of shards.
+    waiting = iter(sorted(enumerate(found), key=lambda item: item[1][1].start))
+    following = next(waiting, None)
+    chosen, reached, furthest = [], 0, (0, 0)
     while reached < blocks:
-        best = max((f for f in found if f[1].start <= reached), key=lambda f: f[1].stop, default=None)
-        if best is None or best[1].stop <= reached:
+        while following is not None and following[1][1].start <= reached:
+            furthest = max(furthest, (following[1][1].stop, -following[0]))
+            following = next(waiting, None)
+        if furthest[0] <= reached:
             return None
-        chosen.append(best)
-        reached = best[1].stop
+        chosen.append(found[-furthest[1]])
+        reached = furthest[0]
     return tuple(chosen)
 
 
 def replica_ranks(nodes: Sequence[str]) -> list[int | None]:
-    """For each rank, return the rank that keeps its replica: the next one on another node. `nodes` gives each rank's node.
+    """For each rank, return the rank that keeps its replica, which is on another node. `nodes` gives each rank's node.
 
-    On a single node it is the next rank; a lone worker has none.
+    If no node has more than half of the workers, every worker keeps one replica: with nodes of equal size, the k-th worker of
+    a node has the k-th of the next. Otherwise the workers outside the largest node share that node's replicas equally. On a
+    single node it is the next rank; a lone worker has none.
     """
-    world = len(nodes)
-
-    def replica_rank(rank: int) -> int | None:
-        others = [(rank + ahead) % world for ahead in range(1, world)]
-        return next((other for other in others if nodes[other] != nodes[rank]), others[0] if others else None)
-
-    return [replica_rank(rank) for rank in range(world)]
+    by_node: dict[str, list[int]] = {}
+    for rank, node in enumerate(nodes):
+        by_node.setdefault(node, []).append(rank)
+    holders: list[int | None] = [None] * len(nodes)
+    if len(nodes) < 2:
+        return holders
+    largest = max(by_node, key=lambda node: len(by_node[node]))
+    inside = by_node[largest]
+    outside = [rank for node, ranks in by_node.items() if node != largest for rank in ranks]
+    if len(inside) > len(outside) > 0:
+        pairs = [(rank, outside[k % len(outside)]) for k, rank in enumerate(inside)]
+        pairs += zip(outside, inside, strict=False)
+    else:
+        # Node after node, the rank that is a largest node further is on another node, as no node reaches that far.
+        ring, ahead = [rank for ranks in by_node.values() for rank in ranks], len(inside) if outside else 1
+        pairs = list(zip(ring, [*ring[ahead:], *ring[:ahead]], strict=True))
+    for rank, holder in pairs:
+        holders[rank] = holder
+    return holders
