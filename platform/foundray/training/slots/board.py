@@ -1,8 +1,9 @@
 """The board: a small actor beside the driver that collects workers' records and the heartbeats of slots.
 
 It appends and hands out in order of arrival. Records travel with their age, not with a time: clocks of different machines are
-never compared. (Ray's own Queue is an asyncio actor, which may run calls in a different order than they were made, and a timed
-`get` of it can drop an item that arrives as its time runs out.)
+never compared. A process sends one heartbeat for all its slots, and the more processes there are, the less often each does.
+(Ray's own Queue is an asyncio actor, which may run calls in a different order than they were made, and a timed `get` of it can
+drop an item that arrives as its time runs out.)
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ray
 
@@ -18,9 +19,12 @@ from foundray.cluster.remote import Remote
 
 FLUSH_SECONDS = 0.5
 HEARTBEAT_SECONDS = 1.0
-"""Interval between two heartbeats of a slot."""
-SLOT_TIMEOUT_SECONDS = 5.0
-"""A slot without a heartbeat for this long is lost."""
+"""Shortest interval between two heartbeats of a process that holds slots."""
+HEARTBEATS_PER_SECOND = 200
+"""Most heartbeats that reach the board: with more processes, each sends them less often. On two cores an actor gets some 400
+calls per second."""
+LATE_SECONDS = 4.0
+"""A process whose heartbeat is late by this long, and by a whole interval, has lost its slots."""
 RECENT_RECORDS = 1000
 """Records that every worker keeps until the driver has them, so that another can send them if rank 0 is lost."""
 
@@ -38,30 +42,45 @@ class Slot:
     """Name of its pool."""
 
 
+class _Holder(NamedTuple):
+    """A process that holds slots."""
+
+    slot: Slot
+    slots: int
+    """Number of equal slots."""
+    until: float
+    """Time on the board's monotonic clock at which they are lost without another heartbeat."""
+
+
 class _Board:
     """The actor. It runs one call at a time, each caller's in the order in which they were made."""
 
     def __init__(self) -> None:
         self.records: list[tuple[Record, float]] = []
         # By pool and number in Ray Train's group: a new group's slots replace the old one's.
-        self.slots: dict[tuple[str, int], tuple[Slot, float]] = {}
+        self.holders: dict[tuple[str, int], _Holder] = {}
         self.open = True
 
     def append(self, records: list[Record]) -> None:
         arrived = time.monotonic()
         self.records += [(record, arrived) for record in records]
 
-    def heartbeat(self, pool: str, rank: int, slot: Slot) -> bool:
-        """Note a heartbeat of the process that holds the slot; False asks it to exit."""
-        self.slots[pool, rank] = (slot, time.monotonic())
-        return self.open
+    def heartbeat(self, pool: str, rank: int, slot: Slot, slots: int) -> float:
+        """Note a heartbeat of the process that holds `slots` slots like `slot`.
+
+        Returns the seconds until its next heartbeat is due; 0 asks it to exit.
+        """
+        seconds = max(HEARTBEAT_SECONDS, len(self.holders) / HEARTBEATS_PER_SECOND)
+        held_until = time.monotonic() + seconds + max(LATE_SECONDS, seconds)
+        self.holders[pool, rank] = _Holder(slot, slots, held_until)
+        return seconds if self.open else 0.0
 
     def take(self) -> tuple[list[Record], list[Slot]]:
         """Return the records since the last call, and the slots held."""
         now = time.monotonic()
         taken, self.records = _aged(self.records, now), []
-        held_until = now - SLOT_TIMEOUT_SECONDS
-        return taken, [slot for slot, seen in self.slots.values() if seen > held_until]
+        self.holders = {key: holder for key, holder in self.holders.items() if holder.until > now}
+        return taken, [holder.slot for holder in self.holders.values() for _ in range(holder.slots)]
 
     def close(self) -> None:
         self.open = False
@@ -71,7 +90,7 @@ class BoardHandle(Protocol):
     """The board, as other processes call it."""
 
     append: Remote[[list[Record]]]
-    heartbeat: Remote[[str, int, Slot]]
+    heartbeat: Remote[[str, int, Slot, int]]
     take: Remote[[]]
     close: Remote[[]]
 
@@ -94,9 +113,8 @@ def hold_slot(config: dict[str, Any]) -> None:
 
     rank = ray.train.get_context().get_world_rank()
     slot = Slot(ray.get_runtime_context().get_node_id(), tuple(map(str, ray.get_gpu_ids())), config["pool"])
-    ranks = range(rank * config["slots"], (rank + 1) * config["slots"])
-    while all(ray.get([config["board"].heartbeat.remote(config["pool"], rank, slot) for rank in ranks])):
-        time.sleep(HEARTBEAT_SECONDS)
+    while seconds := ray.get(config["board"].heartbeat.remote(config["pool"], rank, slot, config["slots"])):
+        time.sleep(seconds)
 
 
 class Journal:

@@ -1,0 +1,71 @@
+"""The board: which slots are held, and how often their holders call."""
+
+from __future__ import annotations
+
+import heapq
+
+import pytest
+
+from foundray.testing.clock import SimulatedClock
+from foundray.training.slots.board import HEARTBEATS_PER_SECOND, Slot, _Board
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimulatedClock:
+    clock = SimulatedClock()
+    clock.install(monkeypatch.setattr)
+    return clock
+
+
+def slot(node: str = "a", pool: str = "") -> Slot:
+    return Slot(node, (), pool)
+
+
+@pytest.mark.usefixtures("clock")
+def test_one_heartbeat_counts_for_all_slots_of_a_process() -> None:
+    board = _Board()
+    assert board.heartbeat("", 0, slot("a"), 3) == 1.0
+    assert board.heartbeat("", 1, slot("b"), 3) == 1.0
+    assert [held.node for held in board.take()[1]] == ["a"] * 3 + ["b"] * 3
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_new_groups_slots_replace_those_of_the_same_pool_and_number() -> None:
+    board = _Board()
+    board.heartbeat("x", 0, slot("a", "x"), 1)
+    board.heartbeat("y", 0, slot("b", "y"), 1)
+    board.heartbeat("x", 0, slot("c", "x"), 1)
+    assert [held.node for held in board.take()[1]] == ["c", "b"]
+
+
+def test_a_silent_process_has_lost_its_slots(clock: SimulatedClock) -> None:
+    board = _Board()
+    board.heartbeat("", 0, slot(), 2)
+    clock.advance(4.9)
+    assert len(board.take()[1]) == 2
+    clock.advance(0.2)
+    assert board.take()[1] == []
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_closed_board_asks_the_holders_to_exit() -> None:
+    board = _Board()
+    board.close()
+    assert not board.heartbeat("", 0, slot(), 1)
+
+
+@pytest.mark.parametrize("holders", [1, 150, 2000])
+def test_calls_do_not_grow_with_the_holders_and_none_is_lost(holders: int, clock: SimulatedClock) -> None:
+    """Each calls again when the board said, or nearly as late as it may."""
+    board, calls = _Board(), 0
+    due = [(clock.monotonic(), rank) for rank in range(holders)]
+    began = clock.monotonic()
+    while due[0][0] < began + 40:
+        at, rank = heapq.heappop(due)
+        clock.advance(max(0.0, at - clock.monotonic()))
+        seconds = board.heartbeat("", rank, slot(), 1)
+        calls += at >= began + 20
+        late = 0.9 * seconds if rank % 10 == 0 else 0.0
+        heapq.heappush(due, (at + seconds + late, rank))
+    assert len(board.take()[1]) == holders
+    assert calls <= 20 * 1.01 * HEARTBEATS_PER_SECOND
