@@ -158,6 +158,14 @@ def test_a_step_of_other_workers_before_a_break_is_found(record: tuple[Records, 
     assert any("step 16 was computed by 3 workers" in text for text in problems(events, metrics, spec))
 
 
+@pytest.mark.parametrize(("workers", "step", "sound"), [(64, 7, False), (65, 7, True), (65, 100, False)])
+def test_only_most_steps_of_a_large_group_may_have_no_takers(workers: int, step: int, sound: bool, spec: Spec) -> None:
+    longer = spec.model_copy(update={"train": spec.train.model_copy(update={"steps": 100})})
+    groups = groups_of([event_at(0, "workers_started", step=step - 1, workers=workers, state="storage")])
+    (placed_line,), _ = placed([one | {"takers": []} for one in lines(longer, step, step, 0, workers)], groups)
+    assert (judge_line(placed_line, longer) == []) == sound
+
+
 @pytest.mark.parametrize("losses", [[2.0] * 30, [2.0] * 20 + [50.0] + [2.0] * 9])
 def test_spikes_are_judged_once_more(losses: list[float], spec: Spec) -> None:
     alone = spec.model_copy(update={"guard": spec.guard.model_copy(update={"roll_back": None})})

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from foundray.inspection.auditing.groups import Placed
 from foundray.records.schema import MEASURES, Step
-from foundray.records.takers import runs_of
+from foundray.records.takers import may_be_missing, runs_of
 from foundray.spec import Spec
 from foundray.training.step.schedule import lr_factor
 
@@ -61,7 +61,8 @@ def _numbers(line: Placed, spec: Spec) -> Iterator[str]:
 def _micro_batches(line: Placed, spec: Spec) -> Iterator[str]:
     record, count, workers = line.record, spec.train.micro_batches, line.group.workers
     runs = runs_of(record["takers"])
-    if (taken := sum(length for _, length in runs)) != count:
+    missing = not runs and may_be_missing(line.step, workers)
+    if (taken := sum(length for _, length in runs)) != count and not missing:
         yield f"{taken} micro-batches were computed, but a step has {count}"
     if strangers := sorted({rank for rank, _ in runs if not 0 <= rank < workers}):
         yield f"worker {strangers[0]} computed part of it, but the group had {workers} workers"

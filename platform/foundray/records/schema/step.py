@@ -32,7 +32,8 @@ class Step(Line):
     workers: int
     """Workers that computed the step."""
     takers: list[tuple[int, int]]
-    """Which worker computed which micro-batches: [rank, count] pairs, in micro-batch order."""
+    """Which worker computed which micro-batches: [rank, count] pairs, in micro-batch order. If these are more than 64, each
+    worker's count, by rank; if there are more than 64 workers, only every 100th step has it, and the others have none."""
     skipped: list[int]
     """Micro-batches left out because their loss or gradient was not finite."""
     spike: bool

@@ -17,7 +17,7 @@ from foundray.errors import FoundrayError, RunFailed
 from foundray.host.devices import traits
 from foundray.model.model import Model
 from foundray.records.schema import MEASURES
-from foundray.records.takers import runs
+from foundray.records.takers import recorded
 from foundray.runs.lineage import under
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -280,7 +280,7 @@ class Loop:
                 "copy_s": round(self.copy_s, 6),
                 "tokens_per_s": round(self.spec.tokens_per_step / seconds, 1),
                 "workers": self.order.world,
-                "takers": runs(result.takers),
+                "takers": recorded(self.done, result.takers),
                 "skipped": result.skipped,
                 "spike": result.spike,
                 "data": result.data,
