@@ -11,6 +11,7 @@ import pytest
 from tests.unit.data.manifests import manifest
 
 from foundray.data.prepare.manifest import Prepared
+from foundray.data.stream.manifests import keep
 from foundray.data.stream.plan import StreamPlan, plan_for, read_micro_batches
 from foundray.data.stream.validation import FEWEST, Part, part_of
 from foundray.errors import InputError
@@ -21,7 +22,7 @@ from foundray.wording.sentences import sentence
 
 def plan_over(rows: list[list[int]]) -> StreamPlan:
     planning = json.dumps({"width": 1})
-    return StreamPlan("nowhere", manifest(rows).model_dump_json(), (1.0,) * len(rows), 0.1, 7, 8, planning)
+    return StreamPlan("nowhere", keep(manifest(rows)), (1.0,) * len(rows), 0.1, 7, 8, planning)
 
 
 def part(plan: StreamPlan, last: bool = False, **changes: Any) -> Part:

@@ -108,11 +108,13 @@ class SampleOrder:
         self.counts = apportion(weights, CYCLE)
         self.splits = [manifest.split(source, holdout) for source in range(len(weights))]
         self.sources = []
+        self.sizes: list[np.ndarray] = []  # per source: rows of each row group, in file order
         self.groups: list[tuple[np.ndarray, np.ndarray]] = []  # per source: shard, and group in the shard
         for source, (train, _) in enumerate(self.splits):
             shards = [i for i, shard in enumerate(manifest.shards) if shard.source == source]
             sizes = [group_sizes([manifest.shards[i]], manifest.rows_per_group) for i in shards]
-            self.sources.append(_SourceOrder(np.concatenate(sizes), train, seed, source))
+            self.sizes.append(np.concatenate(sizes))
+            self.sources.append(_SourceOrder(self.sizes[-1], train, seed, source))
             self.groups.append((np.repeat(shards, [len(s) for s in sizes]), np.concatenate([np.arange(len(s)) for s in sizes])))
         self.cycle = lru_cache(8)(self._cycle)
 
@@ -159,10 +161,9 @@ class SampleOrder:
 
         def locate(s: int, here: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             index = positions[here] - starts[s] + self.splits[s][0]
-            all_sizes = group_sizes(self.manifest.of_source(s), self.manifest.rows_per_group)
-            ends = np.cumsum(all_sizes)
+            ends = np.cumsum(self.sizes[s])
             group = np.searchsorted(ends, index, side="right")
-            return group, index - (ends - all_sizes)[group]
+            return group, index - (ends - self.sizes[s])[group]
 
         return self._address(source, locate)
 

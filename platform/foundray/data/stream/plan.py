@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 
 from foundray.cluster.causes import described
 from foundray.contract import Units, UnitShape, Values, load_modality, load_objective
-from foundray.data.prepare.manifest import Manifest, Prepared
+from foundray.data.prepare.manifest import Prepared
 from foundray.data.stream.batch import packed
+from foundray.data.stream.manifests import keep, manifest_of
 from foundray.data.stream.order import WINDOW, Address, SampleOrder, mix
 from foundray.errors import BadData, InputError, StorageAway
 from foundray.host.threads import one_blas_thread
@@ -42,11 +43,12 @@ Parcel = tuple[int, int, Any]
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """The micro-batches of a stream: small, and all that a data task needs."""
+    """The micro-batches of a stream: all that a data task needs, in some hundred bytes however many shards there are."""
 
     folder: str
+    """URL of the prepared data."""
     manifest: str
-    """The manifest, as JSON."""
+    """Digest of their manifest, which each process reads from the folder."""
     weights: tuple[float, ...]
     holdout: float
     seed: int
@@ -58,7 +60,8 @@ class StreamPlan:
     """Number of micro-batches of the validation split, chosen by the seed and spread evenly over it; None for all."""
 
     def order(self) -> SampleOrder:
-        return _order(self)
+        """The global order of the data's samples. Raises InputError if the manifest has changed or cannot be read."""
+        return _order(self.folder, self.manifest, self.weights, self.holdout, self.seed)
 
     def addresses(self, first: int, count: int) -> Address:
         """Addresses of the samples in micro-batches [first, first + count)."""
@@ -75,10 +78,15 @@ class StreamPlan:
         return start + mix(self.seed, CHOOSING, index) % (stop - start)
 
     @property
+    def micro_batch_bytes(self) -> int:
+        """Approximate bytes of a packed micro-batch."""
+        unit = PACKED_BYTES * max(1, json.loads(self.planning)["width"])
+        return int(unit * (self.order().manifest.context + 1) * self.micro_batch_size)
+
+    @property
     def per_parcel(self) -> int:
         """Micro-batches per parcel."""
-        unit = PACKED_BYTES * max(1, json.loads(self.planning)["width"])
-        return max(1, PARCEL_BYTES // (unit * (self.order().manifest.context + 1) * self.micro_batch_size))
+        return max(1, PARCEL_BYTES // self.micro_batch_bytes)
 
     @property
     def per_task(self) -> int:
@@ -88,9 +96,9 @@ class StreamPlan:
 
 
 @lru_cache(4)
-def _order(plan: StreamPlan) -> SampleOrder:
-    manifest = Manifest.model_validate_json(plan.manifest)
-    return SampleOrder(manifest, list(plan.weights), plan.holdout, plan.seed)
+def _order(folder: str, manifest: str, weights: tuple[float, ...], holdout: float, seed: int) -> SampleOrder:
+    """The order of all plans over the same data: those of training and validation share it."""
+    return SampleOrder(manifest_of(folder, manifest), list(weights), holdout, seed)
 
 
 def parcel(plan: StreamPlan, first: int, count: int) -> pa.Table:
@@ -228,7 +236,7 @@ def _parquet(url: str) -> pq.ParquetFile:
 
 
 def plan_for(prepared: Prepared, spec: Spec) -> StreamPlan:
-    """Plan of the training stream over a prepared data set."""
+    """Plan of the training stream over a prepared data set, whose manifest this process keeps."""
     manifest = prepared.manifest
     weights = tuple(source.weight for source in spec.data.sources)
     planning = {
@@ -241,5 +249,5 @@ def plan_for(prepared: Prepared, spec: Spec) -> StreamPlan:
         "length": manifest.context,
         "width": spec.unit_shape(manifest.vocabulary).width,
     }
-    text, size = manifest.model_dump_json(), spec.train.micro_batch_size
-    return StreamPlan(prepared.folder.url, text, weights, spec.data.holdout, spec.seed, size, json.dumps(planning))
+    digest, size = keep(manifest), spec.train.micro_batch_size
+    return StreamPlan(prepared.folder.url, digest, weights, spec.data.holdout, spec.seed, size, json.dumps(planning))
