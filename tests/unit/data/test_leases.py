@@ -5,35 +5,42 @@ from __future__ import annotations
 import asyncio
 import heapq
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import cast
 
 import pytest
 
+from foundray.data.stream.buffer import Buffer
+from foundray.data.stream.division import AHEAD_SECONDS, Division
 from foundray.data.stream.feeder import _Feeder, contiguous
 from foundray.data.stream.leases import SMOOTHING, TRAINING, Lease
 from foundray.data.stream.plan import StreamPlan
 from foundray.data.stream.shares import duration, shares
-from foundray.data.stream.stream import AHEAD_SECONDS, RayData, Stream
 from foundray.errors import BadData
 
 PER_STEP = 64
 
 
-def stream(per_step: int = PER_STEP, steps: int = 1) -> Stream:
-    """A stream with all data ready, which reads no more."""
-    plan = cast(StreamPlan, None)
-    return Stream(plan, per_step, 0, per_step * steps, lambda _: None, RayData(True), [(0, per_step * steps, None)])
+def division(workers: int, per_step: int = PER_STEP, steps: int = 1) -> Division:
+    """The division of steps whose data are all there."""
+    return Division(per_step, 0, per_step * steps, workers, Buffer(0, [(0, per_step * steps, None)]))
+
+
+def take(data: Division, step: int, rank: int, pace: Sequence[float]) -> Lease | None:
+    """A lease for the worker, after all have been measured."""
+    for other, seconds in enumerate(pace):
+        data.paces.note(other, seconds)
+    return data.take(step, rank)
 
 
 def simulate(seconds: list[float], estimated: list[float], per_step: int = PER_STEP) -> tuple[float, list[int]]:
     """Time of a step, and micro-batches per worker, if one takes `seconds` and was estimated at `estimated`."""
-    data, pace, counts = stream(per_step), list(estimated), [0] * len(seconds)
+    data, pace, counts = division(len(seconds), per_step), list(estimated), [0] * len(seconds)
     events, end, seen = [(0.0, rank) for rank in range(len(seconds))], 0.0, []
     while events:
         now, rank = heapq.heappop(events)
-        lease = data.take(0, rank, pace)
+        lease = take(data, 0, rank, pace)
         assert isinstance(lease, Lease)
         if not lease.micro_batches:
             continue
@@ -66,11 +73,11 @@ def test_a_change_of_speed_is_made_up_for() -> None:
 @pytest.mark.parametrize("pace", [[0.01], [0.01, 0.01], [0.01, 0.02, 0.04], [0.03, 0.02, 0.02, 0.5]])
 @pytest.mark.parametrize("per_step", [1, 2, 3, 10])
 def test_several_short_steps_are_assigned_at_once_and_each_micro_batch_to_one_worker(pace: list[float], per_step: int) -> None:
-    data, seen, until, calls = stream(per_step, steps=100), [], [0] * len(pace), 0
+    data, seen, until, calls = division(len(pace), per_step, steps=100), [], [0] * len(pace), 0
     for step in range(100):
         for rank in range(len(pace)):
             while until[rank] <= step:
-                lease = data.take(step, rank, pace)
+                lease = take(data, step, rank, pace)
                 assert lease is not None
                 seen += lease.micro_batches
                 until[rank], calls = lease.until, calls + 1
@@ -93,28 +100,28 @@ def test_shares_of_short_steps_finish_as_early_as_possible(pace: list[float]) ->
 
 
 def test_a_worker_that_has_slowed_down_is_assigned_less_of_the_next_steps() -> None:
-    data = stream(per_step=4, steps=100)
-    before, after = data.take(0, 0, [0.02, 0.02]), data.take(0, 1, [0.02, 0.02])
+    data = division(2, per_step=4, steps=100)
+    before, after = take(data, 0, 0, [0.02, 0.02]), take(data, 0, 1, [0.02, 0.02])
     assert isinstance(before, Lease) and isinstance(after, Lease)
     assert len(before.micro_batches) == len(after.micro_batches)
-    slower = data.take(before.until, 0, [0.06, 0.02])
+    slower = take(data, before.until, 0, [0.06, 0.02])
     assert isinstance(slower, Lease)
     assert len(slower.micro_batches) == slower.until - before.until, "one micro-batch of four per step"
 
 
 def test_the_last_worker_that_was_not_refused_takes_what_is_left() -> None:
-    data = stream(per_step=3)
+    data = division(2, per_step=3)
     data.next = 2
-    assert data.take(0, 0, [9.0, 1.0]) == Lease(until=1)
-    assert data.take(0, 1, [1.0, 9.0]).micro_batches == [2]  # type: ignore[union-attr]
+    assert take(data, 0, 0, [9.0, 1.0]) == Lease(until=1)
+    assert take(data, 0, 1, [1.0, 9.0]).micro_batches == [2]  # type: ignore[union-attr]
 
 
 def test_a_worker_that_is_a_step_ahead_waits_for_the_others() -> None:
-    data = stream(per_step=4, steps=2)
+    data = division(2, per_step=4, steps=2)
     data.next = 3
-    assert data.take(1, 0, [1.0, 1.0]) is None
-    assert data.take(0, 1, [1.0, 1.0]).micro_batches == [3]  # type: ignore[union-attr]
-    assert data.take(1, 0, [1.0, 1.0]).micro_batches == [4]  # type: ignore[union-attr]
+    assert take(data, 1, 0, [1.0, 1.0]) is None
+    assert take(data, 0, 1, [1.0, 1.0]).micro_batches == [3]  # type: ignore[union-attr]
+    assert take(data, 1, 0, [1.0, 1.0]).micro_batches == [4]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -139,10 +146,10 @@ def test_a_parcel_that_arrives_while_a_lease_is_made_does_not_disturb_it(monkeyp
     class Watched(int):
         """A position that lets the next parcel arrive when a lease compares with it."""
 
-        def __le__(self, other: int) -> bool:
+        def __gt__(self, other: int) -> bool:
             comparing.set()
             assert arrived.wait(10)
-            return int(self) <= other
+            return int(self) > other
 
     def parcels(plan: object, first: int, end: int, may_start: object) -> Iterator[tuple[int, int, None]]:
         yield Watched(0), 2, None

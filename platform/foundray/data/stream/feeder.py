@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from statistics import mean
+from contextlib import suppress
 
 import ray
 
@@ -23,6 +23,10 @@ from foundray.data.stream.stream import RayData, Stream
 
 AVAILABLE_SECONDS = 0.2
 """Longest wait of a new group to see which parcels still exist: some may have been lost with a node."""
+
+
+CALLS_AT_ONCE = 8192
+"""Calls that may wait in the feeder: more than one per worker of the largest group, or those that wait would block the rest."""
 
 
 class StaleGeneration(RuntimeError):
@@ -43,8 +47,7 @@ class _Feeder:
         """The training stream, started before any worker opens it."""
         self.kept: tuple[StreamPlan, list[Parcel]] | None = None
         """Parcels of the previous group's training stream that still exist."""
-        self.leases = self.waiting = 0
-        self.changed = asyncio.Condition()
+        self.leases = 0
 
     async def prefetch(self, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
         """Start the training stream that the first group will most likely `open`, before its workers are ready."""
@@ -55,12 +58,10 @@ class _Feeder:
         # Use the time, not a count: a restarted feeder must not repeat a number.
         self.generation, self.workers = time.time_ns(), workers
         ended, self.streams = self.streams, {}
-        kept = {name: (stream.plan, stream.close()) for name, stream in ended.items()}
+        kept = {name: (stream.plan, stream.close(_replaced())) for name, stream in ended.items()}
         if TRAINING in kept:
             plan, parcels = kept[TRAINING]
             self.kept = plan, await _available(parcels)
-        async with self.changed:
-            self.changed.notify_all()
         return self.generation
 
     async def open(self, generation: int, name: str, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
@@ -68,21 +69,26 @@ class _Feeder:
         self._check(generation)
         if name in self.streams:
             return
+        self.streams[name] = stream = self._opened(name, plan, per_step, first_step, end)
+        stream.division.begin(self.workers)
+
+    def _opened(self, name: str, plan: StreamPlan, per_step: int, first_step: int, end: int) -> Stream:
+        """The stream that was prefetched, if it is this one, or a new one with the parcels left from the previous group."""
         if name == TRAINING and self.prefetched:
             prefetched, self.prefetched = self.prefetched, None
             if prefetched.request == (plan, per_step, first_step, end):
-                self.streams[name] = prefetched
-                return
+                return prefetched
             prefetched.close()
         kept_plan, kept = self.kept if self.kept and name == TRAINING else (None, [])
         buffered = contiguous(kept, first_step * per_step, end) if kept_plan == plan else []
-        self.streams[name] = self._stream(plan, per_step, first_step, end, buffered)
+        return self._stream(plan, per_step, first_step, end, buffered)
 
     def _stream(self, plan: StreamPlan, per_step: int, first_step: int, end: int, buffered: list[Parcel]) -> Stream:
         loop = asyncio.get_running_loop()
 
         def post(change: Callable[[], None]) -> None:
-            asyncio.run_coroutine_threadsafe(self._apply(change), loop)
+            with suppress(RuntimeError):  # the loop has ended, and with it the actor
+                loop.call_soon_threadsafe(change)
 
         stream = Stream(plan, per_step, first_step, end, post, self.ray_data, buffered)
         stream.start()
@@ -93,33 +99,19 @@ class _Feeder:
 
         `seconds` is the caller's measured time per micro-batch; 0 if unknown.
         """
-        async with self.changed:
-            while True:
-                self._check(generation)
-                stream = self.streams[name]
-                if stream.error:
-                    raise stream.error
-                # Workers without a measured pace count as average.
-                if seconds:
-                    stream.pace[rank] = seconds
-                unknown = mean(stream.pace.values()) if stream.pace else 1.0
-                pace = [stream.pace.get(rank, unknown) for rank in range(self.workers)]
-                if (lease := stream.take(step, rank, pace)) is not None:
-                    stream.release()
-                    stream.computing.set()
-                    self.leases += 1
-                    self.changed.notify_all()  # workers that are a step ahead may continue
-                    return lease
-                self.waiting += 1
-                try:
-                    await self.changed.wait()
-                finally:
-                    self.waiting -= 1
+        self._check(generation)
+        stream = self.streams[name]
+        reply = stream.lease(step, rank, seconds)
+        lease = reply if isinstance(reply, Lease) else await reply
+        stream.computing.set()
+        self.leases += 1
+        return lease
 
     async def stats(self) -> dict[str, int]:
         """Count parcels ready, leases granted in all, and leases waiting."""
         stream = self.streams.get(TRAINING) or self.prefetched
-        return {"parcels_ready": len(stream.ready) if stream else 0, "leases": self.leases, "leases_waiting": self.waiting}
+        waiting = sum(len(one.requests.replies) for one in self.streams.values())
+        return {"parcels_ready": len(stream.buffer.parcels) if stream else 0, "leases": self.leases, "leases_waiting": waiting}
 
     async def close(self, generation: int, name: str) -> None:
         """Close a stream. Every worker calls it; the first call counts."""
@@ -127,15 +119,13 @@ class _Feeder:
         if name in self.streams:
             self.streams.pop(name).close()
 
-    async def _apply(self, change: Callable[[], None]) -> None:
-        """Apply a change that another thread posted, and wake all that wait for data."""
-        change()  # before anything is awaited, so that changes keep the order in which they were posted
-        async with self.changed:
-            self.changed.notify_all()
-
     def _check(self, generation: int) -> None:
         if generation != self.generation:
-            raise StaleGeneration("this worker group has been replaced")
+            raise _replaced()
+
+
+def _replaced() -> StaleGeneration:
+    return StaleGeneration("this worker group has been replaced")
 
 
 async def _available(parcels: list[Parcel]) -> list[Parcel]:
@@ -144,7 +134,8 @@ async def _available(parcels: list[Parcel]) -> list[Parcel]:
         return []
     refs = [ref for _, _, ref in parcels]
     available, _ = await asyncio.to_thread(ray.wait, refs, num_returns=len(refs), timeout=AVAILABLE_SECONDS)
-    return [parcel for parcel in parcels if parcel[2] in available]
+    there = set(available)
+    return [parcel for parcel in parcels if parcel[2] in there]
 
 
 def contiguous(parcels: list[Parcel], position: int, end: int) -> list[Parcel]:
@@ -163,7 +154,7 @@ def start_feeder() -> FeederHandle:
 
     It runs on the caller's node if possible, so that the loss of a worker node does not end it.
     """
-    options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 1000}
+    options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": CALLS_AT_ONCE}
     actor = ray.remote(_Feeder).options(scheduling_strategy=beside_caller(soft=True), **options)
     feeder: FeederHandle = actor.remote(is_alone())
     return feeder

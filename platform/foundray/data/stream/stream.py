@@ -1,34 +1,27 @@
-"""A stream of parcels that are read ahead of the workers, and the rule by which it leases micro-batches to them.
-
-Workers *lease* micro-batches of a step: first most of their share by measured speed, then smaller parts of what is left
-(factoring, Hummel, Schonberg and Flynn 1992), so that a worker that is faster than estimated takes micro-batches from slower
-ones. Near the end a slow worker gets no more: the others finish sooner. Several short steps are assigned at once, by speed:
-within half a second a change of speed costs less than the calls.
-"""
+"""A stream: parcels that are read ahead of the workers, their division among them, and the workers that wait."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 from foundray.data.alone import without_helpers
+from foundray.data.stream.buffer import Buffer
+from foundray.data.stream.division import AHEAD_SECONDS, CALLS_PER_SECOND, Division
 from foundray.data.stream.leases import Lease
 from foundray.data.stream.plan import Parcel, StreamPlan
-from foundray.data.stream.shares import duration, others_finish_first, positions_by_worker, shares
+from foundray.data.stream.requests import Requests
 
 BUFFERED_PARCELS = 8
-KEPT_PARCELS = 32
-"""Most leased parcels kept for a group that has to repeat their steps."""
+"""Parcels that are read ahead of what is dealt, by default."""
+BUFFERED_BYTES = 2**30
+"""Bytes that are read ahead at most, on all nodes together, so that large groups can be dealt several steps."""
 STORE_BYTES = 2**28
 """Object store memory that Ray Data may use."""
-FIRST, FURTHER = 0.75, 0.5
-"""Fractions that a worker leases at once: first of its share of the step, then of its share of what is left."""
-AHEAD_SECONDS = 0.5
-"""Steps that take at most this long together are assigned at once: a worker that slows down delays the others by this long."""
 
 Post = Callable[[Callable[[], None]], None]
 """Runs a function in the feeder's event loop."""
@@ -52,27 +45,20 @@ class Stream:
     ):
         """`buffered` are parcels from the first step on. Nothing is read before `start`."""
         self.request = plan, per_step, first_step, end
-        self.plan, self.per_step, self.next = plan, per_step, first_step * per_step
-        self.end, self.post, self.ray_data = end, post, ray_data
-        self.ready: deque[Parcel] = deque(buffered)
-        """Parcels that are not leased whole."""
-        self.leased: deque[Parcel] = deque(maxlen=KEPT_PARCELS)
-        """Parcels that are leased whole."""
-        self.pipeline_first = self.available or self.next
+        self.plan, self.end, self.post, self.ray_data = plan, end, post, ray_data
+        self.buffer = Buffer(first_step * per_step, buffered)
+        self.division = Division(per_step, first_step, end, 1, self.buffer)
+        self.requests = Requests(self.division)
+        self.pipeline_first = self.buffer.end
         """First micro-batch from the pipeline; only parcels from here on take room."""
         self.error: BaseException | None = None
-        self.room = threading.Semaphore(BUFFERED_PARCELS)
+        self.room, self.rooms = threading.Semaphore(BUFFERED_PARCELS), BUFFERED_PARCELS
+        """Parcels that the pipeline may still read, and those for which there is room in all."""
+        self.ends: deque[int] = deque()
+        """Ends of the parcels that take room."""
         self.closed = False
         self.computing = threading.Event()
         """Set after the first lease, or when the stream is closed."""
-        self.last_leased: dict[int, int] = {}
-        """By rank, the last step with a lease."""
-        self.last_refused: dict[int, int] = {}
-        """By rank, the last step in which more was refused. One worker of a step is never refused, so nothing is left over."""
-        self.assigned: dict[int, Lease] = {}
-        """By rank, a lease that is assigned and not collected yet."""
-        self.pace: dict[int, float] = {}
-        """By rank, seconds per micro-batch of this stream, once measured."""
 
     def start(self) -> None:
         """Start to read."""
@@ -99,87 +85,55 @@ class Stream:
         return not self.closed
 
     def _append(self, parcel: Parcel) -> None:
-        if not self.closed:  # a parcel may arrive after the stream was closed
-            self.ready.append(parcel)
+        if self.closed:  # a parcel may arrive after the stream was closed
+            return
+        self.buffer.append(parcel)
+        self.ends.append(self.buffer.end)
+        self._widen(parcel[1])
+        self._answer()
 
     def _fail(self, error: BaseException) -> None:
         self.error = error
+        self.requests.end(error)
 
-    @property
-    def available(self) -> int:
-        """End of the micro-batches that are ready."""
-        return self.ready[-1][0] + self.ready[-1][1] if self.ready else 0
+    def lease(self, step: int, rank: int, seconds: float) -> Lease | asyncio.Future[Lease]:
+        """Lease a worker its next micro-batches of the step; a future if it has to wait. Raises the pipeline's error.
 
-    def take(self, step: int, rank: int, pace: list[float]) -> Lease | None:
-        """Lease a share of what is left of the step.
-
-        Empty if nothing is left or the others finish sooner without this worker; None if it has to wait. `pace` is each
-        worker's seconds per micro-batch.
+        `seconds` is its measured time per micro-batch; 0 if unknown.
         """
-        if rank in self.assigned:
-            return self.assigned.pop(rank)
-        # Settle the cases without a choice: an earlier step has micro-batches left for others, or this one has none.
-        last = min((step + 1) * self.per_step, self.end)
-        left = last - self.next
-        if self.next < step * self.per_step:
-            return None
-        if left <= 0:
-            return Lease(step + 1)
-        # At the start of a step, assign several short steps at once if possible.
-        if self.next == step * self.per_step and self._assign(step, pace):
-            return self.assigned.pop(rank)
-        # Refuse a slow worker near the end, unless all others were refused.
-        if others_finish_first(left, rank, pace) and any(
-            self.last_refused.get(other) != step for other in range(len(pace)) if other != rank
-        ):
-            self.last_refused[rank] = step
-            return Lease(step + 1)
-        if self.available <= self.next:
-            return None
-        # Lease part of the worker's share: a large part first, then smaller ones, so that errors in `pace` even out.
-        share = (1 / pace[rank]) / sum(1 / seconds for seconds in pace)
-        first = self.last_leased.get(rank) != step
-        self.last_leased[rank] = step
-        part = FIRST * share * self.per_step if first else FURTHER * share * left
-        count = left if len(pace) == 1 else max(1, int(part))
-        count = min(count, left, self.available - self.next)
-        chosen = list(range(self.next, self.next + count))
-        self.next += count
-        return Lease(step + 1 if self.next == last else step, chosen, self._parcels_of(chosen))
+        if self.error:
+            raise self.error
+        self.division.paces.note(rank, seconds)
+        lease = self.division.take(step, rank)
+        reply = self.requests.add(step, rank) if lease is None else lease
+        self._answer()
+        return reply
 
-    def _assign(self, step: int, pace: list[float]) -> bool:
-        """Assign the steps from this one on to all workers, if two or more are short enough and their data is ready."""
-        ready_steps = (min(self.available, self.end) - self.next) // self.per_step
-        if ready_steps < 2:
-            return False
-        counts = shares(self.per_step, pace)
-        steps = min(ready_steps, int(AHEAD_SECONDS / duration(counts, pace)))
-        if steps < 2:
-            return False
-        for rank, chosen in enumerate(positions_by_worker(counts, self.per_step, self.next, steps)):
-            self.assigned[rank] = Lease(step + steps, chosen, self._parcels_of(chosen))
-        self.next += steps * self.per_step
-        return True
+    def _answer(self) -> None:
+        """Answer the workers that wait and can continue, and let the pipeline read more."""
+        self.requests.answer()
+        # What is dealt takes no room, so a step may exceed the buffer; leases keep the parcels alive.
+        while self.ends and self.ends[0] <= self.division.next:
+            self.ends.popleft()
+            self.room.release()
 
-    def _parcels_of(self, chosen: list[int]) -> list[tuple[int, int, list[Any]]]:
-        """Parcels that hold the chosen micro-batches."""
-        return [(first, n, [ref]) for first, n, ref in self.ready if any(first <= one < first + n for one in chosen)]
+    def _widen(self, micro_batches: int) -> None:
+        """Let the pipeline read as many steps ahead as a large group should be dealt; a parcel has this many micro-batches."""
+        if self.division.paces.workers <= AHEAD_SECONDS * CALLS_PER_SECOND:
+            return
+        wanted = BUFFERED_PARCELS + self.division.ahead * self.division.per_step // micro_batches
+        wanted = min(wanted, BUFFERED_BYTES // (self.plan.micro_batch_bytes * micro_batches))
+        while self.rooms < wanted:
+            self.rooms += 1
+            self.room.release()
 
-    def release(self) -> None:
-        """Free the room of parcels that are leased whole, so that a step may exceed the buffer; leases keep them alive."""
-        while self.ready and self.ready[0][0] + self.ready[0][1] <= self.next:
-            self.leased.append(self.ready.popleft())
-            if self.leased[-1][0] >= self.pipeline_first:
-                self.room.release()
-
-    def close(self) -> list[Parcel]:
-        """End the pipeline, and return the parcels that are kept."""
+    def close(self, error: BaseException | None = None) -> list[Parcel]:
+        """End the pipeline, and return the parcels that are kept. Workers that wait get the error, or else no more."""
         self.closed = True
+        self.requests.end(error)
         self.computing.set()
         self.room.release()
-        kept = [*self.leased, *self.ready]
-        self.ready.clear()
-        return kept
+        return self.buffer.close()
 
 
 class RayData:
