@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from foundray.data.stream.buffer import Buffer
-from foundray.data.stream.division import CALLS_PER_SECOND, Division
+from foundray.data.stream.division import CALLS_PER_SECOND, Division, leases_in_parts
 from foundray.data.stream.feeder import StaleGeneration, _Feeder
 from foundray.data.stream.leases import TRAINING, Lease
 from foundray.data.stream.plan import StreamPlan
@@ -51,6 +51,12 @@ class Workers:
                     until[rank] = await self._received(reply)
                 if until[rank] == step + 1:
                     replies[rank] = self._ask(step + 1, rank)
+
+    async def in_turn(self) -> None:
+        """One step whose leases all workers take by turns."""
+        left = list(range(self.workers))
+        while left:
+            left = [rank for rank in left if await self._received(self._ask(0, rank)) == 0]
 
     def _ask(self, step: int, rank: int) -> Any:
         self.calls += 1
@@ -113,6 +119,16 @@ def test_a_small_group_with_long_steps_leases_in_parts(workers: int) -> None:
     lease = data.lease(0, 0, 0.25)
     assert isinstance(lease, Lease)
     assert (lease.until, len(lease.micro_batches)) == (0, 6), "three quarters of its share"
+
+
+@pytest.mark.parametrize(("workers", "per_step"), [(8, 4096), (16, 64), (50, 100)])
+def test_the_number_of_leases_in_parts_is_estimated(workers: int, per_step: int) -> None:
+    data = stream(workers, per_step, 1)
+    for parcel in parcels(per_step):
+        data._append(parcel)
+    group = Workers(data, workers, 1, seconds=1.0)
+    asyncio.run(group.in_turn())
+    assert group.calls == pytest.approx(leases_in_parts(per_step, workers), rel=0.3)
 
 
 def test_each_change_tries_those_that_it_answers_and_one_more(monkeypatch: pytest.MonkeyPatch) -> None:

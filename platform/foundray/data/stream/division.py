@@ -11,6 +11,7 @@ steps for more seconds, so that the feeder gets about the same number of calls p
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
@@ -25,8 +26,6 @@ AHEAD_SECONDS = 0.5
 """Steps that take at most this long together are dealt at once: a worker that slows down delays the others by this long."""
 CALLS_PER_SECOND = 200
 """Calls that the feeder should not exceed: on two cores Ray passes some 400 per second to an actor."""
-CALLS_PER_STEP = 3
-"""Leases that a worker takes for a step that is not dealt; with few micro-batches per worker it is about this many."""
 
 _Dealt = tuple[int, list[tuple[int, int]]]
 """(the worker's share of all steps before this one is complete, [start, stop) of its micro-batches in each step)"""
@@ -113,7 +112,7 @@ class Division:
         # Without a measurement, one step at a time.
         wanted = max(AHEAD_SECONDS, workers / CALLS_PER_SECOND)
         self.ahead = max(1, int(wanted / seconds)) if self.paces.measured else 1
-        self.must_deal = workers > 1 and CALLS_PER_STEP * workers > CALLS_PER_SECOND * seconds
+        self.must_deal = workers > 1 and leases_in_parts(self.per_step, workers) > CALLS_PER_SECOND * seconds
 
     def _deal(self) -> bool:
         """Deal several steps if their data are ready, or one in any case if it must be; False if none is dealt."""
@@ -158,3 +157,13 @@ class Division:
         parcels = {parcel[0]: parcel for start, stop in ranges for parcel in self.buffer.hand_out(start, stop)}
         listed = [(first, count, [ref]) for first, count, ref in parcels.values()]
         return Lease(until, [position for start, stop in ranges for position in range(start, stop)], listed)
+
+
+def leases_in_parts(per_step: int, workers: int) -> float:
+    """Approximate number of leases for a step that is not dealt.
+
+    Each worker takes its first; then rounds of one further lease each leave a part exp(-1/2) of what was left, down to two
+    micro-batches per worker, which it takes one by one; at last it hears that there are no more.
+    """
+    left = (1 - FIRST) * per_step / workers
+    return workers * (4 + 2 * math.log(max(1.0, left / 2)))

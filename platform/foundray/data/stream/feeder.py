@@ -114,7 +114,7 @@ class _Feeder:
         return {"parcels_ready": len(stream.buffer.parcels) if stream else 0, "leases": self.leases, "leases_waiting": waiting}
 
     async def close(self, generation: int, name: str) -> None:
-        """Close a stream. Every worker calls it; the first call counts."""
+        """Close a stream, if it is open. Workers that still wait get nothing more."""
         self._check(generation)
         if name in self.streams:
             self.streams.pop(name).close()

@@ -115,7 +115,9 @@ class MicroBatchSource:
         return waited
 
     def close(self) -> None:
-        ray.get(self.feeder.close.remote(self.generation, self.name))
+        """Close the stream, after all workers have what they need of it: rank 0 does, for all."""
+        if self.rank == 0:
+            ray.get(self.feeder.close.remote(self.generation, self.name))
 
 
 def validation_plan(plan: StreamPlan, coupled: bool) -> StreamPlan:
