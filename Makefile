@@ -6,7 +6,7 @@ STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test test-all coverage tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-gpu chaos clean
+.PHONY: demo test test-all coverage tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-scale bench-gpu chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -72,6 +72,9 @@ bench-embed: $(VENV)/.ready-dev  ## vectors of 50,000 texts, beside one text at 
 
 bench-memory: $(VENV)/.ready-dev  ## peak memory of reading and tokenizing a line of 200 MB, by each kind of tokenizer: about two hours
 	$(BIN)/python -m tests.benchmarks.bench_memory
+
+bench-scale: $(VENV)/.ready-dev  ## what thousands of workers cost the actors and the driver, without the workers: about a minute
+	$(BIN)/python -m tests.benchmarks.bench_scale
 
 bench-gpu: $(VENV)/.ready-dev  ## on a GPU: speed and memory beside a plain PyTorch loop
 	$(BIN)/python -m tests.benchmarks.bench_gpu --sizes 124M 1B --compiled

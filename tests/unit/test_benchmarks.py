@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.benchmarks import bench_laptop, nanogpt
+from tests.benchmarks import bench_laptop, bench_scale, nanogpt
 from tests.benchmarks.bench_processes import role
 from tests.benchmarks.small_runs import SETTLED_SECONDS, Record
 from tests.unit.recording import step
@@ -57,6 +58,13 @@ def test_the_parts_of_a_command_sum_to_all_of_it() -> None:
 )
 def test_processes_have_names(command: str, name: str) -> None:
     assert role(command.split(" ")) == name
+
+
+@pytest.mark.parametrize("part", bench_scale.PARTS, ids=lambda part: part.name)
+def test_a_part_is_measured_at_each_size(part: bench_scale.Part) -> None:
+    first, second = bench_scale.rows(replace(part, sizes=(3, 40)), call_s=0.0025)
+    assert first.split()[-1] == "-", "no growth yet"
+    float(second.split()[-1])
 
 
 def test_what_is_no_checkout_is_refused(

@@ -170,7 +170,7 @@ def test_a_share_larger_than_the_buffer_arrives() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("micro_batch_bytes", "most"), [(2**16, 2**12), (2**24, 2**6 // PER_PARCEL)])
+@pytest.mark.parametrize(("micro_batch_bytes", "most"), [(2**16, 8000), (2**20, 500)])
 def test_what_is_read_ahead_is_bounded(micro_batch_bytes: int, most: int) -> None:
     workers, per_step = 1000, 4000
     data = stream(workers, per_step, 20, micro_batch_bytes)

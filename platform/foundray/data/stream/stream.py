@@ -18,8 +18,8 @@ from foundray.data.stream.requests import Requests
 
 BUFFERED_PARCELS = 8
 """Parcels that are read ahead of what is dealt, by default."""
-BUFFERED_BYTES = 2**30
-"""Bytes that are read ahead at most, on all nodes together, so that large groups can be dealt several steps."""
+BYTES_PER_WORKER = 2**21
+"""Bytes that are read ahead at most for each worker of a large group, so that it can be dealt several steps."""
 STORE_BYTES = 2**28
 """Object store memory that Ray Data may use."""
 
@@ -119,10 +119,10 @@ class Stream:
 
     def _widen(self, micro_batches: int) -> None:
         """Let the pipeline read as many steps ahead as a large group should be dealt; a parcel has this many micro-batches."""
-        if self.division.paces.workers <= AHEAD_SECONDS * CALLS_PER_SECOND:
+        if (workers := self.division.paces.workers) <= AHEAD_SECONDS * CALLS_PER_SECOND:
             return
         wanted = BUFFERED_PARCELS + self.division.ahead * self.division.per_step // micro_batches
-        wanted = min(wanted, BUFFERED_BYTES // (self.plan.micro_batch_bytes * micro_batches))
+        wanted = min(wanted, BYTES_PER_WORKER * workers // (self.plan.micro_batch_bytes * micro_batches))
         while self.rooms < wanted:
             self.rooms += 1
             self.room.release()
