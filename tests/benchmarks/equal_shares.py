@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from foundray.data.stream import feeder
+from foundray.data.stream import division, feeder
 
 
 class EqualFeeder(feeder._Feeder):
     def __init__(self) -> None:
-        feeder.FIRST = 1.0
+        division.FIRST = 1.0
         super().__init__()
 
     async def lease(self, generation: int, name: str, step: int, rank: int, seconds: float) -> feeder.Lease:
