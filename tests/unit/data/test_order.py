@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.unit.data.manifests import order
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.data.manifests import manifest, order
 
+from foundray.data.prepare.manifest import group_sizes, groups_in
 from foundray.data.stream.order import CYCLE, apportion, mix, permutation
 
 
@@ -103,3 +106,11 @@ def test_samples_of_each_source_so_far() -> None:
     subject = order([[4000], [2000]], [3.0, 1.0])
     for samples in (0, 1, 100, CYCLE, 2 * CYCLE + 777):
         assert subject.seen(samples) == [int((subject.train(0, samples).shard == source).sum()) for source in (0, 1)]
+
+
+@given(st.lists(st.integers(0, 900), min_size=1, max_size=6), st.integers(1, 300))
+def test_row_groups_are_full_but_for_the_last_of_each_shard(rows: list[int], per_group: int) -> None:
+    shards = manifest([rows]).shards
+    each = [[min(per_group, n - start) for start in range(0, n, per_group)] for n in rows]
+    assert groups_in(shards, per_group).tolist() == [len(sizes) for sizes in each]
+    assert group_sizes(shards, per_group).tolist() == [size for sizes in each for size in sizes]

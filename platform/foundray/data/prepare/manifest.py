@@ -133,7 +133,15 @@ class Prepared:
                 )
 
 
+def groups_in(shards: list[Shard], per_group: int) -> np.ndarray:
+    """Number of row groups in each shard [len(shards)]."""
+    return -(-np.array([shard.rows for shard in shards], np.int64) // per_group)
+
+
 def group_sizes(shards: list[Shard], per_group: int) -> np.ndarray:
     """Rows in each row group of the shards, in order: full groups, and a shorter one at the end of a shard."""
-    sizes = [np.minimum(per_group, shard.rows - np.arange(0, shard.rows, per_group)) for shard in shards]
-    return np.concatenate(sizes) if sizes else np.empty(0, np.int64)
+    groups = groups_in(shards, per_group)
+    sizes = np.full(groups.sum(), per_group)
+    rest = np.array([shard.rows for shard in shards], np.int64) - (groups - 1) * per_group
+    sizes[np.cumsum(groups)[groups > 0] - 1] = rest[groups > 0]
+    return sizes

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from foundray.data.prepare.manifest import Manifest, group_sizes
+from foundray.data.prepare.manifest import Manifest, group_sizes, groups_in
 
 CYCLE = 4096
 WINDOW = 16
@@ -111,11 +111,13 @@ class SampleOrder:
         self.sizes: list[np.ndarray] = []  # per source: rows of each row group, in file order
         self.groups: list[tuple[np.ndarray, np.ndarray]] = []  # per source: shard, and group in the shard
         for source, (train, _) in enumerate(self.splits):
-            shards = [i for i, shard in enumerate(manifest.shards) if shard.source == source]
-            sizes = [group_sizes([manifest.shards[i]], manifest.rows_per_group) for i in shards]
-            self.sizes.append(np.concatenate(sizes))
+            of_source = manifest.of_source(source)
+            self.sizes.append(group_sizes(of_source, manifest.rows_per_group))
             self.sources.append(_SourceOrder(self.sizes[-1], train, seed, source))
-            self.groups.append((np.repeat(shards, [len(s) for s in sizes]), np.concatenate([np.arange(len(s)) for s in sizes])))
+            shards = np.array([i for i, shard in enumerate(manifest.shards) if shard.source == source], np.int64)
+            groups = groups_in(of_source, manifest.rows_per_group)
+            starts = np.repeat(np.cumsum(groups) - groups, groups)
+            self.groups.append((np.repeat(shards, groups), np.arange(len(starts)) - starts))
         self.cycle = lru_cache(8)(self._cycle)
 
     @property
