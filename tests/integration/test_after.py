@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import subprocess
 import sys
 import sysconfig
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tests.command import Done, foundray
 from tests.repository import REPOSITORY
 
+import foundray as api
+from foundray.cluster.connect import connected
 from foundray.testing.specs import small_spec, write_spec
 
 SCRIPTS = REPOSITORY / "examples" / "after"
@@ -24,6 +26,29 @@ MODULES = ("base_events.py", "events.py", "futures.py", "locks.py", "queues.py",
 def script(name: str, *arguments: object) -> Done:
     done = subprocess.run([sys.executable, SCRIPTS / name, *map(str, arguments)], capture_output=True, text=True, timeout=900)
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+IN_ONE_PROCESS = """
+import contextlib, io, json, runpy, sys
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = arguments
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            runpy.run_path(arguments[0], run_name="__main__")
+            status = 0
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
+"""
+
+
+def scripts(*commands: tuple[object, ...]) -> list[Done]:
+    """Scripts with their arguments, one after the other in one process: most of each is imports."""
+    given = json.dumps([[str(SCRIPTS / str(name)), *map(str, arguments)] for name, *arguments in commands])
+    done = subprocess.run([sys.executable, "-c", IN_ONE_PROCESS, given], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return [Done(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def figures(done: Done, name: str) -> list[float]:
@@ -45,8 +70,9 @@ def made(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"width": 48, "depth": 2, "heads": 2, "context": 128}
     steps = {"steps": 80, "micro_batches": 2, "micro_batch_size": 4, "evaluate_every": 1000, "checkpoint_every": 1000}
     spec = small_spec(prose, folder / "runs", data__tokenizer=tokens, model=shape, train=steps)
-    assert foundray("train", write_spec(folder, spec)).status == 0
-    assert foundray("export", folder / "runs" / "small", folder / "base").status == 0
+    with connected():
+        api.train(write_spec(folder, spec))
+    api.export(folder / "runs" / "small", folder / "base")
     return folder
 
 
@@ -102,7 +128,6 @@ def test_what_a_search_finds_stands_in_the_prompt(made: Path) -> None:
 def test_bad_input_is_refused_in_one_sentence(made: Path) -> None:
     wrong = [(name, made / "texts", made / "out") for name in ("finetune.py", "prefer.py", "retrieve.py")]
     few = ("finetune.py", made / "base", made / "out", "--data", made / "texts", "--files", "tasks.py")
-    with ThreadPoolExecutor() as pool:
-        *no_model, too_few = pool.map(lambda arguments: script(*arguments).refusal, [*wrong, few])
+    *no_model, too_few = [done.refusal for done in scripts(*wrong, few)]
     assert all("holds no model that continues texts" in refusal for refusal in no_model)
     assert "holds 1 files like tasks.py: two are needed" in too_few

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.command import foundray
+from tests.command import foundray_here
 
 from foundray.runs.checkpoints import completed_steps
 from foundray.runs.run import Run
 
 
-def test_a_run_that_diverges_keeps_what_was_done(spec: Path, tmp_path: Path) -> None:
+def test_a_run_that_diverges_keeps_what_was_done(own_ray: None, spec: Path, tmp_path: Path) -> None:
     changes = ("optimizer.lr=1e34", "optimizer.kind=adamw", "schedule.warmup=0", "train.checkpoint_every=1", "scale.workers=2")
-    done = foundray("train", spec, *(word for change in changes for word in ("--set", change)))
+    done = foundray_here("train", spec, *(word for change in changes for word in ("--set", change)))
     assert done.status == 1, done.err + done.out
     assert "Traceback" not in done.err
     assert "has a loss and a gradient" in done.err

@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.command import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray, foundray_here
 
 import foundray as api
 from foundray.errors import InputError
@@ -22,7 +22,8 @@ from foundray.testing.runs import run_with_checkpoint
 from foundray.testing.specs import IMAGES, SERIES
 from foundray.testing.waiting import wait_until
 
-ROWS = 50_000
+ROWS, MANY = 6_000, 50_000
+"""Texts to search, and texts whose embedding lasts long enough to be killed twice; a block has 512 rows."""
 
 
 pytestmark = pytest.mark.usefixtures("own_ray")
@@ -35,20 +36,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def texts(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_texts(tmp_path_factory.mktemp("texts"), prose, ROWS)
+
+
+def write_texts(folder: Path, prose: Path, count: int) -> Path:
     """Short, distinct texts of real words, one per line, none longer than a sample."""
     words = np.array(sorted({word for word in prose.read_text().split() if word.isalpha() and 2 < len(word) < 13}))
-    drawn = np.random.default_rng(0).integers(0, len(words), (ROWS, 4))
-    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    drawn = np.random.default_rng(0).integers(0, len(words), (count, 4))
+    path = folder / "texts.txt"
     path.write_text("\n".join(f"{number} {' '.join(words[row])}" for number, row in enumerate(drawn)))
     return path
 
 
 @pytest.fixture(scope="module")
 def calm(run: Run, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embed_calmly(run, texts, tmp_path_factory.mktemp("calm") / "out", ROWS)
+
+
+def embed_calmly(run: Run, texts: Path, out: Path, rows: int) -> Path:
     """Vectors made by one undisturbed worker."""
-    out = tmp_path_factory.mktemp("calm") / "out"
     made = api.embed(run.folder.url, texts, out, {"documents": "line"}, workers=1)
-    assert (made.rows, made.new_rows, made.bad_rows, made.width) == (ROWS, ROWS, 0, 32)
+    assert (made.rows, made.new_rows, made.bad_rows, made.width) == (rows, rows, 0, 32)
     return out
 
 
@@ -69,8 +77,9 @@ def wait_for_blocks(out: Path, count: int, process: subprocess.Popen[str]) -> No
 
 
 @pytest.mark.thorough
-def test_a_lost_worker_and_a_lost_command_change_no_bit(run: Run, texts: Path, calm: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_lost_worker_and_a_lost_command_change_no_bit(run: Run, prose: Path, tmp_path: Path) -> None:
+    texts, out = write_texts(tmp_path, prose, MANY), tmp_path / "out"
+    calm = embed_calmly(run, texts, tmp_path / "calm", MANY)
     command = ["embed", run.folder.url, str(texts), str(out), "--set", "documents=line", "--workers", "2", "--json"]
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen([FOUNDRAY, *command], stdout=said, stderr=subprocess.STDOUT, text=True)
@@ -83,16 +92,16 @@ def test_a_lost_worker_and_a_lost_command_change_no_bit(run: Run, texts: Path, c
         wait_until(lambda: lost in (tmp_path / "said").read_text(), 600, lost, process)
         process.kill()
         process.wait()
-    refused = foundray("search", out, "text").refusal
+    refused = foundray_here("search", out, "text").refusal
     assert "is not complete" in refused and f"foundray embed {run.folder.url} {texts} {out}" in refused
     stamps = {file: file.stat().st_mtime_ns for file in (out / "shards").glob("*.parquet")}
     done = foundray(*command)
-    assert (done.facts["rows"], done.facts["workers"]) == (ROWS, 2)
-    assert done.facts["new_rows"] < ROWS, "what was done was not done again"
+    assert (done.facts["rows"], done.facts["workers"]) == (MANY, 2)
+    assert done.facts["new_rows"] < MANY, "what was done was not done again"
     assert "embed: continuing in" in done.out and done.err == ""
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
     ids, sha = contents(out)
-    assert ids == sorted(f"{texts}#{number}" for number in range(ROWS)), "every row once"
+    assert ids == sorted(f"{texts}#{number}" for number in range(MANY)), "every row once"
     assert (ids, sha) == contents(calm)
     assert (out / "index.safetensors").read_bytes() == (calm / "index.safetensors").read_bytes()
 
@@ -113,7 +122,7 @@ def test_search_finds_what_is_near(run: Run, texts: Path, calm: Path) -> None:
 
 def test_vectors_of_another_model_are_not_searched(run: Run, texts: Path, calm: Path, tmp_path: Path) -> None:
     other = run_with_checkpoint(tmp_path / "runs", model__context=64, model__depth=1, seed=9)
-    said = foundray("search", calm, "text", "--run", other.folder).refusal
+    said = foundray_here("search", calm, "text", "--run", other.folder).refusal
     assert "the vectors were made by other weights" in said
     again = api.embed(run.folder.url, texts, calm, {"documents": "line"})
     assert (again.rows, again.new_rows, again.workers) == (ROWS, 0, 0), "done already"
@@ -123,7 +132,7 @@ def test_vectors_of_another_model_are_not_searched(run: Run, texts: Path, calm: 
         (("--normalise",), "normalise was False and is True"),
     ):
         flags = ("--set", "documents=line", *change)
-        assert what in foundray("embed", run.folder, texts, calm, *flags).refusal
+        assert what in foundray_here("embed", run.folder, texts, calm, *flags).refusal
     (index := calm / "index.safetensors").write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"is damaged: its SHA-256 .* delete it, and `foundray embed` again"):
         api.search(calm, like=f"{texts}#1")

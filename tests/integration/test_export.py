@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests import without_foundray
-from tests.command import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray, foundray_here
 
 import foundray as api
 from foundray.cluster.connect import connected
@@ -81,12 +81,19 @@ def answers(run: Run) -> dict[str, torch.Tensor]:
     return {"ids": torch.from_numpy(ids)[None], "masked": shown[None], "logits": logits.contiguous()}
 
 
-@pytest.fixture(scope="module", params=list(RUNS))
-def made(request: pytest.FixtureRequest, runs: Path) -> Made:
-    name = request.param
-    out = runs.parent / "out" / name
-    facts = foundray("export", runs / name, out, "--json").facts if name == "llama" else api.export(runs / name, out).to_dict()
-    return Made(name, runs / name, out, facts)
+@pytest.fixture(scope="module")
+def exports(runs: Path) -> dict[str, Made]:
+    """An export of each kind."""
+    made = {}
+    for name in RUNS:
+        out, command = runs.parent / "out" / name, foundray if name == "llama" else foundray_here
+        made[name] = Made(name, runs / name, out, command("export", runs / name, out, "--json").facts)
+    return made
+
+
+@pytest.fixture(params=list(RUNS))
+def made(request: pytest.FixtureRequest, exports: dict[str, Made]) -> Made:
+    return exports[request.param]
 
 
 SAME = """
@@ -150,12 +157,14 @@ assert not torch.equal(again.model.embed_tokens.weight[tokenizer.bos_token_id], 
 """.replace("kept = ", "before = model.model.embed_tokens.weight[tokenizer.bos_token_id].detach().clone()\nkept = ", 1)
 
 
-def test_the_same_answers_without_us(made: Made, runs: Path) -> None:
+def test_the_same_answers_without_us(exports: dict[str, Made], runs: Path) -> None:
     """And the card's instructions work."""
-    assert made.facts["stock_class"] == RUNS[made.name][0]
-    (lines,) = re.findall(r"```python\n(.*?)```", (made.out / "README.md").read_text(), re.DOTALL)
-    answers, cwd = runs.parent / f"{made.name}.safetensors", made.out.parent
-    without_foundray.run(SAME + lines, RUNS[made.name][0], made.out, answers, SENTENCE, cwd=cwd)
+    scripts: list[tuple[str, list[object]]] = []
+    for name, made in exports.items():
+        assert made.facts["stock_class"] == RUNS[name][0]
+        (lines,) = re.findall(r"```python\n(.*?)```", (made.out / "README.md").read_text(), re.DOTALL)
+        scripts.append((SAME + lines, [RUNS[name][0], made.out, runs.parent / f"{name}.safetensors", SENTENCE]))
+    without_foundray.run_all(scripts, cwd=runs.parent / "out")
 
 
 def test_the_files_say_what_they_are(made: Made, prose: Path) -> None:
@@ -184,7 +193,7 @@ def test_the_files_say_what_they_are(made: Made, prose: Path) -> None:
     assert {facts["weights_sha256"], facts["file_sha256"]} <= set(re.findall(r"`([0-9a-f]{64})`", card))
 
 
-@pytest.mark.parametrize("name", ["llama", "middle"])
+@pytest.mark.parametrize("name", [pytest.param("llama", marks=pytest.mark.thorough), "middle"])
 def test_texts_are_continued_and_training_too(name: str, runs: Path, prose: Path, tmp_path: Path) -> None:
     api.export(runs / name, tmp_path / "out")
     without_foundray.run(GOES_ON, tmp_path / "out", prose, tmp_path / "scratch")
@@ -266,7 +275,7 @@ def test_bad_input_is_refused(runs: Path, tmp_path: Path) -> None:
         (runs / "llama", "out", ["--step", "15"], "no complete checkpoint of step 15; it holds those of steps 10, 20"),
         (runs / "llama", "out", ["--set", "model.width=64"], "was made by another spec"),
     ):
-        assert said in foundray("export", run, tmp_path / out, *flags).refusal, said
+        assert said in foundray_here("export", run, tmp_path / out, *flags).refusal, said
     with pytest.raises(api.InputError, match="is not an export of a run, or is incomplete"):
         api.load(bare)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "full"]

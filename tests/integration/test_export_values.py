@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests import without_foundray
-from tests.command import foundray
+from tests.command import foundray_here
 from tests.integration.pictures import images
 
 import foundray as api
@@ -147,24 +147,26 @@ assert not close(other.last_hidden_state, ours["hidden"]), "the comparison can f
 """
 
 
-@pytest.mark.parametrize("name", [name for name, (stock, _) in RUNS.items() if stock])
-def test_the_same_answers_without_us(name: str, runs: Path, tmp_path: Path) -> None:
-    stock, changes = RUNS[name]
-    facts = foundray("export", runs / "runs" / name, tmp_path / "out", "--json").facts
-    assert facts["stock_class"] == stock
-    assert facts["weights_sha256"] == api.status(runs / "runs" / name).weights_sha256
-    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as opened:
-        assert opened.metadata() == {"format": "pt"}
-        assert all(torch.isfinite(opened.get_tensor(each)).all() for each in opened.keys())  # noqa: SIM118 - no mapping
-    pixels = "image" in changes["data__modality"]["kind"]
-    given = (stock, tmp_path / "out", runs / f"{name}.safetensors", *([runs / "images"] if pixels else []))
-    without_foundray.run(START + (PIXELS if pixels else STEPS_OF), *given)
-    card = (tmp_path / "out" / "README.md").read_text()
-    without_foundray.run(card.split("```python\n")[1].split("```")[0], cwd=tmp_path)
+def test_the_same_answers_without_us(runs: Path, tmp_path: Path) -> None:
+    scripts: list[tuple[str, list[object]]] = []
+    for name, (stock, changes) in RUNS.items():
+        if not stock:
+            continue
+        out, pixels = tmp_path / name, "image" in changes["data__modality"]["kind"]
+        facts = foundray_here("export", runs / "runs" / name, out, "--json").facts
+        assert facts["stock_class"] == stock
+        assert facts["weights_sha256"] == api.status(runs / "runs" / name).weights_sha256
+        with safe_open(out / "model.safetensors", "pt") as opened:
+            assert opened.metadata() == {"format": "pt"}
+            assert all(torch.isfinite(opened.get_tensor(each)).all() for each in opened.keys())  # noqa: SIM118 - no mapping
+        given = [stock, out, runs / f"{name}.safetensors", *([runs / "images"] if pixels else [])]
+        instructions = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        scripts.append((START + (PIXELS if pixels else STEPS_OF) + instructions, given))
+    without_foundray.run_all(scripts, cwd=tmp_path)
 
 
 def test_what_no_stock_class_computes_goes_out_in_our_own_form(runs: Path, tmp_path: Path) -> None:
-    facts = foundray("export", runs / "runs" / "bare", tmp_path / "out", "--json").facts
+    facts = foundray_here("export", runs / "runs" / "bare", tmp_path / "out", "--json").facts
     assert facts["stock_class"] is None
     why = "ViTMAEForPreTraining needs model: {class_unit: true}, and the run has class_unit: false"
     assert facts["reason"] == why

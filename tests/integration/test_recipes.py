@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.command import foundray
+from tests.command import foundray_in_turn
 from tests.repository import REPOSITORY
 
 from foundray.testing.specs import small_spec, write_spec
@@ -130,12 +130,14 @@ def test_what_the_recipes_add_trains_to_the_same_weights_with_one_and_two_worker
         optimizer={"kind": "signum", "lr": 1e-3}, train__steps=6, scale__resources={"CPU": 0.5},
     )  # fmt: skip
     path = write_spec(tmp_path, spec)
-    runs = [
-        foundray("train", path, "--set", f"name=of{workers}", "--set", f"scale.workers={workers}", "--json").facts
-        for workers in (1, 2)
-    ]
-    assert runs[0]["weights_sha256"] == runs[1]["weights_sha256"]
+    of1, of2, audit, hello = foundray_in_turn(
+        *(("train", path, "--set", f"name=of{n}", "--set", f"scale.workers={n}", "--json") for n in (1, 2)),
+        ("audit", tmp_path / "runs/of2", "--json"),
+        ("hello", tmp_path / "runs/of2"),
+        on_one_ray=True,
+    )
+    assert of1.facts["weights_sha256"] == of2.facts["weights_sha256"]
     lines = [json.loads(line) for line in (tmp_path / "runs/of2/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 6 and all(line["weight_norm"] > 0 for line in lines)
-    assert foundray("audit", tmp_path / "runs/of2", "--json").facts["clean"]
-    assert foundray("hello", tmp_path / "runs/of2").facts == {"steps": [6, 4], "shown": True}
+    assert audit.facts["clean"]
+    assert hello.facts == {"steps": [6, 4], "shown": True}

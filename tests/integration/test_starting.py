@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.command import foundray
+from tests.command import foundray_here
 from tests.processes import descendants, title
 
 import foundray as api
@@ -70,7 +70,7 @@ def test_it_continues_where_the_parent_ended(alone, parent, shared_spec: Path, s
     events = [json.loads(line) for line in (runs / "continued" / "events.jsonl").read_text().splitlines()]
     (initialised,) = [event for event in events if event["event"] == "initialised"]
     assert (initialised["run_step"], initialised["taken"], initialised["parameters"], initialised["new"]) == (40, 21, 21, [])
-    shown = foundray("status", runs / "continued").out
+    shown = foundray_here("status", runs / "continued").out
     assert f"the weights of {runs / 'parent'} at step 40, SHA-256 {parent.weights_sha256}" in shown
     assert f"Starts from the weights of {runs / 'parent'} at step 40." in Path(api.report([runs / "continued"])).read_text()
 
@@ -100,6 +100,7 @@ def test_two_workers_give_the_same_bits_although_one_is_killed(alone, shared_spe
     assert facts.weights_sha256 == alone.weights_sha256
 
 
+@pytest.mark.thorough
 def test_after_a_crash_at_the_start_its_parent_is_not_needed(alone, parent, storage: Path) -> None:
     """Nor is the first checkpoint needed: the run has its own copy of the weights that it started from."""
     run, away = storage / "runs" / "again", storage / "away"
@@ -119,6 +120,7 @@ def test_after_a_crash_at_the_start_its_parent_is_not_needed(alone, parent, stor
         away.rename(storage / "runs" / "parent")
 
 
+@pytest.mark.thorough
 def test_a_parent_that_has_continued(parent, shared_spec: Path, storage: Path) -> None:
     """A run that has begun keeps its start; a new run takes the newest checkpoint; a given hash must match."""
     moving = storage / "runs" / "moving"
@@ -140,6 +142,7 @@ def test_a_parent_that_has_continued(parent, shared_spec: Path, storage: Path) -
         continued(shared_spec, "early", **{**two, "init_from": {"run": str(moving), "step": 40}})
 
 
+@pytest.mark.thorough
 def test_another_tokenizer_is_reported_once_the_data_is_prepared(parent, shared_spec: Path, storage: Path) -> None:
     with pytest.raises(
         InputError, match=r"trained on other tokens.*set data.tokenizer: \{kind: file, path: .*/parent/tokenizer"
@@ -157,12 +160,12 @@ def test_bad_input_is_one_sentence(parent, shared_spec: Path, storage: Path) -> 
         (f"init_from={{run: {place}, step: 3}}", "holds no complete checkpoint of step 3; it holds those of steps 20, 40"),
         (f"init_from={{run: {place}, weights_sha256: {'a' * 64}}}", f"is {parent.weights_sha256}, not {'a' * 64}"),
     ):
-        assert said in foundray("train", shared_spec, "--set", "name=bad", "--set", change).refusal, change
+        assert said in foundray_here("train", shared_spec, "--set", "name=bad", "--set", change).refusal, change
     start = f"init_from={place}"
-    wide = foundray("train", shared_spec, "--set", "name=bad", "--set", start, "--set", "model.width=64")
+    wide = foundray_here("train", shared_spec, "--set", "name=bad", "--set", start, "--set", "model.width=64")
     assert "set model.width: 32 as there" in wide.refusal
-    assert "is this run itself" in foundray("train", shared_spec, "--set", "name=parent", "--set", start).refusal
-    assert "tune trains networks of other sizes" in foundray("tune", shared_spec, "--set", start).refusal
-    dry = foundray("train", shared_spec, "--dry-run", "--set", "name=bad", "--set", start)
+    assert "is this run itself" in foundray_here("train", shared_spec, "--set", "name=parent", "--set", start).refusal
+    assert "tune trains networks of other sizes" in foundray_here("tune", shared_spec, "--set", start).refusal
+    dry = foundray_here("train", shared_spec, "--dry-run", "--set", "name=bad", "--set", start)
     assert f"# init_from: 21 of 21 parameters from {place} at step 40; SHA-256 {parent.weights_sha256}" in dry.out
     assert not (storage / "runs" / "bad").exists()
