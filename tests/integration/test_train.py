@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from tests.command import FOUNDRAY, foundray
+from tests.command import foundray, foundray_here
 
 import foundray as api
 from foundray.records.schema import Step
-from foundray.runs import lock as holder
 from foundray.runs.run import Run
 from foundray.spec.loading import load_spec
 from foundray.testing.waiting import wait_until
@@ -50,7 +47,7 @@ def test_the_facts(alone, storage: Path) -> None:
     assert alone.val_loss < 5.5
     assert alone["weights_sha256"] == alone.weights_sha256
     assert len(alone.weights_sha256) == 64
-    facts = foundray("status", storage / "runs" / "alone", "--json").facts
+    facts = foundray_here("status", storage / "runs" / "alone", "--json").facts
     assert facts == json.loads(alone.to_json())
     assert set(facts) == {
         "run",
@@ -116,12 +113,12 @@ def test_more_workers_give_the_same_bits(workers: int, alone, of2, of3) -> None:
 
 
 def test_training_again_and_another_spec_in_the_same_folder(alone, shared_spec: Path, storage: Path) -> None:
-    again = foundray("train", shared_spec, "--set", "name=alone", "--json")
+    again = foundray_here("train", shared_spec, "--set", "name=alone", "--json")
     assert again.facts["weights_sha256"] == alone.weights_sha256
     assert "is finished" in again.out
-    other = foundray("train", shared_spec, "--set", "name=alone", "--set", "optimizer.lr=0.1")
+    other = foundray_here("train", shared_spec, "--set", "name=alone", "--set", "optimizer.lr=0.1")
     assert "was made by another spec: optimizer.lr was 0.004 and is 0.1" in other.refusal
-    assert "was made by another spec" in foundray("resume", storage / "runs" / "alone", "--set", "seed=2").refusal
+    assert "was made by another spec" in foundray_here("resume", storage / "runs" / "alone", "--set", "seed=2").refusal
 
 
 def test_a_damaged_checkpoint_falls_back_and_ends_the_same(alone, of3, storage: Path) -> None:
@@ -148,7 +145,7 @@ def _forget_the_end(run: Path, checkpoint: int) -> None:
 
 def test_the_audit_finds_what_is_amiss(alone, storage: Path) -> None:
     run = storage / "runs" / "alone"
-    clean = foundray("audit", run, "--json")
+    clean = foundray_here("audit", run, "--json")
     assert clean.facts["clean"]
     assert "12 steps, 120 samples: every one used exactly once" in clean.out
     step_log = run / "metrics.jsonl"
@@ -157,7 +154,7 @@ def test_the_audit_finds_what_is_amiss(alone, storage: Path) -> None:
         lines = whole.splitlines(keepends=True)
         swapped = json.loads(lines[4]) | {"data": json.loads(lines[5])["data"]}
         step_log.write_text("".join([*lines[:2], *lines[3:4], json.dumps(swapped) + "\n", *lines[5:]]))
-        amiss = foundray("audit", run)
+        amiss = foundray_here("audit", run)
         assert amiss.status == 1
         assert "step 3 is not in the step log" in amiss.out
         assert "step 5 was computed on other samples than the order gives" in amiss.out
@@ -214,8 +211,8 @@ def test_samples_of_a_step(alone, storage: Path) -> None:
     assert listed["samples"] == api.samples(run, 3)
     early = [name for step in range(1, 13) for name in api.samples(run, step)]
     assert len(set(early)) == len(early) == 120, "in an epoch, none is seen twice"
-    assert "steps are counted from 1" in foundray("samples", run, "--step", 0).refusal
-    assert "the run ends after step 12" in foundray("samples", run, "--step", 13).refusal
+    assert "steps are counted from 1" in foundray_here("samples", run, "--step", 0).refusal
+    assert "the run ends after step 12" in foundray_here("samples", run, "--step", 13).refusal
 
 
 def test_sampling_a_text(alone, storage: Path) -> None:
@@ -226,7 +223,7 @@ def test_sampling_a_text(alone, storage: Path) -> None:
     shown = foundray("sample", run, "--prompt", "def ", "--tokens", 30, "--seed", 1, "--json").facts
     assert shown["text"] == texts[0]
     assert api.sample(run, "x", tokens=20, temperature=0) == api.sample(run, "x", tokens=20, temperature=0, seed=9)
-    assert "--top-k at least 1" in foundray("sample", run, "--top-k", 0).refusal
+    assert "--top-k at least 1" in foundray_here("sample", run, "--top-k", 0).refusal
 
 
 def test_one_process_holds_all_slots_and_frees_them(shared_spec: Path) -> None:
@@ -252,52 +249,15 @@ def test_one_process_holds_all_slots_and_frees_them(shared_spec: Path) -> None:
 
 def test_dry_run_and_schema(shared_spec: Path, storage: Path) -> None:
     before = sorted(storage.rglob("*"))
-    dry = foundray("train", shared_spec, "--dry-run", "--set", "scale.workers=[1,3]", "--json")
+    dry = foundray_here("train", shared_spec, "--dry-run", "--set", "scale.workers=[1,3]", "--json")
     assert dry.facts["spec"]["model"]["hidden"] is None
     assert dry.facts["derived"]["total tokens"] == "3,840"
     assert "memory per worker, of 3" in dry.out
     assert sorted(storage.rglob("*")) == before
-    schema = json.loads(foundray("schema").out)
+    schema = json.loads(foundray_here("schema").out)
     assert schema["properties"]["seed"]["description"] == "Determines all random numbers of the run."
 
 
 def test_a_storage_url(of2, storage: Path) -> None:
     assert of2.run == f"file://{storage}/url/small"
-    assert foundray("status", of2.run, "--json").facts == json.loads(of2.to_json())
-
-
-def test_a_run_that_was_stopped_twice_ends_with_the_same_weights(
-    shared_spec: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By SIGTERM, and by `foundray stop`: each time it ends after a step, with its checkpoint, and no step is repeated."""
-    long = {"train.steps": 300, "train.checkpoint_every": 1000, "train.evaluate_every": 1000, "data.holdout": 0.005}
-    calm = train(shared_spec, "calm", **long)
-    sets = [flag for name, value in long.items() for flag in ("--set", f"{name}={value}")]
-    command = [FOUNDRAY, "train", str(shared_spec), "--set", "name=stopped", *sets]
-    run = storage / "runs" / "stopped"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        wait_for_step(run, 3)
-        process.terminate()
-        said, _ = process.communicate(timeout=300)
-    assert process.returncode == 143, said
-    first = api.status(run)
-    assert (first.state, first.stopped_by, first.checkpoint) == ("stopped", "SIGTERM", first.step)
-    assert f"next: foundray resume {run}" in said
-
-    monkeypatch.setattr(holder, "BEAT_SECONDS", 0.05)
-    with ThreadPoolExecutor(1) as pool:
-        resumed = pool.submit(api.resume, run)
-        wait_for_step(run, first.step + 3)
-        second = api.stop(run)
-        assert resumed.result(60) == second
-    assert (second.state, second.checkpoint) == ("stopped", second.step)
-    assert first.step < second.step < 300
-    assert api.stop(run) == second, "where nobody runs it, there is nothing to stop"
-
-    finished = api.resume(run, {"scale.workers": 2})
-    assert (finished.weights_sha256, finished.steps_repeated) == (calm.weights_sha256, 0)
-
-
-def wait_for_step(run: Path, step: int) -> None:
-    log = run / "metrics.jsonl"
-    wait_until(lambda: log.exists() and log.read_text().count("\n") >= step, 300, f"step {step} of {run}")
+    assert foundray_here("status", of2.run, "--json").facts == json.loads(of2.to_json())
