@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from tests.command import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray, foundray_in_turn
 from tests.hooked import Pace, install
 from tests.terminal import Terminal
 
@@ -42,7 +42,7 @@ def pace(tmp_path_factory: pytest.TempPathFactory) -> Pace:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, pace: Pace) -> Iterator[LocalCluster]:
-    """A head whose state is kept in a Redis, and three nodes; the hooked objective is installed there."""
+    """A head whose state is kept in a Redis, and two nodes; the hooked objective is installed there."""
     if not all(map(shutil.which, ("redis-server", "redis-cli", "openssl"))):
         pytest.skip("redis-server, redis-cli or openssl is not installed")
     folder = tempfile.mkdtemp(prefix="fr-")  # short: Ray's sockets lie in it, and their paths are limited
@@ -54,7 +54,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pace: Pace) -> Iterator[Lo
         with pytest.MonkeyPatch.context() as while_it_starts:
             for name, value in pace.environment.items():
                 while_it_starts.setenv(name, value)
-            made = LocalCluster.up(3, {"CPU": 1}, redis=True)
+            made = LocalCluster.up(2, {"CPU": 1}, redis=True)
         yield made
         made.down()
 
@@ -63,7 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pace: Pace) -> Iterator[Lo
 def spec(cluster: LocalCluster, prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("submitted")
     train = {"steps": STEPS, "micro_batches": 8, "micro_batch_size": 4, "evaluate_every": 1000, "checkpoint_every": 1000}
-    scale = {"workers": [1, 3], "resources": {"CPU": 1}}
+    scale = {"workers": [1, 2], "resources": {"CPU": 1}}
     return write_spec(folder, small_spec(prose, folder / "runs", model__width=64, train=train, scale=scale, objective=HOOKED))
 
 
@@ -88,14 +88,13 @@ def test_a_run_survives_two_lost_heads_and_a_stop_and_equals_the_run_on_a_laptop
     cluster: LocalCluster, spec: Path, calm: str, pace: Pace
 ) -> None:
     url, run = cluster.url, spec.parent / "runs" / "small"
-    sent = foundray("submit", spec, "--cluster", url, "--set", "train.checkpoint_every=5", "--json")
-    assert (sent.facts["new"], sent.facts["run"]) == (True, str(run))
-    again = foundray("submit", spec, "--cluster", url, "--json")
-    assert not again.facts["new"] and "no second one was started" in again.out
-    assert "the name small is taken" in foundray("submit", spec, "--set", "optimizer.lr=0.001").refusal
-    wait_for_step(run, 12)
-
     pace.set(LINGER)
+    leave("small", FOUNDRAY, "submit", spec, "--cluster", url, "--set", "train.checkpoint_every=5", "--follow")
+    again = foundray("submit", spec, "--cluster", url, "--json")
+    assert (again.facts["new"], again.facts["run"]) == (False, str(run)) and "no second one was started" in again.out
+    assert "the name small is taken" in foundray("submit", spec, "--set", "optimizer.lr=0.001").refusal
+    wait_for_step(run, 8)
+
     lose_head(cluster)  # and the driver, which was on it: submitting again continues
     assert foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json").facts["new"]
     wait_for_step(run, len(steps(run)) + 3)
@@ -176,6 +175,7 @@ def by_grpc(address: str) -> str:
     return "no answer"
 
 
+@pytest.mark.thorough
 def test_rays_own_submission_works_too(cluster: LocalCluster, spec: Path, tmp_path: Path) -> None:
     """Its folder travels as a package, which every node unpacks for itself."""
     (tmp_path / "spec.yaml").write_text(spec.read_text())
@@ -199,37 +199,29 @@ def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
     assert (hits[0]["id"], hits[0]["text"]) == (f"{texts}#7", "text number 7")
     status = foundray("status", "vectors-embed", "--cluster", cluster.url, "--json").facts
     assert (status["job"], status["status"]) == ("vectors-embed", "SUCCEEDED")
-    assert "--verb embed takes three places" in foundray(*command[:-1], *flags).refusal
-    assert "--pool goes with --verb embed" in foundray("submit", "spec.yaml", "--pool", "last", *flags[:2]).refusal
+    few, pool = foundray_in_turn((*command[:-1], *flags), ("submit", "spec.yaml", "--pool", "last", *flags[:2]))
+    assert "--verb embed takes three places" in few.refusal
+    assert "--pool goes with --verb embed" in pool.refusal
 
 
-def test_on_a_terminal_that_is_left(cluster: LocalCluster, spec: Path, pace: Pace) -> None:
-    """A job continues although its viewer is interrupted, loses its terminal or its reader."""
-    pace.set(LINGER)
-    command = (FOUNDRAY, "submit", spec, "--cluster", cluster.url, "--set", "name=looked-at", "--set", "train.steps=100000")
-    continues = "looked-at continues; foundray stop looked-at"
-    terminals = [left := Terminal(*command, "--follow")]
+def leave(job: str, *command: object) -> None:
+    """Submit a job and follow it: it continues although its viewer is interrupted, loses its terminal or its reader."""
+    continues = f"{job} continues; foundray stop {job}"
+    terminals = [left := Terminal(*command)]
     try:
         left.until("training on")
         left.resize(30, 8)
         left.interrupt()
-        assert left.end() == 130
-        assert continues in " ".join(left.text.split()) and "Traceback" not in left.text
-        terminals.append(closed := Terminal(*command, "--follow"))
+        terminals.append(closed := Terminal(*command))
+        terminals.append(read := Terminal("bash", "-o", "pipefail", "-c", '"$0" "${@:1}" | head -n 1', *command))
         closed.until("training on")
         closed.hang_up()
-        assert closed.process.wait(60) == 129
-        unread = ("bash", "-o", "pipefail", "-c", '"$0" "${@:1}" | head -n 1', *command, "--follow")
-        terminals.append(read := Terminal(*unread))
-        assert read.end() == 1
-        assert continues in " ".join(read.text.split()) and "Traceback" not in read.text
-        assert foundray("status", "looked-at", "--cluster", cluster.url, "--json").facts["state"] == "running"
+        assert (left.end(), closed.process.wait(60), read.end()) == (130, 129, 1)
+        for one in (left, read):
+            assert continues in " ".join(one.text.split()) and "Traceback" not in one.text
     finally:
         for terminal in terminals:
             terminal.close()
-        stopped = foundray("stop", "looked-at", "--cluster", cluster.url)
-        pace.set(0)
-    assert stopped.status == 0
 
 
 def lose_head(cluster: LocalCluster) -> None:
@@ -238,7 +230,7 @@ def lose_head(cluster: LocalCluster) -> None:
 
 
 def test_bad_input(cluster: LocalCluster, spec: Path, calm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for arguments, said in (
+    cases = (
         (("--cluster", "http://127.0.0.99:9"), "no cluster answers at http://127.0.0.99:9"),
         (("--cluster", "ray://here"), "give the URL of the cluster's dashboard"),
         (("--set", "storage=s3://key:secret@bucket/runs"), "holds a secret"),
@@ -248,11 +240,17 @@ def test_bad_input(cluster: LocalCluster, spec: Path, calm: str, tmp_path: Path,
         (("--runtime-env", tmp_path / "none.yaml"), "none.yaml cannot be read"),
         (("--driver", "foo"), "it is head, worker, or resources"),
         (("--cluster", "http://me:sesame@127.0.0.10:8265"), "without a user or password"),
-    ):
-        assert said in foundray("submit", spec, *arguments).refusal.replace("\n", " "), arguments
-    assert "knows no run nobody; there are:" in foundray("status", "nobody", "--cluster", cluster.url).refusal
-    assert "knows no run nobody" in foundray("stop", "nobody", "--cluster", cluster.url).refusal
-    yet = foundray("status", tmp_path / "later", "--cluster", cluster.url, "--json")
+    )
+    *refused, status, stop, yet = foundray_in_turn(
+        *(("submit", spec, *arguments) for arguments, _ in cases),
+        ("status", "nobody", "--cluster", cluster.url),
+        ("stop", "nobody", "--cluster", cluster.url),
+        ("status", tmp_path / "later", "--cluster", cluster.url, "--json"),
+    )
+    for (arguments, said), done in zip(cases, refused, strict=True):
+        assert said in done.refusal.replace("\n", " "), arguments
+    assert "knows no run nobody; there are:" in status.refusal
+    assert "knows no run nobody" in stop.refusal
     assert (yet.facts["state"], yet.facts["status"]) == ("not begun", None) and "the run is not begun" in yet.out
     monkeypatch.setenv("FOUNDRAY_LOCAL_CLUSTER", str(tmp_path / "elsewhere"))  # from where the token is not known
     for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
