@@ -57,19 +57,25 @@ class _Board:
 
     def __init__(self) -> None:
         self.records: list[tuple[Record, float]] = []
-        # By pool and number in Ray Train's group: a new group's slots replace the old one's.
+        # By pool and number in Ray Train's group.
         self.holders: dict[tuple[str, int], _Holder] = {}
+        self.groups: dict[str, str] = {}
+        """Ray Train's current group of each pool."""
         self.open = True
 
     def append(self, records: list[Record]) -> None:
         arrived = time.monotonic()
         self.records += [(record, arrived) for record in records]
 
-    def heartbeat(self, pool: str, rank: int, slot: Slot, slots: int) -> float:
+    def heartbeat(self, pool: str, rank: int, slot: Slot, slots: int, group: str = "") -> float:
         """Note a heartbeat of the process that holds `slots` slots like `slot`.
 
-        Returns the seconds until its next heartbeat is due; 0 asks it to exit.
+        A new group of Ray Train's replaces the pool's old one as a whole: its numbers may stand for other nodes, and a node in
+        both must not count twice. Returns the seconds until its next heartbeat is due; 0 asks it to exit.
         """
+        if self.groups.setdefault(pool, group) != group:
+            self.groups[pool] = group
+            self.holders = {key: holder for key, holder in self.holders.items() if key[0] != pool}
         seconds = max(HEARTBEAT_SECONDS, len(self.holders) / HEARTBEATS_PER_SECOND)
         held_until = time.monotonic() + seconds + max(LATE_SECONDS, seconds)
         self.holders[pool, rank] = _Holder(slot, slots, held_until)
@@ -90,7 +96,7 @@ class BoardHandle(Protocol):
     """The board, as other processes call it."""
 
     append: Remote[[list[Record]]]
-    heartbeat: Remote[[str, int, Slot, int]]
+    heartbeat: Remote[[str, int, Slot, int, str]]
     take: Remote[[]]
     close: Remote[[]]
 
@@ -113,7 +119,9 @@ def hold_slot(config: dict[str, Any]) -> None:
 
     rank = ray.train.get_context().get_world_rank()
     slot = Slot(ray.get_runtime_context().get_node_id(), tuple(map(str, ray.get_gpu_ids())), config["pool"])
-    while seconds := ray.get(config["board"].heartbeat.remote(config["pool"], rank, slot, config["slots"])):
+    reservation = ray.util.get_current_placement_group()  # each of Ray Train's groups has its own
+    group = reservation.id.hex() if reservation else ""
+    while seconds := ray.get(config["board"].heartbeat.remote(config["pool"], rank, slot, config["slots"], group)):
         time.sleep(seconds)
 
 

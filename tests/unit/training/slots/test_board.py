@@ -38,6 +38,20 @@ def test_a_new_groups_slots_replace_those_of_the_same_pool_and_number() -> None:
     assert [held.node for held in board.take()[1]] == ["c", "b"]
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_node_does_not_count_twice_while_ray_train_changes_groups() -> None:
+    """The new group may number the same nodes in another order, before the old one's slots are lost for want of heartbeats."""
+    board = _Board()
+    for rank, node in enumerate("ab"):
+        board.heartbeat("", rank, slot(node), 1, "first")
+    board.heartbeat("other", 0, slot("d", "other"), 1, "another")
+    board.heartbeat("", 0, slot("b"), 1, "second")
+    assert sorted(held.node for held in board.take()[1]) == ["b", "d"]
+    for rank, node in ((1, "c"), (2, "a")):
+        board.heartbeat("", rank, slot(node), 1, "second")
+    assert sorted(held.node for held in board.take()[1]) == ["a", "b", "c", "d"]
+
+
 def test_a_silent_process_has_lost_its_slots(clock: SimulatedClock) -> None:
     board = _Board()
     board.heartbeat("", 0, slot(), 2)
