@@ -1,4 +1,4 @@
-"""Slots: Ray Train is restarted when it ends, and draining nodes have no room."""
+"""Slots: Ray Train is restarted when it ends."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any, cast
 import pytest
 import ray
 from ray.exceptions import ActorUnschedulableError
-from ray.train import ScalingConfig
-from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 
 from foundray.errors import RunFailed
 from foundray.runs.run import event
@@ -18,10 +16,8 @@ from foundray.testing.specs import make_spec
 from foundray.training.elastic.coordinator import Coordinator
 from foundray.training.elastic.rendezvous import Rendezvous
 from foundray.training.elastic.worker_pool import KnownWorker, WorkerPool
-from foundray.training.slots import scaling
 from foundray.training.slots import slots as slots_module
 from foundray.training.slots.board import Slot
-from foundray.training.slots.scaling import StayingNodes
 from foundray.training.slots.slots import ATTEMPTS, PoolTrainer, Slots
 
 
@@ -184,48 +180,3 @@ def test_the_request_of_a_dead_actor_is_withdrawn_before_the_next_one_is_made(mo
         trainer.clock.advance(pool_trainer.retry_at - trainer.clock.monotonic())
         subject.poll([], False)
     assert withdrawn == [(["train-2"], 1)], "before the second call, and once"
-
-
-def policy(monkeypatch: pytest.MonkeyPatch, draining: set[str], nodes: str, most: int = 4) -> StayingNodes:
-    """A policy on nodes with room for one worker each, some of them draining."""
-    monkeypatch.setattr(scaling, "draining_nodes", lambda: draining)
-    made = StayingNodes(ScalingConfig(num_workers=(1, most), elastic_resize_monitor_interval_s=5.0))
-    # Ray's policy asks an actor for both, and has no public way to be handed the answers.
-    monkeypatch.setattr(made, "_maybe_send_resource_request", lambda: None)
-    monkeypatch.setattr(made, "_get_reserved_resources", lambda: {node: {"CPU": 1.0} for node in nodes})
-    return made
-
-
-def group(nodes: str) -> Any:
-    workers = [SimpleNamespace(metadata=SimpleNamespace(node_id=node)) for node in nodes]
-    return SimpleNamespace(start_time=-100.0, workers=workers, num_workers=len(workers))
-
-
-@pytest.mark.parametrize(
-    ("draining", "nodes", "workers", "decided"),
-    [
-        ("", "ab", "ab", None),
-        ("", "abc", "ab", 3),
-        ("b", "ab", "ab", 1),  # the stock policy would keep two
-        ("b", "abc", "ab", 2),  # a and c: the stock policy would ask for three and get two
-        ("b", "abcd", "ab", 3),
-        ("c", "abc", "ab", None),  # the draining node is not used
-        ("ab", "ab", "ab", None),  # too few: it continues as long as it can
-    ],
-)
-def test_slots_are_held_on_nodes_that_stay(
-    draining: str, nodes: str, workers: str, decided: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    subject = policy(monkeypatch, set(draining), nodes)
-    decision = subject.make_decision_for_running_worker_group(group(workers), None)
-    assert (decision.num_workers if isinstance(decision, ResizeDecision) else None) == decided
-    retry_at = subject.make_decision_for_running_worker_group(group(workers), None)
-    assert isinstance(retry_at, NoopDecision), "it was checked a moment ago"
-
-
-def test_slots_on_draining_nodes_are_requested_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = policy(monkeypatch, {"b"}, "ab", most=2)
-    assert subject._get_num_workers_for_resource_request() == 2
-    decision = subject.make_decision_for_non_running_worker_group()
-    assert isinstance(decision, ResizeDecision) and decision.num_workers == 1
-    assert subject._get_num_workers_for_resource_request() == 3
