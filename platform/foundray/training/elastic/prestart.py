@@ -1,4 +1,4 @@
-"""Processes prestarted on a command's own Ray: they import while data are prepared."""
+"""Workers started before Ray Train holds their slots: they import while data are prepared, or while Ray Train resizes."""
 
 from __future__ import annotations
 
@@ -55,6 +55,17 @@ def start_worker(slot: Slot) -> WorkerHandle:
     )
     handle: WorkerHandle = actor.remote(device_type(bool(slot.gpus)))
     return handle
+
+
+def slots_on_new_nodes(
+    pools: Mapping[str, PoolConfig], workers: Mapping[str, int], free: Mapping[str, Mapping[str, float]]
+) -> list[Slot]:
+    """Return slots that Ray Train will reserve on nodes that have just joined, with `free` resources.
+
+    `workers` counts each pool's workers on other nodes.
+    """
+    wanted = {name: (0, max(0, pool.workers[1] - workers.get(name, 0))) for name, pool in pools.items()}
+    return certain_slots({name: pool.model_copy(update={"workers": wanted[name]}) for name, pool in pools.items()}, free)
 
 
 def certain_slots(pools: Mapping[str, PoolConfig], free: Mapping[str, Mapping[str, float]]) -> list[Slot]:

@@ -17,7 +17,7 @@ from foundray.errors import InputError, RunFailed
 from foundray.model.flops import known_peak
 from foundray.spec import Spec
 from foundray.training.elastic.messages import HARDWARE_FIELDS, Status, Work, WorkerHandle
-from foundray.training.elastic.prestart import Prestarted, certain_slots, start_worker
+from foundray.training.elastic.prestart import Prestarted, certain_slots, slots_on_new_nodes, start_worker
 from foundray.training.slots.board import Slot
 
 LISTEN_SECONDS, CALM_SECONDS = 0.1, 0.5
@@ -28,6 +28,8 @@ CLAIM_SECONDS, EXPECTED_SECONDS = 5.0, 180.0
 """A worker started before its slot was held is killed this long after the first slot is held, if its own is not; and after
 the longer time if no slot is held, because others may have taken them all.
 """
+NEW_NODE_SECONDS = 30.0
+"""A worker started on a new node is killed if its slot is not held within this time, because others may have taken it."""
 SLOT_LOST_SECONDS = 90.0
 """A worker is released once Ray Train has not held its slot for this long."""
 
@@ -49,6 +51,8 @@ class KnownWorker:
     """Time of its last answer."""
     slot_held_since: float | None = None
     """Time since which its slot has been held, or certain to be; None if it is only expected."""
+    claim_until: float | None = None
+    """Time by which an expected slot has to be held, if not the pool's `claims_end`."""
     handed_over: bool = False
     """Whether it has handed over its state and leaves."""
     slot_lost_since: float | None = None
@@ -70,13 +74,17 @@ class WorkerPool:
         """Draining nodes."""
         self.cordoned: dict[str, float] = {}
         """Nodes, and the time until which no worker is started there."""
+        self.nodes: set[str] = set()
+        """Nodes seen so far. Workers are started early only on those that are new."""
         self.last_number = 0
         self.claims_end = time.monotonic() + EXPECTED_SECONDS
         """Time by which an expected slot has to be held."""
 
     def prefetch(self) -> None:
         """Start workers where Ray Train will find slots, so that they warm up meanwhile."""
-        for slot in certain_slots(self.pools, whole_nodes() if self.prestarted else free_resources()):
+        free = whole_nodes() if self.prestarted else free_resources()
+        self.nodes |= free.keys()
+        for slot in certain_slots(self.pools, free):
             self._start_worker(slot)
             if self.prestarted:
                 self.workers[self.last_number].slot_held_since = time.monotonic()
@@ -140,7 +148,7 @@ class WorkerPool:
             vacant[worker.slot] -= 1
             if worker.slot_held_since is None and vacant[worker.slot] >= 0:
                 worker.slot_held_since = time.monotonic()
-            if worker.slot_held_since is None and self._claims_expired():
+            if worker.slot_held_since is None and self._claim_expired(worker):
                 self._dismiss(worker)
                 continue
             worker.slot_lost_since = None if vacant[worker.slot] >= 0 else (worker.slot_lost_since or time.monotonic())
@@ -158,6 +166,22 @@ class WorkerPool:
                 vacant[slot] -= 1
                 staying += 1
                 self._start_worker(slot)
+        self._prestart_on_new_nodes()
+
+    def _prestart_on_new_nodes(self) -> None:
+        """Start workers on nodes that have just joined: they warm up while Ray Train starts its processes there."""
+        try:
+            free = free_resources()
+        except Exception:  # the control store may be away for a while
+            return
+        new = {node: amounts for node, amounts in free.items() if node not in self.nodes}
+        self.nodes |= new.keys()
+        staying = Counter(worker.slot.pool for worker in self.workers.values() if worker.slot.node not in self.draining)
+        taken = {worker.slot.node for worker in self.workers.values()}
+        for slot in slots_on_new_nodes(self.pools, staying, new):
+            if slot.node not in taken:
+                self._start_worker(slot)
+                self.workers[self.last_number].claim_until = time.monotonic() + NEW_NODE_SECONDS
 
     def _lost_its_slot(self, worker: KnownWorker) -> bool:
         # While Ray Train resizes its group it holds no slot at all, which means nothing.
@@ -178,10 +202,11 @@ class WorkerPool:
 
     def expected_workers(self) -> int:
         """Number of workers whose slots are expected and may be held at any moment."""
-        return 0 if self._claims_expired() else sum(worker.slot_held_since is None for worker in self.workers.values())
+        expected = [worker for worker in self.workers.values() if worker.slot_held_since is None]
+        return sum(not self._claim_expired(worker) for worker in expected)
 
-    def _claims_expired(self) -> bool:
-        return time.monotonic() > self.claims_end
+    def _claim_expired(self, worker: KnownWorker) -> bool:
+        return time.monotonic() > (worker.claim_until or self.claims_end)
 
     def shard_memory(self, workers: list[KnownWorker]) -> list[float]:
         """Bytes available to each worker's shard: free on its GPU with the model loaded, or its share of the node's memory."""
