@@ -6,7 +6,7 @@ STEPS ?= 500
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test test-all coverage tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-examples bench-tuning bench-embed bench-memory bench-scale bench-gpu chaos clean
+.PHONY: demo test test-all coverage tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-gpu chaos clean
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -59,6 +59,9 @@ bench-overload: $(VENV)/.ready-dev  ## two runs at once on the same cores: about
 bench-faults: $(VENV)/.ready-dev  ## a node killed, a worker slow, the state copied: beside a peer each
 	$(BIN)/python -m tests.benchmarks.bench_faults
 	$(BIN)/python -m tests.benchmarks.bench_copying
+
+bench-growing: $(VENV)/.ready-dev  ## from a node that joins to its worker taking part, eight times: about five minutes
+	$(BIN)/python -m tests.benchmarks.bench_growing --joins 8
 
 bench-examples: $(VENV)/.ready-dev  ## what the examples reach, with three seeds each: about three hours
 	$(BIN)/python -m tests.benchmarks.bench_examples $(EXAMPLES)
