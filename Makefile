@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STEPS ?= 500
+ALONE := tests/integration/test_startup.py tests/gpu
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
@@ -18,11 +19,11 @@ demo: $(VENV)/.ready  ## train on the standard library's source, about two minut
 
 test: check  ## all checks, and every capability once on real Ray
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone and not thorough"
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone $(ALONE)
 
 test-all: check  ## all checks and tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone $(ALONE)
 
 coverage: $(VENV)/.ready-dev  ## the unit tests, and which lines of the packages they leave out: fails below the floor
 	$(BIN)/pytest tests/unit -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" --cov
@@ -85,11 +86,16 @@ bench-gpu: $(VENV)/.ready-dev  ## on a GPU: speed and memory beside a plain PyTo
 clean:
 	rm -rf $(VENV) runs
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# Python compiles what it imports; compiling all that is installed would take as long as installing it.
+INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
+
+$(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all]"
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) ".[all]"
 	touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	touch $@
+$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) ".[dev]"
+	touch $(VENV)/.ready $@  # which has all of the other

@@ -107,13 +107,6 @@ def test_objectives_are_found_by_entry_point() -> None:
     assert "next_token" in installed(OBJECTIVES)
 
 
-def test_import_contracts_hold() -> None:
-    done = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
-
-
 def test_every_example_is_whole() -> None:
     """It has a README, and readable specs and tasks."""
     for folder in (REPOSITORY / "examples").iterdir():
@@ -166,6 +159,15 @@ pytest.main({shlex.split(command)!r}, plugins=[Reader()])
     assert python(code, COVERAGE_FILE=str(tmp_path / "coverage")) == "['tests/unit'] [True]"
     measured = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["coverage"]["run"]["source_pkgs"]
     assert measured == ["foundray", "foundray_modalities", "foundray_objectives"]
+
+
+def test_the_makefile_knows_all_tests_that_run_alone() -> None:
+    """It names their files, so that it need not import all tests once more to find them."""
+    (line,) = re.findall(r"^ALONE := (.+)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    named = [REPOSITORY / place for place in line.split()]
+    assert all(place.exists() for place in named)
+    marked = [file for file in (REPOSITORY / "tests").rglob("*.py") if re.search(r"\bmark\.alone\b", file.read_text())]
+    assert marked and not [file for file in marked if not any(file.is_relative_to(place) for place in named)]
 
 
 def test_the_hosted_workflow_runs_what_anyone_can_run_once() -> None:
