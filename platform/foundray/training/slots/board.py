@@ -61,6 +61,8 @@ class _Board:
         self.holders: dict[tuple[str, int], _Holder] = {}
         self.groups: dict[str, str] = {}
         """Ray Train's current group of each pool."""
+        self.replaced: set[tuple[str, str]] = set()
+        """(pool, group) of earlier ones, whose late heartbeats do not count: they would undo the current group."""
         self.open = True
 
     def append(self, records: list[Record]) -> None:
@@ -73,8 +75,11 @@ class _Board:
         A new group of Ray Train's replaces the pool's old one as a whole: its numbers may stand for other nodes, and a node in
         both must not count twice. Returns the seconds until its next heartbeat is due; 0 asks it to exit.
         """
-        if self.groups.setdefault(pool, group) != group:
+        if (pool, group) in self.replaced:
+            return HEARTBEAT_SECONDS if self.open else 0.0
+        if (before := self.groups.setdefault(pool, group)) != group:
             self.groups[pool] = group
+            self.replaced.add((pool, before))
             self.holders = {key: holder for key, holder in self.holders.items() if key[0] != pool}
         seconds = max(HEARTBEAT_SECONDS, len(self.holders) / HEARTBEATS_PER_SECOND)
         held_until = time.monotonic() + seconds + max(LATE_SECONDS, seconds)

@@ -50,6 +50,8 @@ def test_a_node_does_not_count_twice_while_ray_train_changes_groups() -> None:
     for rank, node in ((1, "c"), (2, "a")):
         board.heartbeat("", rank, slot(node), 1, "second")
     assert sorted(held.node for held in board.take()[1]) == ["a", "b", "c", "d"]
+    assert board.heartbeat("", 0, slot("a"), 1, "first"), "a late one of the old group"
+    assert sorted(held.node for held in board.take()[1]) == ["a", "b", "c", "d"]
 
 
 def test_a_silent_process_has_lost_its_slots(clock: SimulatedClock) -> None:
