@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +11,16 @@ import pytest
 
 from foundray.cluster.connect import connected
 from foundray.testing.specs import small_spec, write_spec
+
+FOLDER = Path(__file__).parent
+SHARED = ExitStack()
+"""The Ray that modules share, while it is up."""
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """No Ray is left in this process for tests of other folders."""
+    if nextitem is None or FOLDER not in nextitem.path.parents:
+        SHARED.close()
 
 
 @pytest.fixture
@@ -25,16 +36,26 @@ def shared_spec(prose: Path, storage: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[ModuleType]:
-    """One Ray for the module's own process, whose connection the Python API uses; commands have Rays of their own."""
+    """A Ray as a program has it that calls us, in this process, for one module."""
     import ray
 
+    SHARED.close()
     ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def own_ray() -> Iterator[None]:
-    """A Ray as a command starts it for itself, for the module's own process; commands have Rays of their own."""
-    with connected():
-        yield
+def own_ray() -> None:
+    """A Ray as a command starts it for itself, in this process, for this and later modules; commands have Rays of their own."""
+    import ray
+
+    if not ray.is_initialized():
+        SHARED.close()
+        SHARED.enter_context(connected())
+
+
+@pytest.fixture
+def no_ray() -> None:
+    """No Ray in this process."""
+    SHARED.close()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.command import foundray
+import ray
+from tests.command import foundray, foundray_here
 
 from foundray.testing.specs import small_spec, write_spec
 
 
-def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
+def test_without_starting_ray(no_ray: None, spec: Path, tmp_path: Path) -> None:
     for change, said in (
         ("data.sources.0.path=none.txt", "the source none.txt does not exist"),
         ("model.widht=3", "model.widht is not a field (did you mean 'width'?)"),
@@ -20,13 +21,14 @@ def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
         (f"storage={spec}/inside", "cannot be written"),
         ("storage=nonsense://x", "cannot be opened as storage"),
     ):
-        assert said in foundray("train", spec, "--set", change).refusal, change
+        assert said in foundray_here("train", spec, "--set", change).refusal, change
     (tmp_path / "tokenizer.json").write_text("{broken")
     tokenizer = f"data.tokenizer={{kind: file, path: {tmp_path / 'tokenizer.json'}}}"
-    assert "is not a tokenizer.json" in foundray("train", spec, "--set", tokenizer).refusal
+    assert "is not a tokenizer.json" in foundray_here("train", spec, "--set", tokenizer).refusal
     assert "cannot be read" in foundray("train", tmp_path / "none.yaml").refusal
-    assert "is not a run's folder" in foundray("resume", tmp_path).refusal
-    assert "is not a run's folder" in foundray("status", "none").refusal
+    assert "is not a run's folder" in foundray_here("resume", tmp_path).refusal
+    assert "is not a run's folder" in foundray_here("status", "none").refusal
+    assert not ray.is_initialized()
     assert not (tmp_path / "runs" / "small").exists()
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -41,17 +43,17 @@ def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
         (b"x" * 10_000, "scale.workers=[64,64]", "scale.workers asks for at least 64 workers"),
     ],
 )
-def test_after_ray_has_started(content: bytes, change: str, said: str, tmp_path: Path) -> None:
+def test_after_ray_has_started(own_ray: None, content: bytes, change: str, said: str, tmp_path: Path) -> None:
     source = tmp_path / "source.txt"
     source.write_bytes(content)
     spec = write_spec(tmp_path, small_spec(source, tmp_path / "runs", data__tokenizer={"kind": "bytes"}))
-    assert said in foundray("train", spec, "--set", change).refusal
+    assert said in foundray_here("train", spec, "--set", change).refusal
     assert not (tmp_path / "runs" / "small").exists()
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_full_disk(prose: Path, tmp_path: Path, tiny_disk: Path) -> None:
+def test_a_full_disk(own_ray: None, prose: Path, tmp_path: Path, tiny_disk: Path) -> None:
     spec = write_spec(tmp_path, small_spec(prose, tiny_disk / "runs"))
-    assert "the disk is full" in foundray("train", spec).refusal
+    assert "the disk is full" in foundray_here("train", spec).refusal
     assert not list(tiny_disk.rglob("*.tmp"))
     assert not list(tiny_disk.rglob("*.parquet"))

@@ -22,7 +22,7 @@ SAMPLES = 2500
 """With this many samples of 33 tokens, a micro-batch fills a parcel."""
 
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("own_ray")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tests.command import foundray
+from tests.command import foundray_here
 from tests.integration.pictures import images
 
 import foundray as api
@@ -56,30 +56,40 @@ KINDS: dict[str, tuple[Any, dict[str, Any], str]] = {
 """By objective: what makes the files, the spec, and for values the reason why the file 007 is lost; tokens are whole."""
 
 
+def write_spec_of(kind: str, folder: Path) -> Path:
+    make, changes, reason = KINDS[kind]
+    source = [{"path": str(make(folder)), "format": "files" if reason else "fasta"}]
+    train = {"steps": 40, "micro_batches": 4, "micro_batch_size": 4, "evaluate_every": 20, "checkpoint_every": 20}
+    spec = small_spec(Path("x"), folder / "runs", objective={"kind": kind}, data__sources=source, **changes, train=train)
+    spec["data"].pop("tokenizer")
+    return write_spec(folder, spec)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_files_to_a_model(kind: str, tmp_path: Path) -> None:
-    make, changes, reason = KINDS[kind]
-    source = [{"path": str(make(tmp_path)), "format": "files" if reason else "fasta"}]
-    train = {"steps": 40, "micro_batches": 4, "micro_batch_size": 4, "evaluate_every": 20, "checkpoint_every": 20}
-    spec = small_spec(Path("x"), tmp_path / "runs", objective={"kind": kind}, data__sources=source, **changes, train=train)
-    spec["data"].pop("tokenizer")
-    path = write_spec(tmp_path, spec)
+    path, reason = write_spec_of(kind, tmp_path), KINDS[kind][2]
     changes = {"scale.resources.CPU": 0.5}
-    one = api.train(path, {"name": "of1", **changes})
-    if kind == "masked_pixel":  # the others' bits are compared where it is quicker
-        two = api.train(path, {"name": "of2", "scale.workers": 2, **changes})
-        assert (one.weights_sha256, one.val_loss) == (two.weights_sha256, two.val_loss)
-        assert foundray("audit", tmp_path / "runs" / "of2", "--json").facts["clean"]
-        assert all(api.audit(tmp_path / "runs" / "of2").clean for _ in range(2)), "calling it does not take it away"
+    api.train(path, {"name": "of1", **changes})
     losses = [event["val_loss"] for event in api_events(tmp_path / "runs" / "of1") if event["event"] == "evaluated"]
     assert losses[-1] < losses[0], "it learns"
-    assert foundray("audit", tmp_path / "runs" / "of1", "--json").facts["clean"]
+    assert foundray_here("audit", tmp_path / "runs" / "of1", "--json").facts["clean"]
+    assert all(api.audit(tmp_path / "runs" / "of1").clean for _ in range(2)), "calling it does not take it away"
     if reason:
         (line,) = (next((tmp_path / "runs" / "prepared").iterdir()) / "quarantine.jsonl").read_text().splitlines()
         assert "007." in line and reason in line
-    refused = foundray("sample", tmp_path / "runs" / "of1", "--prompt", "x")
+    refused = foundray_here("sample", tmp_path / "runs" / "of1", "--prompt", "x")
     assert f"{kind} does not predict what comes next" in refused.refusal
-    assert ("values per unit" in foundray("train", path, "--dry-run").out) == bool(reason)
+    assert ("values per unit" in foundray_here("train", path, "--dry-run").out) == bool(reason)
+
+
+@pytest.mark.thorough
+def test_two_workers_give_the_same_bits(tmp_path: Path) -> None:
+    path = write_spec_of("masked_pixel", tmp_path)
+    one, two = (
+        api.train(path, {"name": f"of{workers}", "scale.workers": workers, "scale.resources.CPU": 0.5}) for workers in (1, 2)
+    )
+    assert (one.weights_sha256, one.val_loss) == (two.weights_sha256, two.val_loss)
+    assert foundray_here("audit", tmp_path / "runs" / "of2", "--json").facts["clean"]
 
 
 def api_events(run: Path) -> list[dict[str, Any]]:

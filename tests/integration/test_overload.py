@@ -10,7 +10,9 @@ import pytest
 from foundray.cluster.local_ray import local_ray
 
 
-def test_openmp_s_threads_sleep_while_they_wait_in_all_of_ray_s_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openmp_s_threads_sleep_while_they_wait_in_all_of_ray_s_processes(
+    no_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "to be restored")
     monkeypatch.delenv("OMP_WAIT_POLICY")
     with local_ray(1, {"log_to_driver": False, "logging_level": logging.ERROR}) as ray:

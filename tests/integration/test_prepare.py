@@ -22,7 +22,7 @@ from foundray.storage import sha256
 from foundray.testing.specs import small_spec, write_spec
 from foundray.testing.waiting import wait_until
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("own_ray")
 
 
 def spec_of(folder: Path, sources: list[dict], **changes) -> Path:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from tests.browser import chromium, visited
-from tests.command import FOUNDRAY
+from tests.processes import descendants, title
 from tests.records import troubled
 
+import foundray as api
 from foundray.reports import report
 from foundray.reports.story import Story
 from foundray.runs.run import Run
 from foundray.testing.runs import run_with_records
 from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +32,17 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def disturbed(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def disturbed(own_ray: None, prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A real run on two workers; one is killed on the way, and Ray starts another in its place."""
     folder = tmp_path_factory.mktemp("disturbed")
     changes = {"train__steps": 100, "train__evaluate_every": 40, "train__checkpoint_every": 50}
     scale = {"scale": {"workers": [1, 2], "resources": {"CPU": 0.5}}, "fault": {"mirror_every": 2}}
     spec = write_spec(folder, small_spec(prose, folder / "runs", **changes) | scale)
-    command = [FOUNDRAY, "train", str(spec)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        killed = False
-        while process.poll() is None and not killed:
-            time.sleep(0.05)
-            if _steps(folder / "runs/small/metrics.jsonl") > 20:
-                killed = _kill_a_member(process.pid)
-        said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and killed, said
+    with ThreadPoolExecutor(1) as thread:
+        training = thread.submit(api.train, spec)
+        wait_until(lambda: _steps(folder / "runs/small/metrics.jsonl") > 20, 300, "20 steps")
+        os.kill(next(pid for pid in descendants(os.getpid()) if "ray::Worker" in title(pid)), signal.SIGKILL)
+        assert training.result().state == "finished"
     return Run.open(str(folder / "runs/small"))
 
 
@@ -53,15 +50,6 @@ def _steps(file: Path) -> int:
     with suppress(FileNotFoundError):
         return file.read_bytes().count(b"\n")
     return 0
-
-
-def _kill_a_member(driver: int) -> bool:
-    for process in psutil.Process(driver).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "ray::Worker" in " ".join(process.cmdline()):
-                process.send_signal(signal.SIGKILL)
-                return True
-    return False
 
 
 def test_the_page_of_a_real_run(disturbed: Run, browser: Any, tmp_path: Path) -> None:
