@@ -17,6 +17,8 @@ from tests.repository import REPOSITORY
 
 from foundray.testing.waiting import wait_until
 
+pytestmark = pytest.mark.thorough
+
 DEFINITION = "clusters/on-prem/cluster.yaml"
 CONNECT = "import json, time, ray; ray.init(address='192.0.2.1:6379', logging_level='ERROR', log_to_driver=False)\n"
 NODES = (

@@ -6,7 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from tests.command import Done, foundray
+from tests.command import Done, foundray_here
 from tests.repository import REPOSITORY
 
 from foundray.data.tokenizers.tokenizer import train_bpe
@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not DATA.exists():
         pytest.skip(f"the examples' data is not in {DATA}")
     for name in ("wolof", "shakespeare", "electricity-transformer"):
-        foundray("fetch", name, "--mirror", DATA, "--to", folder / "data", cwd=REPOSITORY)
+        foundray_here("fetch", name, "--mirror", DATA, "--to", folder / "data", cwd=REPOSITORY)
     return folder
 
 
@@ -37,7 +37,7 @@ def english(data: Path) -> Path:
 
 
 def plan(data: Path, example: str, *arguments: object) -> Done:
-    return foundray("plan", REPOSITORY / f"examples/{example}/spec.yaml", *arguments, "--json", cwd=data)
+    return foundray_here("plan", REPOSITORY / f"examples/{example}/spec.yaml", *arguments, "--json", cwd=data)
 
 
 def test_a_language_that_a_tokenizer_does_not_cover(data: Path, english: Path) -> None:
@@ -86,12 +86,12 @@ def test_many_units_prepared_data_and_a_run(prose: Path, tmp_path: Path) -> None
     spec = small_spec(prose, tmp_path / "runs", **changes)
     spec["data"]["sources"] = [{"path": str(prose), "weight": 3.0}, {"path": str(prose)}]
     path = write_spec(tmp_path, spec)
-    before = foundray("plan", path, "--gpus", "H100", "--json").facts
+    before = foundray_here("plan", path, "--gpus", "H100", "--json").facts
     assert [source["tokens_from"] for source in before["data"]["sources"]] == ["sample", "sample"]
     assert before["data"]["documents"]["items"] == 0.5 and before["measured"] is None
     assert [source["seen"] for source in before["budget"]["sources"]] == [4 * 320 * 0.75, 4 * 320 * 0.25]
-    tokens = foundray("train", path, "--json").facts["tokens"]
-    after = foundray("plan", path, "--gpus", "H100", "--json").facts
+    tokens = foundray_here("train", path, "--json").facts["tokens"]
+    after = foundray_here("plan", path, "--gpus", "H100", "--json").facts
     assert after["data"]["prepared"] and after["measured"]["tokens_per_s"] > 0
     assert after["budget"]["tokens"] == tokens
     assert after["data"]["counts"]["tokens"] == pytest.approx(before["data"]["counts"]["tokens"], rel=0.02)
@@ -104,5 +104,5 @@ def test_bad_input(spec: Path, tmp_path: Path) -> None:
         (["--sample", "much"], "such as 500MB or 1GB"),
         (["--set", "data.sources.0.path=none.txt"], "does not exist"),
     ):
-        assert said in foundray("plan", spec, *arguments).refusal, arguments
+        assert said in foundray_here("plan", spec, *arguments).refusal, arguments
     assert not (tmp_path / "runs").exists()

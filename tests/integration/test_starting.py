@@ -89,6 +89,7 @@ def test_its_loss_before_the_first_step_is_the_parents_last(alone, parent, stora
     assert evaluate(trainer, ((at, next(read_micro_batches(judging, at, 1))) for at in range(count))).loss == parent.val_loss
 
 
+@pytest.mark.thorough
 def test_two_workers_give_the_same_bits_although_one_is_killed(alone, shared_spec: Path, storage: Path) -> None:
     run = storage / "runs" / "killed"
     with ThreadPoolExecutor(1) as thread:

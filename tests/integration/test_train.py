@@ -13,7 +13,7 @@ import ray
 from tests.command import foundray, foundray_here
 
 import foundray as api
-from foundray.records.schema import Step
+from foundray.records.schema import EVENTS, Step
 from foundray.runs.run import Run
 from foundray.spec.loading import load_spec
 from foundray.testing.waiting import wait_until
@@ -90,6 +90,19 @@ def test_the_facts(alone, storage: Path) -> None:
         "checkpoints", "data.json", "events.jsonl", "metrics.jsonl", "spec.yaml", "tensorboard", "tokenizer.json",
     ]  # fmt: skip
     assert list((folder / "tensorboard").iterdir())
+
+
+def test_every_record_is_as_documented(alone, storage: Path) -> None:
+    """In docs/spec.md."""
+    run = Run.open(str(storage / "runs" / "alone"))
+    events, metrics = run.records("events.jsonl"), run.records("metrics.jsonl")
+    for event in events:
+        EVENTS[event["event"]].model_validate(event)
+    for step in metrics:
+        Step.model_validate(step)
+    kinds = {"command", "places", "member_ready", "workers_started", "checkpoint", "evaluated", "finished"}
+    assert kinds <= {event["event"] for event in events}
+    assert len(metrics) == 12
 
 
 @pytest.fixture(scope="module")

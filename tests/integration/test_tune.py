@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from tests.command import FOUNDRAY, foundray
+from tests.command import FOUNDRAY, foundray, foundray_here
 
 from foundray.testing.specs import small_spec, write_spec
 from foundray.testing.waiting import wait_until
@@ -63,17 +63,17 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
     low, high = facts["forecast"]["interval"].values()
     assert 0 < low < high
     trained = foundray("train", folder / "tuned.yaml", "--json").facts
-    shown = foundray("status", trained["run"]).out
+    shown = foundray_here("status", trained["run"]).out
     assert f"90 %: {low:.4f} to {high:.4f}), made before it began; the result is {trained['val_loss']:.4f}" in shown
     # The same from the search's folder, of a run that has begun; and from a run, which is too few.
-    again = foundray("forecast", folder, "--json")
+    again = foundray_here("forecast", folder, "--json")
     assert len(again.facts["points"]) == len(facts["forecast"]["points"]) >= 6
     assert "has begun: the forecast is not kept there" in again.out
     assert "at least 6 runs, and there are 1" in (
-        refusal := foundray("forecast", trained["run"], "--for", folder / "tuned.yaml").refusal
+        refusal := foundray_here("forecast", trained["run"], "--for", folder / "tuned.yaml").refusal
     ), refusal
     # Another search has another name.
-    other = foundray("tune", search(name="whole", tune=tuning), "--set", "tune.trials=5")
+    other = foundray_here("tune", search(name="whole", tune=tuning), "--set", "tune.trials=5")
     assert "holds the search of another spec: tune.trials was 6 and is 5" in other.refusal
 
 
@@ -143,14 +143,17 @@ def test_a_search_whose_trial_and_driver_are_killed_ends_with_the_same_trials(
     assert (after["values"], undisturbed["values"]) == (best_of(found), best_of(expected))
 
 
-def test_bad_input_of_a_search_is_one_sentence(search: Callable[..., Path], storage: Path, tmp_path: Path) -> None:
-    assert "is larger than the run's model" in foundray("tune", search(name="bad"), "--set", "tune.proxy.width=128").refusal
-    assert "tune.budget: 1e-06 of the full" in foundray("tune", search(name="bad"), "--set", "tune.budget=1e-6").refusal
+def test_bad_input_of_a_search_is_one_sentence(
+    own_ray: None, search: Callable[..., Path], storage: Path, tmp_path: Path
+) -> None:
+    bad = search(name="bad")
+    assert "is larger than the run's model" in foundray_here("tune", bad, "--set", "tune.proxy.width=128").refusal
+    assert "tune.budget: 1e-06 of the full" in foundray_here("tune", bad, "--set", "tune.budget=1e-6").refusal
     assert not (storage / "runs" / "bad-tune" / "trials").exists()
     points = tmp_path / "points.csv"
     points.write_text("N,D,loss\n1e6,1e7,3.0\n1e6,2e7,2.9\n")
     target = ("--parameters", 1e9, "--tokens", 2e10)
-    assert "at least 6 runs, and there are 2" in (refusal := foundray("forecast", "--points", points, *target).refusal), refusal
+    assert "at least 6 runs, and there are 2" in foundray_here("forecast", "--points", points, *target).refusal
 
 
 def test_the_coordinate_check_of_a_spec(search: Callable[..., Path], storage: Path) -> None:
@@ -160,9 +163,9 @@ def test_the_coordinate_check_of_a_spec(search: Callable[..., Path], storage: Pa
     assert (storage / "runs" / "check-coordcheck" / "widths.svg").read_text().startswith("<?xml")
 
 
-def test_the_best_rate_by_width(search: Callable[..., Path], storage: Path) -> None:
+def test_the_best_rate_by_width(own_ray: None, search: Callable[..., Path], storage: Path) -> None:
     rates = (1e-3, 1e-2, 1e30)
-    done = foundray(
+    done = foundray_here(
         "transfer", search(name="rates"), "--widths", 32, 16, "--rates", *rates, "--steps", 12, "--seeds", 2, "--json"
     )
     found = done.facts["found"]
