@@ -62,7 +62,7 @@ def site(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
     folder = Path(tempfile.mkdtemp(prefix="fr-"))  # short: Ray's sockets lie in it, and their paths are limited
     storage = tmp_path_factory.mktemp("storage")
     spec = write_spec(tmp_path_factory.mktemp("spec"), small_spec(prose, storage))
-    cluster = LocalCluster.up(2, {"CPU": 1}, folder)
+    cluster = LocalCluster.up(2, {"CPU": 1}, folder, dashboard=False)
     yield Site(cluster, spec, storage)
     cluster.down()
 
@@ -91,6 +91,7 @@ def test_a_healthy_cluster_passes(site: Site) -> None:
     assert list(site.storage.iterdir()) == []  # nothing is left behind
 
 
+@pytest.mark.thorough
 def test_a_node_with_another_foundray_and_storage_of_its_own(site: Site, tmp_path: Path) -> None:
     here = REPOSITORY / "platform" / "foundray"
     shutil.copytree(here, tmp_path / "foundray", ignore=lambda folder, names: ["checkup"])  # it need not know of checkups
