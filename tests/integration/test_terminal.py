@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.command import FOUNDRAY
+from tests.integration.actors import check_only_what_is_needed
 from tests.terminal import SECONDS, Terminal
 
 import foundray as api
@@ -27,7 +28,7 @@ SOON = 60
 """Limit on a command's end after a second signal, in seconds, on a busy machine. Its own limit is ten."""
 ASKED = "ending after the current step, with a checkpoint; press again to end at once"
 UNREAD = "standard output cannot be written (Broken pipe); continuing without it"
-PARTS = 60
+PARTS = 40
 """Sources of a preparation, of 400 kB each."""
 ENDLESS = {"train__steps": 10**6, "train__checkpoint_every": 10**6, "train__evaluate_every": 10**6}
 
@@ -104,12 +105,14 @@ def test_preparing(prose: Path, storage: Path, terminals: list[Terminal]) -> Non
 
 
 def test_a_run_and_its_viewer(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
+    """The run starts no unneeded process."""
     spec = write_spec(storage, small_spec(prose, storage / "runs", **ENDLESS))
     run = storage / "runs" / "small"
 
     terminals.append(training := Terminal(FOUNDRAY, "train", spec))
     training.until("starting 1 worker")
     training.until(r"loss \d")
+    check_only_what_is_needed(training.process.pid, training.process)
     watching, left, gone = (Terminal(FOUNDRAY, "watch", run) for _ in range(3))
     read = Terminal(*piped('"$0" logs "$1" --follow | head -n 1', run))
     terminals += [watching, left, gone, read]
@@ -161,6 +164,7 @@ def test_a_run_whose_terminal_is_closed_and_one_that_nobody_reads(
     assert (last.state, last.stopped_by, last.checkpoint, last.steps_repeated) == ("stopped", "SIGTERM", last.step, 0)
 
 
+@pytest.mark.thorough
 def test_pressed_again_before_the_step_is_done(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
     """A step that takes minutes is not waited for."""
     spec = write_spec(storage, small_spec(prose, storage / "runs", name="slow", train__micro_batches=5000))
