@@ -84,7 +84,7 @@ def calm(spec: Path) -> str:
     return str(foundray("train", spec, "--set", "name=calm", "--set", "scale.workers=1", "--json").facts["weights_sha256"])
 
 
-def test_a_run_survives_two_lost_heads_and_a_stop_and_equals_the_run_on_a_laptop(
+def test_a_run_that_is_stopped_and_loses_its_head_equals_the_run_on_a_laptop(
     cluster: LocalCluster, spec: Path, calm: str, pace: Pace
 ) -> None:
     url, run = cluster.url, spec.parent / "runs" / "small"
@@ -93,11 +93,7 @@ def test_a_run_survives_two_lost_heads_and_a_stop_and_equals_the_run_on_a_laptop
     again = foundray("submit", spec, "--cluster", url, "--json")
     assert (again.facts["new"], again.facts["run"]) == (False, str(run)) and "no second one was started" in again.out
     assert "the name small is taken" in foundray("submit", spec, "--set", "optimizer.lr=0.001").refusal
-    wait_for_step(run, 8)
-
-    lose_head(cluster)  # and the driver, which was on it: submitting again continues
-    assert foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json").facts["new"]
-    wait_for_step(run, len(steps(run)) + 3)
+    wait_for_step(run, 3)
     assert foundray("stop", run, "--cluster", url).status == 0
     status = foundray("status", "small", "--cluster", url, "--json").facts
     assert (status["job"], status["status"], status["state"]) == ("small", "STOPPED", "stopped")
@@ -107,14 +103,34 @@ def test_a_run_survives_two_lost_heads_and_a_stop_and_equals_the_run_on_a_laptop
     wait_for_step(run, len(steps(run)) + 3)
     lose_head(cluster)  # which the driver outlives on its node, and Redis for it
     pace.set(0)
-    followed = foundray("logs", "small", "--cluster", url, "--follow")
+    ended_like(calm, "small", run, cluster)
+    commands = [line for line in (run / "events.jsonl").read_text().splitlines() if '"command"' in line]
+    assert len(commands) == 2, "the command of the lost head continued"
+
+
+@pytest.mark.thorough
+def test_a_run_that_loses_its_driver_with_the_head_continues_when_it_is_submitted_again(
+    cluster: LocalCluster, spec: Path, calm: str, pace: Pace
+) -> None:
+    run = spec.parent / "runs" / "driverless"
+    sets = ("--set", "name=driverless", "--set", "train.checkpoint_every=5")
+    submit = ("submit", spec, "--cluster", cluster.url, *sets, "--json")
+    assert foundray(*submit).facts["new"]
+    wait_for_step(run, 12)
+    pace.set(LINGER)
+    lose_head(cluster)
+    assert foundray(*submit).facts["new"]
+    pace.set(0)
+    ended_like(calm, "driverless", run, cluster)
+
+
+def ended_like(calm: str, job: str, run: Path, cluster: LocalCluster) -> None:
+    """Follow the job to its end: it has succeeded with these weights, and used every sample once."""
+    followed = foundray("logs", job, "--cluster", cluster.url, "--follow")
     assert followed.status == 0, followed.err
     assert re.search(rf"step {STEPS}: validation loss", followed.out)
-
-    facts = foundray("status", "small", "--cluster", url, "--json").facts
+    facts = foundray("status", job, "--cluster", cluster.url, "--json").facts
     assert (facts["status"], facts["state"], facts["weights_sha256"]) == ("SUCCEEDED", "finished", calm)
-    commands = [line for line in (run / "events.jsonl").read_text().splitlines() if '"command"' in line]
-    assert len(commands) == 3, "the command of the second lost head continued"
     assert "every one used exactly once" in foundray("audit", run).out
 
 
@@ -187,6 +203,7 @@ def test_rays_own_submission_works_too(cluster: LocalCluster, spec: Path, tmp_pa
     assert "step 3: validation loss" in done.stdout
 
 
+@pytest.mark.thorough
 def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
     run = run_with_checkpoint(tmp_path / "runs")
     (texts := tmp_path / "texts.txt").write_text("\n".join(f"text number {number}" for number in range(2000)))
