@@ -21,6 +21,7 @@ from tests import hooked
 from tests.chaos.faults import RESOURCES as CPU
 from tests.chaos.faults import Run
 
+from foundray.cluster.connect import connected
 from foundray.cluster.local.cluster import LocalCluster
 from foundray.testing.specs import small_spec, write_spec
 from foundray.testing.waiting import wait_until
@@ -144,17 +145,14 @@ def main() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(hooked.install(folder)), os.environ.get("PYTHONPATH")]))
         environment = hooked.Pace(folder / "pace", REST).environment
         cluster = LocalCluster.up(0, CPU, folder / "c", dashboard=False)
-        os.environ.update(cluster.environment)
-        import ray
-
+        os.environ |= {**cluster.environment, "FOUNDRAY_LOCAL_CLUSTER": str(cluster.folder)}
         run = begin(folder, cluster, environment)
         try:
-            ray.init(address=cluster.address, _node_ip_address=cluster.head_ip, log_to_driver=False)
-            # Ray's coordinator looks at the cluster every 20 s: joins fall anywhere in between.
-            rows = [join(cluster, run, environment, dealer.uniform(0, 20)) for _ in range(joins)]
+            with connected():
+                # Ray's coordinator looks at the cluster every 20 s: joins fall anywhere in between.
+                rows = [join(cluster, run, environment, dealer.uniform(0, 20)) for _ in range(joins)]
         finally:
             run.end()
-            ray.shutdown()
             cluster.down()
     table(rows)
 
