@@ -58,14 +58,14 @@ def start_worker(slot: Slot) -> WorkerHandle:
 
 
 def slots_on_new_nodes(
-    pools: Mapping[str, PoolConfig], workers: Mapping[str, int], free: Mapping[str, Mapping[str, float]]
+    pools: Mapping[str, PoolConfig], workers: Mapping[str, int], nodes: Mapping[str, Mapping[str, float]]
 ) -> list[Slot]:
-    """Return slots that Ray Train will reserve on nodes that have just joined, with `free` resources.
+    """Return slots that Ray Train will reserve on nodes that have just joined, with their resources.
 
     `workers` counts each pool's workers on other nodes.
     """
     wanted = {name: (0, max(0, pool.workers[1] - workers.get(name, 0))) for name, pool in pools.items()}
-    return certain_slots({name: pool.model_copy(update={"workers": wanted[name]}) for name, pool in pools.items()}, free)
+    return certain_slots({name: pool.model_copy(update={"workers": wanted[name]}) for name, pool in pools.items()}, nodes)
 
 
 def certain_slots(pools: Mapping[str, PoolConfig], free: Mapping[str, Mapping[str, float]]) -> list[Slot]:

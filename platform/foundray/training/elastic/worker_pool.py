@@ -82,9 +82,9 @@ class WorkerPool:
 
     def prefetch(self) -> None:
         """Start workers where Ray Train will find slots, so that they warm up meanwhile."""
-        free = whole_nodes() if self.prestarted else free_resources()
-        self.nodes |= free.keys()
-        for slot in certain_slots(self.pools, free):
+        whole = whole_nodes()
+        self.nodes |= whole.keys()
+        for slot in certain_slots(self.pools, whole if self.prestarted else free_resources()):
             self._start_worker(slot)
             if self.prestarted:
                 self.workers[self.last_number].slot_held_since = time.monotonic()
@@ -171,15 +171,15 @@ class WorkerPool:
     def _prestart_on_new_nodes(self) -> None:
         """Start workers on nodes that have just joined: they warm up while Ray Train starts its processes there."""
         try:
-            free = free_resources()
+            whole = whole_nodes()  # not what is free: Ray Train may have reserved it meanwhile
         except Exception:  # the control store may be away for a while
             return
-        new = {node: amounts for node, amounts in free.items() if node not in self.nodes}
+        new = {node: amounts for node, amounts in whole.items() if node not in self.nodes}
         self.nodes |= new.keys()
         staying = Counter(worker.slot.pool for worker in self.workers.values() if worker.slot.node not in self.draining)
         taken = {worker.slot.node for worker in self.workers.values()}
         for slot in slots_on_new_nodes(self.pools, staying, new):
-            if slot.node not in taken:
+            if slot.node not in taken | self.draining:
                 self._start_worker(slot)
                 self.workers[self.last_number].claim_until = time.monotonic() + NEW_NODE_SECONDS
 

@@ -70,12 +70,13 @@ class Nodes:
     """A pool of workers on nodes with room for one each. Nodes in `held` have their slot held by Ray Train."""
 
     def __init__(self, patch: pytest.MonkeyPatch, nodes: str, most: int):
-        self.free, self.killed = nodes, list[Any]()
+        self.joined, self.killed = "", list[Any]()
         self.clock = SimulatedClock()
         self.clock.install(patch.setattr)
         call = SimpleNamespace(remote=lambda *_: None)
         patch.setattr(worker_pool, "start_worker", lambda slot: SimpleNamespace(slot=slot, begin=call, watch=call))
-        patch.setattr(worker_pool, "free_resources", lambda: {key: {"CPU": 1.0} for key in self.free})
+        patch.setattr(worker_pool, "whole_nodes", lambda: {node: {"CPU": 1.0} for node in nodes + self.joined})
+        patch.setattr(worker_pool, "free_resources", lambda: {node: {"CPU": 1.0} for node in nodes})
         patch.setattr(worker_pool, "draining_nodes", set)
         patch.setattr(worker_pool, "node_name", str)
         patch.setattr(ray, "kill", self.killed.append)
@@ -91,7 +92,7 @@ def test_a_worker_on_a_new_node_warms_up_before_its_slot_is_held(monkeypatch: py
     nodes = Nodes(monkeypatch, "ab", most=4)
     nodes.pool.prefetch()
     assert nodes.reconcile("ab") == {"a": True, "b": True}
-    nodes.free = "c"
+    nodes.joined = "c"
     assert nodes.reconcile("ab") == {"a": True, "b": True, "c": False}
     assert not nodes.pool.may_stay(nodes.pool.workers[3])
     assert nodes.reconcile("abc") == {"a": True, "b": True, "c": True}
@@ -104,7 +105,7 @@ def test_it_is_killed_if_its_slot_is_not_held_in_time(monkeypatch: pytest.Monkey
     nodes = Nodes(monkeypatch, "a", most=4)
     nodes.pool.prefetch()
     nodes.reconcile("a")
-    nodes.free = "c"
+    nodes.joined = "c"
     assert nodes.reconcile("a") == {"a": True, "c": False}
     nodes.clock.advance(NEW_NODE_SECONDS + 1)
     assert nodes.reconcile("a") == {"a": True}
@@ -117,5 +118,5 @@ def test_no_worker_is_started_on_new_nodes_beyond_the_number_wanted(monkeypatch:
     nodes = Nodes(monkeypatch, "a", most=1)
     nodes.pool.prefetch()
     nodes.reconcile("a")
-    nodes.free = "c"
+    nodes.joined = "c"
     assert nodes.reconcile("a") == {"a": True}
