@@ -15,7 +15,6 @@ from tests.command import Done, foundray
 from tests.repository import REPOSITORY
 
 import foundray as api
-from foundray.cluster.connect import connected
 from foundray.testing.specs import small_spec, write_spec
 
 SCRIPTS = REPOSITORY / "examples" / "after"
@@ -59,7 +58,7 @@ def figures(done: Done, name: str) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def made(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(own_ray: None, prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `texts`, with `runs/small`, trained a little on other texts, and with its export `base`."""
     folder = tmp_path_factory.mktemp("after")
     (folder / "texts").mkdir()
@@ -70,8 +69,7 @@ def made(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"width": 48, "depth": 2, "heads": 2, "context": 128}
     steps = {"steps": 80, "micro_batches": 2, "micro_batch_size": 4, "evaluate_every": 1000, "checkpoint_every": 1000}
     spec = small_spec(prose, folder / "runs", data__tokenizer=tokens, model=shape, train=steps)
-    with connected():
-        api.train(write_spec(folder, spec))
+    api.train(write_spec(folder, spec))
     api.export(folder / "runs" / "small", folder / "base")
     return folder
 

@@ -1,4 +1,7 @@
-"""Exports of really trained runs on images and trajectories, used by somebody who has nothing of ours."""
+"""Exports of really trained runs on images and trajectories, used by somebody who has nothing of ours.
+
+Unit tests show the same for models with random weights.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,14 @@ from tests.command import foundray_here
 from tests.integration.pictures import images
 
 import foundray as api
-from foundray.cluster.connect import connected
 from foundray.data.stream.batch import packed
 from foundray.evaluation.encoder import Encoder, Reader
 from foundray.model.model import Batch
 from foundray.runs.run import Run
 from foundray.spec import SourceConfig
 from foundray.testing.specs import small_spec, write_spec
+
+pytestmark = pytest.mark.thorough
 
 FLAGS = {"width": 32, "depth": 2, "heads": 2, "norm": "ln", "act": "gelu", "bias": True, "rope_theta": None}
 PICTURE = {"kind": "image", "size": 16, "patch": 4, "channels": 1}
@@ -59,19 +63,18 @@ def episodes(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(own_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run per kind, trained for some steps, with our own model's answers."""
     folder = tmp_path_factory.mktemp("values")
     sources = {"image": images(folder), "trajectory": episodes(folder)}
     (sources["image"] / "007.png").unlink()  # it is cut off
-    with connected():
-        for name, (_, changes) in RUNS.items():
-            source = sources[changes["data__modality"]["kind"]]
-            given = [{"path": str(source), "format": "files"}]
-            spec = small_spec(Path("x"), folder / "runs", name=name, data__sources=given, train__steps=20, **changes)
-            spec["data"].pop("tokenizer")
-            api.train(write_spec(folder, spec))
-            save_file(answers(Run.open(str(folder / "runs" / name)), source), folder / f"{name}.safetensors")
+    for name, (_, changes) in RUNS.items():
+        source = sources[changes["data__modality"]["kind"]]
+        given = [{"path": str(source), "format": "files"}]
+        spec = small_spec(Path("x"), folder / "runs", name=name, data__sources=given, train__steps=20, **changes)
+        spec["data"].pop("tokenizer")
+        api.train(write_spec(folder, spec))
+        save_file(answers(Run.open(str(folder / "runs" / name)), source), folder / f"{name}.safetensors")
     return folder
 
 
