@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,9 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests import without_foundray
-from tests.command import FOUNDRAY, foundray, foundray_here
+from tests.command import FOUNDRAY, Done, foundray, foundray_here
 
 import foundray as api
-from foundray.cluster.connect import connected
 from foundray.contract import Plan, Target, Units
 from foundray.data.prepare.recipe import prepared_folder
 from foundray.data.stream.batch import packed
@@ -45,6 +45,8 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "masked": ("EuroBertForMaskedLM", {"objective": {"kind": "masked_token"}, "model__base_depth": 1}),
 }
 OWN = {"objective": {"kind": "joint_embedding"}, "model__norm": "ln", "model__act": "gelu", "model__rope_theta": None}
+MORE = [name for name in RUNS if name != "llama"]
+"""Kinds that unit tests export with random weights."""
 SENTENCE = "import os\n\n\ndef main() -> None:"
 
 
@@ -57,16 +59,26 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def runs(storage: Path, prose: Path) -> Path:
-    """One run per kind, trained for some steps on real text, with our own model's answers."""
-    with connected():
-        for name, changes in {**{name: changes for name, (_, changes) in RUNS.items()}, "own": OWN}.items():
-            spec = small_spec(prose, storage / "runs", name=name, train__steps=20, train__checkpoint_every=10, **changes)
-            spec["data"]["sources"][0]["licence"] = "PSF-2.0"
-            api.train(write_spec(storage, spec))
-            if name in RUNS:
-                save_file(answers(Run.open(str(storage / "runs" / name))), storage / f"{name}.safetensors")
+def runs(own_ray: None, storage: Path, prose: Path) -> Path:
+    """Runs `llama` and `own`, trained for some steps on real text, with our own model's answers."""
+    train(storage, prose, {"llama": RUNS["llama"][1], "own": OWN})
     return storage / "runs"
+
+
+@pytest.fixture(scope="module")
+def more_runs(runs: Path, storage: Path, prose: Path) -> Path:
+    """A run of every other kind, too."""
+    train(storage, prose, {name: RUNS[name][1] for name in MORE})
+    return runs
+
+
+def train(storage: Path, prose: Path, runs: dict[str, dict[str, Any]]) -> None:
+    for name, changes in runs.items():
+        spec = small_spec(prose, storage / "runs", name=name, train__steps=20, train__checkpoint_every=10, **changes)
+        spec["data"]["sources"][0]["licence"] = "PSF-2.0"
+        api.train(write_spec(storage, spec))
+        if name in RUNS:
+            save_file(answers(Run.open(str(storage / "runs" / name))), storage / f"{name}.safetensors")
 
 
 @torch.no_grad()
@@ -82,18 +94,21 @@ def answers(run: Run) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def exports(runs: Path) -> dict[str, Made]:
-    """An export of each kind."""
-    made = {}
-    for name in RUNS:
-        out, command = runs.parent / "out" / name, foundray if name == "llama" else foundray_here
-        made[name] = Made(name, runs / name, out, command("export", runs / name, out, "--json").facts)
-    return made
+def exports(runs: Path) -> list[Made]:
+    return [made_of(runs, "llama", foundray)]
 
 
-@pytest.fixture(params=list(RUNS))
-def made(request: pytest.FixtureRequest, exports: dict[str, Made]) -> Made:
-    return exports[request.param]
+@pytest.fixture(scope="module")
+def more_exports(more_runs: Path) -> list[Made]:
+    return [made_of(more_runs, name, foundray_here) for name in MORE]
+
+
+def made_of(runs: Path, name: str, command: Callable[..., Done]) -> Made:
+    out = runs.parent / "out" / name
+    return Made(name, runs / name, out, command("export", runs / name, out, "--json").facts)
+
+
+EXPORTS = pytest.mark.parametrize("kinds", ["exports", pytest.param("more_exports", marks=pytest.mark.thorough)])
 
 
 SAME = """
@@ -157,17 +172,24 @@ assert not torch.equal(again.model.embed_tokens.weight[tokenizer.bos_token_id], 
 """.replace("kept = ", "before = model.model.embed_tokens.weight[tokenizer.bos_token_id].detach().clone()\nkept = ", 1)
 
 
-def test_the_same_answers_without_us(exports: dict[str, Made], runs: Path) -> None:
+@EXPORTS
+def test_the_same_answers_without_us(kinds: str, request: pytest.FixtureRequest, runs: Path) -> None:
     """And the card's instructions work."""
     scripts: list[tuple[str, list[object]]] = []
-    for name, made in exports.items():
-        assert made.facts["stock_class"] == RUNS[name][0]
+    for made in request.getfixturevalue(kinds):
+        assert made.facts["stock_class"] == RUNS[made.name][0]
         (lines,) = re.findall(r"```python\n(.*?)```", (made.out / "README.md").read_text(), re.DOTALL)
-        scripts.append((SAME + lines, [RUNS[name][0], made.out, runs.parent / f"{name}.safetensors", SENTENCE]))
+        scripts.append((SAME + lines, [RUNS[made.name][0], made.out, runs.parent / f"{made.name}.safetensors", SENTENCE]))
     without_foundray.run_all(scripts, cwd=runs.parent / "out")
 
 
-def test_the_files_say_what_they_are(made: Made, prose: Path) -> None:
+@EXPORTS
+def test_the_files_say_what_they_are(kinds: str, request: pytest.FixtureRequest, prose: Path) -> None:
+    for made in request.getfixturevalue(kinds):
+        check_files(made, prose)
+
+
+def check_files(made: Made, prose: Path) -> None:
     import hashlib
 
     facts, identity = made.facts, json.loads((made.out / "foundray.json").read_text())
@@ -193,14 +215,20 @@ def test_the_files_say_what_they_are(made: Made, prose: Path) -> None:
     assert {facts["weights_sha256"], facts["file_sha256"]} <= set(re.findall(r"`([0-9a-f]{64})`", card))
 
 
-@pytest.mark.parametrize("name", [pytest.param("llama", marks=pytest.mark.thorough), "middle"])
-def test_texts_are_continued_and_training_too(name: str, runs: Path, prose: Path, tmp_path: Path) -> None:
-    api.export(runs / name, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("name", "runs_of"), [("llama", "runs"), pytest.param("middle", "more_runs", marks=pytest.mark.thorough)]
+)
+def test_texts_are_continued_and_training_too(
+    name: str, runs_of: str, request: pytest.FixtureRequest, prose: Path, tmp_path: Path
+) -> None:
+    api.export(request.getfixturevalue(runs_of) / name, tmp_path / "out")
     without_foundray.run(GOES_ON, tmp_path / "out", prose, tmp_path / "scratch")
 
 
-def test_foundray_reads_its_exports(runs: Path, tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_foundray_reads_its_exports(more_runs: Path, tmp_path: Path) -> None:
     """The weights of a decoder are the run's own; an encoder's are folded for another class."""
+    runs = more_runs
     api.export(runs / "granite", tmp_path / "granite")
     loaded = api.load(tmp_path / "granite")
     run = Run.open(str(runs / "granite"))
