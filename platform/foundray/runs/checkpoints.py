@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from foundray.errors import InputError
 from foundray.runs.lineage import Lineage, recorded, undoes_after, undone, usable
@@ -23,6 +23,20 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d+)(?:-([A-Za-z0-9_.-]+))?")
 
 
+class Checkpoint(NamedTuple):
+    """A complete checkpoint. Its folder's name follows from step and cut."""
+
+    step: int
+    made_under: str
+    sha256: str = ""
+    """Of its manifest; empty if not known yet."""
+
+    @property
+    def name(self) -> tuple[int, str]:
+        """What its folder's name follows from."""
+        return self.step, self.made_under
+
+
 def place(folder: Store, step: int, made_under: str = "") -> Store:
     return folder / (f"step-{step:08d}" + (f"-{made_under}" if made_under else ""))
 
@@ -30,6 +44,11 @@ def place(folder: Store, step: int, made_under: str = "") -> Store:
 def step_of(place: Store) -> int:
     """Step of a checkpoint's folder. Raises ValueError for any other folder."""
     return _number(place.name)[0]
+
+
+def state_of(place: Store) -> tuple[int, str]:
+    """(step, id of the last cut) of a checkpoint's folder. Raises ValueError for any other folder."""
+    return _number(place.name)
 
 
 def is_usable(place: Store, lineage: Lineage) -> bool:
@@ -109,11 +128,14 @@ class Keep:
     """Number of checkpoints with the lowest validation loss to keep."""
     losses: Callable[[], Mapping[int, float]] = dict
     """Known validation losses by step."""
+    anchors: tuple[int, ...] = ()
+    """For each, the newest checkpoint at or before its last multiple is kept: a cut may undo all later ones."""
 
     def of(self, steps: list[int]) -> set[int]:
         """Steps to keep, of `steps` given newest first."""
         milestones = {step for step in steps if self.every and step % self.every == 0}
-        return {*steps[: self.newest], *milestones, *best_of(steps, self.losses(), self.best)}
+        back = [next((s for s in steps if s <= steps[0] // every * every), steps[0]) for every in self.anchors if steps]
+        return {*steps[: self.newest], *milestones, *best_of(steps, self.losses(), self.best), *back}
 
 
 def prune(folder: Store, keep: Keep, counted: Iterable[str] | None = None) -> list[Store]:

@@ -9,10 +9,12 @@ import numpy as np
 from foundray.contract import Units
 from foundray.data.stream.batch import packed
 from foundray.model.model import Model, initialise
-from foundray.runs.checkpoints import Keep, prune
+from foundray.runs.checkpoints import Checkpoint, Keep, completed, prune, state_of
+from foundray.runs.lineage import Lineage
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.checkpoints.checkpoint import load_latest, weights_sha256, write_shard
+from foundray.training.checkpoints.checkpoint import load, weights_sha256, write_shard
+from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, commit
 from foundray.training.collectives.group import Group
 from foundray.training.evaluating.evaluation import evaluate
@@ -55,6 +57,19 @@ def micro_batch(spec: Spec, position: int) -> bytes:
     return packed([spec.objective.build().plan(one, rng) for one in units])
 
 
+def load_latest(
+    folder: Store, trainer: Trainer, fingerprint: str, wait_s: float = 0.0, lineage: Lineage = ()
+) -> tuple[CheckpointManifest | None, list[str]]:
+    """Load the newest usable checkpoint, as a coordinator would order it; returns its manifest, and why others were skipped."""
+    skipped: list[str] = []
+    for there in completed(folder, lineage):
+        try:
+            return load(folder, trainer, Checkpoint(*state_of(there)), fingerprint, wait_s), skipped
+        except Unusable as error:
+            skipped.append(str(error))
+    return None, skipped
+
+
 def train_steps(
     group: Group, spec: Spec, count: int, skew: int | None = None, storage: str | None = None, device: str = "cpu"
 ) -> tuple[str, list[float]]:
@@ -64,7 +79,8 @@ def train_steps(
     continues from the newest checkpoint there and writes one at its end. The result must not depend on the group.
     """
     trainer = make_trainer(spec, group, device)
-    first = load_latest(Store.at(storage), trainer, FINGERPRINT).step if storage else 0
+    manifest = load_latest(Store.at(storage), trainer, FINGERPRINT)[0] if storage else None
+    first = manifest.step if manifest else 0
     losses = []
     for step in range(first, first + count):
         owners = [i % group.world for i in range(spec.train.micro_batches)]

@@ -8,10 +8,11 @@ import torch
 
 from foundray.contract import Units, UnitShape, load_objective
 from foundray.errors import InputError
+from foundray.runs.checkpoints import Checkpoint
 from foundray.storage import Store
 from foundray.testing.specs import make_spec
 from foundray.testing.trainers import make_trainer, micro_batch, save_checkpoint
-from foundray.training.checkpoints.checkpoint import load_latest, load_weights
+from foundray.training.checkpoints.checkpoint import load, load_weights
 from foundray.training.collectives.group import Group
 from foundray.training.evaluating.collapse import effective_rank, spread
 from foundray.training.evaluating.evaluation import evaluate
@@ -97,7 +98,7 @@ def test_the_teacher_is_in_checkpoints_and_state_shards(tmp_path) -> None:
     folder = Store.at(str(tmp_path))
     save_checkpoint(folder, trainer, 2, "f", keep=2)
     other = make_trainer(trainer.spec, Group())
-    assert load_latest(folder, other, "f").step == 2
+    assert load(folder, other, Checkpoint(2, ""), "f").step == 2
     assert other.teacher is not None
     assert torch.equal(other.teacher.buffer, trainer.teacher.buffer)
     assert torch.equal(other.state_shard()["teacher"], trainer.state_shard()["teacher"])

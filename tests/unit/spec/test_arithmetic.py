@@ -30,6 +30,7 @@ from foundray.errors import InputError
 from foundray.evaluation.encoder import trained_weights
 from foundray.host.threads import one_blas_thread, torch_threads
 from foundray.inspection.auditing import audit
+from foundray.runs.checkpoints import Checkpoint
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.spec.arithmetic import ENGINE, ENGINE_HISTORY, differing
@@ -40,7 +41,8 @@ from foundray.testing.runs import run_with_checkpoint
 from foundray.testing.specs import IMAGES, make_spec, small_spec
 from foundray.testing.trainers import make_trainer, save_checkpoint
 from foundray.training import driver
-from foundray.training.checkpoints.checkpoint import MANIFEST, load_latest
+from foundray.training.checkpoints.checkpoint import MANIFEST, load
+from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.collectives.group import Group
 from foundray.training.warm_start.parent import find_start
 from foundray.tuning.search.driver import folder_of, tune
@@ -215,12 +217,10 @@ def test_a_checkpoint_says_what_it_was_made_with(tmp_path: Path, monkeypatch: py
     spec, folder = make_spec(**IMAGES), Store.at(tmp_path)
     trainer = make_trainer(spec, Group())
     save_checkpoint(folder, trainer, 3, spec.fingerprint(), keep=3)
-    assert load_latest(folder, trainer, spec.fingerprint()).step == 3
+    assert load(folder, trainer, Checkpoint(3, ""), spec.fingerprint()).step == 3
     monkeypatch.setattr(MaskedPixel, "arithmetic", 2)
-    with pytest.raises(
-        InputError, match="step-00000003 was made with version 1 of the arithmetic of the objective masked_pixel"
-    ):
-        load_latest(folder, trainer, spec.fingerprint())
+    with pytest.raises(Unusable, match="step-00000003 was made with version 1 of the arithmetic of the objective masked_pixel"):
+        load(folder, trainer, Checkpoint(3, ""), spec.fingerprint())
 
 
 @pytest.mark.usefixtures("later")

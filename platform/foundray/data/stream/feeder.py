@@ -12,8 +12,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from foundray.cluster.connect import beside_caller
 from foundray.cluster.local_ray import is_alone
@@ -45,8 +47,8 @@ class _Feeder:
         self.streams: dict[str, Stream] = {}
         self.prefetched: Stream | None = None
         """The training stream, started before any worker opens it."""
-        self.kept: tuple[StreamPlan, list[Parcel]] | None = None
-        """Parcels of the previous group's training stream that still exist."""
+        self.kept: tuple[StreamPlan, asyncio.Task[list[Parcel]]] | None = None
+        """Parcels of the previous group's training stream, once it is known which of them still exist."""
         self.leases = 0
 
     async def prefetch(self, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
@@ -61,26 +63,26 @@ class _Feeder:
         kept = {name: (stream.plan, stream.close(_replaced())) for name, stream in ended.items()}
         if TRAINING in kept:
             plan, parcels = kept[TRAINING]
-            self.kept = plan, await _available(parcels)
+            self.kept = plan, asyncio.create_task(_available(parcels))  # while the group meets
         return self.generation
 
     async def open(self, generation: int, name: str, plan: StreamPlan, per_step: int, first_step: int, end: int) -> None:
         """Start a stream of micro-batches [first_step * per_step, end). Every worker calls it; the first call counts."""
+        kept = await self.kept[1] if self.kept and name == TRAINING else []
         self._check(generation)
         if name in self.streams:
             return
-        self.streams[name] = stream = self._opened(name, plan, per_step, first_step, end)
+        self.streams[name] = stream = self._opened(name, plan, per_step, first_step, end, kept)
         stream.division.begin(self.workers)
 
-    def _opened(self, name: str, plan: StreamPlan, per_step: int, first_step: int, end: int) -> Stream:
+    def _opened(self, name: str, plan: StreamPlan, per_step: int, first_step: int, end: int, kept: list[Parcel]) -> Stream:
         """The stream that was prefetched, if it is this one, or a new one with the parcels left from the previous group."""
         if name == TRAINING and self.prefetched:
             prefetched, self.prefetched = self.prefetched, None
             if prefetched.request == (plan, per_step, first_step, end):
                 return prefetched
             prefetched.close()
-        kept_plan, kept = self.kept if self.kept and name == TRAINING else (None, [])
-        buffered = contiguous(kept, first_step * per_step, end) if kept_plan == plan else []
+        buffered = contiguous(kept, first_step * per_step, end) if self.kept and self.kept[0] == plan else []
         return self._stream(plan, per_step, first_step, end, buffered)
 
     def _stream(self, plan: StreamPlan, per_step: int, first_step: int, end: int, buffered: list[Parcel]) -> Stream:
@@ -133,8 +135,9 @@ async def _available(parcels: list[Parcel]) -> list[Parcel]:
     if not parcels:
         return []
     refs = [ref for _, _, ref in parcels]
-    available, _ = await asyncio.to_thread(ray.wait, refs, num_returns=len(refs), timeout=AVAILABLE_SECONDS)
-    there = set(available)
+    there = set[Any]()
+    with suppress(RayError):  # otherwise all are read again
+        there |= set((await asyncio.to_thread(ray.wait, refs, num_returns=len(refs), timeout=AVAILABLE_SECONDS))[0])
     return [parcel for parcel in parcels if parcel[2] in there]
 
 

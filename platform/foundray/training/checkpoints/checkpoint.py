@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -20,13 +19,14 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from foundray.errors import InputError, RunFailed, StorageAway
+from foundray.errors import InputError, StorageAway
 from foundray.model.parametrisation import Scaling
-from foundray.runs.checkpoints import MANIFEST, completed, place, step_of
+from foundray.runs.checkpoints import MANIFEST, Checkpoint, completed, place, step_of
 from foundray.runs.lineage import Lineage
 from foundray.spec import Spec
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store, sha256
+from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, ShardFile
 from foundray.training.step.flat import Entry
 from foundray.training.step.trainer import Trainer
@@ -49,14 +49,10 @@ class Away(Damaged):
     away = True
 
 
-@dataclass(frozen=True)
-class Restored:
-    step: int
-    """Steps done; 0 if there was no checkpoint."""
-    skipped: list[str]
-    """Why newer checkpoints were skipped."""
-    losses: list[tuple[int, float]] | None = None
-    """The spike guard's window that belongs to the state; None if the checkpoint does not hold it."""
+class Replaced(Damaged):
+    """A checkpoint whose manifest is another one than was ordered: the next order names the one that is there."""
+
+    away = True
 
 
 def write_shard(
@@ -80,42 +76,26 @@ def write_shard(
     return ShardFile(file=name, ranges=held, bytes=len(content), sha256=sha256(content), generation=generation)
 
 
-def load_latest(folder: Store, trainer: Trainer, fingerprint: str, wait_s: float = 0.0, lineage: Lineage = ()) -> Restored:
-    """Load the newest checkpoint that is usable under these cuts, and that all workers can read and find whole.
+def load(folder: Store, trainer: Trainer, checkpoint: Checkpoint, fingerprint: str, wait_s: float = 0.0) -> CheckpointManifest:
+    """Load a checkpoint into the trainers of a group, all of which call this; returns its manifest.
 
-    Storage that does not answer is retried for `wait_s` seconds. Raises RunFailed if it does not answer by then, and
-    InputError if all checkpoints are damaged.
+    Storage that does not answer is retried for `wait_s` seconds. Raises Unusable, on every worker alike, if one cannot read its
+    part or finds it damaged.
     """
-    until = time.monotonic() + wait_s
+    until, there = time.monotonic() + wait_s, place(folder, *checkpoint.name)
+    problem: tuple[str, bool] | None = None
     try:
-        # Rank 0 lists the checkpoints for all, since storage may show the workers different ones.
-        found = _retrying(lambda: [p.name for p in completed(folder, lineage)], until) if trainer.group.rank == 0 else []
-    except InputError as error:
-        raise _away(folder, str(error)) from None
-    skipped: list[str] = []
-    away = False
-    for there in (folder / name for name in trainer.group.share(found)[0]):
-        problem: tuple[str, bool] | None = None
-        try:
-            manifest = _retrying(partial(_read_manifest, there), until)
-            _check_made_by(there, manifest, fingerprint, trainer.spec)
-            tensors = _retrying(partial(_read_blocks, there, manifest, trainer.blocks), until)
-        except Damaged as error:
-            problem = str(error), error.away
-        # A checkpoint is used only if every worker could read its part.
-        if shared := next((p for p in trainer.group.share(problem) if p), None):
-            skipped.append(shared[0])
-            away = away or shared[1]
-            continue
-        if trainer.blocks:
-            trainer.load(tensors)
-        trainer.gather_weights()
-        return Restored(manifest.step, skipped, manifest.losses)
-    if away:
-        raise _away(folder, "; ".join(skipped))
-    if skipped:
-        raise InputError(f"no checkpoint in {folder} can be used: {'; '.join(skipped)}; delete the folder to start over")
-    return Restored(0, [])
+        manifest = _retrying(partial(_read_manifest, there, checkpoint.sha256), until)
+        _check_made_by(there, manifest, fingerprint, trainer.spec)
+        tensors = _retrying(partial(_read_blocks, there, manifest, trainer.blocks), until)
+    except Damaged as error:
+        problem = str(error), error.away
+    if shared := next((p for p in trainer.group.share(problem) if p), None):
+        raise Unusable(checkpoint, *shared)
+    if trainer.blocks:
+        trainer.load(tensors)
+    trainer.gather_weights()
+    return manifest
 
 
 def _retrying(read: Callable[[], T], until: float) -> T:
@@ -127,10 +107,6 @@ def _retrying(read: Callable[[], T], until: float) -> T:
             if time.monotonic() + RETRY_SECONDS > until:
                 raise
         time.sleep(RETRY_SECONDS)
-
-
-def _away(folder: Store, reason: str) -> RunFailed:
-    return RunFailed(f"{reason}; `foundray resume {folder.parent}` continues once storage answers")
 
 
 def load_weights(
@@ -167,10 +143,13 @@ def load_states(
     raise InputError(f"{folder} holds {which}" + (f": {'; '.join(skipped)}" if skipped else " yet" if step is None else ""))
 
 
-def _read_manifest(folder: Store) -> CheckpointManifest:
-    """Read a manifest. Raises Damaged if it is unreadable, or if its shards are not the whole state."""
+def _read_manifest(folder: Store, sha: str = "") -> CheckpointManifest:
+    """Read a manifest. Raises Damaged if it is unreadable or has another SHA-256, or if its shards are not the whole state."""
     try:
-        manifest = CheckpointManifest.model_validate_json((folder / MANIFEST).read_bytes())
+        content = (folder / MANIFEST).read_bytes()
+        if sha and sha256(content) != sha:
+            raise Replaced(f"the {MANIFEST} of {folder.name} has been replaced")
+        manifest = CheckpointManifest.model_validate_json(content)
     except StorageAway as error:
         raise Away(str(error)) from None
     except (ValidationError, InputError):

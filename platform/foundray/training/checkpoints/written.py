@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, model_validator
 
 from foundray.runs.checkpoints import MANIFEST, place
-from foundray.storage import Store
+from foundray.storage import Store, sha256
 from foundray.training.checkpoints.coverage import problem_of
 from foundray.training.step.blocks import BLOCK
 
@@ -64,6 +64,8 @@ def coverage(shards: Sequence[ShardFile], blocks: int) -> str:
     return problem_of(((shard.file, shard.ranges, shard.generation) for shard in shards), blocks)
 
 
-def commit(folder: Store, manifest: CheckpointManifest) -> None:
-    """Make the checkpoint complete, now that all its shards are written. Raises InputError."""
-    (place(folder, manifest.step, manifest.lineage) / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+def commit(folder: Store, manifest: CheckpointManifest) -> str:
+    """Make the checkpoint complete, now that all its shards are written; returns the manifest's SHA-256. Raises InputError."""
+    content = manifest.model_dump_json(indent=1).encode()
+    (place(folder, manifest.step, manifest.lineage) / MANIFEST).write_bytes(content)
+    return sha256(content)

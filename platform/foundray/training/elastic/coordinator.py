@@ -1,46 +1,44 @@
-"""Coordinator: decides, in the driver, which workers compute together and from which state.
+"""Coordinator: the shell around the protocol, in the driver. It brings events, and does what the protocol decides.
 
 Ray Train decides where workers may be: it reserves slots, elastically, and finds new ones when nodes are lost or added. Each
-slot has a worker, a process that outlives Ray Train's. When a group breaks, the remaining workers form the next one at once,
-from the newest complete state in their memories. A new worker warms up while the others compute and joins between two
-steps; a worker on a draining node leaves in the same way.
+slot has a worker, a process that outlives Ray Train's. Who computes together, and from which state, is `protocol`'s decision.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import Counter
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from foundray.cluster.connect import node_resources
+from foundray.cluster.connect import draining_nodes, free_resources, node_resources, whole_nodes
 from foundray.errors import FoundrayError, InputError, RunFailed
-from foundray.runs.lineage import cut
+from foundray.runs.checkpoints import MANIFEST, Checkpoint, completed, place, state_of
 from foundray.runs.lock import RunLock
 from foundray.runs.run import Run, event
 from foundray.spec import Spec
 from foundray.training.elastic.committer import Committer
 from foundray.training.elastic.ending import keep_what_is_done
-from foundray.training.elastic.failures import Failures, lost_connection
-from foundray.training.elastic.messages import Work
-from foundray.training.elastic.prestart import Prestarted
-from foundray.training.elastic.rendezvous import Rendezvous
-from foundray.training.elastic.worker_pool import CALM_SECONDS, LISTEN_SECONDS, KnownWorker, WorkerPool
-from foundray.training.rollback import roll_back, undone_to
-from foundray.training.slots.board import Slot
+from foundray.training.elastic.joining import Opening, orders
+from foundray.training.elastic.messages import HARDWARE_FIELDS, Work
+from foundray.training.elastic.prestart import Prestarted, certain_slots, slots_on_new_nodes
+from foundray.training.elastic.workers import Workers
+from foundray.training.protocol import messages as m
+from foundray.training.protocol.messages import Decision, Event
+from foundray.training.protocol.protocol import History, Protocol, Stage
+from foundray.training.rollback import next_turn, passed_over
+from foundray.training.slots.slot import Slot
 from foundray.training.slots.slots import Slots
 from foundray.training.telemetry.recorder import Recorder
 
-WAITING_REPORT_SECONDS = 40.0
-"""Time without enough workers after which the run reports what it waits for."""
-MAX_ROLL_BACKS = 16
-"""Maximum roll-backs past loss spikes in a run."""
-PAUSE_SECONDS = 1.0
-"""Interval between two requests to pause: one may arrive before the order to join."""
-GATHER_SECONDS = 30.0
-"""Time that the first workers wait at the start for others whose slots are held."""
+LISTEN_SECONDS, CALM_SECONDS, FORMING_SECONDS = 0.1, 0.5, 0.02
+"""Longest waits for workers' news: at the start and the end, while a group computes, and while one is formed."""
+NEW_NODE_SECONDS = 60.0
+"""A worker started on a new node is killed if its slot is not held within this time, because others may have taken it."""
 
 
 class Coordinator:
@@ -55,193 +53,108 @@ class Coordinator:
         prestarted: Prestarted | None = None,
     ):
         self.spec, self.run_folder, self.work, self.recorder = spec, run, work, recorder
-        self.ray_train, self.run_lock = slots, run_lock
-        self.worker_pool = WorkerPool(work, spec, self._note, prestarted)
-        self.slots: list[Slot] = []
-        self.pausing: Literal["", "regroup", "stop"] = ""
-        """Why workers were asked to pause."""
-        self.waiting_since = time.monotonic()
-        self.waiting_reported = False
-        self.failures = Failures(spec.fault, f"foundray resume {run.folder}")
-        self.next_due: dict[str, float] = {}
-        self.poll_s = LISTEN_SECONDS
+        self.ray_train, self.run_lock, self.prestarted = slots, run_lock, prestarted
+        self.workers = Workers(work, prestarted)
         self.committer = Committer(spec, run.checkpoints, self._note, lambda: recorder.val_losses, recorder.lineage)
-        self.rendezvous = Rendezvous(spec, work, self.worker_pool, recorder, self.committer, self._note)
-        self.done_since = time.monotonic()
+        there = tuple(Checkpoint(*state_of(folder)) for folder in completed(run.checkpoints, recorder.lineage))
+        history = History(recorder.lineage, recorder.roll_backs, there)
+        self.protocol = Protocol(spec, history, f"foundray resume {run.folder}", time.monotonic())
+        self.slots: list[Slot] = []
+        self.nodes: set[str] = set()
+        """Nodes seen so far: workers are started early only on those that are new."""
+        self.opening: Opening | None = None
+        self.stop_taken = False
+        self.next_due: dict[str, float] = {}
+        self.recorded = self.stored = 0
+        """The last step recorded, and the last stored, of which the protocol knows."""
 
     def run(self) -> None:
         """Run until the run is finished, or stopped on request. Raises InputError or RunFailed."""
         try:
-            self._coordinate()
+            self._prefetch()
+            while self.protocol.stage is not Stage.ENDED:
+                self.take(self._events())
         except FoundrayError:
-            keep_what_is_done(
-                self.worker_pool, self.rendezvous, self.committer, self.recorder, lambda: self._read_board(now=True)
-            )
+            self.protocol.end()
+            keep_what_is_done(self)
             raise
 
-    def _coordinate(self) -> None:
-        self.rendezvous.prefetch()
-        while not self._finished():
-            # A requested stop ends the command once its checkpoint is complete.
-            if self._stopped():
-                self._read_board(now=True)
-                last_checkpoint = max(self.committer.steps, default=0)
-                return self._note("stopped", step=self.recorder.reached, checkpoint=last_checkpoint, by=self.run_lock.stopping)
-            # Take news from the workers, then from the board; poll less often while all compute.
-            self.poll_s = CALM_SECONDS if self.rendezvous.all_are("running") and not self.pausing else LISTEN_SECONDS
-            self.worker_pool.listen(self.poll_s)
-            self._read_board()
-            # Keep one worker per slot, and Ray Train reserving slots.
-            if self._is_due("slots", 2 * self.poll_s):
-                self.worker_pool.reconcile(self.slots, self.rendezvous.group)
-                for pool, reason in self.ray_train.poll(self.slots, bool(self.rendezvous.group)):
-                    self._note("places_lost", pool=pool, reason=reason)
-            # Complete checkpoints, and change the group if necessary.
-            if statuses := self.rendezvous.statuses():
-                self.committer.complete(self.rendezvous.generation, statuses, self.recorder.stored_step)
-            self._form_group_if_due()
-            # Give up if the run belongs to another command, or if no slots can be had while nobody computes.
-            if self.run_lock.taken:
-                raise RunFailed(f"another command has taken over the run {self.run_folder.folder}")
-            active = self.rendezvous.group or any(map(self.worker_pool.may_stay, self.worker_pool.workers.values()))
-            if not active and (problem := self.ray_train.problem()):
-                raise RunFailed(f"Ray Train gave up: {problem}")
-        sha = next(s.facts["weights_sha256"] for s in self.rendezvous.statuses() if s.facts.get("weights_sha256"))
-        self._read_board(now=True)
-        self.recorder.write([event("finished", step=self.spec.train.steps, weights_sha256=sha)])
+    def _prefetch(self) -> None:
+        """Prefetch what the first group will most likely need: its workers, and the data from the last checkpoint on."""
+        whole = whole_nodes()
+        self.nodes |= whole.keys()
+        expected = tuple(certain_slots(self.spec.scale.all_pools, whole if self.prestarted else free_resources()))
+        self.take([m.Expected(expected, certain=self.prestarted is not None)])
+        if self.prestarted:
+            self.prestarted.close()
+            self.workers.prestarted = None
+        done = max((one.step for one in self.protocol.usable()), default=0)
+        roll_backs, per_step = self.recorder.roll_backs, self.spec.train.micro_batches
+        offset, until = passed_over(roll_backs, done), next_turn(roll_backs, done) or self.spec.train.steps
+        if done < until:
+            self.work.feeder.prefetch.remote(self.work.plan, per_step, done + offset, (until + offset) * per_step)
 
-    def close(self) -> None:
-        """Release the workers and their slots."""
-        with suppress(RayError):
-            self.recorder.write(ray.get(self.work.board.take.remote(), timeout=5)[0])
-            ray.get(self.work.board.close.remote(), timeout=5)
-        self.worker_pool.close()
-        self.committer.close()
+    # Events
 
-    def _read_board(self, now: bool = False) -> None:
-        if now or self._is_due("board", self.poll_s):
-            records, self.slots = ray.get(self.work.board.take.remote(), timeout=60)
-            self.recorder.write(records)
-            self.ray_train.note_requests(records)
-            self._check_skipped()
+    def _events(self) -> list[Event]:
+        """What has happened since the last call."""
+        seconds = self._patience()
+        if self.opening and self.protocol.stage is Stage.OPENING:
+            self.opening.poll()
+        events = self.workers.listen(seconds)
+        if self._is_due("board", min(seconds, LISTEN_SECONDS) if self.protocol.stage is not Stage.COMPUTING else seconds):
+            self.read_board()
+        if self._is_due("slots", 2 * max(seconds, LISTEN_SECONDS)):
+            computing = self.protocol.stage not in (Stage.GATHERING, Stage.ENDED)
+            for pool, reason in self.ray_train.poll(self.slots, computing):
+                self._note("places_lost", pool=pool, reason=reason)
+            events.append(m.SlotsHeld(tuple(self.slots), frozenset(draining_nodes()), self.ray_train.problem() or ""))
+            events += self._slots_on_new_nodes()
+        if self.run_lock.stopping and not self.stop_taken:
+            self.stop_taken = True
+            events.append(m.StopAsked())
+        if self.run_lock.taken:
+            events.append(m.TakenOver(str(self.run_folder.folder)))
+        return [*events, *self.last_events(), m.Tick()]
 
-    # Forming groups
+    def _slots_on_new_nodes(self) -> list[Event]:
+        """Slots on nodes that have just joined: workers warm up there while Ray Train starts its processes."""
+        try:
+            whole = whole_nodes()  # not what is free: Ray Train may have reserved it meanwhile
+        except Exception:  # the control store may be away for a while
+            return []
+        new = {node: amounts for node, amounts in whole.items() if node not in self.nodes}
+        self.nodes |= new.keys()
+        members = self.protocol.members
+        taken = {member.slot.node for member in members.of.values()}
+        staying = Counter(member.slot.pool for member in members.of.values() if member.slot.node not in members.draining)
+        slots = slots_on_new_nodes(self.spec.scale.all_pools, staying, new) if new else []
+        expected = tuple(slot for slot in slots if slot.node not in taken | members.draining)
+        return [m.Expected(expected, certain=False, seconds=NEW_NODE_SECONDS)] if expected else []
 
-    def _form_group_if_due(self) -> None:
-        """Start, roll back, replace or pause the group, as its workers' phases require."""
-        phases = [status.phase for status in self.rendezvous.statuses()]
-        remaining = [number for number in self.rendezvous.group if number in self.worker_pool.workers]
-        if not self.rendezvous.group:
-            if self._enough_at_the_start():
-                self._regroup()
-        elif spike := max((status.spike for status in self.rendezvous.statuses()), default=0):
-            self._roll_back(spike)
-            self._regroup()
-        elif len(remaining) < len(self.rendezvous.group) or "broken" in phases:
-            self._count_failure()
-            self._regroup()
-        elif len(phases) < len(self.rendezvous.group):
-            return  # some worker has not received its order yet
-        elif all(phase == "paused" for phase in phases):
-            if self._stopped_at() is None:  # otherwise its checkpoint is still to be completed
-                self._regroup()
-        elif all(phase == "running" for phase in phases):
-            self._pause_if_due()
+    def last_events(self) -> list[Event]:
+        """What storage has taken since the last call."""
+        events = self.committer.poll()
+        if self.recorder.step != self.recorded:
+            self.recorded = self.recorder.step
+            events.append(m.Recorded(self.recorded))
+        if self.recorder.stored_step != self.stored:
+            self.stored = self.recorder.stored_step
+            events.append(m.Stored(self.stored))
+        return events
 
-    def _pause_if_due(self) -> None:
-        if self.run_lock.stopping:
-            self.pausing = "stop"
-        elif self.rendezvous.joiners() or self.rendezvous.leavers():
-            self.pausing = "regroup"
-        if self.pausing and self._is_due("pause", PAUSE_SECONDS):
-            for number in self.rendezvous.group:
-                self.worker_pool.workers[number].handle.pause.remote(self.rendezvous.generation, self.pausing == "stop")
+    def _patience(self) -> float:
+        """Longest wait for news: short while a group is formed, long while all compute."""
+        if self.protocol.stage in (Stage.HALTING, Stage.HANDING_OVER, Stage.OPENING):
+            return FORMING_SECONDS
+        return CALM_SECONDS if self.protocol.calm else LISTEN_SECONDS
 
-    def _enough_at_the_start(self) -> bool:
-        eligible = [worker for worker in self.worker_pool.workers.values() if self.worker_pool.may_stay(worker)]
-        ready = self._ready()
-        if len(ready) < self.spec.scale.world[0]:
-            self._wait_or_give_up(len(ready))
-            return False
-        expected = max(len(eligible) + self.worker_pool.expected_workers(), min(len(self.slots), self.spec.scale.world[1]))
-        return len(ready) == expected or time.monotonic() - min(k.slot_held_since or 0.0 for k in ready) > GATHER_SECONDS
-
-    def _ready(self) -> list[KnownWorker]:
-        return [k for k in self.worker_pool.workers.values() if self.worker_pool.may_stay(k) and k.status.phase != "warming"]
-
-    def _wait_or_give_up(self, ready: int) -> None:
-        waited = time.monotonic() - self.waiting_since
-        report, give_up = waited > WAITING_REPORT_SECONDS and not self.waiting_reported, waited > self.spec.fault.wait_s
-        if not (report or give_up):
-            return
-        # Compare what a worker needs with what the cluster has.
-        pools = self.spec.scale.all_pools.values()
-        each = " or ".join(", ".join(f"{amount:g} {kind}" for kind, amount in pool.resources.items()) for pool in pools)
-        kinds = dict.fromkeys(kind for pool in pools for kind in pool.resources)
-        nodes = node_resources()
-        have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in kinds)
-        fewest = self.spec.scale.world[0]
-        missing = f"{ready} of at least {fewest} workers are ready; each takes {each}, and the cluster has {have} in all"
-        if report:
-            self.waiting_reported = True
-            self._note("waiting", reason=missing)
-        if give_up:
-            kind = RunFailed if self.recorder.step else InputError
-            resume = f"`foundray resume {self.run_folder.folder}` continues from the last checkpoint"
-            raise kind(f"after {waited:.0f} s {missing}; {resume}")
-
-    def _count_failure(self) -> None:
-        """Count a broken group. Raises RunFailed after too many without a step in between, or if storage is away too long."""
-        statuses = self.rendezvous.statuses()
-        # Workers that only lost a connection say so; another may know the cause.
-        cause = min((status.reason for status in statuses if status.reason), key=lost_connection, default="a worker was lost")
-        self._note("group_broken", step=self.recorder.step, reason=cause)
-        self._cordon(next((status.suspects for status in statuses if status.suspects), ()))
-        time.sleep(self.failures.add(self.recorder.step, cause, any(status.away for status in statuses)))
-
-    def _cordon(self, suspects: tuple[int, ...]) -> None:
-        """Cordon the nodes of workers that compute different bits. Raises RunFailed if no majority shows which are right."""
-        if not suspects:
-            return
-        suspected = [
-            self.worker_pool.workers[number]
-            for rank, number in enumerate(self.rendezvous.group)
-            if rank in suspects and number in self.worker_pool.workers
-        ]
-        nodes = ", ".join(sorted({worker.node for worker in suspected}))
-        if len(suspects) == len(self.rendezvous.group):
-            raise RunFailed(
-                f"silent corruption: the nodes {nodes} compute different bits from the same micro-batch, and no majority says "
-                f"which is right; check them, then `foundray resume {self.run_folder.folder}`"
-            )
-        # States since the last recheck that all passed may be corrupt as well.
-        every = self.spec.guard.recheck_every or 1
-        trusted = self.recorder.step // every * every
-        reason = "it computed different bits from the others"
-        to = undone_to(self.recorder.roll_backs, trusted)
-        self._cut("left_out", to, step=self.recorder.step, node=nodes, reason=reason, trusted=trusted)
-        for worker in suspected:
-            self.worker_pool.cordon(worker.slot.node)
-            self.worker_pool.lose(worker, "silent corruption")
-
-    def _cut(self, kind: str, to: int, **fields: Any) -> None:
-        """Undo all states after `to`, and the evaluations and checkpoints made from them."""
-        made = cut(self.recorder.lineage, kind, to, fields["step"])
-        self._note(kind, to=to, cut=made.id, **fields)
-        self.recorder.settle()  # otherwise a resumed run might not know of it, and use what is undone
-        self.recorder.evaluated = min(self.recorder.evaluated, to)
-        self.committer.follow(self.recorder.lineage)
-
-    def _roll_back(self, spike: int) -> None:
-        """Roll back to before a loss spike and continue with later data. Raises RunFailed after too many roll-backs."""
-        before = self.recorder.roll_backs
-        if len(before) == MAX_ROLL_BACKS:
-            raise RunFailed(
-                f"the loss of step {spike} is a spike, and the run has rolled back {MAX_ROLL_BACKS} times: it diverges; "
-                "try a lower optimizer.lr, or a higher guard.spike"
-            )
-        rollback = roll_back(before, spike, self.spec.guard.roll_back or 1)
-        self._cut("rolled_back", step=spike, **rollback.facts())
+    def read_board(self) -> None:
+        """Take the workers' records, and the slots held."""
+        records, self.slots = ray.get(self.work.board.take.remote(), timeout=60)
+        self.recorder.write(records)
+        self.ray_train.note_requests(records)
+        self._check_skipped()
 
     def _check_skipped(self) -> None:
         """Check the micro-batches left out. Raises RunFailed after too many that were not finite."""
@@ -256,67 +169,126 @@ class Coordinator:
                 f"{self.spec.guard.max_skipped}: look at the samples {', '.join(sample_ids[:20])}"
             )
 
-    def _regroup(self) -> None:
-        """Form a group of all workers that answer, from the newest complete state that they hold or that is stored."""
-        old, self.rendezvous.group, self.pausing = self.rendezvous.group, [], ""
-        try:
-            # Stop what is under way, and choose the workers of the next group.
-            held = self.rendezvous.halt(old)
-            staying = self.rendezvous.choose(old, held)
-            if len(staying) < self.spec.scale.world[0]:
-                self.waiting_since, self.waiting_reported = time.monotonic(), False
-                self._note("too_few", workers=len(staying), needed=self.spec.scale.world[0])
-                return
-            self._read_board(now=True)
-            # The order includes the last recorded step, so take the last records first.
-            self.rendezvous.start(staying[: self.spec.scale.world[1]], held, self.failures.total)
-        except RayError as error:
-            # Another worker was lost meanwhile; the remaining ones try again.
-            self._note("group_not_formed", reason=type(error).__name__)
-            self.rendezvous.group = []
+    # Decisions
 
-    def _finished(self) -> bool:
-        """Tell whether all workers are done and the last checkpoint is complete. Raises RunFailed if it cannot be written."""
-        if not self.rendezvous.all_are("finished"):
-            if self._stopped_at() is None:
-                self.done_since = time.monotonic()
-            return False
-        return self._stored(self.spec.train.steps)
+    def take(self, events: list[Event]) -> None:
+        """Let the protocol take events, and do what it decides. Raises InputError or RunFailed if it gives up."""
+        for decision in self.protocol.take(events, time.monotonic()):
+            self._do(decision)
 
-    def _stopped(self) -> bool:
-        """Tell whether the group stopped on request and the checkpoint of its last step is complete.
+    def _do(self, decision: Decision) -> None:
+        workers = self.workers
+        match decision:
+            case m.Start(number, slot):
+                workers.start(number, slot)
+            case m.Dismiss(number):
+                workers.dismiss(number)
+            case m.Halt(attempt, numbers):
+                for number in numbers:
+                    workers.halt(attempt, number)
+            case m.HandOver(attempt, number, to):
+                workers.hand_over(attempt, number, to)
+            case m.Open():
+                self.opening = Opening(self.work, workers, decision)
+                self.opening.poll()
+            case m.Join():
+                self._join(decision)
+            case m.Pause(generation, numbers, save):
+                for number in numbers:
+                    workers.of[number].handle.pause.remote(generation, save)
+            case m.Commit():
+                self.committer.write(decision, self.protocol.members.parameters, self.protocol.usable())
+            case _:
+                self._record(decision)
 
-        If too few workers are left to continue, an earlier step's checkpoint counts. Raises RunFailed if it cannot be written.
-        """
-        if not self.run_lock.stopping:
-            return False
-        if not self.rendezvous.group:
-            return len(self._ready()) < self.spec.scale.world[0]
-        return (step := self._stopped_at()) is not None and self._stored(step)
+    def _record(self, decision: Decision) -> None:
+        """Record what has happened, or end."""
+        match decision:
+            case m.Note(kind, fields):
+                self._note(kind, **self._with_names(kind, fields))
+            case m.Undo(kind, fields, lineage):
+                self._note(kind, **self._with_names(kind, fields))
+                self.recorder.settle()  # otherwise a resumed run might not know of it, and use what is undone
+                self.recorder.evaluated = min(self.recorder.evaluated, fields["to"])
+                self.committer.follow(lineage)
+            case m.Waiting(ready, seconds, give_up):
+                self._wait(ready, seconds, give_up)
+            case m.GiveUp(reason, exit_status):
+                raise (InputError if exit_status == InputError.exit_status else RunFailed)(reason)
+            case m.End(state, step):
+                self._end(state, step)
 
-    def _stopped_at(self) -> int | None:
-        """Return the step at which all workers paused for good, with their state written."""
-        if self.pausing != "stop" or not self.rendezvous.all_are("paused"):
-            return None
-        statuses = self.rendezvous.statuses()
-        done = statuses[0].done
-        return done if any(part.step == done for part in statuses[0].written) else None
+    def _join(self, join: m.Join) -> None:
+        """Send the orders to join."""
+        self.opening, self.committer.generation = None, join.generation
+        self.read_board()  # an order includes the last recorded step
+        if isinstance(join.source, Checkpoint):
+            join = join._replace(source=self._identified(join.source))
+        for number, order in zip(
+            join.numbers, orders(join, self.spec, self.workers, self.protocol.members.of, self.recorder), strict=True
+        ):
+            self.workers.of[number].handle.take_part.remote(order)
 
-    def _stored(self, step: int) -> bool:
-        """Tell whether the checkpoint a command ends with is complete. Raises RunFailed after too long."""
-        if step in self.committer.steps:
-            return True
-        if time.monotonic() - self.done_since > self.spec.fault.storage_wait_s:
-            raise RunFailed(
-                f"the last checkpoint could not be written: {self.committer.problem}; make room, or wait for the storage, then "
-                f"`foundray resume {self.run_folder.folder}`"
-            )
-        return False
+    def _identified(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with its manifest's hash; without it if that cannot be read, as the workers will find, too."""
+        manifest = place(self.run_folder.checkpoints, *checkpoint.name) / MANIFEST
+        with suppress(InputError):
+            return checkpoint._replace(sha256=hashlib.sha256(manifest.read_bytes()).hexdigest())
+        return checkpoint
 
-    # Events and timing
+    def _end(self, state: str, step: int) -> None:
+        self.read_board()
+        if state == "stopped":
+            return self._note("stopped", step=self.recorder.reached, checkpoint=step, by=self.run_lock.stopping)
+        facts = [self.protocol.members.of[number].status.facts for number in self.protocol.group]
+        sha = next(fact["weights_sha256"] for fact in facts if fact.get("weights_sha256"))
+        self._note("finished", step=step, weights_sha256=sha)
+
+    def _wait(self, ready: int, seconds: float, give_up: bool) -> None:
+        """Report that too few workers are ready. Raises InputError or RunFailed if the protocol gives up."""
+        # Compare what a worker needs with what the cluster has.
+        pools = self.spec.scale.all_pools.values()
+        each = " or ".join(", ".join(f"{amount:g} {kind}" for kind, amount in pool.resources.items()) for pool in pools)
+        kinds = dict.fromkeys(kind for pool in pools for kind in pool.resources)
+        nodes = node_resources()
+        have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in kinds)
+        fewest = self.spec.scale.world[0]
+        missing = f"{ready} of at least {fewest} workers are ready; each takes {each}, and the cluster has {have} in all"
+        if not give_up:
+            return self._note("waiting", reason=missing)
+        kind = RunFailed if self.recorder.step else InputError
+        resume = f"`foundray resume {self.run_folder.folder}` continues from the last checkpoint"
+        raise kind(f"after {seconds:.0f} s {missing}; {resume}")
+
+    def close(self) -> None:
+        """Release the workers and their slots."""
+        with suppress(RayError):
+            self.recorder.write(ray.get(self.work.board.take.remote(), timeout=5)[0])
+            ray.get(self.work.board.close.remote(), timeout=5)
+        self.workers.close()
+        self.committer.close()
+
+    # Notes and timing
 
     def _note(self, name: str, **fields: Any) -> None:
         self.recorder.write([event(name, **fields)])
+
+    def _with_names(self, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """An event's fields with names of nodes for people, and a ready worker's facts."""
+        named = dict(fields)
+        known = self.workers.of.get(fields.get("member", 0))
+        if known and kind == "member_ready":
+            facts = self.protocol.members.of[fields["member"]].status.facts
+            named |= {name: facts[name] for name in ("device", *HARDWARE_FIELDS, "model_s") if name in facts}
+            named["node_id"] = known.slot.node
+        if "node" in fields or kind == "member_ready":
+            named["node"] = known.node if known else self._names(fields["node"])
+        return named
+
+    def _names(self, nodes: str) -> str:
+        """Names of nodes given by Ray's ids, for people."""
+        of = {worker.slot.node: worker.node for worker in self.workers.of.values()}
+        return ", ".join(sorted({of.get(node, node) for node in nodes.split(", ")}))
 
     def _is_due(self, what: str, seconds: float) -> bool:
         now = time.monotonic()

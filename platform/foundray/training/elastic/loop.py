@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -21,19 +22,20 @@ from foundray.records.takers import recorded
 from foundray.runs.lineage import under
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.checkpoints.checkpoint import load_latest, weights_sha256
+from foundray.training.checkpoints.checkpoint import load, weights_sha256
 from foundray.training.checkpoints.interval import Interval
 from foundray.training.collectives.group import Group
 from foundray.training.elastic.canary import differences, hardware_kind
 from foundray.training.elastic.evaluations import Evaluations
 from foundray.training.elastic.messages import Order, Work
-from foundray.training.elastic.recovery import StateShard
-from foundray.training.elastic.replicas import restore
 from foundray.training.elastic.replication import Replication
+from foundray.training.elastic.restore import restore
 from foundray.training.elastic.shard_writer import ShardWriter
+from foundray.training.protocol.messages import Phase
+from foundray.training.protocol.states import Source, StateShard
 from foundray.training.rollback import next_turn, passed_over
 from foundray.training.slots.board import Journal
-from foundray.training.step.guards import Spike
+from foundray.training.step.guards import Losses, Spike
 from foundray.training.step.outcome import Overflow, StepResult
 from foundray.training.step.trainer import Trainer, named_weights
 from foundray.training.warm_start.starting import begin
@@ -89,26 +91,16 @@ class Loop:
 
     def join(self, order: Order) -> None:
         began = time.perf_counter()
+        if isinstance(order.source, ray.ObjectRef):
+            order = replace(order, source=ray.get(order.source))
         self.order = order
         self.replication.begin(order.replica_holder)
-        self.worker.replicas.drop_undone(order.lineage)
+        source = order.source if isinstance(order.source, Source) else None
+        self.worker.replicas.start_from(source.state if source else None, order.lineage)
         # Meet the other workers, and take a share of the state.
         group = self.worker.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
         self.trainer.take_part(group, order.bounds)
-        initialised: dict[str, Any] = {}
-        # The state comes from the workers' memories, or else from the latest checkpoint, or is new.
-        if order.source is not None:
-            self.done = restore(self.trainer, group, order.source, self.worker.replicas)
-            skipped, losses = [], order.source.losses
-        else:
-            self.trainer.initialise()
-            fault, folder = self.spec.fault, self.shard_writer.folder
-            restored = load_latest(folder, self.trainer, self.spec.fingerprint(), fault.storage_wait_s, order.lineage)
-            self.done, skipped = restored.step, restored.skipped
-            self.worker.set_status(loaded=self.done)
-            losses = order.losses if restored.losses is None else tuple(restored.losses)
-            if not self.done and (wanted := self.spec.init_from):
-                initialised = begin(self.trainer, Store.at(self.work.run), wanted, self.work.classes).facts(wanted)
+        initialised, losses = self._take_state(group, order)
         # Continue from that step: the guard's window, the data's offset, and the step to stop at.
         self.trainer.updates = self.done
         self.trainer.spikes.restore(dict(losses).items(), self.done)
@@ -116,21 +108,19 @@ class Loop:
         self.data_offset = passed_over(order.roll_backs, self.done)
         self.until = next_turn(order.roll_backs, self.done) or self.spec.train.steps
         self.checkpoint_due = self.replica_due = False
-        self.shard_writer.saved = None if order.source else self.done
+        self.shard_writer.saved = None if source else self.done
         self.interval.begin(self.done)
         # Record what the group starts from; only rank 0 sends.
         self.evaluations.begin(order)
         self.journal.begin(order.rank == 0, order.recorded, order.evaluated, self.done)
         if initialised:
             self.journal.event("initialised", step=0, **initialised)
-        for reason in skipped:
-            self.journal.event("checkpoint_skipped", step=self.done, reason=reason, going_on_from=self.done)
         self.journal.event(
             "workers_started",
             step=self.done,
             workers=order.world,
             device=str(self.trainer.device),
-            state="memory" if order.source else "storage",
+            state="memory" if source else "storage",
             peak_flops=order.peak_flops,
             seconds=round(time.perf_counter() - began, 3),
         )
@@ -139,6 +129,25 @@ class Loop:
         self._compare_hardware(group)
         if self.done and order.world > 1:
             self._replicate(self.trainer.state_shard())
+
+    def _take_state(self, group: Group, order: Order) -> tuple[dict[str, Any], Losses]:
+        """Take the state that the order names: from the workers' memories, from a checkpoint, or a new one.
+
+        Returns facts of the weights that a new run starts from, if they are another run's, and the spike guard's window.
+        """
+        if isinstance(order.source, Source):
+            self.done = restore(self.trainer, group, order.source, self.worker.replicas)
+            return {}, order.source.losses
+        self.trainer.initialise()
+        if order.source is not None:
+            folder, wait_s = self.shard_writer.folder, self.spec.fault.storage_wait_s
+            manifest = load(folder, self.trainer, order.source, self.spec.fingerprint(), wait_s)
+            self.done = manifest.step
+            return {}, order.losses if manifest.losses is None else tuple(manifest.losses)
+        self.done = 0
+        if wanted := self.spec.init_from:
+            return begin(self.trainer, Store.at(self.work.run), wanted, self.work.classes).facts(wanted), order.losses
+        return {}, order.losses
 
     def _compare_hardware(self, group: Group) -> None:
         """Find out whether all workers compute alike."""
@@ -185,7 +194,9 @@ class Loop:
                 leave = self.worker.pause_requested.is_set()
                 save = self.worker.checkpoint_requested.is_set() or self._checkpoint_pays()
                 replicate = self._replication_pays()
-                result = self.trainer.step(self.done, self._micro_batches(source), leave, save, replicate, self.data_offset)
+                result = self.trainer.step(
+                    self.done, self._micro_batches(source), leave, save, replicate, self.data_offset, self.made_under
+                )
             except Overflow as overflow:
                 raise self._with_samples(overflow) from None
             except Spike:
@@ -201,12 +212,12 @@ class Loop:
                     tensors = self.trainer.state_shard()
                     self.shard_writer.save(self.done, self.order.generation, self.made_under, tensors, last=True)
                     self.shard_writer.finish()
-                return self._paused()
+                return self._paused(result.saving)
         # The run is done: everything must be stored and recorded before the worker says so.
         self.shard_writer.finish()
         self.journal.close()
         sha = weights_sha256(named_weights(self.trainer.flat)) if self.order.rank == 0 else None
-        return {"phase": "finished", "facts": {"weights_sha256": sha}}
+        return {"phase": Phase.FINISHED, "facts": {"weights_sha256": sha}}
 
     def flush(self) -> None:
         """Store the records and shards under way before the run ends with an error."""
@@ -215,11 +226,11 @@ class Loop:
         with suppress(ray.exceptions.RayError):
             self.journal.close()
 
-    def _paused(self) -> dict[str, Any]:
-        """Stop here with the other workers, to continue in another group."""
+    def _paused(self, saved: bool = False) -> dict[str, Any]:
+        """Stop here with the other workers, to continue in another group, or after a restart from what is saved."""
         self._finish_replication()
         self.journal.close()
-        return {"phase": "paused", "done": self.done}
+        return {"phase": Phase.PAUSED, "done": self.done, "saved": saved}
 
     def _after_step(self) -> None:
         """Do what is due after a step or after joining: evaluation, checkpoint, replication."""
@@ -267,6 +278,9 @@ class Loop:
     def _record_step(self, result: StepResult, waited: float) -> None:
         """Count and record a step."""
         self.done += 1
+        if self.order.world == 1 or self.replication.step:  # all have finished it, as this step was agreed on
+            state = (self.generation, self.replication.step or 0) if self.order.world > 1 else None
+            self.worker.replicas.whole(state)
         seconds = time.perf_counter() - self.began
         self.evaluations.prefetch(self.done, seconds)
         self.journal.record(

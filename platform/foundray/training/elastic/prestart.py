@@ -15,7 +15,8 @@ from foundray.host.devices import device_type
 from foundray.spec import PoolConfig, ScaleConfig
 from foundray.training.elastic.messages import WorkerHandle
 from foundray.training.elastic.worker import Worker
-from foundray.training.slots.board import Slot, start_board
+from foundray.training.slots.board import start_board
+from foundray.training.slots.slot import Slot
 
 
 class Prestarted:

@@ -10,8 +10,8 @@ import ray
 from torch import Tensor
 
 from foundray.training.elastic.messages import WorkerHandle
-from foundray.training.elastic.recovery import StateShard
-from foundray.training.elastic.replicas import as_arrays
+from foundray.training.elastic.restore import as_arrays
+from foundray.training.protocol.states import StateShard
 
 if TYPE_CHECKING:
     from foundray.training.elastic.worker import Worker

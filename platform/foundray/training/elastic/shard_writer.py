@@ -13,7 +13,7 @@ from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoints.checkpoint import write_shard
 from foundray.training.checkpoints.written import ShardFile
-from foundray.training.elastic.messages import Written
+from foundray.training.protocol.messages import Written
 from foundray.training.slots.board import Journal
 from foundray.training.step.guards import Losses
 from foundray.training.step.trainer import Trainer
@@ -57,9 +57,10 @@ class ShardWriter:
             if not self._wait():
                 seconds = self.spec.fault.storage_wait_s
                 reason = f"it was to be kept, but the previous one was not written within {seconds:.0f} s"
-                return self._report(Written(generation, step, reason, seconds))
+                return self._report(Written(generation, step, made_under, reason, seconds))
         self.saved = step
-        blocks, losses = self.trainer.blocks, self.trainer.spikes.window()
+        blocks = self.trainer.blocks
+        losses = self.trainer.spikes.window() if blocks.start == 0 else ()  # one worker's is enough
         self.writing = self.thread.submit(self._write, generation, step, made_under, blocks, tensors, losses, last, pinned)
 
     def _wait(self) -> bool:
@@ -98,14 +99,15 @@ class ShardWriter:
             if not should_retry():
                 break
             time.sleep(RETRY_SECONDS)
-        self._report(Written(generation, step, outcome, time.monotonic() - began, losses))
+        self._report(Written(generation, step, made_under, outcome, time.monotonic() - began, losses))
         if last and isinstance(outcome, str):
             raise self._not_stored(f"the checkpoint of step {step} could not be written: {outcome}")
 
     def _report(self, written: Written) -> None:
         """Report a shard to the coordinator, which looks at what the current group writes."""
-        if written.generation == self.worker.status.generation:
-            self.worker.set_status(written=(*self.worker.status.written[-MAX_REPORTED:], written))
+        with self.worker.changed:
+            if written.generation == self.worker.status.generation:
+                self.worker.set_status(written=(*self.worker.status.written[-MAX_REPORTED:], written))
 
     def finish(self) -> None:
         """Wait for the thread. Raises RunFailed if the shard cannot be written or storage does not answer."""

@@ -18,23 +18,24 @@ import ray
 from foundray.cluster.causes import cause_of, is_away
 from foundray.errors import BadData, FoundrayError, StorageAway
 from foundray.spec import Spec
-from foundray.training.elastic.messages import Order, Status, Work, WorkerHandle
-from foundray.training.elastic.recovery import StateShard
+from foundray.training.checkpoints.unusable import Unusable
+from foundray.training.elastic.messages import Order, Work, WorkerHandle
+from foundray.training.elastic.replicas import Replicas
+from foundray.training.protocol.messages import Phase, Status, Unreadable
+from foundray.training.protocol.states import StateShard
 from foundray.training.step.guards import Corruption, Spike
 from foundray.training.step.heap import keep_memory
 
 if TYPE_CHECKING:  # these import torch, which the driver has no use for
-    from foundray.training.collectives.group import Group
-    from foundray.training.elastic.replicas import Replicas
+    from torch import Tensor
 
-WATCH_SECONDS = 1.0
-"""Longest wait of a `watch` call."""
+    from foundray.training.collectives.group import Group
 
 
 class Worker:
     """The actor. Its methods answer while its own thread computes."""
 
-    replicas: Replicas
+    replicas: Replicas[dict[str, Tensor]]
     work: Work
 
     def __init__(self, device: str):
@@ -46,6 +47,8 @@ class Worker:
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.work_given: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self.group: Group | None = None
+        self.halted_for = 0
+        """The last attempt to form a group for which it was asked to halt."""
         self.pause_requested, self.checkpoint_requested = threading.Event(), threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -55,10 +58,10 @@ class Worker:
         """Build the model, to be ready for a group."""
         self.work_given.put(work)
 
-    def watch(self, version: int) -> Status:
-        """Return the status as soon as its version differs from `version`, or after a second."""
+    def watch(self, version: int, seconds: float) -> Status:
+        """Return the status as soon as its version differs from `version`, or after `seconds`."""
         with self.changed:
-            self.changed.wait_for(lambda: self.status.version != version, WATCH_SECONDS)
+            self.changed.wait_for(lambda: self.status.version != version, seconds)
             return self.status
 
     def rendezvous(self) -> tuple[str, int]:
@@ -68,26 +71,32 @@ class Worker:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def take_part(self, order: Order) -> None:
-        self.pause_requested.clear()
-        self.checkpoint_requested.clear()
-        self.set_status(
-            phase="running", generation=order.generation, written=(), suspects=(), spike=0, done=-1, away=False, loaded=-1
-        )
-        self.orders.put(order)
+        """Join a group, unless the order was overtaken by a later attempt to form one."""
+        with self.changed:
+            if order.attempt < self.halted_for:
+                return
+            self.pause_requested.clear()
+            self.checkpoint_requested.clear()
+            self.status = Status(Phase.RUNNING, self.status.version, order.generation)
+            self.set_status()
+            self.orders.put(order)
 
     def pause(self, generation: int, save: bool) -> None:
         """Stop with the rest of this group after the step under way; with `save`, write a checkpoint of it."""
-        if generation == self.status.generation:
-            if save:
-                self.checkpoint_requested.set()
-            self.pause_requested.set()
+        with self.changed:
+            if generation == self.status.generation:
+                if save:
+                    self.checkpoint_requested.set()
+                self.pause_requested.set()
 
-    def halt(self, seconds: float) -> tuple[Status, list[StateShard]]:
+    def halt(self, attempt: int, seconds: float) -> tuple[Status, list[StateShard]]:
         """Stop what is under way in a broken group; return the status and the state shards held."""
-        if (group := self.group) and self.status.phase == "running":  # the worker's own thread may leave it meanwhile
+        with self.changed:
+            self.halted_for = max(self.halted_for, attempt)
+        if (group := self.group) and self.status.phase is Phase.RUNNING:  # the worker's own thread may leave it meanwhile
             group.abort()
         with self.changed:
-            self.changed.wait_for(lambda: self.status.phase != "running", seconds)
+            self.changed.wait_for(lambda: self.status.phase is not Phase.RUNNING, seconds)
             return self.status, self.replicas.shards()
 
     def hold(self, shard: StateShard, tensors: dict[str, Any]) -> None:
@@ -98,7 +107,7 @@ class Worker:
 
     def hand_over(self, successor: WorkerHandle) -> StateShard | None:
         """Copy this worker's newest state shard, if it has one, to another worker."""
-        from foundray.training.elastic.replicas import as_arrays
+        from foundray.training.elastic.restore import as_arrays
 
         if (shard := self.replicas.own) is not None:
             ray.get(successor.hold.remote(shard, as_arrays(self.replicas.get(shard))))
@@ -115,17 +124,16 @@ class Worker:
     def _run(self) -> None:
         try:
             from foundray.training.elastic.loop import Loop
-            from foundray.training.elastic.replicas import Replicas
 
             # Warm up once.
             self.work = self.work_given.get()
             self.replicas = Replicas(Spec.model_validate_json(self.work.spec_json).guard.roll_back)
             loop = Loop(self.work, self)
-            self.set_status(phase="ready", facts=loop.facts())
+            self.set_status(phase=Phase.READY, facts=loop.facts())
         except FoundrayError as error:
-            return self.set_status(phase="failed", reason=str(error), exit_status=error.exit_status)
+            return self.set_status(phase=Phase.FAILED, reason=str(error), exit_status=error.exit_status)
         except Exception as error:
-            return self.set_status(phase="failed", reason=f"{type(error).__name__}: {error}")
+            return self.set_status(phase=Phase.FAILED, reason=f"{type(error).__name__}: {error}")
         while True:
             # Work in one group after another. What ends a group becomes the status that the coordinator acts on.
             order = self.orders.get()
@@ -135,23 +143,26 @@ class Worker:
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, BadData):  # another group would fail at the same sample
-                    outcome = {"phase": "failed", "reason": cause_of(error), "exit_status": cause.exit_status}
+                    outcome = {"phase": Phase.FAILED, "reason": cause_of(error), "exit_status": cause.exit_status}
                 else:
-                    outcome = {"phase": "broken", "reason": f"the feeder: {cause_of(error)}", "away": is_away(error)}
+                    outcome = {"phase": Phase.BROKEN, "reason": f"the feeder: {cause_of(error)}", "away": is_away(error)}
+            except Unusable as error:
+                unreadable = Unreadable(error.checkpoint, str(error))
+                outcome = {"phase": Phase.BROKEN, "reason": str(error), "away": error.away, "unreadable": unreadable}
             except StorageAway as error:
-                outcome = {"phase": "broken", "reason": str(error), "away": True}
+                outcome = {"phase": Phase.BROKEN, "reason": str(error), "away": True}
             except FoundrayError as error:
-                outcome = {"phase": "failed", "reason": str(error), "exit_status": error.exit_status}
+                outcome = {"phase": Phase.FAILED, "reason": str(error), "exit_status": error.exit_status}
             except Corruption as error:
-                outcome = {"phase": "broken", "reason": str(error), "suspects": tuple(error.ranks)}
+                outcome = {"phase": Phase.BROKEN, "reason": str(error), "suspects": tuple(error.ranks), "done": loop.done}
             except Spike as error:
-                outcome = {"phase": "broken", "reason": str(error), "spike": error.step}
+                outcome = {"phase": Phase.BROKEN, "reason": str(error), "spike": error.step}
             except Exception as error:  # mostly a failed collective: another worker is gone
-                outcome = {"phase": "broken", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
+                outcome = {"phase": Phase.BROKEN, "reason": f"{type(error).__name__}: {str(error)[:300]}"}
             try:
-                if outcome["phase"] == "failed":
+                if outcome["phase"] is Phase.FAILED:
                     loop.flush()
                 loop.leave()
             except Exception as error:  # its shard is lost; it can still join again
-                outcome = {"phase": "broken", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
+                outcome = {"phase": Phase.BROKEN, "reason": f"{type(error).__name__}: {str(error)[:300]}"}
             self.set_status(**outcome)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import ray
 
 from foundray.cluster.remote import Remote
+from foundray.training.slots.slot import Slot
 
 FLUSH_SECONDS = 0.5
 HEARTBEAT_SECONDS = 1.0
@@ -29,17 +29,6 @@ RECENT_RECORDS = 1000
 """Records that every worker keeps until the driver has them, so that another can send them if rank 0 is lost."""
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Resources that Ray Train reserved for one worker."""
-
-    node: str
-    """Ray's id of the node."""
-    gpus: tuple[str, ...]
-    pool: str
-    """Name of its pool."""
 
 
 class _Holder(NamedTuple):

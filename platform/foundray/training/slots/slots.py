@@ -19,7 +19,8 @@ from foundray.cluster.connect import beside_caller
 from foundray.cluster.local_ray import is_alone
 from foundray.runs.run import Run, event
 from foundray.spec import PoolConfig, Spec
-from foundray.training.slots.board import BoardHandle, Slot
+from foundray.training.slots.board import BoardHandle
+from foundray.training.slots.slot import Slot
 
 RESIZE_SECONDS = 5.0
 """Interval between two checks whether the cluster has room for more workers."""
@@ -28,6 +29,10 @@ ATTEMPTS = 4
 """Consecutive times that Ray Train may end without holding a slot before a run without workers gives up."""
 DELAY_SECONDS = 60.0
 """Limit for Ray Train's start to wait for the first group, if that needs no slot to begin."""
+CALM_SECONDS = 10.0
+"""On a command's own Ray nobody can take its slots, so Ray Train starts this long after the first steps, which would share
+their processors with its start; a shorter run does without.
+"""
 MAX_PAUSE_SECONDS = 30.0
 """Longest pause between two attempts; the first is one second, and each is twice the one before."""
 
@@ -87,7 +92,7 @@ class Slots:
         for pool_trainer in self.pools:
             pool_trainer.failures_without_group = 0 if computing else pool_trainer.failures_without_group
             if computing and not pool_trainer.started:
-                pool_trainer.retry_at = 0.0
+                pool_trainer.retry_at = min(pool_trainer.retry_at, time.monotonic() + CALM_SECONDS)
         lost = [
             (pool_trainer.pool, reason)
             for pool_trainer in self.pools
@@ -199,7 +204,7 @@ class _Keeper:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
         # On one node no slot is lost, and each check takes time from the workers.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "5" if alone else "0.5")
-        # The worker pool looks after draining nodes, so Ray Train's watcher would be a needless process.
+        # The coordinator looks after draining nodes, so Ray Train's watcher would be a needless process.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.v2._internal.callbacks.datasets import DatasetsCallback

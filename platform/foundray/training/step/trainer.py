@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import gc
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -37,6 +38,11 @@ from foundray.training.step.teacher import Teacher
 
 WHOLE, EACH = WORDS + 4, 5
 """Integers that workers sum per step: for the whole step, and for each micro-batch."""
+
+
+class Disagreement(RuntimeError):
+    """Workers of a group are at different steps, or under different cuts."""
+
 
 MicroBatches = Iterable[tuple[int, bytes]]
 """(position in the stream, payload)"""
@@ -111,19 +117,25 @@ class Trainer:
         save: bool = False,
         mirror: bool = False,
         passed_over: int = 0,
+        made_under: str = "",
     ) -> StepResult:
         """Do the step after `step` others. Raises Overflow, Corruption or Spike, on every worker alike.
 
         `leave`, `save` and `mirror` are this worker's requests for what all do after the step: stop, write a checkpoint,
-        replicate the state. `passed_over` is the data offset in steps.
+        replicate the state. `passed_over` is the data offset in steps, and `made_under` the id of the run's last cut. Raises
+        Disagreement if another worker is at another step, or under other cuts.
         """
         # Compute this worker's micro-batches, and sum the facts of all workers.
         recheck, at = self._rechecked(step), step + passed_over
         facts = self._compute(at, micro_batches, recheck)
         facts[WORDS + 1], facts[WORDS + 2], facts[WORDS + 3] = int(leave), int(save), int(mirror)
+        facts[self.group.rank - self.group.world] = standing(step, made_under)
         self.group.offer(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
         *loss_words, tokens_sum, leaving, saving, mirroring = self.group.sum(facts)[:WHOLE].tolist()
-        times, takers, fingerprints, bad, checksums = facts[WHOLE:].view(-1, EACH).T.tolist()
+        each, standings = facts[WHOLE : -self.group.world], facts[-self.group.world :].tolist()
+        times, takers, fingerprints, bad, checksums = each.view(-1, EACH).T.tolist()
+        if standings != [standing(step, made_under)] * self.group.world:
+            raise Disagreement(f"the workers disagree on the step and the cuts that they are at: {standings}")
         # Check that the step is whole, and that the workers' bits agree.
         if times != [1] * len(times):
             raise NotOnce(step, times)
@@ -157,13 +169,14 @@ class Trainer:
     def _compute(self, at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
         """Sum the gradients of this worker's micro-batches of the data step `at`; returns the facts that all workers sum.
 
-        They are [9 + 5 * micro-batches] int64: the loss's words, tokens, requests to leave, save and replicate; per
+        They are [9 + 5 * micro-batches + workers] int64: the loss's words, tokens, requests to leave, save and replicate; per
         micro-batch how often it was computed, by which rank, its samples' fingerprint, whether it was skipped, and its
-        gradient's checksum if it is rechecked.
+        gradient's checksum if it is rechecked; and per worker the step and the cuts that it is at, each in its own slot, since
+        a sum could agree by accident.
         """
         per_step = self.spec.train.micro_batches
-        facts = torch.zeros(WHOLE + EACH * per_step, dtype=torch.int64, device=self.device)
-        whole, each = facts[:WHOLE], facts[WHOLE:].view(per_step, EACH)
+        facts = torch.zeros(WHOLE + EACH * per_step + self.group.world, dtype=torch.int64, device=self.device)
+        whole, each = facts[:WHOLE], facts[WHOLE : -self.group.world].view(per_step, EACH)
         self.sum.clear()
         for position, payload in micro_batches:
             index = position - at * per_step
@@ -279,6 +292,11 @@ class Trainer:
             some.copy_(row_sums(mine * mine))
         self.group.gather(squares, self.bounds)
         return float(squares[: self.layout.blocks].cpu().cumsum(0)[-1].sqrt())
+
+
+def standing(step: int, made_under: str) -> int:
+    """A number that stands for a step and the run's cuts before it."""
+    return zlib.crc32(made_under.encode(), step) + (step << 32)
 
 
 def copied(tensor: Tensor) -> Tensor:

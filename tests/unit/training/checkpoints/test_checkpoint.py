@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from foundray.errors import InputError
-from foundray.runs.checkpoints import completed
-from foundray.storage import Store
+from foundray.runs.checkpoints import MANIFEST, Checkpoint, completed, completed_steps, place
+from foundray.storage import Store, sha256
 from foundray.testing.specs import make_spec
 from foundray.testing.trainers import make_trainer, save_checkpoint
-from foundray.training.checkpoints.checkpoint import load_latest, load_weights, weights_sha256
+from foundray.training.checkpoints.checkpoint import load, load_weights, weights_sha256
+from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.collectives.group import Group
 from foundray.training.step.trainer import Trainer, named_weights
 
@@ -35,46 +36,65 @@ def shard(folder: Store, step: int) -> Path:
     return next(Path(folder.path).glob(f"step-{step:08d}/*.safetensors"))
 
 
-def test_one_changed_byte_falls_back_to_the_checkpoint_before(saved: tuple[Store, Trainer]) -> None:
+def refusal(folder: Store, trainer: Trainer, step: int, fingerprint: str = "print", sha: str = "") -> str:
+    """Why the checkpoint of a step cannot be used, which waiting would not change."""
+    with pytest.raises(Unusable) as refused:
+        load(folder, trainer, Checkpoint(step, "", sha), fingerprint)
+    assert refused.value.checkpoint.step == step and not refused.value.away
+    return str(refused.value)
+
+
+def test_one_changed_byte_is_found_and_what_is_whole_is_loaded(saved: tuple[Store, Trainer]) -> None:
     folder, trainer = saved
     flip(shard(folder, 3))
     trainer.flat.buffer.zero_()
-    restored = load_latest(folder, trainer, "print")
-    assert restored.step == 2
-    assert "step-00000003 is damaged (the SHA-256" in restored.skipped[0]
+    assert "step-00000003 is damaged (the SHA-256" in refusal(folder, trainer, 3)
+    assert (trainer.flat.buffer == 0).all(), "nothing of it is taken"
+    assert load(folder, trainer, Checkpoint(2, ""), "print").step == 2
     assert (trainer.flat.buffer == 2).all()
     step, weights, skipped = load_weights(folder)
     assert (step, len(skipped)) == (2, 1)
     assert all((tensor == 2).all() for tensor in weights.values())
 
 
-def test_missing_and_unreadable_parts_fall_back_too(saved: tuple[Store, Trainer]) -> None:
+def test_missing_and_unreadable_parts_are_found_too(saved: tuple[Store, Trainer]) -> None:
     folder, trainer = saved
     shard(folder, 3).unlink()
     (Path(folder.path) / "step-00000002" / "manifest.json").write_text("{")
-    assert load_latest(folder, trainer, "print").step == 1
+    assert "step-00000003 is damaged" in refusal(folder, trainer, 3)
+    assert "step-00000002 is damaged (manifest.json is not readable)" in refusal(folder, trainer, 2)
+
+
+def test_the_manifest_ordered_is_the_one_that_is_loaded(saved: tuple[Store, Trainer]) -> None:
+    """Another command may have written another one in its place."""
+    folder, trainer = saved
+    sha = sha256((place(folder, 3) / MANIFEST).read_bytes())
+    assert load(folder, trainer, Checkpoint(3, "", sha), "print").step == 3
+    with pytest.raises(Unusable, match=r"manifest.json of step-00000003 has been replaced") as refused:
+        load(folder, trainer, Checkpoint(3, "", "0" * 64), "print", wait_s=60)
+    assert refused.value.away, "the next order names the one that is there"
 
 
 def test_a_folder_without_a_manifest_is_no_checkpoint(saved: tuple[Store, Trainer]) -> None:
     folder, trainer = saved
     (Path(folder.path) / "step-00000003" / "manifest.json").unlink()
-    restored = load_latest(folder, trainer, "print")
-    assert (restored.step, restored.skipped) == (2, [])
+    assert completed_steps(folder) == [2, 1]
+    assert "step-00000003" in refusal(folder, trainer, 3)
 
 
 def test_nothing_usable_is_an_error_and_nothing_is_deleted(saved: tuple[Store, Trainer]) -> None:
     folder, trainer = saved
     for step in (1, 2, 3):
         flip(shard(folder, step))
-    with pytest.raises(InputError, match=r"no checkpoint in .* can be used"):
-        load_latest(folder, trainer, "print")
+        refusal(folder, trainer, step)
+    with pytest.raises(InputError, match=r"holds no usable checkpoint: step-00000003 is damaged"):
+        load_weights(folder)
     assert len(completed(folder)) == 3
 
 
 def test_another_specs_checkpoint_is_not_loaded(saved: tuple[Store, Trainer]) -> None:
     folder, trainer = saved
-    with pytest.raises(InputError, match="made by another spec"):
-        load_latest(folder, trainer, "other")
+    assert "made by another spec" in refusal(folder, trainer, 3, "other")
 
 
 def test_old_ones_are_removed(saved: tuple[Store, Trainer]) -> None:

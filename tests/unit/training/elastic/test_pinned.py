@@ -35,7 +35,7 @@ class Sole:
         self.loop.trainer.take_part(Group(), (0, self.loop.trainer.layout.blocks))
         self.loop.trainer.initialise()
         self.loop.checkpoint_due, self.loop.evaluated = False, spec.train.steps
-        order: Any = SimpleNamespace(generation=self.worker_actor.status.generation, replica_holder=None)
+        order: Any = SimpleNamespace(generation=self.worker_actor.status.generation, replica_holder=None, lineage=())
         self.loop.order = order
         monkeypatch.setattr(self.loop.journal, "event", lambda name, step, **_: self.late.append(step))
 
@@ -48,7 +48,7 @@ class Sole:
         """Outcome of the shards by step: empty if written."""
         self.loop.shard_writer.thread.shutdown(wait=True)
         written = self.worker_actor.status.written
-        return {one.step: "" if isinstance(one.outcome, ShardFile) else one.outcome for one in written}
+        return {one.step: "" if isinstance(one.shard, ShardFile) else one.shard for one in written}
 
 
 KEEPING = {"train__checkpoint_every": 1, "train__steps": 9, "train__evaluate_every": 9}

@@ -7,7 +7,8 @@ import heapq
 import pytest
 
 from foundray.testing.clock import SimulatedClock
-from foundray.training.slots.board import HEARTBEATS_PER_SECOND, Slot, _Board
+from foundray.training.slots.board import HEARTBEATS_PER_SECOND, _Board
+from foundray.training.slots.slot import Slot
 
 
 @pytest.fixture

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import ray
 from ray.exceptions import ActorUnschedulableError
 
-from foundray.errors import RunFailed
 from foundray.runs.run import event
 from foundray.testing.clock import SimulatedClock
-from foundray.testing.specs import make_spec
-from foundray.training.elastic.coordinator import Coordinator
-from foundray.training.elastic.rendezvous import Rendezvous
-from foundray.training.elastic.worker_pool import KnownWorker, WorkerPool
 from foundray.training.slots import slots as slots_module
-from foundray.training.slots.board import Slot
 from foundray.training.slots.slots import ATTEMPTS, PoolTrainer, Slots
 
 
@@ -70,12 +63,15 @@ def test_pauses_grow_while_a_trainer_keeps_ending(monkeypatch: pytest.MonkeyPatc
     assert len(trainer.calls) == ATTEMPTS + 1
 
 
-def test_ray_train_begins_once_the_first_group_computes_or_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_train_begins_soon_after_the_first_steps_or_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """If nobody else can take the slots."""
     trainer = Trainer(monkeypatch)
     subject = Slots([PoolTrainer("pool", trainer.begin, slots_module.DELAY_SECONDS)])
     subject.poll([], computing=False)
     assert not trainer.calls
+    subject.poll([], computing=True)
+    assert not trainer.calls, "the first steps have the processors to themselves"
+    trainer.clock.advance(slots_module.CALM_SECONDS)
     subject.poll([], computing=True)
     assert len(trainer.calls) == 1
     trainer.end()
@@ -121,51 +117,6 @@ def test_the_run_gives_up_if_every_pool_fails_and_nobody_computes(monkeypatch: p
     fail(False, first, second)
     problem = str(subject.problem())
     assert "no slot for first" in problem and "no slot for second" in problem
-
-
-class OneTurn(Coordinator):
-    """Runs its loop once, with its own worker pool, while Ray Train fails for every pool."""
-
-    def __init__(self, worker_pool: WorkerPool):
-        self.worker_pool = worker_pool
-        self.rendezvous = cast(
-            Rendezvous, SimpleNamespace(group=[], statuses=list, prefetch=lambda: None, all_are=lambda _: False)
-        )
-        self.run_lock = cast(Any, SimpleNamespace(taken=False))
-        self.ray_train = cast(Slots, SimpleNamespace(problem=lambda: "no slot"))
-        self.next_due = {"slots": float("inf")}
-        self.turns = 0
-
-    def _finished(self) -> bool:
-        self.turns += 1
-        if self.turns > 1:
-            raise StopIteration
-        return False
-
-    def _stopped(self) -> bool:
-        return False
-
-    def _read_board(self, now: bool = False) -> None:
-        pass
-
-    def _form_group_if_due(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize(
-    ("slot_held_since", "draining", "expected"), [(1.0, False, StopIteration), (1.0, True, RunFailed), (None, False, RunFailed)]
-)
-def test_a_run_that_has_a_worker_with_a_slot_does_not_give_up_for_lack_of_slots(
-    slot_held_since: float | None, draining: bool, expected: type[Exception]
-) -> None:
-    worker_pool = WorkerPool(cast(Any, None), make_spec(), print)
-    worker_pool.listen = lambda _: None  # type: ignore[method-assign]
-    worker_pool.workers[1] = KnownWorker(
-        None, Slot("a", (), ""), 1, None, "a", slot_held_since=slot_held_since
-    )  # it is warming up
-    worker_pool.draining = {"a"} if draining else set()
-    with pytest.raises(expected):
-        OneTurn(worker_pool)._coordinate()
 
 
 def test_the_request_of_a_dead_actor_is_withdrawn_before_the_next_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

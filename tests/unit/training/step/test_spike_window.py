@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from foundray.runs.checkpoints import MANIFEST, Checkpoint, place
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.testing.specs import make_spec
 from foundray.testing.trainers import make_trainer, micro_batch
-from foundray.training.checkpoints.checkpoint import MANIFEST, load_latest, place, write_shard
+from foundray.training.checkpoints.checkpoint import load, write_shard
 from foundray.training.collectives.group import Group
 from foundray.training.elastic.committer import Committer
-from foundray.training.elastic.messages import Status, Written
-from foundray.training.elastic.recovery import StateShard, newest_complete
+from foundray.training.protocol.messages import Commit, Written
+from foundray.training.protocol.states import StateShard, newest_complete
 from foundray.training.step.guards import WINDOW
 from foundray.training.step.trainer import Trainer
 
@@ -31,14 +32,13 @@ def advance(trainer: Trainer, first: int, count: int) -> None:
         trainer.step(step, [(at, micro_batch(trainer.spec, at)) for at in range(step * per_step, (step + 1) * per_step)])
 
 
-def committed(folder: Store, trainer: Trainer, step: int, **changes: Any) -> dict[str, Any]:
+def committed(folder: Store, trainer: Trainer, step: int) -> dict[str, Any]:
     """The manifest that the driver writes from a worker's report."""
     shard = write_shard(folder, step, trainer.blocks, trainer.state_shard())
-    written = Written(1, step, shard, 0.1, **{"losses": trainer.spikes.window(), **changes})
+    written = Written(1, step, "", shard, 0.1, trainer.spikes.window())
     parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]
-    facts = {"blocks": trainer.layout.blocks, "parameters": parameters}
     committer = Committer(trainer.spec, folder, lambda *_, **__: None)
-    committer.complete(1, [Status("running", 1, 1, written=(written,), facts=facts)], step)
+    committer.write(Commit(1, Checkpoint(step, ""), (written,)), parameters, [])
     committer.thread.shutdown(wait=True)
     manifest: dict[str, Any] = json.loads((place(folder, step) / MANIFEST).read_bytes())
     return manifest
@@ -53,7 +53,7 @@ def test_a_checkpoint_holds_the_window_however_far_back_it_lies(tmp_path: Path) 
     advance(trainer, STEPS, 3)
 
     again = make_trainer(spec_with_guard(), Group())
-    restored = load_latest(folder, again, trainer.spec.fingerprint())
+    restored = load(folder, again, Checkpoint(STEPS, ""), trainer.spec.fingerprint())
     assert restored.losses is not None
     again.spikes.restore(restored.losses, restored.step)
     assert again.spikes.window() == window
@@ -69,7 +69,7 @@ def test_a_checkpoint_from_before_has_none(tmp_path: Path) -> None:
     old = committed(folder, trainer, 2)
     del old["losses"]
     (place(folder, 2) / MANIFEST).write_text(json.dumps(old))
-    restored = load_latest(folder, make_trainer(spec_with_guard(), Group()), trainer.spec.fingerprint())
+    restored = load(folder, make_trainer(spec_with_guard(), Group()), Checkpoint(2, ""), trainer.spec.fingerprint())
     assert (restored.step, restored.losses) == (2, None)
 
 

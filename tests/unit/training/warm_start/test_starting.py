@@ -16,6 +16,7 @@ from foundray.inspection.describe import derived
 from foundray.jobs.submit import job_of
 from foundray.jobs.travel import travelling
 from foundray.model.model import Model, initialise
+from foundray.runs.checkpoints import Checkpoint
 from foundray.runs.run import Run
 from foundray.spec import InitFromConfig, Spec
 from foundray.spec.loading import load_spec, parse_spec
@@ -24,7 +25,7 @@ from foundray.testing.groups import run_group
 from foundray.testing.runs import run_with_records
 from foundray.testing.specs import make_spec, small_spec, write_spec
 from foundray.testing.trainers import VOCABULARY, make_model, make_trainer, micro_batch, save_checkpoint
-from foundray.training.checkpoints.checkpoint import load_latest, load_states, sha256_of, weights_sha256
+from foundray.training.checkpoints.checkpoint import load, load_states, sha256_of, weights_sha256
 from foundray.training.collectives.group import Group
 from foundray.training.step.trainer import Trainer, named_weights
 from foundray.training.warm_start.parent import Start, find_start
@@ -252,7 +253,8 @@ def test_weights_are_taken_and_the_optimizer_is_new(parent: Run, tmp_path: Path)
     sizes = {name: tensor[:8].tolist() for name, tensor in known.items()}
     assert {name: tensor[:8].tolist() for name, tensor in trainer.optimizer.tensors().items()} == sizes
     assert trainer.spikes.window() == (), "nor does it judge its losses by the parent's"
-    assert load_latest(parent.checkpoints, trainer, parent.spec().fingerprint()).losses == [(8, 2.0)], "which are there"
+    manifest = load(parent.checkpoints, trainer, Checkpoint(8, ""), parent.spec().fingerprint())
+    assert manifest.losses == [(8, 2.0)], "which are there"
 
 
 def test_another_objective_takes_the_backbone(parent: Run, tmp_path: Path) -> None:

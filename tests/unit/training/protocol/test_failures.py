@@ -11,7 +11,7 @@ from foundray.cluster.causes import is_away
 from foundray.errors import InputError, RunFailed, StorageAway
 from foundray.spec import FaultConfig
 from foundray.training.collectives.meeting import LostConnection
-from foundray.training.elastic.failures import Failures
+from foundray.training.protocol.failures import Failures
 
 
 class Clock:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundray.training.elastic.recovery import Source, StateShard, newest_complete, replica_ranks
+from foundray.training.protocol.states import Source, StateShard, newest_complete, replica_ranks
 
 
 def shards(step: int, generation: int, *ranges: tuple[int, int]) -> list[StateShard]:

@@ -8,7 +8,7 @@ blocks are the complete state, no matter who holds them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, order=True)
@@ -37,20 +37,34 @@ class Source:
     """(holder, shard) in block order; together they cover every block at least once."""
 
     @property
+    def state(self) -> tuple[int, int]:
+        """(generation, step)."""
+        return self.shards[0][1].generation, self.step
+
+    @property
+    def made_under(self) -> str:
+        """Id of the last cut under which it was made."""
+        return self.shards[0][1].made_under
+
+    @property
     def losses(self) -> tuple[tuple[int, float], ...]:
         """The spike guard's window of this state."""
         return self.shards[0][1].losses
 
 
 def newest_complete(held: Mapping[int, Iterable[StateShard]], blocks: int) -> Source | None:
-    """Find the newest state that the holders' shards cover, or None."""
+    """Find the newest state that the holders' shards cover, or None; of one step, that of the first group to make it.
+
+    Groups that break while they join make such states anew, and each holder keeps the one it was told to start from. Only the
+    first shard holds the spike guard's window: with thousands of workers it would fill their orders.
+    """
     by_state: dict[tuple[int, int], list[tuple[int, StateShard]]] = {}
     for holder, shards in sorted(held.items()):
         for shard in shards:
             by_state.setdefault((shard.step, shard.generation), []).append((holder, shard))
-    for (step, _), found in sorted(by_state.items(), reverse=True):
-        if cover := _cover(found, blocks):
-            return Source(step, cover)
+    for step, generation in sorted(by_state, key=lambda state: (-state[0], state[1])):
+        if cover := _cover(by_state[step, generation], blocks):
+            return Source(step, (cover[0], *((holder, replace(shard, losses=())) for holder, shard in cover[1:])))
     return None
 
 

@@ -1,0 +1,1 @@
+"""The elastic protocol as a pure state machine: who computes together, from which state, and what is kept."""

@@ -1,0 +1,1 @@
+"""The real protocol in simulated time: seeded histories of faults, and what must hold in each."""

@@ -1,0 +1,231 @@
+"""A simulated command: the real protocol, with a shell that can be killed or held up between any two decisions."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.clock import Broken
+from tests.simulation.worker import Worker
+
+from foundray.runs.checkpoints import Checkpoint, Keep
+from foundray.training.protocol import messages as m
+from foundray.training.protocol.messages import Decision, Event
+from foundray.training.protocol.protocol import History
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+MOST_ATTEMPTS = 400
+TICK_SECONDS, LOOK_SECONDS = 0.5, 0.05
+
+
+class Driver:
+    def __init__(self, world: World):
+        self.world = world
+        storage = world.storage
+        history = History(storage.lineage, storage.roll_backs, tuple(storage.complete()))
+        self.protocol = world.make_protocol(world.setup.spec(), history, "foundray resume", world.clock.now)
+        self.workers: dict[int, Worker] = {}
+        self.alive = True
+        self.busy_until = 0.0
+        """Time until which it does nothing."""
+        self.decisions: deque[Decision] = deque()
+        self.inbox: deque[Event] = deque()
+        self.looks = False
+        """Whether it will look at what has arrived."""
+        self.ended: Decision | None = None
+        self.starts = self.dismissals = 0
+
+    # Events
+
+    def tick(self) -> None:
+        """Signs of life, and time."""
+        if not self.alive:
+            return
+        now = self.world.clock.now
+        signs = [m.Heard(n, worker.status) for n, worker in self.workers.items() if worker.works and worker.late_until <= now]
+        self.take(*signs, m.SlotsHeld(self.world.slots(), frozenset(self.world.draining)), m.Tick())
+        halting = self.protocol.stage not in ("computing", "gathering")
+        self.world.clock.after(0.1 if halting else TICK_SECONDS, self.tick)
+
+    def take(self, *events: Event) -> None:
+        """Take events, with others that arrive before the next look."""
+        if not self.alive:
+            return
+        self.inbox.extend(events)
+        if not self.looks:
+            self.looks = True
+            self.world.clock.after(self.world.draw(0.0, LOOK_SECONDS), self.look)
+
+    def look(self) -> None:
+        self.looks = False
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Do what was decided, in order, then take what has arrived meanwhile."""
+        while self.alive:
+            if (wait := self.busy_until - self.world.clock.now) > 0:
+                return self.world.clock.after(wait + 0.001, self.go_on)
+            if self.decisions:
+                if self.world.crashes_at(self):
+                    return self.die()
+                self.do(self.decisions.popleft())
+            elif self.inbox:
+                events = list(self.inbox)
+                self.inbox.clear()
+                self.decisions.extend(self.protocol.take(events, self.world.clock.now))
+            else:
+                return
+
+    def later(self, seconds: float, event: Event) -> None:
+        self.world.clock.after(seconds, self.take, event)
+
+    def report(self, worker: Worker) -> None:
+        """A worker's status on its way to the driver."""
+        late = self.world.draw(0.5, 2.0) if worker.late_until > self.world.clock.now else 0.0
+        self.later(self.world.draw(0.002, 0.02) + late, m.Heard(worker.number, worker.status))
+
+    def lost(self, worker: Worker) -> None:
+        self.later(self.world.draw(0.05, 6.0), m.Gone(worker.number, "its process is gone"))
+
+    def record(self, step: int) -> None:
+        """A step's record, on its way through the board into storage."""
+        self.world.clock.after(self.world.draw(0.05, 0.6), self.recorded, step)
+
+    def recorded(self, step: int) -> None:
+        if self.alive:
+            self.take(m.Recorded(step))
+            self.world.clock.after(self.world.draw(0.01, 0.2), self.stored, step)
+
+    def stored(self, step: int) -> None:
+        if not self.alive:
+            return
+        if (away := self.world.storage.away_until - self.world.clock.now) > 0:
+            return self.world.clock.after(away + 0.01, self.stored, step)
+        self.take(m.Stored(step))
+
+    # Decisions
+
+    def do(self, decision: Decision) -> None:
+        world = self.world
+        world.decided(self, decision)
+        match decision:
+            case m.Start(number, slot):
+                self.starts += 1
+                self.workers[number] = Worker(world, self, number, slot.node)
+            case m.Dismiss(number):
+                self.dismissals += 1
+                worker = self.workers.pop(number)
+                world.clock.after(world.draw(0.0, 0.5), worker.die)
+            case m.Halt(attempt, numbers):
+                if attempt > MOST_ATTEMPTS:
+                    raise Broken(f"again and again: {attempt} attempts to form a group")
+                for number in numbers:
+                    self.call(number, self.halted, attempt)
+            case m.HandOver(attempt, number, to):
+                self.call(number, self.hand_over, attempt, to)
+            case m.Open(attempt, _, host):
+                self.open(attempt, host)
+            case m.Join():
+                self.join(decision)
+            case m.Pause(generation, numbers, save):
+                for number in numbers:
+                    self.call(number, lambda worker, g=generation, s=save: worker.request_pause(g, s))
+            case m.Commit(generation, checkpoint, parts):
+                assert self.protocol.members.blocks, "the model's parameters are not known"
+                files = [part.shard.file for part in parts]  # type: ignore[union-attr]
+                world.clock.after(world.draw(0.05, 0.5) + world.storage.slow_s, self.commit, generation, checkpoint, files)
+            case m.Undo():
+                world.undone(self, decision)
+            case m.Note(kind, fields):
+                world.noted(kind, fields)
+            case m.GiveUp() | m.End():
+                self.end(decision)
+            case m.Waiting(_, _, give_up) if give_up:
+                self.end(decision)
+
+    def call(self, number: int, method: Any, *arguments: Any) -> None:
+        """Call a worker; a frozen one does it when it goes on, and a lost one never."""
+        if worker := self.workers.get(number):
+            self.world.clock.after(self.world.draw(0.002, 0.02), self._arrive, worker, method, arguments)
+
+    def _arrive(self, worker: Worker, method: Any, arguments: Any) -> None:
+        if worker.works:
+            method(worker, *arguments)
+        elif worker.alive:
+            self.world.clock.after(worker.frozen_until - self.world.clock.now + 0.001, self._arrive, worker, method, arguments)
+
+    def halted(self, worker: Worker, attempt: int) -> None:
+        status, shards = worker.halt(attempt)
+        late = self.world.draw(0.5, 2.0) if worker.late_until > self.world.clock.now else 0.0
+        self.later(self.world.draw(0.002, 0.02) + late, m.Halted(attempt, worker.number, status, shards))
+
+    def hand_over(self, worker: Worker, attempt: int, to: int) -> None:
+        shard, successor = worker.replicas.own, self.workers.get(to)
+        if shard is not None and successor and successor.alive:
+            successor.keep(shard, worker.replicas.get(shard))
+            successor.offered.add(shard)
+            return self.later(self.world.draw(0.01, 0.1), m.HandedOver(attempt, worker.number, shard))
+        self.later(0.01, m.HandedOver(attempt, worker.number, None))
+
+    def open(self, attempt: int, host: int) -> None:
+        generation = self.world.new_generation()
+        away = max(0.0, self.world.feeder_until - self.world.clock.now)
+        if self.workers[host].works:
+            self.later(self.world.draw(0.01, 0.05) + away, m.Opened(attempt, generation, ("host", 1)))
+        else:
+            self.later(5.0, m.NotOpened(attempt, "GetTimeoutError"))
+
+    def join(self, join: m.Join) -> None:
+        workers = [self.workers[number] for number in join.numbers]
+        if isinstance(join.source, Checkpoint) and not join.source.sha256 and join.source.name in self.world.storage.manifests:
+            source = join.source._replace(sha256=self.world.storage.sha(join.source.name))
+            join = join._replace(source=source)
+        group = self.world.make_group(self.world, self, join, workers)
+        for number in join.numbers:
+            self.call(number, lambda worker: worker.take_part(group))
+
+    def commit(self, generation: int, checkpoint: Checkpoint, files: list[str]) -> None:
+        """Write a manifest in a thread: it may arrive although the command has died."""
+        storage = self.world.storage
+        if not self.alive and self.world.rng.random() < 0.5:
+            return
+        if storage.away_until > self.world.clock.now:
+            return self.take(m.NotCommitted(checkpoint, "503"))
+        if set(files) <= set(storage.files.get(checkpoint.name, {})):
+            sha = storage.commit(checkpoint.name, files)
+            self.take(m.Committed(generation, checkpoint._replace(sha256=sha)))
+        else:
+            self.take(m.NotCommitted(checkpoint, "a shard is gone"))
+        if self.alive:
+            self.prune()
+
+    def prune(self) -> None:
+        """Delete what need not be kept, if storage allows it."""
+        setup, protocol = self.world.setup, self.protocol
+        counted = protocol.usable()
+        wanted = Keep(setup.keep, anchors=tuple(filter(None, (setup.roll_back, setup.recheck_every)))).of(
+            [c.step for c in counted]
+        )
+        gone = frozenset(one for one in counted if one.step not in wanted)
+        if gone and self.world.storage.refuses_until <= self.world.clock.now:
+            for one in gone:
+                self.world.storage.delete(one.name)
+            self.take(m.Pruned(gone))
+
+    # The end
+
+    def die(self) -> None:
+        """The command is killed, and its workers with it."""
+        self.alive = False
+        for worker in self.workers.values():
+            worker.die()
+        self.world.clock.after(self.world.draw(0.5, 5.0), self.world.resume)
+
+    def end(self, decision: Decision) -> None:
+        self.ended = decision
+        self.alive = False
+        for worker in self.workers.values():
+            worker.die()
+        self.world.command_ended(decision)

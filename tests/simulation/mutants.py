@@ -1,0 +1,170 @@
+"""Broken protocols, each with a fault of earlier designs, that the histories must find: controls of the simulation itself."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from tests.simulation.driver import Driver
+from tests.simulation.model import Weights
+from tests.simulation.storage import Name, Storage
+from tests.simulation.worker import Group, Worker
+from tests.simulation.world import World
+
+from foundray.runs.checkpoints import Checkpoint
+from foundray.runs.lineage import Lineage
+from foundray.training.elastic.replicas import Replicas
+from foundray.training.protocol import messages as m
+from foundray.training.protocol.protocol import Protocol
+from foundray.training.protocol.states import Source
+
+
+class _Deleting(Protocol):
+    """States know of no cut: what a cut undoes is deleted at once, and what is left counts."""
+
+    def _undo(self, kind: Literal["rolled_back", "left_out"], to: int, step: int, **fields: Any) -> None:
+        self._decide(m.Undo(kind, {"to": to, "step": step, **fields}, ()))
+
+
+class DeletingWorld(World):
+    """Undone states are deleted: in storage if it allows that, and by the workers that answer.
+
+    A command that is killed before, a refused delete, a commit in flight or a silent worker bring them back.
+    """
+
+    make_protocol = _Deleting
+
+    def undone(self, driver: Driver, decision: m.Undo) -> None:
+        super().undone(driver, decision)
+        to = decision.fields["to"]
+        driver.protocol.checkpoints = [one for one in driver.protocol.checkpoints if one.step <= to]
+        for number in driver.protocol.attempt.held:
+            replicas = driver.workers[number].replicas
+            replicas.held = {shard: content for shard, content in replicas.held.items() if shard.step <= to}
+            driver.protocol.attempt.held[number] = tuple(replicas.held)
+            driver.workers[number].offered &= set(replicas.held)
+        self.clock.after(driver.busy_until - self.clock.now, self.delete_after, driver, to)
+
+    def check_repeated(self, before: Group, group: Group) -> None:
+        """Its groups do not know which cuts came between them."""
+
+    def delete_after(self, driver: Driver, to: int) -> None:
+        if driver.alive and self.storage.refuses_until <= self.clock.now:
+            for one in self.storage.complete():
+                if one.step > to:
+                    self.storage.delete(one.name)
+
+
+class _Seen(Group):
+    """Each worker looks for the newest checkpoint itself, at its own moment."""
+
+    def load(self, source: Source | Checkpoint | None) -> None:
+        if not isinstance(source, Source) and len(self.workers) > 1 and self.world.storage.complete():
+            self.seen: dict[Worker, tuple[int, Weights]] = {}
+            for worker in self.workers:
+                self.world.clock.after(self.world.draw(0.0, 0.3), self.look, worker)
+        else:
+            super().load(source)
+
+    def look(self, worker: Worker) -> None:
+        newest = self.world.storage.complete()[0]
+        loaded = self.world.storage.load(newest)
+        self.seen[worker] = newest.step, loaded if isinstance(loaded, tuple) else ()
+        if len(self.seen) == len(self.workers) and not self.over and all(weights for _, weights in self.seen.values()):
+            super().load(newest)
+            for worker, (_, weights) in self.seen.items():
+                worker.weights = weights
+
+
+class EachLooksWorld(World):
+    """Workers that list checkpoints at slightly different moments load different steps, and train on with mixed weights."""
+
+    make_group = _Seen
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.agreement = False
+
+
+class _Forgetful(Replicas[Weights]):
+    """Keeps the newest states, whatever the group was ordered to start from."""
+
+    def start_from(self, state: tuple[int, int] | None, lineage: Lineage) -> None:
+        super().start_from(None, lineage)
+
+    def whole(self, state: tuple[int, int] | None) -> None:
+        pass
+
+
+class ForgetfulWorld(World):
+    """Breaks in a row while workers join leave incomplete states, which push the complete one out of their memories."""
+
+    make_replicas = _Forgetful
+
+
+class _Unawaited(Group):
+    """Steps count before the copies of the state before have arrived."""
+
+    def replicate(self) -> None:
+        super().replicate()
+        self.copied_at = 0.0
+
+
+class UnawaitedWorld(World):
+    """The loss of one worker repeats more steps than lie between two replications."""
+
+    make_group = _Unawaited
+
+
+class _OnePlace(Storage):
+    """Checkpoints are in folders named after their steps alone."""
+
+    def write(self, name: Name, file: str, first: int, content: Weights) -> None:
+        super().write((name[0], ""), file, first, content)
+
+    def commit(self, name: Name, files: list[str]) -> str:
+        return super().commit((name[0], ""), files)
+
+
+class OnePlaceWorld(World):
+    """A late shard or manifest replaces that of another lineage."""
+
+    make_storage = _OnePlace
+
+
+class _Unfenced(Protocol):
+    """Takes late answers of earlier attempts for answers of this one."""
+
+    def _take(self, event: m.Event) -> None:
+        if isinstance(event, m.Halted | m.Opened | m.HandedOver):
+            event = event._replace(attempt=self.attempt.number)
+        super()._take(event)
+
+
+class UnfencedWorld(World):
+    """Groups are formed from states of workers that compute again."""
+
+    make_protocol = _Unfenced
+
+
+class _Incurious(Protocol):
+    """Never asks why a group broke."""
+
+    def _find_cause(self) -> None:
+        self.broken = False
+
+
+class IncuriousWorld(World):
+    """A spike, or a damaged checkpoint, comes again and again."""
+
+    make_protocol = _Incurious
+
+
+MUTANTS: dict[str, type[World]] = {
+    "undone states are deleted": DeletingWorld,
+    "each worker looks for the newest checkpoint": EachLooksWorld,
+    "sources are not kept": ForgetfulWorld,
+    "copies are not awaited": UnawaitedWorld,
+    "a step has one folder": OnePlaceWorld,
+    "late answers count": UnfencedWorld,
+    "causes are not found": IncuriousWorld,
+}
