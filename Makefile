@@ -7,7 +7,7 @@ ALONE := tests/integration/test_startup.py tests/gpu
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test test-all coverage tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-gpu chaos clean
+.PHONY: demo test test-all coverage tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-gpu chaos clean bench-recovery
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -64,6 +64,9 @@ bench-faults: $(VENV)/.ready-dev  ## a node killed, a worker slow, the state cop
 bench-growing: $(VENV)/.ready-dev  ## from a node that joins to its worker taking part, eight times: about five minutes
 	$(BIN)/python -m tests.benchmarks.bench_growing --joins 8
 
+bench-recovery: $(VENV)/.ready-dev  ## a node of three is killed thirty times: about a quarter of an hour
+	$(BIN)/python -m tests.benchmarks.bench_recovery
+
 bench-examples: $(VENV)/.ready-dev  ## what the examples reach, with three seeds each: about three hours
 	$(BIN)/python -m tests.benchmarks.bench_examples $(EXAMPLES)
 
@@ -79,6 +82,9 @@ bench-memory: $(VENV)/.ready-dev  ## peak memory of reading and tokenizing a lin
 
 bench-scale: $(VENV)/.ready-dev  ## what thousands of workers cost the actors and the driver, without the workers: about a minute
 	$(BIN)/python -m tests.benchmarks.bench_scale
+
+bench-goodput: $(VENV)/.ready-dev  ## a forecast of goodput at 1,000 nodes with a failure every 10 minutes, beside two peers, TRACE=file for spot instances: several minutes
+	$(BIN)/python -m tests.benchmarks.bench_goodput $(if $(TRACE),--trace "$(TRACE)")
 
 bench-gpu: $(VENV)/.ready-dev  ## on a GPU: speed and memory beside a plain PyTorch loop
 	$(BIN)/python -m tests.benchmarks.bench_gpu --sizes 124M 1B --compiled

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import foundray as api
+from foundray.data.stream.plan import plan_for, read_samples
+from foundray.spec.loading import load_spec
+
 HOOKED = '''
 import os
 import time
@@ -65,3 +69,13 @@ def install(folder: Path) -> Path:
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: hooked\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[foundray.objectives]\nhooked = hooked:Hooked\n")
     return site
+
+
+def rare_openers(spec: Path, steps: int) -> list[int]:
+    """Two tokens, each the first target of some sample from the run's 20th step on, and of none before."""
+    checked, prepared = load_spec(spec), api.prepare(spec)
+    plan = plan_for(prepared, checked)
+    samples = read_samples(plan, 0, steps * checked.train.micro_batches).column("tokens")
+    openers = [tokens[1].as_py() for tokens in samples]
+    early, late = openers[: 20 * checked.samples_per_step], openers[20 * checked.samples_per_step :]
+    return sorted(set(late) - set(early))[:2]

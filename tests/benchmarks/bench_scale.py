@@ -27,6 +27,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import ray
+from tests.benchmarks import scale_protocol
 from tests.benchmarks.small_runs import machine
 
 from foundray.data.prepare.manifest import Manifest, Prepared, Shard
@@ -40,8 +41,9 @@ from foundray.records.takers import EVERY, recorded
 from foundray.storage import Store
 from foundray.testing.records import step_records
 from foundray.testing.specs import make_spec
-from foundray.training.elastic.recovery import StateShard, newest_complete, replica_ranks
-from foundray.training.slots.board import Slot, _Board
+from foundray.training.protocol.states import StateShard, newest_complete, replica_ranks
+from foundray.training.slots.board import _Board
+from foundray.training.slots.slot import Slot
 
 WORKERS, SHARDS, FILES = (8, 64, 512, 2000), (100, 10_000, 100_000), (100, 1_000, 10_000)
 PER_STEP, PER_PARCEL, PER_NODE = 4096, 4, 8
@@ -238,7 +240,9 @@ PARTS = (
     Part("log", "step", "workers", WORKERS, log),
     Part("start-up checks", "start", "shards", FILES, start_up_checks),
     Part("replica holders", "group", "workers", WORKERS, replica_holders),
-    # Statuses, the committer and the protocol belong here.
+    Part("statuses", "second", "workers", WORKERS, lambda workers: Cost(*scale_protocol.statuses(workers))),
+    Part("checkpoint", "each", "workers", WORKERS, lambda workers: Cost(*scale_protocol.checkpoint(workers))),
+    Part("lost worker", "each", "workers", WORKERS, lambda workers: Cost(*scale_protocol.failure(workers))),
 )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 from tests.chaos.disk import Disk
-from tests.command import FOUNDRAY, Done
+from tests.command import FOUNDRAY, Done, foundray
 
 from foundray.cluster.local.cluster import LocalCluster
 from foundray.testing.waiting import wait_until
@@ -86,8 +86,16 @@ class Run:
         self.process.communicate()
 
     def events(self) -> list[dict[str, Any]]:
+        return self._read("events.jsonl")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Events and steps recorded."""
+        return [*self.events(), *self._read("metrics.jsonl")]
+
+    def _read(self, file: str) -> list[dict[str, Any]]:
         with contextlib.suppress(FileNotFoundError):
-            return [json.loads(line) for line in (self.folder / "events.jsonl").read_text().splitlines()]
+            lines = (self.folder / file).read_text().split("\n")[:-1]  # the last one may be under way
+            return [json.loads(line) for line in lines]
         return []
 
 
@@ -101,7 +109,7 @@ class Faults:
 
     def __init__(self, cluster: LocalCluster, run: Run, dealer: random.Random, disk: Disk | None = None):
         self.cluster, self.run, self.dealer, self.disk = cluster, run, dealer, disk
-        self.later: list[Callable[[], None]] = []
+        self.later: list[Callable[[], object]] = []
         """Actions to take before the next fault: undo this one, or complete it."""
 
     def nodes(self) -> list[str]:
@@ -139,6 +147,40 @@ class Faults:
     def frozen(self) -> None:
         """Stop a worker without closing its connections."""
         self._kill_process("ray::Worker", by=signal.SIGSTOP)
+
+    def paused(self) -> None:
+        """Stop a worker for a moment, so that its answers are late."""
+        self._pause(self.processes("ray::Worker"), self.dealer.uniform(0.3, 3.0))
+
+    def held_up(self) -> None:
+        """Stop the command for a while: afterwards all its times have jumped."""
+        self._pause([psutil.Process(self.run.process.pid)], self.dealer.uniform(1.0, 6.0))
+
+    def _pause(self, processes: list[psutil.Process], seconds: float) -> None:
+        def go_on() -> None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.resume()
+
+        if processes:
+            victim = self.dealer.choice(processes)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.suspend()
+            timer = threading.Timer(seconds, go_on)
+            timer.start()
+            self.later.append(timer.join)
+
+    def second_command(self) -> None:
+        """Resume a run that is at work: the second command is refused and changes nothing."""
+        if self.run.process.poll() is None:
+            done = foundray("resume", self.run.folder, timeout=120)
+            assert done.status in (0, 2) and "Traceback" not in done.err, (done.status, done.err)
+
+    def refused_deletes(self) -> None:
+        """Make files of complete checkpoints undeletable for a while."""
+        if self.disk:
+            kept = [str(file) for file in (self.run.folder / "checkpoints").glob("*/*.safetensors")]
+            subprocess.run(["chattr", "+i", *kept], capture_output=True)
+            self.later.append(lambda: subprocess.run(["chattr", "-i", *kept], capture_output=True))
 
     def slot(self) -> None:
         """Kill a process of Ray Train's, which restarts its whole group."""
@@ -249,6 +291,7 @@ class Faults:
 
 SURVIVED = (
     "worker", "rank_0", "evaluating", "frozen", "slot", "feeder", "node", "drain", "add", "storage", "full", "stall", "damage",
+    "paused", "held_up", "second_command", "refused_deletes",
 )  # fmt: skip
 RESUMED = ("driver", "head", "everything")
 

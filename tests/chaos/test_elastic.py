@@ -11,12 +11,9 @@ from typing import Any
 import pytest
 from tests.chaos.faults import NODES, RESOURCES, Faults, Run, nodes_of
 from tests.command import foundray
-from tests.hooked import Pace
+from tests.hooked import Pace, rare_openers
 
-import foundray as api
 from foundray.cluster.local.cluster import LocalCluster
-from foundray.data.stream.plan import plan_for, read_samples
-from foundray.spec.loading import load_spec
 from foundray.testing.specs import small_spec, write_spec
 from foundray.testing.waiting import wait_until
 
@@ -150,16 +147,6 @@ def test_a_node_that_comes_while_another_drains_is_taken_in(
     pace.set(0)
     done = run.wait()
     assert (done.facts["state"], done.facts["steps_repeated"]) == ("finished", 0)
-
-
-def rare_openers(spec: Path, steps: int) -> list[int]:
-    """Two tokens, each the first target of some sample from the run's 20th step on, and of none before."""
-    checked, prepared = load_spec(spec), api.prepare(spec)
-    plan = plan_for(prepared, checked)
-    samples = read_samples(plan, 0, steps * checked.train.micro_batches).column("tokens")
-    openers = [tokens[1].as_py() for tokens in samples]
-    early, late = openers[: 20 * checked.samples_per_step], openers[20 * checked.samples_per_step :]
-    return sorted(set(late) - set(early))[:2]
 
 
 @pytest.mark.thorough

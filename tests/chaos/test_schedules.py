@@ -1,6 +1,6 @@
 """Seeded schedules of faults on a cluster of four nodes: all end with the weights of an undisturbed run.
 
-`make test` runs two of them, which have ten of the sixteen kinds of faults; `make chaos` runs twenty, or CHAOS_RUNS.
+`make test-all` runs two of them; `make chaos` runs twenty, or CHAOS_RUNS.
 """
 
 from __future__ import annotations

@@ -1,0 +1,98 @@
+"""A node is killed again and again: `make bench-recovery` measures the time to the next new step, and where it goes.
+
+A run computes on three nodes of a local cluster. One of them is killed; a moment after the run has gone on, another joins, and
+once its worker takes part the next one is killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.bench_faults import text
+from tests.benchmarks.small_runs import machine
+from tests.chaos.faults import RESOURCES, Run, nodes_of
+
+from foundray.cluster.local.cluster import LocalCluster
+from foundray.testing.specs import small_spec, write_spec
+
+NODES, MIRROR_EVERY, LIMIT = 3, 2, 120.0
+STAGES = {
+    "broken": "the driver knows why the group broke",
+    "joined": "the remaining workers have their state and data, in a new group",
+    "step": "a step is done that was not done before",
+}
+"""What is measured, in seconds since the kill."""
+
+
+def spec_of(folder: Path) -> Path:
+    spec = small_spec(text(folder), folder / "runs", model__width=128, model__depth=4, model__context=64)
+    train = {"steps": 10**6, "micro_batches": 6, "micro_batch_size": 8, "evaluate_every": 10**6, "checkpoint_every": 1000}
+    scale, fault = {"workers": [1, NODES], "resources": {"CPU": 1}}, {"mirror_every": MIRROR_EVERY}
+    return write_spec(folder, {**spec, "train": train, "scale": scale, "fault": fault})
+
+
+def kill(run: Run, node: str) -> dict[str, float]:
+    """Kill a node, and wait for a new step; returns seconds by stage, and the steps repeated."""
+    before, killed = run.step(), time.time()
+    run.cluster.kill(node)
+    after = lambda: [record for record in run.records() if record["time"] > killed]  # noqa: E731
+    give_up = time.time() + LIMIT
+    while time.time() < give_up:
+        joined = next((one for one in after() if one.get("event") == "workers_started"), None)
+        steps = [one for one in run.records() if "event" not in one]
+        if joined:
+            highest = max(one["step"] for one in steps if one["time"] < joined["time"])
+            new = [one for one in steps if one["time"] > joined["time"] and one["step"] > highest]
+            if new:
+                broken = next(one["time"] for one in after() if one.get("event") == "group_broken")
+                times = {"broken": broken, "joined": joined["time"], "step": new[0]["time"]}
+                first = [one for one in steps if joined["time"] < one["time"] <= new[0]["time"]]
+                waited, worked = (sum(one[name] for one in first) for name in ("data_wait_s", "step_s"))
+                seconds = {name: at - killed for name, at in times.items()}
+                return seconds | {"repeated": highest - joined["step"], "waited": waited, "worked": worked}
+        time.sleep(0.05)
+    raise TimeoutError(f"no step within {LIMIT:.0f} s after step {before}")
+
+
+def grow(run: Run) -> None:
+    """Add a node, and wait until its worker takes part and some steps are done."""
+    began = time.time()
+    run.cluster.add(RESOURCES)
+    full: Any = lambda one: one.get("event") == "workers_started" and one["workers"] == NODES  # noqa: E731
+    run.wait_for(lambda: any(map(full, (one for one in run.events() if one["time"] > began))), "a full group", LIMIT)
+    run.wait_for_step(run.step() + 10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30)
+    options = parser.parse_args()
+    print(machine(), flush=True)
+    dealer, found = random.Random(0), list[dict[str, float]]()
+    with tempfile.TemporaryDirectory() as scratch:
+        cluster = LocalCluster.up(NODES, RESOURCES, Path(tempfile.mkdtemp(prefix="fr-")), dashboard=False)
+        run = Run(cluster, spec_of(Path(scratch)), "killed")
+        try:
+            run.wait_for_step(30)
+            for _ in range(options.kills):
+                time.sleep(dealer.uniform(0.5, 1.5))
+                found.append(kill(run, dealer.choice(nodes_of(cluster))))
+                print("  ".join(f"{name} {value:.2f}" for name, value in found[-1].items()), flush=True)
+                grow(run)
+        finally:
+            run.end()
+            cluster.down()
+    for name, what in STAGES.items():
+        values = [one[name] for one in found]
+        print(f"{what:70}{statistics.median(values):8.2f}{max(values):8.2f}")
+    print(f"steps repeated, at most {max(one['repeated'] for one in found):.0f}")
+
+
+if __name__ == "__main__":
+    main()
