@@ -65,43 +65,50 @@ class History:
 
 
 class Protocol:
+    stage: Stage
+    since: float
+    """Time since which the stage lasts."""
+    checkpoints: list[Checkpoint]
+    """The complete checkpoints, newest first; a cut may have undone some."""
+    damaged: dict[tuple[int, str], str]
+    """Names of checkpoints that some worker could not read, and why."""
+    skipped: list[str]
+    """Why checkpoints were skipped since a group was last ordered to join."""
+    recorded: int
+    """The last step that this command has recorded."""
+    stored: int
+    """The last step whose record is stored."""
+    group: dict[int, int]
+    """Ranks of the group's workers by number, in rank order."""
+    broken: bool
+    """Whether the group has broken, and the cause is still to be found."""
+    retry_at: float
+    """Time before which no other group is formed, because storage does not answer."""
+    pausing: Literal["", "regroup", "stop"]
+    """Why workers were asked to pause."""
+    done_since: float | None
+    """Time since which all workers of the group have been done, or have paused."""
+    failure: FoundrayError | None
+    """Why the command gives up."""
+
     def __init__(self, spec: Spec, history: History, resume: str, now: float):
         """`resume` is the command that continues the run, for messages."""
-        self.spec, self.resume, self.now = spec, resume, now
-        self.world = spec.scale.world
+        self.spec, self.world, self.resume, self.now = spec, spec.scale.world, resume, now
         self.decisions: list[Decision] = []
         self.members = Members(self.world[1], spec.fault.silence_s, now, self._decide)
         self.commits = Commits(spec.fault.storage_wait_s, spec.train.pins, self._decide)
         self.failures = Failures(spec.fault, resume, lambda: self.now)
         # What the run has made so far.
         self.lineage, self.roll_backs = history.lineage, history.roll_backs
-        self.checkpoints = list(history.checkpoints)
-        """The complete checkpoints, newest first; a cut may have undone some."""
-        self.damaged: dict[tuple[int, str], str] = {}
-        """Names of checkpoints that some worker could not read, and why."""
-        self.skipped: list[str] = []
-        """Why checkpoints were skipped since a group was last ordered to join."""
+        self.checkpoints, self.damaged, self.skipped = list(history.checkpoints), {}, []
         self.recorded = self.stored = 0
-        """The last step that this command has recorded, and the last whose record is stored."""
         # The group, and the attempt to form the next one.
         self.stage, self.since = Stage.GATHERING, now
-        """The stage, and the time since which it lasts."""
-        self.group: dict[int, int] = {}
-        """Ranks of the group's workers by number, in rank order."""
-        self.generation = 0
-        self.attempt = Attempt(0, now)
-        self.broken = False
-        """Whether the group has broken, and the cause is still to be found."""
-        self.retry_at = 0.0
-        """Time before which no other group is formed, because storage does not answer."""
-        self.pausing: Literal["", "regroup", "stop"] = ""
-        """Why workers were asked to pause."""
-        self.paused_at = 0.0
+        self.group, self.generation, self.attempt = {}, 0, Attempt(0, now)
+        self.broken, self.retry_at = False, 0.0
+        self.pausing, self.paused_at, self.done_since = "", 0.0, None
         self.stop_asked = self.waiting_reported = False
-        self.done_since: float | None = None
-        """Time since which all workers of the group have been done, or have paused."""
-        self.failure: FoundrayError | None = None
-        """Why the command gives up."""
+        self.failure = None
 
     def take(self, events: Iterable[Event], now: float) -> list[Decision]:
         """Take events, and return what follows, to be done in this order. Times are seconds on one monotonic clock.
