@@ -17,6 +17,7 @@ SHARED = ExitStack()
 """The Ray that modules share, while it is up."""
 
 
+@pytest.hookimpl(trylast=True)  # after fixtures have put the environment back in which Ray was started
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """No Ray is left in this process for tests of other folders."""
     if nextitem is None or FOLDER not in nextitem.path.parents:

@@ -32,6 +32,8 @@ class Driver:
         """Time until which it does nothing."""
         self.decisions: deque[Decision] = deque()
         self.inbox: deque[Event] = deque()
+        self.record_at = self.store_at = 0.0
+        """Times at which the last step's record is read, and stored."""
         self.looks = False
         """Whether it will look at what has arrived."""
         self.ended: Decision | None = None
@@ -91,12 +93,14 @@ class Driver:
 
     def record(self, step: int) -> None:
         """A step's record, on its way through the board into storage."""
-        self.world.clock.after(self.world.draw(0.05, 0.6), self.recorded, step)
+        self.record_at = max(self.record_at, self.world.clock.now + self.world.draw(0.05, 0.6))  # in order
+        self.world.clock.after(self.record_at - self.world.clock.now, self.recorded, step)
 
     def recorded(self, step: int) -> None:
         if self.alive:
             self.take(m.Recorded(step))
-            self.world.clock.after(self.world.draw(0.01, 0.2), self.stored, step)
+            self.store_at = max(self.store_at, self.world.clock.now + self.world.draw(0.01, 0.2))
+            self.world.clock.after(self.store_at - self.world.clock.now, self.stored, step)
 
     def stored(self, step: int) -> None:
         if not self.alive:

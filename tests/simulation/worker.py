@@ -191,6 +191,7 @@ class Group:
         elif isinstance(source, Source):
             for worker in self.workers:
                 worker.replicas.start_from(source.state, self.join.lineage)
+            self.world.known.add(source.state)
             blocks: dict[int, int] = {}
             for holder, shard in source.shards:
                 blocks.update(enumerate(self.workers[holder].replicas.get(shard), shard.start))
@@ -277,6 +278,7 @@ class Group:
         if self.copied_step or len(self.workers) == 1:
             for worker in self.workers:
                 worker.replicas.whole((self.join.generation, self.copied_step) if len(self.workers) > 1 else None)
+            self.world.known.add((self.join.generation, self.copied_step))
         self.driver.record(self.done)
         self.after_step()
 

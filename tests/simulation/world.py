@@ -61,6 +61,8 @@ class World:
         """The last group that made a step."""
         self.counts: dict[str, int] = {}
         """Events noted, by kind."""
+        self.known: set[tuple[int, int]] = set()
+        """(generation, step) of states known to be whole: those that groups started from, or have in two memories."""
         self.overlapped = False
         """Whether two commands were at work at once."""
         self.resume()
@@ -191,7 +193,7 @@ class World:
             if not usable(source.step, source.made_under, lineage):
                 raise Broken(f"a state of step {source.step}, made under {source.made_under!r}, was undone")
         had = {
-            rank: [shard for shard in worker.offered if usable(shard.step, shard.made_under, group.join.lineage)]
+            rank: [shard for shard in worker.offered if self.should_have(shard, group)]
             for rank, worker in enumerate(group.workers)
         }
         same = before is None or before.made_under == group.made_under  # a cut may undo all that is kept
@@ -199,6 +201,11 @@ class World:
             raise Broken(f"the workers had a whole state of step {newest.step}, and start from step {group.done}: {newest}")
         if before is not None and before.driver is group.driver:
             self.check_repeated(before, group)
+
+    def should_have(self, shard: StateShard, group: Group) -> bool:
+        """Whether a shard that a worker once had is part of a state that must not be lost."""
+        known = (shard.generation, shard.step) in self.known
+        return known and usable(shard.step, shard.made_under, group.join.lineage)
 
     def check_repeated(self, before: Group, group: Group) -> None:
         """After the loss of one worker, only what followed the last replication is repeated."""
