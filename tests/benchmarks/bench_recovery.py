@@ -12,7 +12,6 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from tests.benchmarks.bench_faults import text
 from tests.benchmarks.small_runs import machine
@@ -20,6 +19,7 @@ from tests.chaos.faults import RESOURCES, Run, nodes_of
 
 from foundray.cluster.local.cluster import LocalCluster
 from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.waiting import wait_until
 
 NODES, MIRROR_EVERY, LIMIT = 3, 2, 120.0
 STAGES = {
@@ -39,33 +39,39 @@ def spec_of(folder: Path) -> Path:
 
 def kill(run: Run, node: str) -> dict[str, float]:
     """Kill a node, and wait for a new step; returns seconds by stage, and the steps repeated."""
-    before, killed = run.step(), time.time()
+    killed = time.time()
     run.cluster.kill(node)
-    after = lambda: [record for record in run.records() if record["time"] > killed]  # noqa: E731
-    give_up = time.time() + LIMIT
-    while time.time() < give_up:
-        joined = next((one for one in after() if one.get("event") == "workers_started"), None)
-        steps = [one for one in run.records() if "event" not in one]
-        if joined:
-            highest = max(one["step"] for one in steps if one["time"] < joined["time"])
-            new = [one for one in steps if one["time"] > joined["time"] and one["step"] > highest]
-            if new:
-                broken = next(one["time"] for one in after() if one.get("event") == "group_broken")
-                times = {"broken": broken, "joined": joined["time"], "step": new[0]["time"]}
-                first = [one for one in steps if joined["time"] < one["time"] <= new[0]["time"]]
-                waited, worked = (sum(one[name] for one in first) for name in ("data_wait_s", "step_s"))
-                seconds = {name: at - killed for name, at in times.items()}
-                return seconds | {"repeated": highest - joined["step"], "waited": waited, "worked": worked}
-        time.sleep(0.05)
-    raise TimeoutError(f"no step within {LIMIT:.0f} s after step {before}")
+    return wait_until(lambda: _after(run, killed), LIMIT, lambda: f"a new step: {run.events()[-5:]}", run.process)
+
+
+def _after(run: Run, killed: float) -> dict[str, float]:
+    """What is measured after a kill; empty until a new step is recorded."""
+    events = [event for event in run.events() if event["time"] > killed]
+    steps = run.steps()
+    if (joined := next((event for event in events if event["event"] == "workers_started"), None)) is None:
+        return {}
+    highest = max(one["step"] for one in steps if one["time"] < joined["time"])
+    first = [one for one in steps if one["time"] > joined["time"]]
+    if (new := next((one for one in first if one["step"] > highest), None)) is None:
+        return {}
+    broken = next(event["time"] for event in events if event["event"] == "group_broken")
+    times = {"broken": broken, "joined": joined["time"], "step": new["time"]}
+    first = [one for one in first if one["time"] <= new["time"]]
+    waited, worked = (sum(one[name] for one in first) for name in ("data_wait_s", "step_s"))
+    seconds = {name: at - killed for name, at in times.items()}
+    return seconds | {"repeated": highest - joined["step"], "waited": waited, "worked": worked}
 
 
 def grow(run: Run) -> None:
     """Add a node, and wait until its worker takes part and some steps are done."""
     began = time.time()
     run.cluster.add(RESOURCES)
-    full: Any = lambda one: one.get("event") == "workers_started" and one["workers"] == NODES  # noqa: E731
-    run.wait_for(lambda: any(map(full, (one for one in run.events() if one["time"] > began))), "a full group", LIMIT)
+
+    def is_full() -> bool:
+        events = [event for event in run.events() if event["time"] > began]
+        return any(event["event"] == "workers_started" and event["workers"] == NODES for event in events)
+
+    run.wait_for(is_full, "a full group", LIMIT)
     run.wait_for_step(run.step() + 10)
 
 

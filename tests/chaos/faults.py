@@ -88,9 +88,9 @@ class Run:
     def events(self) -> list[dict[str, Any]]:
         return self._read("events.jsonl")
 
-    def records(self) -> list[dict[str, Any]]:
-        """Events and steps recorded."""
-        return [*self.events(), *self._read("metrics.jsonl")]
+    def steps(self) -> list[dict[str, Any]]:
+        """Records of the steps."""
+        return self._read("metrics.jsonl")
 
     def _read(self, file: str) -> list[dict[str, Any]]:
         with contextlib.suppress(FileNotFoundError):

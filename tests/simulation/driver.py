@@ -85,8 +85,12 @@ class Driver:
 
     def report(self, worker: Worker) -> None:
         """A worker's status on its way to the driver."""
+        self.later(self._answer_s(worker), m.Heard(worker.number, worker.status))
+
+    def _answer_s(self, worker: Worker) -> float:
+        """Seconds until a worker's answer arrives."""
         late = self.world.draw(0.5, 2.0) if worker.late_until > self.world.clock.now else 0.0
-        self.later(self.world.draw(0.002, 0.02) + late, m.Heard(worker.number, worker.status))
+        return self.world.draw(0.002, 0.02) + late
 
     def lost(self, worker: Worker) -> None:
         self.later(self.world.draw(0.05, 6.0), m.Gone(worker.number, "its process is gone"))
@@ -162,8 +166,7 @@ class Driver:
 
     def halted(self, worker: Worker, attempt: int) -> None:
         status, shards = worker.halt(attempt)
-        late = self.world.draw(0.5, 2.0) if worker.late_until > self.world.clock.now else 0.0
-        self.later(self.world.draw(0.002, 0.02) + late, m.Halted(attempt, worker.number, status, shards))
+        self.later(self._answer_s(worker), m.Halted(attempt, worker.number, status, shards))
 
     def hand_over(self, worker: Worker, attempt: int, to: int) -> None:
         shard, successor = worker.replicas.own, self.workers.get(to)
@@ -207,11 +210,8 @@ class Driver:
 
     def prune(self) -> None:
         """Delete what need not be kept, if storage allows it."""
-        setup, protocol = self.world.setup, self.protocol
-        counted = protocol.usable()
-        wanted = Keep(setup.keep, anchors=tuple(filter(None, (setup.roll_back, setup.recheck_every)))).of(
-            [c.step for c in counted]
-        )
+        counted = self.protocol.usable()
+        wanted = Keep.by(self.protocol.spec).of([one.step for one in counted])
         gone = frozenset(one for one in counted if one.step not in wanted)
         if gone and self.world.storage.refuses_until <= self.world.clock.now:
             for one in gone:

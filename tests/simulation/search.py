@@ -35,11 +35,3 @@ def search(first: int, count: int, processes: int | None = None) -> Iterator[tup
     with multiprocessing.get_context("fork").Pool(processes or os.cpu_count()) as pool:
         for found in pool.imap_unordered(_failures, chunks):
             yield from found
-
-
-def first_failure(world: type[World], seeds: range) -> tuple[History, str] | None:
-    """The first history that a mutated protocol fails, and how."""
-    for seed in seeds:
-        if found := failure(of_seed(seed), world):
-            return of_seed(seed), found
-    return None

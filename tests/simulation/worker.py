@@ -85,10 +85,7 @@ class Worker:
         if group.join.attempt < self.fence:
             return
         self.pause = self.save = False
-        self.status = replace(
-            self.status, version=self.status.version + 1, phase=Phase.RUNNING, generation=group.join.generation, reason="",
-            spike=0, suspects=(), unreadable=None, away=False, done=-1, saved=False, written=(), facts={},
-        )  # fmt: skip
+        self.status = Status(Phase.RUNNING, self.status.version + 1, group.join.generation)
         group.arrive(self)
 
     def halt(self, attempt: int) -> tuple[Status, tuple[StateShard, ...]]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from foundray.errors import InputError
 from foundray.runs.lineage import Lineage, recorded, undoes_after, undone, usable
+from foundray.spec import Spec
 from foundray.spec.evaluating import VALIDATION
 from foundray.storage import Store, writing
 
@@ -130,6 +131,13 @@ class Keep:
     """Known validation losses by step."""
     anchors: tuple[int, ...] = ()
     """For each, the newest checkpoint at or before its last multiple is kept: a cut may undo all later ones."""
+
+    @classmethod
+    def by(cls, spec: Spec, losses: Callable[[], Mapping[int, float]] = dict) -> Keep:
+        """What a spec keeps: its own choice, and what a cut may go back to."""
+        train, guard = spec.train, spec.guard
+        anchors = tuple(filter(None, (guard.roll_back, guard.recheck_every)))
+        return cls(train.keep_checkpoints, train.keep_every, train.keep_best, losses, anchors)
 
     def of(self, steps: list[int]) -> set[int]:
         """Steps to keep, of `steps` given newest first."""

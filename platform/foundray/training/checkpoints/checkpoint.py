@@ -77,7 +77,7 @@ def write_shard(
 
 
 def load(folder: Store, trainer: Trainer, checkpoint: Checkpoint, fingerprint: str, wait_s: float = 0.0) -> CheckpointManifest:
-    """Load a checkpoint into the trainers of a group, all of which call this; returns its manifest.
+    """Load a checkpoint into the trainers of a group; each of them calls this. Returns its manifest.
 
     Storage that does not answer is retried for `wait_s` seconds. Raises Unusable, on every worker alike, if one cannot read its
     part or finds it damaged.

@@ -31,9 +31,7 @@ class Committer:
     ):
         """`losses` returns the recorded validation losses by step; `lineage` holds the run's cuts."""
         self.spec, self.folder, self.note, self.lineage = spec, folder, note, lineage
-        train, guard = spec.train, spec.guard
-        anchors = tuple(filter(None, (guard.roll_back, guard.recheck_every)))
-        self.keep = Keep(train.keep_checkpoints, train.keep_every, train.keep_best, losses, anchors)
+        self.keep = Keep.by(spec, losses)
         self.thread = ThreadPoolExecutor(1)
         self.writing: tuple[Commit, Future[list[Event]]] | None = None
         self.not_deleted = ""

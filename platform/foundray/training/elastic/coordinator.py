@@ -6,7 +6,6 @@ slot has a worker, a process that outlives Ray Train's. Who computes together, a
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from contextlib import suppress
@@ -21,6 +20,7 @@ from foundray.runs.checkpoints import MANIFEST, Checkpoint, completed, place, st
 from foundray.runs.lock import RunLock
 from foundray.runs.run import Run, event
 from foundray.spec import Spec
+from foundray.storage import sha256
 from foundray.training.elastic.committer import Committer
 from foundray.training.elastic.ending import keep_what_is_done
 from foundray.training.elastic.joining import Opening, orders
@@ -53,7 +53,7 @@ class Coordinator:
         prestarted: Prestarted | None = None,
     ):
         self.spec, self.run_folder, self.work, self.recorder = spec, run, work, recorder
-        self.ray_train, self.run_lock, self.prestarted = slots, run_lock, prestarted
+        self.ray_train, self.run_lock = slots, run_lock
         self.workers = Workers(work, prestarted)
         self.committer = Committer(spec, run.checkpoints, self._note, lambda: recorder.val_losses, recorder.lineage)
         there = tuple(Checkpoint(*state_of(folder)) for folder in completed(run.checkpoints, recorder.lineage))
@@ -66,7 +66,7 @@ class Coordinator:
         self.stop_taken = False
         self.next_due: dict[str, float] = {}
         self.recorded = self.stored = 0
-        """The last step recorded, and the last stored, of which the protocol knows."""
+        """The last step recorded, and the last stored, that the protocol knows."""
 
     def run(self) -> None:
         """Run until the run is finished, or stopped on request. Raises InputError or RunFailed."""
@@ -81,14 +81,12 @@ class Coordinator:
 
     def _prefetch(self) -> None:
         """Prefetch what the first group will most likely need: its workers, and the data from the last checkpoint on."""
-        whole = whole_nodes()
+        whole, certain = whole_nodes(), self.workers.prestarted is not None
         self.nodes |= whole.keys()
-        expected = tuple(certain_slots(self.spec.scale.all_pools, whole if self.prestarted else free_resources()))
-        self.take([m.Expected(expected, certain=self.prestarted is not None)])
-        if self.prestarted:
-            self.prestarted.close()
-            self.workers.prestarted = None
-        done = max((one.step for one in self.protocol.usable()), default=0)
+        expected = tuple(certain_slots(self.spec.scale.all_pools, whole if certain else free_resources()))
+        self.take([m.Expected(expected, certain)])
+        self.workers.end_prestart()
+        done = self.protocol.stored_step
         roll_backs, per_step = self.recorder.roll_backs, self.spec.train.micro_batches
         offset, until = passed_over(roll_backs, done), next_turn(roll_backs, done) or self.spec.train.steps
         if done < until:
@@ -233,7 +231,7 @@ class Coordinator:
         """The checkpoint with its manifest's hash; without it if that cannot be read, as the workers will find, too."""
         manifest = place(self.run_folder.checkpoints, *checkpoint.name) / MANIFEST
         with suppress(InputError):
-            return checkpoint._replace(sha256=hashlib.sha256(manifest.read_bytes()).hexdigest())
+            return checkpoint._replace(sha256=sha256(manifest.read_bytes()))
         return checkpoint
 
     def _end(self, state: str, step: int) -> None:

@@ -76,7 +76,8 @@ def orders(join: Join, spec: Spec, workers: Workers, members: Mapping[int, Membe
     free = [fact["free_bytes"] for fact in facts]
     bounds = shard_bounds(facts[0]["blocks"], _shard_memory(chosen, free, Counter(w.slot.node for w in workers.of.values())))
     peak_flops = _peak_flops(spec, chosen, [fact["hardware"] for fact in facts])
-    source = join.source
+    # What all orders share.
+    several_nodes, losses, source = len(set(nodes)) > 1, tuple(recorder.losses) if spec.guard.spike else (), join.source
     if isinstance(source, Source) and len(source.shards) > SHARDS_IN_ORDER:
         source = ray.put(source)  # once for all, as each order would hold every worker's shards
     return [
@@ -89,12 +90,12 @@ def orders(join: Join, spec: Spec, workers: Workers, members: Mapping[int, Membe
             source=source,
             bounds=bounds,
             replica_holder=None if holder is None else chosen[holder].handle,
-            replica_s=REPLICA_SECONDS if len(set(nodes)) > 1 else ONE_NODE_REPLICA_SECONDS,
+            replica_s=REPLICA_SECONDS if several_nodes else ONE_NODE_REPLICA_SECONDS,
             recorded=recorder.step,
             evaluated=recorder.evaluated,
             failures=join.failures,
             lineage=join.lineage,
-            losses=tuple(recorder.losses) if spec.guard.spike else (),
+            losses=losses,
             roll_backs=join.roll_backs,
             peak_flops=peak_flops,
         )

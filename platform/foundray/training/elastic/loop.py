@@ -278,9 +278,10 @@ class Loop:
     def _record_step(self, result: StepResult, waited: float) -> None:
         """Count and record a step."""
         self.done += 1
-        if self.order.world == 1 or self.replication.step:  # all have finished it, as this step was agreed on
-            state = (self.generation, self.replication.step or 0) if self.order.world > 1 else None
-            self.worker.replicas.whole(state)
+        if self.order.world == 1:
+            self.worker.replicas.whole(None)
+        elif self.replication.step:  # all have finished it, as this step was agreed on
+            self.worker.replicas.whole((self.generation, self.replication.step))
         seconds = time.perf_counter() - self.began
         self.evaluations.prefetch(self.done, seconds)
         self.journal.record(

@@ -18,7 +18,7 @@ from foundray.training.protocol.messages import Event, Gone, Halted, HandedOver,
 from foundray.training.slots.slot import Slot
 
 WATCH_SECONDS, WATCHES_PER_SECOND = 1.0, 200
-"""A worker that has no news says so after a second, or later if there are so many workers that more answers than these would
+"""A worker without news answers after a second. With more than 200 workers it waits longer, so that no more answers than these
 arrive per second.
 """
 TOGETHER_SECONDS, WORKERS_TOGETHER = 0.1, 10_000
@@ -56,6 +56,12 @@ class Workers:
         handle.begin.remote(self.work)
         self.of[number] = KnownWorker(handle, slot, node_name(slot.node))
         self._watch(number, 0)
+
+    def end_prestart(self) -> None:
+        """Kill the prestarted workers that were not taken."""
+        if self.prestarted:
+            self.prestarted.close()
+            self.prestarted = None
 
     def dismiss(self, number: int) -> None:
         with suppress(RayError):

@@ -47,7 +47,7 @@ class Commits:
         self.begin(-1, 0)
 
     def begin(self, generation: int, blocks: int) -> None:
-        """Follow a new group, whose model has so many blocks."""
+        """Follow a new group. The model has `blocks` blocks."""
         self.generation, self.blocks = generation, blocks
         self.pending: dict[int, Pending] = {}
         """Unfinished checkpoints, by step."""

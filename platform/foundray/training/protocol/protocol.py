@@ -266,7 +266,7 @@ class Protocol:
         """Wait for more workers than the `ready` ones; report that, and give up after too long."""
         waited = self.now - self.since
         if self.stop_asked and (self.commits.idle(self.stored) or waited > self.spec.fault.storage_wait_s):
-            return self._end(m.End("stopped", max((one.step for one in self.usable()), default=0)))
+            return self._end(m.End("stopped", self.stored_step))
         if waited > self.spec.fault.wait_s:
             self._end(m.Waiting(ready, waited, give_up=True))
         elif waited > WAITING_REPORT_SECONDS and not self.waiting_reported:
@@ -275,7 +275,8 @@ class Protocol:
 
     def _compute(self) -> None:
         """Act on the phases of the group's workers."""
-        here, phases = self._here(), self.phases
+        here = self._here()
+        phases = {member.status.phase for member in here}
         if len(here) < len(self.group) or Phase.BROKEN in phases:
             self.broken = True
             self._halt()
@@ -309,7 +310,7 @@ class Protocol:
     def _pause_if_due(self) -> None:
         if self.stop_asked:
             self.pausing = "stop"
-        elif self._joiners() or self._leavers():
+        elif self._joiners() or self._can_leave():
             self.pausing = "regroup"
         if self.pausing and self.now - self.paused_at >= PAUSE_SECONDS:
             self.paused_at = self.now
@@ -320,18 +321,17 @@ class Protocol:
         others = [n for n in self.members.staying(self.now) if n not in self.group and self.members.of[n].heard > self.since]
         return [n for n in others if self.members.of[n].status.phase in m.IDLE][: self.world[1] - len(self.group)]
 
-    def _leavers(self) -> list[int]:
-        """Workers that should leave, if enough remain."""
-        leaving = [n for n in self.group if not self.members.may_stay(n, self.now)]
-        return leaving if len(self.group) - len(leaving) + len(self._joiners()) >= self.world[0] else []
+    def _can_leave(self) -> bool:
+        """Tell whether some workers should leave, and enough remain without others that join."""
+        leaving = sum(not self.members.may_stay(n, self.now) for n in self.group)
+        return leaving > 0 and len(self.group) - leaving >= self.world[0]
 
     # Forming a group
 
     def _halt(self) -> None:
         """Begin to form a group: ask all workers to stop what is under way."""
         warm = [n for n, member in self.members.of.items() if member.status.phase is not Phase.WARMING]
-        warm_ones = set(warm)
-        asked = (*(n for n in self.group if n in warm_ones), *(n for n in warm if n not in self.group))
+        asked = tuple(sorted(warm, key=lambda n: self.group.get(n, len(self.group))))  # the old group first, by rank
         self.attempt = Attempt(self.attempt.number + 1, self.now, asked)
         self.pausing, self.paused_at = "", 0.0
         self._enter(Stage.HALTING)
@@ -405,12 +405,16 @@ class Protocol:
         """Tell whether the workers that have halted hold a whole state, or nothing is lost if they do not."""
         if not self.broken and set(self.attempt.missing(self.members.of)) & self.group.keys():
             return False  # it has stopped with the others, and nothing says that it is lost
-        stored = max((one.step for one in self.usable()), default=0)
-        return self.recorded <= stored or self._source(self.attempt.asked) is not None
+        return self.recorded <= self.stored_step or self._source(self.attempt.asked) is not None
 
     def usable(self) -> list[Checkpoint]:
         """The complete checkpoints that no cut has undone and that could be read, newest first."""
         return [one for one in self.checkpoints if usable(*one.name, self.lineage) and one.name not in self.damaged]
+
+    @property
+    def stored_step(self) -> int:
+        """Step of the newest of these; 0 if there is none."""
+        return next((one.step for one in self.usable()), 0)
 
     # Cuts
 
@@ -435,9 +439,7 @@ class Protocol:
     def _cordon(self, suspects: tuple[int, ...], done: int) -> None:
         """Leave out workers that compute different bits, and undo what was computed since the last recheck that all passed.
 
-        The group had done `done` steps.
-
-        Raises RunFailed if no majority shows which bits are right.
+        The group had done `done` steps. Raises RunFailed if no majority shows which bits are right.
         """
         numbers = [n for n, rank in self.group.items() if rank in suspects and n in self.members.of]
         nodes = ", ".join(sorted({self.members.of[number].slot.node for number in numbers}))

@@ -129,12 +129,12 @@ class Trainer:
         recheck, at = self._rechecked(step), step + passed_over
         facts = self._compute(at, micro_batches, recheck)
         facts[WORDS + 1], facts[WORDS + 2], facts[WORDS + 3] = int(leave), int(save), int(mirror)
-        facts[self.group.rank - self.group.world] = standing(step, made_under)
+        facts[self.group.rank - self.group.world] = mine = standing(step, made_under)
         self.group.offer(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
         *loss_words, tokens_sum, leaving, saving, mirroring = self.group.sum(facts)[:WHOLE].tolist()
         each, standings = facts[WHOLE : -self.group.world], facts[-self.group.world :].tolist()
         times, takers, fingerprints, bad, checksums = each.view(-1, EACH).T.tolist()
-        if standings != [standing(step, made_under)] * self.group.world:
+        if standings != [mine] * self.group.world:
             raise Disagreement(f"the workers disagree on the step and the cuts that they are at: {standings}")
         # Check that the step is whole, and that the workers' bits agree.
         if times != [1] * len(times):
