@@ -132,4 +132,5 @@ def test_every_panel_shows_a_run_and_the_rules_are_loaded(
     groups = prometheus.ask("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) == 7 and {rule["health"] for rule in rules} == {"ok"}
-    assert not prometheus.ask("alerts")["alerts"]
+    alerts = prometheus.ask("alerts")["alerts"]  # a rule may be pending: a run this short is mostly start-up
+    assert not [alert["labels"] for alert in alerts if alert["state"] == "firing"]
