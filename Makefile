@@ -57,14 +57,14 @@ bench-start: $(VENV)/.ready-dev  ## from the command to the first step and the e
 bench-overload: $(VENV)/.ready-dev  ## two runs at once on the same cores: about five minutes
 	$(BIN)/python -m tests.benchmarks.bench_overload
 
-bench-faults: $(VENV)/.ready-dev  ## a node killed, a worker slow, the state copied: beside a peer each
-	$(BIN)/python -m tests.benchmarks.bench_faults
+bench-faults: $(VENV)/.ready-dev  ## a worker slow, the state copied: beside a peer each
+	$(BIN)/python -m tests.benchmarks.bench_skew
 	$(BIN)/python -m tests.benchmarks.bench_copying
 
 bench-growing: $(VENV)/.ready-dev  ## from a node that joins to its worker taking part, eight times: about five minutes
 	$(BIN)/python -m tests.benchmarks.bench_growing --joins 8
 
-bench-recovery: $(VENV)/.ready-dev  ## a node of three is killed thirty times: about a quarter of an hour
+bench-recovery: $(VENV)/.ready-dev  ## a node of three is killed thirty times, beside Ray Train: about 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_recovery
 
 bench-examples: $(VENV)/.ready-dev  ## what the examples reach, with three seeds each: about three hours

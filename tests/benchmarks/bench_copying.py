@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import yaml
-from tests.benchmarks.bench_faults import MIRROR_EVERY, steps_of, text
+from tests.benchmarks.small_runs import standard_library, steps_of
 
 from foundray.contract import UnitShape, load_objective
 from foundray.model.model import Model, initialise
@@ -27,7 +27,7 @@ from foundray.testing.specs import small_spec, write_spec
 from foundray.training.checkpoints.checkpoint import write_shard
 from foundray.training.step.trainer import Trainer
 
-TURNS = 3
+TURNS, MIRROR_EVERY = 3, 2
 
 
 def checkpoints(folder: Path) -> None:
@@ -87,7 +87,9 @@ def mirroring(folder: Path) -> None:
     import foundray
     from foundray.cluster.connect import connected
 
-    spec = small_spec(text(folder), folder / "runs", model={"width": 256, "depth": 4, "heads": 4, "context": 64})
+    spec = small_spec(
+        standard_library(folder / "source.txt"), folder / "runs", model={"width": 256, "depth": 4, "heads": 4, "context": 64}
+    )
     spec["train"] |= {"steps": 60, "micro_batches": 8, "micro_batch_size": 8, "evaluate_every": 10**6}
     spec["train"]["checkpoint_every"] = 10**6
     spec["data"]["holdout"] = 0.001

@@ -1,4 +1,5 @@
-"""A node is killed again and again: `make bench-recovery` measures the time to the next new step, and where it goes.
+"""A node is killed again and again: `make bench-recovery` measures the time to the next new step, and where it
+goes, beside Ray Train.
 
 A run computes on three nodes of a local cluster. One of them is killed; a moment after the run has gone on, another joins, and
 once its worker takes part the next one is killed.
@@ -13,15 +14,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.bench_faults import text
-from tests.benchmarks.small_runs import machine
+from tests.benchmarks import plain_ray_train
+from tests.benchmarks.small_runs import machine, standard_library
 from tests.chaos.faults import RESOURCES, Run, nodes_of
 
 from foundray.cluster.local.cluster import LocalCluster
 from foundray.testing.specs import small_spec, write_spec
 from foundray.testing.waiting import wait_until
 
-NODES, MIRROR_EVERY, LIMIT = 3, 2, 120.0
+NODES, MIRROR_EVERY, LIMIT = 3, 1, 120.0
 STAGES = {
     "broken": "the driver knows why the group broke",
     "joined": "the remaining workers have their state and data, in a new group",
@@ -31,7 +32,8 @@ STAGES = {
 
 
 def spec_of(folder: Path) -> Path:
-    spec = small_spec(text(folder), folder / "runs", model__width=128, model__depth=4, model__context=64)
+    text = standard_library(folder / "source.txt")
+    spec = small_spec(text, folder / "runs", model__width=128, model__depth=4, model__context=64)
     train = {"steps": 10**6, "micro_batches": 6, "micro_batch_size": 8, "evaluate_every": 10**6, "checkpoint_every": 1000}
     scale, fault = {"workers": [1, NODES], "resources": {"CPU": 1}}, {"mirror_every": MIRROR_EVERY}
     return write_spec(folder, {**spec, "train": train, "scale": scale, "fault": fault})
@@ -98,6 +100,10 @@ def main() -> None:
         values = [one[name] for one in found]
         print(f"{what:70}{statistics.median(values):8.2f}{max(values):8.2f}")
     print(f"steps repeated, at most {max(one['repeated'] for one in found):.0f}")
+    for name, quick in (("shortened settings", True), ("default settings", False)):
+        with tempfile.TemporaryDirectory() as scratch:
+            seconds, repeated = plain_ray_train.recovery(Path(scratch), quick)
+        print(f"{f'Ray Train, {name}: a new step after one kill':70}{seconds:8.2f}; {repeated} steps repeated", flush=True)
 
 
 if __name__ == "__main__":

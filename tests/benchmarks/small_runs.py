@@ -75,6 +75,11 @@ def standard_library(path: Path, size: int = 1_500_000) -> Path:
     return path
 
 
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    """The records of a run's steps."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def prepare(spec: Path) -> None:
     subprocess.run([FOUNDRAY, "prepare", spec], stdout=subprocess.DEVNULL, check=True)
 

@@ -252,12 +252,12 @@ def node_name(node: str) -> str:
         return short_node(node)
 
 
-def beside_caller(soft: bool = False) -> Any:
-    """Scheduling strategy for the calling process's node; if `soft`, another node may be used once that one is gone."""
+def beside_caller() -> Any:
+    """Scheduling strategy for the calling process's node. (A soft affinity places actors anywhere: Ray 2.60.)"""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=soft)
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def draining_nodes() -> set[str]:

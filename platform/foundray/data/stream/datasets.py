@@ -29,7 +29,7 @@ def read_by_ray_data(plan: StreamPlan, first: int, end: int) -> Iterator[Parcel]
     The first few are read on the caller's node: when a group starts because a node was lost, Ray may not know that yet, and
     would send tasks there.
     """
-    start, strategy = first, beside_caller(soft=True)
+    start, strategy = first, beside_caller()
     fewest, most = FEWEST_PARCELS * plan.per_parcel, MOST_TASKS * plan.per_task
     size = fewest
     while start < end:

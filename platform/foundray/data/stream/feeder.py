@@ -155,9 +155,9 @@ def contiguous(parcels: list[Parcel], position: int, end: int) -> list[Parcel]:
 def start_feeder() -> FeederHandle:
     """Start a feeder that lives as long as the calling process, and that Ray restarts if it dies.
 
-    It runs on the caller's node if possible, so that the loss of a worker node does not end it.
+    It runs on the caller's node, so that the loss of another node does not end it.
     """
     options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": CALLS_AT_ONCE}
-    actor = ray.remote(_Feeder).options(scheduling_strategy=beside_caller(soft=True), **options)
+    actor = ray.remote(_Feeder).options(scheduling_strategy=beside_caller(), **options)
     feeder: FeederHandle = actor.remote(is_alone())
     return feeder

@@ -27,6 +27,14 @@ SILENCE = timedelta(minutes=10)
 """Longest wait of a collective for a worker that neither answers nor closes its connection."""
 
 
+def listen(address: str, port: int = 0) -> dist.TCPStore:
+    """A store at which a group can gather, on this node; port 0 means any that is free.
+
+    It listens before anyone is sent there: a worker that comes too early tries again only after up to a second.
+    """
+    return dist.TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=GATHERING)
+
+
 class Group:
     """The workers of one generation. For a single worker, every collective does nothing."""
 
@@ -39,12 +47,18 @@ class Group:
         """Shared memory, if all workers are on one machine."""
 
     @staticmethod
-    def gather_at(rendezvous: tuple[str, int] | None, rank: int, world: int, device: torch.device) -> Group:
-        """Form a group with the workers at the same rendezvous address. Raises RuntimeError if one does not come."""
+    def gather_at(
+        rendezvous: tuple[str, int] | None, rank: int, world: int, device: torch.device, store: dist.TCPStore | None = None
+    ) -> Group:
+        """Form a group with the workers at the same rendezvous address, where rank 0 has the `store` that `listen` gave.
+
+        Raises RuntimeError if one does not come.
+        """
         if rendezvous is not None:
-            host, port = rendezvous
+            if store is not None and store.port != rendezvous[1]:
+                raise LostConnection("a later group gathers elsewhere")
             before = _sockets()
-            store = dist.TCPStore(host, port, world, is_master=rank == 0, timeout=GATHERING)
+            store = store or dist.TCPStore(*rendezvous, is_master=False, timeout=GATHERING)
             backend = _backend(store, rank, world, device)
             dist.distributed_c10d._world.group_count = 0  # torch counts failed attempts in a name that all workers must share
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GATHERING)

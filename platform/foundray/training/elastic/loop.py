@@ -98,7 +98,8 @@ class Loop:
         source = order.source if isinstance(order.source, Source) else None
         self.worker.replicas.start_from(source.state if source else None, order.lineage)
         # Meet the other workers, and take a share of the state.
-        group = self.worker.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device)
+        store = self.worker.store if order.rank == 0 else None
+        group = self.worker.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device, store)
         self.trainer.take_part(group, order.bounds)
         initialised, losses = self._take_state(group, order)
         # Continue from that step: the guard's window, the data's offset, and the step to stop at.

@@ -8,7 +8,6 @@ order. Warming up (imports, building the model) happens once, while other worker
 from __future__ import annotations
 
 import queue
-import socket
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from foundray.training.step.heap import keep_memory
 
 if TYPE_CHECKING:  # these import torch, which the driver has no use for
     from torch import Tensor
+    from torch.distributed import TCPStore
 
     from foundray.training.collectives.group import Group
 
@@ -47,6 +47,8 @@ class Worker:
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.work_given: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self.group: Group | None = None
+        self.store: TCPStore | None = None
+        """Where the group gathers of which this worker is the first."""
         self.halted_for = 0
         """The last attempt to form a group for which it was asked to halt."""
         self.pause_requested, self.checkpoint_requested = threading.Event(), threading.Event()
@@ -65,10 +67,12 @@ class Worker:
             return self.status
 
     def rendezvous(self) -> tuple[str, int]:
-        """Return an address and a free port on this node."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        """Return the address and port on this node at which a group can gather."""
+        from foundray.training.collectives.group import listen
+
+        address = ray.util.get_node_ip_address()
+        self.store = listen(address)
+        return address, self.store.port
 
     def take_part(self, order: Order) -> None:
         """Join a group, unless the order was overtaken by a later attempt to form one."""

@@ -41,11 +41,16 @@ def survivors(target: Callable[..., None], world: int) -> dict[int, float]:
             process.join()
 
 
+def gathered(rank: int, port: int, world: int) -> Group:
+    from foundray.training.collectives.group import Group, listen
+
+    store = listen("127.0.0.1", port) if rank == 0 else None
+    return Group.gather_at(("127.0.0.1", port), rank, world, torch.device("cpu"), store)
+
+
 def worker(rank: int, port: int, results: Any) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    from foundray.training.collectives.group import Group
-
-    group = Group.gather_at(("127.0.0.1", port), rank, WORLD, torch.device("cpu"))
+    group = gathered(rank, port, WORLD)
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     began = time.monotonic()
@@ -67,9 +72,7 @@ def test_a_collective_can_be_interrupted_while_it_waits_for_a_silent_worker() ->
 
 def partner(rank: int, port: int, results: Any) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    from foundray.training.collectives.group import Group
-
-    group = Group.gather_at(("127.0.0.1", port), rank, 2, torch.device("cpu"))
+    group = gathered(rank, port, 2)
     for _ in range(20):
         group.sum(torch.ones(1000))
         group.check()
@@ -101,9 +104,9 @@ def comrade(rank: int, port: int, results: Any) -> None:
         TCPStore("127.0.0.1", port, 2, is_master=False)
     else:
         with pytest.raises(RuntimeError):
-            module.Group.gather_at(("127.0.0.1", port), rank, 2, torch.device("cpu"))
+            gathered(rank, port, 2)
     module.GATHERING = timedelta(seconds=15)
-    group = module.Group.gather_at(("127.0.0.1", port + 1), rank, 2, torch.device("cpu"))
+    group = gathered(rank, port + 1, 2)
     results.put((rank, float(group.sum(torch.ones(1)))))
 
 
