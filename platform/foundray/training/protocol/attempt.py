@@ -9,7 +9,7 @@ from foundray.runs.lineage import Lineage, usable
 from foundray.training.protocol.members import Member
 from foundray.training.protocol.states import Source, StateShard, newest_complete
 
-GRACE_SECONDS, PROBE_SECONDS = 0.2, 0.7
+GRACE_SECONDS, PROBE_SECONDS = 0.1, 0.7
 """A worker that gives no sign of life for twice as long as the slowest answer took is left out, if it is not needed: after the
 first of these times at the earliest, and after the second at the latest.
 """

@@ -22,6 +22,11 @@ SETTLE_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
 """Interval between two looks for a first slot. Ray Train itself looks again at once, and takes a core."""
 
+RECOVERY_SECONDS = 1.5
+"""Time after a lost node before new holders of slots start: the workers, which are still there, recover within it, and would
+share their processors.
+"""
+
 Reserved = dict[str, dict[str, float]]
 """Resources reserved for a run, by node."""
 
@@ -42,6 +47,8 @@ class StayingNodes(ElasticScalingPolicy):
         """Living nodes, and draining ones, when the number of slots was last considered."""
         self.considered_at = float("-inf")
         """Time at which the number of slots of a running group was last considered."""
+        self.was_running = False
+        """Whether a group has run since slots were last requested for one that had not."""
 
     def _get_num_workers_for_resource_request(self) -> int:
         # Slots on a draining node are of no use; and a cluster that can grow should start to.
@@ -49,6 +56,7 @@ class StayingNodes(ElasticScalingPolicy):
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
         self._maybe_send_resource_request()
+        self.was_running = True
         now = time.monotonic()
         if now - worker_group_state.start_time < SETTLE_SECONDS:
             return NoopDecision()
@@ -64,6 +72,9 @@ class StayingNodes(ElasticScalingPolicy):
         return NoopDecision() if unchanged or room < self.scaling_config.min_workers else self._get_resize_decision(room)
 
     def make_decision_for_non_running_worker_group(self) -> Any:
+        if self.was_running:
+            self.was_running = False
+            time.sleep(RECOVERY_SECONDS)
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, NoopDecision):
             time.sleep(PAUSE_SECONDS)
