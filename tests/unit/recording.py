@@ -9,6 +9,7 @@ from foundray.runs.run import Run
 from foundray.storage import Store
 from foundray.testing.records import untimed_event
 from foundray.testing.specs import make_spec
+from foundray.training.telemetry.likelihood import BytesPerToken
 from foundray.training.telemetry.recorder import Recorder
 
 
@@ -25,4 +26,4 @@ def started(number: int) -> dict[str, Any]:
 
 def recorder(folder: Path, said: list[str] | None = None) -> Recorder:
     """A recorder of the small spec's run in `folder`; what it says is added to `said`."""
-    return Recorder(Run(Store.at(folder)), make_spec(), 1.0, (said if said is not None else []).append, False)
+    return Recorder(Run(Store.at(folder)), make_spec(), BytesPerToken(1.0), (said if said is not None else []).append, False)

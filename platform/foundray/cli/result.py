@@ -14,7 +14,9 @@ def print_result(facts: Any, as_json: bool) -> None:
 
     run = Run.open(facts.run)
     if facts.state == "finished":
-        print(f"validation loss {facts.val_loss:.4f} nats per token after {facts.step:,} steps, {facts.tokens:,} tokens")
+        perplexity = f", perplexity {facts.perplexity:.4g}," if facts.perplexity else ""
+        after = f"after {facts.step:,} steps, {facts.tokens:,} tokens"
+        print(f"validation loss {facts.val_loss:.4f} nats per token{perplexity} {after}")
     else:
         kept = f"the last checkpoint is from step {facts.checkpoint:,}" if facts.checkpoint else "there is no checkpoint yet"
         print(f"stopped after step {facts.step:,}; {kept}")

@@ -122,6 +122,17 @@ class Story:
         """(step, loss); of a step evaluated again, the last."""
         return sorted({event["step"]: value for event, value in self.evaluations}.items())
 
+    @cached_property
+    def source_losses(self) -> dict[tuple[int, str], float]:
+        """Validation loss by step and name of the source, if the data has several."""
+        parts = ((event["step"], part) for event, _ in self.evaluations for part in event.get("sources") or ())
+        return {(step, part["name"]): part["loss"] for step, part in parts}
+
+    @property
+    def source_names(self) -> list[str]:
+        """Names of the sources that were evaluated one by one."""
+        return list(dict.fromkeys(name for _, name in self.source_losses))
+
     @property
     def bits_per_byte(self) -> float | None:
         return next((event["bits_per_byte"] for event, _ in reversed(self.evaluations) if "bits_per_byte" in event), None)

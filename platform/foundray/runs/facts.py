@@ -39,6 +39,8 @@ class Facts:
     """Training loss of the last step, in nats per token."""
     val_loss: float | None
     """Last validation loss, in nats per token."""
+    perplexity: float | None
+    """Its exponential, if the loss is the data's own likelihood."""
     weights_sha256: str | None
     """Hash of a finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
     init_from: dict[str, Any] | None
@@ -93,13 +95,15 @@ def facts_of(folder: Store, spec: Spec, story: Iterable[dict[str, Any]]) -> Fact
     parts = spent.parts()
     share = goodput_of(parts)
     step = ends[-1]["step"] if state == "finished" else _done(events, steps.last)
+    evaluation = _last_evaluation(events)
     return Facts(
         run=folder.url,
         state=state,
         step=step,
         tokens=step * spec.tokens_per_step,
         loss=steps.last.get("loss"),
-        val_loss=_val_loss(events),
+        val_loss=None if evaluation is None else float(evaluation["val_loss"]),
+        perplexity=None if evaluation is None else evaluation.get("perplexity"),
         weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
         init_from=spec.init_from.model_dump() if spec.init_from else None,
         stopped_by=end["by"] if end and state == "stopped" else None,
@@ -144,14 +148,14 @@ def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
     return int(last.get("step", 0))
 
 
-def _val_loss(events: list[dict[str, Any]]) -> float | None:
-    """Validation loss of the last evaluation that no cut has undone."""
+def _last_evaluation(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last evaluation that no cut has undone."""
     reached = math.inf
     for event in reversed(events):
         if (to := undoes_after(event)) is not None:
             reached = min(reached, to)
         elif event["event"] == "evaluated" and event["step"] <= reached:
-            return float(event["val_loss"])
+            return dict(event)
     return None
 
 

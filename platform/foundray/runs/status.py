@@ -36,6 +36,7 @@ def standing(run: Run) -> str:
         lines.append(("start", f"the weights of {start}, SHA-256 {start.weights_sha256}"))
     if facts.loss is not None:
         validation = "" if facts.val_loss is None else f", validation {facts.val_loss:.4f}"
+        validation += f", perplexity {facts.perplexity:.4g}" if facts.perplexity else ""
         lines.append(("loss", f"{facts.loss:.4f}{validation} (nats per token)"))
     if stated:
         lines.append(("forecast", forecast(stated, facts.val_loss if facts.state == "finished" else None)))

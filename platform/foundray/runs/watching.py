@@ -26,7 +26,7 @@ from foundray.runs.run import Run
 from foundray.runs.status import event_lines, faults, forecast, goodput, spent_on
 from foundray.spec import Spec
 from foundray.wording.plot import plot
-from foundray.wording.sentences import plain
+from foundray.wording.sentences import by_source, perplexity, plain
 from foundray.wording.words import duration
 
 WIDE = 120
@@ -175,7 +175,9 @@ class View:
             bits = f", {found['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in found else ""
             before = [f"{loss:.4f}" for _, loss in progress.evaluations[-1 - BEFORE : -1]]
             earlier = f"; before {', '.join(before)}" if before else ""
-            facts.append(("validation", f"{found['val_loss']:.4f} at step {found['step']:,}{bits}{earlier}"))
+            facts.append(("validation", f"{found['val_loss']:.4f}{perplexity(found)} at step {found['step']:,}{bits}{earlier}"))
+            if sources := by_source(found):
+                facts.append(("by source", sources.removeprefix("; ")))
         if self.stated:
             came = found["val_loss"] if found and progress.doing == "finished" else None
             facts.append(("forecast", forecast(self.stated, came)))

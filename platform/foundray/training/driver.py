@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from foundray.cluster.causes import cause_of, sentence_of
 from foundray.cluster.connect import HEAD_SECONDS, connected, fit, free_resources, head_watched, node_resources
 from foundray.cluster.local_ray import is_alone
-from foundray.data.prepare.manifest import Prepared
+from foundray.data.prepare.manifest import Manifest, Prepared
 from foundray.data.prepare.prepare import prepare
 from foundray.data.prepare.recipe import prepared_folder
 from foundray.errors import FoundrayError, InputError, RunFailed
@@ -27,6 +27,7 @@ from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.training.checkpoints.leftovers import clear
 from foundray.training.default_scale import choose, with_workers
+from foundray.training.telemetry.likelihood import BytesPerToken
 from foundray.training.telemetry.recorder import Recorder, past_requests
 from foundray.training.warm_start.parent import Start, check_not_itself, find_start
 from foundray.wording.words import plural, span
@@ -181,6 +182,11 @@ def check_fits(spec: Spec, prepared: Prepared) -> None:
         )
 
 
+def _bytes_per_token(manifest: Manifest) -> BytesPerToken:
+    sources = 1 + max(shard.source for shard in manifest.shards)
+    return BytesPerToken(manifest.bytes_per_token(), tuple(map(manifest.bytes_per_token, range(sources))))
+
+
 def _with_absolute_paths(spec: Spec) -> Spec:
     sources = [source.model_copy(update={"path": _absolute(source.path)}) for source in spec.data.sources]
     return spec.model_copy(
@@ -231,13 +237,13 @@ def _run(
         run=run.folder.url,
         plan=plan,
         classes=manifest.vocabulary,
-        validation_samples=plan.order().validation_samples,
+        validation_sizes=plan.order().validation_sizes,
         feeder=prestarted.feeder if prestarted else start_feeder(),
         board=board,
     )
     scores = spec.objective.build().scores
     metrics = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
-    recorder = Recorder(run, spec, manifest.bytes_per_token() if scores else None, report, show_progress, metrics)
+    recorder = Recorder(run, spec, _bytes_per_token(manifest) if scores else None, report, show_progress, metrics)
     recorder.write([event("command", workers=list(spec.scale.world), environment=environment()), *slots.request_events()])
     coordinator = Coordinator(spec, run, work, recorder, slots, lock, prestarted)
     advice = f"`foundray resume {run.folder}` continues from the last checkpoint"

@@ -15,6 +15,8 @@ Record = dict[str, Any]
 
 NODE_DIGITS = 8
 """Digits shown of a node's id, which has 56, if the node has no name."""
+SOURCES = 8
+"""Most sources whose losses are named in a line."""
 REASON = 600
 """Characters shown of a reason that comes from another library."""
 
@@ -41,8 +43,8 @@ def sentence(event: Record) -> str:
         case "evaluated":
             bits = f", {event['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in event else ""
             rank = f", features of effective rank {event['effective_rank']:.1f}" if "effective_rank" in event else ""
-            loss = f"{event['val_loss']:.4f} nats per token"
-            return f"step {event['step']}: validation loss {loss}{bits}{rank}{_looked_at(event)}"
+            loss = f"{event['val_loss']:.4f} nats per token{perplexity(event)}"
+            return f"step {event['step']}: validation loss {loss}{bits}{rank}{_looked_at(event)}{by_source(event)}"
         case "checkpoint":
             return f"step {event['step']}: a checkpoint of {event['bytes'] / 1e6:,.1f} MB is complete"
         case "checkpoint_late":
@@ -80,6 +82,18 @@ def sentence(event: Record) -> str:
         case kind:
             fields = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("time", "event"))
             return f"{kind}: {fields}" if fields else str(kind)
+
+
+def perplexity(event: Record) -> str:
+    """` (perplexity 12.18)`, of an evaluation whose loss is the data's own likelihood; otherwise empty."""
+    return f" (perplexity {event['perplexity']:.4g})" if event.get("perplexity") else ""
+
+
+def by_source(event: Record) -> str:
+    """The loss on each of the sources that were evaluated, if there are several."""
+    parts = event.get("sources") or ()
+    more = f"; {len(parts) - SOURCES:,} more" if len(parts) > SOURCES else ""
+    return "".join(f"; {part['name']} {part['loss']:.4f}" for part in parts[:SOURCES]) + more
 
 
 def _looked_at(event: Record) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import PurePosixPath
 
 
 def duration(seconds: float) -> str:
@@ -59,3 +60,8 @@ def plural(number: int, one: str, several: str = "") -> str:
 def span(fewest: int, most: int, one: str) -> str:
     """`1 worker`, `2 to 8 workers`."""
     return plural(most, one) if fewest == most else f"{fewest:,} to {plural(most, one)}"
+
+
+def source_label(index: int, path: str) -> str:
+    """Label a source by its number and file name: a URL's other parts may hold a key."""
+    return f"{index} {PurePosixPath(path.partition('?')[0]).name}".strip()

@@ -26,7 +26,7 @@ def plan_over(rows: list[list[int]]) -> StreamPlan:
 
 
 def part(plan: StreamPlan, last: bool = False, **changes: Any) -> Part:
-    return part_of(plan, spec_of(**changes), plan.order().validation_samples, last)
+    return part_of(plan, spec_of(**changes), plan.order().validation_sizes, last)
 
 
 def spec_of(**changes: Any) -> Spec:

@@ -90,9 +90,10 @@ class Manifest(BaseModel):
         total = sum(shard.rows for shard in self.of_source(source))
         return total - max(1, math.ceil(total * holdout)), total
 
-    def bytes_per_token(self) -> float:
-        """Mean UTF-8 bytes of text per predicted token."""
-        return sum(shard.text_bytes for shard in self.shards) / max(1, self.tokens)
+    def bytes_per_token(self, source: int | None = None) -> float:
+        """Mean UTF-8 bytes of text per predicted token, of one source or of all."""
+        shards = self.shards if source is None else self.of_source(source)
+        return sum(shard.text_bytes for shard in shards) / max(1, sum(shard.tokens for shard in shards))
 
 
 def rows_per_group(context: int, tokens: bool) -> int:

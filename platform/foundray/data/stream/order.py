@@ -126,7 +126,12 @@ class SampleOrder:
 
     @property
     def validation_samples(self) -> int:
-        return sum(total - train for train, total in self.splits)
+        return sum(self.validation_sizes)
+
+    @property
+    def validation_sizes(self) -> tuple[int, ...]:
+        """Samples of each source in the validation split."""
+        return tuple(total - train for train, total in self.splits)
 
     def seen(self, samples: int) -> list[int]:
         """Number of samples per source among the first `samples` of the training stream."""

@@ -71,9 +71,13 @@ class StreamPlan:
 
     def split_index(self, index: int) -> int:
         """Index in the split of micro-batch `index`: one is chosen from each equal part of the full micro-batches, in order."""
-        if self.chosen is None:
-            return index
-        whole = self.order().validation_samples // self.micro_batch_size
+        return (
+            index if self.chosen is None else self.chosen_index(index, self.order().validation_samples // self.micro_batch_size)
+        )
+
+    def chosen_index(self, index: int, whole: int) -> int:
+        """`split_index` in a split of `whole` full micro-batches, of which some are chosen."""
+        assert self.chosen is not None
         start, stop = index * whole // self.chosen, (index + 1) * whole // self.chosen
         return start + mix(self.seed, CHOOSING, index) % (stop - start)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from foundray.data.stream.leases import validation_plan
 from foundray.data.stream.plan import StreamPlan
@@ -25,16 +28,36 @@ class Part:
     samples: int
     of_samples: int
     """Samples in the whole split."""
+    ends: tuple[int, ...] = ()
+    """End of each source's samples in the split, which holds source after source."""
+
+    def sources(self, position: int) -> list[tuple[int, int]]:
+        """(source, samples) of each source in the stream's micro-batch at `position`, in the order of the samples."""
+        size = self.plan.micro_batch_size
+        whole = self.of_samples // size
+        index = position if self.plan.chosen is None else self.plan.chosen_index(position, whole)
+        start, stop = index * size, min((index + 1) * size, self.of_samples)
+        found = []
+        while start < stop:
+            source = bisect_right(self.ends, start)
+            end = min(stop, self.ends[source])
+            found.append((source, end - start))
+            start = end
+        return found
 
 
-def part_of(training: StreamPlan, spec: Spec, of_samples: int, last: bool) -> Part:
-    """Choose the part from the spec and the size of the split alone. `last`: the evaluation at the end of the run."""
+def part_of(training: StreamPlan, spec: Spec, sizes: Sequence[int], last: bool) -> Part:
+    """Choose the part from the spec and the size of the split alone.
+
+    `sizes`: samples of each source in the split. `last`: the evaluation at the end of the run.
+    """
+    of_samples, ends = sum(sizes), tuple(accumulate(sizes))
     plan = validation_plan(training, spec.objective.build().couples)
     size = plan.micro_batch_size
     whole, chosen = -(-of_samples // size), -(-_requested_samples(spec, of_samples, last) // size)
     if chosen >= whole:
-        return Part(plan, whole, of_samples, of_samples)
-    return Part(replace(plan, chosen=chosen), chosen, chosen * size, of_samples)
+        return Part(plan, whole, of_samples, of_samples, ends)
+    return Part(replace(plan, chosen=chosen), chosen, chosen * size, of_samples, ends)
 
 
 def _requested_samples(spec: Spec, of_samples: int, last: bool) -> int:

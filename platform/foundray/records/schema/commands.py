@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from foundray.records.schema.line import Event
 from foundray.records.traits import Trait
 
@@ -43,6 +45,25 @@ class Initialised(Event):
     """Parts initialised as usual."""
 
 
+class EvaluatedSource(BaseModel):
+    """The loss on one source's samples of an evaluation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: int
+    """Index in `data.sources`."""
+    name: str
+    """That index and the file name of its path."""
+    loss: float
+    """Mean in nats per token; infinite if a loss was not finite."""
+    tokens: int
+    """Number of tokens predicted."""
+    bits_per_byte: float | None = None
+    """For text: the loss, independent of the tokenizer."""
+    perplexity: float | None = None
+    """Exponential of the loss, if that is the data's own likelihood."""
+
+
 class Evaluated(Event):
     """The validation split, or part of it, was evaluated."""
 
@@ -73,6 +94,10 @@ class Evaluated(Event):
     """Duration in seconds."""
     bits_per_byte: float | None = None
     """For text: the loss, independent of the tokenizer."""
+    perplexity: float | None = None
+    """Exponential of the loss, if that is the data's own likelihood."""
+    sources: list[EvaluatedSource] | None = None
+    """The loss on each source's samples, if the data has several sources."""
 
 
 class Stopped(Event):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from foundray.data.stream.leases import MicroBatchSource
@@ -12,7 +13,7 @@ from foundray.runs.run import event
 from foundray.spec import Spec
 from foundray.spec.evaluating import VALIDATION
 from foundray.training.elastic.messages import Order, Work
-from foundray.training.evaluating.evaluation import evaluate
+from foundray.training.evaluating.evaluation import SourceRows, evaluate
 from foundray.training.step.outcome import Evaluation
 from foundray.training.step.trainer import Trainer
 
@@ -44,7 +45,7 @@ class Evaluations:
         """Evaluate after `done` steps and return the event."""
         began = time.perf_counter()
         part = self._part(done)
-        result = self._evaluate(self._stream(done, part))
+        result = self._evaluate(self._stream(done, part), part)
         compared = {}
         if (before := self._part()).samples < part.samples:
             compared = {"compared_loss": self._evaluate(self._stream(done, before, "compared")).loss}
@@ -61,17 +62,20 @@ class Evaluations:
             effective_rank=round(result.effective_rank, 2),
             seconds=round(time.perf_counter() - began, 3),
             **compared,
+            **({"sources": [asdict(one) for one in result.sources]} if result.sources else {}),
         )
 
-    def _evaluate(self, stream: tuple[int, str, StreamPlan, int, int, int]) -> Evaluation:
+    def _evaluate(self, stream: tuple[int, str, StreamPlan, int, int, int], part: Part | None = None) -> Evaluation:
+        """Evaluate a stream; with a `part` of several sources also source by source."""
         source = MicroBatchSource(self.work.feeder, *stream, self.order.rank)
-        result = evaluate(self.trainer, source.step(0))
+        by_source = SourceRows(part.sources, len(part.ends)) if part and len(part.ends) > 1 else None
+        result = evaluate(self.trainer, source.step(0), by_source)
         source.close()
         return result
 
     def _part(self, done: int | None = None) -> Part:
         """Part of the validation split evaluated after `done` steps; by default the part used before the last evaluation."""
-        return part_of(self.work.plan, self.spec, self.work.validation_samples, done == self.spec.train.steps)
+        return part_of(self.work.plan, self.spec, self.work.validation_sizes, done == self.spec.train.steps)
 
     def _stream(self, done: int, part: Part, name: str = "validation") -> tuple[int, str, StreamPlan, int, int, int]:
         """Arguments with which every worker asks the feeder for this stream."""

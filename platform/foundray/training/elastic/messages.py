@@ -33,7 +33,8 @@ class Work:
     plan: StreamPlan
     classes: int
     """Upper bound (exclusive) of the data's ids; 0 for values."""
-    validation_samples: int
+    validation_sizes: tuple[int, ...]
+    """Samples of each source in the validation split."""
     feeder: FeederHandle
     board: BoardHandle
 

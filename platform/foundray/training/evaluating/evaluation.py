@@ -3,34 +3,98 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from foundray.model.model import pooled
+from foundray.model.model import Batch, pooled
 from foundray.training.evaluating.collapse import effective_rank, spread
 from foundray.training.step.loss_sum import WORDS, fits, nats, words
-from foundray.training.step.outcome import Evaluation
+from foundray.training.step.outcome import Evaluation, SourceLoss
 from foundray.training.step.trainer import MicroBatches, Trainer
 
 FEATURES = 512
 """Samples whose features are measured."""
+SUMS = WORDS + 2
+"""Integers that workers sum per loss: the words of the loss, targets, and micro-batches whose loss is not finite."""
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """Which samples of an evaluation's micro-batches are of which source."""
+
+    at: Callable[[int], Sequence[tuple[int, int]]]
+    """(source, samples) of each source in the micro-batch at a position, in the order of the samples."""
+    count: int
+    """Number of sources."""
 
 
 @torch.no_grad()
-def evaluate(trainer: Trainer, micro_batches: MicroBatches) -> Evaluation:
-    """Evaluate all workers' micro-batches. The loss has the same bits for any number of workers; it is infinite if one is."""
-    facts = torch.zeros(WORDS + 2, dtype=torch.int64, device=trainer.device)
+def evaluate(trainer: Trainer, micro_batches: MicroBatches, by_source: SourceRows | None = None) -> Evaluation:
+    """Evaluate all workers' micro-batches. The loss has the same bits for any number of workers; it is infinite if one is.
+
+    With `by_source`, the result also has the loss on each source's samples. A micro-batch of one source costs nothing more; one
+    of several sources is answered once more for each. If samples are coupled, such micro-batches count for no source.
+    """
+    facts = torch.zeros((1 + (by_source.count if by_source else 0), SUMS), dtype=torch.int64, device=trainer.device)
     features: dict[int, Tensor] = {}
     for position, payload in micro_batches:
         batch, hidden = trainer.encoded(payload, 0, position)
-        loss, tokens = trainer.loss_of(batch, hidden)
-        finite = fits(loss)
-        facts += torch.cat([words(loss.where(finite, 0.0)), torch.stack([tokens, ~finite]).to(torch.int64)])
+        whole = _facts(*trainer.loss_of(batch, hidden))
+        facts[0] += whole
+        if by_source:
+            for source, part in _of_sources(trainer, batch, hidden, whole, by_source.at(position)):
+                facts[1 + source] += part
         if position * len(hidden) < FEATURES:
             features[position] = pooled(batch, trainer.model.of_units(hidden)).float()
-    *loss_words, tokens_sum, lost = trainer.group.sum(facts).tolist()
+    losses = [_mean(row) for row in trainer.group.sum(facts.view(-1)).view(facts.shape).tolist()]
     # The features of the same samples on every worker, in their order.
     rows = trainer.group.share_rows(features)[:FEATURES].cpu().numpy()
-    mean = nats(loss_words) / tokens_sum if tokens_sum and not lost else math.inf
-    return Evaluation(mean, tokens_sum, lost, spread(rows), effective_rank(rows))
+    sources = tuple(SourceLoss(source, mean, tokens) for source, (mean, tokens, _) in enumerate(losses[1:]) if tokens)
+    return Evaluation(*losses[0], spread(rows), effective_rank(rows), sources)
+
+
+def _facts(loss: Tensor, tokens: Tensor) -> Tensor:
+    """A loss and its number of targets as integers [SUMS], to be summed."""
+    finite = fits(loss)
+    return torch.cat([words(loss.where(finite, 0.0)), torch.stack([tokens, ~finite]).to(torch.int64)])
+
+
+def _mean(row: Sequence[int]) -> tuple[float, int, int]:
+    """Mean loss, targets, and micro-batches whose loss is not finite, of summed integers."""
+    *loss_words, tokens, lost = row
+    return nats(loss_words) / tokens if tokens and not lost else math.inf, tokens, lost
+
+
+def _of_sources(
+    trainer: Trainer, batch: Batch, hidden: Tensor, whole: Tensor, sources: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, Tensor]]:
+    """(source, integers [SUMS]) of each source in a micro-batch whose loss as a whole is known."""
+    if len(sources) == 1:
+        yield sources[0][0], whole
+    elif not trainer.objective.couples:
+        start = 0
+        for source, samples in sources:
+            rows = slice(start, start + samples)
+            yield source, _facts(*trainer.loss_of(_rows(batch, rows), hidden[rows]))
+            start += samples
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    """Some samples of a batch."""
+
+    def some(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[rows]
+
+    targets = {head: (some(target), loss_mask[rows]) for head, (target, loss_mask) in batch.targets.items()}
+    return replace(
+        batch,
+        x=batch.x[rows],
+        valid=batch.valid[rows],
+        document=some(batch.document),
+        masked=some(batch.masked),
+        visible=some(batch.visible),
+        targets=targets,
+    )

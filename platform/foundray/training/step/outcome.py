@@ -33,6 +33,18 @@ class StepResult:
 
 
 @dataclass(frozen=True)
+class SourceLoss:
+    """The loss on one source's samples of an evaluation."""
+
+    source: int
+    """Index in `data.sources`."""
+    loss: float
+    """Mean over its predicted targets, in nats; infinite if a loss was not finite."""
+    tokens: int
+    """Number of its predicted targets."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     loss: float
     """Mean over all predicted targets, in nats."""
@@ -43,6 +55,8 @@ class Evaluation:
     spread: float
     effective_rank: float
     """Of the features of up to 512 samples: see `foundray.training.evaluating.collapse`."""
+    sources: tuple[SourceLoss, ...] = ()
+    """The loss on each source's samples, if there are several sources and some of its samples were evaluated."""
 
 
 class NotOnce(RuntimeError):

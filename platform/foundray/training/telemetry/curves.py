@@ -36,7 +36,7 @@ MAX_QUEUED = 100_000
 """Maximum values queued; beyond it the oldest are dropped."""
 SCALARS = (*MEASURES, "lr", "tokens_per_s", "workers")
 """Fields of a step."""
-MEASURED = ("bits_per_byte", "feature_spread", "effective_rank")
+MEASURED = ("bits_per_byte", "perplexity", "feature_spread", "effective_rank")
 """Fields of an evaluation besides the loss."""
 MARKS = {
     "faults": kinds(Trait.FAULT_MARK),
@@ -96,6 +96,8 @@ class Curves:
         if event["event"] == "evaluated":
             self.step = event["step"]
             measured = {"loss": event["val_loss"], **{name: event.get(name) for name in MEASURED}}
+            for part in event.get("sources", ()):
+                measured |= {f"{name}/{part['name']}": part.get(name) for name in ("loss", "bits_per_byte")}
             values = {f"validation/{name}": value for name, value in measured.items() if value is not None}
             self._add_scalars(values, self.step)
         if event["event"] == "workers_started":

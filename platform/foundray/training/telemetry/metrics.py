@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundray.records.schema import MEASURES, kinds
@@ -23,6 +22,7 @@ from foundray.runs.goodput import Account, goodput_of
 from foundray.runs.restarts import Restarts
 from foundray.spec import Spec
 from foundray.training.telemetry.exporter import Key, Reading
+from foundray.wording.words import source_label
 
 if TYPE_CHECKING:
     from foundray.data.stream.plan import StreamPlan
@@ -119,7 +119,7 @@ class RunMetrics:
         self._set(workers_fewest=spec.scale.world[0], workers_most=spec.scale.world[1])
         self._set(steps_repeated=0, spikes=0, not_finite=0, skipped_micro_batches=0)
         self.values |= {("faults", kind): 0 for kind in FAULTS}
-        self.sources = [_label(index, source.path) for index, source in enumerate(spec.data.sources)]
+        self.sources = [source_label(index, source.path) for index, source in enumerate(spec.data.sources)]
         for index, source in enumerate(self.sources):
             self.values["source_quarantined", source] = self.order.manifest.balance(index).bad
 
@@ -266,8 +266,3 @@ class RunMetrics:
                 answer = ray.get(answered)
                 with self.lock:
                     self._set(**answer)
-
-
-def _label(index: int, path: str) -> str:
-    """Label a source by its number and file name: a URL's other parts may hold a key."""
-    return f"{index} {PurePosixPath(path.partition('?')[0]).name}".strip()

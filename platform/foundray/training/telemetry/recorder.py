@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from foundray.spec import Spec
 from foundray.training.rollback import recorded, updated
 from foundray.training.telemetry.curves import Curves
 from foundray.training.telemetry.exporter import Exporter
+from foundray.training.telemetry.likelihood import BytesPerToken, with_meaning
 from foundray.training.telemetry.metrics import METRICS, RunMetrics
 from foundray.training.telemetry.record_writer import RecordWriter
 from foundray.wording.sentences import progress, remarks, sentence
@@ -43,7 +43,7 @@ class Recorder:
         self,
         run: Run,
         spec: Spec,
-        bytes_per_token: float | None,
+        bytes_per_token: BytesPerToken | None,
         report: Callable[[str], None],
         show_progress: bool,
         run_metrics: RunMetrics | None = None,
@@ -174,9 +174,7 @@ class Recorder:
         return {"time": round(max(self.began, self.clock.now() - age), 3), **aged}
 
     def _enriched(self, record: dict[str, Any]) -> dict[str, Any]:
-        if record.get("event") == "evaluated" and self.bytes_per_token:
-            return record | {"bits_per_byte": record["val_loss"] / math.log(2) / self.bytes_per_token}
-        return record
+        return with_meaning(record, self.spec, self.bytes_per_token) if record.get("event") == "evaluated" else record
 
     def _report_event(self, record: dict[str, Any]) -> None:
         self.val_losses = with_loss(self.val_losses, record)

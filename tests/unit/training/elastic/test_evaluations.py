@@ -25,7 +25,7 @@ class Feeder:
 
 def evaluations(feeder: Feeder, rank: int, monkeypatch: pytest.MonkeyPatch, **train: int) -> Evaluations:
     monkeypatch.setattr(validation, "validation_plan", lambda plan, coupled: SimpleNamespace(micro_batch_size=8))
-    work = SimpleNamespace(feeder=feeder, plan=None, validation_samples=100)
+    work = SimpleNamespace(feeder=feeder, plan=None, validation_sizes=(100,))
     found = Evaluations(
         cast(Any, work), make_spec(**{f"train__{name}": value for name, value in train.items()}), cast(Any, None)
     )
@@ -66,7 +66,7 @@ def test_the_last_one_is_also_made_on_the_part_that_the_others_used(monkeypatch:
         def close(self) -> None:
             pass
 
-    def evaluated(trainer: object, name: str) -> Evaluation:
+    def evaluated(trainer: object, name: str, by_source: object) -> Evaluation:
         streams.append(name)
         return Evaluation(2.0 if name == "validation-12" else 3.0, 1, 0, 0.0, 0.0)
 

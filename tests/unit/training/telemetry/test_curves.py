@@ -18,6 +18,7 @@ from foundray.runs.run import Run
 from foundray.storage import Store
 from foundray.training.telemetry.curves import Curves
 from foundray.training.telemetry.event_file import EventFile, file_name, framed
+from foundray.training.telemetry.likelihood import BytesPerToken
 from foundray.training.telemetry.recorder import Recorder
 
 
@@ -86,7 +87,7 @@ def test_a_full_disk_at_the_end_of_a_run_is_reported(tmp_path: Path) -> None:
 def remote(place: Store, said: list[str]) -> Recorder:
     from foundray.testing.specs import make_spec
 
-    return Recorder(Run(place / "run"), make_spec(), 1.0, said.append, False)
+    return Recorder(Run(place / "run"), make_spec(), BytesPerToken(1.0), said.append, False)
 
 
 def test_a_refused_upload_does_not_fail_a_finished_run(server: ObjectStore, place: Store) -> None:
