@@ -1,6 +1,7 @@
-"""A process that reads damaged copies of one healthy file, so that its parent notices a hang or a crash.
+"""A process that reads damaged copies of healthy files, so that its parent notices a hang or a crash.
 
-`python -m tests.unit.data.fuzzing NAME FOLDER EXAMPLES` prints a summary as JSON; FOLDER holds the file that it read last.
+`python -m tests.unit.data.fuzzing FOLDER EXAMPLES NAME...` prints a line per file: its name, and a summary as JSON or what was
+raised. FOLDER holds what it read last of each. One process reads all files, since most of its time would be imports.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,8 @@ def read(path: Path, seed: Seed) -> Iterator[Document | BadRow | dict[str, Any]]
         yield row
 
 
-def main(name: str, folder: str, examples: int) -> None:
+def summary(name: str, folder: str, examples: int) -> dict[str, int]:
+    """Numbers of damaged files, of what was read of them, and of what could not be; and the process's memory."""
     seed = next(seed for seed in SEEDS if seed.name == name)
     content, path, counts = seed.make(), Path(folder) / name, {"read": 0, "rows": 0, "bad": 0}
 
@@ -100,8 +103,17 @@ def main(name: str, folder: str, examples: int) -> None:
         counts["bad"] += sum(isinstance(row, BadRow) for row in found)
 
     survives()
-    print(json.dumps({**counts, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    return {**counts, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def main(folder: str, examples: str, *names: str) -> None:
+    for name in names:
+        try:
+            found: dict[str, int] | str = summary(name, folder, int(examples))
+        except Exception:
+            found = traceback.format_exc()
+        print(json.dumps([name, found]), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(*sys.argv[1:])

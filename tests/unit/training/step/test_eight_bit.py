@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-import bitsandbytes
 import numpy as np
 import pytest
 import torch
-from bitsandbytes.functional import create_dynamic_map
 from torch import Tensor
 
 from foundray.training.step.blocks import BLOCK
+from foundray.training.step.optimizers.eight_bit import load_bitsandbytes
 from foundray.training.step.optimizers.eight_bit_cpu import CHUNK, CODES, HALF, Quantiser, adamw, lion, on_cpu
 
-KINDS = {"adamw8bit": (bitsandbytes.optim.AdamW8bit, adamw), "lion8bit": (bitsandbytes.optim.Lion8bit, lion)}
+KINDS = {"adamw8bit": ("AdamW8bit", adamw), "lion8bit": ("Lion8bit", lion)}
 SCALES = (1.0, 1e-3, 1e-12, 1e-20, 1e-30, 1e18, 0.0)
 """Scales of gradients; for some, squares are subnormal, zero or infinite."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """bitsandbytes as workers load it, whose import costs seconds that other processes of the tests need not spend."""
+    load_bitsandbytes()
+
+
+def table(signed: bool) -> Tensor:
+    """Values of bitsandbytes' 256 codes."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    return create_dynamic_map(signed)
 
 
 def theirs(values: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +55,7 @@ def assert_same(values: Tensor, code: Tensor) -> None:
 @pytest.mark.parametrize("signed", [True, False])
 def test_every_boundary_between_two_entries_of_the_table(signed: bool) -> None:
     """And at the 24 numbers around each: every other number lies between two of those tested, and rounding is monotonic."""
-    code = create_dynamic_map(signed)
+    code = table(signed)
     boundaries = ((np.arange(CODES - 1) + 0.5) / HALF - 1).astype(np.float32)
     near = np.concatenate([(boundaries.view(np.int32) + step).view(np.float32) for step in range(-12, 13)])
     near = near[np.abs(near) <= 1]
@@ -58,14 +70,14 @@ def test_every_boundary_between_two_entries_of_the_table(signed: bool) -> None:
 def test_blocks_of_any_scale(signed: bool, scale: float) -> None:
     values = torch.randn(2000 * BLOCK, generator=torch.Generator().manual_seed(0)) * scale
     values[: 2 * BLOCK], values[3 * BLOCK] = 0.0, float("inf")
-    assert_same(values if signed else values.abs(), create_dynamic_map(signed))
+    assert_same(values if signed else values.abs(), table(signed))
 
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("direct", [True, False])
 def test_what_every_code_stands_for(signed: bool, direct: bool) -> None:
     """Computed by bitsandbytes' kernel if it can be called directly, else by its operation."""
-    code = create_dynamic_map(signed)
+    code = table(signed)
     codes = torch.arange(256, dtype=torch.uint8).repeat(len(SCALES))
     scales, values = torch.tensor(SCALES), torch.empty(len(SCALES) * BLOCK)
     quantiser = Quantiser(code)
@@ -83,7 +95,8 @@ def test_updates(kind: str, weight_decay: float) -> None:
     """With more elements than one chunk, gradients of all scales, blocks without gradients, and a changing learning rate."""
     rng = torch.Generator().manual_seed(2)
     first = torch.randn(CHUNK + 9 * BLOCK, generator=rng)
-    make, rule = KINDS[kind]
+    name, rule = KINDS[kind]
+    make = getattr(load_bitsandbytes().optim, name)
     weights, updates = [], []
     for fast in (True, False):
         weights.append(torch.nn.Parameter(first.clone()))

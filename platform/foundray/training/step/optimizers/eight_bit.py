@@ -17,16 +17,16 @@ from foundray.training.step.optimizers import eight_bit_cpu
 def adamw(spec: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     # Every parameter is quantised, however small: its size depends on the number of workers, its bits must not.
     options = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps, "min_8bit_size": 1}
-    return _ready(_bitsandbytes().optim.AdamW8bit(groups, **options), eight_bit_cpu.adamw)
+    return _ready(load_bitsandbytes().optim.AdamW8bit(groups, **options), eight_bit_cpu.adamw)
 
 
 def lion(spec: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     options = {"lr": spec.lr, "betas": spec.betas, "min_8bit_size": 1}
-    return _ready(_bitsandbytes().optim.Lion8bit(groups, **options), eight_bit_cpu.lion)
+    return _ready(load_bitsandbytes().optim.Lion8bit(groups, **options), eight_bit_cpu.lion)
 
 
-def _bitsandbytes() -> Any:
-    # Without this, it reports a missing optional kernel package to every user as a failure.
+def load_bitsandbytes() -> Any:
+    """Import bitsandbytes without torch's compiler, and without its message about a missing optional kernel package."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with _without_compiler():
         import bitsandbytes
