@@ -11,11 +11,13 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from tests.command import Done, foundray
+from tests.command import Done, foundray_here
 from tests.repository import REPOSITORY
 
 import foundray as api
 from foundray.testing.specs import small_spec, write_spec
+
+pytestmark = pytest.mark.thorough
 
 SCRIPTS = REPOSITORY / "examples" / "after"
 MODULES = ("base_events.py", "events.py", "futures.py", "locks.py", "queues.py", "streams.py", "tasks.py")
@@ -74,7 +76,6 @@ def made(own_ray: None, prose: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-@pytest.mark.thorough
 def test_an_adapter_lowers_the_loss_of_held_out_text(made: Path) -> None:
     done = script("finetune.py", made / "base", made / "adapter", "--data", made / "texts", "--steps", 30, "--lr", 0.005)
     before, after = figures(done, "held-out loss")
@@ -107,11 +108,10 @@ def test_preference_moves_towards_what_people_wrote(made: Path) -> None:
     assert (made / "preferring" / "model.safetensors").exists()
 
 
-@pytest.mark.thorough
 def test_what_a_search_finds_stands_in_the_prompt(made: Path) -> None:
     searched = made / "texts" / "[a-q]*.py"
     options = ("--set", "documents=paragraph", "--normalise", "--workers", 1)
-    assert foundray("embed", made / "runs" / "small", searched, made / "vectors", *options).status == 0
+    assert foundray_here("embed", made / "runs" / "small", searched, made / "vectors", *options).status == 0
     paragraphs = (made / "texts" / "queues.py").read_text().split("\n\n")
     wanted = next(paragraph for paragraph in paragraphs if 30 < len(paragraph) < 60).rstrip()
     done = script("retrieve.py", made / "base", made / "vectors", "--query", wanted)

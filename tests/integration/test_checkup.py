@@ -62,7 +62,7 @@ def site(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
     folder = Path(tempfile.mkdtemp(prefix="fr-"))  # short: Ray's sockets lie in it, and their paths are limited
     storage = tmp_path_factory.mktemp("storage")
     spec = write_spec(tmp_path_factory.mktemp("spec"), small_spec(prose, storage))
-    cluster = LocalCluster.up(2, {"CPU": 1}, folder, dashboard=False)
+    cluster = LocalCluster.up(1, {"CPU": 1}, folder, dashboard=False)
     yield Site(cluster, spec, storage)
     cluster.down()
 
@@ -81,10 +81,10 @@ def test_a_healthy_cluster_passes(site: Site) -> None:
     checkup = found["check"]
     assert checkup["fine"] and not [f for f in checkup["findings"] if f["stops"]]
     head, *others = checkup["nodes"]
-    assert head["here"] and [node["storage"] for node in others] == [["fine", ""]] * 2
-    assert [len(node["products"].get("devices", ())) for node in checkup["nodes"]] == [0, 1, 1]  # a head without CPUs
+    assert head["here"] and [node["storage"] for node in others] == [["fine", ""]]
+    assert [len(node["products"].get("devices", ())) for node in checkup["nodes"]] == [0, 1]  # a head without CPUs
     assert all(device["tflops"] > 0 for node in others for device in node["products"]["devices"])
-    assert len(checkup["links"]) == 3 and all(link["bandwidth"] > 1e6 for link in checkup["links"])
+    assert len(checkup["links"]) == 1 and all(link["bandwidth"] > 1e6 for link in checkup["links"])
     assert len({node["facts"]["foundray"] for node in checkup["nodes"]}) == 1
     assert all(abs(node["skew"][0]) <= node["skew"][1] + 0.001 for node in checkup["nodes"])  # it is one clock
     assert others[0]["address"] in found["table"]
@@ -107,6 +107,7 @@ def test_a_node_with_another_foundray_and_storage_of_its_own(site: Site, tmp_pat
         site.cluster.kill(name)
     stopping = [finding["sentence"] for finding in found["check"]["findings"] if finding["stops"]]
     assert not found["check"]["fine"]
+    assert len(found["check"]["links"]) == 3, "one per pair of three nodes"
     assert stopping[0].startswith(node) and "version and digest of its files" in stopping[0]
     if not apart:
         pytest.skip("storage of a node's own takes a mount namespace, for which this user has no rights")
@@ -126,6 +127,7 @@ def test_missing_and_wrong_tokens_are_refused(site: Site) -> None:
     assert "RAY_AUTH_TOKEN_PATH=/nonexistent/token holds no token" in refusal(bare | nowhere, site.spec)
 
 
+@pytest.mark.thorough
 def test_a_cluster_of_another_ray(site: Site) -> None:
     note = """
 import json, os, sys
@@ -150,6 +152,7 @@ print(facts["ray_version"])
         become(before)
 
 
+@pytest.mark.thorough
 def test_a_machine_that_is_no_node(site: Site) -> None:
     """It is recognised by its node's address, which the command does not find in the cluster."""
     ask = "import sys; from foundray.cluster import head; head.PATIENCE_SECONDS = 1; head.ask_head(sys.argv[1], '127.0.0.9')"

@@ -9,6 +9,7 @@ import pytest
 from foundray.doctor.probes import probed
 
 
+@pytest.mark.thorough
 def test_ray_starts_and_runs_a_task() -> None:
     found = probed("ray")
     assert (found.verdict, "ran a task" in found.found) == ("ok", True), found

@@ -26,6 +26,7 @@ def inside(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["unshare", "--mount", "bash", "-c", script], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.thorough
 def test_a_run_needs_no_home_no_user_and_little_shared_memory(spec: Path, tmp_path: Path) -> None:
     if not shutil.which("unshare") or inside(tmp_path, "true").returncode or tmp_path.parts[1] != "tmp":
         pytest.skip("namespaces cannot be made here")

@@ -10,6 +10,7 @@ import pytest
 from foundray.cluster.local_ray import local_ray
 
 
+@pytest.mark.thorough
 def test_openmp_s_threads_sleep_while_they_wait_in_all_of_ray_s_processes(
     no_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

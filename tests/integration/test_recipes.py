@@ -121,6 +121,7 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(site))
 
 
+@pytest.mark.thorough
 def test_what_the_recipes_add_trains_to_the_same_weights_with_one_and_two_workers(
     followed: None, prose: Path, tmp_path: Path
 ) -> None:

@@ -82,7 +82,7 @@ def test_the_page_of_a_real_run(disturbed: Run, browser: Any, tmp_path: Path) ->
     assert {"python", "torch", "ray", "foundray", "platform"} <= set(versions)
 
 
-@pytest.mark.parametrize("width", [360, 768])
+@pytest.mark.parametrize("width", [360, pytest.param(768, marks=pytest.mark.thorough)])
 def test_a_narrow_window_has_no_sideways_scrolling(disturbed: Run, browser: Any, tmp_path: Path, width: int) -> None:
     worst = run_with_records(tmp_path, *troubled(), train__steps=120, source="/" + "a-very-long-name" * 20 + "/*.txt")
     for name, runs in (("real", [disturbed]), ("troubled", [worst]), ("several", [disturbed, worst])):
