@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "export", "fetch", "forecast", "load", "plan",
-    "prepare", "probe", "quarantine", "report", "resume", "sample", "samples", "search", "status", "stop", "train", "transfer",
-    "tune",
+    "prepare", "probe", "quarantine", "report", "resume", "sample", "samples", "search", "status", "stop", "track", "train",
+    "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -166,6 +166,18 @@ def events(run: SpecPath) -> DataFrame:
     from foundray.runs.run import Run
 
     return frames.events(Run.open(_path(run)).folder)
+
+
+def track(run: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent) -> None:
+    """Send a run's logs to the trackers of its spec, or of `overrides={"trackers": [...]}`, as far as they lack them.
+
+    A command that runs does so itself. Raises InputError, or RunFailed if a tracker could not take everything.
+    """
+    from foundray.runs.run import Run
+    from foundray.tracking.process import track as send
+
+    opened = Run.open(_path(run))
+    send(opened, opened.spec(dict(overrides or {})), report)
 
 
 def audit(run: SpecPath) -> Audit:

@@ -73,7 +73,7 @@ from foundray.cli.parsing import Verbs
 from foundray.records.schema import MEASURES
 from foundray.runs.checkpoints import completed_steps
 from foundray.runs.run import Run
-from foundray.training.telemetry.curves import SCALARS
+from foundray.records.values import SCALARS
 from foundray.training.telemetry.metrics import METRICS
 
 def add_to(verbs: Verbs) -> None:

@@ -29,7 +29,7 @@ from foundray.spec.learning import (
     TokenizerConfig,
     TrainConfig,
 )
-from foundray.spec.running import FaultConfig, GuardConfig, PoolConfig, ScaleConfig
+from foundray.spec.running import FaultConfig, GuardConfig, PoolConfig, ScaleConfig, TrackerConfig
 from foundray.spec.section import Section, nearest
 from foundray.spec.starting import InitFromConfig
 from foundray.spec.tuning import RangeConfig, TuneConfig
@@ -37,7 +37,7 @@ from foundray.spec.tuning import RangeConfig, TuneConfig
 __all__ = [
     "DataConfig", "EvaluateConfig", "FaultConfig", "GuardConfig", "InitFromConfig", "ModalityConfig", "ModelConfig",
     "ObjectiveConfig", "OptimizerConfig", "PoolConfig", "RangeConfig", "ScaleConfig", "ScheduleConfig", "SourceConfig",
-    "Spec", "TokenizerConfig", "TrainConfig", "TuneConfig", "differences", "digest", "flatten", "nearest",
+    "Spec", "TokenizerConfig", "TrackerConfig", "TrainConfig", "TuneConfig", "differences", "digest", "flatten", "nearest",
 ]  # fmt: skip
 
 
@@ -79,6 +79,8 @@ class Spec(Section):
     """Handling of losses and gradients that are not finite, and of loss spikes."""
     tune: TuneConfig = TuneConfig()
     """Search for hyperparameters; never changes the result of a run."""
+    trackers: list[TrackerConfig] = Field(default=[])
+    """Places that are sent the run's numbers, by name (`wandb`) or with options; never changes the result."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs and prepared data: a local path, or a URL of any of pyarrow's filesystems."""
     _begun_with: Numbers | None = PrivateAttr(None)
@@ -89,8 +91,16 @@ class Spec(Section):
     def _as_section(cls, value: Any) -> Any:
         return {"run": value} if isinstance(value, str) else value
 
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        listed = [value] if isinstance(value, str | dict) else value
+        return [{"kind": one} if isinstance(one, str) else one for one in listed] if isinstance(listed, list) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
+        for tracker in self.trackers:
+            tracker.build()
         # The objective must be able to learn from the modality.
         objective, modality = self.objective.build(), self.data.modality.build()
         if modality.gives not in objective.takes:
@@ -207,7 +217,7 @@ class Spec(Section):
 _ADDED_LATER = {"model.class_unit": False, "train.compile": False}
 """Fields added later, with the value for the earlier behaviour, so that the fingerprints of earlier runs do not change."""
 _NOT_IDENTITY = re.compile(
-    r"(name|init_from\.(run|step)|scale|fault|tune|evaluate|storage|guard\.(max_skipped|recheck_every)"
+    r"(name|init_from\.(run|step)|scale|fault|tune|evaluate|storage|trackers|guard\.(max_skipped|recheck_every)"
     r"|train\.(evaluate_every|checkpoint_every|keep_checkpoints|keep_every|keep_best)"
     r"|data\.(max_bad_rows|max_bad_share|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -16,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from foundray.contract.tracking import TRACKERS, Tracker, load_tracker
+from foundray.spec.learning import check_installed
 from foundray.spec.section import Section
 
 
@@ -96,6 +99,22 @@ class ScaleConfig(Section):
     @property
     def worker_threads(self) -> int:
         return self.threads or max(1, int(min(pool.resources.get("CPU", 1) for pool in self.all_pools.values())))
+
+
+class TrackerConfig(Section):
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    """Name of the tracker; an unknown name lists the installed ones. Further fields are its options."""
+
+    @model_validator(mode="after")
+    def _known(self) -> TrackerConfig:
+        check_installed("tracker", self.kind, TRACKERS)
+        return self
+
+    def build(self) -> Tracker:
+        """Raises InputError for an option that it does not have."""
+        return load_tracker(self.kind, self.model_extra or {})
 
 
 class FaultConfig(Section):

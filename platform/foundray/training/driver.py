@@ -25,6 +25,8 @@ from foundray.runs.lock import RunLock
 from foundray.runs.run import Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.tracking.process import check_installed as check_trackers
+from foundray.tracking.process import tracked
 from foundray.training.checkpoints.leftovers import clear
 from foundray.training.default_scale import choose, with_workers
 from foundray.training.telemetry.likelihood import BytesPerToken
@@ -46,6 +48,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
         spec = run.as_begun(spec)
         run.check_same(spec)
         return resume(run, spec, report, show_progress)
+    check_trackers(spec)
     Store.at(spec.storage).check_writable()
     prepared_folder(spec)  # finds missing sources before anything starts
     start = find_start(spec) if spec.init_from else None
@@ -135,6 +138,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
     """Continue from the run's last complete checkpoint. Raises InputError or RunFailed."""
     if (facts := _finished(run, spec, report)) is not None:
         return facts
+    check_trackers(spec)
     run.check_arithmetic()
     prepared = prepared_data(run)
     prepared.check_files()
@@ -262,7 +266,7 @@ def _run(
         print(f"foundray: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_status)
 
-    with head_watched(end_without_head):
+    with tracked(run, spec, recorder.print_line), head_watched(end_without_head):
         failed = True
         try:
             coordinator.run()

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from foundray.errors import FoundrayError
-from foundray.records.schema import MEASURES, kinds
+from foundray.records.schema import kinds
 from foundray.records.traits import Trait
+from foundray.records.values import evaluation_values, step_values
 from foundray.runs.run import Run
 from foundray.storage import reading, writing
 from foundray.training.telemetry.event_file import EventFile, file_name, framed
@@ -34,10 +35,6 @@ CLOSE_SECONDS = 30.0
 """Limit for the end of a run to wait for storage that stalls."""
 MAX_QUEUED = 100_000
 """Maximum values queued; beyond it the oldest are dropped."""
-SCALARS = (*MEASURES, "lr", "tokens_per_s", "workers")
-"""Fields of a step."""
-MEASURED = ("bits_per_byte", "perplexity", "feature_spread", "effective_rank")
-"""Fields of an evaluation besides the loss."""
 MARKS = {
     "faults": kinds(Trait.FAULT_MARK),
     "groups": ("workers_started",),
@@ -87,19 +84,12 @@ class Curves:
 
     def add_step(self, record: dict[str, Any]) -> None:
         self.step = record["step"]
-        computing = record["step_s"] - record["data_wait_s"]
-        times = {"computing_s": computing, "data_wait_s": record["data_wait_s"], "copying_s": record["copy_s"]}
-        values = {f"train/{name}": value for name in SCALARS if (value := record.get(name)) is not None}
-        self._add_scalars(values | {f"time/{name}": value for name, value in times.items()}, self.step)
+        self._add_scalars(step_values(record), self.step)
 
     def add_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "evaluated":
             self.step = event["step"]
-            measured = {"loss": event["val_loss"], **{name: event.get(name) for name in MEASURED}}
-            for part in event.get("sources", ()):
-                measured |= {f"{name}/{part['name']}": part.get(name) for name in ("loss", "bits_per_byte")}
-            values = {f"validation/{name}": value for name, value in measured.items() if value is not None}
-            self._add_scalars(values, self.step)
+            self._add_scalars(evaluation_values(event), self.step)
         if event["event"] == "workers_started":
             self._begin_session(event["step"] + 1)
         if _mark(event):

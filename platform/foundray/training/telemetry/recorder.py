@@ -128,7 +128,7 @@ class Recorder:
             # Show the user what matters, and update the exported numbers.
             for record in metrics:
                 for remark in remarks(record):
-                    self._print_line(remark)
+                    self.print_line(remark)
             for record in events:
                 self._report_event(record)
             if self.run_metrics:
@@ -187,20 +187,21 @@ class Recorder:
         if self.bar:
             self.bar.event(record["event"])
         if record["event"] in PRINTED:
-            self._print_line(sentence(record))
+            self.print_line(sentence(record))
 
     def _report_curves(self) -> None:
         while self.curves.messages:
-            self._print_line(self.curves.messages.popleft())
+            self.print_line(self.curves.messages.popleft())
 
     def _show_progress(self, record: dict[str, Any]) -> None:
         if self.bar:
             self.bar.step(record)
         elif time.monotonic() - self.last_line_at > LINE_SECONDS:
             self.last_line_at = time.monotonic()
-            self._print_line(progress(record, self.spec.train.steps))
+            self.print_line(progress(record, self.spec.train.steps))
 
-    def _print_line(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
+        """Show a line to the user, above the bar if there is one."""
         if self.bar:
             self.bar.print(text)
         else:
