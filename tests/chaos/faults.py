@@ -16,9 +16,11 @@ from typing import Any
 
 import psutil
 from tests.chaos.disk import Disk
+from tests.chaos.lan import Lan
 from tests.command import FOUNDRAY, Done, foundray
 
 from foundray.cluster.local.cluster import LocalCluster
+from foundray.cluster.local.node import SEPARATE
 from foundray.testing.waiting import wait_until
 
 NODES = 4
@@ -104,11 +106,22 @@ def nodes_of(cluster: LocalCluster) -> list[str]:
     return sorted(name for name in cluster.nodes if name != "head")
 
 
+def head_of(folder: Path, lan: Lan | None = None) -> LocalCluster:
+    """Start a cluster without nodes."""
+    return LocalCluster.up(0, RESOURCES, folder, dashboard=False, network=SEPARATE if lan else None)
+
+
+def add_node(cluster: LocalCluster, lan: Lan | None = None) -> str:
+    return cluster.add(RESOURCES, wrapper=lan.host(cluster.added + 1) if lan else ())
+
+
 class Faults:
     """The faults. Each leaves the cluster able to finish the run."""
 
-    def __init__(self, cluster: LocalCluster, run: Run, dealer: random.Random, disk: Disk | None = None):
-        self.cluster, self.run, self.dealer, self.disk = cluster, run, dealer, disk
+    def __init__(
+        self, cluster: LocalCluster, run: Run, dealer: random.Random, disk: Disk | None = None, lan: Lan | None = None
+    ):
+        self.cluster, self.run, self.dealer, self.disk, self.lan = cluster, run, dealer, disk, lan
         self.later: list[Callable[[], object]] = []
         """Actions to take before the next fault: undo this one, or complete it."""
 
@@ -210,7 +223,15 @@ class Faults:
 
     def add(self) -> None:
         if len(self.nodes()) < NODES:
-            self.cluster.add(RESOURCES)
+            add_node(self.cluster, self.lan)
+
+    def partition(self) -> None:
+        """Lose all packets between two nodes for a while."""
+        if self.lan is None or len(self.nodes()) < 2:
+            return self.paused()
+        one, other = self.dealer.sample(self.nodes(), 2)
+        self.lan.lose(self.cluster.nodes[one].ip, self.cluster.nodes[other].ip)
+        self._before_long(self.lan.mend)
 
     def storage(self) -> None:
         """Make checkpoints fail for a while."""
@@ -279,7 +300,9 @@ class Faults:
     def _go_on_elsewhere(self) -> None:
         folder = self.cluster.folder
         self.cluster.down()
-        self.cluster.__dict__.update(LocalCluster.up(NODES, RESOURCES, folder).__dict__)
+        self.cluster.__dict__.update(head_of(folder, self.lan).__dict__)
+        for _ in range(NODES):
+            add_node(self.cluster, self.lan)
         self.run.start("resume", self.run.folder)
 
     def settle(self) -> None:
@@ -287,23 +310,6 @@ class Faults:
         for action in self.later:
             action()
         self.later = []
-
-
-SURVIVED = (
-    "worker", "rank_0", "evaluating", "frozen", "slot", "feeder", "node", "drain", "add", "storage", "full", "stall", "damage",
-    "paused", "held_up", "second_command", "refused_deletes",
-)  # fmt: skip
-RESUMED = ("driver", "head", "everything")
-
-
-def schedule(seed: int, steps: int) -> list[tuple[int, tuple[str, ...]]]:
-    """Plan three to four moments with one or two faults each; in some schedules the command has to be resumed."""
-    dealer = random.Random(seed)
-    moments = sorted(dealer.sample(range(steps // 20, steps * 3 // 4), dealer.choice([3, 4])))
-    plan = [(moment, tuple(dealer.sample(SURVIVED, dealer.choice([1, 1, 2])))) for moment in moments]
-    if dealer.random() < 0.4:
-        plan[-1] = (plan[-1][0], (dealer.choice(RESUMED),))
-    return plan
 
 
 def leftovers(cluster_folder: Path) -> list[str]:

@@ -63,12 +63,18 @@ class LocalCluster:
 
     @staticmethod
     def up(
-        nodes: int, resources: Mapping[str, float], folder: Path | None = None, redis: bool = False, dashboard: bool = True
+        nodes: int,
+        resources: Mapping[str, float],
+        folder: Path | None = None,
+        redis: bool = False,
+        dashboard: bool = True,
+        network: int | None = None,
     ) -> LocalCluster:
         """Start a head without resources of its own, and nodes `node-1`, `node-2`, ...
 
         With `redis`, a Redis server keeps the head's state, so that the head can be killed and restarted. Jobs can be submitted
-        only with `dashboard`, which takes some seconds to start. Raises InputError.
+        only with `dashboard`, which takes some seconds to start. `network` chooses the addresses (default: free ones). Raises
+        InputError.
         """
         if nodes < 0:
             raise InputError(f"--nodes {nodes}: it must be 0 or more")
@@ -82,7 +88,7 @@ class LocalCluster:
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        network = free_network()
+        network = free_network() if network is None else network
         port, dashboard_port = free_ports(node_ip(network, 0), 2)
         fresh = {
             "network": network, "port": port, "dashboard_port": dashboard_port, "has_dashboard": dashboard, "added": 0,

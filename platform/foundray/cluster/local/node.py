@@ -20,6 +20,11 @@ TOO_BUSY = "timed out during startup"
 NETWORKS = range(1, 200)
 """Candidates for N: a cluster has the loopback addresses 127.N.0.0/16 to itself, so that several can be up at once."""
 
+SEPARATE = 200
+"""The network whose nodes have network stacks of their own, at addresses for tests of networks (RFC 2544). Who uses it has
+made them.
+"""
+
 
 @dataclass
 class Node:
@@ -55,12 +60,12 @@ def free_network() -> int:
 
 def node_ip(network: int, number: int) -> str:
     """Address of a cluster's node; the head is number 0."""
-    return str(ip_address(f"127.{network}.0.10") + number)
+    return str(ip_address("198.18.0.10" if network == SEPARATE else f"127.{network}.0.10") + number)
 
 
 def agent_port(network: int, number: int) -> int:
     """Port of Ray's agent on a node, at every address of the machine; it lies below the ephemeral ports."""
-    return 20_000 + 64 * network + number % 64
+    return 20_000 + 64 * (network % SEPARATE) + number % 64
 
 
 def free_ports(ip: str, count: int) -> list[int]:

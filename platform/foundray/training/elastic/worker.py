@@ -7,6 +7,7 @@ order. Warming up (imports, building the model) happens once, while other worker
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from dataclasses import replace
@@ -16,6 +17,7 @@ import ray
 
 from foundray.cluster.causes import cause_of, is_away
 from foundray.errors import BadData, FoundrayError, StorageAway
+from foundray.host.network import interface_of
 from foundray.spec import Spec
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.elastic.messages import Order, Work, WorkerHandle
@@ -41,6 +43,9 @@ class Worker:
     def __init__(self, device: str):
         """Import what computing needs, and wait for work."""
         keep_memory()
+        # By itself gloo takes the address that the machine's name stands for, which often is a loopback address.
+        if interface := interface_of(ray.util.get_node_ip_address()):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         self.device = device
         self.status = Status()
         self.changed = threading.Condition()
