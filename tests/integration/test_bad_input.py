@@ -36,8 +36,8 @@ def test_without_starting_ray(no_ray: None, spec: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "change", "said"),
     [
-        (b"", "name=x", "is empty"),
-        (b"\x00\xff\xfe binary", "name=x", "not UTF-8"),
+        pytest.param(b"", "name=x", "is empty", marks=pytest.mark.thorough),  # as test_prepare.py's
+        pytest.param(b"\x00\xff\xfe binary", "name=x", "not UTF-8", marks=pytest.mark.thorough),
         (b"one sample, at most", "name=x", "its 1 sample leaves none beside the validation split; add data, or lower"),
         (b"too short to fill one batch of ten samples", "name=x", "too few tokens for one batch"),
         (b"x" * 10_000, "scale.workers=[64,64]", "scale.workers asks for at least 64 workers"),

@@ -156,7 +156,10 @@ def series(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("changes", "make", "bad"), [(IMAGES, pictures, 1), (SERIES, series, 0)])
+@pytest.mark.parametrize(
+    ("changes", "make", "bad"),
+    [(IMAGES, pictures, 1), pytest.param(SERIES, series, 0, marks=pytest.mark.thorough)],
+)
 def test_values_are_embedded_and_found(changes: dict[str, Any], make: Any, bad: int, tmp_path: Path) -> None:
     run, data, out = run_with_checkpoint(tmp_path / "runs", **changes), make(tmp_path), tmp_path / "out"
     made = api.embed(run.folder.url, data, out, normalise=True, layer=1, pool="mean_std", workers=1)

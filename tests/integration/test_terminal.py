@@ -72,6 +72,7 @@ def begun_by(terminal: Terminal, folder: Path, pattern: str) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.glob(pattern)}
 
 
+@pytest.mark.thorough
 def test_preparing(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
     sources = [{"path": str(storage / f"{number}.txt")} for number in range(PARTS)]
     for source in sources:

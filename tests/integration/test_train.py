@@ -185,6 +185,7 @@ TAMPERED: dict[str, tuple[Any, ...]] = {
 """Values that the record of the fifth step cannot have."""
 
 
+@pytest.mark.thorough
 def test_every_field_that_is_tampered_with_is_found(alone, storage: Path) -> None:
     """In a copy of a real run's record; the audit of the original finds nothing."""
     run = storage / "runs" / "tampered"
