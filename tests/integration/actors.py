@@ -12,7 +12,7 @@ NEEDED = {
     "RayTrainWorker": "holds a slot", "SynchronizationActor": "is started by Ray Train with every group of its workers",
 }  # fmt: skip
 """Actors, and the purpose of each."""
-OTHERS = ("IDLE", "Map(", "Read", "DashboardAgent", "RuntimeEnvAgent")
+OTHERS = ("IDLE", "Map(", "Read", "RuntimeEnvAgent")
 """Prefixes of the names of processes other than actors: those that wait for work, Ray Data's tasks, and Ray's daemons."""
 
 LEFT_OUT = ("log_monitor.py", "monitor.py", "dashboard.py")

@@ -13,7 +13,7 @@ from importlib import import_module
 import foundray
 from foundray.cli.parsing import Verbs
 from foundray.errors import FoundrayError
-from foundray.host import output, signals
+from foundray.host import garbage, output, signals
 
 VERBS = (
     "plan", "prepare", "train", "quarantine", "resume", "audit", "samples", "submit", "status", "watch", "logs", "stop",
@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     Without `arguments`, run the command line of this process.
     """
     output.install()
+    if arguments is None:
+        garbage.collect_less()
     try:
         with signals.heeded(exits=True):
             status = _run(arguments)

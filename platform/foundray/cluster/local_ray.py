@@ -19,6 +19,8 @@ from foundray.host.signals import spared
 from foundray.host.writable import OBJECT_STORE, check_shared_memory, check_temporary_folder, temporary_folder
 
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+WAITING = '[ -p /dev/stdin ] && exec cat; while kill -0 "$RAY_RAYLET_PID" 2> /dev/null; do sleep 1; done'
+"""Shell command that ends with Ray's node, which holds the other end of its standard input, unless Ray is set not to."""
 _own: list[Any] = []
 """The Ray that this process has started, while it runs."""
 
@@ -73,11 +75,46 @@ def _without_unused() -> Iterator[None]:
         node._webui_url = ""  # the dashboard's address, as if there were none
 
     with ExitStack() as replaced:
+        _replace_agent(replaced)
         for name in ("start_log_monitor", "start_monitor", "start_api_server"):
             if hasattr(Node, name):
                 instead = no_server if name == "start_api_server" else lambda *_, **__: None
                 replaced.enter_context(mock.patch.object(Node, name, instead))
         yield
+
+
+def _replace_agent(replaced: ExitStack) -> None:
+    """Put a process that only waits in the place of the dashboard's agent, which takes a second to import.
+
+    The agent would serve the dashboard and Prometheus, neither of which knows of this Ray. Ray's node ends if its agent ends,
+    and waits for the ports on which the agent serves; -1 is Ray's own number for none.
+    """
+    from ray._private import ray_constants, services, utils
+    from ray._private.node import Node
+    from ray._raylet import (  # type: ignore[attr-defined]
+        DASHBOARD_AGENT_LISTEN_PORT_NAME,
+        METRICS_AGENT_PORT_NAME,
+        METRICS_EXPORT_PORT_NAME,
+        persist_port,
+    )
+
+    start, build = Node.start_raylet, services._build_python_executable_command_memory_profileable
+
+    def start_raylet(node: Any, *arguments: Any, **options: Any) -> None:
+        for name in (METRICS_AGENT_PORT_NAME, METRICS_EXPORT_PORT_NAME, DASHBOARD_AGENT_LISTEN_PORT_NAME):
+            persist_port(node.get_session_dir_path(), node._node_id, name, -1)
+        start(node, *arguments, **options)
+
+    def command(component: str, *arguments: Any, **options: Any) -> list[str]:
+        if component == ray_constants.PROCESS_TYPE_DASHBOARD_AGENT:
+            return ["/bin/sh", "-c", WAITING, "no-dashboard-agent"]  # what follows are arguments of the agent's
+        built: list[str] = build(component, *arguments, **options)
+        return built
+
+    replaced.enter_context(mock.patch.object(Node, "start_raylet", start_raylet))
+    replaced.enter_context(mock.patch.object(services, build.__name__, command))
+    # Ray would import the dashboard to find out what its agent can do.
+    replaced.enter_context(mock.patch.object(utils, "get_dashboard_dependency_error", ImportError))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import ray
 
 from foundray.cluster.causes import cause_of, is_away
 from foundray.errors import BadData, FoundrayError, StorageAway
+from foundray.host.garbage import uncollected
 from foundray.host.network import interface_of
 from foundray.spec import Spec
 from foundray.training.checkpoints.unusable import Unusable
@@ -132,7 +133,8 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            from foundray.training.elastic.loop import Loop
+            with uncollected():
+                from foundray.training.elastic.loop import Loop
 
             # Warm up once.
             self.work = self.work_given.get()
