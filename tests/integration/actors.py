@@ -9,7 +9,7 @@ from foundray.testing.waiting import Process, wait_until
 SECONDS = 120
 NEEDED = {
     "Worker": "computes", "_Feeder": "reads", "_Board": "collects", "_Keeper": "is Ray Train",
-    "RayTrainWorker": "holds a slot", "SynchronizationActor": "is started by Ray Train with every group of its workers",
+    "RayTrainWorker": "holds a slot",
 }  # fmt: skip
 """Actors, and the purpose of each."""
 OTHERS = ("IDLE", "Map(", "Read", "RuntimeEnvAgent")
@@ -23,7 +23,7 @@ def check_only_what_is_needed(pid: int, command: Process) -> None:
     """Wait until Ray Train holds the command's slot: no unneeded process was started."""
     seen = set[str]()
     wait_until(lambda: seen.update(actors(pid)) or "RayTrainWorker" in seen, SECONDS, "Ray Train's worker", command, 0.1)
-    assert seen == NEEDED.keys() - ({"SynchronizationActor"} - seen)
+    assert seen == NEEDED.keys()
     daemons = " ".join(part for process in psutil.Process(pid).children(True) for part in process.cmdline())
     assert "gcs_server" in daemons and not any(name in daemons for name in LEFT_OUT)
 

@@ -212,6 +212,7 @@ class _Keeper:
         from ray.train.v2._internal.execution.controller import TrainController
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+        from foundray.training.slots.barrier import without_barrier
         from foundray.training.slots.board import hold_slot
         from foundray.training.slots.scaling import OneMachine, StayingNodes
 
@@ -224,13 +225,14 @@ class _Keeper:
                 return [one for one in super()._create_default_callbacks() if not isinstance(one, excluded)]
 
             def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-                if alone:  # here, not in another process
-                    controller = TrainController(**arguments | {"scaling_policy": OneMachine(self.scaling_config)})
-                    asyncio.run(controller.run())
-                    return controller.get_result()
-                if self.scaling_config.elasticity_enabled:  # there is no public API to choose a policy
+                # There is no public API to choose a policy, or to run the controller here instead of in another process.
+                if alone:
+                    arguments["scaling_policy"] = OneMachine(self.scaling_config)
+                elif self.scaling_config.elasticity_enabled:
                     arguments["scaling_policy"] = StayingNodes(self.scaling_config)
-                return super()._initialize_and_run_controller(**arguments)
+                controller = TrainController(**arguments)
+                asyncio.run(controller.run())
+                return controller.get_result()
 
         # On its own Ray all slots come and go with one node, so one process holds them all. (GPUs are assigned one by one.)
         use_gpu = pool.resources.get("GPU", 0) > 0
@@ -256,7 +258,8 @@ class _Keeper:
         if not alone:
             board.append.remote([event("places", pool=name, request=request)])
         try:
-            trainer.fit()
+            with without_barrier():
+                trainer.fit()
         finally:
             if not alone:
                 cancel_requests([request])
