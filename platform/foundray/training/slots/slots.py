@@ -228,8 +228,9 @@ class _Keeper:
                 # There is no public API to choose a policy, or to run the controller here instead of in another process.
                 if alone:
                     arguments["scaling_policy"] = OneMachine(self.scaling_config)
-                elif self.scaling_config.elasticity_enabled:
+                elif self.scaling_config.elasticity_enabled:  # one that resizes its group keeps a process of its own
                     arguments["scaling_policy"] = StayingNodes(self.scaling_config)
+                    return super()._initialize_and_run_controller(**arguments)
                 controller = TrainController(**arguments)
                 asyncio.run(controller.run())
                 return controller.get_result()
