@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -33,17 +31,6 @@ def spec(prose: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def shared_spec(prose: Path, storage: Path) -> Path:
     return write_spec(storage, small_spec(prose, storage / "runs"))
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[ModuleType]:
-    """A Ray as a program has it that calls us, in this process, for one module."""
-    import ray
-
-    SHARED.close()
-    ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

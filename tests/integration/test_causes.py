@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 import foundray as api
 from foundray.cluster.causes import cause_of
@@ -19,8 +20,9 @@ from foundray.errors import BadData, InputError, RunFailed
 from foundray.spec.loading import load_spec
 
 
-def test_errors_in_tasks(local_ray: Any, spec: Path) -> None:
+def test_errors_in_tasks(own_ray: None, spec: Path) -> None:
     from ray.data import from_items
+    from ray.exceptions import RayError
 
     def fails(row: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -28,7 +30,7 @@ def test_errors_in_tasks(local_ray: Any, spec: Path) -> None:
         except OSError as error:
             raise ValueError(f"row {row['item']} of /x/a.jsonl") from error
 
-    with pytest.raises(local_ray.exceptions.RayError) as raised:
+    with pytest.raises(RayError) as raised:
         list(from_items([7]).map(fails).iter_rows())
     assert "To change retry attempts" in str(raised.value), "which is what Ray says last"
     assert cause_of(raised.value) == "ValueError: row 7 of /x/a.jsonl (from OSError: no route to host)"
@@ -61,7 +63,7 @@ def test_errors_in_tasks(local_ray: Any, spec: Path) -> None:
         list(over_units(units, dies))
 
 
-def test_a_run_over_a_damaged_shard_ends_with_its_name(local_ray: Any, spec: Path) -> None:
+def test_a_run_over_a_damaged_shard_ends_with_its_name(own_ray: None, spec: Path) -> None:
     """In a program that has Ray already, whose connection is used and kept."""
     prepared = api.prepare(spec)
     path = Path((prepared.folder / prepared.manifest.shards[0].file).path)
@@ -74,7 +76,7 @@ def test_a_run_over_a_damaged_shard_ends_with_its_name(local_ray: Any, spec: Pat
         api.train(spec)
     assert f"the prepared shard {path} is damaged (OSError: " in str(refused.value)
     assert f"delete {prepared.folder} and prepare again" in str(refused.value)
-    assert local_ray.is_initialized()
+    assert ray.is_initialized()
     events = [json.loads(line) for line in (spec.parent / "runs/small/events.jsonl").read_text().splitlines()]
     (failed,) = [event for event in events if event["event"] == "failed"]
     assert f"the prepared shard {path} is damaged" in failed["reason"]
