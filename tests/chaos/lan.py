@@ -35,9 +35,7 @@ class Lan:
     def host(self, number: int) -> list[str]:
         """Give the cluster's node of this number its stack. Returns the command in which the node's own has to run."""
         ip, name, port = node_ip(SEPARATE, number), f"foundray-{number}", f"fr-{number}"
-        if ip in self.names:  # of an earlier cluster
-            _call("ip", "netns", "delete", name)
-            _delete_link(port)
+        _delete(name, port)  # those of an earlier cluster
         _call("ip", "netns", "add", name)
         self.names[ip] = name
         _call("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
@@ -60,26 +58,25 @@ class Lan:
         self.cut.clear()
 
     def close(self) -> None:
-        for name in self.names.values():
-            _call("ip", "netns", "delete", name)
-        _delete_link(BRIDGE)
+        _remove_unused()
 
 
 def _remove_unused() -> None:
-    """Remove what a killed test left behind. Raises PermissionError if another one is at work."""
+    """Remove all namespaces and links. Raises PermissionError if a test is at work in them."""
     names = [line.split()[0] for line in _call("ip", "netns", "list").splitlines() if line.startswith("foundray-")]
     if any(_call("ip", "netns", "pids", name) for name in names):
         raise PermissionError("another test uses its namespaces now")
-    for name in names:
-        _call("ip", "netns", "delete", name)
+    _delete(*names)
     for link in json.loads(_call("ip", "-json", "link")):
         if link["ifname"] == BRIDGE or link.get("master") == BRIDGE:
-            _delete_link(link["ifname"])
+            _delete(link["ifname"])
 
 
-def _delete_link(name: str) -> None:
-    """Delete a link, which may have gone with its namespace."""
-    subprocess.run(["ip", "link", "delete", name], capture_output=True)
+def _delete(*names: str) -> None:
+    """Delete namespaces and links that are there; a link goes with its namespace, some time after the last process in it."""
+    for name in names:
+        for kind in ("netns", "link"):
+            subprocess.run(["ip", kind, "delete", name], capture_output=True)
 
 
 def _call(*command: str) -> str:
