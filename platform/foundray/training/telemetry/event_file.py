@@ -67,31 +67,12 @@ class EventFile:
 
 def framed(event: Any) -> bytes:
     """Stamp an event with the present time, and frame it as in a file: its length, the event, and a checksum of each."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
     event.wall_time = time.time()
     content = event.SerializeToString()
     length = struct.pack("<Q", len(content))
     return b"".join((length, _packed(masked_crc32c(length)), content, _packed(masked_crc32c(content))))
-
-
-def masked_crc32c(data: bytes) -> int:
-    """CRC-32C, masked as in TFRecord files. (TensorBoard has it too, but takes a sixth of a second to import.)"""
-    checksum = 0xFFFFFFFF
-    for byte in data:
-        checksum = CRC32C[(checksum ^ byte) & 0xFF] ^ (checksum >> 8)
-    checksum ^= 0xFFFFFFFF
-    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _remainder(byte: int) -> int:
-    for _ in range(8):
-        byte = byte >> 1 ^ (CASTAGNOLI if byte & 1 else 0)
-    return byte
-
-
-CASTAGNOLI = 0x82F63B78
-"""The polynomial of CRC-32C, lowest bit first."""
-CRC32C = tuple(map(_remainder, range(256)))
-"""Remainders of all bytes."""
 
 
 def _packed(checksum: int) -> bytes:
