@@ -30,13 +30,13 @@ from foundray.training.warm_start.starting import START, take
 
 pytestmark = pytest.mark.usefixtures("own_ray")
 
-STEPS = 60
+STEPS = 40
+WHOLE = {"evaluate.sets.validation.samples": "whole"}
 
 
 @pytest.fixture(scope="module")
 def parent(shared_spec: Path) -> Facts:
-    whole = {"evaluate.sets.validation.samples": "whole"}
-    return api.train(shared_spec, {"name": "parent", "train.steps": 40, "train.checkpoint_every": 20, **whole})
+    return api.train(shared_spec, {"name": "parent", "train.steps": STEPS, "train.checkpoint_every": 20, **WHOLE})
 
 
 def continued(spec: Path, name: str, workers: int = 1, **changes: Any) -> Facts:
@@ -47,7 +47,7 @@ def continued(spec: Path, name: str, workers: int = 1, **changes: Any) -> Facts:
 
 @pytest.fixture(scope="module")
 def alone(parent, shared_spec: Path) -> Facts:
-    return continued(shared_spec, "continued")
+    return continued(shared_spec, "continued", **WHOLE)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -56,14 +56,13 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 def test_it_continues_where_the_parent_ended(alone, parent, shared_spec: Path, storage: Path) -> None:
     runs = storage / "runs"
-    scratch = continued(shared_spec, "scratch", init_from=None)
-    assert scratch.weights_sha256 != alone.weights_sha256
-    assert scratch.val_loss > alone.val_loss
-    first, first_of_scratch = (metrics(runs / name)[0] for name in ("continued", "scratch"))
+    assert parent.weights_sha256 != alone.weights_sha256
+    assert parent.val_loss > alone.val_loss
+    first, first_of_parent = (metrics(runs / name)[0] for name in ("continued", "parent"))
     assert first["loss"] == pytest.approx(parent.loss, abs=0.5)
-    assert first["loss"] < first_of_scratch["loss"] - 1
-    assert first["data"] == first_of_scratch["data"], "its data begin again"
-    assert first["lr"] == first_of_scratch["lr"], "and its schedule"
+    assert first["loss"] < first_of_parent["loss"] - 1
+    assert first["data"] == first_of_parent["data"], "its data begin again"
+    assert first["lr"] == first_of_parent["lr"], "and its schedule"
     assert alone.init_from == {
         "run": str(runs / "parent"), "step": 40, "weights_sha256": parent.weights_sha256, "teacher_sha256": None,
     }  # fmt: skip
