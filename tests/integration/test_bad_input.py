@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import ray
-from tests.command import foundray, foundray_here
+from tests.command import foundray, foundray_here, foundray_in_turn
 
 from foundray.testing.specs import small_spec, write_spec
 
 
-def test_without_starting_ray(no_ray: None, spec: Path, tmp_path: Path) -> None:
-    for change, said in (
+def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{broken")
+    changes = (
         ("data.sources.0.path=none.txt", "the source none.txt does not exist"),
         ("model.widht=3", "model.widht is not a field (did you mean 'width'?)"),
         ("model.heads=3", "width 32 does not divide into 3 heads"),
@@ -20,15 +20,14 @@ def test_without_starting_ray(no_ray: None, spec: Path, tmp_path: Path) -> None:
         ("storage=/proc/none", "/proc/none"),
         (f"storage={spec}/inside", "cannot be written"),
         ("storage=nonsense://x", "cannot be opened as storage"),
-    ):
-        assert said in foundray_here("train", spec, "--set", change).refusal, change
-    (tmp_path / "tokenizer.json").write_text("{broken")
-    tokenizer = f"data.tokenizer={{kind: file, path: {tmp_path / 'tokenizer.json'}}}"
-    assert "is not a tokenizer.json" in foundray_here("train", spec, "--set", tokenizer).refusal
+        (f"data.tokenizer={{kind: file, path: {tmp_path / 'tokenizer.json'}}}", "is not a tokenizer.json"),
+    )
+    cases: list[tuple[tuple[object, ...], str]] = [(("train", spec, "--set", change), said) for change, said in changes]
+    cases += [(("resume", tmp_path), "is not a run's folder"), (("status", "none"), "is not a run's folder")]
+    for (command, said), done in zip(cases, foundray_in_turn(*(command for command, _ in cases)), strict=True):
+        assert said in done.refusal, command
+        assert "starting Ray" not in done.out
     assert "cannot be read" in foundray("train", tmp_path / "none.yaml").refusal
-    assert "is not a run's folder" in foundray_here("resume", tmp_path).refusal
-    assert "is not a run's folder" in foundray_here("status", "none").refusal
-    assert not ray.is_initialized()
     assert not (tmp_path / "runs" / "small").exists()
     assert not list(tmp_path.rglob("*.tmp"))
 
