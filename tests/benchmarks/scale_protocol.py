@@ -10,7 +10,8 @@ from foundray.testing.specs import make_spec
 from foundray.training.checkpoints.written import ShardFile
 from foundray.training.elastic.workers import WATCH_SECONDS, WATCHES_PER_SECOND
 from foundray.training.protocol import messages as m
-from foundray.training.protocol.protocol import History, Protocol, Stage
+from foundray.training.protocol.protocol import Protocol
+from foundray.training.protocol.stages import History, Stage
 from foundray.training.protocol.states import StateShard, replica_ranks
 from foundray.training.slots.slot import Slot
 

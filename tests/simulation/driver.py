@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tests.simulation.clock import Broken
 from tests.simulation.worker import Worker
@@ -11,12 +11,14 @@ from tests.simulation.worker import Worker
 from foundray.runs.checkpoints import Checkpoint, Keep
 from foundray.training.protocol import messages as m
 from foundray.training.protocol.messages import Decision, Event
-from foundray.training.protocol.protocol import History
+from foundray.training.protocol.stages import History, Stage
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MOST_ATTEMPTS = 400
+FEEDER_SECONDS = 60.0
+"""Limit for the feeder to restart."""
 TICK_SECONDS, LOOK_SECONDS = 0.5, 0.05
 
 
@@ -38,6 +40,10 @@ class Driver:
         """Whether it will look at what has arrived."""
         self.ended: Decision | None = None
         self.starts = self.dismissals = 0
+        self.stop_at: float | None = None
+        """Time at which it was asked to stop."""
+        self.held_up_s = 0.0
+        """Seconds for which it was held up."""
 
     # Events
 
@@ -46,15 +52,21 @@ class Driver:
         if not self.alive:
             return
         now = self.world.clock.now
-        signs = [m.Heard(n, worker.status) for n, worker in self.workers.items() if worker.works and worker.late_until <= now]
+        signs = [self.sign(worker) for worker in self.workers.values() if worker.works and worker.late_until <= now]
         self.take(*signs, m.SlotsHeld(self.world.slots(), frozenset(self.world.draining)), m.Tick())
         halting = self.protocol.stage not in ("computing", "gathering")
         self.world.clock.after(0.1 if halting else TICK_SECONDS, self.tick)
+
+    def sign(self, worker: Worker) -> Event:
+        """What a call that asks for a worker's status answers."""
+        return m.Heard(worker.number, worker.status) if worker.answers else m.Gone(worker.number, "ActorUnavailableError")
 
     def take(self, *events: Event) -> None:
         """Take events, with others that arrive before the next look."""
         if not self.alive:
             return
+        if m.StopAsked() in events:
+            self.stop_at = self.world.clock.now
         self.inbox.extend(events)
         if not self.looks:
             self.looks = True
@@ -76,16 +88,30 @@ class Driver:
             elif self.inbox:
                 events = list(self.inbox)
                 self.inbox.clear()
+                self.note_handed(events)
+                failed = [event.status.reason for event in events if self.is_failed(event)]
                 self.decisions.extend(self.protocol.take(events, self.world.clock.now))
+                self.world.took(self, failed)
             else:
                 return
+
+    def note_handed(self, events: list[Event]) -> None:
+        """Note which workers have handed over all that they were asked for, in time."""
+        for event in events:
+            if isinstance(event, m.HandedOver) and event.shards and self.protocol.stage is Stage.HANDING_OVER:
+                self.workers[event.number].handed_over = event.attempt
+
+    def is_failed(self, event: Event) -> TypeGuard[m.Heard | m.Halted]:
+        """Whether a worker that takes part says that the run cannot continue."""
+        heard = isinstance(event, m.Heard | m.Halted) and event.number in self.protocol.members.of
+        return heard and event.status.phase is m.Phase.FAILED and self.protocol.stage is not Stage.ENDED
 
     def later(self, seconds: float, event: Event) -> None:
         self.world.clock.after(seconds, self.take, event)
 
     def report(self, worker: Worker) -> None:
         """A worker's status on its way to the driver."""
-        self.later(self._answer_s(worker), m.Heard(worker.number, worker.status))
+        self.later(self._answer_s(worker), self.sign(worker))
 
     def _answer_s(self, worker: Worker) -> float:
         """Seconds until a worker's answer arrives."""
@@ -130,9 +156,9 @@ class Driver:
                 if attempt > MOST_ATTEMPTS:
                     raise Broken(f"again and again: {attempt} attempts to form a group")
                 for number in numbers:
-                    self.call(number, self.halted, attempt)
-            case m.HandOver(attempt, number, to):
-                self.call(number, self.hand_over, attempt, to)
+                    self.call(number, self.halted, attempt, failed=m.Gone(number, "ActorUnavailableError"))
+            case m.HandOver(attempt, number):
+                self.call(number, self.hand_over, decision, failed=m.HandedOver(attempt, number, ()))
             case m.Open(attempt, _, host):
                 self.open(attempt, host)
             case m.Join():
@@ -153,9 +179,12 @@ class Driver:
             case m.Waiting(_, _, give_up) if give_up:
                 self.end(decision)
 
-    def call(self, number: int, method: Any, *arguments: Any) -> None:
-        """Call a worker; a frozen one does it when it goes on, and a lost one never."""
-        if worker := self.workers.get(number):
+    def call(self, number: int, method: Any, *arguments: Any, failed: Event | None = None) -> None:
+        """Call a worker; a frozen one does it when it goes on, and a lost one never. `failed` answers a call that fails."""
+        if (worker := self.workers.get(number)) and not worker.answers:
+            if failed is not None:
+                self.later(0.01, failed)
+        elif worker:
             self.world.clock.after(self.world.draw(0.002, 0.02), self._arrive, worker, method, arguments)
 
     def _arrive(self, worker: Worker, method: Any, arguments: Any) -> None:
@@ -168,18 +197,21 @@ class Driver:
         status, shards = worker.halt(attempt)
         self.later(self._answer_s(worker), m.Halted(attempt, worker.number, status, shards))
 
-    def hand_over(self, worker: Worker, attempt: int, to: int) -> None:
-        shard, successor = worker.replicas.own, self.workers.get(to)
-        if shard is not None and successor and successor.alive:
-            successor.keep(shard, worker.replicas.get(shard))
-            successor.offered.add(shard)
-            return self.later(self.world.draw(0.01, 0.1), m.HandedOver(attempt, worker.number, shard))
-        self.later(0.01, m.HandedOver(attempt, worker.number, None))
+    def hand_over(self, worker: Worker, wanted: m.HandOver) -> None:
+        attempt, number, to, shards = wanted
+        if (successor := self.workers.get(to)) and successor.alive and all(shard in worker.replicas.held for shard in shards):
+            for shard in shards:
+                successor.keep(shard, worker.replicas.get(shard))
+                successor.offered.add(shard)
+            return self.later(self.world.draw(0.01, 0.1), m.HandedOver(attempt, number, shards))
+        self.later(0.01, m.HandedOver(attempt, number, ()))
 
     def open(self, attempt: int, host: int) -> None:
         generation = self.world.new_generation()
         away = max(0.0, self.world.feeder_until - self.world.clock.now)
-        if self.workers[host].works:
+        if not self.workers[host].answers or away > FEEDER_SECONDS:
+            self.later(min(away, FEEDER_SECONDS), m.NotOpened(attempt, "ActorUnavailableError"))
+        elif self.workers[host].works:
             self.later(self.world.draw(0.01, 0.05) + away, m.Opened(attempt, generation, ("host", 1)))
         else:
             self.later(5.0, m.NotOpened(attempt, "GetTimeoutError"))
@@ -230,6 +262,7 @@ class Driver:
     def end(self, decision: Decision) -> None:
         self.ended = decision
         self.alive = False
+        self.world.ends(self)
         for worker in self.workers.values():
             worker.die()
         self.world.command_ended(decision)

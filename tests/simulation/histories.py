@@ -142,6 +142,7 @@ def _hold_up_command(world: World, amount: float) -> None:
         if driver.alive:
             seconds = 200 * amount**3
             driver.busy_until = world.clock.now + seconds
+            driver.held_up_s += seconds
             world.clock.after(seconds + 0.01, driver.go_on)
 
 
@@ -207,6 +208,31 @@ def _feeder(world: World, amount: float) -> None:
                 group.fail("the feeder: it was lost")
 
 
+def _feeder_away(world: World, amount: float) -> None:
+    """The feeder is lost, and does not come back for long."""
+    _feeder(world, amount)
+    world.feeder_until = world.clock.now + 900 * amount
+
+
+def _fail(world: World, amount: float) -> None:
+    """A worker meets an error that ends the run: of its input, or another one."""
+    if worker := _pick(world.workers(), amount):
+        worker.fails = 1 + int(amount * 997) % 2
+
+
+def _unreachable(world: World, amount: float) -> None:
+    """Calls of a worker fail for a moment, though it works."""
+    if worker := _pick(world.workers(), amount):
+        worker.unreachable_until = world.clock.now + (0.02, 0.1, 0.5, 3.0)[int(amount * 997) % 4]
+
+
+def _unanswered_checkpoint(world: World, amount: float) -> None:
+    """One of two checkpoints never answers; the command is killed, so that it has to be loaded."""
+    if len(complete := world.storage.complete()) > 1:
+        world.storage.unanswered.add(complete[0].name)
+        world.crash_after = int(amount * 3)
+
+
 FAULTS = {
     "crash": _crash,
     "crash_updated": _crash_updated,
@@ -229,4 +255,8 @@ FAULTS = {
     "partition": _partition,
     "corrupt": _corrupt,
     "feeder": _feeder,
+    "feeder_away": _feeder_away,
+    "fail": _fail,
+    "unreachable": _unreachable,
+    "unanswered_checkpoint": _unanswered_checkpoint,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from tests.simulation.driver import Driver
@@ -10,12 +11,14 @@ from tests.simulation.storage import Name, Storage
 from tests.simulation.worker import Group, Worker
 from tests.simulation.world import World
 
+from foundray.errors import RunFailed
 from foundray.runs.checkpoints import Checkpoint
-from foundray.runs.lineage import Lineage
+from foundray.runs.lineage import Cut, Lineage
 from foundray.training.elastic.replicas import Replicas
 from foundray.training.protocol import messages as m
 from foundray.training.protocol.protocol import Protocol
 from foundray.training.protocol.states import Source
+from foundray.training.rollback import updated
 
 
 class _Deleting(Protocol):
@@ -159,6 +162,53 @@ class IncuriousWorld(World):
     make_protocol = _Incurious
 
 
+class _Twice(Storage):
+    """A cut counts as often as it is recorded."""
+
+    def cut(self, kind: str, fields: dict[str, Any]) -> None:
+        self.events.append({"event": kind, **fields})
+        self.lineage += (Cut(fields["cut"], fields["to"]),)
+        self.roll_backs = updated(self.roll_backs, self.events[-1])
+
+
+class TwiceWorld(World):
+    """Two commands that record the same cut make the states that follow from it unusable, or another run of them."""
+
+    make_storage = _Twice
+
+
+class _Patient(Protocol):
+    """Tries a checkpoint that does not answer again and again."""
+
+    def _skip(self, unreadable: set[m.Unreadable]) -> None:
+        if any("does not answer" in one.reason for one in unreadable):
+            raise RunFailed("storage has not answered")
+        super()._skip(unreadable)
+
+
+class PatientWorld(World):
+    """Each command gives up at the same checkpoint, though there is another one."""
+
+    make_protocol = _Patient
+
+    def heed(self, decision: m.GiveUp) -> None:
+        """The user can do nothing."""
+
+
+class _Deaf(Protocol):
+    """Takes a failed worker for a broken one."""
+
+    def _hear(self, number: int, status: m.Status) -> None:
+        phase = m.Phase.BROKEN if status.phase is m.Phase.FAILED else status.phase
+        super()._hear(number, replace(status, phase=phase))
+
+
+class DeafWorld(World):
+    """An error that every group meets is met again, and the user does not see it."""
+
+    make_protocol = _Deaf
+
+
 MUTANTS: dict[str, type[World]] = {
     "undone states are deleted": DeletingWorld,
     "each worker looks for the newest checkpoint": EachLooksWorld,
@@ -167,4 +217,7 @@ MUTANTS: dict[str, type[World]] = {
     "a step has one folder": OnePlaceWorld,
     "late answers count": UnfencedWorld,
     "causes are not found": IncuriousWorld,
+    "a cut counts as often as it is recorded": TwiceWorld,
+    "a checkpoint that never answers is tried again": PatientWorld,
+    "errors of workers are not heard": DeafWorld,
 }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.simulation.model import BLOCKS, Weights
 
+from foundray.runs import lineage
 from foundray.runs.checkpoints import Checkpoint
-from foundray.runs.lineage import Lineage, under
+from foundray.runs.lineage import Lineage
+from foundray.training import rollback
 from foundray.training.rollback import RollBack
 
 Name = tuple[int, str]
@@ -23,6 +27,10 @@ class Storage:
         self.manifests: dict[Name, dict[str, int]] = {}
         """Complete checkpoints: the hash of each shard."""
         self.damaged: set[Name] = set()
+        self.unanswered: set[Name] = set()
+        """Checkpoints that never answer, though storage does."""
+        self.events: list[dict[str, Any]] = []
+        """The cuts recorded, by all commands in order of time."""
         self.lineage: Lineage = ()
         self.roll_backs: tuple[RollBack, ...] = ()
         self.away_until = self.refuses_until = 0.0
@@ -37,6 +45,7 @@ class Storage:
         there = self.files.get(name, {})
         self.manifests[name] = {file: hash(there[file]) for file in files}
         self.damaged.discard(name)
+        self.unanswered.discard(name)
         return self.sha(name)
 
     def sha(self, name: Name) -> str:
@@ -65,8 +74,7 @@ class Storage:
             blocks.update(enumerate(content, first))
         return tuple(blocks[index] for index in range(BLOCKS))
 
-    def cut(self, lineage: Lineage, roll_backs: tuple[RollBack, ...]) -> None:
-        """Record a cut; the same one twice counts once."""
-        if lineage and under(lineage) not in [one.id for one in self.lineage]:
-            self.lineage = (*self.lineage, lineage[-1])
-        self.roll_backs = roll_backs
+    def cut(self, kind: str, fields: dict[str, Any]) -> None:
+        """Record a cut, which another command may have recorded, too."""
+        self.events.append({"event": kind, **fields})
+        self.lineage, self.roll_backs = lineage.recorded(self.events), rollback.recorded(self.events)

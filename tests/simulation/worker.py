@@ -48,6 +48,10 @@ class Worker:
         """Whether it computes other bits, and whether that is recorded."""
         self.dies_updated = False
         """Whether it dies between its next update and the exchange of the weights."""
+        self.fails = 0
+        """Exit status of the error that it is about to meet, if it is."""
+        self.unreachable_until = 0.0
+        """Time until which calls of it fail."""
         self.replicas: Replicas[Weights] = world.make_replicas(world.setup.roll_back or None)
         self.status = Status()
         self.group: Group | None = None
@@ -62,6 +66,8 @@ class Worker:
         """All shards that it has ever held."""
         self.offered: set[StateShard] = set()
         """Those that it had when it last halted."""
+        self.handed_over = 0
+        """The last attempt for which it has handed over state shards."""
         self.fence = 0
         """The last attempt for which it has halted."""
         world.clock.after(world.draw(0.5, 3.0), self.warm)
@@ -70,8 +76,18 @@ class Worker:
     def works(self) -> bool:
         return self.alive and self.frozen_until <= self.world.clock.now
 
+    @property
+    def answers(self) -> bool:
+        """Whether calls of it do not fail; they may take long."""
+        return self.unreachable_until <= self.world.clock.now
+
+    def fail(self) -> None:
+        self.leave(phase=Phase.FAILED, reason=f"worker {self.number} has failed", exit_status=self.fails)
+
     def warm(self) -> None:
-        if self.alive:
+        if self.alive and self.fails:
+            self.fail()
+        elif self.alive:
             self.say(phase=Phase.READY, facts={"blocks": BLOCKS})
 
     def say(self, **changes: Any) -> None:
@@ -169,11 +185,15 @@ class Group:
         if isinstance(source, Checkpoint) and self.world.storage.away_until > self.world.clock.now:
             wait = min(self.world.storage.away_until - self.world.clock.now, 120.0)
             return self.world.clock.after(wait + 0.01, self.restore_again)
+        if isinstance(source, Checkpoint) and source.name in self.world.storage.unanswered:
+            return self.world.clock.after(120.0, self.restore_again)
         self.load(source)
 
     def restore_again(self) -> None:
-        if not self.over and self.world.storage.away_until > self.world.clock.now:
-            return self.fail("storage is away", away=True)
+        source, storage = self.join.source, self.world.storage
+        assert isinstance(source, Checkpoint)
+        if not self.over and (storage.away_until > self.world.clock.now or source.name in storage.unanswered):
+            return self.fail("storage is away", away=True, unreadable=Unreadable(source, "it does not answer"))
         self.restore()
 
     def load(self, source: Source | Checkpoint | None) -> None:
@@ -234,6 +254,9 @@ class Group:
             return self.fail("closed by peer")
         if self.waits(self.step):
             return
+        if failing := next((worker for worker in self.workers if worker.fails), None):
+            failing.fail()
+            return self.fail("closed by peer")
         if self.done == self.until:
             return self.end()
         if self.copied_at > self.world.clock.now:  # this step does not count before the copies have arrived

@@ -21,6 +21,8 @@ from foundray.training.slots.slot import Slot
 
 LIMIT_SECONDS = 4000.0
 """A history that is not over by then is stuck: its faults end within a minute."""
+STOP_SECONDS = 450.0
+"""Longest time from a request to stop to the command's end: storage and a silent worker may both have to be waited for."""
 RESTARTS = 12
 """Commands after which a history is stuck."""
 MOST_STATES = 8
@@ -128,6 +130,8 @@ class World:
         """The user does what the message says: replaces machines, or deletes damaged checkpoints."""
         if "no majority" in decision.reason:
             self.tainted = True  # what they have computed since the last recheck stays
+        elif "once storage answers" in decision.reason or "storage has not answered" in decision.reason:
+            self.storage.unanswered.clear()
         elif decision.exit_status == 2:
             for name in self.storage.damaged:
                 self.storage.delete(name)
@@ -166,7 +170,7 @@ class World:
     def undone(self, driver: Driver, decision: m.Undo) -> None:
         """Record a cut, which takes a while; the command may be killed right after."""
         self.counts[decision.kind] = self.counts.get(decision.kind, 0) + 1
-        self.storage.cut(decision.lineage, driver.protocol.roll_backs)
+        self.storage.cut(decision.kind, decision.fields)
         if decision.kind == "left_out":
             for worker in driver.workers.values():
                 worker.found = worker.corrupt
@@ -174,6 +178,16 @@ class World:
         if self.crash_after_undo:
             self.crash_after_undo, self.crash_after = False, None
             self.clock.after(0.0, driver.die)
+
+    def took(self, driver: Driver, failed: list[str]) -> None:
+        """A command has taken events, among them workers' reports that the run cannot continue."""
+        if failed and not any(isinstance(one, m.GiveUp) and one.reason in failed for one in driver.decisions):
+            raise Broken(f"the command does not end with the error of a worker: {failed}")
+
+    def ends(self, driver: Driver) -> None:
+        """A command ends, with its decision: a request to stop was honoured in time."""
+        if driver.stop_at is not None and self.clock.now - driver.stop_at > STOP_SECONDS + driver.held_up_s:
+            raise Broken(f"{self.clock.now - driver.stop_at:.0f} s passed from the request to stop to {driver.ended}")
 
     def noted(self, kind: str, fields: dict[str, Any]) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -192,9 +206,10 @@ class World:
             lineage = group.join.lineage if self.overlapped else self.storage.lineage
             if not usable(source.step, source.made_under, lineage):
                 raise Broken(f"a state of step {source.step}, made under {source.made_under!r}, was undone")
+        gone = [one for one in group.driver.workers.values() if one.handed_over == group.join.attempt]
         had = {
-            rank: [shard for shard in worker.offered if self.should_have(shard, group)]
-            for rank, worker in enumerate(group.workers)
+            index: [shard for shard in worker.offered if self.should_have(shard, group)]
+            for index, worker in enumerate([*group.workers, *gone])
         }
         same = before is None or before.made_under == group.made_under  # a cut may undo all that is kept
         if same and (newest := newest_complete(had, BLOCKS)) and newest.step > group.done:

@@ -10,7 +10,8 @@ from foundray.runs.lineage import Lineage
 from foundray.testing.specs import make_spec
 from foundray.training.protocol import messages as m
 from foundray.training.protocol.messages import Decision, Event, Phase, Status, Written
-from foundray.training.protocol.protocol import History, Protocol
+from foundray.training.protocol.protocol import Protocol
+from foundray.training.protocol.stages import History
 from foundray.training.protocol.states import StateShard
 from foundray.training.slots.slot import Slot
 

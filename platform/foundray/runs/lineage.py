@@ -8,7 +8,7 @@ late worker, slow upload or killed driver can bring an undone state back. Nothin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ class Cut:
 
 Lineage = tuple[Cut, ...]
 """All cuts of a run, in order."""
+Event = Mapping[str, Any]
+"""A record of a run's events."""
 
 
 def cut(lineage: Lineage, kind: str, to: int, step: int) -> Cut:
@@ -31,12 +33,26 @@ def cut(lineage: Lineage, kind: str, to: int, step: int) -> Cut:
     return Cut(hashlib.sha256(content.encode()).hexdigest()[:8], to)
 
 
-def recorded(events: Iterable[Mapping[str, Any]]) -> Lineage:
+def recorded(events: Iterable[Event]) -> Lineage:
     """Read the cuts from a run's events. Those of earlier versions have no id: what they undid was deleted."""
-    return tuple(Cut(event["cut"], event["to"]) for event in events if event.get("cut"))
+    return tuple(Cut(event["cut"], event["to"]) for event in counted(events) if event.get("cut"))
 
 
-def undoes_after(event: Mapping[str, Any]) -> int | None:
+def counted(events: Iterable[Event]) -> Iterator[Event]:
+    """Events without those whose cut is recorded already.
+
+    A command that does not know yet that another has taken the run over may record the same cut as that one, before or after
+    it. Counted twice, it would undo what was made under it.
+    """
+    seen = set[str]()
+    for event in events:
+        if (made := event.get("cut")) not in seen:
+            yield event
+        if made:
+            seen.add(made)
+
+
+def undoes_after(event: Event) -> int | None:
     """The step after which an event undoes all states and evaluations; None if it undoes none.
 
     A roll-back of earlier versions does, too, although it has no id.

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from foundray.runs.lineage import counted
+
 
 @dataclass(frozen=True)
 class RollBack:
@@ -67,6 +69,6 @@ def undone_to(before: Sequence[RollBack], step: int) -> int:
 def recorded(events: Iterable[Mapping[str, Any]]) -> tuple[RollBack, ...]:
     """Read the roll-backs in force from a run's events."""
     found: tuple[RollBack, ...] = ()
-    for event in events:
+    for event in counted(events):
         found = updated(found, event)
     return found

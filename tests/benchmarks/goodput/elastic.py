@@ -19,7 +19,8 @@ from foundray.spec import Spec
 from foundray.testing.specs import make_spec
 from foundray.training.protocol import messages as m
 from foundray.training.protocol.messages import Decision, Event, Phase, Status
-from foundray.training.protocol.protocol import History, Protocol, Stage
+from foundray.training.protocol.protocol import Protocol
+from foundray.training.protocol.stages import History, Stage
 from foundray.training.slots.slot import Slot
 
 GRID = 0.1
@@ -194,8 +195,8 @@ class Elastic:
                 self.dismiss(self.workers.pop(number))
             case m.Halt(attempt, numbers):
                 self.halt(attempt, [self.workers[number] for number in numbers])
-            case m.HandOver(attempt, number, _):
-                self.post(costs.call_s, lambda: [m.HandedOver(attempt, number, None)])
+            case m.HandOver(attempt, number):
+                self.post(costs.call_s, lambda: [m.HandedOver(attempt, number, ())])
             case m.Open(attempt, _, host):
                 if self.workers[host].alive:
                     self.post(costs.open_s, lambda: [m.Opened(attempt, attempt, ("host", 1))])

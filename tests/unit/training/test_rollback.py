@@ -46,8 +46,9 @@ def test_a_loss_of_trust_voids_what_was_decided_after_it() -> None:
     assert undone_to((early, late), 100) == 90
     assert undone_to((early,), 100) == 100
     events = [
-        *({"event": "rolled_back", "step": turn.spike, "cut": "x", **turn.facts()} for turn in (early, late)),
+        *({"event": "rolled_back", "step": turn.spike, "cut": str(turn), **turn.facts()} for turn in (early, late)),
         {"event": "left_out", "step": 117, "node": "n", "reason": "r", "trusted": 100, "to": 90, "cut": "y"},
     ]
     assert recorded(events) == (early,)
+    assert recorded([*events, events[0]]) == (early,), "the same cut by another command"
     assert recorded([*events[:2], {"event": "left_out", "step": 117, "node": "n", "reason": "r"}]) == (early, late)

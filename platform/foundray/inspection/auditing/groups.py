@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foundray.runs.lineage import Lineage, recorded, under
+from foundray.runs.lineage import Lineage, counted, recorded, under
 from foundray.training.rollback import RollBack, passed_over, updated
 
 SLACK_SECONDS = 10.0
@@ -51,7 +51,7 @@ class Placed:
 def groups_of(events: Sequence[Mapping[str, Any]]) -> list[Group]:
     """The recorded groups, in order."""
     found, turns, cuts = list[Group](), tuple[RollBack, ...](), Lineage()
-    for event in events:
+    for event in counted(events):
         turns, cuts = updated(turns, event), cuts + recorded([event])
         if event["event"] == "workers_started":
             found.append(Group(event["time"], event["step"], event["workers"], turns, under(cuts)))

@@ -29,7 +29,8 @@ from foundray.training.elastic.prestart import Prestarted, certain_slots, slots_
 from foundray.training.elastic.workers import Workers
 from foundray.training.protocol import messages as m
 from foundray.training.protocol.messages import Decision, Event
-from foundray.training.protocol.protocol import History, Protocol, Stage
+from foundray.training.protocol.protocol import Protocol
+from foundray.training.protocol.stages import History, Stage
 from foundray.training.rollback import next_turn, passed_over
 from foundray.training.slots.slot import Slot
 from foundray.training.slots.slots import Slots
@@ -184,8 +185,8 @@ class Coordinator:
             case m.Halt(attempt, numbers):
                 for number in numbers:
                     workers.halt(attempt, number)
-            case m.HandOver(attempt, number, to):
-                workers.hand_over(attempt, number, to)
+            case m.HandOver():
+                workers.hand_over(decision)
             case m.Open():
                 self.opening = Opening(self.work, workers, decision)
                 self.opening.poll()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,4 +85,4 @@ class WorkerHandle(Protocol):
     pause: Remote[[int, bool]]
     halt: Remote[[int, float]]
     hold: Remote[[StateShard, dict[str, NDArray[Any]]]]
-    hand_over: Remote[[WorkerHandle]]
+    hand_over: Remote[[WorkerHandle, Sequence[StateShard]]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -115,13 +116,11 @@ class Worker:
 
         self.replicas.keep(shard, {name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
 
-    def hand_over(self, successor: WorkerHandle) -> StateShard | None:
-        """Copy this worker's newest state shard, if it has one, to another worker."""
+    def hand_over(self, successor: WorkerHandle, shards: Sequence[StateShard]) -> None:
+        """Copy state shards that this worker holds to another one."""
         from foundray.training.elastic.restore import as_arrays
 
-        if (shard := self.replicas.own) is not None:
-            ray.get(successor.hold.remote(shard, as_arrays(self.replicas.get(shard))))
-        return shard
+        ray.get([successor.hold.remote(shard, as_arrays(self.replicas.get(shard))) for shard in shards])
 
     # What the thread does.
 

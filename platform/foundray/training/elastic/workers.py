@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from foundray.cluster.connect import node_name
 from foundray.training.elastic.messages import Work, WorkerHandle
 from foundray.training.elastic.prestart import Prestarted, start_worker
-from foundray.training.protocol.messages import Event, Gone, Halted, HandedOver, Heard, Status
+from foundray.training.protocol.messages import Event, Gone, Halted, HandedOver, HandOver, Heard, Status
 from foundray.training.slots.slot import Slot
 
 WATCH_SECONDS, WATCHES_PER_SECOND = 1.0, 200
@@ -111,12 +111,13 @@ class Workers:
         halted = handle.halt.remote(attempt, HALT_SECONDS)
         self.call(halted, lambda answer: Halted(attempt, number, answer[0], tuple(answer[1])), self._gone(number))
 
-    def hand_over(self, attempt: int, number: int, to: int) -> None:
-        """Let a worker copy its newest state shard to another one."""
+    def hand_over(self, wanted: HandOver) -> None:
+        """Let a worker copy state shards to another one."""
+        attempt, number, to, shards = wanted
         if to in self.of:
-            copied = self.of[number].handle.hand_over.remote(self.of[to].handle)
+            copied = self.of[number].handle.hand_over.remote(self.of[to].handle, shards)
             # If the successor is gone, that is known by its own calls.
-            self.call(copied, lambda shard: HandedOver(attempt, number, shard), lambda _: HandedOver(attempt, number, None))
+            self.call(copied, lambda _: HandedOver(attempt, number, shards), lambda _: HandedOver(attempt, number, ()))
 
     def _gone(self, number: int) -> Callable[[RayError], Event | None]:
         return lambda error: Gone(number, type(error).__name__)

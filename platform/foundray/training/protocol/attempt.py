@@ -31,8 +31,10 @@ class Attempt:
     """Workers of the next group, by rank."""
     opened: tuple[int, tuple[str, int] | None] | None = None
     """Generation of the leases that are open, and the place to meet."""
-    leaving: set[int] = field(default_factory=set)
-    """Workers that still have to hand over their state."""
+    leaving: tuple[int, ...] = ()
+    """Workers of the old group that do not stay."""
+    handing: dict[int, tuple[StateShard, ...]] = field(default_factory=dict)
+    """Workers that are not chosen and still have to hand over shards of the newest complete state, with these."""
 
     def __post_init__(self) -> None:
         self.were_asked = frozenset(self.asked)  # a sign of life costs the same for any number of workers
@@ -68,13 +70,24 @@ class Attempt:
         needed = max(0, world[0] - len(staying))
         staying += [n for n in there if n in group and not may_stay(n)][:needed]
         self.chosen = tuple(staying[: world[1]])
-        self.leaving = {n for n in there if n in group} - set(staying)
+        self.leaving = tuple(sorted(n for n in there if n in group and n not in staying))
 
-    def receive(self, number: int, shard: StateShard | None) -> None:
-        """Take the shard that a leaving worker has copied to the first one chosen."""
-        self.leaving.discard(number)
-        if shard is not None:
-            self.held[self.chosen[0]] = (*self.held[self.chosen[0]], shard)
+    def hand_over(self, lineage: Lineage, blocks: int) -> None:
+        """Find what those that are not chosen hold of the newest complete state, unless the chosen ones hold all of it.
+
+        That may be replicas of a lost worker, too, and the holder may be a spare worker.
+        """
+        numbers = (*self.chosen, *(n for n in self.held if n not in self.chosen))
+        newest, kept = self.source(numbers, lineage, blocks), self.source(self.chosen, lineage, blocks)
+        for rank, shard in newest.shards if newest and (kept is None or kept.state != newest.state) else ():
+            if (number := numbers[rank]) not in self.chosen:
+                held = next(one for one in self.held[number] if one == shard)  # with the spike guard's window
+                self.handing[number] = (*self.handing.get(number, ()), held)
+
+    def receive(self, number: int, shards: tuple[StateShard, ...]) -> None:
+        """Take the shards that a worker has copied to the first one chosen."""
+        del self.handing[number]
+        self.held[self.chosen[0]] = (*self.held[self.chosen[0]], *shards)
 
     def source(self, numbers: tuple[int, ...], lineage: Lineage, blocks: int) -> Source | None:
         """The newest complete state that these workers hold and no cut has undone, with holders by rank."""

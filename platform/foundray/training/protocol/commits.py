@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from foundray.runs.checkpoints import Checkpoint
+from foundray.runs.lineage import Lineage, usable
 from foundray.training.checkpoints.coverage import problem_of
 from foundray.training.protocol.messages import Commit, Decision, Note, Written
 
@@ -21,6 +22,7 @@ MAX_PENDING = 16
 class Pending:
     """A checkpoint that still lacks shards, or its manifest."""
 
+    generation: int
     made_under: str
     parts: dict[str, Written] = field(default_factory=dict)
     """Parts written, by the shard's file."""
@@ -44,19 +46,28 @@ class Commits:
         self.report_at = 0.0
         self.writing: Checkpoint | None = None
         """The checkpoint whose manifest is being written."""
-        self.begin(-1, 0)
-
-    def begin(self, generation: int, blocks: int) -> None:
-        """Follow a new group. The model has `blocks` blocks."""
-        self.generation, self.blocks = generation, blocks
         self.pending: dict[int, Pending] = {}
         """Unfinished checkpoints, by step."""
+        self.begin(-1, 0)
+
+    def begin(self, generation: int, blocks: int, start: int = 0, lineage: Lineage = ()) -> None:
+        """Follow a new group, which starts from step `start`. The model has `blocks` blocks.
+
+        Whole checkpoints of earlier groups are still completed, except those that were undone, and those of later steps: the
+        new group records these steps again, and writes their checkpoints into the same files.
+        """
+        self.generation, self.blocks = generation, blocks
+        self.pending = {step: one for step, one in self.whole(lineage).items() if step <= start}
         self.newest = -1
         """Step of the group's newest complete checkpoint."""
         self.seen: dict[int, tuple[Written, ...]] = {}
         """What each worker had reported at the last look."""
         self.failed: set[tuple[int, str]] = set()
         """(step, reason) of the shards that could not be written."""
+
+    def whole(self, lineage: Lineage) -> dict[int, Pending]:
+        """The unfinished checkpoints whose shards are all written, and which no cut has undone."""
+        return {step: one for step, one in self.pending.items() if one.covered and usable(step, one.made_under, lineage)}
 
     def take(self, number: int, written: tuple[Written, ...]) -> None:
         """Take what a worker has written since the last look."""
@@ -75,7 +86,9 @@ class Commits:
                 self.failed.add((part.step, part.shard))
                 self.decide(Note("checkpoint_failed", {"step": part.step, "reason": part.shard}))
             return
-        pending = self.pending.setdefault(part.step, Pending(part.made_under))
+        pending = self.pending.setdefault(part.step, Pending(self.generation, part.made_under))
+        if pending.generation != self.generation:
+            return  # the state that this group started from, which is whole already
         if part.shard.file not in pending.parts:
             pending.blocks += sum(stop - start for start, stop in part.shard.ranges)
         pending.parts[part.shard.file] = part
@@ -88,7 +101,7 @@ class Commits:
         if self.writing is None and (step := self._due(now)) is not None and step <= stored:
             pending = self.pending[step]
             self.writing = Checkpoint(step, pending.made_under)
-            self.decide(Commit(self.generation, self.writing, tuple(pending.parts.values())))
+            self.decide(Commit(pending.generation, self.writing, tuple(pending.parts.values())))
 
     def _due(self, now: float) -> int | None:
         """The step whose manifest is due. Manifests are written in order, or what an earlier one keeps would be lost.
@@ -107,7 +120,7 @@ class Commits:
 
     def committed(self, generation: int, step: int) -> None:
         self.writing = None
-        if generation == self.generation:
+        if step in self.pending and self.pending[step].generation == generation:
             self.newest = max(self.newest, step)
             self.pending = {later: pending for later, pending in self.pending.items() if later > step}
 

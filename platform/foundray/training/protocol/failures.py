@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from foundray.errors import RunFailed
+from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.spec import FaultConfig
 
 STORAGE_RETRY_SECONDS = 1.0
@@ -32,6 +32,11 @@ class Failures:
         self.step = -1
         self.away_since: float | None = None
 
+    @property
+    def is_away_too_long(self) -> bool:
+        """Whether storage has not answered for longer than a run waits."""
+        return self.away_since is not None and self.now() - self.away_since > self.fault.storage_wait_s
+
     def add(self, step: int, cause: str, away: bool) -> float:
         """Count a group that broke after `step`, and return the seconds to wait before the next one. Raises RunFailed."""
         if step > self.step:
@@ -40,7 +45,7 @@ class Failures:
         self.total += 1
         if away or (self.away_since is not None and lost_connection(cause)):
             self.away_since = self.now() if self.away_since is None else self.away_since
-            if self.now() - self.away_since > self.fault.storage_wait_s:
+            if self.is_away_too_long:
                 raise RunFailed(
                     f"storage has not answered for {self.fault.storage_wait_s:.0f} s: {cause}; once it does, `{self.resume}` "
                     "continues from the last checkpoint"
@@ -53,3 +58,10 @@ class Failures:
                 "checkpoint"
             )
         return 0.0
+
+    def no_checkpoint(self, damaged: str) -> FoundrayError:
+        """Why the run cannot continue from any checkpoint, and what the user can do; `damaged` says what is wrong with each."""
+        problem = f"no checkpoint can be used: {damaged}"
+        if self.away_since is not None:  # one of them may answer later
+            return RunFailed(f"{problem}; once storage answers, `{self.resume}` continues from the newest one")
+        return InputError(f"{problem}; delete the run's checkpoints to start over")

@@ -80,6 +80,12 @@ class Members:
         assert member.status.phase in IDLE, member
         member.status, member.left = Status(Phase.RUNNING, -1, generation, facts=member.status.facts), False
 
+    def leave(self, number: int) -> None:
+        """Record that a worker leaves, which is no loss."""
+        if not (member := self.of[number]).left:
+            member.left = True
+            self.decide(Note("member_left", {"member": number, "node": member.slot.node}))
+
     def lose(self, number: int, reason: str, now: float) -> None:
         """Dismiss a worker and record its loss."""
         member = self.of[number]

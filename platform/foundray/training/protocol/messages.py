@@ -137,11 +137,11 @@ class Halted(NamedTuple):
 
 
 class HandedOver(NamedTuple):
-    """A leaving worker has copied its newest state shard, if it has one, to its successor."""
+    """A worker has copied these state shards to its successor."""
 
     attempt: int
     number: int
-    shard: StateShard | None
+    shards: tuple[StateShard, ...]
 
 
 class Opened(NamedTuple):
@@ -231,9 +231,12 @@ class Halt(NamedTuple):
 
 
 class HandOver(NamedTuple):
+    """Let a worker that is not of the next group copy state shards to one that is."""
+
     attempt: int
     number: int
     to: int
+    shards: tuple[StateShard, ...]
 
 
 class Open(NamedTuple):

@@ -9,14 +9,13 @@ state that they hold or that is stored. What undoes states is recorded before it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.runs.checkpoints import Checkpoint
-from foundray.runs.lineage import Lineage, cut, usable
+from foundray.runs.lineage import cut, usable
 from foundray.spec import Spec
 from foundray.training.protocol import messages as m
 from foundray.training.protocol.attempt import HALT_SECONDS, Attempt
@@ -24,11 +23,14 @@ from foundray.training.protocol.commits import Commits
 from foundray.training.protocol.failures import Failures, lost_connection
 from foundray.training.protocol.members import Member, Members
 from foundray.training.protocol.messages import Decision, Event, Phase, Status
+from foundray.training.protocol.stages import History, Stage
 from foundray.training.protocol.states import Source
-from foundray.training.rollback import RollBack, appended, roll_back, trusted, undone_to
+from foundray.training.rollback import appended, roll_back, trusted, undone_to
 
 OPEN_SECONDS = 70.0
 """Limit for the leases to open."""
+COMMIT_SECONDS = 10.0
+"""Limit for the manifest of a whole checkpoint, if memory holds no state: longer than its records take to an object store."""
 PAUSE_SECONDS = 1.0
 """Interval between two requests to pause: one may arrive before the order to join."""
 GATHER_SECONDS = 30.0
@@ -37,31 +39,6 @@ WAITING_REPORT_SECONDS = 40.0
 """Time without enough workers after which the run reports what it waits for."""
 MAX_ROLL_BACKS = 16
 """Maximum roll-backs past loss spikes in a run."""
-
-
-class Stage(StrEnum):
-    GATHERING = "gathering"
-    """There is no group; too few workers are ready."""
-    HALTING = "halting"
-    """Workers were asked to stop what is under way."""
-    HANDING_OVER = "handing over"
-    """Workers that leave copy their state."""
-    OPENING = "opening"
-    """The feeder opens a generation of leases, and the first worker a place to meet."""
-    COMPUTING = "computing"
-    """A group was ordered to join, and computes."""
-    ENDED = "ended"
-    """The run is finished, stopped or given up."""
-
-
-@dataclass(frozen=True)
-class History:
-    """What the run has recorded and stored before this command."""
-
-    lineage: Lineage = ()
-    roll_backs: tuple[RollBack, ...] = ()
-    checkpoints: tuple[Checkpoint, ...] = ()
-    """The complete ones, newest first."""
 
 
 class Protocol:
@@ -88,6 +65,8 @@ class Protocol:
     """Why workers were asked to pause."""
     done_since: float | None
     """Time since which all workers of the group have been done, or have paused."""
+    stop_since: float | None
+    """Time since which the command shall stop."""
     failure: FoundrayError | None
     """Why the command gives up."""
 
@@ -107,7 +86,7 @@ class Protocol:
         self.group, self.generation, self.attempt = {}, 0, Attempt(0, now)
         self.broken, self.retry_at = False, 0.0
         self.pausing, self.paused_at, self.done_since = "", 0.0, None
-        self.stop_asked = self.waiting_reported = False
+        self.stop_since, self.waiting_reported = None, False
         self.failure = None
 
     def take(self, events: Iterable[Event], now: float) -> list[Decision]:
@@ -174,10 +153,8 @@ class Protocol:
                 if of == attempt.number and status.phase in m.IDLE and number in members.of:
                     members.of[number].status = replace(status, facts=members.of[number].status.facts)
                     attempt.held[number] = shards
-            case m.HandedOver(of, number, shard) if of == attempt.number and number in attempt.leaving and number in members.of:
-                attempt.receive(number, shard)
-                members.of[number].left = True
-                self._note("member_left", member=number, node=members.of[number].slot.node)
+            case m.HandedOver(of, number, shards) if of == attempt.number and number in attempt.handing:
+                attempt.receive(number, shards)
             case m.Opened(of, generation, meeting) if of == attempt.number and self.stage is Stage.OPENING:
                 attempt.opened = generation, meeting
             case m.NotOpened(of, reason) if of == attempt.number and self.stage is Stage.OPENING:
@@ -208,7 +185,7 @@ class Protocol:
             case m.Pruned(checkpoints):
                 self._forget(checkpoints)
             case m.StopAsked():
-                self.stop_asked = True
+                self.stop_since = self.stop_since or self.now
             case m.TakenOver(run):
                 raise RunFailed(f"another command has taken over the run {run}")
             case m.Tick():
@@ -232,17 +209,19 @@ class Protocol:
 
     def _go_on(self) -> None:
         attempt, there = self.attempt, self.members.of
+        if self._stops():
+            return self._end(m.End("stopped", self.stored_step))
         match self.stage:
             case Stage.GATHERING:
                 self._gather()
             case Stage.HALTING if self.now >= self.retry_at and attempt.is_over(there, self._is_enough, self.now):
                 if self.broken:
                     self._find_cause()
-                if self.now >= self.retry_at:
+                if self.now >= self.retry_at and not self._awaits_commit():
                     self._choose()
             case Stage.HANDING_OVER | Stage.OPENING if not there.keys() >= set(attempt.chosen):
                 self._halt()
-            case Stage.HANDING_OVER if not attempt.leaving & set(there) or self.now - self.since > HALT_SECONDS:
+            case Stage.HANDING_OVER if not attempt.handing.keys() & set(there) or self.now - self.since > HALT_SECONDS:
                 self._open()
             case Stage.OPENING if attempt.opened:
                 self._join(*attempt.opened)
@@ -265,13 +244,22 @@ class Protocol:
     def _wait(self, ready: int) -> None:
         """Wait for more workers than the `ready` ones; report that, and give up after too long."""
         waited = self.now - self.since
-        if self.stop_asked and (self.commits.idle(self.stored) or waited > self.spec.fault.storage_wait_s):
-            return self._end(m.End("stopped", self.stored_step))
         if waited > self.spec.fault.wait_s:
             self._end(m.Waiting(ready, waited, give_up=True))
         elif waited > WAITING_REPORT_SECONDS and not self.waiting_reported:
             self.waiting_reported = True
             self._decide(m.Waiting(ready, waited, give_up=False))
+
+    def _stops(self) -> bool:
+        """Tell whether to end on request though no group computes: no worker can, none need, or leases do not open in time."""
+        if self.stop_since is None or self.broken or self.stage in (Stage.COMPUTING, Stage.ENDED):
+            return False
+        waited = self.now - self.stop_since
+        if self.stage is Stage.GATHERING:
+            over = len(self.members.ready(self.now)) < self.world[0]
+        else:
+            over = self.recorded <= self.stored_step or waited > OPEN_SECONDS
+        return over and (self.commits.idle(self.stored) or waited > self.spec.fault.storage_wait_s)
 
     def _compute(self) -> None:
         """Act on the phases of the group's workers."""
@@ -308,7 +296,7 @@ class Protocol:
         return False
 
     def _pause_if_due(self) -> None:
-        if self.stop_asked:
+        if self.stop_since is not None:
             self.pausing = "stop"
         elif self._joiners() or self._can_leave():
             self.pausing = "regroup"
@@ -343,19 +331,27 @@ class Protocol:
         statuses = [member.status for member in self._here() if member.status.generation == self.generation]
         if spike := max((status.spike for status in statuses), default=0):
             return self._roll_back(spike)
-        unreadable = {status.unreadable for status in statuses if status.unreadable and not status.away}
-        for checkpoint, reason in sorted(unreadable):
-            if checkpoint.name not in self.damaged:
-                self.damaged[checkpoint.name] = reason
-                self.skipped.append(reason)
-        if unreadable:
-            return
+        skips = self.failures.is_away_too_long and len(self.usable()) > 1  # others in the same storage may answer
+        if unreadable := {one.unreadable for one in statuses if one.unreadable and (skips or not one.away)}:
+            return self._skip(unreadable)
         # Workers that only lost a connection say so; another may know the cause.
         cause = min((status.reason for status in statuses if status.reason), key=lost_connection, default="a worker was lost")
         self._note("group_broken", step=self.recorded, reason=cause)
         if found := next((status for status in statuses if status.suspects), None):
             self._cordon(found.suspects, found.done)
         self.retry_at = self.now + self.failures.add(self.recorded, cause, any(status.away for status in statuses))
+
+    def _skip(self, unreadable: set[m.Unreadable]) -> None:
+        """Use these checkpoints no more in this command."""
+        for checkpoint, reason in sorted(unreadable):
+            if checkpoint.name not in self.damaged:
+                self.damaged[checkpoint.name] = reason
+                self.skipped.append(reason)
+
+    def _awaits_commit(self) -> bool:
+        """Tell whether the next group can start only from a checkpoint that is about to be completed."""
+        whole = any(self.stored_step < step <= self.recorded for step in self.commits.whole(self.lineage))
+        return whole and self.now - self.attempt.began < COMMIT_SECONDS and self._source(self.attempt.asked) is None
 
     def _choose(self) -> None:
         """Choose the next group among the workers that have halted."""
@@ -365,13 +361,17 @@ class Protocol:
             self._note("too_few", workers=len(attempt.chosen), needed=self.world[0])
             self.group, self.waiting_reported = {}, False
             return self._enter(Stage.GATHERING)
+        attempt.hand_over(self.lineage, self.members.blocks)
         self._enter(Stage.HANDING_OVER)
-        for number in sorted(attempt.leaving):
-            self._decide(m.HandOver(attempt.number, number, attempt.chosen[0]))
-        if not attempt.leaving:
+        for number, shards in attempt.handing.items():
+            self._decide(m.HandOver(attempt.number, number, attempt.chosen[0], shards))
+        if not attempt.handing:
             self._open()
 
     def _open(self) -> None:
+        for number in self.attempt.leaving:
+            if number in self.members.of:
+                self.members.leave(number)
         self._enter(Stage.OPENING)
         self._decide(m.Open(self.attempt.number, len(self.attempt.chosen), self.attempt.chosen[0]))
 
@@ -383,7 +383,7 @@ class Protocol:
         if stored and (source is None or source.step < stored.step):
             source = stored
         if source is None and (damaged := [reason for name, reason in self.damaged.items() if usable(*name, self.lineage)]):
-            raise InputError(f"no checkpoint can be used: {'; '.join(damaged)}; delete the run's checkpoints to start over")
+            raise self.failures.no_checkpoint("; ".join(damaged))
         step = source.step if source else 0
         while self.skipped:
             self._note("checkpoint_skipped", step=step, reason=self.skipped.pop(0), going_on_from=step)
@@ -391,7 +391,7 @@ class Protocol:
             self.members.order(number, generation)
         self.group = {number: rank for rank, number in enumerate(chosen)}
         self.generation, self.done_since, self.recorded = generation, None, step
-        self.commits.begin(generation, self.members.blocks)
+        self.commits.begin(generation, self.members.blocks, step, self.lineage)
         self._enter(Stage.COMPUTING)
         failures = self.failures.total
         self._decide(m.Join(self.attempt.number, generation, chosen, meeting, source, self.lineage, self.roll_backs, failures))

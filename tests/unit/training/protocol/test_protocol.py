@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.unit.scripted import Scripted, every, only, part, shards, slots
 
@@ -10,7 +12,8 @@ from foundray.runs.lineage import Cut
 from foundray.training.protocol import messages as m
 from foundray.training.protocol.attempt import GRACE_SECONDS, HALT_SECONDS, PROBE_SECONDS
 from foundray.training.protocol.messages import Phase
-from foundray.training.protocol.protocol import GATHER_SECONDS, OPEN_SECONDS, WAITING_REPORT_SECONDS, Stage
+from foundray.training.protocol.protocol import GATHER_SECONDS, OPEN_SECONDS, WAITING_REPORT_SECONDS
+from foundray.training.protocol.stages import Stage
 from foundray.training.protocol.states import Source
 
 LEFT, RIGHT = (0, 3), (3, 6)
@@ -225,13 +228,50 @@ def test_a_leaving_worker_hands_its_state_over_before_the_leases_open() -> None:
     assert run.take(m.SlotsHeld(held, frozenset("b"))) == [m.Pause(1, (1, 2), save=False)]
     for number in (1, 2):
         run.say(number, Phase.PAUSED, done=6)
-    assert run.answer({1: shards(6, LEFT), 2: shards(6, RIGHT)}) == [m.HandOver(2, 2, 1)]
-    found = run.take(m.HandedOver(2, 2, shards(6, RIGHT)[0]))
+    assert run.answer({1: shards(6, LEFT), 2: shards(6, RIGHT)}) == [m.HandOver(2, 2, 1, shards(6, RIGHT))]
+    found = run.take(m.HandedOver(2, 2, shards(6, RIGHT)))
     assert found == [m.Note("member_left", {"member": 2, "node": "b"}), m.Open(2, 1, 1)]
     join = run.open()
     assert isinstance(join.source, Source)
     assert (join.numbers, [holder for holder, _ in join.source.shards]) == ((1,), [0, 0])
     assert run.take(m.SlotsHeld(held, frozenset("b"))) == [m.Dismiss(2)], "no loss"
+
+
+def test_a_leaving_worker_hands_over_the_replicas_of_a_lost_one_too() -> None:
+    run = Scripted()
+    run.form("abc")
+    run.take(m.Recorded(5), m.SlotsHeld(slots("abc"), frozenset("c")), m.Gone(2, "ActorDiedError"))
+    first, middle, last = shards(4, (0, 2), (2, 4), (4, 6))
+    own, replica = shards(5, (4, 6))[0], replace(middle, losses=((4, 0.5),))
+    run.answer({1: (first,)})
+    (wanted,) = every(m.HandOver, run.answer({3: (own, replica, last)}))
+    assert (wanted.number, wanted.to, wanted.shards) == (3, 1, (middle, last)), "step 5 is lost, and step 4 whole with these"
+    assert wanted.shards[0].losses == replica.losses, "with the spike guard's window"
+    run.take(m.HandedOver(2, 3, wanted.shards))
+    join = run.open()
+    assert isinstance(join.source, Source) and (join.numbers, join.source.step) == ((1,), 4)
+
+
+def test_a_spare_worker_hands_over_what_the_next_group_lacks() -> None:
+    """It may have been in a group before, and be the only one that holds a part."""
+    run = Scripted(workers=(1, 1))
+    run.form("a")
+    run.take(m.Expected(slots("b"), certain=True))
+    run.say(2, Phase.READY)
+    run.break_(1)
+    wanted = only(m.HandOver, run.answer({2: shards(5, RIGHT)}) + run.answer({1: shards(5, LEFT)}))
+    assert wanted == m.HandOver(2, 2, 1, shards(5, RIGHT))
+    assert run.take(m.HandedOver(2, 2, ())) == [m.Open(2, 1, 1)], "it could not; and it does not leave"
+    assert run.open().source is None
+
+
+def test_nothing_is_handed_over_that_the_next_group_has() -> None:
+    run = Scripted()
+    run.form("ab")
+    run.take(m.SlotsHeld(slots("ab"), frozenset("b")))
+    run.say(1, Phase.PAUSED, done=6), run.say(2, Phase.PAUSED, done=6)
+    found = run.answer({1: shards(6, (0, 6)), 2: shards(6, RIGHT)})
+    assert found == [m.Note("member_left", {"member": 2, "node": "b"}), m.Open(2, 1, 1)]
 
 
 def test_a_worker_on_a_draining_node_continues_if_the_run_would_otherwise_stop() -> None:
@@ -317,6 +357,37 @@ def test_a_stop_while_nobody_computes_ends_at_once() -> None:
     run = Scripted((Checkpoint(8, ""),), workers=(2, 3))
     run.ready("a")
     assert run.take(m.StopAsked()) == [m.End("stopped", 8)]
+
+
+def test_a_stop_is_honoured_though_leases_never_open() -> None:
+    run = Scripted((Checkpoint(8, ""),), fault__silence_s=1000)
+    run.form("a")
+    run.take(m.Recorded(10), m.Stored(10))
+    run.break_(1)
+    run.answer({1: shards(10, (0, 6))})
+    assert run.take(m.StopAsked()) == [], "two steps would be repeated: they are saved if leases open"
+    assert not every(m.End, run.after(OPEN_SECONDS - 1) + run.take(m.NotOpened(2, "GetTimeoutError")))
+    run.answer({1: shards(10, (0, 6))})
+    assert run.after(2) == [m.End("stopped", 8)]
+
+
+def test_a_stop_while_a_group_forms_ends_at_once_if_all_is_stored() -> None:
+    run = Scripted((Checkpoint(8, ""),))
+    run.ready("a")
+    run.answer({1: ()})
+    assert run.protocol.stage is Stage.OPENING
+    assert run.take(m.StopAsked()) == [m.End("stopped", 8)]
+
+
+def test_a_stop_does_not_hide_why_a_group_broke() -> None:
+    """A loss of trust has to be recorded before the command ends: nothing would find it later."""
+    run = Scripted(guard__recheck_every=4)
+    run.form("abc")
+    run.break_(1, "they compute different bits", suspects=(2,), done=7)
+    assert run.take(m.StopAsked()) == []
+    found = run.answer(dict.fromkeys((1, 2, 3), ()))
+    assert only(m.Undo, found).kind == "left_out"
+    assert run.take(m.Tick()) == [m.End("stopped", 0)]
 
 
 def test_a_run_is_finished_with_its_last_checkpoint() -> None:

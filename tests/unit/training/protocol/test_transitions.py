@@ -10,7 +10,7 @@ from tests.repository import REPOSITORY
 
 from foundray.training.protocol import protocol
 from foundray.training.protocol.messages import IDLE, TRANSITIONS, Phase
-from foundray.training.protocol.protocol import Stage
+from foundray.training.protocol.stages import Stage
 
 CONCEPTS = (REPOSITORY / "docs" / "concepts.md").read_text()
 
