@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from foundray.exports.folder import Loaded
     from foundray.inspection.auditing import Audit
     from foundray.inspection.quarantined import Quarantine
+    from foundray.opened import OpenedRun
     from foundray.planning import Plan
     from foundray.runs.facts import Facts
     from foundray.tuning.forecast.forecast import Forecast
@@ -33,13 +34,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "export", "fetch", "forecast", "load", "plan",
-    "prepare", "probe", "quarantine", "report", "resume", "sample", "samples", "search", "status", "stop", "track", "train",
-    "transfer", "tune",
+    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "export", "fetch", "forecast", "load",
+    "open_run", "plan", "prepare", "probe", "quarantine", "report", "resume", "sample", "samples", "search", "status", "stop",
+    "track", "train", "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
 Report = Callable[[str], None]
+OnEvent = Callable[[dict[str, Any]], None]
 
 
 def _silent(line: str) -> None:
@@ -105,24 +107,49 @@ def quarantine(what: SpecPath, overrides: Mapping[str, Any] | None = None, sourc
 
 
 def train(
-    spec: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
+    spec: SpecPath,
+    overrides: Mapping[str, Any] | None = None,
+    report: Report = _silent,
+    show_progress: bool = False,
+    on_event: OnEvent | None = None,
 ) -> Facts:
-    """Run a spec to its end, after preparing its data if needed. Raises InputError or RunFailed."""
+    """Run a spec to its end, after preparing its data if needed; return where the run stands then.
+
+    `overrides` are fields by dotted name, such as `{"train.steps": 500}`. `report` takes each line for people, such as
+    `print`; `show_progress` draws a bar on a terminal. `on_event` is called in a thread with each record as it happens: a
+    step's (`event` is `step`) and each event's, with the fields that docs/spec.md lists. It may be slow or fail without a cost
+    to the run, and may call `stop`. Raises InputError or RunFailed.
+    """
     from foundray.spec.loading import load_spec
     from foundray.training import driver
 
-    return driver.train(load_spec(_path(spec), overrides), report, show_progress)
+    return driver.train(load_spec(_path(spec), overrides), report, show_progress, on_event)
 
 
 def resume(
-    run: SpecPath, overrides: Mapping[str, Any] | None = None, report: Report = _silent, show_progress: bool = False
+    run: SpecPath,
+    overrides: Mapping[str, Any] | None = None,
+    report: Report = _silent,
+    show_progress: bool = False,
+    on_event: OnEvent | None = None,
 ) -> Facts:
-    """Continue a run from its last complete checkpoint. Raises InputError or RunFailed."""
+    """Continue a run from its last complete checkpoint; arguments as for `train`. Raises InputError or RunFailed.
+
+    `run` is a run's folder, or its name in `runs/`. `overrides` may only change fields that do not decide the result.
+    """
     from foundray.runs.run import Run
     from foundray.training import driver
 
     opened = Run.open(_path(run))
-    return driver.resume(opened, opened.spec(dict(overrides or {})), report, show_progress)
+    return driver.resume(opened, opened.spec(dict(overrides or {})), report, show_progress, on_event)
+
+
+def open_run(run: SpecPath) -> OpenedRun:
+    """Open a run by its folder, or by its name in `runs/`: its metrics, model and tokenizer. Raises InputError."""
+    from foundray.opened import OpenedRun
+    from foundray.runs.run import Run
+
+    return OpenedRun(Run.open(_path(run)))
 
 
 def status(run: SpecPath) -> Facts:

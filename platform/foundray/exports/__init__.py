@@ -17,12 +17,13 @@ from typing import Any
 from foundray.exports.destination import all_or_nothing, check_free
 from foundray.runs.run import Run
 from foundray.storage import Store
+from foundray.wording.shown import Shown
 
 IDENTITY = "foundray.json"
 
 
 @dataclass
-class Exported:
+class Exported(Shown):
     """Result of an export, for programs: the last line of `export` with `--json`."""
 
     out: str

@@ -19,6 +19,7 @@ from foundray.spec.loading import load_spec
 from foundray.storage import Store
 from foundray.training.driver import prepared_data
 from foundray.wording.sentences import plain
+from foundray.wording.shown import Shown
 from foundray.wording.words import plural
 
 VECTORS, BAD_ROWS = "embedding.json", "bad_rows.jsonl"
@@ -28,7 +29,7 @@ _UNIT = re.compile(r"(?:(\d+)-)?(\d+)\.jsonl?")
 
 
 @dataclass(frozen=True)
-class Quarantine:
+class Quarantine(Shown):
     """The raw data that could not be used."""
 
     folder: str

@@ -14,12 +14,13 @@ from foundray.planning.coverage import Coverage, coverage, load_named
 from foundray.planning.gpus import fleets
 from foundray.planning.survey import Survey, survey
 from foundray.spec import Spec, nearest
+from foundray.wording.shown import Shown
 
 __all__ = ["BECAUSE", "Assumptions", "Plan", "plan"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """What is known before a run."""
 
     spec: Spec

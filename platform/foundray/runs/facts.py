@@ -18,6 +18,7 @@ from foundray.runs.lock import is_held
 from foundray.runs.restarts import restarts
 from foundray.spec import Spec
 from foundray.storage import Store
+from foundray.wording.shown import Shown
 from foundray.wording.standard_json import dumps
 
 MOVES = kinds(Trait.MOVES)
@@ -25,7 +26,7 @@ MOVES = kinds(Trait.MOVES)
 
 
 @dataclass
-class Facts:
+class Facts(Shown):
     """Where a run stands, for programs: the last line of `train`, `resume` and `status` with `--json`."""
 
     run: str

@@ -30,6 +30,7 @@ from foundray.tracking.process import tracked
 from foundray.training.checkpoints.leftovers import clear
 from foundray.training.default_scale import choose, with_workers
 from foundray.training.telemetry.likelihood import BytesPerToken
+from foundray.training.telemetry.listener import Told
 from foundray.training.telemetry.recorder import Recorder, past_requests
 from foundray.training.warm_start.parent import Start, check_not_itself, find_start
 from foundray.wording.words import plural, span
@@ -40,14 +41,14 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 
 
-def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
+def train(spec: Spec, report: Report, show_progress: bool = False, on_event: Told | None = None) -> Facts:
     """Run the spec to its end, continuing where an earlier command stopped. Raises InputError or RunFailed."""
     check_not_itself(spec)
     run = Run.named(spec)
     if run.exists():
         spec = run.as_begun(spec)
         run.check_same(spec)
-        return resume(run, spec, report, show_progress)
+        return resume(run, spec, report, show_progress, on_event)
     check_trackers(spec)
     Store.at(spec.storage).check_writable()
     prepared_folder(spec)  # finds missing sources before anything starts
@@ -76,7 +77,7 @@ def train(spec: Spec, report: Report, show_progress: bool = False) -> Facts:
             start = None  # frees the weights
             spec, workers = _with_default_scale(spec, prepared, workers, report)
             with heeded(lock.stop):
-                return _run(ray, run, spec, prepared, workers, lock, report, show_progress, prestarted)
+                return _run(ray, run, spec, prepared, workers, lock, report, show_progress, on_event, prestarted)
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def _make(run: Run, spec: Spec, prepared: Prepared, start: Start | None) -> None
     (run.folder / "spec.yaml").write_text(_with_absolute_paths(spec).to_yaml())
 
 
-def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) -> Facts:
+def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False, on_event: Told | None = None) -> Facts:
     """Continue from the run's last complete checkpoint. Raises InputError or RunFailed."""
     if (facts := _finished(run, spec, report)) is not None:
         return facts
@@ -149,7 +150,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False) ->
         workers = _fit(spec, report)
         with _prestarting(spec) as prestarted, heeded(lock.stop):
             spec, workers = _with_default_scale(spec, prepared, workers, report)
-            return _run(ray, run, spec, prepared, workers, lock, report, show_progress, prestarted)
+            return _run(ray, run, spec, prepared, workers, lock, report, show_progress, on_event, prestarted)
 
 
 def _finished(run: Run, spec: Spec, report: Report) -> Facts | None:
@@ -211,6 +212,7 @@ def _run(
     lock: RunLock,
     report: Report,
     show_progress: bool,
+    on_event: Told | None,
     prestarted: Prestarted | None,
 ) -> Facts:
     if problem := clear(run):
@@ -247,7 +249,7 @@ def _run(
     )
     scores = spec.objective.build().scores
     metrics = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
-    recorder = Recorder(run, spec, _bytes_per_token(manifest) if scores else None, report, show_progress, metrics)
+    recorder = Recorder(run, spec, _bytes_per_token(manifest) if scores else None, report, show_progress, metrics, on_event)
     recorder.write([event("command", workers=list(spec.scale.world), environment=environment()), *slots.request_events()])
     coordinator = Coordinator(spec, run, work, recorder, slots, lock, prestarted)
     advice = f"`foundray resume {run.folder}` continues from the last checkpoint"

@@ -20,6 +20,7 @@ from foundray.vectors.kinds import source_of
 from foundray.vectors.recipe import INDEX, RECIPE, Complete, Recipe
 from foundray.vectors.shards import finish
 from foundray.wording.sentences import plain
+from foundray.wording.shown import Shown
 from foundray.wording.words import plural
 
 Report = Callable[[str], None]
@@ -59,7 +60,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class Embedded(Shown):
     """Result of an embedding, for programs."""
 
     out: str

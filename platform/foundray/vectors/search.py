@@ -19,13 +19,14 @@ from foundray.vectors.blocks import parts
 from foundray.vectors.kinds import source_of
 from foundray.vectors.recipe import INDEX, Complete, Recipe
 from foundray.vectors.shards import table_of, vectors_of
+from foundray.wording.shown import Shown
 
 if TYPE_CHECKING:
     from foundray.vectors.index import Index, Metric
 
 
 @dataclass(frozen=True)
-class Hit:
+class Hit(Shown):
     """A row that a search found."""
 
     id: str

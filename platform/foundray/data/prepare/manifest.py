@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from foundray.data.prepare.quarantine import Balance
 from foundray.errors import InputError
 from foundray.storage import Store
+from foundray.wording.shown import Shown
 
 if TYPE_CHECKING:
     from foundray.data.tokenizers.tokenizer import Tokenizer
@@ -101,7 +102,7 @@ def rows_per_group(context: int, tokens: bool) -> int:
     return max(1, TOKENS_PER_ROW_GROUP // (context + 1)) if tokens else MEDIA_PER_ROW_GROUP
 
 
-class Prepared:
+class Prepared(Shown):
     """A prepared data set in its folder."""
 
     def __init__(self, folder: Store, manifest: Manifest):

@@ -12,10 +12,11 @@ from pydantic import PositiveInt
 from foundray.evaluation.encoder import Layer, Pool, UnitsPool
 from foundray.runs.run import Run
 from foundray.spec.section import Section
+from foundray.wording.shown import Shown
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgement(Shown):
     """One measure for a simple baseline, for the untrained network and for the run."""
 
     run: str

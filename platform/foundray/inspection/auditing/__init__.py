@@ -19,10 +19,11 @@ from foundray.inspection.auditing.spikes import judge_spikes
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.spec.arithmetic import differing
+from foundray.wording.shown import Shown
 
 
 @dataclass
-class Audit:
+class Audit(Shown):
     """What the logs prove."""
 
     steps: int

@@ -21,6 +21,7 @@ from foundray.training.rollback import recorded, updated
 from foundray.training.telemetry.curves import Curves
 from foundray.training.telemetry.exporter import Exporter
 from foundray.training.telemetry.likelihood import BytesPerToken, with_meaning
+from foundray.training.telemetry.listener import Listener, Told
 from foundray.training.telemetry.metrics import METRICS, RunMetrics
 from foundray.training.telemetry.record_writer import RecordWriter
 from foundray.wording.sentences import progress, remarks, sentence
@@ -47,8 +48,9 @@ class Recorder:
         report: Callable[[str], None],
         show_progress: bool,
         run_metrics: RunMetrics | None = None,
+        on_event: Told | None = None,
     ):
-        """`run_metrics` are the numbers for Prometheus, if any."""
+        """`run_metrics` are the numbers for Prometheus, if any; `on_event` is told of each record."""
         self.run, self.spec, self.report = run, spec, report
         self.bytes_per_token = bytes_per_token
         """UTF-8 bytes of text per target; None if the loss is not the text's own likelihood."""
@@ -92,6 +94,7 @@ class Recorder:
         if run_metrics:
             run_metrics.begin(run.story())
         self.exporter = Exporter(spec.name, METRICS, run_metrics.read) if run_metrics else None
+        self.listener = Listener(on_event, self.print_line) if on_event else None
         self.bar: Bar | None = None
         if show_progress and sys.stderr.isatty():
             from foundray.training.telemetry.bar import Bar
@@ -124,6 +127,8 @@ class Recorder:
                     self.curves.add_event(record)
                 else:
                     self.curves.add_step(record)
+                if self.listener:
+                    self.listener.take(record)
             self._report_curves()
             # Show the user what matters, and update the exported numbers.
             for record in metrics:
@@ -231,6 +236,8 @@ class Recorder:
         finally:
             self.curves.close()
             self._report_curves()
+            if self.listener:
+                self.listener.close()
 
     @contextmanager
     def _storage_may_fail(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from foundray.tuning.forecast.extrapolation import WARY, cautions, check_falls, 
 from foundray.tuning.forecast.ladder import Point, Target, check, check_positive, points_from_csv
 from foundray.tuning.forecast.plausible import plausible, without_each
 from foundray.tuning.forecast.scaling_law import Centred, Law, constants_of
+from foundray.wording.shown import Shown
 
 __all__ = ["Forecast", "Interval", "Point", "Target", "forecast", "points_from_csv"]
 
@@ -34,7 +35,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Shown):
     """A forecast. Losses are in nats; gains are losses minus the target's."""
 
     points: tuple[Point, ...]

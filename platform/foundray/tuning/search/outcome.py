@@ -26,6 +26,7 @@ from foundray.tuning.search.carry import tuned_yaml
 from foundray.tuning.search.search import Trial
 from foundray.tuning.search.table import aligned, ranked, rows, short
 from foundray.tuning.search.usage import Usage, usage
+from foundray.wording.shown import Shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(Shown):
     folder: str
     spec: str
     """The tuned spec's file."""

@@ -19,6 +19,7 @@ from foundray.tuning.search.from_scratch import check_from_scratch
 from foundray.tuning.search.proxy import at_size, proxy_of
 from foundray.tuning.search.table import aligned
 from foundray.tuning.transfer.coordinates import Coordinates, check
+from foundray.wording.shown import Shown
 
 COMPLETEP, STANDARD = "CompleteP", "standard"
 TIMES = (1, 2, 4, 8)
@@ -26,7 +27,7 @@ TIMES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
-class CoordinateCheck:
+class CoordinateCheck(Shown):
     over: str
     """`width` or `depth`."""
     steps: int

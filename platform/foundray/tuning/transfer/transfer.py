@@ -21,13 +21,14 @@ from foundray.tuning.search.proxy import at_size, with_values
 from foundray.tuning.search.table import aligned
 from foundray.tuning.search.trial import Job, RungResult, job_of, run
 from foundray.tuning.transfer.coordcheck import COMPLETEP, STANDARD
+from foundray.wording.shown import Shown
 
 Found = dict[str, dict[int, list[tuple[float, float, float]]]]
 """By parametrisation and width: (learning rate, mean loss over the seeds, its standard deviation), ascending by rate."""
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(Shown):
     steps: int
     seeds: int
     found: Found
