@@ -7,7 +7,7 @@ ALONE := tests/integration/test_startup.py tests/gpu
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test test-all coverage tools check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-gpu chaos clean bench-recovery
+.PHONY: demo test test-all coverage tools transformers check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-gpu chaos clean bench-recovery
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -32,6 +32,12 @@ tools:  ## Debian's programs that some tests run, and are skipped without: needs
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server redis-tools openssl prometheus \
 		chromium fonts-dejavu-core openssh-server openssh-client rsync iproute2 curl shellcheck > /dev/null
+
+transformers: $(VENV)/transformers/4.45.2  ## the oldest transformers that reads exports, beside the installed one, for a test
+
+$(VENV)/transformers/4.45.2: $(VENV)/.ready-dev
+	$(PYTHON) -m pip install --quiet --no-deps --target $@.part transformers==4.45.2 tokenizers==0.20.3 huggingface-hub==0.36.0
+	mv $@.part $@
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -42,8 +42,13 @@ def run_all(scripts: list[tuple[str, list[object]]], cwd: Path | None = None) ->
     return run(EACH, json.dumps([(code, [str(each) for each in arguments]) for code, arguments in scripts]), cwd=cwd)
 
 
-def run(code: str, *arguments: object, cwd: Path | None = None, timeout: float = 240) -> str:
-    """Output of a script that cannot import our modules, and must succeed; `arguments` are its sys.argv[1:]."""
+def run(code: str, *arguments: object, cwd: Path | None = None, timeout: float = 240, first: Path | None = None) -> str:
+    """Output of a script that cannot import our modules, and must succeed; `arguments` are its sys.argv[1:].
+
+    It finds packages in the folder `first` before those that are installed.
+    """
+    if first:
+        code = f"sys.path.insert(0, {str(first)!r})\n{code}"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-I", "-c", BLOCK + code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment)

@@ -10,6 +10,7 @@ documents, and between tokens, not characters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
@@ -26,6 +27,10 @@ PREFIX, SUFFIX, MIDDLE = range(3)
 
 class FillInMiddle(NextToken):
     scores: ClassVar[bool] = False
+    prompts: ClassVar[Mapping[str, str]] = {
+        "the middle, after prefix and suffix": "<|fim_prefix|>PREFIX<|fim_suffix|>SUFFIX<|fim_middle|>",
+        "the middle, after suffix and prefix": "<|fim_prefix|><|fim_suffix|>SUFFIX<|fim_middle|>PREFIX",
+    }
 
     rate: float = Field(default=0.5, ge=0, le=1)
     """Fraction of samples in which a document is rearranged."""

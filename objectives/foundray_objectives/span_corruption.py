@@ -8,6 +8,7 @@ loss on the second part only (as in UL2's decoder variant, Tay et al. 2022). A s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 class SpanCorruption(Objective):
     becomes: ClassVar[str] = "causal_lm"
+    extra_stand_for_text: ClassVar[bool] = True
+    prompts: ClassVar[Mapping[str, str]] = {
+        "the missing parts of a text, each after its sentinel": "TEXT<|span_0|>TEXT<|span_1|>TEXT<|span_0|>"
+    }
 
     ratio: float = Field(default=0.15, gt=0, lt=1)
     """Fraction of the tokens that is removed."""

@@ -204,6 +204,11 @@ class Objective(BaseModel, ABC):
     """The stock Hugging Face class that `foundray export` writes for such a model: `causal_lm`, `masked_lm`, `mae` or
     `decision_transformer` (see `foundray.exports.forms`); None if no stock class computes the same."""
 
+    extra_stand_for_text: ClassVar[bool] = False
+    """Whether `extra_tokens` stand in a text for parts of it that are hidden, and so for the space before such a part."""
+    prompts: ClassVar[Mapping[str, str]] = {}
+    """How to ask a trained model for what it learned by means of `extra_tokens`: a phrase, and the layout of the prompt."""
+
     @property
     def extra_tokens(self) -> tuple[str, ...]:
         """Names of the ids that plans use beyond the data's own, in order, such as sentinels."""

@@ -13,6 +13,8 @@ from foundray.exports.destination import public_path
 from foundray.runs.run import PROBES
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from foundray.exports import Exported
     from foundray.exports.forms import Form
     from foundray.exports.trained import Trained
@@ -38,17 +40,18 @@ print(model.encode("PATH").shape)  # files, a folder or a glob: one row of featu
 """
 
 
-def card(trained: Trained, exported: Exported, form: Form | None, name: str) -> str:
+def card(trained: Trained, exported: Exported, form: Form | None, tokenizer: PreTrainedTokenizerFast | None, name: str) -> str:
     """The README.md of an export whose folder is called `name`."""
     spec = trained.spec
-    by = "With transformers 5 or later:" if form else "With Foundray:"
+    by = f"With transformers (tried: {', '.join(form.TRIED)}):" if form else "With Foundray:"
     use = form.USE if form else USE_TEXT if trained.manifest.vocabulary else USE_FILES
     parts = [
         f"---\n{yaml.safe_dump(front_matter(trained, form), sort_keys=False)}---",
         f"# {exported.run}",
         _about(trained, exported),
         f"## How to load it\n\n{by}\n\n```python\n{use.replace('FOLDER', name)}```",
-        _tokens(trained, form),
+        _tokens(trained, form, tokenizer),
+        _prompts(trained) if form else "",
         f"## Data\n\n{_table(['source', 'format', 'licence', 'documents', 'tokens', 'bytes'], _sources(trained))}",
         f"## Results\n\n{_table(['what', 'figure'], _results(trained))}",
         f"## Spec\n\nFields not listed have their defaults.\n\n```yaml\n{_yaml(trained.public_spec(defaults=False))}```",
@@ -62,10 +65,9 @@ def card(trained: Trained, exported: Exported, form: Form | None, name: str) -> 
 def front_matter(trained: Trained, form: Form | None) -> dict[str, Any]:
     """The card's metadata for Hugging Face's hub."""
     spec = trained.spec
-    matter: dict[str, Any] = {
-        "library_name": "transformers" if form else "foundray",
-        "pipeline_tag": form.PIPELINE if form else "feature-extraction",
-    }
+    matter: dict[str, Any] = {"library_name": "transformers" if form else "foundray"}
+    if form and (pipeline := form.pipeline(spec)):
+        matter["pipeline_tag"] = pipeline
     licences = {source.licence for source in spec.data.sources} | ({None} if spec.init_from else set())
     if len(licences) == 1 and (licence := licences.pop()):
         identifier = re.sub(r"[\s_]+", "-", licence.strip().lower())
@@ -91,22 +93,31 @@ def _about(trained: Trained, exported: Exported) -> str:
     return text + (f" It is in that form since {exported.reason}." if exported.reason else "")
 
 
-def _tokens(trained: Trained, form: Form | None) -> str:
-    if not trained.manifest.vocabulary:
+def _tokens(trained: Trained, form: Form | None, tokenizer: PreTrainedTokenizerFast | None) -> str:
+    if not tokenizer:
         return ""
     names = [*trained.spec.objective.build().extra_tokens, *(form.SPECIAL_TOKENS.values() if form else ())]
     also = f" The objective's own tokens are `{'`, `'.join(names[:4])}`{' …' if len(names) > 4 else ''}." if names else ""
-    side = (
-        ' It pads on the left, for generation: train with `padding_side="right"`.'
-        if form and form.PIPELINE == "text-generation"
-        else ""
-    )
+    pads = f"`{tokenizer.pad_token}` pads batches"
+    if tokenizer.pad_token == tokenizer.unk_token:
+        pads += ", and stands for characters that the vocabulary lacks: the run's data have none"
+    if tokenizer.pad_token == tokenizer.eos_token:
+        pads += ", so pass an attention mask with padded batches"
+    if form and form.CONTINUES:
+        pads += ', on the left, for generation: train with `padding_side="right"`'
     return (
-        "One token opens every document, and the tokenizer puts it first; if the model predicts it, the text has ended. So it "
-        "is `bos`, `eos` and `pad` at once: pass an attention mask with padded batches, and note that collators which exclude "
-        "padding from the loss also exclude the end of texts. Special tokens spelled out in a text are parsed as such; "
-        f"`tokenizer(text, split_special_tokens=True)` treats them as text, as in training.{side}{also}"
+        f"The token `{tokenizer.bos_token}` opens every document, and the tokenizer puts it first; if the model predicts it, "
+        f"the text has ended: it is `bos` and `eos`. {pads}. Special tokens spelled out in a text are parsed as such; "
+        f"`tokenizer(text, split_special_tokens=True)` treats them as text, as in training.{also}"
     )
+
+
+def _prompts(trained: Trained) -> str:
+    layouts = trained.spec.objective.build().prompts
+    if not layouts:
+        return ""
+    lines = "\n".join(f"- {what}: `{layout}`" for what, layout in layouts.items())
+    return f"## How to prompt it\n\nThe model continues these prompts, which the tokenizer opens, by\n\n{lines}"
 
 
 def _sources(trained: Trained) -> list[list[str]]:

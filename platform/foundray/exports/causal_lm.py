@@ -14,7 +14,8 @@ from foundray.spec import Spec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PIPELINE = "text-generation"
+CONTINUES = True
+TRIED = ("4.45.2", "4.57.6", "5.0.0", "5.4.0", "5.10.4", "5.19.0", "5.20.2", "5.23.0", "5.24.0")
 SPECIAL_TOKENS: dict[str, str] = {}
 USE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,9 +26,9 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))
 """
 
 
-def build(model: Model, spec: Spec) -> PreTrainedModel:
+def build(model: Model, spec: Spec, padding: int | None = None) -> PreTrainedModel:
     """Build the stock model, with the same outputs at every position. Raises NoStockClass."""
-    fields = configuration(model, spec, "LlamaForCausalLM")
+    fields = configuration(model, spec, "LlamaForCausalLM", padding)
     import transformers
 
     shape = spec.model
@@ -43,6 +44,11 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
         stock = transformers.GraniteForCausalLM(transformers.GraniteConfig(**fields, **multipliers))
     stock.load_state_dict(model.state_dict())
     return stock.eval()
+
+
+def pipeline(spec: Spec) -> str:
+    """Every such model runs in it."""
+    return "text-generation"
 
 
 def processor(spec: Spec) -> None:

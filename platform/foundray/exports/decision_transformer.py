@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STOCK_CLASS = "DecisionTransformerModel"
-PIPELINE = "reinforcement-learning"
+CONTINUES = False
+TRIED = ("4.45.2", "4.57.6", "5.0.0", "5.4.0", "5.10.4", "5.19.0", "5.20.2", "5.23.0", "5.24.0")
 SPECIAL_TOKENS: dict[str, str] = {}
 USE = """\
 import torch
@@ -48,7 +49,7 @@ TIMELESS = 4096
 """Rows of zeros in the time embedding of a run without times: the class's default."""
 
 
-def build(model: Model, spec: Spec) -> PreTrainedModel:
+def build(model: Model, spec: Spec, padding: int | None = None) -> PreTrainedModel:
     """Build the stock model, with the same outputs at every state, or action. Raises NoStockClass."""
     shape, units = spec.model, spec.unit_shape(0)
     check_flags(STOCK_CLASS, shape, norm="ln", act=("gelu", "relu"), rope_theta=None)
@@ -81,6 +82,11 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
     stock = transformers.DecisionTransformerModel(config)
     stock.load_state_dict({name: torch.zeros_like(value) for name, value in stock.state_dict().items()} | dict(_renamed(model)))
     return stock.eval()
+
+
+def pipeline(spec: Spec) -> str | None:
+    """None: transformers has no pipeline for agents."""
+    return None
 
 
 def processor(spec: Spec) -> None:

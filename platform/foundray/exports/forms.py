@@ -24,15 +24,23 @@ class NoStockClass(Exception):
 class Form(Protocol):
     """Contents of a form's module."""
 
-    PIPELINE: str
-    """Hugging Face's pipeline tag."""
+    CONTINUES: bool
+    """Whether the model continues a text, so that batches are padded on the left."""
+    TRIED: tuple[str, ...]
+    """Versions of transformers with which exports of this form were loaded and gave the same numbers, the oldest first."""
     USE: str
     """Python lines that load and use the model; `FOLDER` stands for its folder."""
     SPECIAL_TOKENS: Mapping[str, str]
     """Tokens that the form adds after the objective's, by role: `{"mask_token": "<|mask|>"}`."""
 
-    def build(self, model: Model, spec: Spec) -> Any:
-        """A `transformers.PreTrainedModel` with the same outputs as ours. Raises NoStockClass."""
+    def build(self, model: Model, spec: Spec, padding: int | None = None) -> Any:
+        """A `transformers.PreTrainedModel` with the same outputs as ours; `padding` is the id of the token that pads batches.
+
+        Raises NoStockClass.
+        """
+
+    def pipeline(self, spec: Spec) -> str | None:
+        """Name of the `transformers.pipeline` that runs with such a model, which is its tag on the hub; None if none does."""
 
     def processor(self, spec: Spec) -> Any:
         """A processor from raw values to the model's input, with `save_pretrained`; None if there is none or a tokenizer does

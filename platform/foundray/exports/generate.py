@@ -34,6 +34,7 @@ def generate(
     tokenizer, classes = reader.tokenizer, reader.shape.classes
     (head,) = model.heads
     generator = torch.Generator().manual_seed(seed)
+    prompt = reader.rewritten(prompt)
     ids = [tokenizer.document_id, *encode_one(tokenizer, prompt).tolist()]
     start = len(ids)
     while len(ids) < start + tokens:

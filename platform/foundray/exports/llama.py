@@ -11,10 +11,10 @@ from foundray.model.model import Model
 from foundray.spec import Spec
 
 
-def configuration(model: Model, spec: Spec, stock_class: str) -> dict[str, Any]:
-    """Fields of the stock class's configuration, without special tokens. Raises NoStockClass if the class lacks a part.
+def configuration(model: Model, spec: Spec, stock_class: str, padding: int | None) -> dict[str, Any]:
+    """Fields of the stock class's configuration; of the special tokens, only `padding`.
 
-    No token is set for padding, since its row of the embeddings would stop learning.
+    The padding token's row of the embeddings does not learn. Raises NoStockClass if the class lacks a part.
     """
     shape = spec.model
     check_flags(stock_class, shape, norm="rms", act="swiglu")
@@ -35,7 +35,7 @@ def configuration(model: Model, spec: Spec, stock_class: str) -> dict[str, Any]:
         "attention_bias": shape.bias,
         "mlp_bias": shape.bias,
         "tie_word_embeddings": False,
-        "pad_token_id": None,
+        "pad_token_id": padding,
         "bos_token_id": None,
         "eos_token_id": None,
     }

@@ -23,21 +23,20 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
 STOCK_CLASS = "ViTMAEForPreTraining"
-PIPELINE = "image-feature-extraction"
+CONTINUES = False
+TRIED = ("4.45.2", "4.57.6", "5.0.0", "5.20.2", "5.23.0", "5.24.0")
 SPECIAL_TOKENS: dict[str, str] = {}
 USE = """\
-import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForPreTraining
+from transformers import AutoImageProcessor, AutoModelForPreTraining, ViTModel
 
 processor, model = AutoImageProcessor.from_pretrained("FOLDER"), AutoModelForPreTraining.from_pretrained("FOLDER")
 picture = Image.new("RGB", (64, 64)).convert("L" if model.config.num_channels == 1 else "RGB")
 images = processor(images=picture, return_tensors="pt")
-print("loss:", model(**images).loss)  # three quarters of the patches are masked and predicted
+print("loss:", model(**images).loss)  # some of the patches are masked and predicted
 
-model.config.mask_ratio = 0.0  # none is masked; the noise keeps them in order
-patches = (model.config.image_size // model.config.patch_size) ** 2
-states = model.vit(**images, noise=torch.arange(patches)[None].float()).last_hidden_state
+encoder = ViTModel.from_pretrained("FOLDER", add_pooling_layer=False)  # sees all patches: for features, and to fine-tune
+states = encoder(**images).last_hidden_state
 print("features:", states[:, 0].shape)  # of the class unit; the patches' own are states[:, 1:]
 """
 LAYER = {
@@ -49,7 +48,7 @@ LAYER = {
 """A layer's parts: our names, and the stock class's on disk."""
 
 
-def build(model: Model, spec: Spec) -> PreTrainedModel:
+def build(model: Model, spec: Spec, padding: int | None = None) -> PreTrainedModel:
     """Build the stock model, with the same outputs at every patch. Raises NoStockClass."""
     # Check that the stock class has all parts of ours.
     shape, narrow = spec.model, spec.model.of_predictor
@@ -89,15 +88,20 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
     return stock.eval()
 
 
+def pipeline(spec: Spec) -> str | None:
+    """Features of images in colour: the pipeline reads no others."""
+    return "image-feature-extraction" if _image(spec)[2] == 3 else None
+
+
 def processor(spec: Spec) -> BaseImageProcessor:
     """A processor to the run's image size and range: scaled by the shorter side, cropped to the centre, -1 to 1.
 
-    Pass an image of one channel as such: `picture.convert("L")`.
+    CLIP's does this in every version; ViT's, only in version 5. Pass an image of one channel as such: `picture.convert("L")`.
     """
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     size, _, channels = _image(spec)
-    return ViTImageProcessorPil(
+    return CLIPImageProcessorPil(
         size={"shortest_edge": size},
         resample=3,  # bicubic
         do_center_crop=True,
@@ -133,18 +137,18 @@ def _renamed(model: Model, patch: int, channels: int, biased: bool) -> Iterator[
     assert model.predictor is not None
     yield "decoder.decoder_pos_embed", _positions(model.predictor)
     for ours, layers, theirs, norm in (
-        ("model", model.model, "vit.encoder", "vit.layernorm"),
-        ("predictor", model.predictor, "decoder.decoder_encoder", "decoder.decoder_norm"),
+        ("model", model.model, "vit.encoder.layer", "vit.layernorm"),
+        ("predictor", model.predictor, "decoder.decoder_layers", "decoder.decoder_norm"),
     ):
         yield f"{norm}.weight", state[f"{ours}.norm.weight"]
         yield f"{norm}.bias", state[f"{ours}.norm.bias"]
         for layer in range(len(layers.layers)):
             for here, there in LAYER.items():
                 weight = state[f"{ours}.layers.{layer}.{here}.weight"]
-                yield f"{theirs}.layer.{layer}.{there}.weight", weight
+                yield f"{theirs}.{layer}.{there}.weight", weight
                 bias = state.get(f"{ours}.layers.{layer}.{here}.bias")
                 if bias is not None or biased or here[-6:] not in ("q_proj", "k_proj", "v_proj"):
-                    yield f"{theirs}.layer.{layer}.{there}.bias", torch.zeros(len(weight)) if bias is None else bias
+                    yield f"{theirs}.{layer}.{there}.bias", torch.zeros(len(weight)) if bias is None else bias
 
 
 def _positions(layers: Layers) -> Tensor:

@@ -19,7 +19,8 @@ from foundray.spec import Spec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PIPELINE = "fill-mask"
+CONTINUES = False
+TRIED = ("5.4.0", "5.10.4", "5.19.0", "5.20.2", "5.23.0", "5.24.0")
 SPECIAL_TOKENS = {"mask_token": "<|mask|>"}
 USE = """\
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -30,9 +31,9 @@ print(tokenizer.decode(model(**ids).logits[0].argmax(-1), skip_special_tokens=Tr
 """
 
 
-def build(model: Model, spec: Spec) -> PreTrainedModel:
+def build(model: Model, spec: Spec, padding: int | None = None) -> PreTrainedModel:
     """Build the stock model, with the same outputs at every position and one more class. Raises NoStockClass."""
-    fields = configuration(model, spec, "EuroBertForMaskedLM")
+    fields = configuration(model, spec, "EuroBertForMaskedLM", padding)
     state = folded(model)
     if (vector := state.pop("model.mask", None)) is None:
         raise NoStockClass("EuroBertForMaskedLM has a mask token, and the run has no mask vector")
@@ -47,6 +48,11 @@ def build(model: Model, spec: Spec) -> PreTrainedModel:
         state["lm_head.bias"] = torch.zeros(mask + 1)
     stock.load_state_dict(state)
     return stock.eval()
+
+
+def pipeline(spec: Spec) -> str:
+    """Every such model runs in it."""
+    return "fill-mask"
 
 
 def processor(spec: Spec) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -14,33 +12,37 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from foundray.data.prepare.recipe import rewrites_of
 from foundray.errors import InputError
 from foundray.exports import IDENTITY, Exported
 from foundray.exports.card import card
 from foundray.exports.forms import Form, NoStockClass, form_of
+from foundray.exports.stock import CONFIG, WEIGHTS
+from foundray.exports.stock import save as save_stock
+from foundray.exports.tokens import save as save_tokenizer
 from foundray.exports.tokens import to_hugging_face
 from foundray.exports.trained import Trained
 from foundray.storage import Store
 
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50}
 """Sampling as in `foundray sample`."""
-MODEL, CONFIG = "model.safetensors", "config.json"
 
 
 def write(trained: Trained, folder: Path, out: Store) -> Exported:
     """Write all files into a local folder, which becomes `out`. Raises InputError."""
     # Build a stock class's model if there is one, and write the weights in its form or in our own.
-    stock, form, reason = None, None, None
+    stock, form, tokenizer, reason = None, None, None, None
     try:
         form = form_of(trained.spec)
-        stock = form.build(trained.model, trained.spec)
+        tokenizer = _tokenizer(trained, form)
+        stock = form.build(trained.model, trained.spec, tokenizer.pad_token_id if tokenizer else None)
     except NoStockClass as error:
         form, reason = None, str(error)
     try:
         if form and stock:
-            _write_stock(trained, form, stock, folder)
+            _write_stock(trained, form, stock, tokenizer, folder)
         else:
-            _write_own(trained, folder)
+            tokenizer = _write_own(trained, folder)
     except SafetensorError as error:
         raise InputError(f"{out} cannot be written: {error}") from None
     # Describe the export, for people and for programs.
@@ -52,10 +54,10 @@ def write(trained: Trained, folder: Path, out: Store) -> Exported:
         reason=reason,
         parameters=trained.parameters,
         weights_sha256=trained.weights_sha256,
-        file_sha256=_sha256(folder / MODEL),
+        file_sha256=_sha256(folder / WEIGHTS),
     )
-    (folder / "README.md").write_text(card(trained, exported, form, out.name), encoding="utf-8")
-    (folder / MODEL).chmod((folder / "README.md").stat().st_mode)  # safetensors makes it readable by its owner only
+    (folder / "README.md").write_text(card(trained, exported, form, tokenizer, out.name), encoding="utf-8")
+    (folder / WEIGHTS).chmod((folder / "README.md").stat().st_mode)  # safetensors makes it readable by its owner only
     (folder / IDENTITY).write_text(json.dumps(_identity(trained, exported), indent=1) + "\n", encoding="utf-8")
     return exported
 
@@ -83,11 +85,10 @@ def _identity(trained: Trained, exported: Exported) -> dict[str, Any]:
     }
 
 
-def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None:
+def _write_stock(trained: Trained, form: Form, stock: Any, tokenizer: Any, folder: Path) -> None:
     """Write tokenizer, processor, configuration and weights with the stock class's own methods."""
-    if trained.manifest.vocabulary:
-        tokenizer = _tokenizer(trained, form.SPECIAL_TOKENS, stock.can_generate())
-        tokenizer.save_pretrained(folder)
+    if tokenizer:
+        save_tokenizer(tokenizer, folder)
         stock.config.bos_token_id = stock.config.eos_token_id = trained.manifest.document_id
     if stock.can_generate():
         from transformers import GenerationConfig
@@ -97,36 +98,21 @@ def _write_stock(trained: Trained, form: Form, stock: Any, folder: Path) -> None
         # A model that continues texts has also learned to predict the objective's own tokens, which occur in no text.
         suppressed = list(range(first, first + objective.extra_ids)) if objective.continues else []
         stock.generation_config = GenerationConfig(
-            bos_token_id=document, eos_token_id=document, pad_token_id=document,
+            bos_token_id=document, eos_token_id=document, pad_token_id=tokenizer.pad_token_id,
             suppress_tokens=suppressed or None, **SAMPLING,
         )  # fmt: skip
     if processor := form.processor(trained.spec):
         processor.save_pretrained(folder)
-    with _quiet():
-        stock.save_pretrained(folder)
+    save_stock(stock, folder)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the progress bar of Hugging Face's writer, which would mix with our reports."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _write_own(trained: Trained, folder: Path) -> None:
-    """Write tokenizer, weights and configuration in Foundray's own form."""
+def _write_own(trained: Trained, folder: Path) -> Any:
+    """Write tokenizer, weights and configuration in Foundray's own form; return the tokenizer, if there is one."""
     spec, model, manifest = trained.spec, trained.model, trained.manifest
-    if manifest.vocabulary:
-        _tokenizer(trained, {}, left=False).save_pretrained(folder)
+    if tokenizer := _tokenizer(trained, None):
+        save_tokenizer(tokenizer, folder)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / MODEL, metadata={"format": "pt"})
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     config = {
         "model_type": "foundray",
         "model": spec.model.model_dump(mode="json"),
@@ -137,10 +123,23 @@ def _write_own(trained: Trained, folder: Path) -> None:
         "weights_sha256": trained.weights_sha256,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return tokenizer
 
 
-def _tokenizer(trained: Trained, roles: Any, left: bool) -> Any:
+def _tokenizer(trained: Trained, form: Form | None) -> Any:
+    """The run's tokenizer with the form's special tokens, or None for a run on values. Raises InputError."""
     manifest, spec = trained.manifest, trained.spec
-    text = (trained.run.folder / "tokenizer.json").read_text()
-    extra = spec.objective.build().extra_tokens
-    return to_hugging_face(text, manifest.document_id, manifest.vocabulary, extra, roles, spec.model.context, left)
+    if not manifest.vocabulary:
+        return None
+    objective = spec.objective.build()
+    return to_hugging_face(
+        (trained.run.folder / "tokenizer.json").read_text(),
+        manifest.document_id,
+        manifest.vocabulary,
+        objective.extra_tokens,
+        form.SPECIAL_TOKENS if form else {},
+        spec.model.context,
+        left=form is not None and form.CONTINUES,
+        extra_stand_for_text=objective.extra_stand_for_text,
+        rewrites=rewrites_of(manifest.recipe, spec),
+    )

@@ -25,6 +25,8 @@ class Format:
     """Whether the module also has a `column`, which gives the values of any column or field, such as labels."""
     is_archive: bool = False
     """Whether its files hold files of the other formats."""
+    rewrites: bool = False
+    """Whether the module also has `REWRITES`: what it does to the letters of a text."""
 
 
 _ROWS = (
@@ -39,7 +41,7 @@ _ROWS = (
     Format("jsonl", "JSON Lines", "jsonl", (".jsonl", ".json", ".ndjson", ".jsonlines"), has_columns=True),
     Format("csv", "CSV", "csv", (".csv", ".tsv"), has_columns=True),
     Format("parquet", "Parquet", "parquet", (".parquet", ".pq"), has_columns=True),
-    Format("fasta", "FASTA", "fasta", (".fasta", ".fa", ".fna", ".ffn")),
+    Format("fasta", "FASTA", "fasta", (".fasta", ".fa", ".fna", ".ffn"), rewrites=True),
     Format("conllu", "the sentences of a treebank (CoNLL-U)", "conllu", (".conllu",)),
     Format("webdataset", "tar archives (WebDataset)", "archive", (".tar",), is_archive=True),
 )  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.repository import REPOSITORY
 from tests.unit.models import CLASSES, SHAPE, batch_of, random_model, tokens
 from tokenizers import Tokenizer as Engine
@@ -16,6 +20,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
 from foundray.contract import UnitShape, load_objective
+from foundray.data.formats import fasta, rewrites, rewritten
 from foundray.data.tokenizers.file import load_file
 from foundray.data.tokenizers.tokenizer import Tokenizer, make_bytes, make_char, train_bpe
 from foundray.errors import InputError
@@ -23,7 +28,8 @@ from foundray.exports import causal_lm, masked_lm
 from foundray.exports.destination import all_or_nothing
 from foundray.exports.fold import folded
 from foundray.exports.forms import WORDS, NoStockClass, form_of
-from foundray.exports.tokens import to_hugging_face
+from foundray.exports.padding import padded
+from foundray.exports.tokens import save, to_hugging_face
 from foundray.model.model import Batch, Model
 from foundray.spec import ModelConfig, Spec, TokenizerConfig
 from foundray.storage import Store
@@ -123,7 +129,8 @@ def test_what_no_stock_class_has(flags: dict[str, Any], message: str) -> None:
 
 
 def test_there_is_a_module_for_every_word() -> None:
-    assert {form_of(spec_of(kind)).PIPELINE for kind in ("next_token", "masked_token")} == {"text-generation", "fill-mask"}
+    for kind, pipeline in (("next_token", "text-generation"), ("masked_token", "fill-mask")):
+        assert form_of(spec_of(kind)).pipeline(spec_of(kind)) == pipeline
     for word in WORDS:
         assert (Path(causal_lm.__file__).parent / f"{word}.py").exists()
     with pytest.raises(NoStockClass, match="learns by joint_embedding"):
@@ -153,12 +160,15 @@ def test_tokenizers_give_our_ids_and_texts_back(kind: str, tmp_path: Path) -> No
     }[kind]()
     extra, roles = ("<|fim_prefix|>", "<|fim_middle|>"), {"mask_token": "<|mask|>"}
     vocabulary = made.vocabulary
-    to_hugging_face(made.to_json(), made.document_id, vocabulary, extra, roles, 32, left=True).save_pretrained(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    save(to_hugging_face(made.to_json(), made.document_id, vocabulary, extra, roles, 32, left=True), tmp_path / "out")
     stock = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert len(stock) == vocabulary + 3
     assert stock.convert_tokens_to_ids([*extra, "<|mask|>"]) == [*range(vocabulary, vocabulary + 3)]
     assert stock.mask_token_id == vocabulary + 2
-    assert stock.bos_token_id == stock.eos_token_id == stock.pad_token_id == made.document_id
+    assert stock.bos_token_id == stock.eos_token_id == made.document_id
+    pads = {"bytes": "<|pad|>", "bpe": "<|pad|>", "char": "<|unknown|>", "dna": "<|unknown|>", "file": "[UNK]"}
+    assert stock.pad_token == pads[kind] and stock.pad_token_id != made.document_id
     assert (stock.model_max_length, stock.padding_side) == (32, "left")
     for text in ["ACGT", "NNAC"] if kind == "dna" else TEXTS:
         ids = stock(text, split_special_tokens=True)["input_ids"]
@@ -172,8 +182,46 @@ def test_tokenizers_give_our_ids_and_texts_back(kind: str, tmp_path: Path) -> No
         assert vocabulary + 1 in stock(TEXTS[2])["input_ids"], "a spelled-out token is parsed as such"
     batch = stock(["A", "A C G"], padding=True)
     assert batch["attention_mask"][0][0] == 0
-    assert batch["input_ids"][0][0] == made.document_id
+    assert batch["input_ids"][0][0] == stock.pad_token_id
     assert sorted(batch) == ["attention_mask", "input_ids"]
+
+
+@pytest.mark.parametrize(("made", "takes"), [(make_bytes, False), (lambda: train_bpe(TEXTS * 9, 300), True)])
+def test_tokens_for_hidden_text_take_the_space_before_it(made: Callable[[], Tokenizer], takes: bool) -> None:
+    """Where words begin with one, as in training; tokens that stand for nothing leave it."""
+    ours = made()
+    for hides in (False, True):
+        stock = to_hugging_face(ours.to_json(), 0, ours.vocabulary, ["<|x|>"], {"mask_token": "<|mask|>"}, 32, False, hides)
+        first, space = ours.vocabulary, ours.encode([" "])[0].tolist()
+        for token, stripped in ((first, takes and hides), (first + 1, takes)):
+            name = stock.convert_ids_to_tokens(token)
+            expected = [0, *ours.encode(["a"])[0], *([] if stripped else space), token, *ours.encode([" b"])[0]]
+            assert stock(f"a {name} b")["input_ids"] == expected
+
+
+def test_padding_of_a_file_from_elsewhere() -> None:
+    """Its own token pads; without one, the token of a byte that no text contains, unless longer tokens have it, too."""
+    engine = train_bpe(TEXTS * 9, 300).engine
+    engine.add_special_tokens(["[PAD]"])
+    assert padded(engine.to_str(), "<|document|>") == (engine.to_str(), "[PAD]")
+    fields = json.loads(train_bpe(TEXTS * 9, 300).to_json())
+    taken = len(fields["model"]["vocab"])
+    fields["model"]["vocab"] |= {"ÿÿ": taken}
+    fields["model"]["merges"].append(["ÿ", "ÿ"])
+    text, name = padded(json.dumps(fields), "<|document|>")
+    vocabulary = json.loads(text)["model"]["vocab"]
+    assert name == "<|pad|>" and vocabulary["<|pad|>"] == fields["model"]["vocab"]["þ"]
+    assert {"ÿ", "ÿÿ"} <= vocabulary.keys() and "þ" not in vocabulary
+
+
+@given(st.text(st.sampled_from("acgtnACGTNuURYSWKMBDHVryswkmbdhv \t\r\n-*x")))
+def test_nucleotides_are_rewritten_as_their_reader_does(text: str) -> None:
+    """By the regular expressions of `sample`, and by the exported tokenizer."""
+    read = text.encode().translate(fasta.LETTERS, fasta.SPACE).decode()
+    assert rewritten(text, rewrites("fasta")) == read
+    ours = make_char("ACGTN")
+    stock = to_hugging_face(ours.to_json(), 0, ours.vocabulary, (), {}, 32, False, rewrites=rewrites("fasta"))
+    assert stock(text)["input_ids"] == [0, *ours.encode([read])[0].tolist()]
 
 
 def test_ids_that_cannot_follow() -> None:

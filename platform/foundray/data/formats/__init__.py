@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from foundray.spec.formats import FORMATS
+
+Rewrites: TypeAlias = tuple[tuple[str, str], ...]
+"""Regular expressions and what replaces their matches, one after the other."""
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +28,18 @@ if TYPE_CHECKING:
 def module(name: str) -> ModuleType:
     """The module that reads a format."""
     return import_module(f"{__name__}.{FORMATS[name].module}")
+
+
+def rewrites(name: str) -> Rewrites:
+    """What a format's reader does to the letters of a text; empty for most formats, which leave it as it is."""
+    return cast("Rewrites", module(name).REWRITES) if name in FORMATS and FORMATS[name].rewrites else ()
+
+
+def rewritten(text: str, rewrites: Rewrites) -> str:
+    """The text as a reader of that format would have given it."""
+    for pattern, replacement in rewrites:
+        text = re.sub(pattern, replacement, text)
+    return text
 
 
 def reader(name: str) -> Reader:

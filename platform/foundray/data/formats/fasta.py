@@ -17,6 +17,11 @@ AMBIGUOUS = b"RYSWKMBDHV"
 LETTERS = bytes.maketrans(b"acgtn" + AMBIGUOUS.lower() + AMBIGUOUS + b"uU", BASES + 2 * len(AMBIGUOUS) * b"N" + b"TT")
 """Maps letters to BASES: small letters, which mark repeats, to capitals; RNA's U to T."""
 SPACE = b" \t\v\f\r\n"
+REWRITES = (
+    (r"[ \t\v\f\r\n]+", ""), ("a", "A"), ("c", "C"), ("g", "G"), ("n", "N"), ("[tuU]", "T"),
+    (f"[{AMBIGUOUS.decode()}{AMBIGUOUS.decode().lower()}]", "N"),
+)  # fmt: skip
+"""LETTERS and SPACE as regular expressions and what replaces their matches, in order, for texts that are in no file."""
 GAPS = b"-.*"
 NAME_LENGTH = 200
 """Most bytes of a header from which a sequence's name is taken."""

@@ -11,7 +11,9 @@ import numpy as np
 
 from foundray.contract import Modality, Units, Values
 from foundray.data.files.files import Found, RawFile, look
+from foundray.data.formats import rewritten
 from foundray.data.prepare.quarantine import is_note
+from foundray.data.prepare.recipe import rewrites_of
 from foundray.data.prepare.sources import BadRow, read_documents, read_located_rows
 from foundray.data.tokenizers.encoding import encode_one, encode_or_reason
 from foundray.data.tokenizers.long_documents import Cutter, Piece, in_batches
@@ -86,6 +88,7 @@ class Reader:
         if not isinstance(self.modality, Values):
             text = (run.folder / "tokenizer.json").read_text()
             self.tokenizer = Tokenizer.from_json(text, manifest["document_id"])
+            self.rewrites = rewrites_of(manifest.get("recipe", {}), spec)
 
     def read(self, source: SourceConfig) -> Iterator[Row | BadRow]:
         """Yield the source's rows in order. Raises InputError for a source that cannot be read."""
@@ -149,9 +152,14 @@ class Reader:
     def _opened(self, ids: np.ndarray) -> np.ndarray:
         return np.concatenate([[self.tokenizer.document_id], ids]).astype(np.int64)
 
+    def rewritten(self, text: str) -> str:
+        """A text as the readers of the run's data would have given it: of nucleotides, in capitals."""
+        return rewritten(text, self.rewrites)
+
     def text_units(self, text: str) -> Units:
         """Units of a text as one document, cut to the context. Raises InputError."""
-        return Units(self._opened(encode_one(self.tokenizer, text)[: self.length - 1]), None, self.shape)
+        ids = encode_one(self.tokenizer, self.rewritten(text))
+        return Units(self._opened(ids[: self.length - 1]), None, self.shape)
 
     def units(self, row: Row) -> Units:
         if isinstance(row.content, dict):

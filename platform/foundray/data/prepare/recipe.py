@@ -13,6 +13,7 @@ from typing import Any
 
 from foundray.contract import Values
 from foundray.data.files.files import Found, RawFile, grouped, look
+from foundray.data.formats import Rewrites, rewrites
 from foundray.data.prepare.shard import Unit
 from foundray.data.tokenizers.file import load_file, recipe_of_file
 from foundray.data.tokenizers.long_documents import recipe_of_cuts
@@ -76,6 +77,12 @@ def formats_of(recipe: Mapping[str, Any], index: int, source: SourceConfig) -> s
     if source.format != "auto" or "sources" not in recipe:
         return source.format
     return _formats(recipe["sources"][index])
+
+
+def rewrites_of(recipe: Mapping[str, Any], spec: Spec) -> Rewrites:
+    """What the readers of the data did to the letters of all texts; empty if the sources' formats differ in it."""
+    names = {formats_of(recipe, index, source) for index, source in enumerate(spec.data.sources)}
+    return rewrites(names.pop()) if len(names) == 1 else ()
 
 
 def _formats(source: Mapping[str, Any]) -> str:

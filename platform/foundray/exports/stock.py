@@ -1,0 +1,65 @@
+"""Writes a stock class's model so that many versions of its library read it: the newest one writes for itself alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+OLDER_NAMES = {r"^decoder\.decoder_encoder\.layer\.": "decoder.decoder_layers."}
+"""Names that every version reads (values), and those that version 5.20 of ViTMAE's decoder writes (keys, as expressions)."""
+
+
+def save(stock: PreTrainedModel, folder: Path) -> None:
+    """Write configuration and weights into a local folder. Raises SafetensorError."""
+    with _quiet():
+        stock.save_pretrained(folder)
+    _rename(folder / WEIGHTS)
+    fields: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    # Version 4 looks for the base of rotary positions at the top, and silently takes 10,000 without it.
+    if base := (fields.get("rope_parameters") or {}).get("rope_theta"):
+        fields["rope_theta"] = base
+    # Its pipelines load a tokenizer only for classes that they know one of, or that name one here.
+    if (folder / "tokenizer_config.json").exists():
+        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _rename(file: Path) -> None:
+    """Give weights the names that every version reads; write the file again only if some change."""
+    with safe_open(file, "pt") as opened:
+        names = {name: _older(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        if all(before == after for before, after in names.items()):
+            return
+        weights = {after: opened.get_tensor(before) for before, after in names.items()}
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def _older(name: str) -> str:
+    for pattern, older in OLDER_NAMES.items():
+        name = re.sub(pattern, older, name)
+    return name
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress the progress bar of Hugging Face's writer, which would mix with our reports."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
