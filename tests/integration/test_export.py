@@ -173,13 +173,17 @@ assert not torch.equal(again.model.embed_tokens.weight[tokenizer.bos_token_id], 
 
 
 @EXPORTS
-def test_the_same_answers_without_us(kinds: str, request: pytest.FixtureRequest, runs: Path) -> None:
-    """And the card's instructions work."""
+def test_the_same_answers_without_us_and_texts_and_training_continue(
+    kinds: str, request: pytest.FixtureRequest, runs: Path, prose: Path, tmp_path: Path
+) -> None:
+    """And the card's instructions work. All in one process: most of a script is its imports."""
     scripts: list[tuple[str, list[object]]] = []
     for made in request.getfixturevalue(kinds):
         assert made.facts["stock_class"] == RUNS[made.name][0]
         (lines,) = re.findall(r"```python\n(.*?)```", (made.out / "README.md").read_text(), re.DOTALL)
         scripts.append((SAME + lines, [RUNS[made.name][0], made.out, runs.parent / f"{made.name}.safetensors", SENTENCE]))
+        if made.name in ("llama", "middle"):
+            scripts.append((GOES_ON, [made.out, prose, tmp_path / made.name]))
     without_foundray.run_all(scripts, cwd=runs.parent / "out")
 
 
@@ -213,16 +217,6 @@ def check_files(made: Made, prose: Path) -> None:
     assert f"nats per token | {evaluated:.4f} |" in card
     assert ("bits per byte" in card) == (made.name in ("llama", "granite"))
     assert {facts["weights_sha256"], facts["file_sha256"]} <= set(re.findall(r"`([0-9a-f]{64})`", card))
-
-
-@pytest.mark.parametrize(
-    ("name", "runs_of"), [("llama", "runs"), pytest.param("middle", "more_runs", marks=pytest.mark.thorough)]
-)
-def test_texts_are_continued_and_training_too(
-    name: str, runs_of: str, request: pytest.FixtureRequest, prose: Path, tmp_path: Path
-) -> None:
-    api.export(request.getfixturevalue(runs_of) / name, tmp_path / "out")
-    without_foundray.run(GOES_ON, tmp_path / "out", prose, tmp_path / "scratch")
 
 
 @pytest.mark.thorough
