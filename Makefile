@@ -7,7 +7,7 @@ ALONE := tests/integration/test_startup.py tests/gpu
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test test-all coverage tools transformers check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-gpu chaos clean bench-recovery
+.PHONY: demo test test-all coverage tools transformers check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-gpu chaos clean bench-recovery site
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -95,6 +95,11 @@ bench-goodput: $(VENV)/.ready-dev  ## a forecast of goodput at 1,000 nodes with 
 bench-gpu: $(VENV)/.ready-dev  ## on a GPU: speed and memory beside a plain PyTorch loop
 	$(BIN)/python -m tests.benchmarks.bench_gpu --sizes 124M 1B --compiled
 
+site: $(VENV)/.ready-docs  ## the documents as a site, in build/site; it opens from there, and needs no network
+	$(BIN)/python website/stage.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file website/mkdocs.yml
+	@echo "Open build/site/index.html"
+
 clean:
 	rm -rf $(VENV) runs
 
@@ -106,6 +111,10 @@ $(BIN)/pip:
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) ".[all]"
+	touch $@
+
+$(VENV)/.ready-docs: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) ".[docs]"
 	touch $@
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(BIN)/pip
