@@ -37,6 +37,18 @@ def search(prose: Path, storage: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+def test_a_short_search(own_ray: None, search: Callable[..., Path], storage: Path) -> None:
+    tuning = {**SEARCH["tune"], "space": {"optimizer.lr": {"choice": [4e-3, 1e30]}}, "sampler": "grid"}
+    facts = foundray_here("tune", search(name="short", tune=tuning), "--json").facts
+    assert [(trial["values"]["optimizer.lr"], trial["state"]) for trial in facts["trials"]] == [
+        (4e-3, "done"),
+        (1e30, "diverged"),
+    ]
+    assert facts["values"] == {"optimizer.lr": 4e-3} and 0 < facts["flops"] <= facts["allowed"]
+    tuned = yaml.safe_load((storage / "runs" / "short-tune" / "tuned.yaml").read_text())
+    assert 0 < tuned["optimizer"]["lr"] < 0.1 and tuned["train"]["steps"] == 60
+
+
 @pytest.mark.thorough
 def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callable[..., Path], storage: Path) -> None:
     wild = {"optimizer.lr": {"choice": [4e-3, 1e-2, 1e30]}, "train.micro_batches": {"choice": [1]}}  # of 5 in the spec
@@ -156,6 +168,7 @@ def test_bad_input_of_a_search_is_one_sentence(
     assert "at least 6 runs, and there are 2" in foundray_here("forecast", "--points", points, *target).refusal
 
 
+@pytest.mark.thorough
 def test_the_coordinate_check_of_a_spec(search: Callable[..., Path], storage: Path) -> None:
     done = foundray("coordcheck", search(name="check"), "--widths", 16, 32, 64, "--steps", 4, "--json")
     assert done.facts["steady"] and done.facts["found"]["CompleteP"]["sizes"] == [16, 32, 64]
@@ -163,6 +176,7 @@ def test_the_coordinate_check_of_a_spec(search: Callable[..., Path], storage: Pa
     assert (storage / "runs" / "check-coordcheck" / "widths.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.thorough
 def test_the_best_rate_by_width(own_ray: None, search: Callable[..., Path], storage: Path) -> None:
     rates = (1e-3, 1e-2, 1e30)
     done = foundray_here(
