@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from foundray.opened import OpenedRun
     from foundray.planning import Plan
     from foundray.runs.facts import Facts
+    from foundray.runs.listing import Listed
+    from foundray.training.pruning import Removal
     from foundray.tuning.forecast.forecast import Forecast
     from foundray.tuning.search.outcome import Tuned
     from foundray.tuning.transfer.coordcheck import CoordinateCheck
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "FoundrayError", "InputError", "RunFailed", "audit", "coordcheck", "embed", "export", "fetch", "forecast", "load",
-    "open_run", "plan", "prepare", "probe", "quarantine", "report", "resume", "sample", "samples", "search", "status", "stop",
-    "track", "train", "transfer", "tune",
+    "FoundrayError", "InputError", "RunFailed", "audit", "branch", "coordcheck", "embed", "export", "extend", "fetch",
+    "forecast", "list_runs", "load", "open_run", "plan", "prepare", "probe", "prune", "quarantine", "report", "resume",
+    "sample", "samples", "search", "status", "stop", "track", "train", "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -152,11 +154,80 @@ def open_run(run: SpecPath) -> OpenedRun:
     return OpenedRun(Run.open(_path(run)))
 
 
+def extend(
+    run: SpecPath,
+    steps: int | None = None,
+    tokens: int | None = None,
+    epochs: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    report: Report = _silent,
+    show_progress: bool = False,
+    on_event: OnEvent | None = None,
+) -> Facts:
+    """Make a run longer, and continue it to its new end, with the bits of a run that was planned so long.
+
+    One of `steps`, `tokens` and `epochs` gives the new length; `overrides` are fields that do not change the result;
+    the rest as for `train`. Raises InputError if the run would have to start over, and RunFailed.
+    """
+    from foundray.runs.run import Run
+    from foundray.training import driver
+    from foundray.training.extending import extend as make_longer
+
+    opened = Run.open(_path(run))
+    opened.spec(dict(overrides or {}))  # refuses overrides that change the result, before anything is written
+    length = {"steps": steps, "tokens": tokens, "epochs": epochs}
+    given = {name: value for name, value in length.items() if value is not None}
+    make_longer(opened, given, lambda: driver.prepared_data(opened), report)
+    return driver.resume(opened, opened.spec(dict(overrides or {})), report, show_progress, on_event)
+
+
+def branch(
+    run: SpecPath,
+    step: int | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    report: Report = _silent,
+    show_progress: bool = False,
+    on_event: OnEvent | None = None,
+) -> Facts:
+    """Make a new run from a run's checkpoint, with its optimizer's state, and train it; `overrides` say what differs.
+
+    `step` is the checkpoint's (default: the newest; `best`: the one with the lowest validation loss). Raises InputError, also
+    for a change that the state does not fit, and RunFailed.
+    """
+    from foundray.runs.run import Run
+    from foundray.training import driver
+
+    opened = Run.open(_path(run))
+    wanted = opened.checkpoint_step(step)
+    from foundray.training.branching import branch as make_branch  # imports torch, so only after the run is checked
+
+    made = make_branch(opened, wanted, dict(overrides or {}), report)
+    return driver.resume(made, made.spec(), report, show_progress, on_event)
+
+
 def status(run: SpecPath) -> Facts:
     """Return where a run stands. Raises InputError."""
     from foundray.runs.run import Run
 
     return Run.open(_path(run)).facts()
+
+
+def list_runs(storage: SpecPath = "runs") -> list[Listed]:
+    """Return where each run of a storage folder stands, and the size of its folder. Raises InputError."""
+    from foundray.runs.listing import runs_in
+    from foundray.storage import Store
+
+    return runs_in(Store.at(_path(storage)))
+
+
+def prune(what: SpecPath = "runs", delete: bool = False, report: Report = _silent) -> list[Removal]:
+    """Return the checkpoints of a run, or of a storage folder's runs, that nothing needs; delete them if asked.
+
+    What `resume`, `extend`, roll-backs and `step="best"` need is not among them. Raises InputError.
+    """
+    from foundray.training.pruning import prune as find
+
+    return find(_path(what), delete, report)
 
 
 def stop(run: SpecPath, report: Report = _silent) -> Facts:
@@ -351,9 +422,10 @@ def tune(
 
     checked = load_spec(_path(spec), overrides)
     enter_cluster()
+    from foundray.data.prepare.length import known_in_steps
     from foundray.tuning.search.driver import tune as search
 
-    return search(checked, read_yaml(_path(spec), "the spec"), dict(overrides or {}), report, show_progress)
+    return search(known_in_steps(checked), read_yaml(_path(spec), "the spec"), dict(overrides or {}), report, show_progress)
 
 
 def coordcheck(
@@ -370,9 +442,10 @@ def coordcheck(
 
     checked = load_spec(_path(spec), overrides)
     enter_cluster()
+    from foundray.data.prepare.length import known_in_steps
     from foundray.tuning.transfer.coordcheck import coordcheck as check
 
-    return check(checked, widths, depths, steps, report)
+    return check(known_in_steps(checked), widths, depths, steps, report)
 
 
 def transfer(
@@ -390,9 +463,10 @@ def transfer(
 
     checked = load_spec(_path(spec), overrides)
     enter_cluster()
+    from foundray.data.prepare.length import known_in_steps
     from foundray.tuning.transfer.transfer import transfer as check
 
-    return check(checked, widths, rates, seeds, steps, report)
+    return check(known_in_steps(checked), widths, rates, seeds, steps, report)
 
 
 def forecast(
@@ -407,9 +481,10 @@ def forecast(
 
     Raises InputError.
     """
+    from foundray.data.prepare.length import known_in_steps
     from foundray.spec.loading import load_spec
 
-    spec = None if target is None else load_spec(_path(target), overrides)
+    spec = None if target is None else known_in_steps(load_spec(_path(target), overrides))
     from foundray.tuning.ladder_forecast import forecast_from_ladder
 
     return forecast_from_ladder([_path(run) for run in runs], None if points is None else _path(points), spec, size, report)

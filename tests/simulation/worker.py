@@ -357,7 +357,7 @@ class Group:
     def end(self) -> None:
         if self.done == self.world.setup.steps:
             sha = {"weights": self.workers[0].weights}
-            return self.finish(Phase.FINISHED, facts=sha)
+            return self.finish(Phase.FINISHED, done=self.done, facts=sha)
         self.finish(Phase.PAUSED, done=self.done)
 
     def finish(self, phase: Phase, **changes: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+from foundray.data.prepare.length import known_in_steps
 from foundray.data.prepare.recipe import prepared_folder, source_files
+from foundray.errors import InputError
 from foundray.spec import Spec
 from foundray.wording.words import size
 
@@ -32,8 +34,7 @@ def derived(spec: Spec) -> dict[str, object]:
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "samples per step": f"{spec.samples_per_step:,}",
         "tokens per step": f"{spec.tokens_per_step:,}",
-        "total tokens": f"{spec.tokens_per_step * spec.train.steps:,}",
-        "fingerprint": spec.fingerprint(),
+        **_length(spec),
         **{f"data.sources.{index}": line for index, line in enumerate(_sources(spec)) if line},
         **start,
     }
@@ -61,6 +62,17 @@ def derived(spec: Spec) -> dict[str, object]:
         if world > 1:
             facts[f"main memory per worker for copies of the state, of {world}"] = size(held.copies)
     return facts
+
+
+def _length(spec: Spec) -> dict[str, object]:
+    """Steps, tokens and fingerprint of the run; if its data say how long it is, once they are prepared."""
+    epochs = spec.train.epochs
+    try:
+        spec = known_in_steps(spec)
+    except InputError:
+        return dict.fromkeys(("steps", "total tokens", "fingerprint"), f"follows from the data (train.epochs: {epochs:g})")
+    steps: dict[str, object] = {"steps": f"{spec.train.steps:,} ({epochs:g} epochs)"} if epochs else {}
+    return {**steps, "total tokens": f"{spec.tokens_per_step * spec.train.steps:,}", "fingerprint": spec.fingerprint()}
 
 
 def _threads(spec: Spec) -> str:

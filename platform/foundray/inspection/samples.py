@@ -20,6 +20,8 @@ def samples_of(run: Run, manifest: Manifest, step: int, report: Callable[[str], 
     spec, events = run.spec(), run.records("events.jsonl")
     if step < 1:
         raise InputError(f"--step {step}: steps are counted from 1")
+    if spec.branch_from and 0 < step <= spec.branch_from.step:
+        raise InputError(f"--step {step}: it was done by {spec.branch_from.run}, from which this run branched: ask that run")
     if step > spec.train.steps:
         raise InputError(f"--step {step}: the run ends after step {spec.train.steps:,}")
     undone = [event for event in events if event["event"] == "rolled_back" and event["to"] < step <= event["spike"]]

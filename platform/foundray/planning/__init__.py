@@ -14,6 +14,7 @@ from foundray.planning.coverage import Coverage, coverage, load_named
 from foundray.planning.gpus import fleets
 from foundray.planning.survey import Survey, survey
 from foundray.spec import Spec, nearest
+from foundray.spec.length import with_epochs
 from foundray.wording.shown import Shown
 
 __all__ = ["BECAUSE", "Assumptions", "Plan", "plan"]
@@ -74,6 +75,8 @@ def plan(
     named, machines = load_named(tokenizers), fleets(spec, gpus, prices, peak_flops)
     # The data, then what follows from it.
     found = survey(spec, sample_bytes, report)
+    samples = found.counts.tokens * (1 - spec.data.holdout) / spec.model.context
+    spec = with_epochs(spec, round(samples))
     covered = coverage(spec, found, named)
     amount = budget(spec, found, report)
     at = estimates(spec, found.vocabulary, amount.flops, machines, given)

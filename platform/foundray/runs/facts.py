@@ -12,6 +12,7 @@ from typing import Any
 from foundray.records.schema import kinds
 from foundray.records.traits import Trait
 from foundray.runs.checkpoints import newest_step
+from foundray.runs.extension import EXTENDED
 from foundray.runs.goodput import ENDS, Account, goodput_of
 from foundray.runs.lineage import recorded, undoes_after
 from foundray.runs.lock import is_held
@@ -46,6 +47,10 @@ class Facts(Shown):
     """Hash of a finished run's weights: over the parameters in name order, the name and then the little-endian fp32 bytes."""
     init_from: dict[str, Any] | None
     """Where its first weights came from: `run`, `step`, `weights_sha256`, `teacher_sha256`."""
+    branch_from: dict[str, Any] | None
+    """The state of another run from which it continued: `run`, `step`, `state_sha256`."""
+    ended_early: str | None
+    """Why a finished run ended before `train.steps`."""
     stopped_by: str | None
     """Who stopped the run: a person, or a signal: `SIGINT` (Ctrl-C), `SIGTERM`, or `SIGHUP` (a closed terminal)."""
     checkpoint: int | None
@@ -90,7 +95,8 @@ def facts_of(folder: Store, spec: Spec, story: Iterable[dict[str, Any]]) -> Fact
             steps.add(record)
     groups = [event for event in events if event["event"] == "workers_started"]
     ends = [event for event in events if event["event"] in ENDS]
-    end = ends[-1] if ends and not any(e["event"] == "command" for e in events[events.index(ends[-1]) :]) else None
+    resumed = ends and any(e["event"] in ("command", EXTENDED) for e in events[events.index(ends[-1]) :])
+    end = ends[-1] if ends and not resumed else None
     over = end["event"] if end else None
     state = over or ("running" if is_held(folder) else "interrupted" if events else "new")
     parts = spent.parts()
@@ -107,6 +113,8 @@ def facts_of(folder: Store, spec: Spec, story: Iterable[dict[str, Any]]) -> Fact
         perplexity=None if evaluation is None else evaluation.get("perplexity"),
         weights_sha256=ends[-1].get("weights_sha256") if state == "finished" else None,
         init_from=spec.init_from.model_dump() if spec.init_from else None,
+        branch_from=spec.branch_from.model_dump() if spec.branch_from else None,
+        ended_early=ends[-1].get("reason") if state == "finished" else None,
         stopped_by=end["by"] if end and state == "stopped" else None,
         checkpoint=newest_step(folder / "checkpoints", recorded(events)),
         workers=groups[-1]["workers"] if groups else None,

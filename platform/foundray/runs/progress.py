@@ -71,6 +71,12 @@ class Progress:
                 self.done = event.get("to", self.done)
                 if self.checkpoint.get("step", 0) > event.get("to", math.inf):  # undone by the roll-back, and deleted
                     self.checkpoint = {}
+            case "branched":
+                self.doing, self.done = "branched", event["step"]
+            case "extended":
+                self.doing, self.done = "extended", event["to"]
+                if self.checkpoint.get("step", 0) > event["to"]:
+                    self.checkpoint = {}
             case "waiting":
                 self.doing = "waiting for workers"
             case "evaluated":

@@ -32,8 +32,12 @@ def standing(run: Run) -> str:
     facts, spec, events = run.facts(), run.spec(), run.records("events.jsonl")
     done = f"step {facts.step:,} of {spec.train.steps:,}, {facts.tokens:,} tokens"
     lines = [("run", facts.run), ("state", f"{facts.state}, {done}"), *(("record", said) for said in facts.damage)]
+    if facts.ended_early:
+        lines.append(("ended", facts.ended_early))
     if start := spec.init_from:
         lines.append(("start", f"the weights of {start}, SHA-256 {start.weights_sha256}"))
+    if origin := spec.branch_from:
+        lines.append(("start", f"the state of {origin}, SHA-256 {origin.state_sha256}"))
     if facts.loss is not None:
         validation = "" if facts.val_loss is None else f", validation {facts.val_loss:.4f}"
         validation += f", perplexity {facts.perplexity:.4g}" if facts.perplexity else ""

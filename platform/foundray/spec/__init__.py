@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from foundray import contract
 from foundray.spec.arithmetic import Numbers, installed, raised
-from foundray.spec.evaluating import EvaluateConfig
+from foundray.spec.evaluating import VALIDATION, EvaluateConfig
 from foundray.spec.formats import ARCHIVES, DOCUMENTS, listed
 from foundray.spec.learning import (
     DataConfig,
@@ -31,13 +31,14 @@ from foundray.spec.learning import (
 )
 from foundray.spec.running import FaultConfig, GuardConfig, PoolConfig, ScaleConfig, TrackerConfig
 from foundray.spec.section import Section, nearest
-from foundray.spec.starting import InitFromConfig
+from foundray.spec.starting import BranchFromConfig, InitFromConfig
 from foundray.spec.tuning import RangeConfig, TuneConfig
 
 __all__ = [
-    "DataConfig", "EvaluateConfig", "FaultConfig", "GuardConfig", "InitFromConfig", "ModalityConfig", "ModelConfig",
-    "ObjectiveConfig", "OptimizerConfig", "PoolConfig", "RangeConfig", "ScaleConfig", "ScheduleConfig", "SourceConfig",
-    "Spec", "TokenizerConfig", "TrackerConfig", "TrainConfig", "TuneConfig", "differences", "digest", "flatten", "nearest",
+    "BranchFromConfig", "DataConfig", "EvaluateConfig", "FaultConfig", "GuardConfig", "InitFromConfig", "ModalityConfig",
+    "ModelConfig", "ObjectiveConfig", "OptimizerConfig", "PoolConfig", "RangeConfig", "ScaleConfig", "ScheduleConfig",
+    "SourceConfig", "Spec", "TokenizerConfig", "TrackerConfig", "TrainConfig", "TuneConfig", "differences", "digest",
+    "flatten", "nearest",
 ]  # fmt: skip
 
 
@@ -63,6 +64,8 @@ class Spec(Section):
     """The network's shape."""
     init_from: InitFromConfig | None = None
     """Another run whose weights this one starts from; give its folder alone for its newest checkpoint."""
+    branch_from: BranchFromConfig | None = None
+    """The state of another run from which this one continues, if `foundray branch` made it."""
     optimizer: OptimizerConfig
     """How the weights are updated."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -96,6 +99,20 @@ class Spec(Section):
     def _by_name(cls, value: Any) -> Any:
         listed = [value] if isinstance(value, str | dict) else value
         return [{"kind": one} if isinstance(one, str) else one for one in listed] if isinstance(listed, list) else value
+
+    @model_validator(mode="after")
+    def _length_in_steps(self) -> Spec:
+        if self.train.tokens:
+            steps = -(-self.train.tokens // self.tokens_per_step)
+            object.__setattr__(self, "train", self.train.model_copy(update={"steps": steps, "tokens": None}))
+        if self.train.stop_early and self.evaluate.at_end == "whole":
+            raise ValueError(
+                "evaluate.at_end: with train.stop_early, an evaluation is the last one only once it is made, so all are of the "
+                "same samples; set evaluate.sets.validation.samples: whole instead"
+            )
+        if self.train.steps and (problem := self.schedule.problem(self.train.steps)):
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
@@ -164,6 +181,16 @@ class Spec(Section):
         return self.train.micro_batches * self.train.micro_batch_size
 
     @property
+    def decay_start(self) -> int | None:
+        """Steps after which `wsd` begins to fall; None if it does not. A longer run can continue from the state there."""
+        start = self.train.steps - self.schedule.decay_of(self.train.steps)
+        return start if self.schedule.kind == "wsd" and 0 < start < self.train.steps else None
+
+    def pins(self, step: int) -> bool:
+        """Whether the checkpoint after this step is kept for good, or may be once its validation loss is known."""
+        return self.train.pins(step) or step == self.decay_start
+
+    @property
     def tokens_per_step(self) -> int:
         """Predicted positions per step of full samples."""
         return self.samples_per_step * self.model.context
@@ -194,11 +221,12 @@ class Spec(Section):
         }
         if self.init_from and not self.init_from.weights_sha256:
             fields["init_from.weights_sha256"] = f"that of {self.init_from}"
+        deciding = ("train.evaluate_every", f"evaluate.sets.{VALIDATION}.samples") if self.train.stop_early else ()
         fields |= {f"arithmetic.{part}": number for part, number in raised(self.arithmetic).items()}
         return {
             name: value
             for name, value in fields.items()
-            if value not in (None, _ADDED_LATER.get(name)) and not _NOT_IDENTITY.match(name)
+            if value not in (None, _ADDED_LATER.get(name)) and (name in deciding or not _NOT_IDENTITY.match(name))
         }
 
     @staticmethod
@@ -217,7 +245,7 @@ class Spec(Section):
 _ADDED_LATER = {"model.class_unit": False, "train.compile": False}
 """Fields added later, with the value for the earlier behaviour, so that the fingerprints of earlier runs do not change."""
 _NOT_IDENTITY = re.compile(
-    r"(name|init_from\.(run|step)|scale|fault|tune|evaluate|storage|trackers|guard\.(max_skipped|recheck_every)"
+    r"(name|init_from\.(run|step)|branch_from\.run|scale|fault|tune|evaluate|storage|trackers|guard\.(max_skipped|recheck_every)"
     r"|train\.(evaluate_every|checkpoint_every|keep_checkpoints|keep_every|keep_best)"
     r"|data\.(max_bad_rows|max_bad_share|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )

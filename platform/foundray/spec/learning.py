@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -15,9 +15,11 @@ from foundray.spec.section import Section, nearest
 if TYPE_CHECKING:
     FormatName = str
     OptimizerName = str
+    Steps = int
 else:
     FormatName = Literal[NAMES]
     OptimizerName = Literal[tuple(KINDS)]
+    Steps = PositiveInt | None  # None only until the data have said how long `epochs` are: see `spec.length`
 
 
 def check_installed(what: str, kind: str, group: str) -> str:
@@ -231,21 +233,80 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
     """After warm-up: stable, then decay (`wsd`); a half cosine to zero; or constant."""
-    warmup: float = Field(default=0.02, ge=0, le=1)
-    """Fraction of the run in which the learning rate rises linearly from zero."""
-    decay: float = Field(default=0.2, ge=0, le=1)
-    """Fraction of the run, at its end, in which `wsd` falls to zero."""
+    warmup: float | None = Field(default=0.02, ge=0, le=1)
+    """Fraction of the run in which the learning rate rises linearly from zero; `null` if `warmup_steps` says it in steps."""
+    warmup_steps: NonNegativeInt | None = None
+    """Length of the warm-up in steps, in place of `warmup`: it stays the same if the run is extended."""
+    decay: float | None = Field(default=0.2, ge=0, le=1)
+    """Fraction of the run, at its end, in which `wsd` falls to zero; `null` if `decay_steps` says it in steps."""
+    decay_steps: NonNegativeInt | None = None
+    """Length of the decay in steps, in place of `decay`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_steps(cls, fields: Any) -> Any:
+        """A length in steps replaces the default fraction."""
+        if not isinstance(fields, dict):
+            return fields
+        given = [name for name in ("warmup", "decay") if fields.get(f"{name}_steps") is not None]
+        return dict.fromkeys(given) | fields
 
     @model_validator(mode="after")
     def _fits(self) -> ScheduleConfig:
-        if self.kind == "wsd" and self.warmup + self.decay > 1:
+        for name in ("warmup", "decay"):
+            fraction, steps = getattr(self, name), getattr(self, f"{name}_steps")
+            if (fraction is None) == (steps is None):
+                both = "are given, and one is needed" if steps is not None else "are null, and one is needed"
+                raise ValueError(f"both {name} (a fraction of the run) and {name}_steps {both}")
+        if self.kind == "wsd" and self.warmup is not None and self.decay is not None and self.warmup + self.decay > 1:
             raise ValueError(f"warmup {self.warmup} and decay {self.decay} are together more than the whole run")
         return self
 
+    def warmup_of(self, steps: int) -> int:
+        """Steps of warm-up in a run of `steps`."""
+        return round(steps * self.warmup) if self.warmup is not None else self.warmup_steps or 0
+
+    def decay_of(self, steps: int) -> int:
+        """Steps of `wsd`'s decay in a run of `steps`."""
+        return round(steps * self.decay) if self.decay is not None else self.decay_steps or 0
+
+    def problem(self, steps: int) -> str | None:
+        """Why a schedule given in steps does not fit a run of `steps`, or None."""
+        parts = {"warmup_steps": self.warmup_of(steps)}
+        if self.kind == "wsd":
+            parts["decay_steps"] = self.decay_of(steps)
+        given = [name for name in parts if getattr(self, name) is not None]
+        if not given or sum(parts.values()) <= steps:
+            return None
+        which = " and ".join(f"{name.removesuffix('_steps')} of {count:,} steps" for name, count in parts.items())
+        are = "is" if len(parts) == 1 else "are together"
+        return f"schedule.{given[0]}: a {which} {are} longer than the run of {steps:,} steps"
+
+
+class StopEarlyConfig(Section):
+    patience: PositiveInt
+    """Evaluations in a row without improvement after which the run ends; those every `train.evaluate_every` steps count."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """Nats by which a validation loss must be below the best so far to be an improvement."""
+
+
+LENGTHS = ("steps", "tokens", "epochs")
+"""Fields of `train` that may give a run's length."""
+ALTERNATIVES = (
+    tuple(f"train.{name}" for name in LENGTHS),
+    *((f"schedule.{name}", f"schedule.{name}_steps") for name in ("warmup", "decay")),
+)
+"""Fields that say the same in several ways, of which a spec uses one."""
+
 
 class TrainConfig(Section):
-    steps: PositiveInt
-    """Optimizer steps in the run."""
+    steps: Steps = None  # type: ignore[assignment]
+    """Optimizer steps in the run. Its length is given by one of `steps`, `tokens` and `epochs`."""
+    tokens: PositiveInt | None = None
+    """Length in predicted positions instead: as many steps as show the model at least this many."""
+    epochs: PositiveFloat | None = None
+    """Length in passes over the training split instead: as many steps as show the model at least this many times its number of
+    samples. The data decide how many steps that is; the run's folder records it."""
     micro_batches: PositiveInt = 8
     """Micro-batches per step, however many workers share them."""
     micro_batch_size: PositiveInt = 8
@@ -266,6 +327,23 @@ class TrainConfig(Section):
     keep_best: NonNegativeInt = 0
     """Number of checkpoints with the lowest validation loss to keep, too; each evaluation then has a checkpoint."""
 
+    stop_early: StopEarlyConfig | None = None
+    """End the run when the validation loss no longer improves, and keep the best checkpoint. The rule, `train.evaluate_every`
+    and the samples of an evaluation then decide the result."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        given = [name for name in LENGTHS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are given" if given else "it is missing"
+            raise ValueError(f"the run's length is one of steps, tokens and epochs, and {found}")
+        return self
+
     def pins(self, step: int) -> bool:
-        """Whether the checkpoint after this step is kept for good, or may be once its validation loss is known."""
-        return step % (self.keep_every or self.steps + 1) == 0 or (self.keep_best > 0 and step % self.evaluate_every == 0)
+        """Whether the checkpoint after this step is a milestone, or may be one of the best."""
+        return step % (self.keep_every or self.steps + 1) == 0 or (self.best_kept > 0 and step % self.evaluate_every == 0)
+
+    @property
+    def best_kept(self) -> int:
+        """Number of checkpoints with the lowest validation loss to keep."""
+        return max(self.keep_best, 1 if self.stop_early else 0)

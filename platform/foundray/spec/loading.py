@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from foundray.errors import InputError
 from foundray.spec import Spec, nearest
+from foundray.spec.learning import ALTERNATIVES
 
 SOURCES_HINT = "; it names the sources, as in `data: {sources: [{path: ...}]}`"
 _Checked = TypeVar("_Checked", bound=BaseModel)
@@ -31,7 +32,14 @@ def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> S
 
 def parse_spec(text: str, where: str, overrides: Mapping[str, Any] | None = None) -> Spec:
     """Check a spec given as YAML text; `where` names it in errors. Raises InputError."""
-    return checked(Spec, parse_fields(text, where, "a spec starts with `name: ...`", overrides), where)
+    fields = parse_fields(text, where, "a spec starts with `name: ...`", _alone(overrides or {}))
+    return checked(Spec, fields, where)
+
+
+def _alone(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides; one of several ways to say something clears what the file says in another."""
+    cleared = [field for ways in ALTERNATIVES for field in ways if any(way in overrides for way in ways)]
+    return dict.fromkeys(cleared) | dict(overrides)
 
 
 def read_yaml(path: str | Path, what: str) -> str:

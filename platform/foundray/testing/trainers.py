@@ -64,7 +64,7 @@ def load_latest(
     skipped: list[str] = []
     for there in completed(folder, lineage):
         try:
-            return load(folder, trainer, Checkpoint(*state_of(there)), fingerprint, wait_s), skipped
+            return load(folder, trainer, Checkpoint(*state_of(there)), (fingerprint,), wait_s), skipped
         except Unusable as error:
             skipped.append(str(error))
     return None, skipped

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from foundray.cluster.causes import cause_of, sentence_of
 from foundray.cluster.connect import HEAD_SECONDS, connected, fit, free_resources, head_watched, node_resources
 from foundray.cluster.local_ray import is_alone
+from foundray.data.prepare.length import in_steps, training_samples
 from foundray.data.prepare.manifest import Manifest, Prepared
 from foundray.data.prepare.prepare import prepare
 from foundray.data.prepare.recipe import prepared_folder
@@ -20,6 +21,7 @@ from foundray.host.environment import environment
 from foundray.host.machine import physical_cores
 from foundray.host.signals import heeded
 from foundray.preflight.admission import admit
+from foundray.runs.extension import earlier_fingerprints, unfinished
 from foundray.runs.facts import Facts
 from foundray.runs.lock import RunLock
 from foundray.runs.run import Run, event
@@ -46,10 +48,12 @@ def train(spec: Spec, report: Report, show_progress: bool = False, on_event: Tol
     check_not_itself(spec)
     run = Run.named(spec)
     if run.exists():
-        spec = run.as_begun(spec)
+        spec = _as_begun(run, spec)
         run.check_same(spec)
         return resume(run, spec, report, show_progress, on_event)
     check_trackers(spec)
+    if spec.branch_from:
+        raise InputError(f"branch_from: {run.folder} is not there, and `foundray branch` makes such a run, not its spec alone")
     Store.at(spec.storage).check_writable()
     prepared_folder(spec)  # finds missing sources before anything starts
     start = find_start(spec) if spec.init_from else None
@@ -63,11 +67,15 @@ def train(spec: Spec, report: Report, show_progress: bool = False, on_event: Tol
         prestarted = holding.enter_context(_prestarting(spec))
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
+        given, spec = spec.train.epochs, in_steps(spec, prepared.manifest)
+        if given:
+            samples = training_samples(spec, prepared.manifest)
+            report(f"train.epochs: {given:g} of {plural(samples, 'training sample')} are {plural(spec.train.steps, 'step')}")
         if start:
             start.check_tokens(prepared)
         with RunLock(run.folder, report) as lock:
             if run.exists():  # another command has made it meanwhile, and perhaps finished it
-                spec = run.as_begun(spec)
+                spec = _as_begun(run, spec)
                 run.check_same(spec)
                 if (facts := _finished(run, spec, report)) is not None:
                     return facts
@@ -78,6 +86,13 @@ def train(spec: Spec, report: Report, show_progress: bool = False, on_event: Tol
             spec, workers = _with_default_scale(spec, prepared, workers, report)
             with heeded(lock.stop):
                 return _run(ray, run, spec, prepared, workers, lock, report, show_progress, on_event, prestarted)
+
+
+def _as_begun(run: Run, spec: Spec) -> Spec:
+    """The spec, with what the run's beginning settled: the length in steps, and the hash of its initial weights."""
+    if spec.train.epochs:
+        spec = in_steps(spec, prepared_data(run).manifest)
+    return run.as_begun(spec)
 
 
 @contextmanager
@@ -141,6 +156,12 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False, on
         return facts
     check_trackers(spec)
     run.check_arithmetic()
+    if begun := unfinished(spec, run.records("events.jsonl")):
+        steps = begun["changed"]["train.steps"][1]
+        raise InputError(
+            f"{run.folder} is recorded as extended to {steps} steps, but its spec is not yet, as that command was interrupted: "
+            f"`foundray extend {run.folder} --steps {steps}` completes it"
+        )
     prepared = prepared_data(run)
     prepared.check_files()
     with RunLock(run.folder, report) as lock, connected(report) as ray:  # a refused command writes nothing into the folder
@@ -226,7 +247,8 @@ def _run(
     report(f"starting {span(fewest, max(fewest, sum(most for _, most in workers.values())), 'worker')}")
     board = prestarted.board if prestarted else start_board()
     later = prestarted is not None and prestarted.enough
-    slots = Slots.reserve(run, spec, workers, board, past_requests(run.records("events.jsonl")), later)
+    events = run.records("events.jsonl")
+    slots = Slots.reserve(run, spec, workers, board, past_requests(events), later)
 
     from foundray.data.stream.feeder import start_feeder
     from foundray.data.stream.plan import plan_for
@@ -246,6 +268,7 @@ def _run(
         validation_sizes=plan.order().validation_sizes,
         feeder=prestarted.feeder if prestarted else start_feeder(),
         board=board,
+        earlier_fingerprints=earlier_fingerprints(events),
     )
     scores = spec.objective.build().scores
     metrics = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))

@@ -48,11 +48,16 @@ def appended(before: Sequence[RollBack], new: RollBack) -> tuple[RollBack, ...]:
 
 
 def updated(before: Sequence[RollBack], event: Mapping[str, Any]) -> tuple[RollBack, ...]:
-    """The roll-backs in force after one more event: a loss of trust voids those decided since the last step trusted."""
+    """The roll-backs in force after one more event.
+
+    A loss of trust voids those decided since the last step trusted, and an extension those since the last that stays valid.
+    """
     if event["event"] == "rolled_back":
         return appended(before, RollBack(*(event[field.name] for field in fields(RollBack))))
-    if event["event"] == "left_out" and event.get("cut"):
+    if event["event"] in ("left_out", "extended") and event.get("cut"):
         return trusted(before, event["trusted"])
+    if event["event"] == "branched" and event["passed_over"]:  # the data offset that the run branched with
+        return (RollBack(0, 0, event["passed_over"]),)
     return tuple(before)
 
 

@@ -37,6 +37,10 @@ def sentence(event: Record) -> str:
             return f"worker {event['member']} leaves node {short_node(event['node'])}, and hands its state over"
         case "initialised":
             return taken_over(event["taken"], event["parameters"], f"{event['run']} at step {event['run_step']}", event["new"])
+        case "branched":
+            return f"branched from step {event['step']} of {event['run']}"
+        case "extended":
+            return f"extended to {event['changed']['train.steps'][1]} steps, on from step {event['to']}"
         case "workers_started":
             continued = f" at step {event['step']}" if event["step"] else ""
             return f"training on {plural(event['workers'], 'worker')}, {event['device']}{continued}"
@@ -78,7 +82,8 @@ def sentence(event: Record) -> str:
         case "failed":
             return f"failed at step {event['step']}: {event['reason']}"
         case "finished":
-            return f"finished at step {event['step']}, weights {event['weights_sha256'][:16]}…"
+            early = f" ({event['reason']})" if event.get("reason") else ""
+            return f"finished at step {event['step']}, weights {event['weights_sha256'][:16]}…{early}"
         case kind:
             fields = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("time", "event"))
             return f"{kind}: {fields}" if fields else str(kind)

@@ -217,10 +217,10 @@ def test_a_checkpoint_says_what_it_was_made_with(tmp_path: Path, monkeypatch: py
     spec, folder = make_spec(**IMAGES), Store.at(tmp_path)
     trainer = make_trainer(spec, Group())
     save_checkpoint(folder, trainer, 3, spec.fingerprint(), keep=3)
-    assert load(folder, trainer, Checkpoint(3, ""), spec.fingerprint()).step == 3
+    assert load(folder, trainer, Checkpoint(3, ""), (spec.fingerprint(),)).step == 3
     monkeypatch.setattr(MaskedPixel, "arithmetic", 2)
     with pytest.raises(Unusable, match="step-00000003 was made with version 1 of the arithmetic of the objective masked_pixel"):
-        load(folder, trainer, Checkpoint(3, ""), spec.fingerprint())
+        load(folder, trainer, Checkpoint(3, ""), (spec.fingerprint(),))
 
 
 @pytest.mark.usefixtures("later")

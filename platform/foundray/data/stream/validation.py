@@ -54,13 +54,14 @@ def part_of(training: StreamPlan, spec: Spec, sizes: Sequence[int], last: bool) 
     of_samples, ends = sum(sizes), tuple(accumulate(sizes))
     plan = validation_plan(training, spec.objective.build().couples)
     size = plan.micro_batch_size
-    whole, chosen = -(-of_samples // size), -(-_requested_samples(spec, of_samples, last) // size)
+    whole, chosen = -(-of_samples // size), -(-requested_samples(spec, of_samples, last) // size)
     if chosen >= whole:
         return Part(plan, whole, of_samples, of_samples, ends)
     return Part(replace(plan, chosen=chosen), chosen, chosen * size, of_samples, ends)
 
 
-def _requested_samples(spec: Spec, of_samples: int, last: bool) -> int:
+def requested_samples(spec: Spec, of_samples: int, last: bool) -> int:
+    """Samples that the spec asks for; a set of `of_samples` may have fewer."""
     requested = spec.evaluate.sets[VALIDATION].samples
     if requested == "whole" or (last and spec.evaluate.at_end == "whole"):
         return of_samples

@@ -16,6 +16,7 @@ from foundray.inspection.auditing.groups import Placed, groups_of, missing, plac
 from foundray.inspection.auditing.lines import judge_line, unsound
 from foundray.inspection.auditing.samples import fingerprints
 from foundray.inspection.auditing.spikes import judge_spikes
+from foundray.runs.extension import specs_of
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.spec.arithmetic import differing
@@ -27,7 +28,7 @@ class Audit(Shown):
     """What the logs prove."""
 
     steps: int
-    """Steps committed."""
+    """Steps committed; of a run that branched from another, its own ones."""
     samples: int
     """Samples of these steps."""
     repeated: int
@@ -61,7 +62,8 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
         )
     events, metrics = run.records("events.jsonl"), run.records("metrics.jsonl")
     committed = min(run.facts().step, spec.train.steps)
-    if not committed:
+    origin = spec.branch_from.step if spec.branch_from else 0
+    if committed <= origin:
         raise InputError(f"{run.folder} has no step to audit yet")
     # Damaged and malformed records first; the rest is assigned to the groups that did the steps.
     problems = run.damage()
@@ -69,10 +71,11 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
     lines, misplaced = placed([record for record in metrics if not unsound(record)], groups_of(events))
     problems += misplaced
     last = {line.step: line for line in lines if line.step <= committed}
-    problems += missing(step for step in range(1, committed + 1) if step not in last)
+    problems += missing(step for step in range(origin + 1, committed + 1) if step not in last)
     # Each record by itself, then its data, the spikes and the events.
+    specs = specs_of(spec, events)
     for line in lines:
-        problems += judge_line(line, spec)
+        problems += judge_line(line, specs[line.group.extensions])
     problems += _data(lines, plan, spec)
     problems += judge_spikes(events, lines, last, spec)
     problems += judge_events(events, lines, spec)
@@ -82,8 +85,8 @@ def audit(run: Run, plan: StreamPlan) -> Audit:
         worlds[workers] = worlds.get(workers, 0) + 1
     counting = [last[step].record for step in sorted(last)]
     return Audit(
-        steps=committed,
-        samples=committed * spec.samples_per_step,
+        steps=committed - origin,
+        samples=(committed - origin) * spec.samples_per_step,
         repeated=len(lines) - len({line.step for line in lines}),
         workers=worlds,
         left_out=sum(len(record["skipped"]) for record in counting),

@@ -9,7 +9,11 @@ from typing import Any
 from foundray.inspection.auditing.groups import SLACK_SECONDS, Placed
 from foundray.records.schema import kinds
 from foundray.records.traits import Trait
+from foundray.runs.checkpoints import with_loss
+from foundray.runs.extension import EXTENDED, specs_of
 from foundray.spec import Spec
+from foundray.training.evaluating.stopping import stops_at
+from foundray.training.extending import agreement
 from foundray.training.rollback import RollBack, roll_back, updated
 
 Event = Mapping[str, Any]
@@ -34,8 +38,13 @@ def judge_events(events: Sequence[Event], lines: Sequence[Placed], spec: Spec) -
         problems.append(f"step {lines[-1].step} is recorded after the run's end")
     highest = max((line.step for line in lines), default=0)
     turns = tuple[RollBack, ...]()
+    problems += _branched(events, spec)
+    specs, losses = specs_of(spec, events), dict[int, float]()
     for event in events:
-        problems += [f"{event['event']}: {text}" for text in _judged(event, turns, highest, spec)]
+        losses = with_loss(losses, event)
+        if event["event"] == EXTENDED:
+            problems += [f"{EXTENDED}: {text}" for text in _extended(event, specs.pop(0), specs[0])]
+        problems += [f"{event['event']}: {text}" for text in _judged(event, turns, highest, specs[0], losses)]
         turns = updated(turns, event)
     return problems
 
@@ -44,7 +53,7 @@ def _ago(before: Placed, after: Placed) -> str:
     return f"{before.record['time'] - after.record['time']:.0f} s"
 
 
-def _judged(event: Event, turns: Sequence[RollBack], highest: int, spec: Spec) -> Iterator[str]:
+def _judged(event: Event, turns: Sequence[RollBack], highest: int, spec: Spec, losses: Mapping[int, float]) -> Iterator[str]:
     match event["event"]:
         case "rolled_back":
             yield from _rolled_back(event, turns, spec)
@@ -55,11 +64,30 @@ def _judged(event: Event, turns: Sequence[RollBack], highest: int, spec: Spec) -
             if not 0 < event["step"] <= highest:
                 yield f"no step {event['step']} is recorded"
         case "finished":
-            if event["step"] != spec.train.steps or highest < spec.train.steps:
-                yield f"after step {event['step']}, but the run has {spec.train.steps} steps and the step log {highest}"
+            end = stops_at(spec.train, losses) or spec.train.steps
+            if event["step"] != end or highest < end:
+                yield f"after step {event['step']}, but the run has {end} steps and the step log {highest}"
         case "stopped":
             if not (0 <= event["checkpoint"] <= highest and 0 <= event["step"] <= highest):
                 yield f"after step {event['step']}, with a checkpoint of step {event['checkpoint']}"
+
+
+def _branched(events: Sequence[Event], spec: Spec) -> list[str]:
+    """Compare the record of where the run branched from another with its spec."""
+    found = [(event["step"], event["state_sha256"]) for event in events if event["event"] == "branched"]
+    origin = spec.branch_from
+    if found == ([(origin.step, origin.state_sha256)] if origin else []):
+        return []
+    recorded = ", ".join(f"step {step} of the state {sha[:16]}" for step, sha in found) or "nothing"
+    return [f"branched: {recorded} is recorded, and the spec has {origin or 'no branch_from'}"]
+
+
+def _extended(event: Event, before: Spec, after: Spec) -> Iterator[str]:
+    same, _ = agreement(before, after)
+    if before.train.steps >= after.train.steps or event["fingerprint"] != before.fingerprint():
+        yield f"to {after.train.steps} steps from {before.train.steps}, whose spec has the fingerprint {before.fingerprint()}"
+    if event["trusted"] != min(same, event["step"]) or not 0 <= event["to"] <= event["trusted"]:
+        yield f"from step {event['to']} of {event['step']}, but the two runs have the first {same} steps in common"
 
 
 def _rolled_back(event: Event, turns: Sequence[RollBack], spec: Spec) -> Iterator[str]:

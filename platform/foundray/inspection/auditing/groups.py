@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from foundray.runs.extension import EXTENDED
 from foundray.runs.lineage import Lineage, counted, recorded, under
 from foundray.training.rollback import RollBack, passed_over, updated
 
@@ -28,6 +29,8 @@ class Group:
     """Roll-backs in force when it began."""
     lineage: str
     """Id of the last cut before it began; empty if there was none."""
+    extensions: int = 0
+    """How often the run had been extended before."""
     broke: bool = False
     """Whether a group broke between its start and the next recorded one."""
 
@@ -50,11 +53,12 @@ class Placed:
 
 def groups_of(events: Sequence[Mapping[str, Any]]) -> list[Group]:
     """The recorded groups, in order."""
-    found, turns, cuts = list[Group](), tuple[RollBack, ...](), Lineage()
+    found, turns, cuts, extensions = list[Group](), tuple[RollBack, ...](), Lineage(), 0
     for event in counted(events):
+        extensions += event["event"] == EXTENDED
         turns, cuts = updated(turns, event), cuts + recorded([event])
         if event["event"] == "workers_started":
-            found.append(Group(event["time"], event["step"], event["workers"], turns, under(cuts)))
+            found.append(Group(event["time"], event["step"], event["workers"], turns, under(cuts), extensions))
         elif event["event"] == "group_broken" and found:
             found[-1] = replace(found[-1], broke=True)
     return found

@@ -17,6 +17,8 @@ EVENTS: dict[str, type[Event]] = {
     "member_lost": workers.MemberLost,
     "member_left": workers.MemberLeft,
     "initialised": commands.Initialised,
+    "branched": commands.Branched,
+    "extended": commands.Extended,
     "workers_started": workers.WorkersStarted,
     "evaluated": commands.Evaluated,
     "checkpoint": checkpoints.Checkpoint,

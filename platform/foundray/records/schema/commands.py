@@ -45,6 +45,44 @@ class Initialised(Event):
     """Parts initialised as usual."""
 
 
+class Branched(Event):
+    """The run began with the state of another run's checkpoint, under another spec."""
+
+    traits = Trait.ROUTINE | Trait.MOVES
+    event: Literal["branched"]
+    step: int
+    """Steps done in that state, by the other run."""
+    run: str
+    """The other run's folder."""
+    fingerprint: str
+    """Fingerprint of its spec."""
+    state_sha256: str
+    """SHA-256 of the state."""
+    passed_over: int
+    """Data offset that the other run had there, in steps."""
+    changed: dict[str, tuple[Any, Any]]
+    """Fields of the spec that differ, by dotted name: the other run's value and this one's."""
+
+
+class Extended(Event):
+    """The run was made longer. It continues from a checkpoint of before its updates would differ in the longer run."""
+
+    traits = Trait.ROUTINE | Trait.MOVES
+    event: Literal["extended"]
+    step: int
+    """Steps done before."""
+    to: int
+    """Steps done in the state that it continues from; states of later steps are undone."""
+    trusted: int
+    """Number of first steps that are the same in the longer run, as far as they were done."""
+    cut: str
+    """Id of this cut of the run's lineage."""
+    fingerprint: str
+    """Fingerprint of the spec before."""
+    changed: dict[str, tuple[Any, Any]]
+    """Fields of the spec that changed, by dotted name: the value before and the value after."""
+
+
 class EvaluatedSource(BaseModel):
     """The loss on one source's samples of an evaluation."""
 
@@ -136,3 +174,5 @@ class Finished(Event):
     """The last step."""
     weights_sha256: str
     """Hash over the parameters in name order: the name, then the little-endian fp32 bytes."""
+    reason: str | None = None
+    """Why it ended before `train.steps`."""

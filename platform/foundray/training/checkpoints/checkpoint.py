@@ -76,9 +76,12 @@ def write_shard(
     return ShardFile(file=name, ranges=held, bytes=len(content), sha256=sha256(content), generation=generation)
 
 
-def load(folder: Store, trainer: Trainer, checkpoint: Checkpoint, fingerprint: str, wait_s: float = 0.0) -> CheckpointManifest:
+def load(
+    folder: Store, trainer: Trainer, checkpoint: Checkpoint, fingerprints: Sequence[str], wait_s: float = 0.0
+) -> CheckpointManifest:
     """Load a checkpoint into the trainers of a group; each of them calls this. Returns its manifest.
 
+    It must have been made by a spec with one of the fingerprints: the run's, or one from before it was extended.
     Storage that does not answer is retried for `wait_s` seconds. Raises Unusable, on every worker alike, if one cannot read its
     part or finds it damaged.
     """
@@ -86,7 +89,7 @@ def load(folder: Store, trainer: Trainer, checkpoint: Checkpoint, fingerprint: s
     problem: tuple[str, bool] | None = None
     try:
         manifest = _retrying(partial(_read_manifest, there, checkpoint.sha256), until)
-        _check_made_by(there, manifest, fingerprint, trainer.spec)
+        _check_made_by(there, manifest, fingerprints, trainer.spec)
         tensors = _retrying(partial(_read_blocks, there, manifest, trainer.blocks), until)
     except Damaged as error:
         problem = str(error), error.away
@@ -143,6 +146,24 @@ def load_states(
     raise InputError(f"{folder} holds {which}" + (f": {'; '.join(skipped)}" if skipped else " yet" if step is None else ""))
 
 
+def read_state(folder: Store) -> tuple[CheckpointManifest, dict[str, Tensor]]:
+    """Read the whole state of a checkpoint, given by its folder: its manifest, and all tensors. Raises InputError."""
+    try:
+        manifest = _read_manifest(folder)
+        return manifest, _read_blocks(folder, manifest, range(manifest.blocks))
+    except Damaged as error:
+        raise InputError(str(error)) from None
+
+
+def state_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a whole state's tensors in name order: the name, the kind of numbers, then the bytes."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype}".encode())
+        sha.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
 def _read_manifest(folder: Store, sha: str = "") -> CheckpointManifest:
     """Read a manifest. Raises Damaged if it is unreadable or has another SHA-256, or if its shards are not the whole state."""
     try:
@@ -159,9 +180,9 @@ def _read_manifest(folder: Store, sha: str = "") -> CheckpointManifest:
     return manifest
 
 
-def _check_made_by(folder: Store, manifest: CheckpointManifest, fingerprint: str, spec: Spec) -> None:
+def _check_made_by(folder: Store, manifest: CheckpointManifest, fingerprints: Sequence[str], spec: Spec) -> None:
     """Raise Damaged for a checkpoint of another spec, or of another arithmetic version than those installed."""
-    if manifest.fingerprint == fingerprint:
+    if manifest.fingerprint in fingerprints:
         return
     if begun := differing(manifest.arithmetic, spec):
         raise Damaged(f"{folder.name} was made with {begun}")

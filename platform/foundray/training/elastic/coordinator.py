@@ -241,7 +241,8 @@ class Coordinator:
             return self._note("stopped", step=self.recorder.reached, checkpoint=step, by=self.run_lock.stopping)
         facts = [self.protocol.members.of[number].status.facts for number in self.protocol.group]
         sha = next(fact["weights_sha256"] for fact in facts if fact.get("weights_sha256"))
-        self._note("finished", step=step, weights_sha256=sha)
+        early = {"reason": reason} if (reason := facts[0].get("reason")) else {}
+        self._note("finished", step=step, weights_sha256=sha, **early)
 
     def _wait(self, ready: int, seconds: float, give_up: bool) -> None:
         """Report that too few workers are ready. Raises InputError or RunFailed if the protocol gives up."""

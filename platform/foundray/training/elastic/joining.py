@@ -97,6 +97,7 @@ def orders(join: Join, spec: Spec, workers: Workers, members: Mapping[int, Membe
             lineage=join.lineage,
             losses=losses,
             roll_backs=join.roll_backs,
+            val_losses=tuple(sorted(recorder.val_losses.items())) if spec.train.stop_early else (),
             peak_flops=peak_flops,
         )
         for rank, holder in enumerate(holders)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foundray.data.stream.leases import TRAINING, MicroBatchSource
 from foundray.data.stream.plan import read_micro_batches
-from foundray.errors import FoundrayError, RunFailed
+from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.host.devices import traits
 from foundray.model.model import Model
 from foundray.records.schema import MEASURES
@@ -31,6 +31,7 @@ from foundray.training.elastic.messages import Order, Work
 from foundray.training.elastic.replication import Replication
 from foundray.training.elastic.restore import restore
 from foundray.training.elastic.shard_writer import ShardWriter
+from foundray.training.evaluating.stopping import reason, stops_at
 from foundray.training.protocol.messages import Phase
 from foundray.training.protocol.states import Source, StateShard
 from foundray.training.rollback import next_turn, passed_over
@@ -71,6 +72,10 @@ class Loop:
         self.made_under = ""
         """Id of the run's last cut at that time."""
         self.done = 0
+        self.val_losses: dict[int, float] = {}
+        """Validation losses by step, if they may end the run early: the same on every worker."""
+        self.over = False
+        """Whether the run ends after the last step."""
         self.copy_s = 0.0
         """Seconds spent copying the state before this step."""
         self.hardware = hardware_kind(spec.model, objective.causal, self.trainer.device)
@@ -126,7 +131,7 @@ class Loop:
             seconds=round(time.perf_counter() - began, 3),
         )
         # Before the first step: agree on the arithmetic, and make this state safe.
-        self.evaluated = order.evaluated
+        self.evaluated, self.val_losses = order.evaluated, dict(order.val_losses)
         self._compare_hardware(group)
         if self.done and order.world > 1:
             self._replicate(self.trainer.state_shard())
@@ -142,9 +147,12 @@ class Loop:
         self.trainer.initialise()
         if order.source is not None:
             folder, wait_s = self.shard_writer.folder, self.spec.fault.storage_wait_s
-            manifest = load(folder, self.trainer, order.source, self.spec.fingerprint(), wait_s)
+            fingerprints = (self.spec.fingerprint(), *self.work.earlier_fingerprints)
+            manifest = load(folder, self.trainer, order.source, fingerprints, wait_s)
             self.done = manifest.step
             return {}, order.losses if manifest.losses is None else tuple(manifest.losses)
+        if origin := self.spec.branch_from:
+            raise InputError(f"the state of {origin}, from which this run branched, is gone: delete the run, and branch again")
         self.done = 0
         if wanted := self.spec.init_from:
             return begin(self.trainer, Store.at(self.work.run), wanted, self.work.classes).facts(wanted), order.losses
@@ -185,7 +193,7 @@ class Loop:
         while True:
             # Look after the last step: its evaluation and its copies. Then stop if the run or this group's part is done.
             self._after_step()
-            if self.done == train.steps:
+            if self.over:
                 break
             if self.done == self.until:
                 return self._paused()
@@ -218,7 +226,8 @@ class Loop:
         self.shard_writer.finish()
         self.journal.close()
         sha = weights_sha256(named_weights(self.trainer.flat)) if self.order.rank == 0 else None
-        return {"phase": Phase.FINISHED, "facts": {"weights_sha256": sha}}
+        early = {"reason": reason(train, self.val_losses, self.done)} if self.done < train.steps else {}
+        return {"phase": Phase.FINISHED, "done": self.done, "facts": {"weights_sha256": sha, **early}}
 
     def flush(self) -> None:
         """Store the records and shards under way before the run ends with an error."""
@@ -236,17 +245,19 @@ class Loop:
     def _after_step(self) -> None:
         """Do what is due after a step or after joining: evaluation, checkpoint, replication."""
         train, last = self.spec.train, self.done == self.spec.train.steps
+        if (last or self._at_multiple(train.evaluate_every)) and self.evaluated < self.done:
+            evaluated = self.evaluations.evaluate(self.done)
+            self.journal.record(evaluated)
+            self.evaluated, self.val_losses[self.done] = self.done, evaluated["val_loss"]
+        self.over = last = last or self._stops_early()
 
         def due(every: int | None) -> bool:
-            return last or (every is not None and self.done > 0 and self.done % every == 0)
+            return last or (every is not None and self._at_multiple(every))
 
-        if due(train.evaluate_every) and self.evaluated < self.done:
-            self.journal.record(self.evaluations.evaluate(self.done))
-            self.evaluated = self.done
         # Decide what to copy.
         every = train.checkpoint_every
         wanted = last or (self.checkpoint_due if every == "auto" else due(every))
-        pinned = last or (self.done > 0 and train.pins(self.done))
+        pinned = last or (self.done > 0 and self.spec.pins(self.done))
         save = (wanted or pinned) and self.shard_writer.saved != self.done and len(self.trainer.blocks) > 0
         replicate = self.replica_due or due(self.spec.fault.mirror_every)
         replicate = (replicate and self.order.replica_holder is not None) or due(self.spec.guard.roll_back)
@@ -260,6 +271,16 @@ class Loop:
                 self.shard_writer.save(self.done, self.order.generation, self.made_under, tensors, last, pinned)
                 self.interval.saved(self.done, time.perf_counter() - began)
         self.copy_s = time.perf_counter() - began
+
+    def _at_multiple(self, every: int) -> bool:
+        return self.done > 0 and self.done % every == 0
+
+    def _stops_early(self) -> bool:
+        """Tell whether the evaluations so far end the run here. Later ones may be known: those of steps that are repeated."""
+        train = self.spec.train
+        if train.stop_early is None or not self._at_multiple(train.evaluate_every):
+            return False
+        return stops_at(train, {step: loss for step, loss in self.val_losses.items() if step <= self.done}) == self.done
 
     def _checkpoint_pays(self) -> bool:
         """Tell whether rank 0, for all, requests a checkpoint after this step, if the spec leaves the interval open."""

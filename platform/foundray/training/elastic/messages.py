@@ -38,6 +38,8 @@ class Work:
     """Samples of each source in the validation split."""
     feeder: FeederHandle
     board: BoardHandle
+    earlier_fingerprints: tuple[str, ...] = ()
+    """Fingerprints of the run's specs before it was extended."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Order:
     """(step, loss) of the driver's last steps without spikes: for states that do not hold the spike guard's window."""
     roll_backs: tuple[RollBack, ...]
     """All roll-backs of the run, in order."""
+    val_losses: tuple[tuple[int, float], ...]
+    """(step, validation loss) of the evaluations that the driver has, if they may end the run early."""
     peak_flops: float | None
     """Peak FLOP/s of the group's hardware together, if known."""
 

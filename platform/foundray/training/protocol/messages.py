@@ -79,7 +79,7 @@ class Status:
     away: bool = False
     """Whether storage that does not answer broke it."""
     done: int = -1
-    """Steps done, if it has paused or found different bits."""
+    """Steps done, if it has finished or paused, or found different bits."""
     saved: bool = False
     """Whether it paused with a checkpoint of its last step."""
     spike: int = 0
@@ -90,7 +90,8 @@ class Status:
     written: tuple[Written, ...] = ()
     """Parts of this generation's last checkpoints."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Once: of a ready worker its hardware, blocks and parameters; of a finished one the weights' SHA-256."""
+    """Once: of a ready worker its hardware, blocks and parameters; of a finished one the weights' SHA-256, and the reason if it
+    ended early."""
 
 
 # Events

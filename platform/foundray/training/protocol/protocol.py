@@ -75,7 +75,7 @@ class Protocol:
         self.spec, self.world, self.resume, self.now = spec, spec.scale.world, resume, now
         self.decisions: list[Decision] = []
         self.members = Members(self.world[1], spec.fault.silence_s, now, self._decide)
-        self.commits = Commits(spec.fault.storage_wait_s, spec.train.pins, self._decide)
+        self.commits = Commits(spec.fault.storage_wait_s, spec.pins, self._decide)
         self.failures = Failures(spec.fault, resume, lambda: self.now)
         # What the run has made so far.
         self.lineage, self.roll_backs = history.lineage, history.roll_backs
@@ -276,8 +276,8 @@ class Protocol:
                 self._halt()
             elif self._is_stored(here[0].status.done):
                 self._end(m.End("stopped", here[0].status.done))
-        elif phases == {Phase.FINISHED} and self._is_stored(self.spec.train.steps):
-            self._end(m.End("finished", self.spec.train.steps))
+        elif phases == {Phase.FINISHED} and self._is_stored(here[0].status.done):
+            self._end(m.End("finished", here[0].status.done))
 
     def _here(self) -> list[Member]:
         """The group's remaining workers."""

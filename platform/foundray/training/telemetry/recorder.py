@@ -260,7 +260,7 @@ def evaluated_until(events: list[dict[str, Any]], recheck_every: int) -> int:
         match event["event"]:
             case "evaluated":
                 last = max(last, event["step"])
-            case "rolled_back" | "left_out":
+            case "rolled_back" | "left_out" | "extended":
                 # A loss of trust recorded by earlier versions does not say what it undoes.
                 to = lineage.undoes_after(event)
                 last = min(last, event["step"] // recheck_every * recheck_every if to is None else to)

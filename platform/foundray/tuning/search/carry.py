@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from foundray.spec import Spec, flatten
+from foundray.spec.learning import LENGTHS
 from foundray.tuning.search.batches import steps_follow
 from foundray.tuning.search.proxy import with_values
 
@@ -53,11 +54,13 @@ def tuned_yaml(
     whole = spec.model_dump(mode="json")
     own = flatten(whole)
     for name, value in overrides.items():
+        _clear_length(fields, name)
         _set(fields, name, value, whole)
     _set(fields, "name", tuned_name(spec), whole)
     tuned = with_values(spec, values)
     tokens = tuned.train.steps * tuned.tokens_per_step
     if tuned.train.steps != spec.train.steps:
+        _clear_length(fields, "train.steps")
         _set(fields, "train.steps", tuned.train.steps, whole, steps_follow(spec, tuned))
     for name, value in carried(values, spec, proxy_tokens, tokens).items():
         rule = TRANSFER_RULES.get(name, "carried as it is")
@@ -74,6 +77,14 @@ def tuned_yaml(
 def tuned_name(spec: Spec) -> str:
     """Name of the full run with the values found."""
     return f"{spec.name}-tuned"
+
+
+def _clear_length(fields: Any, name: str) -> None:
+    """Remove the length that the text gives if this field is another one."""
+    section, _, field = name.partition(".")
+    if section == "train" and field in LENGTHS and isinstance(fields.get("train"), CommentedMap):
+        for one in LENGTHS:
+            fields["train"].pop(one, None)
 
 
 def _set(fields: Any, name: str, value: Any, whole: Any, comment: str | None = None) -> None:

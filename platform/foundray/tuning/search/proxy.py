@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from foundray.data.prepare.recipe import prepared_folder
 from foundray.errors import InputError
 from foundray.model.flops import parameters_of
-from foundray.spec import ModelConfig, RangeConfig, Spec, flatten, nearest
+from foundray.spec import ModelConfig, RangeConfig, ScheduleConfig, Spec, flatten, nearest
 from foundray.spec.loading import checked, set_field
 
 FIXED = {
@@ -21,6 +21,8 @@ FIXED = {
     "model.base_depth": "rates are scaled by it",
     "model.context": "all trials share the prepared data",
     "train.steps": "the horizon does not transfer, and tokens are the budget",
+    "train.tokens": "the horizon does not transfer, and tokens are the budget",
+    "train.epochs": "the horizon does not transfer, and tokens are the budget",
     "train.exact": "it is not a hyperparameter",
     "train.compile": "it is not a hyperparameter",
     "data.holdout": "all trials share the validation split",
@@ -54,7 +56,18 @@ def at_size(spec: Spec, model: ModelConfig, steps: int) -> Spec:
     """The spec with another model and number of steps, on one worker."""
     scale = spec.scale.model_copy(update={"workers": (1, 1), "pools": {}, "threads": spec.scale.worker_threads})
     train = spec.train.model_copy(update={"steps": steps})
-    return spec.model_copy(update={"model": model, "train": train, "scale": scale})
+    schedule = _in_proportion(spec.schedule, spec.train.steps)
+    return spec.model_copy(update={"model": model, "train": train, "scale": scale, "schedule": schedule})
+
+
+def _in_proportion(schedule: ScheduleConfig, steps: int) -> ScheduleConfig:
+    """The schedule of a run of `steps` in fractions, so that a shorter one has the same shape."""
+    fractions = {
+        name: {name: count / steps, f"{name}_steps": None}
+        for name, count in (("warmup", schedule.warmup_steps), ("decay", schedule.decay_steps))
+        if count is not None
+    }
+    return schedule.model_copy(update={field: value for part in fractions.values() for field, value in part.items()})
 
 
 def with_values(spec: Spec, values: Mapping[str, Any]) -> Spec:

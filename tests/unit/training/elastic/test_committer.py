@@ -61,7 +61,7 @@ class Driver:
         self.decided = list[Decision]()
         self.complete = [Checkpoint(*state_of(one)) for one in completed(folder, lineage)]
         self.committer = Committer(spec, folder, self.note, lambda: self.losses, lineage)
-        self.commits = Commits(wait_s, spec.train.pins, self.decided.append)
+        self.commits = Commits(wait_s, spec.pins, self.decided.append)
         self.written: tuple[tuple[Written, ...], ...] = ((), ())
         self.begin(1)
 

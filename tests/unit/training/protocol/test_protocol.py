@@ -394,7 +394,7 @@ def test_a_run_is_finished_with_its_last_checkpoint() -> None:
     run = Scripted()
     run.form("a")
     run.say(1, written=(part(24),))
-    assert run.say(1, Phase.FINISHED, facts={"weights_sha256": "f"}) == []
+    assert run.say(1, Phase.FINISHED, done=24, facts={"weights_sha256": "f"}) == []
     run.take(m.Recorded(24), m.Stored(24))
     assert run.take(m.Committed(1, Checkpoint(24, "", "sha"))) == [m.End("finished", 24)]
 
@@ -403,7 +403,7 @@ def test_a_last_checkpoint_that_cannot_be_written_ends_the_command_after_a_while
     run = Scripted(fault__storage_wait_s=60)
     run.form("a")
     run.say(1, written=(part(24),))
-    run.say(1, Phase.FINISHED)
+    run.say(1, Phase.FINISHED, done=24)
     run.take(m.Recorded(24), m.Stored(24))
     for _ in range(3):
         run.after(20, m.NotCommitted(Checkpoint(24, ""), "disk full"), m.Heard(1, run.statuses[1]))

@@ -53,7 +53,7 @@ def test_a_checkpoint_holds_the_window_however_far_back_it_lies(tmp_path: Path) 
     advance(trainer, STEPS, 3)
 
     again = make_trainer(spec_with_guard(), Group())
-    restored = load(folder, again, Checkpoint(STEPS, ""), trainer.spec.fingerprint())
+    restored = load(folder, again, Checkpoint(STEPS, ""), (trainer.spec.fingerprint(),))
     assert restored.losses is not None
     again.spikes.restore(restored.losses, restored.step)
     assert again.spikes.window() == window
@@ -69,7 +69,7 @@ def test_a_checkpoint_from_before_has_none(tmp_path: Path) -> None:
     old = committed(folder, trainer, 2)
     del old["losses"]
     (place(folder, 2) / MANIFEST).write_text(json.dumps(old))
-    restored = load(folder, make_trainer(spec_with_guard(), Group()), Checkpoint(2, ""), trainer.spec.fingerprint())
+    restored = load(folder, make_trainer(spec_with_guard(), Group()), Checkpoint(2, ""), (trainer.spec.fingerprint(),))
     assert (restored.step, restored.losses) == (2, None)
 
 

@@ -253,7 +253,7 @@ def test_weights_are_taken_and_the_optimizer_is_new(parent: Run, tmp_path: Path)
     sizes = {name: tensor[:8].tolist() for name, tensor in known.items()}
     assert {name: tensor[:8].tolist() for name, tensor in trainer.optimizer.tensors().items()} == sizes
     assert trainer.spikes.window() == (), "nor does it judge its losses by the parent's"
-    manifest = load(parent.checkpoints, trainer, Checkpoint(8, ""), parent.spec().fingerprint())
+    manifest = load(parent.checkpoints, trainer, Checkpoint(8, ""), (parent.spec().fingerprint(),))
     assert manifest.losses == [(8, 2.0)], "which are there"
 
 

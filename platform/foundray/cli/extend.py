@@ -1,0 +1,23 @@
+"""`extend`: a run goes on for longer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import foundray
+from foundray.cli.parsing import Verbs, overrides_of, say
+from foundray.cli.result import print_result
+
+
+def add_to(verbs: Verbs) -> None:
+    about = "make a run longer, with the bits of a run that was planned so long, and continue it"
+    after = "; `foundray resume` continues once the run is recorded as extended"
+    added = verbs.add("extend", _extend, about, "RUN", overrides="spec", after_interrupt=after)
+    added.add_argument("--steps", type=int, metavar="N", help="the run's new length in steps")
+    added.add_argument("--tokens", type=int, metavar="N", help="the same in tokens (predicted positions)")
+    added.add_argument("--epochs", type=float, metavar="X", help="the same in passes over the training split")
+
+
+def _extend(options: Any) -> None:
+    length = options.steps, options.tokens, options.epochs
+    print_result(foundray.extend(options.target, *length, overrides_of(options), say, show_progress=True), options.json)
