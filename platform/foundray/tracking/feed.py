@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from foundray.contract.tracking import Point, Position, RunInfo, Tracker
@@ -21,6 +22,8 @@ from foundray.tracking.points import Points
 
 RETRY_SECONDS = 30.0
 """Wait after a tracker has failed."""
+RECORDS = 10_000
+"""Records of a log read at a time."""
 BATCH = 500
 """Points sent at a time."""
 FOLDER = "trackers"
@@ -48,11 +51,13 @@ class Feed:
         try:
             if self.tracker is None:
                 self._begin()
-            self._read()
-            if finished:
-                self.points.finish()
-            self.waiting += self.points.taken()
-            self._send()
+            more = True
+            while more:
+                more = self._read()
+                if finished and not more:
+                    self.points.finish()
+                self.waiting += self.points.taken()
+                self._send()
             return True
         except Exception as error:  # of any kind: the tracker is a third party's
             self._note(error)
@@ -84,12 +89,16 @@ class Feed:
         self.readers = {log: Reader(self.run.folder, log) for log in self.readers}
         self.waiting = []
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read on, and return whether there may be more: a long run's log is not held in memory."""
         try:
-            self.points.add_steps(self.readers["metrics"].new())
-            self.points.add_events(self.readers["events"].new())
+            steps, events = (list(islice(self.readers[log].new(), RECORDS)) for log in ("metrics", "events"))
         except Shorter:  # the logs were replaced
             self._read_again(self.points.sent)
+            return True
+        self.points.add_steps(steps)
+        self.points.add_events(events)
+        return RECORDS in (len(steps), len(events))
 
     def _send(self) -> None:
         assert self.tracker

@@ -13,7 +13,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -147,6 +148,15 @@ class Place(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def served(port: int = 0) -> Iterator[str]:
+    """The service's URL, while it answers."""
+    with ThreadingHTTPServer(("127.0.0.1", port), Place) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 @pytest.fixture
 def hook(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tracker that the documents show, installed as it stands there."""
@@ -172,11 +182,10 @@ def test_a_place_that_fails_is_said_once_and_made_up_for_later(folder: Path, hoo
     assert failing.process.returncode == 1 and len(said) == 2
     assert said[0].startswith("mine lacks some of the run for now") and "refused" in said[0]
     assert "`foundray.track(run)` sends it later" in said[1]
-    with ThreadingHTTPServer(("127.0.0.1", port), Place) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    Place.rows.clear()
+    with served(port):
         foundray.track(run.folder.path, {"trackers": trackers})
         foundray.track(run.folder.path, {"trackers": trackers})
-        server.shutdown()
     assert [row["train/loss"] for row in Place.rows if "train/loss" in row] == [2 + 4 / step for step in range(1, 6)]
     assert len([row for row in Place.rows if row["note"]]) == 1
 
@@ -192,6 +201,23 @@ def test_a_place_that_never_answers_holds_up_nobody(folder: Path, hook: None) ->
             hanging.close(0.5)
             assert time.monotonic() - began < 5
     assert said == ["the trackers lack the last of the run; `foundray.track(run)` sends it later"]
+
+
+def test_a_tracker_whose_package_is_missing_is_refused_with_the_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_with_records(folder / "runs", [event_at(0, "command")])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs the package wandb, which is not installed: pip install 'foundray\[wandb\]'"):
+        foundray.track(run.folder.path, {"trackers": ["wandb"]})
+    with pytest.raises(InputError, match="has no trackers"):
+        foundray.track(run.folder.path)
+
+
+def test_a_log_longer_than_what_is_read_at_a_time_is_sent_whole(folder: Path, hook: None) -> None:
+    Place.rows.clear()
+    run = run_with_records(folder / "runs", [event_at(0, "finished", step=23_000)], step_records(1, 23_000, 0))
+    with served() as url:
+        foundray.track(run.folder.path, {"trackers": [{"kind": "mine", "url": url}]})
+    assert [row["step"] for row in Place.rows if "train/loss" in row] == list(range(1, 23_001))
 
 
 @pytest.mark.parametrize(
