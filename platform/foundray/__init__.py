@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from foundray.data.prepare.manifest import Prepared
+    from foundray.evaluation.likelihood import TaskResult
     from foundray.evaluation.probes.task import Judgement
     from foundray.exports import Exported
     from foundray.exports.folder import Loaded
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "FoundrayError", "InputError", "RunFailed", "audit", "branch", "coordcheck", "embed", "export", "extend", "fetch",
-    "forecast", "list_runs", "load", "open_run", "plan", "prepare", "probe", "prune", "quarantine", "report", "resume",
+    "FoundrayError", "InputError", "RunFailed", "audit", "branch", "coordcheck", "embed", "evaluate", "export", "extend",
+    "fetch", "forecast", "list_runs", "load", "open_run", "plan", "prepare", "probe", "prune", "quarantine", "report", "resume",
     "sample", "samples", "search", "status", "stop", "track", "train", "transfer", "tune",
 ]  # fmt: skip
 
@@ -334,6 +335,21 @@ def probe(run: SpecPath, task: SpecPath, overrides: Mapping[str, Any] | None = N
 
     checked = load_task(_path(task), overrides)
     return judge(Run.open(_path(run)), checked)
+
+
+def evaluate(
+    run: SpecPath, task: SpecPath, delimiter: str = "", limit: int | None = None, step: int | str | None = None
+) -> TaskResult:
+    """Judge a run's newest weights, or those after `step`, on a task by likelihood: a file of JSON Lines. Raises InputError.
+
+    `delimiter` stands between a context and what follows it; of the items, at most `limit` are used.
+    """
+    from foundray.runs.run import Run
+
+    opened = Run.open(_path(run))
+    from foundray.evaluation.likelihood import evaluate as judge  # imports torch, so only after the name is checked
+
+    return judge(opened, _path(task), delimiter, limit, step)
 
 
 def export(

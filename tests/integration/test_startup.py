@@ -16,9 +16,22 @@ pytestmark = pytest.mark.alone
 HELP_SECONDS = 0.3
 TURNS = 5
 """The best of this many attempts counts: the machine may be busy with something else."""
-REFUSED = ("train", "prepare", "tune", "forecast", "resume", "status", "audit", "samples", "sample", "probe", "fetch")
+REFUSED = (
+    "train",
+    "prepare",
+    "tune",
+    "forecast",
+    "resume",
+    "status",
+    "audit",
+    "samples",
+    "sample",
+    "probe",
+    "evaluate",
+    "fetch",
+)
 """Verbs that refuse a missing argument without starting anything, and their other arguments."""
-BESIDES = {"samples": ["--step", "0"], "probe": ["--task", "none.yaml"]}
+BESIDES = {"samples": ["--step", "0"], "probe": ["--task", "none.yaml"], "evaluate": ["--task", "none.jsonl"]}
 
 
 def seconds(folder: Path, *arguments: str, status: int = 0) -> float:

@@ -17,8 +17,8 @@ from foundray.host import garbage, output, signals
 
 VERBS = (
     "plan", "prepare", "train", "quarantine", "resume", "extend", "branch", "audit", "samples", "submit", "status", "watch",
-    "logs", "stop", "runs", "prune", "report", "tune", "coordcheck", "transfer", "forecast", "sample", "probe", "export",
-    "fetch", "schema", "doctor", "embed", "search", "cluster",
+    "logs", "stop", "runs", "prune", "report", "tune", "coordcheck", "transfer", "forecast", "sample", "probe", "evaluate",
+    "export", "fetch", "schema", "doctor", "embed", "search", "cluster",
 )  # fmt: skip
 """Modules here, in the order of `--help`. Each has `add_to`, which declares its verb."""
 

@@ -40,6 +40,8 @@ FORECAST = "forecast.json"
 LAW = ("E", "A", "B", "alpha", "beta")
 """Constants of a forecast's law."""
 PROBES = "probes"
+TASKS = "tasks"
+"""Folder of the results of tasks."""
 
 
 NOT_BEGUN = "is not begun"
