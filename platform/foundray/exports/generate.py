@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 
-from foundray.contract import Plan, Target, Units, UnitShape
-from foundray.data.stream.batch import packed
 from foundray.data.tokenizers.encoding import encode_one
 from foundray.errors import InputError
 from foundray.evaluation.encoder import Encoder, Reader
-from foundray.model.model import Batch, Model
 from foundray.runs.run import Run
+from foundray.training.evaluating.texts import next_logits
 
 
 @torch.no_grad()
@@ -32,13 +29,12 @@ def generate(
         raise InputError(f"{spec.objective.kind} does not predict what comes next, so it cannot continue a text")
     reader, model = Reader(run), Encoder.trained(run, step=run.checkpoint_step(step)).model
     tokenizer, classes = reader.tokenizer, reader.shape.classes
-    (head,) = model.heads
     generator = torch.Generator().manual_seed(seed)
     prompt = reader.rewritten(prompt)
     ids = [tokenizer.document_id, *encode_one(tokenizer, prompt).tolist()]
     start = len(ids)
     while len(ids) < start + tokens:
-        logits = _next_logits(model, head, ids[-spec.model.context :], classes)
+        logits = next_logits(model, ids[-spec.model.context :], classes)
         if temperature == 0:
             chosen = int(logits.argmax())
         else:
@@ -49,10 +45,3 @@ def generate(
             break
         ids.append(chosen)
     return prompt + tokenizer.decode(ids[start:])
-
-
-def _next_logits(model: Model, head: str, ids: list[int], classes: int) -> torch.Tensor:
-    """Logits [classes] after the last of the ids."""
-    x = np.array(ids, np.int64)
-    shown = Plan(Units(x, None, UnitShape(classes=classes)), (Target(head, x),))
-    return model(Batch.load(packed([shown]), torch.device("cpu")))[head][0, -1, :classes]

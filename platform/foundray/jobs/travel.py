@@ -19,7 +19,9 @@ def travelling(target: str, overrides: Mapping[str, Any], on_this_machine: bool)
     spec = load_spec(target, overrides)
     sources = {f"data.sources.{index}.path": source.path for index, source in enumerate(spec.data.sources)}
     tokenizer = {"data.tokenizer.path": spec.data.tokenizer.path} if spec.data.tokenizer.path else {}
-    places = {"storage": spec.storage, **sources, **tokenizer}
+    sets = {f"evaluate.sets.{name}.path": one.path for name, one in spec.evaluate.others.items() if one.path}
+    tasks = {f"evaluate.tasks.{name}.path": task.path for name, task in spec.evaluate.tasks.items()}
+    places = {"storage": spec.storage, **sources, **tokenizer, **sets, **tasks}
     there = {**overrides, **{name: found_there(name, place, on_this_machine) for name, place in places.items()}}
     if start := spec.init_from:  # as a whole: the file may give only the folder
         run = found_there("init_from.run", start.run, on_this_machine)

@@ -22,8 +22,14 @@ def step_values(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def evaluation_values(event: Mapping[str, Any]) -> dict[str, float]:
-    """An evaluation's numbers: `validation/...`, and per source `validation/.../NAME`."""
+    """An evaluation's numbers: `validation/...`, also of each source and set, `tasks/NAME/...` and `health/.../LAYER`."""
     measured = {"loss": event["val_loss"], **{name: event.get(name) for name in MEASURED}}
-    for part in event.get("sources", ()):
+    for part in (*(event.get("sources") or ()), *(event.get("sets") or ())):
         measured |= {f"{name}/{part['name']}": part.get(name) for name in ("loss", "bits_per_byte")}
-    return {f"validation/{name}": value for name, value in measured.items() if value is not None}
+    values = {f"validation/{name}": value for name, value in measured.items() if value is not None}
+    for task in event.get("tasks") or ():
+        values |= {f"tasks/{task['name']}/{name}": value for name, value in task["measures"].items()}
+    for one in event.get("health") or ():
+        of_layer = {name: one.get(name) for name in ("weight_rms", "gradient_rms")}
+        values |= {f"health/{name}/{one['layer']}": value for name, value in of_layer.items() if value is not None}
+    return values

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from importlib import resources
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -22,6 +22,9 @@ from foundray.spec import Spec, flatten
 from foundray.storage import redacted
 from foundray.wording import words
 
+Row = TypeVar("Row")
+SHOWN = 6
+"""Most evaluations whose texts, or measures of a task, are listed."""
 SYMBOLS = {"start": "▶", "fault": "▼", "change": "◆", "storage": "■", "numbers": "✖", "stop": "✚", "end": "●"}
 """Text symbols for the pictures' markers."""
 MEANINGS = {
@@ -86,6 +89,7 @@ def _one(story: Story) -> dict[str, Any]:
         "search": charts.search(story),
         "search_words": _search_words(story),
         "probes": story.probes,
+        "spread_over": _spread_over,
     }
 
 
@@ -200,6 +204,13 @@ def _search_words(story: Story) -> str:
         f"which with its ladder took {words.percent(found.flops / found.full)} of this run's FLOPs. "
         f"Best there: {values} ({found.metric} {words.loss(best.score)})."
     )
+
+
+def _spread_over(rows: Sequence[Row]) -> list[Row]:
+    """At most `SHOWN` rows, evenly spread, with the first and the last."""
+    if len(rows) <= SHOWN:
+        return list(rows)
+    return [rows[round(index * (len(rows) - 1) / (SHOWN - 1))] for index in range(SHOWN)]
 
 
 def _short(value: Any) -> str:

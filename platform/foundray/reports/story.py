@@ -21,7 +21,7 @@ from foundray.errors import InputError
 from foundray.fetching import load_data_set
 from foundray.reports.incidents import Incident, incidents
 from foundray.reports.series import Clock, Records, Steps
-from foundray.runs.run import PROBES, Run
+from foundray.runs.run import PROBES, TASKS, Run
 from foundray.spec import Spec
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
@@ -124,14 +124,48 @@ class Story:
 
     @cached_property
     def source_losses(self) -> dict[tuple[int, str], float]:
-        """Validation loss by step and name of the source, if the data has several."""
-        parts = ((event["step"], part) for event, _ in self.evaluations for part in event.get("sources") or ())
+        """Validation loss by step and name, of sources if the data has several, and of further validation sets."""
+        parts = ((event["step"], part) for event, _ in self.evaluations for part in _parts(event))
         return {(step, part["name"]): part["loss"] for step, part in parts}
 
     @property
     def source_names(self) -> list[str]:
-        """Names of the sources that were evaluated one by one."""
+        """Names of the sources, and further sets, that were evaluated one by one."""
         return list(dict.fromkeys(name for _, name in self.source_losses))
+
+    @property
+    def tasks(self) -> list[tuple[str, str, list[tuple[int, float, float | None]]]]:
+        """(task, measure, [(step, value, standard error)]) of each measure of the tasks judged at evaluations."""
+        found: dict[tuple[str, str], dict[int, tuple[float, float | None]]] = {}
+        for event, _ in self.evaluations:
+            for task in event.get("tasks") or ():
+                for name, value in task["measures"].items():
+                    found.setdefault((task["name"], name), {})[event["step"]] = value, task["errors"].get(name)
+        return [(*key, [(step, *values[step]) for step in sorted(values)]) for key, values in found.items()]
+
+    @property
+    def texts(self) -> list[tuple[str, list[tuple[int, str]]]]:
+        """(prompt, [(step, text)]) of what the model wrote at evaluations, the latest last."""
+        found: dict[str, dict[int, str]] = {}
+        for event, _ in self.evaluations:
+            for one in event.get("texts") or ():
+                found.setdefault(one["prompt"], {})[event["step"]] = one["text"]
+        return [(prompt, sorted(texts.items())) for prompt, texts in found.items()]
+
+    @property
+    def judged(self) -> list[dict[str, Any]]:
+        """Results of `foundray evaluate`, the latest last."""
+        files = [file for file in (self.run.folder / TASKS).children() if file.name.endswith(".json")]
+        return sorted((json.loads(file.read_text()) for file in files), key=lambda one: one["time"])
+
+    @property
+    def health(self) -> list[dict[str, Any]]:
+        """Root mean squares of each layer at the last evaluation."""
+        return list(self.evaluations[-1][0].get("health") or ()) if self.evaluations else []
+
+    @property
+    def health_step(self) -> int:
+        return int(self.evaluations[-1][0]["step"])
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -224,6 +258,11 @@ class Story:
         ready = [event for event in self.events if event["event"] == "member_ready"]
         nodes = Counter((short_node(event["node"]), _device(event)) for event in ready)
         return [(node, device, times) for (node, device), times in nodes.items()]
+
+
+def _parts(event: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What an evaluation found of single sources and of further validation sets."""
+    return [*(event.get("sources") or ()), *(event.get("sets") or ())]
 
 
 def _source(spec: Spec, manifest: Manifest, index: int, weights: float) -> SourceFacts:

@@ -26,7 +26,7 @@ from foundray.runs.run import Run
 from foundray.runs.status import event_lines, faults, forecast, goodput, spent_on
 from foundray.spec import Spec
 from foundray.wording.plot import plot
-from foundray.wording.sentences import by_source, perplexity, plain
+from foundray.wording.sentences import by_source, by_task, perplexity, plain
 from foundray.wording.words import duration
 
 WIDE = 120
@@ -178,6 +178,8 @@ class View:
             facts.append(("validation", f"{found['val_loss']:.4f}{perplexity(found)} at step {found['step']:,}{bits}{earlier}"))
             if sources := by_source(found):
                 facts.append(("by source", sources.removeprefix("; ")))
+            if tasks := by_task(found):
+                facts.append(("tasks", tasks.removeprefix("; ")))
         if self.stated:
             came = found["val_loss"] if found and progress.doing == "finished" else None
             facts.append(("forecast", forecast(self.stated, came)))

@@ -146,6 +146,18 @@ class Spec(Section):
                 f"model.class_unit: a sample of {self.data.modality.kind} holds several documents, which would see each other "
                 "through it; use the opening token of each document instead"
             )
+        # Only a model that continues text can be judged by a text's likelihood, at evaluations.
+        if (self.evaluate.tasks or self.evaluate.prompts) and not (objective.continues and tokens):
+            raise ValueError(
+                f"evaluate.{'tasks' if self.evaluate.tasks else 'prompts'}: {self.objective.kind} on "
+                f"{self.data.modality.kind} continues no text"
+            )
+        between = self.train.evaluate_every
+        for part, named in (("tasks", self.evaluate.tasks), ("sets", self.evaluate.others)):
+            for name, one in named.items():
+                if one.every is not None and one.every % between:
+                    where = f"evaluate.{part}.{name}.every"
+                    raise ValueError(f"{where}: it is a multiple of train.evaluate_every, which is {between}")
         # Batch size and context must fit the objective and the units.
         shape = self.unit_shape(0)
         objective.heads(shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,16 @@ from foundray.tracking.process import check_installed as check_trackers
 from foundray.tracking.process import tracked
 from foundray.training.checkpoints.leftovers import clear
 from foundray.training.default_scale import choose, with_workers
+from foundray.training.evaluating.tasks.kept import check_tasks, keep_tasks
 from foundray.training.telemetry.likelihood import BytesPerToken
 from foundray.training.telemetry.listener import Told
 from foundray.training.telemetry.recorder import Recorder, past_requests
+from foundray.training.validation_sets import check_sets, prepare_sets
 from foundray.training.warm_start.parent import Start, check_not_itself, find_start
 from foundray.wording.words import plural, span
 
 if TYPE_CHECKING:
+    from foundray.data.stream.validation import ValidationSet
     from foundray.training.elastic.prestart import Prestarted
 
 Report = Callable[[str], None]
@@ -56,6 +59,8 @@ def train(spec: Spec, report: Report, show_progress: bool = False, on_event: Tol
         raise InputError(f"branch_from: {run.folder} is not there, and `foundray branch` makes such a run, not its spec alone")
     Store.at(spec.storage).check_writable()
     prepared_folder(spec)  # finds missing sources before anything starts
+    check_tasks(spec)
+    check_sets(spec)
     start = find_start(spec) if spec.init_from else None
     if start:
         spec = start.spec
@@ -208,15 +213,23 @@ def check_fits(spec: Spec, prepared: Prepared) -> None:
         )
 
 
-def _bytes_per_token(manifest: Manifest) -> BytesPerToken:
+def _bytes_per_token(manifest: Manifest, sets: Iterable[ValidationSet]) -> BytesPerToken:
     sources = 1 + max(shard.source for shard in manifest.shards)
-    return BytesPerToken(manifest.bytes_per_token(), tuple(map(manifest.bytes_per_token, range(sources))))
+    of_sources = tuple(map(manifest.bytes_per_token, range(sources)))
+    return BytesPerToken(manifest.bytes_per_token(), of_sources, {one.name: one.bytes_per_token for one in sets})
 
 
 def _with_absolute_paths(spec: Spec) -> Spec:
     sources = [source.model_copy(update={"path": _absolute(source.path)}) for source in spec.data.sources]
+    paths = {name: None if one.path is None else _absolute(one.path) for name, one in spec.evaluate.sets.items()}
+    sets = {name: one.model_copy(update={"path": paths[name]}) for name, one in spec.evaluate.sets.items()}
+    tasks = {name: task.model_copy(update={"path": _absolute(task.path)}) for name, task in spec.evaluate.tasks.items()}
     return spec.model_copy(
-        update={"data": spec.data.model_copy(update={"sources": sources}), "storage": _absolute(spec.storage)}
+        update={
+            "data": spec.data.model_copy(update={"sources": sources}),
+            "evaluate": spec.evaluate.model_copy(update={"tasks": tasks, "sets": sets}),
+            "storage": _absolute(spec.storage),
+        }
     )
 
 
@@ -255,9 +268,12 @@ def _run(
     from foundray.model.flops import flops
     from foundray.training.elastic.coordinator import Coordinator
     from foundray.training.elastic.messages import Work
+    from foundray.training.prompts import prompts_of
     from foundray.training.telemetry.metrics import RunMetrics
 
     # What the workers need to know, and what the driver records.
+    keep_tasks(run, spec)
+    sets = prepare_sets(spec, run, prepared, report)
     manifest = prepared.manifest
     plan = plan_for(prepared, spec)
     work = Work(
@@ -266,13 +282,16 @@ def _run(
         plan=plan,
         classes=manifest.vocabulary,
         validation_sizes=plan.order().validation_sizes,
+        prompts=prompts_of(spec, plan, prepared),
+        sets=tuple(sets),
         feeder=prestarted.feeder if prestarted else start_feeder(),
         board=board,
         earlier_fingerprints=earlier_fingerprints(events),
     )
     scores = spec.objective.build().scores
     metrics = RunMetrics(spec, plan, work.feeder, lambda: flops(spec, manifest.vocabulary, 1))
-    recorder = Recorder(run, spec, _bytes_per_token(manifest) if scores else None, report, show_progress, metrics, on_event)
+    size = _bytes_per_token(manifest, sets) if scores else None
+    recorder = Recorder(run, spec, size, report, show_progress, metrics, on_event)
     recorder.write([event("command", workers=list(spec.scale.world), environment=environment()), *slots.request_events()])
     coordinator = Coordinator(spec, run, work, recorder, slots, lock, prestarted)
     advice = f"`foundray resume {run.folder}` continues from the last checkpoint"

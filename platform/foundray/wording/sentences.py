@@ -48,7 +48,9 @@ def sentence(event: Record) -> str:
             bits = f", {event['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in event else ""
             rank = f", features of effective rank {event['effective_rank']:.1f}" if "effective_rank" in event else ""
             loss = f"{event['val_loss']:.4f} nats per token{perplexity(event)}"
-            return f"step {event['step']}: validation loss {loss}{bits}{rank}{_looked_at(event)}{by_source(event)}"
+            return (
+                f"step {event['step']}: validation loss {loss}{bits}{rank}{_looked_at(event)}{by_source(event)}{by_task(event)}"
+            )
         case "checkpoint":
             return f"step {event['step']}: a checkpoint of {event['bytes'] / 1e6:,.1f} MB is complete"
         case "checkpoint_late":
@@ -95,10 +97,20 @@ def perplexity(event: Record) -> str:
 
 
 def by_source(event: Record) -> str:
-    """The loss on each of the sources that were evaluated, if there are several."""
-    parts = event.get("sources") or ()
+    """The loss on each of several sources, and on each further validation set."""
+    parts = [*(event.get("sources") or ()), *(event.get("sets") or ())]
     more = f"; {len(parts) - SOURCES:,} more" if len(parts) > SOURCES else ""
     return "".join(f"; {part['name']} {part['loss']:.4f}" for part in parts[:SOURCES]) + more
+
+
+def by_task(event: Record) -> str:
+    """The first measure of each task that was due."""
+    found = ""
+    for task in event.get("tasks") or ():
+        name, value = next(iter(task["measures"].items()))
+        error = f" ± {task['errors'][name]:.4f}" if name in task["errors"] else ""
+        found += f"; {task['name']}: {name.replace('_', ' ')} {value:.4f}{error}"
+    return found
 
 
 def _looked_at(event: Record) -> str:

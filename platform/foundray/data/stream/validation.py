@@ -46,23 +46,34 @@ class Part:
         return found
 
 
-def part_of(training: StreamPlan, spec: Spec, sizes: Sequence[int], last: bool) -> Part:
-    """Choose the part from the spec and the size of the split alone.
+@dataclass(frozen=True)
+class ValidationSet:
+    """A further validation set of a run."""
 
-    `sizes`: samples of each source in the split. `last`: the evaluation at the end of the run.
+    name: str
+    plan: StreamPlan
+    """Its micro-batches, all of which are for validation."""
+    samples: int
+    bytes_per_token: float
+
+
+def part_of(training: StreamPlan, spec: Spec, sizes: Sequence[int], last: bool, name: str = VALIDATION) -> Part:
+    """Choose the part from the spec and the size of the split, or of the set `name`, alone.
+
+    `sizes`: samples of each source in it. `last`: the evaluation at the end of the run.
     """
     of_samples, ends = sum(sizes), tuple(accumulate(sizes))
     plan = validation_plan(training, spec.objective.build().couples)
     size = plan.micro_batch_size
-    whole, chosen = -(-of_samples // size), -(-requested_samples(spec, of_samples, last) // size)
+    whole, chosen = -(-of_samples // size), -(-requested_samples(spec, of_samples, last, name) // size)
     if chosen >= whole:
         return Part(plan, whole, of_samples, of_samples, ends)
     return Part(replace(plan, chosen=chosen), chosen, chosen * size, of_samples, ends)
 
 
-def requested_samples(spec: Spec, of_samples: int, last: bool) -> int:
+def requested_samples(spec: Spec, of_samples: int, last: bool, name: str = VALIDATION) -> int:
     """Samples that the spec asks for; a set of `of_samples` may have fewer."""
-    requested = spec.evaluate.sets[VALIDATION].samples
+    requested = spec.evaluate.sets[name].samples
     if requested == "whole" or (last and spec.evaluate.at_end == "whole"):
         return of_samples
     if requested == "auto":

@@ -102,6 +102,66 @@ class EvaluatedSource(BaseModel):
     """Exponential of the loss, if that is the data's own likelihood."""
 
 
+class EvaluatedSet(BaseModel):
+    """The loss on a further validation set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    """Its name in `evaluate.sets`."""
+    samples: int
+    """Number of samples evaluated."""
+    of_samples: int
+    """Number of samples in the set."""
+    loss: float
+    """Mean in nats per token; infinite if a loss was not finite."""
+    tokens: int
+    """Number of tokens predicted."""
+    bits_per_byte: float | None = None
+    """For text: the loss, independent of the tokenizer."""
+    perplexity: float | None = None
+    """Exponential of the loss, if that is the data's own likelihood."""
+
+
+class EvaluatedTask(BaseModel):
+    """A task by likelihood, at an evaluation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    """Its name in `evaluate.tasks`."""
+    kind: str
+    """Kind of its items: `choice`, `answer`, `pair` or `text`."""
+    items: int
+    measures: dict[str, float]
+    """Measures by name, the most telling first."""
+    errors: dict[str, float]
+    """Their standard errors over the items, if they have one."""
+
+
+class Continuation(BaseModel):
+    """What the model makes of a prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str
+    text: str
+    """What follows the prompt, by the likeliest token each time."""
+
+
+class LayerHealth(BaseModel):
+    """Root mean squares of a layer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    layer: str
+    """`layers.3`, `embed_tokens`, `lm_head`."""
+    weight_rms: float
+    """Of its weights."""
+    gradient_rms: float | None = None
+    """Of the last step's gradient, before clipping; none if no step was done since the state was loaded."""
+
+
 class Evaluated(Event):
     """The validation split, or part of it, was evaluated."""
 
@@ -136,6 +196,14 @@ class Evaluated(Event):
     """Exponential of the loss, if that is the data's own likelihood."""
     sources: list[EvaluatedSource] | None = None
     """The loss on each source's samples, if the data has several sources."""
+    sets: list[EvaluatedSet] | None = None
+    """The loss on the further validation sets that were due."""
+    tasks: list[EvaluatedTask] | None = None
+    """Tasks by likelihood that were due."""
+    health: list[LayerHealth] | None = None
+    """Root mean squares of each layer."""
+    texts: list[Continuation] | None = None
+    """What the model makes of fixed prompts, if it continues text."""
 
 
 class Stopped(Event):

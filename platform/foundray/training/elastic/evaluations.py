@@ -12,8 +12,10 @@ from foundray.data.stream.validation import Part, part_of
 from foundray.runs.run import event
 from foundray.spec import Spec
 from foundray.spec.evaluating import VALIDATION
+from foundray.training.elastic.judging import Judging
 from foundray.training.elastic.messages import Order, Work
 from foundray.training.evaluating.evaluation import SourceRows, evaluate
+from foundray.training.evaluating.health import health
 from foundray.training.step.outcome import Evaluation
 from foundray.training.step.trainer import Trainer
 
@@ -26,6 +28,7 @@ class Evaluations:
 
     def __init__(self, work: Work, spec: Spec, trainer: Trainer):
         self.work, self.spec, self.trainer = work, spec, trainer
+        self.judging = Judging(work, spec, trainer)
 
     def begin(self, order: Order) -> None:
         """Start in a group."""
@@ -49,6 +52,7 @@ class Evaluations:
         compared = {}
         if (before := self._part()).samples < part.samples:
             compared = {"compared_loss": self._evaluate(self._stream(done, before, "compared")).loss}
+        judged = self._sets(done) | self.judging.judge(done)
         return event(
             "evaluated",
             step=done,
@@ -63,7 +67,20 @@ class Evaluations:
             seconds=round(time.perf_counter() - began, 3),
             **compared,
             **({"sources": [asdict(one) for one in result.sources]} if result.sources else {}),
+            **judged,
+            health=health(self.trainer.layout, self.trainer.squares, self.trainer.flat),
         )
+
+    def _sets(self, done: int) -> dict[str, Any]:
+        """Evaluate the further validation sets that are due after `done` steps."""
+        last, found = done == self.spec.train.steps, []
+        for one in self.work.sets:
+            if last or done % (self.spec.evaluate.sets[one.name].every or 1) == 0:
+                part = part_of(one.plan, self.spec, (one.samples,), last, one.name)
+                result = self._evaluate(self._stream(done, part, f"set-{one.name}"))
+                samples = {"samples": part.samples, "of_samples": part.of_samples}
+                found.append({"name": one.name, **samples, "loss": result.loss, "tokens": result.tokens})
+        return {"sets": found} if found else {}
 
     def _evaluate(self, stream: tuple[int, str, StreamPlan, int, int, int], part: Part | None = None) -> Evaluation:
         """Evaluate a stream; with a `part` of several sources also source by source."""

@@ -11,6 +11,7 @@ from ray import ObjectRef
 from foundray.cluster.remote import Remote
 from foundray.data.stream.leases import FeederHandle
 from foundray.data.stream.plan import StreamPlan
+from foundray.data.stream.validation import ValidationSet
 from foundray.runs.checkpoints import Checkpoint
 from foundray.runs.lineage import Lineage
 from foundray.training.protocol.states import Source, StateShard
@@ -36,6 +37,10 @@ class Work:
     """Upper bound (exclusive) of the data's ids; 0 for values."""
     validation_sizes: tuple[int, ...]
     """Samples of each source in the validation split."""
+    prompts: tuple[str, ...]
+    """Prompts that the model continues at each evaluation."""
+    sets: tuple[ValidationSet, ...]
+    """Further validation sets."""
     feeder: FeederHandle
     board: BoardHandle
     earlier_fingerprints: tuple[str, ...] = ()

@@ -85,6 +85,8 @@ class Trainer:
         """Updates that this worker's shard has had; None while it may be incomplete."""
         self.result: StepResult | None = None
         """The result of the last step."""
+        self.squares: Tensor | None = None
+        """Sum of squares of the last step's gradient, before clipping, per block; None before this group's first step."""
 
     def gather_weights(self) -> None:
         """Receive the other workers' shards of the weights, and of the teacher's."""
@@ -291,7 +293,8 @@ class Trainer:
         for some, mine in zip(sums.split(rows), gradient.view(-1, BLOCK).split(rows), strict=True):
             some.copy_(row_sums(mine * mine))
         self.group.gather(squares, self.bounds)
-        return float(squares[: self.layout.blocks].cpu().cumsum(0)[-1].sqrt())
+        self.squares = squares[: self.layout.blocks].cpu()
+        return float(self.squares.cumsum(0)[-1].sqrt())
 
 
 def standing(step: int, made_under: str) -> int:

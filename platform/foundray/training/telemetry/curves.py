@@ -11,6 +11,7 @@ Repeated steps replace earlier ones: a group begins a session, from whose step o
 
 from __future__ import annotations
 
+import html
 import tempfile
 import threading
 import time
@@ -90,6 +91,8 @@ class Curves:
         if event["event"] == "evaluated":
             self.step = event["step"]
             self._add_scalars(evaluation_values(event), self.step)
+            for number, one in enumerate(event.get("texts") or (), 1):
+                self.queued.append(framed(_event(_text(f"texts/{number}", _continuation(one)), self.step)))
         if event["event"] == "workers_started":
             self._begin_session(event["step"] + 1)
         if _mark(event):
@@ -208,6 +211,12 @@ def _layout() -> Any:
     ]
     layout = layout_pb2.Layout(category=[layout_pb2.Category(title="Run", chart=charts)])
     return _tensor_value(metadata.CONFIG_SUMMARY_TAG, layout.SerializeToString(), metadata.create_summary_metadata())
+
+
+def _continuation(found: dict[str, str]) -> str:
+    """A prompt and its continuation as Markdown, in which text stands as it is."""
+    quoted = [html.escape(found[name]).replace("\n", "<br>") for name in ("prompt", "text")]
+    return f"**{quoted[0]}**{quoted[1]}"
 
 
 def _text(tag: str, text: str) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from foundray.spec import Spec
@@ -19,6 +19,8 @@ class BytesPerToken:
     """Of all sources together; 0 if the data is no text."""
     sources: tuple[float, ...] = ()
     """Of each source."""
+    sets: Mapping[str, float] = field(default_factory=dict)
+    """Of each further validation set, by name."""
 
 
 def with_meaning(record: dict[str, Any], spec: Spec, size: BytesPerToken | None) -> dict[str, Any]:
@@ -29,6 +31,9 @@ def with_meaning(record: dict[str, Any], spec: Spec, size: BytesPerToken | None)
     found = {**record, **_meaning(record["val_loss"], size, size.whole if size else 0.0)}
     if parts := record.get("sources"):
         found["sources"] = [_named(part, spec, size) for part in parts]
+    if sets := record.get("sets"):
+        of_set = size.sets if size else {}
+        found["sets"] = [{**one, **_meaning(one["loss"], size, of_set.get(one["name"], 0.0))} for one in sets]
     return found
 
 

@@ -25,9 +25,11 @@ class Feeder:
 
 def evaluations(feeder: Feeder, rank: int, monkeypatch: pytest.MonkeyPatch, **train: int) -> Evaluations:
     monkeypatch.setattr(validation, "validation_plan", lambda plan, coupled: SimpleNamespace(micro_batch_size=8))
-    work = SimpleNamespace(feeder=feeder, plan=None, validation_sizes=(100,))
+    trainer = SimpleNamespace(layout=None, squares=None, flat=None)
+    monkeypatch.setattr(evaluating, "health", lambda *parts: [])
+    work = SimpleNamespace(feeder=feeder, plan=None, validation_sizes=(100,), prompts=(), sets=())
     found = Evaluations(
-        cast(Any, work), make_spec(**{f"train__{name}": value for name, value in train.items()}), cast(Any, None)
+        cast(Any, work), make_spec(**{f"train__{name}": value for name, value in train.items()}), cast(Any, trainer)
     )
     found.begin(cast(Any, SimpleNamespace(rank=rank, generation=7, evaluated=0)))
     return found

@@ -29,7 +29,7 @@ class Sole:
         self.late: list[int] = []
         spec = make_spec(**changes)
         nothing: Any = None
-        work = Work(spec.model_dump_json(), str(folder), nothing, VOCABULARY, (), nothing, nothing)
+        work = Work(spec.model_dump_json(), str(folder), nothing, VOCABULARY, (), (), (), nothing, nothing)
         self.worker_actor = Worker("cpu")
         self.loop = Loop(work, self.worker_actor)
         self.loop.trainer.take_part(Group(), (0, self.loop.trainer.layout.blocks))

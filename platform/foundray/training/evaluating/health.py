@@ -1,0 +1,59 @@
+"""Root mean squares of gradients and of weights, layer by layer: where a network grows, fades or explodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from foundray.training.step.flat import FlatParameters, Layout
+
+LAYER = re.compile(r"(?:predictor\.)?layers\.\d+")
+
+
+def layer_of(name: str) -> str:
+    """The layer that a parameter belongs to: `layers.3`, `embed_tokens`, `lm_head`."""
+    if found := LAYER.search(name):
+        return found[0]
+    parts = name.removeprefix("model.").split(".")
+    return parts[0]
+
+
+def gradient_rms(layout: Layout, squares: Tensor) -> dict[str, float]:
+    """Root mean square of each layer's gradient, from the sum of squares of each block of parameters."""
+    return _of_layers(layout, {e.name: float(squares[e.first : e.first + e.blocks].sum()) for e in layout.entries})
+
+
+def weight_rms(flat: FlatParameters) -> dict[str, float]:
+    """Root mean square of each layer's weights."""
+    weights = {name: tensor.detach() for name, tensor in flat.named().items()}
+    norms = {name: torch.linalg.vector_norm(tensor, dtype=torch.float64) for name, tensor in weights.items()}
+    return _of_layers(flat.layout, {name: float(norm) ** 2 for name, norm in norms.items()})
+
+
+def health(layout: Layout, squares: Tensor | None, flat: FlatParameters) -> list[dict[str, str | float]]:
+    """Both, of each layer; without the gradient's if no step was done since the state was loaded."""
+    gradients = {} if squares is None else gradient_rms(layout, squares)
+    found: list[dict[str, str | float]] = []
+    for layer, weights in weight_rms(flat).items():
+        of_gradient = {"gradient_rms": gradients[layer]} if layer in gradients else {}
+        found.append({"layer": layer, "weight_rms": weights, **of_gradient})
+    return found
+
+
+def _of_layers(layout: Layout, sums: Mapping[str, float]) -> dict[str, float]:
+    """Root mean squares by layer, in the network's order, from each parameter's sum of squares."""
+    squares: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for entry in layout.entries:
+        layer = layer_of(entry.name)
+        squares[layer] = squares.get(layer, 0.0) + sums[entry.name]
+        counts[layer] = counts.get(layer, 0) + torch.Size(entry.shape).numel()
+    return {layer: (squares[layer] / counts[layer]) ** 0.5 for layer in sorted(squares, key=_order)}
+
+
+def _order(layer: str) -> list[str | int]:
+    """Sort key under which layer 10 comes after layer 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", layer)]

@@ -1,0 +1,132 @@
+"""What an evaluation judges besides the loss: alike for any number of workers, when due, and without a trace in the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from foundray.data.tokenizers.tokenizer import make_bytes
+from foundray.errors import InputError
+from foundray.records.schema import EVENTS
+from foundray.runs.run import Run
+from foundray.spec import Spec
+from foundray.storage import Store
+from foundray.testing.groups import run_group
+from foundray.testing.records import untimed_event
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_trainer, micro_batch
+from foundray.training.checkpoints.checkpoint import weights_sha256
+from foundray.training.collectives.group import Group
+from foundray.training.elastic.judging import Judging
+from foundray.training.evaluating.tasks.kept import check_tasks, keep_tasks
+from foundray.training.evaluating.texts import continued
+from foundray.training.step.trainer import Trainer, named_weights
+from foundray.wording.sentences import sentence
+
+TOKENIZER = make_bytes()
+ITEMS = [
+    {"context": "ab" * number, "choices": ["cdefgh"[: number % 5 + 1], "xyz"], "answer": number % 2} for number in range(1, 12)
+]
+
+
+def spec_of(folder: Path, **evaluate: Any) -> Spec:
+    tasks = {
+        "often": {"path": str(folder / "items.jsonl"), "limit": 4},
+        "seldom": {"path": str(folder / "items.jsonl"), "every": 8, "delimiter": " "},
+    }
+    return make_spec(train__evaluate_every=4, train__steps=20, evaluate={"tasks": tasks, "text_tokens": 5, **evaluate})
+
+
+def judging(folder: Path, spec: Spec, group: Group) -> tuple[Judging, Trainer]:
+    trainer = make_trainer(spec, group, vocabulary=TOKENIZER.vocabulary)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    plan = SimpleNamespace(planning=json.dumps({"document_id": TOKENIZER.document_id}))
+    work = SimpleNamespace(run=str(folder / "run"), plan=plan, prompts=("ab", ""))
+    return Judging(cast(Any, work), spec, trainer), trainer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in ITEMS))
+    run = Run(Store.at(str(tmp_path / "run")))
+    (run.folder / "tokenizer.json").write_text(TOKENIZER.to_json())
+    keep_tasks(run, spec_of(tmp_path))
+    return tmp_path
+
+
+def judged(group: Group, folder: str, done: int) -> dict[str, Any]:
+    return judging(Path(folder), spec_of(Path(folder)), group)[0].judge(done)
+
+
+def test_every_number_of_workers_finds_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = judged(Group(), str(folder), 20)
+    assert run_group(3, judged, str(folder), 20) == [alone] * 3
+    first, second = alone["tasks"]
+    assert (first["name"], first["kind"], first["items"], second["items"]) == ("often", "choice", 4, 11)
+    assert list(first["measures"]) == ["accuracy", "accuracy_by_length", "bits_per_byte"]
+    assert [one["prompt"] for one in alone["texts"]] == ["ab", ""]
+    record = untimed_event("evaluated", step=20, val_loss=2.0, **alone)
+    assert EVENTS["evaluated"].model_validate({"time": 1.0, **record})
+    assert f"; often: accuracy {first['measures']['accuracy']:.4f} ± " in sentence(record)
+
+
+def test_a_task_is_due_at_its_interval_and_at_the_end(folder: Path) -> None:
+    subject, _ = judging(folder, spec_of(folder), Group())
+    due = {done: [task["name"] for task in subject.judge(done)["tasks"]] for done in (4, 8, 12, 20)}
+    assert due == {4: ["often"], 8: ["often", "seldom"], 12: ["often"], 20: ["often", "seldom"]}
+    silent, _ = judging(folder, spec_of(folder, tasks={}, text_tokens=0), Group())
+    assert silent.judge(4) == {}
+
+
+def test_steps_after_it_are_as_without_it(folder: Path) -> None:
+    spec = spec_of(folder)
+
+    def trained(judge: bool) -> str:
+        subject, trainer = judging(folder, spec, Group())
+        for step in range(3):
+            trainer.step(step, [(at, micro_batch(spec, at)) for at in range(step * 5, step * 5 + 5)])
+            if judge:
+                subject.judge(4)
+        return weights_sha256(named_weights(trainer.flat))
+
+    assert trained(True) == trained(False)
+
+
+def test_a_text_is_the_likeliest_token_each_time(folder: Path) -> None:
+    _, trainer = judging(folder, spec_of(folder), Group())
+    ids = [0, *(byte + 1 for byte in b"ab")]
+    for _ in range(6):
+        with torch.no_grad():
+            states = trainer.model.model(trainer.model.model.embed(torch.tensor([ids]), None), None, True, None, None)
+            chosen = int(trainer.model.lm_head(states)[0, -1].argmax())
+        if chosen == 0:
+            break
+        ids.append(chosen)
+    assert continued(trainer.model, TOKENIZER, "ab", 6, 32) == TOKENIZER.decode(ids[3:])
+
+
+def test_a_copy_stands_in_for_a_file_that_is_away(folder: Path) -> None:
+    spec, run = spec_of(folder), Run(Store.at(str(folder / "run")))
+    (folder / "items.jsonl").unlink()
+    keep_tasks(run, spec)
+    with pytest.raises(InputError, match=r"items\.jsonl"):
+        check_tasks(spec)
+    with pytest.raises(InputError, match=r"items\.jsonl"):
+        keep_tasks(Run(Store.at(str(folder / "other"))), spec)
+
+
+def test_what_no_run_can_do_is_refused(folder: Path) -> None:
+    task = {"path": "x.jsonl"}
+    with pytest.raises(InputError, match=r"evaluate\.tasks\.t\.every: it is a multiple of train\.evaluate_every, which is 100"):
+        make_spec(evaluate__tasks={"t": {**task, "every": 150}})
+    with pytest.raises(InputError, match=r"evaluate\.tasks: masked_token on text continues no text"):
+        make_spec(objective={"kind": "masked_token"}, evaluate__tasks={"t": task})
+    assert make_spec(evaluate__tasks={"t": task}, evaluate__prompts=["a"]).fingerprint() == make_spec().fingerprint()
