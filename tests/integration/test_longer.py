@@ -19,7 +19,7 @@ PLANNED = {"train.steps": 24, "schedule": {"warmup_steps": 1, "decay": 0.25}, "t
 
 def test_an_extended_run_is_the_run_planned_longer(shared_spec: Path, storage: Path) -> None:
     planned = api.train(shared_spec, {**PLANNED, "name": "planned"})
-    begun = {**PLANNED, "name": "longer", "schedule": {"warmup": 0.06, "decay": 0.25}}  # one step of warm-up, too
+    begun = {**PLANNED, "name": "longer", "schedule": {"warmup": 0.1, "decay": 0.25}}  # of 12 steps: one, too
     short = api.train(shared_spec, {**begun, "train.steps": 12})
     assert (short.step, short.weights_sha256 == planned.weights_sha256) == (12, False)
     # Extended twice, in tokens and in steps; the first time on two workers.
