@@ -79,6 +79,6 @@ def _embed(options: Any) -> None:
     if made.rows_per_s:
         print(f"{made.new_rows:,} rows now, at {made.rows_per_s:,.0f} rows/s on {plural(made.workers, 'worker')}")
     print(f"{made.rows:,} vectors of {made.width} in {made.blocks:,} blocks{bad}, by step {made.step:,} of {made.run}")
-    print(f"next: foundray search {made.out} QUERY")
+    print(f'next: foundray search {made.out} QUERY, or pandas.read_parquet("{made.out}/shards")')
     if options.json:
         print(json.dumps(made.to_dict()))

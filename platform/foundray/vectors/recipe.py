@@ -6,6 +6,7 @@ quarantine/        unusable rows of parts that were not read to their end
 shards/            a block's vectors: Parquet with id, vector, source, position and, of texts, text
 bad_rows.jsonl     source, position and reason of each unusable row
 index.safetensors  the index for searches
+README.md          for `datasets`, which finds the vectors among the other files by it
 complete.json      counts, and the SHA-256 of the index; written last
 """
 
@@ -22,7 +23,8 @@ from foundray.spec.arithmetic import raised
 from foundray.storage import Store
 
 RECIPE, COMPLETE, INDEX, BAD_ROWS = "embedding.json", "complete.json", "index.safetensors", "bad_rows.jsonl"
-OURS = {RECIPE, COMPLETE, INDEX, BAD_ROWS, "parts", "shards", "quarantine", "holder.json", "stop.json", LOCK}
+CARD = "README.md"
+OURS = {RECIPE, COMPLETE, INDEX, BAD_ROWS, CARD, "parts", "shards", "quarantine", "holder.json", "stop.json", LOCK}
 
 
 class Recipe(BaseModel):

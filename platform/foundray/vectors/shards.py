@@ -12,7 +12,24 @@ from foundray.data.prepare.limits import Limits
 from foundray.errors import InputError
 from foundray.storage import Store
 from foundray.vectors.blocks import Part, Record, check_all, tally_of
-from foundray.vectors.recipe import BAD_ROWS, COMPLETE, INDEX, Complete, Recipe
+from foundray.vectors.recipe import BAD_ROWS, CARD, COMPLETE, INDEX, Complete, Recipe
+
+README = """\
+---
+configs:
+- config_name: default
+  data_files: shards/*.parquet
+---
+Vectors of {width} numbers by `foundray embed`; `embedding.json` says of which data and by which weights.
+
+```python
+import datasets, pandas
+
+frame = pandas.read_parquet("FOLDER/shards")
+rows = datasets.load_dataset("FOLDER", split="train")
+```
+"""
+"""A folder's README.md. Its first lines tell `datasets` which of the files to load."""
 
 
 def finish(folder: Store, parts: Sequence[Part], recipe: Recipe, limits: Limits, report: Callable[[str], None]) -> Complete:
@@ -24,6 +41,7 @@ def finish(folder: Store, parts: Sequence[Part], recipe: Recipe, limits: Limits,
     found = [record for _, record in records]
     check_all(found, True, limits, recipe.source, folder)
     balance = tally_of(found).balance
+    (folder / CARD).write_text(README.format(width=recipe.width))
     (folder / BAD_ROWS).write_text("".join(record.listed() for record in found))
     vectors = [vectors_of(folder, name) for name in names]
     metric: Metric = "cosine" if recipe.normalise else "distance"

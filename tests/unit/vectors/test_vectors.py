@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -398,3 +399,16 @@ def test_complete_vectors_are_found_and_missing_or_unknown_ones_are_made_again(
     with pytest.raises(RayNeeded):
         again()
     assert not (out / "shards").exists(), "the weights of the old shards are unknown"
+
+
+def test_other_libraries_open_the_vectors(run: Run, tmp_path: Path) -> None:
+    """As the folder's README.md says."""
+    datasets = pytest.importorskip("datasets")
+    path, out = tmp_path / "a.txt", tmp_path / "out"
+    path.write_text("one text\nanother text\n")
+    finished(run, path, out)
+    frame = pd.read_parquet(out / "shards")
+    rows = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert frame["text"].tolist() == rows["text"][:]
+    assert np.array_equal(np.stack(frame["vector"]), np.array(rows["vector"][:], np.float32))
+    assert 'pandas.read_parquet("FOLDER/shards")' in (out / "README.md").read_text()
