@@ -43,7 +43,7 @@ print(model.encode("PATH").shape)  # files, a folder or a glob: one row of featu
 def card(trained: Trained, exported: Exported, form: Form | None, tokenizer: PreTrainedTokenizerFast | None, name: str) -> str:
     """The README.md of an export whose folder is called `name`."""
     spec = trained.spec
-    by = f"With transformers (tried: {', '.join(form.TRIED)}):" if form else "With Foundray:"
+    by = f"With transformers (tried: {', '.join(form.tried(spec))}):" if form else "With Foundray:"
     use = form.USE if form else USE_TEXT if trained.manifest.vocabulary else USE_FILES
     parts = [
         f"---\n{yaml.safe_dump(front_matter(trained, form), sort_keys=False)}---",

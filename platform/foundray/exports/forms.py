@@ -26,8 +26,6 @@ class Form(Protocol):
 
     CONTINUES: bool
     """Whether the model continues a text, so that batches are padded on the left."""
-    TRIED: tuple[str, ...]
-    """Versions of transformers with which exports of this form were loaded and gave the same numbers, the oldest first."""
     USE: str
     """Python lines that load and use the model; `FOLDER` stands for its folder."""
     SPECIAL_TOKENS: Mapping[str, str]
@@ -38,6 +36,9 @@ class Form(Protocol):
 
         Raises NoStockClass.
         """
+
+    def tried(self, spec: Spec) -> tuple[str, ...]:
+        """Versions of transformers with which such an export was loaded and gave the same numbers, the oldest first."""
 
     def pipeline(self, spec: Spec) -> str | None:
         """Name of the `transformers.pipeline` that runs with such a model, which is its tag on the hub; None if none does."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STOCK_CLASS = "ViTMAEForPreTraining"
 CONTINUES = False
 TRIED = ("4.45.2", "4.57.6", "5.0.0", "5.20.2", "5.23.0", "5.24.0")
+TRIED_GREY = ("5.20.2", "5.23.0", "5.24.0")
 SPECIAL_TOKENS: dict[str, str] = {}
 USE = """\
 from PIL import Image
@@ -86,6 +87,11 @@ def build(model: Model, spec: Spec, padding: int | None = None) -> PreTrainedMod
     wrong = [name for names in found.values() for name in names]
     assert not wrong, f"names that {STOCK_CLASS} lacks, or has and was not given: {wrong}"
     return stock.eval()
+
+
+def tried(spec: Spec) -> tuple[str, ...]:
+    """Versions of transformers that gave the same numbers; earlier, the processor reads no images of one channel."""
+    return TRIED if _image(spec)[2] == 3 else TRIED_GREY
 
 
 def pipeline(spec: Spec) -> str | None:

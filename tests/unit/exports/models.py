@@ -39,6 +39,13 @@ IMAGES: dict[str, Any] = {
 GENOMES: dict[str, Any] = {
     "data__sources": [{"path": "x", "format": "fasta"}], "data__modality": {"kind": "dna"}, "data__tokenizer": {"kind": "char"},
 }  # fmt: skip
+STEPS = 4
+AGENTS: dict[str, Any] = {
+    "objective": {"kind": "next_action"},
+    "data__sources": [{"path": "x", "format": "files"}],
+    "data__modality": {"kind": "trajectory", "state_width": 5, "action_width": 2, "longest": 50},
+    "model": {"width": 32, "depth": 2, "heads": 2, "context": 3 * STEPS, "norm": "ln", "act": "gelu", "rope_theta": None},
+}
 KINDS: dict[str, dict[str, Any]] = {
     "llama": BPE | {"model__rope_theta": 500.0},
     "bytes": {},
@@ -50,6 +57,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "masked": BPE | {"objective": {"kind": "masked_token"}, "model__base_depth": 1, "model__rope_theta": 500.0},
     "genomes": GENOMES,
     "images": IMAGES,
+    "agents": AGENTS,
     "grey": IMAGES | {"data__modality": {"kind": "image", "size": 12, "patch": 4, "channels": 1}},
 }
 """Changes of the small spec, by kind of export."""
@@ -57,7 +65,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def tokenizer_of(spec: Spec) -> Tokenizer | None:
     """The tokenizer that preparing `TEXT` would make; None for values."""
-    if spec.data.modality.kind == "image":
+    if spec.data.modality.kind in ("image", "trajectory"):
         return None
     made = known_tokenizer(spec)
     return made or (train_bpe([TEXT], 320) if spec.data.tokenizer.kind == "bpe" else make_char(set(TEXT)))
@@ -121,3 +129,16 @@ def image_numbers(run: Trained) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         "states": run.model.encode(Batch.load(packed([Plan(one, ()) for one in units]), torch.device("cpu"))),
     }
     return {name: tensor.contiguous() for name, tensor in numbers.items()}, {}
+
+
+@torch.no_grad()
+def agent_numbers(run: Trained) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Random returns, states and actions of two trajectories [B, steps, K], and our model's next actions."""
+    modality: Any = run.spec.data.modality.build()
+    rng = np.random.default_rng(1)
+    returns, states, actions = (rng.standard_normal((2, STEPS, k)).astype(np.float32) for k in (1, 5, 2))
+    rows = zip(returns, states, actions, strict=True)
+    units = [Units(modality.interleaved(r[:, 0], s, a, 3), None, modality.shape) for r, s, a in rows]
+    batch = Batch.load(packed([run.spec.objective.build().plan(one, rng) for one in units]), torch.device("cpu"))
+    numbers = {name: torch.from_numpy(x) for name, x in (("returns", returns), ("states", states), ("actions", actions))}
+    return numbers | {"answers": run.model(batch)["action"][:, 1::3].contiguous()}, {"first_time": 3}

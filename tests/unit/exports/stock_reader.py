@@ -77,11 +77,23 @@ def image_model(fact, ours):
         assert len(features(Image.new("RGB", (30, 20)))[0][0]) == ours["states"].shape[-1]
 
 
+def agent_model(fact, ours):
+    model = loaded(transformers.AutoModel, fact["out"])
+    with torch.no_grad():
+        steps = ours["states"].shape[1]
+        answers = model(
+            states=ours["states"], actions=ours["actions"], returns_to_go=ours["returns"], rewards=None,
+            timesteps=fact["first_time"] + torch.arange(steps).expand(2, -1), attention_mask=torch.ones(2, steps).long(),
+        )  # fmt: skip
+    close(ours["answers"], answers.action_preds)
+
+
 folder = Path(sys.argv[1])
 for kind, fact in json.loads((folder / "facts.json").read_text()).items():
     if transformers.__version__ not in fact["tried"]:
         continue
     print(kind, flush=True)
-    (text_model if "text" in fact else image_model)(fact, load_file(folder / f"{kind}.safetensors"))
+    use = text_model if "text" in fact else agent_model if "first_time" in fact else image_model
+    use(fact, load_file(folder / f"{kind}.safetensors"))
     exec(fact["code"], {})
 print("transformers", transformers.__version__)
