@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONTINUES = True
-TRIED = ("4.45.2", "4.57.6", "5.0.0", "5.4.0", "5.20.2", "5.23.0", "5.24.0")
+TRIED = ("4.45.2", "4.57.6", "5.0.0", "5.4.0", "5.19.0", "5.20.2", "5.23.0", "5.24.0")
 SPECIAL_TOKENS: dict[str, str] = {}
 USE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer

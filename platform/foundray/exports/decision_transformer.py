@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STOCK_CLASS = "DecisionTransformerModel"
 CONTINUES = False
-TRIED = ("4.45.2", "4.57.6", "5.23.0")
+TRIED = ("4.45.2", "4.57.6", "5.0.0", "5.23.0")
 SPECIAL_TOKENS: dict[str, str] = {}
 USE = """\
 import torch

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONTINUES = False
-TRIED = ("5.20.2", "5.23.0", "5.24.0")
+TRIED = ("5.19.0", "5.20.2", "5.23.0", "5.24.0")
 SPECIAL_TOKENS = {"mask_token": "<|mask|>"}
 USE = """\
 from transformers import AutoModelForMaskedLM, AutoTokenizer
