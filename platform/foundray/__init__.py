@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from foundray.inspection.quarantined import Quarantine
     from foundray.opened import OpenedRun
     from foundray.planning import Plan
+    from foundray.proposing import Written
     from foundray.runs.facts import Facts
     from foundray.runs.listing import Listed
     from foundray.training.pruning import Removal
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "FoundrayError", "InputError", "RunFailed", "audit", "branch", "coordcheck", "embed", "evaluate", "export", "extend",
-    "fetch", "forecast", "list_runs", "load", "open_run", "plan", "prepare", "probe", "prune", "quarantine", "report", "resume",
-    "sample", "samples", "search", "status", "stop", "track", "train", "transfer", "tune",
+    "fetch", "forecast", "init", "list_runs", "load", "open_run", "plan", "prepare", "probe", "prune", "quarantine", "report",
+    "resume", "sample", "samples", "search", "status", "stop", "track", "train", "transfer", "tune",
 ]  # fmt: skip
 
 SpecPath = str | PathLike[str]
@@ -49,6 +50,29 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 def _silent(line: str) -> None:
     pass
+
+
+def init(
+    data: SpecPath | None = None,
+    out: SpecPath | None = None,
+    minutes: float = 5.0,
+    example: str | None = None,
+    report: Report = _silent,
+) -> Written:
+    """Look at data (a file, folder, glob or URL; default: data/), and write a spec that trains on it for about `minutes` here.
+
+    With `example`, start from that example instead. `out` is the spec's file, which must not exist. Raises InputError.
+    """
+    target = None if out is None else _path(out)
+    if example is not None:
+        from foundray.proposing.starting import from_example
+
+        return from_example(example, target, report)
+    place = "data" if data is None else _path(data)
+    report(f"looking at {place}")  # at once: the imports take a second
+    from foundray.proposing import init as propose
+
+    return propose(place, target, minutes, report)
 
 
 def plan(
@@ -240,15 +264,20 @@ def stop(run: SpecPath, report: Report = _silent) -> Facts:
 
 
 def report(runs: Sequence[SpecPath], out: SpecPath | None = None, report: Report = _silent) -> str:
-    """Write one HTML page about a run, or several side by side; return its location. Raises InputError."""
+    """Write one HTML page about a run, several side by side, or a finished search; return its location. Raises InputError."""
     from foundray.host.extras import check_extra
 
     check_extra("report")
     from foundray.reports import report as write
+    from foundray.reports import report_search
+    from foundray.reports.searches import find_search
     from foundray.runs.run import Run
     from foundray.storage import Store
 
-    return write([Run.open(_path(run)) for run in runs], None if out is None else Store.at(_path(out)), report).url
+    place = None if out is None else Store.at(_path(out))
+    if len(runs) == 1 and (search := find_search(_path(runs[0]))):
+        return report_search(search, place).url
+    return write([Run.open(_path(run)) for run in runs], place, report).url
 
 
 def steps(run: SpecPath) -> DataFrame:
@@ -510,7 +539,7 @@ def fetch(name: str, to: SpecPath = "data", mirror: SpecPath | None = None, repo
     """Get an example's data into its folder inside `to`; return that folder. Raises InputError."""
     from pathlib import Path
 
-    from foundray.fetching import fetch as fetch_data
+    from foundray.examples import fetch as fetch_data
 
     return fetch_data(name, Path(to), None if mirror is None else Path(mirror), report)
 

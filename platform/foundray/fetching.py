@@ -16,11 +16,10 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from foundray.data.formats.tar import members
 from foundray.errors import InputError
-from foundray.spec import nearest
 from foundray.spec.loading import checked, parse_fields, read_yaml
 from foundray.spec.section import Section
 
@@ -51,8 +50,12 @@ class DataSet(Section):
     """Who published it, and how the files derive from that."""
     licence: str
     """Its licence."""
-    files: dict[str, File] = Field(min_length=1)
+    files: dict[str, File] = Field(default={})
     """Files by name."""
+    how: str | None = None
+    """How to make or choose the data, if no files are fetched."""
+    uses: list[str] = Field(default=[])
+    """Other examples whose data this one reads; they are fetched in its place."""
 
     @field_validator("files")
     @classmethod
@@ -61,15 +64,21 @@ class DataSet(Section):
             raise ValueError(f"{wrong!r} is not a plain file name")
         return files
 
+    @model_validator(mode="after")
+    def _comes_from_somewhere(self) -> DataSet:
+        if not (self.files or self.how or self.uses):
+            raise ValueError("it has no files, no `how` and no `uses`, so nobody knows where its data comes from")
+        return self
 
-def fetch(name: str, to: Path, mirror: Path | None = None, report: Callable[[str], None] = lambda line: None) -> Path:
-    """Get the data of an example, given by name or folder, into its folder in `to`; correct files stay.
+
+def fetch(folder: Path, to: Path, mirror: Path | None = None, report: Callable[[str], None] = lambda line: None) -> Path:
+    """Get the data of the example in `folder` into its folder in `to`; correct files stay. Return that folder.
 
     `mirror` holds a folder per data set and replaces the network. The example's data.yaml, with the licence, is copied next
     to the folder as a hidden file, so that it is not read as data. Raises InputError.
     """
-    described = _described(name)
-    data, target = load_data_set(described), to / described.parent.name
+    described = folder / "data.yaml"
+    data, target = load_data_set(described), to / folder.name
     for file_name, file in data.files.items():
         place = target / file_name
         if place.exists() and _difference(place, file) is None:
@@ -78,7 +87,8 @@ def fetch(name: str, to: Path, mirror: Path | None = None, report: Callable[[str
         origin = _mirrored(mirror / data.set, file_name, file) if mirror else file.url
         _get(origin, place, file)
         report(f"{place}: {place.stat().st_size:,} bytes from {origin}")
-    _note(described, target)
+    if data.files:
+        _note(described, target)
     report(f"licence: {data.licence}")
     return target
 
@@ -94,17 +104,6 @@ def _note(described: Path, target: Path) -> None:
 def load_data_set(file: Path) -> DataSet:
     """Read an example's data.yaml. Raises InputError."""
     return checked(DataSet, parse_fields(read_yaml(file, "the data file"), str(file), "it starts with `set: ...`"), str(file))
-
-
-def _described(name: str) -> Path:
-    """Path of an example's data.yaml. Raises InputError for an unknown example."""
-    places = [Path(name), Path("examples") / name, Path(__file__).parents[2] / "examples" / name]
-    found = next((place / "data.yaml" for place in places if (place / "data.yaml").is_file()), None)
-    if found is None:
-        known = sorted({file.parent.name for place in places[1:] for file in place.parent.glob("*/data.yaml")})
-        listed = f"; there are: {', '.join(known)}" if known else " and no examples/ is here: stand in the repository"
-        raise InputError(f"no example {name!r} has a data.yaml{nearest(name, known)}{listed}")
-    return found.absolute()
 
 
 def _mirrored(folder: Path, name: str, file: File) -> str:

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from foundray.contract import MODALITIES, OBJECTIVES, installed, pairs
 from foundray.spec import ModalityConfig, ObjectiveConfig, SourceConfig, Spec
 from foundray.spec.documented import descriptions, models_in
+from foundray.spec.section import Filled
 
 HEAD = """# Every field
 
@@ -156,6 +157,8 @@ def _decides(info: FieldInfo, path: str) -> str:
 
 
 def _default(info: FieldInfo) -> str:
+    if derived := next((mark.words for mark in info.metadata if isinstance(mark, Filled)), ""):
+        return derived
     if info.is_required():
         return "required"
     value = info.get_default(call_default_factory=True)

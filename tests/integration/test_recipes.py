@@ -91,7 +91,7 @@ REGISTERED = [
         ")  # fmt: skip\n\nKINDS",
         '    OptimizerKind("signum", "signSGD", "signSGD", "signum:signum", {"momentum": "float32"}),\n',
     ),
-    ("cli/__init__.py", '    "plan",', '    "hello",\n'),
+    ("cli/__init__.py", '"schema", "completion"', '"hello", '),
     (
         "records/schema/step.py",
         "    lr: float\n",

@@ -14,7 +14,7 @@ import yaml
 from tests.repository import REPOSITORY
 
 import foundray
-from foundray.cli import VERBS, _parser
+from foundray.cli import VERBS, parser
 from foundray.contract import MODALITIES, OBJECTIVES, installed
 from foundray.evaluation.probes import load_task
 from foundray.spec.arithmetic import ENGINE
@@ -55,7 +55,7 @@ def test_specs_and_tasks_in_the_documents_can_be_read(block: str, tmp_path: Path
     file.write_text(block)
     if block.startswith("kind:"):
         load_task(file)
-    elif block.startswith("name:"):
+    elif block.startswith(("name:", "data: data/")):
         load_spec(file)
     else:
         file.write_text(yaml.safe_dump(yaml.safe_load(SHAKESPEARE.read_text()) | yaml.safe_load(block)))
@@ -72,7 +72,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_commands_in_the_documents_are_commands(command: str) -> None:
     """Their verbs and flags exist; other tests run them."""
-    _parser().parse_args(shlex.split(command)[1:])
+    parser().parse_args(shlex.split(command)[1:])
 
 
 def test_every_verb_is_listed_and_documented() -> None:

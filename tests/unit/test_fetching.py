@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 import threading
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +19,9 @@ from tests.repository import REPOSITORY
 from tests.unit.files import archive
 
 import foundray
+from foundray.cli import _run
 from foundray.errors import InputError
+from foundray.examples import Example, every, find
 from foundray.fetching import load_data_set
 from foundray.spec.loading import load_spec
 
@@ -123,9 +127,50 @@ def test_mistakes_are_reported(tmp_path: Path) -> None:
         foundray.fetch(example(tmp_path, "file:///etc/passwd"), tmp_path)
 
 
-@pytest.mark.parametrize("file", sorted((REPOSITORY / "examples").glob("*/data.yaml")), ids=lambda file: file.parent.name)
-def test_examples_read_what_is_fetched(file: Path) -> None:
-    fetched = [f"data/{file.parent.name}/{name}" for name in load_data_set(file).files]
-    spec = file.with_name("spec.yaml")
-    for source in load_spec(spec).data.sources if spec.exists() else []:
+@pytest.mark.parametrize("example", every(), ids=lambda example: example.name)
+def test_examples_read_what_is_fetched(example: Example) -> None:
+    of = [example, *map(find, example.data.uses)]
+    fetched = [f"data/{one.name}/{name}" for one in of for name in one.data.files]
+    spec = example.folder / "spec.yaml"
+    for source in load_spec(spec).data.sources if spec.exists() and not example.data.how else []:
         assert any(Path(path).match(source.path) for path in fetched), source.path
+
+
+def test_an_installation_has_every_example() -> None:
+    """Under the prefix of the environment: the wheel takes what pyproject.toml names."""
+    files = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    packed = {place: {file for pattern in patterns for file in REPOSITORY.glob(pattern)} for place, patterns in files.items()}
+    for example in every():
+        there = {file for file in example.folder.iterdir() if file.is_file()}
+        assert packed.pop(f"share/foundray/examples/{example.name}") == there
+    assert not packed
+
+
+def test_every_example_says_where_its_data_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    """By files, by other examples' files, or by a sentence that names what makes it, and is there."""
+    folders = {folder.name for folder in (REPOSITORY / "examples").iterdir() if folder.is_dir()}
+    assert {example.name for example in every()} == folders
+    assert _run(["fetch"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in listed} == folders
+    for example in every():
+        for script in re.findall(r"examples/\S+\.py", example.how):
+            assert (REPOSITORY / script).exists(), script
+
+
+def test_data_of_other_examples_is_fetched_in_its_place(tmp_path: Path) -> None:
+    name = example(tmp_path, "https://nowhere.invalid/a.txt")
+    (mirror := tmp_path / "mirror" / "some-set").mkdir(parents=True)
+    (mirror / "a.txt").write_bytes(CONTENT)
+    (user := tmp_path / "user").mkdir()
+    described = {"set": "none", "origin": "this test", "licence": "free", "uses": [name]}
+    (user / "data.yaml").write_text(yaml.safe_dump(described))
+    foundray.fetch(str(user), tmp_path / "data", mirror.parent)
+    assert (tmp_path / "data" / "example" / "a.txt").read_bytes() == CONTENT
+    (user / "data.yaml").write_text(yaml.safe_dump({**described, "uses": [], "how": "sing it"}))
+    lines: list[str] = []
+    foundray.fetch(str(user), tmp_path / "data", report=lines.append)
+    assert lines == ["user: sing it"]
+    (user / "data.yaml").write_text(yaml.safe_dump({**described, "uses": []}))
+    with pytest.raises(InputError, match="nobody knows where its data comes from"):
+        foundray.fetch(str(user), tmp_path / "data")

@@ -44,7 +44,7 @@ def test_every_objective_and_modality_is_there(page: str) -> None:
 
 def test_types_and_bounds_are_in_words(page: str) -> None:
     for row in (
-        "| `train.steps` | whole number > 0 or `null` | `null` | yes | Optimizer steps in the run. Its length is given by ",
+        "| `train.steps` | whole number > 0 or `null` | 1,000, without another length | yes | Optimizer steps in the run.",
         '| `schedule.kind` | one of `wsd`, `cosine`, `constant` | `"wsd"` | yes |',
         "| `optimizer.betas` | [number ≥ 0 and < 1, number ≥ 0 and < 1] | `[0.9, 0.95]` | yes |",
         "| `data.tokenizer.vocab_size` | whole number ≥ 257 or `null` | `null` | yes |",

@@ -48,7 +48,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("sample RUN --temperature inf", "--temperature must be a number of at least 0"),
         ("sample RUN --temperature=-1", "--temperature must be a number of at least 0"),
         ("status EMPTY/later", "/empty/later is not a run's folder: the run is not begun, or has another name"),
-        ("watch EMPTY/later", "/empty/later is not a run's folder: the run is not begun, or has another name"),
+        ("watch EMPTY/later --wait 0", "/empty/later is not a run's folder: the run is not begun, or has another name"),
         ("logs EMPTY/later", "/empty/later is not a run's folder: the run is not begun, or has another name"),
         ("status EMPTY", "/empty is not a run's folder: spec.yaml and data.json are not in it"),
         ("cluster up --local --nodes=-1", "--nodes -1: it must be 0 or more"),

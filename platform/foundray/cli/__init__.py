@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import os
 import sys
@@ -11,16 +10,21 @@ from contextlib import suppress
 from importlib import import_module
 
 import foundray
+from foundray.cli.overview import Parser
 from foundray.cli.parsing import Verbs
 from foundray.errors import FoundrayError
 from foundray.host import garbage, output, signals
 
-VERBS = (
-    "plan", "prepare", "train", "quarantine", "resume", "extend", "branch", "audit", "samples", "submit", "status", "watch",
-    "logs", "stop", "runs", "prune", "report", "tune", "coordcheck", "transfer", "forecast", "sample", "probe", "evaluate",
-    "export", "fetch", "schema", "doctor", "embed", "search", "cluster",
-)  # fmt: skip
-"""Modules here, in the order of `--help`. Each has `add_to`, which declares its verb."""
+GROUPS = {
+    "before a run": ("init", "fetch", "plan", "prepare", "quarantine", "doctor"),
+    "train": ("train", "resume", "extend", "branch", "stop", "submit"),
+    "look at runs": ("status", "watch", "logs", "report", "runs", "prune", "audit", "samples"),
+    "use what was learned": ("sample", "evaluate", "probe", "export", "embed", "search"),
+    "find hyperparameters": ("tune", "transfer", "coordcheck", "forecast"),
+    "more": ("cluster", "schema", "completion"),
+}
+"""Modules here by purpose, in the order of `--help`. Each has `add_to`, which declares its verb."""
+VERBS = tuple(verb for verbs in GROUPS.values() for verb in verbs)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,7 +65,10 @@ def _run(arguments: list[str] | None) -> int:
     after_interrupt = ""
     try:
         try:
-            options = _parser().parse_args(arguments)
+            if not (sys.argv[1:] if arguments is None else arguments):
+                print(parser().format_help(), end="")
+                return 0
+            options = parser().parse_args(arguments)
             after_interrupt = options.after_interrupt
             if options.shows or getattr(options, "dry_run", False):
                 output.must_be_written()
@@ -83,13 +90,15 @@ def _run(arguments: list[str] | None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """The parser of the whole command line."""
+    made = Parser(
         prog="foundray",
         description="Elastic pre-training on Ray: the same model, bit for bit, on machines that come and go.",
     )
-    parser.add_argument("--version", action="version", version=f"foundray {foundray.__version__}")
-    verbs = Verbs(parser)
+    made.groups = GROUPS
+    made.add_argument("--version", action="version", version=f"foundray {foundray.__version__}")
+    verbs = Verbs(made)
     for name in VERBS:
         import_module(f"{__name__}.{name}").add_to(verbs)
-    return parser
+    return made

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from foundray.cli.examples import EXAMPLES
+
 TAKES = {
     "SPEC": "a YAML file",
     "RUN": "a run's folder, or its name in runs/",
@@ -18,7 +20,9 @@ TAKES = {
 
 class Verbs:
     def __init__(self, parser: argparse.ArgumentParser):
-        self.verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+        self.verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB", parser_class=argparse.ArgumentParser)
+        self.within = parser.prog.removeprefix("foundray").strip()
+        """The verb whose verbs these are; empty for the verbs of the command line."""
 
     def add(
         self,
@@ -38,7 +42,11 @@ class Verbs:
         after_interrupt: ends the message if the verb is interrupted.
         shows: the verb does nothing but show something, so it ends if its output cannot be written. Others continue.
         """
-        added = self.verbs.add_parser(name, help=about, description=about)
+        example = EXAMPLES.get(f"{self.within} {name}".strip())
+        added = self.verbs.add_parser(
+            name, help=about, description=about, epilog=f"example:\n  {example}" if example else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         added.set_defaults(verb=run, after_interrupt=after_interrupt, shows=shows)
         if takes:
             added.add_argument("target", metavar=takes, help=TAKES[takes])
@@ -51,7 +59,11 @@ class Verbs:
 
     def group(self, name: str, about: str) -> Verbs:
         """Declare a verb that has verbs of its own."""
-        return Verbs(self.verbs.add_parser(name, help=about, description=about))
+        made = self.verbs.add_parser(
+            name, help=about, description=about, epilog=f"example:\n  {EXAMPLES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        return Verbs(made)
 
 
 def overrides_of(options: Any) -> dict[str, Any]:

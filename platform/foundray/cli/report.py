@@ -10,7 +10,7 @@ from foundray.cli.parsing import TAKES, Verbs, say_aside
 
 
 def add_to(verbs: Verbs) -> None:
-    added = verbs.add("report", _report, "write one HTML page of a run, or of several side by side", shows=True)
+    added = verbs.add("report", _report, "write one HTML page of a run, of several side by side, or of a search", shows=True)
     added.add_argument("runs", nargs="+", metavar="RUN", help=TAKES["RUN"])
     added.add_argument("--out", metavar="FILE", help="(default: report.html, in the folder of the one run, or here)")
 

@@ -25,9 +25,18 @@ def report(runs: Sequence[Run], out: Store | None = None, say: Callable[[str], N
     if not runs:
         raise InputError("no run is named: name one or more, such as runs/shakespeare")
     place = out or (runs[0].folder if len(runs) == 1 else Store.at(Path.cwd())) / PAGE
-    place.write_text(page([Story(run) for run in runs]))
+    place.write_text(page([Story(run) for run in runs], place))
     if say:
         for run in runs:
             for sentence in run.damage():
                 say(sentence)
+    return place
+
+
+def report_search(folder: Store, out: Store | None = None) -> Store:
+    """Write a page of the finished search in `folder`, by default into it. Return its path. Raises InputError."""
+    from foundray.reports.searching import search_page
+
+    place = out or folder / PAGE
+    place.write_text(search_page(folder, place))
     return place

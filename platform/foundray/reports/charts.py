@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from foundray.reports.panels import INK, WIDE, Format, Picture, both, bound, curve, legend, nothing, plain, titled, validation
+from foundray.reports.searches import SearchFacts
 from foundray.reports.series import Steps, smoothed, thinned, window
 from foundray.reports.story import Story
 from foundray.reports.svg import inline, part
 from foundray.tuning import pictures
+from foundray.tuning.forecast.forecast import Forecast
 from foundray.tuning.pictures import COLOURS, LINES, MARKERS
 
 
@@ -32,9 +34,8 @@ def compared(stories: Sequence[Story]) -> Picture:
     return both("compared", "Losses side by side", about, lambda form: _compared(stories, form))
 
 
-def search(story: Story) -> Markup | None:
-    """Trials in parallel coordinates."""
-    found = story.search
+def search(found: SearchFacts | None) -> Markup | None:
+    """Trials in parallel coordinates; None if none has a score."""
     if not found or not (trials := found.scored):
         return None
     about = f"One line per trial through one axis per setting, {len(trials)} in all; the best is drawn strongest."
@@ -44,10 +45,13 @@ def search(story: Story) -> Markup | None:
 
 def scaling_law(story: Story) -> Markup | None:
     """The scaling law of the forecast."""
-    if not story.law:
-        return None
+    return None if story.law is None else law(story.law)
+
+
+def law(found: Forecast) -> Markup:
+    """A law, the ladder that it was fitted to, and its prediction."""
     about = "Loss against compute: runs of the ladder by their size, the law through them, and its prediction for this run."
-    return inline(pictures.scaling_law(story.law), "law", "The forecast", about)
+    return inline(pictures.scaling_law(found), "law", "The forecast", about)
 
 
 def _loss(story: Story, form: Format) -> Figure:

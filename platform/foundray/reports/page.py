@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from statistics import mean, stdev
 from typing import Any, TypeVar
@@ -15,11 +15,12 @@ from foundray.data.prepare.quarantine import amount
 from foundray.host.environment import environment as versions
 from foundray.reports import charts
 from foundray.reports.essentials import described
+from foundray.reports.links import report_link, run_links
 from foundray.reports.series import POINTS, window
 from foundray.reports.story import Story
 from foundray.reports.timeline import timeline
 from foundray.spec import Spec, flatten
-from foundray.storage import redacted
+from foundray.storage import Store, redacted
 from foundray.wording import words
 
 Row = TypeVar("Row")
@@ -37,8 +38,14 @@ PARTS = {
 }  # fmt: skip
 
 
-def page(stories: Sequence[Story]) -> str:
-    """The HTML of one run, or of several side by side."""
+def page(stories: Sequence[Story], place: Store) -> str:
+    """The HTML of one run, or of several side by side; `place` is where it will be, for links from it."""
+    name, facts = ("run.html", _one(stories[0], place)) if len(stories) == 1 else ("runs.html", _several(stories, place))
+    return rendered(name, facts)
+
+
+def rendered(template: str, facts: Mapping[str, Any]) -> str:
+    """A page from a template and its values."""
     environment = Environment(
         loader=PackageLoader("foundray.reports"),
         autoescape=True,
@@ -49,10 +56,9 @@ def page(stories: Sequence[Story]) -> str:
     )
     filters = (words.count, words.duration, words.loss, words.moment, words.percent, words.size)
     environment.filters |= {one.__name__: one for one in filters} | {"short": _short, "spread": _spread}
-    name, facts = ("run.html", _one(stories[0])) if len(stories) == 1 else ("runs.html", _several(stories))
     style = Markup((resources.files("foundray.reports") / "templates/style.css").read_text())
     common = {"style": style, "version": versions()["foundray"], "written": words.moment(time.time())}
-    return environment.get_template(name).render(**common, **facts)
+    return environment.get_template(template).render(**common, **facts)
 
 
 def _safe(value: Any) -> Any:
@@ -60,7 +66,7 @@ def _safe(value: Any) -> Any:
     return type(value)(redacted(value)) if isinstance(value, str) else value
 
 
-def _one(story: Story) -> dict[str, Any]:
+def _one(story: Story, place: Store) -> dict[str, Any]:
     facts = story.facts
     sorts = dict.fromkeys(one.sort for one in story.incidents)
     whole = facts.seconds or 1.0
@@ -86,14 +92,15 @@ def _one(story: Story) -> dict[str, Any]:
         "data_words": _data_words(story),
         "forecast_words": _forecast_words(story),
         "law": charts.scaling_law(story),
-        "search": charts.search(story),
+        "search": charts.search(story.search),
         "search_words": _search_words(story),
         "probes": story.probes,
         "spread_over": _spread_over,
+        "links": run_links(story, place),
     }
 
 
-def _several(stories: Sequence[Story]) -> dict[str, Any]:
+def _several(stories: Sequence[Story], place: Store) -> dict[str, Any]:
     rows = [
         {
             "name": story.name,
@@ -103,6 +110,7 @@ def _several(stories: Sequence[Story]) -> dict[str, Any]:
             "described": described(story.spec, story.parameters),
             "fingerprint": story.spec.fingerprint(),
             "yaml": story.spec.to_yaml(),
+            "link": report_link(story.run.folder, place),
         }
         for story in stories
     ]
@@ -151,8 +159,9 @@ def _worlds(story: Story) -> str:
 def _timeline_caption(story: Story) -> str:
     pauses = int((story.clock.paused > 1).sum())
     cut = f" {words.plural(pauses, 'pause')} between commands {'is' if pauses == 1 else 'are'} left out." if pauses else ""
+    start = f" The first {words.duration(story.begun)}, before the first step, are left out." if story.begun >= 0.1 else ""
     return (
-        "Time counts while a command works on the run. Lines mark the incidents, numbered above and listed "
+        f"Time counts while a command works on the run.{start} Lines mark the incidents, numbered above and listed "
         "below; grey is time without a step."
         f"{cut}{_thinned(len(story.metrics))}"
     )

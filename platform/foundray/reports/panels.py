@@ -20,7 +20,11 @@ from foundray.reports.svg import inline, part
 from foundray.tuning.pictures import COLOURS
 
 INK, SOFT, FAINT, PALE = "#000000", "#555555", "#999999", "#dddddd"
+RAW = "#8c8c8c"
+"""Every step's loss: a grey that is seen on white and on black paper, behind the mean."""
 MAIN, ALERT = COLOURS[0], COLOURS[1]
+DOTS = 60
+"""Steps up to which each has a dot."""
 STYLE: Any = {
     "font.size": 9.5, "axes.titlesize": 9.5, "axes.labelsize": 9.5,
     "axes.edgecolor": FAINT, "axes.linewidth": 0.8, "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelcolor": SOFT,
@@ -59,11 +63,17 @@ def both(key: str, title: str, about: str, draw: Callable[[Format], Figure], tip
 
 
 def curve(axes: Axes, x: np.ndarray, losses: np.ndarray, form: Format, stops: Sequence[float] = ()) -> None:
-    """Draw every step's loss, faint, and its running mean; the lines are broken at `stops`."""
+    """Draw every step's loss, faint, and its running mean; the lines are broken at `stops`.
+
+    A run too short for a mean has its steps drawn strongly, the first few as dots.
+    """
     width = window(len(losses))
     raw = parted(*thinned(x, losses, form.points), stops)
-    axes.plot(*raw, color=FAINT, alpha=0.75, linewidth=0.6, label="each step", gid=part("raw"))
-    if width > 1:
+    if width == 1:
+        marker = "o" if len(losses) <= DOTS else ""
+        axes.plot(*raw, color=MAIN, linewidth=2, marker=marker, markersize=4, label="each step", gid=part("raw"))
+    else:
+        axes.plot(*raw, color=RAW, linewidth=0.8, label="each step", gid=part("raw"))
         mean = thinned(x, smoothed(losses, width), form.points // 2)
         axes.plot(*parted(*mean, stops), color=MAIN, linewidth=2, label=f"mean of {width:,} steps", gid=part("mean"))
 

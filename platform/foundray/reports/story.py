@@ -20,6 +20,7 @@ from foundray.data.prepare.recipe import formats_of
 from foundray.errors import InputError
 from foundray.fetching import load_data_set
 from foundray.reports.incidents import Incident, incidents
+from foundray.reports.searches import RANKING, TUNED, SearchFacts, read_search
 from foundray.reports.series import Clock, Records, Steps
 from foundray.runs.run import PROBES, TASKS, Run
 from foundray.spec import Spec
@@ -56,30 +57,12 @@ class SourceFacts:
     """Empty if unknown."""
 
 
-@dataclass(frozen=True)
-class SearchTrial:
-    number: int
-    values: dict[str, Any]
-    tokens: int
-    score: float
-    state: str
-
-
-@dataclass(frozen=True)
-class SearchFacts:
-    """The search that a run's hyperparameters came from."""
-
-    folder: str
-    metric: str
-    trials: list[SearchTrial]
-    """The best first."""
-    flops: float
-    full: float
-    """FLOPs of the full run."""
-
-    @property
-    def scored(self) -> list[SearchTrial]:
-        return [trial for trial in self.trials if trial.state != "diverged" and trial.tokens]
+def law_of(stated: Mapping[str, Any] | None) -> Forecast | None:
+    """The law of a stored forecast."""
+    if not stated:
+        return None
+    fields = {name: value for name, value in stated.items() if name in Forecast.__dataclass_fields__}
+    return TypeAdapter(Forecast).validate_python(fields)
 
 
 class Story:
@@ -106,6 +89,14 @@ class Story:
     @cached_property
     def incidents(self) -> list[Incident]:
         return incidents(self.events, self.metrics)
+
+    @property
+    def begun(self) -> float:
+        """Running time at which the first recorded step began; 0 without one. Pictures leave out what is before."""
+        if not self.metrics:
+            return 0.0
+        first = self.metrics[0]
+        return max(0.0, float(self.clock.at(first["time"])) - float(first["step_s"]))
 
     @property
     def length(self) -> float:
@@ -183,10 +174,7 @@ class Story:
     @property
     def law(self) -> Forecast | None:
         """The forecast's law and ladder."""
-        if not self.forecast:
-            return None
-        fields = {name: value for name, value in self.forecast.items() if name in Forecast.__dataclass_fields__}
-        return TypeAdapter(Forecast).validate_python(fields)
+        return law_of(self.forecast)
 
     # Data
 
@@ -204,16 +192,23 @@ class Story:
         weights = [source.weight for source in self.spec.data.sources]
         return [_source(self.spec, self.manifest, index, sum(weights)) for index in range(len(weights))]
 
+    @cached_property
+    def data_folder(self) -> Store | None:
+        """Folder of its prepared data: beside the run, or where it was made."""
+        folder = json.loads((self.run.folder / "data.json").read_text()).get("folder")
+        if not folder:
+            return None
+        beside = self.run.folder.parent / "prepared" / Store.at(folder).name
+        return beside if beside.exists() else Store.at(folder)
+
     @property
     def bad_rows(self) -> list[tuple[str, str]]:
         """(reason, amount) of data that could not be used or was left out, the most first; empty if it cannot be read."""
-        folder = json.loads((self.run.folder / "data.json").read_text()).get("folder")
+        folder, tally = self.data_folder, Tally()
         if not folder or not self.manifest or not (self.manifest.quarantined or self.manifest.balance().notes):
             return []
-        recorded, tally = Store.at(folder), Tally()
-        beside = self.run.folder.parent / "prepared" / recorded.name
         try:
-            for line in islice(read_lines((beside if beside.exists() else recorded) / LIST), BAD_ROWS):
+            for line in islice(read_lines(folder / LIST), BAD_ROWS):
                 tally.add_line(line)
         except InputError:
             return []
@@ -232,7 +227,7 @@ class Story:
     def search(self) -> SearchFacts | None:
         """Where the run's spec is what a search beside it found."""
         folder = self.run.folder.parent / f"{self.name.removesuffix('-tuned')}-tune"
-        tuned, ranking = folder / "tuned.yaml", folder / "ranking.json"
+        tuned, ranking = folder / TUNED, folder / RANKING
         if not (tuned.exists() and ranking.exists()):
             return None
         try:
@@ -242,9 +237,7 @@ class Story:
             same = False
         if not same:
             return None
-        found = json.loads(ranking.read_text())
-        trials = [_trial(trial, found["metric"]) for trial in found["trials"]]
-        return SearchFacts(folder.url, found["metric"], trials, found["flops"], found["full"])
+        return read_search(folder)
 
     @property
     def environments(self) -> list[tuple[float, dict[str, str]]]:
@@ -295,12 +288,6 @@ def _licence(path: str) -> str:
     except (InputError, OSError):  # OSError is pyarrow's, for a path that is none
         pass
     return ""
-
-
-def _trial(found: Mapping[str, Any], metric: str) -> SearchTrial:
-    last = found["rungs"][-1] if found["rungs"] else None
-    tokens, score = (last["tokens"], last[metric]) if last else (0, float("inf"))
-    return SearchTrial(found["number"], found["values"], tokens, score, found["state"])
 
 
 def _device(event: Mapping[str, Any]) -> str:

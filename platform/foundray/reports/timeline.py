@@ -71,8 +71,9 @@ def _timeline(story: Story, form: Format) -> Figure:
     bottom.set_ylim(0)
     bottom.yaxis.set_major_locator(MaxNLocator(4))
     bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value) if value else "0"))
-    bottom.set_xlim(-0.005 * story.length, 1.005 * story.length)
-    unit, scale = next((name, size) for name, size in _UNITS if story.length >= 3 * size or size == 1)
+    shown = max(story.length - story.begun, 1e-3 * story.length)
+    bottom.set_xlim(story.begun - 0.005 * shown, story.begun + 1.005 * shown)
+    unit, scale = next((name, size) for name, size in _UNITS if shown >= 3 * size or size == 1)
     bottom.xaxis.set_major_locator(_Multiples(scale, 9 if wide else 5))
     bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / scale:g}"))
     bottom.set_xlabel(f"running time, {unit}")
@@ -114,17 +115,19 @@ def _marks(strip: Axes, panels: Sequence[Axes], story: Story, form: Format) -> N
     strip.set_ylim(0, 1)
     strip.set_axis_off()
     moments: dict[bool, list[float]] = {True: [], False: []}
-    for number, one in enumerate(story.incidents, 1):
-        at, colour = float(story.clock.at(one.time)), ALERT if one.alarming else SOFT
+    places = [max(float(story.clock.at(one.time)), story.begun) for one in story.incidents]  # before: at the left edge
+    for number, (at, one) in enumerate(zip(places, story.incidents, strict=True), 1):
+        colour = ALERT if one.alarming else SOFT
         strip.plot(
             [at], [0.2], MARKS[one.sort], color=colour, markersize=6, markeredgewidth=0, clip_on=False,
             gid=part(f"incident-{number}"),
         )  # fmt: skip
         moments[one.alarming].append(at)
-        if one.still > story.length / 2000:
+        moves = float(story.clock.at(one.time)) + one.still
+        if one.still > story.length / 2000 and moves > at:
             for axes in panels:
-                axes.axvspan(at, at + one.still, color=PALE, alpha=0.7, linewidth=0, zorder=0)
-    for at, text in numbered([float(story.clock.at(one.time)) for one in story.incidents], form.character * story.length):
+                axes.axvspan(at, moves, color=PALE, alpha=0.7, linewidth=0, zorder=0)
+    for at, text in numbered(places, form.character * (story.length - story.begun)):
         strip.text(at, 0.62, text, ha="center", va="bottom", fontsize=9, color=SOFT, fontweight="bold")
     for axes in panels:
         _lines(axes, moments[True], ALERT, (0, (4, 2)))

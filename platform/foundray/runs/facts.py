@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
@@ -24,6 +25,8 @@ from foundray.wording.standard_json import dumps
 
 MOVES = kinds(Trait.MOVES)
 """Kinds of events that set the step that the run is at."""
+RECENT = 200
+"""Most steps that the pace is averaged over, as in `progress`."""
 
 
 @dataclass
@@ -73,6 +76,8 @@ class Facts(Shown):
     """Those seconds by part: see `foundray.runs.goodput`."""
     damage: list[str] = dataclass_field(default_factory=list)
     """One sentence per damaged log file: its unreadable records are missing from these facts."""
+    seconds_left: float | None = None
+    """Time until the last step at the pace of the last ones, while the run is running; None without a pace."""
 
     def to_json(self) -> str:
         """Dump the facts; a number that is not finite becomes `null`."""
@@ -91,6 +96,8 @@ def facts_of(folder: Store, spec: Spec, story: Iterable[dict[str, Any]]) -> Fact
         spent.add(record)
         if "event" in record:
             events.append(record)
+            if record["event"] == "workers_started":
+                steps.times.clear()  # other workers, another pace
         else:
             steps.add(record)
     groups = [event for event in events if event["event"] == "workers_started"]
@@ -125,6 +132,7 @@ def facts_of(folder: Store, spec: Spec, story: Iterable[dict[str, Any]]) -> Fact
         seconds=round(sum(parts.values()), 3),
         goodput=round(share, 4) if steps.count and share is not None else None,
         account=parts,
+        seconds_left=steps.seconds_left(spec.train.steps - step) if state == "running" else None,
     )
 
 
@@ -138,15 +146,23 @@ class _Steps:
         """By step, whether it was recorded."""
         self.repeated = 0
         """Steps recorded again."""
+        self.times = deque[float](maxlen=RECENT)
+        """When the last steps of the current group were recorded, in seconds since the epoch."""
 
     def add(self, record: dict[str, Any]) -> None:
         number = record["step"]
         self.last = record
         self.count += 1
         self.seconds += record["step_s"]
+        self.times.append(record["time"])
         if 0 <= number < len(self.seen):
             self.repeated += self.seen[number]
             self.seen[number] = 1
+
+    def seconds_left(self, steps: int) -> float | None:
+        if len(self.times) < 2:
+            return None
+        return round((self.times[-1] - self.times[0]) / (len(self.times) - 1) * steps, 1)
 
 
 def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:

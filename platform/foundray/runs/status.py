@@ -10,7 +10,7 @@ from foundray.records.traits import Trait
 from foundray.runs.facts import Facts
 from foundray.runs.run import Run
 from foundray.wording.sentences import clock, dated, sentence
-from foundray.wording.words import plural
+from foundray.wording.words import duration, plural
 
 EVENTS = 12
 """Number of last events shown; events.jsonl has them all."""
@@ -45,6 +45,8 @@ def standing(run: Run) -> str:
     if stated:
         lines.append(("forecast", forecast(stated, facts.val_loss if facts.state == "finished" else None)))
     if facts.tokens_per_s is not None:
+        if facts.seconds_left is not None:
+            lines.append(("left", f"about {duration(facts.seconds_left)} at the pace of the last steps"))
         lines.append(("speed", f"{facts.tokens_per_s:,.0f} tokens/s while stepping"))
     if facts.weights_sha256:
         lines.append(("weights", f"SHA-256 {facts.weights_sha256}"))

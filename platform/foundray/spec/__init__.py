@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, PrivateAttr, field_validator, model_validator
@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from foundray import contract
 from foundray.spec.arithmetic import Numbers, installed, raised
 from foundray.spec.evaluating import VALIDATION, EvaluateConfig
+from foundray.spec.filling import filled
 from foundray.spec.formats import ARCHIVES, DOCUMENTS, listed
 from foundray.spec.learning import (
     DataConfig,
@@ -30,7 +31,7 @@ from foundray.spec.learning import (
     TrainConfig,
 )
 from foundray.spec.running import FaultConfig, GuardConfig, PoolConfig, ScaleConfig, TrackerConfig
-from foundray.spec.section import Section, nearest
+from foundray.spec.section import Filled, Section, nearest
 from foundray.spec.starting import BranchFromConfig, InitFromConfig
 from foundray.spec.tuning import RangeConfig, TuneConfig
 
@@ -49,7 +50,7 @@ RESERVED = {"prepared": "prepared data", "surveys": "surveys"}
 
 
 class Spec(Section):
-    name: str = Field(
+    name: Annotated[str, Filled("the data's")] = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         json_schema_extra={"maxLength": NAME_LENGTH, "not": {"enum": [*RESERVED]}},
     )
@@ -57,22 +58,22 @@ class Spec(Section):
     seed: int = Field(default=1337, ge=0, lt=2**63)
     """Determines all random numbers of the run."""
     data: DataConfig
-    """The training data."""
-    objective: ObjectiveConfig
+    """The training data; a path alone stands for a single source."""
+    objective: Annotated[ObjectiveConfig, Filled("by the kind of data")]
     """What is masked and predicted."""
-    model: ModelConfig
+    model: Annotated[ModelConfig, Filled("width 128, depth 4, heads 4")]
     """The network's shape."""
     init_from: InitFromConfig | None = None
     """Another run whose weights this one starts from; give its folder alone for its newest checkpoint."""
     branch_from: BranchFromConfig | None = None
     """The state of another run from which this one continues, if `foundray branch` made it."""
-    optimizer: OptimizerConfig
+    optimizer: Annotated[OptimizerConfig, Filled("its fields'")]
     """How the weights are updated."""
     schedule: ScheduleConfig = ScheduleConfig()
     """How the learning rate changes over the run."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """What the run is evaluated on; never changes the result."""
-    train: TrainConfig
+    train: Annotated[TrainConfig, Filled("1,000 steps of 4 micro-batches of 8 samples")]
     """Length, steps, evaluations and checkpoints of the run."""
     scale: ScaleConfig = ScaleConfig()
     """Number of workers and their hardware; never changes the result."""
@@ -88,6 +89,11 @@ class Spec(Section):
     """Folder of runs and prepared data: a local path, or a URL of any of pyarrow's filesystems."""
     _begun_with: Numbers | None = PrivateAttr(None)
     """Versions of the arithmetic that the run began with, if they differ from the installed ones."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, fields: Any) -> Any:
+        return filled(fields) if isinstance(fields, Mapping) else fields
 
     @field_validator("init_from", mode="before")
     @classmethod

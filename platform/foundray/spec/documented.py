@@ -13,6 +13,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
+from foundray.spec.section import Filled
+
 
 @cache
 def descriptions(model: type[BaseModel]) -> dict[str, str]:
@@ -30,8 +32,19 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     """A model's JSON schema, with descriptions of all fields, nested ones included."""
-    _describe(model, set())
-    return model.model_json_schema()
+    seen = set[type[BaseModel]]()
+    _describe(model, seen)
+    schema = model.model_json_schema()
+    for one in seen:
+        part = schema if one is model else schema.get("$defs", {}).get(one.__name__, {})
+        if "required" in part:
+            part["required"] = [name for name in part["required"] if not _is_filled(one, name)]
+    return schema
+
+
+def _is_filled(model: type[BaseModel], name: str) -> bool:
+    """Whether the field may be left out, because others say it."""
+    return any(isinstance(mark, Filled) for mark in model.model_fields[name].metadata)
 
 
 def models_in(kind: Any) -> list[tuple[type[BaseModel], str]]:

@@ -10,7 +10,7 @@ from foundray import contract
 from foundray.contract import MODALITIES, OBJECTIVES, installed
 from foundray.spec.formats import DOCUMENTS, NAMES, listed
 from foundray.spec.optimizers import KINDS
-from foundray.spec.section import Section, nearest
+from foundray.spec.section import Filled, Section, nearest
 
 if TYPE_CHECKING:
     FormatName = str
@@ -136,7 +136,7 @@ class ModelConfig(Section):
     """Number of layers."""
     heads: PositiveInt
     """Attention heads per layer; they divide the width."""
-    context: int = Field(ge=2)
+    context: Annotated[int, Filled("128; 60 units of values; all of an image")] = Field(ge=2)
     """Longest sequence, in tokens."""
     hidden: PositiveInt | None = None
     """Width of the feed-forward layers (default: 8/3 of the width, rounded up to a multiple of 32)."""
@@ -218,7 +218,7 @@ class ModelConfig(Section):
 
 class OptimizerConfig(Section):
     kind: OptimizerName = Field(default="adamw8bit", description=f"{listed(row.about for row in KINDS.values())}.")
-    lr: PositiveFloat
+    lr: Annotated[PositiveFloat, Filled("0.004, of values 0.003; less for a width above 128")]
     """Peak learning rate."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """Decay per step of the running means of the gradient and of its square."""
@@ -300,7 +300,7 @@ ALTERNATIVES = (
 
 
 class TrainConfig(Section):
-    steps: Steps = None  # type: ignore[assignment]
+    steps: Annotated[Steps, Filled("1,000, without another length")] = None  # type: ignore[assignment]
     """Optimizer steps in the run. Its length is given by one of `steps`, `tokens` and `epochs`."""
     tokens: PositiveInt | None = None
     """Length in predicted positions instead: as many steps as show the model at least this many."""

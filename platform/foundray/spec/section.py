@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Marks a field that need not be given: `filling` derives it from the others."""
+
+    words: str
+    """What it becomes, for the documentation."""
 
 
 class Section(BaseModel):

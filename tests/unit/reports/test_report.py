@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.records import troubled
 
+import foundray
 from foundray.errors import InputError
 from foundray.reports import report
 from foundray.reports.incidents import incidents
@@ -328,3 +331,70 @@ def test_numbers_that_would_run_into_each_other_are_one_label() -> None:
     assert numbered([0, 10, 11, 50, 90], 2) == [(0, "1"), (10.5, "2–3"), (50, "4"), (90, "5")]
     assert numbered([0, 5, 10, 15], 3) == [(5, "1–3"), (15, "4")]
     assert numbered([], 1) == []
+
+
+# Short runs, searches and links
+
+
+def test_a_run_too_short_for_a_mean_has_its_steps_drawn_strongly(tmp_path: Path) -> None:
+    events = [event_at(0, "command"), event_at(8, "workers_started", step=0, workers=1), event_at(20, "finished", step=10)]
+    run = run_with_records(tmp_path, events, step_records(1, 10, 9))
+    text = report([run], Store.at(tmp_path / "short.html")).read_text()
+    drawn = re.findall(r'<g data-part="raw">.*?</g>\s*</g>', text, re.DOTALL)
+    assert len(drawn) == 4, "two pictures in two formats"
+    assert all("var(--series-0)" in one and "<use" in one for one in drawn), "in the page's colour, with dots"
+    assert 'data-part="mean"' not in text
+    assert "The first 9 s, before the first step, are left out." in text
+    long = run_with_records(tmp_path, events, step_records(1, 200, 0, 0.1), name="long")
+    text = report([long], Store.at(tmp_path / "long.html")).read_text()
+    assert 'data-part="mean"' in text and "are left out" not in text
+
+
+def searched(storage: Path, forecast: dict[str, Any] | None = None) -> Run:
+    """A run whose hyperparameters a search beside it found."""
+    run = run_with_records(storage, [event_at(0, "command")], step_records(1, 4, 1), name="found-tuned")
+    (folder := storage / "found-tune").mkdir()
+    (folder / "tuned.yaml").write_text(run.spec().to_yaml())
+    trials = [
+        {"number": number, "values": {"optimizer.lr": rate}, "rungs": [{"tokens": 9600, "val_loss": loss}], "state": "done"}
+        for number, rate, loss in ((1, 3e-3, 2.5), (0, 1e-3, 3.25))
+    ]
+    ranking = {
+        "metric": "val_loss", "trials": trials, "flops": 1e9, "full": 1e11, "allowed": 7e9, "values": {"optimizer.lr": 3e-3},
+        "score": 2.5, "forecast": forecast, "ladder": [],
+    }  # fmt: skip
+    (folder / "ranking.json").write_text(json.dumps(ranking))
+    return run
+
+
+def test_a_search_has_a_page(tmp_path: Path) -> None:
+    run = searched(tmp_path)
+    place = Path(foundray.report([str(tmp_path / "found-tune")]))
+    assert place == tmp_path / "found-tune" / "report.html"
+    page = Page(place.read_text())
+    assert "Hyperparameters by 2 trials on small proxies, judged by val_loss." in page.text
+    assert "2.5000" in page.text and "1.0 %" in page.text and "none could be made" in page.text
+    links = {link["href"] for link in page.all("a")}
+    assert links == {"tuned.yaml", "../found-tuned"}
+    report([run])
+    links = {link["href"] for link in Page(Path(foundray.report([str(tmp_path / "found-tune")])).read_text()).all("a")}
+    assert links == {"tuned.yaml", "../found-tuned/report.html"}, "to the page, once there is one"
+
+
+def test_a_run_links_to_what_it_came_from(tmp_path: Path) -> None:
+    parent = run_with_records(tmp_path, name="parent")
+    run = searched(tmp_path)
+    (tmp_path / "prepared" / "0").mkdir(parents=True)
+    page = page_of(run, out=tmp_path / "found-tuned" / "report.html")
+    assert {link["href"] for link in page.all("a")} == {"../found-tune", "../prepared/0"}
+    child = run_with_records(tmp_path, name="child", init_from={"run": str(parent.folder)})
+    links = {link["href"] for link in page_of(child, out=tmp_path / "pages" / "child.html").all("a")}
+    assert links == {"../parent", "../prepared/0"}, "relative to where the page is"
+    assert all((tmp_path / "pages" / link).exists() for link in links)
+
+
+def test_a_damaged_search_is_one_sentence(tmp_path: Path) -> None:
+    searched(tmp_path)
+    (tmp_path / "found-tune" / "ranking.json").write_text("{}")
+    with pytest.raises(InputError, match=r"ranking\.json is damaged .*; the same `foundray tune` writes it again"):
+        foundray.report([str(tmp_path / "found-tune")])

@@ -150,3 +150,45 @@ def test_pools_add_up() -> None:
 def test_fingerprints_of_earlier_runs_do_not_change(example: str, fingerprint: str) -> None:
     """A new field must not change the fingerprint of a spec without it; a deliberate change of results may."""
     assert load_spec(REPOSITORY / "examples" / example).fingerprint() == fingerprint
+
+
+def test_the_smallest_spec_is_a_path(tmp_path: Path) -> None:
+    spec = parse_spec("data: data/novels/*.txt", "spec.yaml")
+    assert (spec.name, spec.objective.kind, spec.data.sources[0].path) == ("novels", "next_token", "data/novels/*.txt")
+    assert (spec.model.width, spec.model.context, spec.optimizer.lr, spec.train.steps) == (128, 128, 4e-3, 1000)
+    assert parse_spec(spec.to_yaml(), "resolved") == spec
+
+
+@pytest.mark.parametrize(
+    ("modality", "objective", "context"),
+    [
+        ("{kind: image, size: 28, patch: 4}", "masked_pixel", 49), ("{kind: audio}", "next_frame", 60),
+        ("{kind: series, patch: 16}", "masked_patch", 60), ("{kind: dna}", "next_token", 128),
+        ("{kind: trajectory, state_width: 3, action_width: 1}", "next_action", 60),
+    ],
+)  # fmt: skip
+def test_the_data_decides_objective_and_context(modality: str, objective: str, context: int) -> None:
+    data = f"data: {{modality: {modality}, sources: [{{path: data/x}}]}}"
+    spec = parse_spec(data, "spec.yaml")
+    assert (spec.objective.kind, spec.model.context) == (objective, context)
+    wide = parse_spec(f"{data}\nmodel: {{width: 512, depth: 2, heads: 8}}", "spec.yaml")
+    assert wide.model.context == context and wide.optimizer.lr == float(f"{spec.optimizer.lr / 4:.1g}")
+    tuned = parse_spec(f"{data}\nmodel: {{width: 512, depth: 2, heads: 8, base_width: 64}}", "spec.yaml")
+    assert tuned.optimizer.lr == spec.optimizer.lr, "CompleteP scales the base's rate"
+
+
+def test_what_is_filled_in_counts_like_what_is_written() -> None:
+    short = parse_spec("name: a\ndata: x.txt\ntrain: {micro_batches: 2}", "spec.yaml")
+    long = parse_spec(
+        "name: b\ndata: {sources: [{path: y.txt}]}\nobjective: {kind: next_token}\noptimizer: {lr: 0.004}\n"
+        "model: {width: 128, depth: 4, heads: 4, context: 128}\ntrain: {steps: 1000, micro_batches: 2}",
+        "spec.yaml",
+    )
+    assert short.fingerprint() == long.fingerprint()
+
+
+def test_fields_that_are_filled_in_are_not_required_by_the_schema() -> None:
+    schema = json_schema(Spec)
+    assert schema["required"] == ["data"]
+    assert schema["$defs"]["OptimizerConfig"].get("required", []) == []
+    assert schema["$defs"]["ModelConfig"]["required"] == ["width", "depth", "heads"]

@@ -1,0 +1,76 @@
+"""The beginning of a file, decompressed: enough to say what it holds, however large it is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+from foundray.data.files.compression import Broken, decompressed, read_all
+from foundray.data.files.files import RawFile
+from foundray.data.files.names import compression
+from foundray.storage import Store, reading
+
+LONGEST_REST = 2**28
+"""Bytes after which the rest of a small compressed file is no longer counted."""
+_Item = TypeVar("_Item")
+
+
+@contextmanager
+def opened(file: RawFile) -> Iterator[io.BufferedReader]:
+    """A raw file's content, decompressed. Raises InputError."""
+    store = Store.at(file.url)
+    with reading(file.url):
+        handle = store.filesystem.open_input_file(store.path)
+    with handle:
+        yield decompressed(handle, store.path)
+
+
+def first_bytes(file: RawFile, most: int) -> bytes:
+    """Up to `most` bytes from the start of the content; up to the first break, if its compression is broken."""
+    return measured_bytes(file, most)[0]
+
+
+def measured_bytes(file: RawFile, most: int) -> tuple[bytes, float]:
+    """(up to `most` bytes of the content, content bytes per stored byte). Raises InputError."""
+    store = Store.at(file.url)
+    with reading(file.url):
+        handle = store.filesystem.open_input_file(store.path)
+    with handle:
+        stream, parts, size = decompressed(handle, store.path), list[bytes](), 0
+        while size < most:
+            try:
+                part = stream.read1(most - size)
+            except Broken:
+                break
+            if not part:
+                return b"".join(parts), size / max(1, file.size)
+            parts.append(part)
+            size += len(part)
+        stored = min(handle.tell(), file.size)
+        if compression(file.url) and stored == file.size:  # a small file, whose stored bytes are all in the buffer
+            size += _rest(stream)
+    return b"".join(parts), max(1.0, size / max(1, stored))
+
+
+def _rest(stream: io.BufferedReader) -> int:
+    """Bytes that are left in a stream, up to its first break, and up to `LONGEST_REST`."""
+    size = 0
+    with suppress(Broken):
+        while size < LONGEST_REST and (part := stream.read1(2**20)):
+            size += len(part)
+    return size
+
+
+def whole(file: RawFile) -> bytes:
+    """All of the content. Raises InputError."""
+    with opened(file) as stream:
+        return read_all(stream)[0]
+
+
+def spread(items: Sequence[_Item], most: int) -> list[_Item]:
+    """Up to `most` items, evenly over the sequence."""
+    if len(items) <= most:
+        return list(items)
+    return [items[index * len(items) // most] for index in range(most)]

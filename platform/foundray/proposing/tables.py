@@ -1,0 +1,132 @@
+"""What the columns of a table, or the fields of JSON Lines, hold: text to learn from, or numbers over time."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foundray.contract import Unreadable
+from foundray.contract.csv_rows import CsvRows
+from foundray.data.files.files import RawFile
+from foundray.data.files.names import bare, compression
+from foundray.proposing.prefix import measured_bytes, whole
+from foundray.storage import Store, reading
+
+SEEN_BYTES = 2**18
+"""Bytes of a file that are looked at."""
+SEEN_ROWS = 400
+LEAST_LENGTH = 24
+"""Characters from which on a column's mean value may be text (judgement: names, dates and keys are shorter)."""
+LETTERS = 0.5
+"""Least share of letters in text."""
+NUMERIC = 0.9
+"""Least share of numbers among a numeric column's values."""
+NAMES = ("text", "content", "body", "document")
+"""Names that columns of text usually have, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some rows of a file, column by column."""
+
+    values: dict[str, list[Any]]
+    rows: float
+    """Estimated rows of the whole file."""
+
+    def texts(self) -> list[str]:
+        """Columns that hold text, the one to learn from first."""
+        found = {name: values for name, values in self.values.items() if _is_text(values)}
+        known = {name: at for at, name in enumerate(NAMES)}
+        return sorted(found, key=lambda name: (known.get(name.lower(), len(NAMES)), -sum(map(len, map(str, found[name])))))
+
+    def numbers(self) -> list[str]:
+        """Columns that hold numbers, without those that count rows."""
+        return [name for name, values in self.values.items() if _is_numeric(values) and not _counts(name, values)]
+
+
+def columns_of(file: RawFile) -> Columns:
+    """Columns of the file's first rows; none for a file that cannot be read."""
+    try:
+        form = "parquet" if bare(file.url).endswith((".parquet", ".pq")) else file.format
+        if form == "parquet":
+            return _of_parquet(file)
+        return _of_json(file) if form == "jsonl" else _of_csv(file)
+    except (Unreadable, ValueError, OSError, ArithmeticError):
+        return Columns({}, 0)
+
+
+def holds_series(file: RawFile) -> bool:
+    """Whether a table has numbers to learn from, and no text."""
+    columns = columns_of(file)
+    return bool(columns.numbers()) and not columns.texts()
+
+
+def _of_parquet(file: RawFile) -> Columns:
+    store = Store.at(file.url)
+    with reading(file.url), store.filesystem.open_input_file(store.path) as handle:
+        table = pq.ParquetFile(io.BytesIO(whole(file)) if compression(file.url) else handle)
+        plain = [field.name for field in table.schema_arrow if not pa.types.is_nested(field.type)]
+        batch = next(table.iter_batches(SEEN_ROWS, columns=plain), None)
+        return Columns({} if batch is None else batch.to_pydict(), table.metadata.num_rows)
+
+
+def _of_csv(file: RawFile) -> Columns:
+    content, ratio = measured_bytes(file, SEEN_BYTES)
+    content = content[: content.rfind(b"\n") + 1] or content if len(content) == SEEN_BYTES else content
+    tabs = "\t,;|" if bare(file.url).endswith(".tsv") else ",;\t|"
+    table = CsvRows(io.BytesIO(content), (), tabs)
+    rows = [row for _, row in table.rows() if isinstance(row, list)]
+    values = {name: [row[at] for row in rows] for at, name in enumerate(table.names)}
+    return Columns(values, file.size * ratio * len(rows) / max(1, len(content)))
+
+
+def _of_json(file: RawFile) -> Columns:
+    content, ratio = measured_bytes(file, SEEN_BYTES)
+    lines = content.split(b"\n")
+    lines = lines[:-1] if len(content) == SEEN_BYTES and len(lines) > 1 else lines
+    values, count = defaultdict[str, list[Any]](list), 0
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        count += 1
+        for name, value in row.items() if isinstance(row, dict) else ():
+            values[name].append(value)
+    return Columns(dict(values), file.size * ratio * count / max(1, len(content)))
+
+
+def _is_text(values: list[Any]) -> bool:
+    texts = [value for value in values if isinstance(value, str) and value]
+    characters = sum(map(len, texts))
+    letters = sum(character.isalpha() for text in texts for character in text[:1000])
+    seen = sum(min(1000, len(text)) for text in texts)
+    return 2 * len(texts) > len(values) and characters >= LEAST_LENGTH * len(texts) and letters >= LETTERS * seen
+
+
+def _is_numeric(values: list[Any]) -> bool:
+    given = [value for value in values if value not in (None, "") and not isinstance(value, bool)]
+    return bool(given) and sum(map(_number, given)) >= NUMERIC * len(given)
+
+
+def _number(value: Any) -> bool:
+    try:
+        float(value.replace(",", ".") if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _counts(name: str, values: list[Any]) -> bool:
+    """Whether an unnamed column only counts rows, as pandas and R write it."""
+    if name and not name.startswith(("Unnamed", "__index")) and name != "index":
+        return False
+    numbers = [float(value) for value in values if _number(value)]
+    return len(numbers) > 1 and all(b - a == 1 for a, b in pairwise(numbers))
