@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from pyarrow import fs
 
@@ -111,8 +112,14 @@ def _kind(file: RawFile) -> tuple[str, str]:
         return ("series", "files") if first_bytes(file, 512).lstrip()[:1] in (b"@", b"#") else ("text", "code")
     if form is not None:
         return "text", form
-    kinds = (kind for kind, endings in contract.endings().items() if name.endswith(endings))
+    kinds = (kind for kind, endings in _endings().items() if name.endswith(endings))
     return next(((kind, "files") for kind in kinds), ("", ""))
+
+
+@cache
+def _endings() -> dict[str, tuple[str, ...]]:
+    """Endings by modality, looked up once: looking through all packages takes milliseconds, and there may be many files."""
+    return contract.endings()
 
 
 def _in_archive(file: RawFile) -> str:
