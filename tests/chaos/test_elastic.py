@@ -32,7 +32,7 @@ def spec_of(folder: Path, prose: Path, steps: int, **changes: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return spec_of(tmp_path_factory.mktemp("elastic"), prose, steps=150, objective={"kind": "hooked"})
+    return spec_of(tmp_path_factory.mktemp("elastic"), prose, steps=260, objective={"kind": "hooked"})
 
 
 @pytest.fixture

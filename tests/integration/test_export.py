@@ -294,7 +294,7 @@ def test_bad_input_is_refused(runs: Path, tmp_path: Path) -> None:
         (runs / "llama", "full", [], "holds something already"),
         (runs / "llama", "full/file", [], "is a file"),
         (runs / "llama", "full/file/deeper", [], "cannot be written"),
-        (runs / "llama", "out", ["--step", "15"], "no complete checkpoint of step 15; it holds those of steps 10, 20"),
+        (runs / "llama", "out", ["--step", "15"], "no complete checkpoint of step 15; it holds those of steps 10, 16, 20"),
         (runs / "llama", "out", ["--set", "model.width=64"], "was made by another spec"),
     ):
         assert said in foundray_here("export", run, tmp_path / out, *flags).refusal, said

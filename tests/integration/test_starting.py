@@ -157,7 +157,7 @@ def test_bad_input_is_one_sentence(parent, shared_spec: Path, storage: Path) -> 
     place = storage / "runs" / "parent"
     for change, said in (
         ("init_from=none", "init_from: none is not a run's folder"),
-        (f"init_from={{run: {place}, step: 3}}", "holds no complete checkpoint of step 3; it holds those of steps 20, 40"),
+        (f"init_from={{run: {place}, step: 3}}", "holds no complete checkpoint of step 3; it holds those of steps 20, 32, 40"),
         (f"init_from={{run: {place}, weights_sha256: {'a' * 64}}}", f"is {parent.weights_sha256}, not {'a' * 64}"),
     ):
         assert said in foundray_here("train", shared_spec, "--set", "name=bad", "--set", change).refusal, change

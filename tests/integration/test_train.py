@@ -69,6 +69,10 @@ def test_the_facts(alone, storage: Path) -> None:
         "goodput",
         "account",
         "damage",
+        "perplexity",
+        "seconds_left",
+        "ended_early",
+        "branch_from",
     }
     assert sum(alone.account.values()) == pytest.approx(alone.seconds, abs=0.01)
     assert 0 < alone.goodput < 1

@@ -23,6 +23,7 @@ from foundray.training.driver import prepared_data
 from foundray.training.evaluating.tasks.items import read_items
 from foundray.training.evaluating.tasks.measures import Question, Score, chance, judge, questions_of
 from foundray.training.evaluating.tasks.scoring import by_frequency, by_model
+from foundray.wording.shown import Shown
 from foundray.wording.words import loss as shown
 
 UNIGRAM_TOKENS = 2**21
@@ -30,7 +31,7 @@ UNIGRAM_TOKENS = 2**21
 
 
 @dataclass(frozen=True)
-class TaskResult:
+class TaskResult(Shown):
     """A run's measures on a task, and those of the floors."""
 
     run: str

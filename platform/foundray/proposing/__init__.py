@@ -17,6 +17,7 @@ from foundray.proposing.machine import Machine, measure
 from foundray.proposing.page import page
 from foundray.proposing.proposal import Proposal, propose
 from foundray.spec.filling import name_of
+from foundray.wording.shown import Shown
 
 __all__ = ["Choice", "Machine", "Proposal", "Written", "init"]
 
@@ -25,7 +26,7 @@ SHORTEST, LONGEST = 0.05, 10_000_000.0
 
 
 @dataclass(frozen=True)
-class Written:
+class Written(Shown):
     """A spec that was written."""
 
     spec: Path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from foundray.data.stream.leases import MicroBatchSource
 from foundray.data.stream.plan import StreamPlan
@@ -12,12 +13,14 @@ from foundray.data.stream.validation import Part, part_of
 from foundray.runs.run import event
 from foundray.spec import Spec
 from foundray.spec.evaluating import VALIDATION
-from foundray.training.elastic.judging import Judging
 from foundray.training.elastic.messages import Order, Work
 from foundray.training.evaluating.evaluation import SourceRows, evaluate
 from foundray.training.evaluating.health import health
 from foundray.training.step.outcome import Evaluation
 from foundray.training.step.trainer import Trainer
+
+if TYPE_CHECKING:
+    from foundray.training.elastic.judging import Judging
 
 PREFETCH_SECONDS = 5.0
 """An evaluation's stream opens this long before it is due: starting readers takes seconds on a busy machine."""
@@ -28,7 +31,13 @@ class Evaluations:
 
     def __init__(self, work: Work, spec: Spec, trainer: Trainer):
         self.work, self.spec, self.trainer = work, spec, trainer
-        self.judging = Judging(work, spec, trainer)
+
+    @cached_property
+    def judging(self) -> Judging:
+        """Tasks and texts. Its tokenizer is imported with the first evaluation, not before the first step."""
+        from foundray.training.elastic.judging import Judging
+
+        return Judging(self.work, self.spec, self.trainer)
 
     def begin(self, order: Order) -> None:
         """Start in a group."""
