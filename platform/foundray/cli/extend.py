@@ -1,4 +1,4 @@
-"""`extend`: a run goes on for longer."""
+"""`extend`: make a run longer."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from foundray.runs.run import Run
 
 WAIT_SECONDS = 60
-"""Preparing data takes longer only if it is large; a wrong name should be told soon."""
+"""Preparing data takes longer only if it is large; a wrong name should be reported soon."""
 LOOK_SECONDS = 0.2
 
 
@@ -37,16 +37,16 @@ def _begun(location: str, seconds: float) -> Run:
     """The run, once it has begun: its folder is made when its data is prepared. Raises InputError after `seconds`."""
     from foundray.runs.run import NotBegun, Run
 
-    end, told = time.monotonic() + seconds, False
+    end, announced = time.monotonic() + seconds, False
     while True:
         try:
             return Run.open(location)
         except NotBegun:
             if time.monotonic() >= end:
                 raise
-        if not told:
+        if not announced:
             say_aside(f"waiting up to {seconds:g} s for {location} to begin; Ctrl-C ends")
-            told = True
+            announced = True
         time.sleep(LOOK_SECONDS)
 
 

@@ -86,7 +86,7 @@ def _without_unused() -> Iterator[None]:
 def _replace_agent(replaced: ExitStack) -> None:
     """Put a process that only waits in the place of the dashboard's agent, which takes a second to import.
 
-    The agent would serve the dashboard and Prometheus, neither of which knows of this Ray. Ray's node ends if its agent ends,
+    The agent would serve the dashboard and Prometheus, which do not know this Ray. Ray's node ends if its agent ends,
     and waits for the ports on which the agent serves; -1 is Ray's own number for none.
     """
     from ray._private import ray_constants, services, utils

@@ -48,7 +48,7 @@ class Point:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told of the run."""
+    """What a tracker knows of the run."""
 
     name: str
     """The run's name."""

@@ -9,6 +9,7 @@ import statistics
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ from foundray.data.formats.tar import members
 from foundray.errors import InputError
 from foundray.proposing.choices import Choice
 from foundray.proposing.kinds import Group
-from foundray.proposing.prefix import first_bytes, measured_bytes, opened, spread, whole
+from foundray.proposing.prefix import contents, first_bytes, measured_bytes, whole
 from foundray.wording.words import plural, size
 
 SEEN = 32
@@ -119,7 +120,7 @@ def _idx(files: Sequence[RawFile]) -> Seen | None:
 
 def _files(files: Sequence[RawFile]) -> Seen:
     sides, grey, size_of_one = list[tuple[int, int]](), True, list[int]()
-    for content in _contents(files):
+    for content in contents(files, SEEN, _in_archive):
         try:
             with Image.open(io.BytesIO(content)) as picture:
                 sides.append(picture.size)
@@ -132,17 +133,8 @@ def _files(files: Sequence[RawFile]) -> Seen:
     return Seen(sides, grey, inside + sum(file.format != "webdataset" for file in files))
 
 
-def _contents(files: Sequence[RawFile]) -> Iterator[bytes]:
-    for file in spread(files, SEEN):
-        if file.format != "webdataset":
-            yield whole(file)
-            continue
-        with opened(file) as stream:
-            for number, (_, content) in enumerate(members(stream)):
-                if isinstance(content, bytes):
-                    yield content
-                if number >= SEEN:
-                    break
+def _in_archive(stream: io.BufferedReader) -> Iterator[bytes]:
+    return (content for _, content in islice(members(stream), SEEN + 1) if isinstance(content, bytes))
 
 
 def _is_grey(picture: Image.Image) -> bool:

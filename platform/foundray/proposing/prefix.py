@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -67,6 +67,16 @@ def whole(file: RawFile) -> bytes:
     """All of the content. Raises InputError."""
     with opened(file) as stream:
         return read_all(stream)[0]
+
+
+def contents(files: Sequence[RawFile], most: int, inside: Callable[[io.BufferedReader], Iterator[bytes]]) -> Iterator[bytes]:
+    """Whole files, spread over all; `inside` gives those in an archive. Raises InputError."""
+    for file in spread(files, most):
+        if file.format != "webdataset":
+            yield whole(file)
+            continue
+        with opened(file) as stream:
+            yield from inside(stream)
 
 
 def spread(items: Sequence[_Item], most: int) -> list[_Item]:

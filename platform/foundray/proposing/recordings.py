@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import soundfile
 
@@ -13,7 +14,7 @@ from foundray.data.formats.tar import members
 from foundray.errors import InputError
 from foundray.proposing.choices import Choice
 from foundray.proposing.kinds import Group
-from foundray.proposing.prefix import measured_bytes, opened, spread, whole
+from foundray.proposing.prefix import contents, measured_bytes
 from foundray.wording.words import duration, plural, size
 
 SEEN = 24
@@ -62,7 +63,7 @@ def _inside(file: RawFile) -> float:
 
 def _seen(files: Sequence[RawFile]) -> Iterator[tuple[int, float, int]]:
     """(rate in Hz, length in seconds, bytes) of some recordings."""
-    for content in _contents(files):
+    for content in contents(files, SEEN, _in_archive):
         try:
             facts = soundfile.info(io.BytesIO(content))
         except (RuntimeError, soundfile.SoundFileError):
@@ -70,14 +71,6 @@ def _seen(files: Sequence[RawFile]) -> Iterator[tuple[int, float, int]]:
         yield facts.samplerate, facts.frames / facts.samplerate, len(content)
 
 
-def _contents(files: Sequence[RawFile]) -> Iterator[bytes]:
-    for file in spread(files, SEEN):
-        if file.format != "webdataset":
-            yield whole(file)
-            continue
-        with opened(file) as stream:
-            sounds = (content for name, content in members(stream) if isinstance(content, bytes) and len(content) > 44)
-            for number, content in enumerate(sounds):
-                yield content
-                if number >= SEEN:
-                    break
+def _in_archive(stream: io.BufferedReader) -> Iterator[bytes]:
+    sounds = (content for _, content in members(stream) if isinstance(content, bytes) and len(content) > 44)
+    return islice(sounds, SEEN + 1)

@@ -1,4 +1,4 @@
-"""`foundray extend`: a run goes on for longer, and ends with the bits of one that was planned so long from the start.
+"""`foundray extend`: make a run longer, which then ends with the bits of one that was planned so long from the start.
 
 Where the steps so far follow from the run's length, they would differ in the longer run. So a run continues from the last
 checkpoint before the first such step; what came after it is undone by a cut of the lineage. Everything of an update that reads
