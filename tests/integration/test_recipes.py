@@ -141,4 +141,4 @@ def test_what_the_recipes_add_trains_to_the_same_weights_with_one_and_two_worker
     lines = [json.loads(line) for line in (tmp_path / "runs/of2/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 6 and all(line["weight_norm"] > 0 for line in lines)
     assert audit.facts["clean"]
-    assert hello.facts == {"steps": [6, 4], "shown": True}
+    assert hello.facts == {"steps": [6, 5, 4], "shown": True}
