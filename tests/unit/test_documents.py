@@ -28,6 +28,8 @@ LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*\]\(<?([^)\s>]+)>?(
 IMAGE = re.compile(r"!\[[^\]]*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
 REFERENCE = re.compile(r"^ {0,3}\[[^\]]+\]: *<?([^\s>]+)", re.MULTILINE)
 HTML = re.compile(r"<(?:a|img)\b[^>]*?\b(?:href|src)=\"([^\"]+)\"")
+PROJECTS = ("Foundray", "LitGPT", "nanochat", "torchtitan", "LightlyTrain", "Composer", "Ray Train")
+"""Columns of docs/comparison.md."""
 PLACEHOLDERS = ("NAME", "VERB", "WORD")
 """Parts of paths in CONTRIBUTING.md that stand for files yet to be made."""
 
@@ -143,6 +145,30 @@ def broken_links(root: Path) -> Iterator[str]:
                 yield f"{where}: there is no such file"
             elif anchor and anchor not in anchors(texts.get(there, "")):
                 yield f"{where}: there is no such heading"
+
+
+def undefined_references(text: str) -> set[str]:
+    """Names of links in the form [text][name] for which a page has no line `[name]: URL`."""
+    prose = CODE.sub("", FENCE.sub("", text))
+    return set(re.findall(r"\]\[([^\]]+)\]", prose)) - set(re.findall(r"^\[([^\]]+)\]:", prose, re.MULTILINE))
+
+
+def test_references_are_defined() -> None:
+    assert undefined_references("[a][one] [b][two]\n\n[one]: https://example.org\n") == {"two"}
+    assert {path.name: missing for path in DOCUMENTS if (missing := undefined_references(path.read_text()))} == {}
+
+
+def test_the_comparison_has_a_cell_for_every_project() -> None:
+    """And names no verb that there is not."""
+    text = (REPOSITORY / "docs" / "comparison.md").read_text()
+    sections = text.split("\n## ")[2:]
+    assert len(sections) > 5
+    for section in sections:
+        rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")]
+        assert [name.strip() for name in rows[0]] == ["", *PROJECTS], section
+        assert [row for row in rows if len(row) != len(rows[0]) or not all(cell.strip() for cell in row[1:])] == [], section
+        ours = " ".join(row[1] for row in rows[2:])
+        assert set(re.findall(r"`([a-z]+)(?: --[a-z-]+)?`", ours)) - {"send"} <= set(VERBS)
 
 
 def test_links_between_pages_lead_somewhere() -> None:
