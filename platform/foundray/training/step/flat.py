@@ -97,6 +97,11 @@ class FlatParameters:
             parameter.data = view
             parameter.grad = self.gradient[entry.elements].view(entry.shape)
 
+    def clear_padding(self) -> None:
+        """Set what fills parameters up to whole blocks to zero: updates move it, too, and checkpoints hold it."""
+        for entry in self.layout.entries:
+            self.buffer[entry.elements.stop : (entry.first + entry.blocks) * BLOCK].zero_()
+
     def shard(self, blocks: range) -> Tensor:
         """A view of the weights of some blocks."""
         return self.part(self.buffer, blocks)

@@ -94,7 +94,8 @@ class Trainer:
             self.group.gather(buffer, [bound * BLOCK for bound in self.bounds])
 
     def initialise(self) -> None:
-        """Set the weights with which a run starts."""
+        """Set the weights with which a run starts, also if steps were made that are to be forgotten."""
+        self.flat.clear_padding()
         initialise(self.model, self.spec.seed)
         if self.teacher:
             self.teacher.begin()
