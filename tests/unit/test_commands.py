@@ -96,6 +96,8 @@ def test_shells_complete_verbs_and_flags(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_watch_waits_for_a_run_that_is_about_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "soon").mkdir()
+    (tmp_path / "soon" / "tokenizer.json").write_text("{}")  # the command that makes it has got so far
     began = threading.Timer(0.6, lambda: run_with_records(tmp_path, name="soon"))
     began.start()
     assert _run(["watch", str(tmp_path / "soon")]) == 0

@@ -27,8 +27,10 @@ from foundray.records.lines import Damage, damage_sentences
 from foundray.records.reader import Reader
 from foundray.records.writer import Writer
 from foundray.runs.checkpoints import best_step, newest_step
+from foundray.runs.claims import CLAIM, LOCK
 from foundray.runs.facts import Facts, facts_of
 from foundray.runs.lineage import Lineage, recorded
+from foundray.runs.lock import HOLDER, REQUEST
 from foundray.spec import InitFromConfig, Spec, differences
 from foundray.spec.arithmetic import differing
 from foundray.spec.loading import parse_spec
@@ -44,12 +46,17 @@ TASKS = "tasks"
 """Folder of the results of tasks."""
 
 
+BEGINNING = {"spec.yaml", "data.json", "tokenizer.json", "start.safetensors", HOLDER}
+"""Files of a run's beginning, which only the command that holds the run writes."""
+_BEFORE_ITS_SPEC = BEGINNING | {REQUEST, LOCK, "checkpoints", "events", "events.jsonl", "metrics", "metrics.jsonl"}
+"""What a folder may hold before its run has begun: a branch has a checkpoint first."""
+
 NOT_BEGUN = "is not begun"
 """Part of the message about a run without a folder."""
 
 
 class NotBegun(InputError):
-    """A run's folder does not exist yet."""
+    """A run's folder does not exist yet, or is being made."""
 
 
 class Run:
@@ -66,18 +73,21 @@ class Run:
     @staticmethod
     def open(location: str) -> Run:
         """Open an existing run by its folder, or by its name in `runs/`. Raises InputError."""
-        for place in (location, f"runs/{location}"):
-            if (run := Run(Store.at(place))).exists():
+        places = [Store.at(place) for place in (location, f"runs/{location}")]
+        for place in places:
+            if (run := Run(place)).exists():
                 return run
-        if not any(Store.at(place).exists() for place in (location, f"runs/{location}")):
+        there = [place for place in places if place.exists()]
+        if not there:
             near = nearest(location, sorted(place.name for place in Store.at("runs").children()))
             raise NotBegun(
                 f"{location} is not a run's folder: the run {NOT_BEGUN}, or has another name; there is no such folder, and "
                 f"none in {Store.at('runs')} (one is made once the data is prepared){near}"
             )
-        raise InputError(
-            f"{location} is not a run's folder: spec.yaml and data.json are not in it; name one such as runs/shakespeare"
-        )
+        reason = f"{location} is not a run's folder: spec.yaml and data.json are not in it"
+        if any(_is_being_made(place) for place in there):
+            raise NotBegun(f"{reason}, so the run {NOT_BEGUN}, or the folder is not a run's; name one such as runs/shakespeare")
+        raise InputError(f"{reason}; name one such as runs/shakespeare")
 
     def exists(self) -> bool:
         return (self.folder / "spec.yaml").exists() and (self.folder / "data.json").exists()
@@ -210,6 +220,14 @@ class Run:
     def facts(self) -> Facts:
         facts = facts_of(self.folder, self.spec(), self.story())
         return replace(facts, damage=self.damage())
+
+
+def _is_being_made(folder: Store) -> bool:
+    """Whether a folder can become a run's in a moment, or has just done so: nothing else is in it, though it may be empty."""
+    names = {file.name for file in folder.children()}
+    if {"spec.yaml", "data.json"} <= names:
+        return True
+    return all(name in _BEFORE_ITS_SPEC or name.startswith(CLAIM) or name.endswith(".tmp") for name in names)
 
 
 def _json(file: Store) -> dict[str, Any] | None:

@@ -12,13 +12,14 @@ import pytest
 from pyarrow import fs
 from rich.console import Console
 
+from foundray.errors import InputError
 from foundray.host.processes import home
 from foundray.runs import following
 from foundray.runs.following import Follower, Pulse, looks
 from foundray.runs.goodput import account
 from foundray.runs.logs import logs
 from foundray.runs.progress import Progress
-from foundray.runs.run import Run
+from foundray.runs.run import NOT_BEGUN, NotBegun, Run
 from foundray.runs.status import standing
 from foundray.runs.watching import View, watch
 from foundray.storage import Store
@@ -67,6 +68,19 @@ def recorded(run: Run) -> Run:
     run.append("events.jsonl", EVENTS)
     run.append("metrics.jsonl", METRICS)
     return run
+
+
+@pytest.mark.parametrize("names", [[], ["holder.json.7.tmp"], ["holder.json", "data.json"], ["checkpoints", "events.jsonl"]])
+def test_a_run_that_is_being_made_is_not_begun(tmp_path: Path, names: list[str]) -> None:
+    """A command that waits for it may look between any two of its first files."""
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(NotBegun, match=f"spec.yaml and data.json are not in it, so the run {NOT_BEGUN}"):
+        Run.open(str(tmp_path))
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(InputError, match="are not in it; name one") as refused:
+        Run.open(str(tmp_path))
+    assert not isinstance(refused.value, NotBegun), "another folder is not waited for"
 
 
 def progress_of(records: list[dict[str, Any]]) -> Progress:

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from foundray.errors import InputError
 from foundray.runs.checkpoints import MANIFEST, folders
-from foundray.runs.run import Run
+from foundray.runs.run import BEGINNING, Run
 from foundray.storage import Store
 
-OURS = {"spec.yaml", "data.json", "tokenizer.json", "start.safetensors", "holder.json"}
-"""Files that only the command which holds the run writes; others write reports and judgements, too."""
 _TEMPORARY = re.compile(r"(.+)\.(\d+)\.tmp")
 
 
@@ -33,10 +31,13 @@ def clear(run: Run) -> str:
 
 
 def _temporary(folder: Store) -> list[Path]:
-    """Temporary files of other processes. Object stores have none: they never show an incomplete file."""
+    """Temporary files of other processes. Object stores have none: they never show an incomplete file.
+
+    In the run's folder itself others write reports and judgements, too: those are left.
+    """
     if not folder.is_local:
         return []
     root = Path(folder.path)
     there = [*root.glob("*.tmp"), *(root / "checkpoints").glob("*/*.tmp")]
     named = [(file, match) for file in there if (match := _TEMPORARY.fullmatch(file.name)) and int(match[2]) != os.getpid()]
-    return [file for file, match in named if file.parent != root or match[1] in OURS]
+    return [file for file, match in named if file.parent != root or match[1] in BEGINNING]
