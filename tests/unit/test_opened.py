@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 import pytest
@@ -69,19 +73,17 @@ def test_every_result_of_a_function_is_shown_in_a_notebook() -> None:
         function = getattr(foundray, name)
         if isinstance(function, type):
             continue
-        kind = get_type_hints(function, {**vars(foundray), **imported()}).get("return")
+        module = sys.modules[function.__module__]
+        kind = get_type_hints(function, {**vars(module), **imported(module)}).get("return")
         if kind not in (str, type(None), Path, list[str]) and getattr(kind, "__name__", "") not in ("list", "Loaded"):
             results.append(kind)
     assert len(results) > 10
     assert [kind for kind in results if not hasattr(kind, "_repr_html_")] == []
 
 
-def imported() -> dict[str, Any]:
-    """What foundray/__init__.py imports for its types."""
-    import ast
-    from importlib import import_module
-
-    tree = ast.parse(Path(foundray.__file__).read_text())
+def imported(module: ModuleType) -> dict[str, Any]:
+    """What a module imports for its types alone."""
+    tree = ast.parse(Path(str(module.__file__)).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     froms = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     return {name.name: getattr(import_module(node.module or ""), name.name) for node in froms for name in node.names}
