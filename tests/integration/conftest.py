@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests import hooked
+from tests.repository import REPOSITORY
 
 from foundray.cluster.connect import connected
 from foundray.testing.specs import small_spec, write_spec
@@ -33,14 +37,37 @@ def shared_spec(prose: Path, storage: Path) -> Path:
     return write_spec(storage, small_spec(prose, storage / "runs"))
 
 
+@pytest.fixture(scope="session")
+def hooks(tmp_path_factory: pytest.TempPathFactory) -> tuple[hooked.Pace, dict[str, str]]:
+    """The pace of runs with the hooked objective, and the environment in which they find both."""
+    folder = tmp_path_factory.mktemp("hooked")
+    pace = hooked.Pace(folder / "pace", 0.0)
+    path = os.pathsep.join(filter(None, [str(hooked.install(folder)), str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return pace, {"PYTHONPATH": path, **pace.environment}
+
+
+@pytest.fixture
+def pace(hooks: tuple[hooked.Pace, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Iterator[hooked.Pace]:
+    """The pace of runs with the hooked objective, which is installed for this process, its commands, and the shared Ray."""
+    made, environment = hooks
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(environment["PYTHONPATH"].partition(os.pathsep)[0])
+    yield made
+    made.set(0.0)
+
+
 @pytest.fixture(scope="module")
-def own_ray() -> None:
+def own_ray(hooks: tuple[hooked.Pace, dict[str, str]]) -> None:
     """A Ray as a command starts it for itself, in this process, for this and later modules; commands have Rays of their own."""
     import ray
 
     if not ray.is_initialized():
         SHARED.close()
-        SHARED.enter_context(connected())
+        with pytest.MonkeyPatch.context() as patch:  # Ray's processes keep the environment in which they are started
+            for name, value in hooks[1].items():
+                patch.setenv(name, value)
+            SHARED.enter_context(connected())
 
 
 @pytest.fixture

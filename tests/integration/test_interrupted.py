@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.command import FOUNDRAY
+from tests.hooked import Pace
 from tests.processes import alive, descendants, title
 
 import foundray as api
@@ -18,18 +19,24 @@ from foundray.testing.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("own_ray")
 
-STEPS = 300
+STEPS = 60
+PACE = 0.04
+"""Seconds per micro-batch, of which a step has five, that keep a run from ending before it is stopped."""
 LONG = {
     "train.steps": STEPS, "train.checkpoint_every": 1000, "train.evaluate_every": 1000, "data.holdout": 0.005,
-    "scale.resources.CPU": 0.5,
+    "scale.resources.CPU": 0.5, "objective.kind": "hooked",
 }  # fmt: skip
 
 
 def test_a_run_that_was_stopped_twice_and_killed_ends_with_the_same_weights(
-    shared_spec: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
+    pace: Pace, shared_spec: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped by SIGTERM and by `foundray stop`, it ends after a step, with its checkpoint, and no step is repeated."""
+    """Stopped by SIGTERM and by `foundray stop`, it ends after a step, with its checkpoint, and no step is repeated.
+
+    At last its newest checkpoint is damaged, and it falls back to the one before.
+    """
     calm = api.train(shared_spec, {"name": "calm", **LONG})
+    pace.set(PACE)
     run = storage / "runs" / "disturbed"
     sets = [f"{name}={value}" for name, value in {"name": "disturbed", **LONG}.items()]
     with subprocess.Popen([FOUNDRAY, "train", shared_spec, *flags(sets)], stdout=subprocess.PIPE, text=True) as process:
@@ -56,9 +63,24 @@ def test_a_run_that_was_stopped_twice_and_killed_ends_with_the_same_weights(
     assert (interrupted.state, interrupted.weights_sha256, interrupted.steps_repeated) == ("interrupted", None, 0)
     assert second.step < interrupted.step < STEPS
 
-    finished = api.resume(run, {"scale.workers": 1})
+    damage(run, second.step)
+    pace.set(0)
+    heard: list[str] = []
+    finished = api.resume(run, {"scale.workers": 1}, report=heard.append)
+    damaged, back = f"step-{second.step:08d} is damaged (the SHA-256", f"falling back to step {first.step}"
+    assert any(damaged in line and back in line for line in heard), heard
     assert finished.weights_sha256 == calm.weights_sha256
     assert (finished.workers, finished.restarts, finished.state) == (1, 1, "finished")
+    assert finished.steps_repeated == interrupted.step - first.step
+    assert api.audit(run).problems == []
+
+
+def damage(run: Path, step: int) -> None:
+    """Change a byte of the step's checkpoint."""
+    shard = next((run / "checkpoints" / f"step-{step:08d}").glob("*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
 
 
 def kill_when_it_is_resumed(run: Path, step: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.command import foundray_here
 
 import foundray as api
+from foundray.runs.facts import Facts
 from foundray.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("own_ray")
@@ -17,10 +18,28 @@ PER_STEP = 5 * 2 * 32
 PLANNED = {"train.steps": 24, "schedule": {"warmup_steps": 1, "decay": 0.25}, "train.checkpoint_every": 5}
 
 
-def test_an_extended_run_is_the_run_planned_longer(shared_spec: Path, storage: Path) -> None:
+@pytest.fixture(scope="module")
+def short(shared_spec: Path) -> Facts:
+    """A run of 12 steps whose warm-up, a tenth of them, is one step."""
+    begun = {**PLANNED, "name": "longer", "schedule": {"warmup": 0.1, "decay": 0.25}}
+    return api.train(shared_spec, {**begun, "train.steps": 12})
+
+
+def test_a_branch_is_audited_and_its_parent_may_go(short: Facts) -> None:
+    same = api.branch(short.run, 9, {"name": "same"})
+    assert same.weights_sha256 == short.weights_sha256, "nothing else is changed"
+    changes = {"name": "colder", "train.steps": 16, "schedule.decay_steps": 6, "data.sources.0.weight": 2}
+    made = api.branch(short.run, 9, changes)
+    assert (made.state, made.step) == ("finished", 16) and made.branch_from and made.branch_from["step"] == 9
+    found = api.audit(made.run)
+    assert (found.steps, found.problems) == (7, [])
+    assert "start     the state of" in foundray_here("status", made.run).out
+    assert "it was done by" in foundray_here("samples", made.run, "--step", "3").refusal
+    assert api.report([made.run]).endswith("report.html")
+
+
+def test_an_extended_run_is_the_run_planned_longer(short: Facts, shared_spec: Path) -> None:
     planned = api.train(shared_spec, {**PLANNED, "name": "planned"})
-    begun = {**PLANNED, "name": "longer", "schedule": {"warmup": 0.1, "decay": 0.25}}  # of 12 steps: one, too
-    short = api.train(shared_spec, {**begun, "train.steps": 12})
     assert (short.step, short.weights_sha256 == planned.weights_sha256) == (12, False)
     # Extended twice, in tokens and in steps; the first time on two workers.
     said: list[str] = []
@@ -42,23 +61,15 @@ def test_an_extended_run_is_the_run_planned_longer(shared_spec: Path, storage: P
     assert "has 24 steps, and 20 steps are no more" in refusal
 
 
-def test_a_branch_is_audited_and_its_parent_may_go(shared_spec: Path, storage: Path) -> None:
-    parent = api.train(shared_spec, {**PLANNED, "name": "parent", "train.steps": 12, "optimizer.lr": 2e-3})
-    same = api.branch(parent.run, 9, {"name": "same"})
-    assert same.weights_sha256 == parent.weights_sha256, "nothing else is changed"
-    changes = {"name": "colder", "train.steps": 16, "schedule.decay_steps": 6, "data.sources.0.weight": 2}
-    made = api.branch(parent.run, 9, changes)
-    assert (made.state, made.step) == ("finished", 16) and made.branch_from and made.branch_from["step"] == 9
-    found = api.audit(made.run)
-    assert (found.steps, found.problems) == (7, [])
-    assert "start     the state of" in foundray_here("status", made.run).out
-    assert "it was done by" in foundray_here("samples", made.run, "--step", "3").refusal
-    assert api.report([made.run]).endswith("report.html")
-
-
 def test_a_run_that_stops_early_does_so_at_one_step_however_it_is_computed(shared_spec: Path, storage: Path) -> None:
-    changes = {"train.steps": 40, "train.evaluate_every": 4, "train.stop_early": {"patience": 2, "min_delta": 5.0}}
-    alone = api.train(shared_spec, {**changes, "name": "early", "train.checkpoint_every": 100})
+    """Its length is given in epochs, which the data resolve."""
+    said: list[str] = []
+    early = {"patience": 2, "min_delta": 5.0}
+    changes = {"train.steps": None, "train.epochs": 0.04, "train.evaluate_every": 4, "train.stop_early": early}
+    alone = api.train(shared_spec, {**changes, "name": "early", "train.checkpoint_every": 100}, report=said.append)
+    planned = Run.open(alone.run).spec().train.steps
+    assert planned > 24
+    assert any(line.startswith("train.epochs: 0.04 of") and line.endswith(f"are {planned} steps") for line in said), said
     # The first loss is the best so far, and no later one is 5 nats lower.
     assert (alone.state, alone.step) == ("finished", 12)
     assert alone.ended_early and "train.stop_early: 2 evaluations in a row without improvement" in alone.ended_early
@@ -67,6 +78,8 @@ def test_a_run_that_stops_early_does_so_at_one_step_however_it_is_computed(share
     assert api.audit(alone.run).problems == []
     assert "ended     train.stop_early" in foundray_here("status", alone.run).out
     assert "a longer run would, too" in foundray_here("extend", alone.run, "--steps", "80").refusal
+    again = api.train(shared_spec, {**changes, "name": "early", "train.checkpoint_every": 100}, report=said.append)
+    assert again.weights_sha256 == alone.weights_sha256 and said[-1].startswith("early is finished")
     two = api.train(shared_spec, {**changes, "name": "early-2", "scale.resources.CPU": 0.5, "scale.workers": 2})
     assert (two.step, two.weights_sha256) == (alone.step, alone.weights_sha256)
     # The driver dies after the evaluation that ends the run: what continues ends there, too.
@@ -77,13 +90,3 @@ def test_a_run_that_stops_early_does_so_at_one_step_however_it_is_computed(share
     (run.checkpoints / "step-00000012" / "manifest.json").delete_file()
     resumed = api.resume(alone.run)
     assert (resumed.step, resumed.weights_sha256) == (alone.step, alone.weights_sha256)
-
-
-def test_epochs_are_resolved_by_the_data(shared_spec: Path) -> None:
-    said: list[str] = []
-    changes = {"name": "epochs", "train.steps": None, "train.epochs": 0.01}
-    first = api.train(shared_spec, changes, report=said.append)
-    assert any(line.startswith("train.epochs: 0.01 of") and line.endswith(f"are {first.step} steps") for line in said), said
-    assert Run.open(first.run).spec().train.steps == first.step
-    again = api.train(shared_spec, changes, report=said.append)
-    assert again.weights_sha256 == first.weights_sha256 and said[-1].startswith("epochs is finished")
