@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.command import foundray, foundray_here, foundray_in_turn
+from tests.command import foundray_here, foundray_in_turn
 
 from foundray.testing.specs import small_spec, write_spec
 
@@ -24,10 +24,10 @@ def test_without_starting_ray(spec: Path, tmp_path: Path) -> None:
     )
     cases: list[tuple[tuple[object, ...], str]] = [(("train", spec, "--set", change), said) for change, said in changes]
     cases += [(("resume", tmp_path), "is not a run's folder"), (("status", "none"), "is not a run's folder")]
+    cases += [(("train", tmp_path / "none.yaml"), "cannot be read")]
     for (command, said), done in zip(cases, foundray_in_turn(*(command for command, _ in cases)), strict=True):
         assert said in done.refusal, command
         assert "starting Ray" not in done.out
-    assert "cannot be read" in foundray("train", tmp_path / "none.yaml").refusal
     assert not (tmp_path / "runs" / "small").exists()
     assert not list(tmp_path.rglob("*.tmp"))
 
