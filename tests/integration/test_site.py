@@ -37,7 +37,7 @@ def test_every_document_is_a_page(site: Path) -> None:
 def test_pages_are_quiet_and_fit_in_light_in_dark_and_on_a_phone(site: Path, tmp_path: Path) -> None:
     papers = {}
     with chromium() as browser:
-        for page in ("index", "docs/getting-started", "docs/spec", "docs/measured", "docs/how-to/trackers", "CHANGELOG"):
+        for page in ("index", "docs/getting-started", "docs/spec", "docs/measured", "docs/comparison", "CHANGELOG"):
             for look, (width, dark) in LOOKS.items():
                 with visited(browser, (site / f"{page}.html").as_uri(), width, dark) as visit:
                     visit.page.wait_for_load_state("networkidle")
