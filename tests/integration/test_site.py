@@ -11,6 +11,9 @@ import pytest
 from tests.browser import chromium, visited
 from tests.repository import REPOSITORY
 
+PAGES = (
+    "index", "docs/getting-started", "docs/spec", "docs/measured", "docs/comparison", "docs/how-to/trackers", "CHANGELOG",
+)  # fmt: skip
 LOOKS = {"light": (1280, False), "dark": (1280, True), "phone": (390, False)}
 
 
@@ -37,7 +40,7 @@ def test_every_document_is_a_page(site: Path) -> None:
 def test_pages_are_quiet_and_fit_in_light_in_dark_and_on_a_phone(site: Path, tmp_path: Path) -> None:
     papers = {}
     with chromium() as browser:
-        for page in ("index", "docs/getting-started", "docs/spec", "docs/measured", "docs/comparison", "CHANGELOG"):
+        for page in PAGES:
             for look, (width, dark) in LOOKS.items():
                 with visited(browser, (site / f"{page}.html").as_uri(), width, dark) as visit:
                     visit.page.wait_for_load_state("networkidle")
