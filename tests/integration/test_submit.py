@@ -28,7 +28,7 @@ from foundray.testing.runs import run_with_checkpoint
 from foundray.testing.specs import small_spec, write_spec
 from foundray.testing.waiting import wait_until
 
-STEPS = 120
+STEPS = 60
 HOOKED = {"kind": "hooked"}
 LINGER = 0.3
 """Seconds per micro-batch that keep a run from ending before it is stopped, even on a slow machine."""
@@ -42,7 +42,7 @@ def pace(tmp_path_factory: pytest.TempPathFactory) -> Pace:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, pace: Pace) -> Iterator[LocalCluster]:
-    """A head whose state is kept in a Redis, and two nodes; the hooked objective is installed there."""
+    """A head whose state is kept in a Redis, and a node; the hooked objective is installed there."""
     if not all(map(shutil.which, ("redis-server", "redis-cli", "openssl"))):
         pytest.skip("redis-server, redis-cli or openssl is not installed")
     folder = tempfile.mkdtemp(prefix="fr-")  # short: Ray's sockets lie in it, and their paths are limited
@@ -54,7 +54,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pace: Pace) -> Iterator[Lo
         with pytest.MonkeyPatch.context() as while_it_starts:
             for name, value in pace.environment.items():
                 while_it_starts.setenv(name, value)
-            made = LocalCluster.up(2, {"CPU": 1}, redis=True)
+            made = LocalCluster.up(1, {"CPU": 2}, redis=True)
         yield made
         made.down()
 
@@ -84,27 +84,32 @@ def calm(spec: Path) -> str:
     return str(foundray("train", spec, "--set", "name=calm", "--set", "scale.workers=1", "--json").facts["weights_sha256"])
 
 
-def test_a_run_that_is_stopped_and_loses_its_head_equals_the_run_on_a_laptop(
+def test_a_run_that_is_left_and_stopped_and_loses_its_head_equals_the_run_on_a_laptop(
     cluster: LocalCluster, spec: Path, calm: str, pace: Pace
 ) -> None:
     url, run = cluster.url, spec.parent / "runs" / "small"
+    submit = ("submit", spec, "--cluster", url)
     pace.set(LINGER)
-    leave("small", FOUNDRAY, "submit", spec, "--cluster", url, "--set", "train.checkpoint_every=5", "--follow")
-    again = foundray("submit", spec, "--cluster", url, "--json")
-    assert (again.facts["new"], again.facts["run"]) == (False, str(run)) and "no second one was started" in again.out
-    assert "the name small is taken" in foundray("submit", spec, "--set", "optimizer.lr=0.001").refusal
+    leave("small", FOUNDRAY, *submit, "--follow")
     wait_for_step(run, 3)
-    status = foundray("stop", run, "--cluster", url, "--json").facts
+    again, other, stopped, new = foundray_in_turn(
+        (*submit, "--json"),
+        ("submit", spec, "--set", "optimizer.lr=0.001"),
+        ("stop", run, "--cluster", url, "--json"),
+        (*submit, "--driver", "worker", "--json"),
+    )
+    assert (again.facts["new"], again.facts["run"]) == (False, str(run)) and "no second one was started" in again.out
+    assert "the name small is taken" in other.refusal
+    status = stopped.facts
     assert (status["job"], status["status"], status["state"]) == ("small", "STOPPED", "stopped")
-    assert steps(run)[-1] == status["step"] == status["checkpoint"] < STEPS
+    assert steps(run).index(status["step"]) + 1 == status["step"] == status["checkpoint"] < STEPS
 
-    assert foundray("submit", spec, "--cluster", url, "--driver", "worker", "--json").facts["new"]
-    wait_for_step(run, len(steps(run)) + 3)
+    assert new.facts["new"]
+    wait_for_step(run, status["step"] + 3)
     lose_head(cluster)  # which the driver outlives on its node, and Redis for it
     pace.set(0)
     ended_like(calm, "small", run, cluster)
-    commands = [line for line in (run / "events.jsonl").read_text().splitlines() if '"command"' in line]
-    assert len(commands) == 2, "the command of the lost head continued"
+    assert commands(run) == 2, "the command of the lost head continued"
 
 
 @pytest.mark.thorough
@@ -112,25 +117,33 @@ def test_a_run_that_loses_its_driver_with_the_head_continues_when_it_is_submitte
     cluster: LocalCluster, spec: Path, calm: str, pace: Pace
 ) -> None:
     run = spec.parent / "runs" / "driverless"
-    sets = ("--set", "name=driverless", "--set", "train.checkpoint_every=5")
-    submit = ("submit", spec, "--cluster", cluster.url, *sets, "--json")
-    assert foundray(*submit).facts["new"]
-    wait_for_step(run, 12)
+    submit = ("submit", spec, "--cluster", cluster.url, "--set", "name=driverless", "--set", "train.checkpoint_every=5")
     pace.set(LINGER)
+    leave_lost("driverless", FOUNDRAY, *submit, "--follow")
+    wait_for_step(run, 8)
     lose_head(cluster)
-    assert foundray(*submit).facts["new"]
+    assert foundray(*submit, "--json").facts["new"]
     pace.set(0)
     ended_like(calm, "driverless", run, cluster)
+    assert commands(run) == 2
+
+
+def commands(run: Path) -> int:
+    """Number of commands that have worked on the run."""
+    return sum('"command"' in line for line in (run / "events.jsonl").read_text().splitlines())
 
 
 def ended_like(calm: str, job: str, run: Path, cluster: LocalCluster) -> None:
     """Follow the job to its end: it has succeeded with these weights, and used every sample once."""
-    followed = foundray("logs", job, "--cluster", cluster.url, "--follow")
+    there = ("--cluster", cluster.url)
+    followed, status, audit = foundray_in_turn(
+        ("logs", job, *there, "--follow"), ("status", job, *there, "--json"), ("audit", run)
+    )
     assert followed.status == 0, followed.err
     assert re.search(rf"step {STEPS}: validation loss", followed.out)
-    facts = foundray("status", job, "--cluster", cluster.url, "--json").facts
+    facts = status.facts
     assert (facts["status"], facts["state"], facts["weights_sha256"]) == ("SUCCEEDED", "finished", calm)
-    assert "every one used exactly once" in foundray("audit", run).out
+    assert "every one used exactly once" in audit.out
 
 
 def test_no_secret_stands_in_a_command_line(cluster: LocalCluster) -> None:
@@ -211,33 +224,47 @@ def test_vectors_are_made_there(cluster: LocalCluster, tmp_path: Path) -> None:
     done = foundray(*command, *flags, "--follow")
     assert done.status == 0, done.err
     assert "admitted: " in done.out and "on 2 workers" in done.out and "2,000 vectors of 32 in 4 blocks" in done.out
-    hits = foundray("search", tmp_path / "vectors", "text number 7", "--top", "1", "--json").facts
-    assert (hits[0]["id"], hits[0]["text"]) == (f"{texts}#7", "text number 7")
-    status = foundray("status", "vectors-embed", "--cluster", cluster.url, "--json").facts
-    assert (status["job"], status["status"]) == ("vectors-embed", "SUCCEEDED")
-    few, pool = foundray_in_turn((*command[:-1], *flags), ("submit", "spec.yaml", "--pool", "last", *flags[:2]))
+    found, status, few, pool = foundray_in_turn(
+        ("search", tmp_path / "vectors", "text number 7", "--top", "1", "--json"),
+        ("status", "vectors-embed", *flags[:2], "--json"),
+        (*command[:-1], *flags),
+        ("submit", "spec.yaml", "--pool", "last", *flags[:2]),
+    )
+    assert (found.facts[0]["id"], found.facts[0]["text"]) == (f"{texts}#7", "text number 7")
+    assert (status.facts["job"], status.facts["status"]) == ("vectors-embed", "SUCCEEDED")
     assert "--verb embed takes three places" in few.refusal
     assert "--pool goes with --verb embed" in pool.refusal
 
 
 def leave(job: str, *command: object) -> None:
-    """Submit a job and follow it: it continues although its viewer is interrupted, loses its terminal or its reader."""
-    continues = f"{job} continues; foundray stop {job}"
-    terminals = [left := Terminal(*command)]
+    """Submit a job and follow it: it continues although its viewer is interrupted."""
+    left = Terminal(*command)
     try:
         left.until("training on")
         left.resize(30, 8)
         left.interrupt()
-        terminals.append(closed := Terminal(*command))
-        terminals.append(read := Terminal("bash", "-o", "pipefail", "-c", '"$0" "${@:1}" | head -n 1', *command))
+        assert left.end() == 130
+        check_continues(job, left)
+    finally:
+        left.close()
+
+
+def leave_lost(job: str, *command: object) -> None:
+    """The same if viewers lose their terminal or their reader."""
+    terminals = [closed := Terminal(*command)]
+    try:
         closed.until("training on")
+        terminals.append(read := Terminal("bash", "-o", "pipefail", "-c", '"$0" "${@:1}" | head -n 1', *command))
         closed.hang_up()
-        assert (left.end(), closed.process.wait(60), read.end()) == (130, 129, 1)
-        for one in (left, read):
-            assert continues in " ".join(one.text.split()) and "Traceback" not in one.text
+        assert (closed.process.wait(60), read.end()) == (129, 1)
+        check_continues(job, read)
     finally:
         for terminal in terminals:
             terminal.close()
+
+
+def check_continues(job: str, terminal: Terminal) -> None:
+    assert f"{job} continues; foundray stop {job}" in " ".join(terminal.text.split()) and "Traceback" not in terminal.text
 
 
 def lose_head(cluster: LocalCluster) -> None:
