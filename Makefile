@@ -7,7 +7,7 @@ ALONE := tests/integration/test_startup.py tests/gpu
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test test-all coverage tools transformers check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-gpu chaos clean bench-recovery site
+.PHONY: demo test test-all coverage tools lm-eval transformers check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-gpu chaos clean bench-recovery site
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -21,7 +21,7 @@ test: check  ## all checks, and every capability once on real Ray
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone and not thorough"
 	$(BIN)/pytest -m alone $(ALONE)
 
-test-all: check  ## all checks and tests
+test-all: check lm-eval transformers  ## all checks and tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone $(ALONE)
 
@@ -35,8 +35,18 @@ tools:  ## Debian's programs that some tests run, and are skipped without: needs
 
 transformers: $(VENV)/transformers/4.45.2  ## the oldest transformers that reads exports, beside the installed one, for a test
 
-$(VENV)/transformers/4.45.2: $(VENV)/.ready-dev
-	$(PYTHON) -m pip install --quiet --no-deps --target $@.part transformers==4.45.2 tokenizers==0.20.3 huggingface-hub==0.36.0
+lm-eval: $(VENV)/lm-eval  ## EleutherAI's harness without most of what it depends on, of which three packages have no wheels, for a test
+
+BESIDE := $(BIN)/pip install --quiet --no-compile --no-deps --only-binary :all:
+
+$(VENV)/transformers/4.45.2: | $(VENV)/.ready-dev
+	rm -rf $@.part
+	$(BESIDE) --target $@.part transformers==4.45.2 tokenizers==0.20.3 huggingface-hub==0.36.0
+	mv $@.part $@
+
+$(VENV)/lm-eval: | $(VENV)/.ready-dev
+	rm -rf $@.part
+	$(BESIDE) --target $@.part lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 tabulate==0.10.0 colorama==0.4.6 lxml==6.1.3
 	mv $@.part $@
 
 check: $(VENV)/.ready-dev

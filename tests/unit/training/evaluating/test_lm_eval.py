@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.repository import REPOSITORY
 
 from foundray.data.tokenizers.tokenizer import Tokenizer, make_bytes, train_bpe
 from foundray.exports import causal_lm
@@ -20,7 +23,8 @@ from foundray.training.evaluating.tasks.items import read_items
 from foundray.training.evaluating.tasks.measures import Measure, judge, questions_of
 from foundray.training.evaluating.tasks.scoring import by_model
 
-lm_eval = pytest.importorskip("lm_eval", reason="lm-eval, which has 120 MB with what it needs, is not installed")
+BESIDE = REPOSITORY / ".venv" / "lm-eval"
+"""Where `make lm-eval` puts it."""
 
 TEXTS = [
     "the cat sat on the mat and the dog sat on the log, and nobody knew why",
@@ -37,6 +41,15 @@ CHOICES: list[dict[str, Any]] = [
         "answer": 0,
     },
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def harness() -> Iterator[None]:
+    """lm-eval, found beside the installed packages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(BESIDE)])
+        pytest.importorskip("lm_eval", reason="lm-eval is not here: `make lm-eval` puts it into a folder of its own")
+        yield
 
 
 @pytest.fixture(scope="module", params=["bytes", "bpe"])
