@@ -44,6 +44,8 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "middle": ("LlamaForCausalLM", {"objective": {"kind": "fill_in_middle"}}),
     "masked": ("EuroBertForMaskedLM", {"objective": {"kind": "masked_token"}, "model__base_depth": 1}),
 }
+GGUF = ("llama", "granite")
+"""Those that are written for llama.cpp, too."""
 OWN = {"objective": {"kind": "joint_embedding"}, "model__norm": "ln", "model__act": "gelu", "model__rope_theta": None}
 MORE = [name for name in RUNS if name != "llama"]
 """Kinds that unit tests export with random weights."""
@@ -105,7 +107,8 @@ def more_exports(more_runs: Path) -> list[Made]:
 
 def made_of(runs: Path, name: str, command: Callable[..., Done]) -> Made:
     out = runs.parent / "out" / name
-    return Made(name, runs / name, out, command("export", runs / name, out, "--json").facts)
+    gguf = ["--gguf"] if name in GGUF else []
+    return Made(name, runs / name, out, command("export", runs / name, out, "--json", *gguf).facts)
 
 
 EXPORTS = pytest.mark.parametrize("kinds", ["exports", pytest.param("more_exports", marks=pytest.mark.thorough)])
@@ -216,7 +219,9 @@ def check_files(made: Made, prose: Path) -> None:
     evaluated = api.status(made.run).val_loss
     assert f"nats per token | {evaluated:.4f} |" in card
     assert ("bits per byte" in card) == (made.name in ("llama", "granite"))
-    assert {facts["weights_sha256"], facts["file_sha256"]} <= set(re.findall(r"`([0-9a-f]{64})`", card))
+    written = {facts[sha] for sha in ("weights_sha256", "file_sha256", "gguf_sha256")} - {None}
+    assert written <= set(re.findall(r"`([0-9a-f]{64})`", card))
+    assert ("llama-server --model" in card) == (made.out / "model.gguf").exists() == (made.name in GGUF)
 
 
 @pytest.mark.thorough
@@ -296,6 +301,7 @@ def test_bad_input_is_refused(runs: Path, tmp_path: Path) -> None:
         (runs / "llama", "full/file/deeper", [], "cannot be written"),
         (runs / "llama", "out", ["--step", "15"], "no complete checkpoint of step 15; it holds those of steps 10, 16, 20"),
         (runs / "llama", "out", ["--set", "model.width=64"], "was made by another spec"),
+        (runs / "own", "out", ["--gguf"], "runs models that continue texts, and joint_embedding makes none"),
     ):
         assert said in foundray_here("export", run, tmp_path / out, *flags).refusal, said
     with pytest.raises(api.InputError, match="is not an export of a run, or is incomplete"):

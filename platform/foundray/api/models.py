@@ -71,22 +71,23 @@ def export(
     step: int | str | None = None,
     overrides: Mapping[str, Any] | None = None,
     report: Report = silent,
+    gguf: bool = False,
 ) -> Exported:
     """Write a run's model, after its newest checkpoint or after `step`, as a folder that Hugging Face's classes load.
 
-    `step="best"` is the checkpoint with the lowest validation loss.
+    `step="best"` is the checkpoint with the lowest validation loss. `gguf` also writes `model.gguf`, for llama.cpp.
 
     If none of them computes the same, the folder has Foundray's own form, for `load`. `overrides` are fields that do not
     change the result, such as a source's licence. Raises InputError.
     """
     from foundray.host.extras import check_extra
 
-    check_extra("export")
+    check_extra("export", *(["gguf"] if gguf else []))
     from foundray.exports import export as write
     from foundray.runs.run import Run
     from foundray.storage import Store
 
-    return write(Run.open(text_of(run)), Store.at(text_of(out)), step, dict(overrides or {}), report)
+    return write(Run.open(text_of(run)), Store.at(text_of(out)), step, dict(overrides or {}), report, gguf)
 
 
 def load(folder: SpecPath, layer: int | Literal["last", "all"] = "last") -> Loaded:

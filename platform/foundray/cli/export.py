@@ -13,10 +13,11 @@ def add_to(verbs: Verbs) -> None:
     about = "write a run's model as a folder that Hugging Face's classes load"
     added = verbs.add("export", _export, about, "RUN", overrides="spec that does not change the result")
     added.add_argument("out", metavar="OUT", help="a folder or URL that does not exist yet")
+    added.add_argument("--gguf", action="store_true", help="also write model.gguf, for llama.cpp and programs built on it")
     add_step(added)
 
 
 def _export(options: Any) -> None:
-    exported = foundray.export(options.target, options.out, options.step, overrides_of(options), say)
+    exported = foundray.export(options.target, options.out, options.step, overrides_of(options), say, options.gguf)
     if options.json:
         print(json.dumps(exported.to_dict()))

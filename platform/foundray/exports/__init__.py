@@ -4,6 +4,7 @@ config.json              configuration of the stock class, or of Foundray's own 
 model.safetensors        the weights
 tokenizer.json, tokenizer_config.json
 generation_config.json   if the model continues texts
+model.gguf               the same model for llama.cpp, if it is asked for
 README.md                the model card
 foundray.json            identity of the export, and what `foundray.load` needs
 """
@@ -42,27 +43,42 @@ class Exported(Shown):
     """SHA-256 of the run's weights after that step; if it is the last step, the finished run's own."""
     file_sha256: str
     """SHA-256 of model.safetensors."""
+    gguf_sha256: str | None
+    """SHA-256 of model.gguf, the same model for llama.cpp; None if it was not asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def export(run: Run, out: Store, step: int | str | None, overrides: dict[str, Any], report: Callable[[str], None]) -> Exported:
+def export(
+    run: Run,
+    out: Store,
+    step: int | str | None,
+    overrides: dict[str, Any],
+    report: Callable[[str], None],
+    gguf: bool = False,
+) -> Exported:
     """Write the run's model at its newest checkpoint, or at `step`, into the folder `out`.
 
     Step `best` is the one with the lowest validation loss. `overrides` are fields that do not change the result, such as a
-    source's licence. Raises InputError.
+    source's licence. `gguf` adds a file for llama.cpp. Raises InputError.
     """
     check_free(out)
     spec, step = run.spec(overrides), run.checkpoint_step(step)
+    if gguf:
+        from foundray.exports.gguf_vocabulary import check
+
+        check(run, spec)
     with all_or_nothing(out) as folder:
         from foundray.exports.trained import Trained
         from foundray.exports.writing import write
 
-        exported = write(Trained.of(run, spec, step), folder, out)
+        exported = write(Trained.of(run, spec, step), folder, out, gguf)
     report(
         f"exported: {run.folder.name} after step {exported.step} as {exported.stock_class or 'Foundray’s own form'}, in {out}"
     )
+    if exported.gguf_sha256:
+        report(f"exported: {out / 'model.gguf'} is the same model for llama.cpp")
     if exported.reason:
         report(f"exported: {exported.reason}; foundray.load reads it")
     return exported

@@ -10,6 +10,7 @@ import yaml
 
 from foundray.data.prepare.recipe import formats_of
 from foundray.exports.destination import public_path
+from foundray.exports.gguf_vocabulary import TRIED as LLAMA_CPP
 from foundray.runs.run import PROBES
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def card(trained: Trained, exported: Exported, form: Form | None, tokenizer: Pre
         f"# {exported.run}",
         _about(trained, exported),
         f"## How to load it\n\n{by}\n\n```python\n{use.replace('FOLDER', name)}```",
+        _llama_cpp(trained, name) if exported.gguf_sha256 else "",
         _tokens(trained, form, tokenizer),
         _prompts(trained) if form else "",
         f"## Data\n\n{_table(['source', 'format', 'licence', 'documents', 'tokens', 'bytes'], _sources(trained))}",
@@ -112,6 +114,19 @@ def _tokens(trained: Trained, form: Form | None, tokenizer: PreTrainedTokenizerF
     )
 
 
+def _llama_cpp(trained: Trained, name: str) -> str:
+    text = (
+        f"`model.gguf` is the same model, with the same weights, for llama.cpp (tried: {LLAMA_CPP}) and what is built on it:"
+        f"\n\n```sh\nllama-server --model {name}/model.gguf\n```"
+    )
+    if trained.spec.objective.build().extra_stand_for_text:
+        text += (
+            "\n\nThere, leave out the space before a token that stands for text; with `--special`, llama.cpp also shows such "
+            "tokens."
+        )
+    return text
+
+
 def _prompts(trained: Trained) -> str:
     layouts = trained.spec.objective.build().prompts
     if not layouts:
@@ -161,11 +176,13 @@ def _probe(judged: dict[str, Any]) -> list[list[str]]:
 
 
 def _identity(trained: Trained, exported: Exported) -> list[list[str]]:
-    return [
-        ["weights (`weights_sha256` of the run)", f"`{exported.weights_sha256}`"],
-        ["model.safetensors", f"`{exported.file_sha256}`"],
-        ["prepared data's recipe", f"`{trained.manifest.recipe_sha256}`"],
-    ]
+    rows = {
+        "weights (`weights_sha256` of the run)": exported.weights_sha256,
+        "model.safetensors": exported.file_sha256,
+        "model.gguf": exported.gguf_sha256,
+        "prepared data's recipe": trained.manifest.recipe_sha256,
+    }
+    return [[what, f"`{sha}`"] for what, sha in rows.items() if sha]
 
 
 def _yaml(fields: dict[str, Any]) -> str:

@@ -15,8 +15,11 @@ from safetensors.torch import save_file
 from foundray.data.prepare.recipe import rewrites_of
 from foundray.errors import InputError
 from foundray.exports import IDENTITY, Exported
-from foundray.exports.card import card
+from foundray.exports.card import card, front_matter
 from foundray.exports.forms import Form, NoStockClass, form_of
+from foundray.exports.gguf import FILE as GGUF
+from foundray.exports.gguf import save as save_gguf
+from foundray.exports.gguf_vocabulary import refused
 from foundray.exports.stock import CONFIG, WEIGHTS
 from foundray.exports.stock import save as save_stock
 from foundray.exports.tokens import save as save_tokenizer
@@ -28,8 +31,8 @@ SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50}
 """Sampling as in `foundray sample`."""
 
 
-def write(trained: Trained, folder: Path, out: Store) -> Exported:
-    """Write all files into a local folder, which becomes `out`. Raises InputError."""
+def write(trained: Trained, folder: Path, out: Store, gguf: bool = False) -> Exported:
+    """Write all files into a local folder, which becomes `out`; with `gguf`, llama.cpp's too. Raises InputError."""
     # Build a stock class's model if there is one, and write the weights in its form or in our own.
     stock, form, tokenizer, reason = None, None, None, None
     try:
@@ -38,9 +41,13 @@ def write(trained: Trained, folder: Path, out: Store) -> Exported:
         stock = form.build(trained.model, trained.spec, tokenizer.pad_token_id if tokenizer else None)
     except NoStockClass as error:
         form, reason = None, str(error)
+        if gguf:
+            raise refused(reason) from None
     try:
         if form and stock:
             _write_stock(trained, form, stock, tokenizer, folder)
+            if gguf:
+                save_gguf(stock, tokenizer, folder, trained.run.folder.name, front_matter(trained, form))
         else:
             tokenizer = _write_own(trained, folder)
     except SafetensorError as error:
@@ -55,6 +62,7 @@ def write(trained: Trained, folder: Path, out: Store) -> Exported:
         parameters=trained.parameters,
         weights_sha256=trained.weights_sha256,
         file_sha256=_sha256(folder / WEIGHTS),
+        gguf_sha256=_sha256(folder / GGUF) if gguf else None,
     )
     (folder / "README.md").write_text(card(trained, exported, form, tokenizer, out.name), encoding="utf-8")
     (folder / WEIGHTS).chmod((folder / "README.md").stat().st_mode)  # safetensors makes it readable by its owner only

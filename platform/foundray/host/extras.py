@@ -10,8 +10,8 @@ EXTRAS = {"export": ("transformers",), "embed": ("faiss",), "probe": ("sklearn",
 """Modules per extra. `control`, which one kind of task needs, is looked for there."""
 
 
-def check_extra(name: str) -> None:
-    """Raises InputError if a module of the extra is not installed."""
-    for module in EXTRAS[name]:
+def check_extra(name: str, *more: str) -> None:
+    """Raises InputError if a module of the extra is not installed, or one of `more`, which an option of the verb needs."""
+    for module in (*EXTRAS[name], *more):
         if find_spec(module) is None:
             raise InputError(f"this needs the package {module}, which is not installed: pip install 'foundray[{name}]'")

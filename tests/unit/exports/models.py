@@ -92,11 +92,11 @@ def trained(folder: Path, kind: str) -> Trained:
     return Trained(Run.open(str(run)), spec, manifest, 0, model, "0" * 64)
 
 
-def exported(folder: Path, kind: str) -> tuple[Trained, Path, Exported]:
-    """The run, its export's folder, and the result."""
+def exported(folder: Path, kind: str, gguf: bool = False) -> tuple[Trained, Path, Exported]:
+    """The run, its export's folder, and the result; with `gguf`, llama.cpp's file, too."""
     run, out = trained(folder, kind), folder / "out" / kind
     out.mkdir(parents=True)
-    return run, out, write(run, out, Store.at(out))
+    return run, out, write(run, out, Store.at(out), gguf)
 
 
 @torch.no_grad()
