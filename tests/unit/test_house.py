@@ -37,19 +37,6 @@ def test_standing_in_the_repository_does_not_shadow_the_standard_library() -> No
     assert python("import platform; print(platform.python_implementation())") in ("CPython", "PyPy")
 
 
-@pytest.mark.parametrize(
-    "code", ["import foundray", "from foundray.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass"]
-)
-def test_import_and_help_load_neither_torch_nor_ray(code: str) -> None:
-    loaded = python(f"import sys\n{code}\nprint([m for m in ('torch', 'ray', 'pyarrow', 'pydantic') if m in sys.modules])")
-    assert loaded.splitlines()[-1] == "[]"
-
-
-def test_the_driver_does_not_import_ray_before_it_knows_the_clusters_token() -> None:
-    """Ray reads the token once, when it is imported."""
-    assert python("import sys, foundray.training.driver; print('ray' in sys.modules)") == "False"
-
-
 def imported(file: Path, root: Path) -> list[str]:
     """What a file imports, anywhere in it, with the module that it is from; `root` is the folder of the top packages."""
     names, package = [], file.relative_to(root).parts[:-1]

@@ -1,6 +1,7 @@
 """A function on every worker of a group: processes that share a gloo process group, without Ray.
 
-The processes are started once and serve all calls, since most of a start is imports.
+The processes are started once and serve all calls, and are forked from one that has imported what they need, since most of a
+start is imports.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ FURTHER_SECONDS = 2
 THREADS = 1
 """Of each process: as many as a run's worker has that asks for nothing. Sums that are cut for another number round differently,
 so compute with as many where you compare with a group (`torch.set_num_threads`)."""
+IMPORTED = ["torch", "torch.distributed"]
+"""Imported before processes are forked: modules that start no thread and touch no GPU."""
 _processes: list[tuple[Any, Connection]] = []
+
+
+def process_context() -> Any:
+    """Context of `multiprocessing` whose processes start with torch imported, in the environment of the first of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 def run_group(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -76,7 +86,7 @@ def _outcome(process: Any, connection: Connection) -> tuple[bool, Any]:
 
 
 def _started() -> tuple[Any, Connection]:
-    context = multiprocessing.get_context("spawn")
+    context = process_context()
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()

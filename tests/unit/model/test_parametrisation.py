@@ -24,6 +24,8 @@ PIXELS: dict[str, Any] = {
     "model__context": 16, "model__width": 64, "model__heads": 4, "model__base_width": 16,
 }  # fmt: skip
 
+WIDTHS = (32, 256)
+
 
 def sized(width: int, depth: int = 2, **changes: Any) -> Spec:
     return make_spec(model__width=width, model__heads=width // 16, model__depth=depth, **changes)
@@ -92,7 +94,8 @@ def test_matrices_move_by_their_learning_rate() -> None:
         assert (after[name] - before[name]).abs().max().item() == pytest.approx(result.lr * rate * length, rel=0.02)
 
 
-def coordinates(spec: Spec, base: int | None) -> Coordinates:
+def coordinates(spec: Spec) -> tuple[Coordinates, Coordinates]:
+    """Changes at two widths: under CompleteP, and under the standard parametrisation. At the smaller width, these are one."""
     flat = {"kind": "constant", "warmup": 0.0}
     changed = spec.model_copy(
         update={
@@ -100,16 +103,19 @@ def coordinates(spec: Spec, base: int | None) -> Coordinates:
             "schedule": spec.schedule.model_copy(update=flat),
         }
     )
-    models = [spec.model.of_width(width).model_copy(update={"base_width": base}) for width in (32, 256)]
+    sizes = ((WIDTHS[0], None), (WIDTHS[1], WIDTHS[0]), (WIDTHS[1], None))
+    models = [spec.model.of_width(width).model_copy(update={"base_width": base}) for width, base in sizes]
     per_step = spec.train.micro_batches
     given = [[micro_batch(spec, step * per_step + i) for i in range(per_step)] for step in range(4)]
-    return check([(model.width, at_size(changed, model, 4)) for model in models], VOCABULARY, given)
+    found = check([(model.width, at_size(changed, model, 4)) for model in models], VOCABULARY, given).changes
+    ours, standard = ({part: [sizes[0], sizes[wide]] for part, sizes in found.items()} for wide in (1, 2))
+    return Coordinates(WIDTHS, ours), Coordinates(WIDTHS, standard)
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_activations_change_alike_at_every_width(name: str) -> None:
     """The standard parametrisation is the control: its changes grow with the width."""
-    ours, standard = coordinates(SPECS[name], 32), coordinates(SPECS[name], None)
+    ours, standard = coordinates(SPECS[name])
     assert ours.steady, ours.exponents()
     assert not standard.steady
     assert max(standard.exponents().values()) > 0.5 > 2 * max(ours.exponents().values())

@@ -45,7 +45,6 @@ from foundray.training.checkpoints.checkpoint import MANIFEST, load
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.collectives.group import Group
 from foundray.training.warm_start.parent import find_start
-from foundray.tuning.search.driver import folder_of, tune
 from foundray.vectors.recipe import Recipe
 from foundray.vectors.worker import Embedder, Task
 from foundray_modalities.audio import Audio
@@ -243,6 +242,8 @@ def test_data_is_prepared_again_and_earlier_data_stays(images: Path) -> None:
 
 @pytest.mark.usefixtures("later")
 def test_a_search_begun_with_another_is_refused(images: Path) -> None:
+    from foundray.tuning.search.driver import folder_of, tune  # not above: a group's processes import this module
+
     text = yaml.safe_dump(fields_of(images))
     spec = parse_spec(text, "test")
     (folder_of(spec) / "search.json").write_text(json.dumps(spec.begun_with({}).identity()))

@@ -11,18 +11,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 import yaml
 from pydantic import ValidationError
 
 import foundray
-from foundray.data.prepare.prepare import prepare
 from foundray.errors import InputError
 from foundray.model.flops import flops, parameters_of
 from foundray.spec import RangeConfig, Spec, TuneConfig
 from foundray.spec.loading import parse_spec
 from foundray.spec.running import GuardConfig
 from foundray.storage import Store
+from foundray.testing.preparing import prepare_here
 from foundray.testing.specs import small_spec, write_spec
 from foundray.tuning.search.batches import Batches, batches_of
 from foundray.tuning.search.budget import FlopBudget
@@ -50,12 +49,7 @@ def job(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     storage = tmp_path_factory.mktemp("storage")
     spec = make_spec(prose, storage)
     proxy = with_values(proxy_of(spec), {"train.steps": 9})
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        prepared = prepare(spec)
-    finally:
-        ray.shutdown()
-    return job_of(Store.at(storage / "trial"), proxy, prepared, (1, 3, 9), 1024)
+    return job_of(Store.at(storage / "trial"), proxy, prepare_here(spec), (1, 3, 9), 1024)
 
 
 def rung(step: int, loss: float, began: float = 0.0, ended: float = 0.0, stepping: float = 0.0) -> RungResult:

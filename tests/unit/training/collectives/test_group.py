@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from foundray.testing.groups import run_group
+from foundray.testing.groups import process_context, run_group
 from foundray.training.collectives.group import Group
 
 WORLD = 3
@@ -25,7 +24,7 @@ WORLD = 3
 
 def survivors(target: Callable[..., None], world: int) -> dict[int, float]:
     """Outputs of all but one of a group's processes, by rank; no process is left behind."""
-    context = multiprocessing.get_context("spawn")
+    context = process_context()
     results: Any = context.Queue()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

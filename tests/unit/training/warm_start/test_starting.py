@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,23 @@ from foundray.training.collectives.group import Group
 from foundray.training.step.trainer import Trainer, named_weights
 from foundray.training.warm_start.parent import Start, find_start
 from foundray.training.warm_start.starting import START, begin, fit_of, read_start, take, write_start
-from foundray.tuning.ladder_forecast import forecast_from_ladder
-from foundray.tuning.search.driver import tune
-from foundray.tuning.transfer.coordcheck import coordcheck
-from foundray.tuning.transfer.transfer import transfer
 
 JEPA = {"kind": "joint_embedding", "start_momentum": 0.9}
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with checkpoints of steps 4 and 8, of random weights."""
+    return make_parent(tmp_path_factory.mktemp("made"))
+
+
 @pytest.fixture
-def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run with checkpoints of steps 4 and 8, of random weights, in the current folder's runs/."""
+def parent(made: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A copy of it in the current folder's runs/, which a test may change."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("some text")
-    return make_parent(tmp_path)
+    shutil.copytree(made.folder.path, tmp_path / "runs" / "parent")
+    return Run.open("parent")
 
 
 def make_parent(folder: Path, **changes: Any) -> Run:
@@ -197,6 +201,12 @@ def test_other_tokens_are_refused(parent: Run, tmp_path: Path) -> None:
 
 
 def test_searches_refuse_a_start(parent: Run) -> None:
+    # Not above: the processes of a group import this module, and these import Ray Tune.
+    from foundray.tuning.ladder_forecast import forecast_from_ladder
+    from foundray.tuning.search.driver import tune
+    from foundray.tuning.transfer.coordcheck import coordcheck
+    from foundray.tuning.transfer.transfer import transfer
+
     spec, silent = child(), lambda line: None
     for verb, call in (
         ("tune", lambda: tune(spec, "", {}, silent, False)),
