@@ -1,6 +1,7 @@
 """An objective in its own package, as a third party would add one, that misbehaves on request.
 
-It is `next_token`, but its loss is slower or wrong on nodes whose environment says so, or for chosen samples.
+It is `next_token`, but its loss is slower or wrong on nodes whose environment says so, or for chosen samples; or it is
+`joint_embedding`, whose teacher is a part of the state, and is only slower.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ import time
 from pathlib import Path
 
 from foundray.contract import Objective, Plan, Target, cross_entropy
+from foundray_objectives.joint_embedding import JointEmbedding
+
+
+def pause():
+    if pace := os.environ.get("HOOKED_PACE"):
+        time.sleep(float(Path(pace).read_text()))
 
 
 class Hooked(Objective):
@@ -32,8 +39,7 @@ class Hooked(Objective):
         return Plan(units[:-1], (Target("lm_head", units.x[1:]),))
 
     def loss(self, prediction, target, loss_mask):
-        if pace := os.environ.get("HOOKED_PACE"):
-            time.sleep(float(Path(pace).read_text()))
+        pause()
         loss, count = cross_entropy(prediction, target, loss_mask)
         if prediction.requires_grad:
             if self.nan_token is not None and (target[:, 0] == self.nan_token).any():
@@ -43,6 +49,12 @@ class Hooked(Objective):
             if "HOOKED_FLIP" in os.environ:
                 loss = loss * (1 + 2**-20)
         return loss, count
+
+
+class HookedTeacher(JointEmbedding):
+    def loss(self, prediction, target, loss_mask):
+        pause()
+        return super().loss(prediction, target, loss_mask)
 '''
 
 
@@ -67,7 +79,9 @@ def install(folder: Path) -> Path:
     information.mkdir(parents=True)
     (site / "hooked.py").write_text(HOOKED)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: hooked\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[foundray.objectives]\nhooked = hooked:Hooked\n")
+    (information / "entry_points.txt").write_text(
+        "[foundray.objectives]\nhooked = hooked:Hooked\nhooked_teacher = hooked:HookedTeacher\n"
+    )
     return site
 
 

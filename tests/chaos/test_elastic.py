@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chaos.faults import NODES, RESOURCES, Faults, Run, nodes_of
+from tests.chaos.faults import Faults
+from tests.chaos.run import Run
+from tests.chaos.site import NODES, RESOURCES, Site
 from tests.command import foundray
 from tests.hooked import Pace, rare_openers
 
@@ -52,7 +54,7 @@ def start(cluster: LocalCluster) -> Iterator[Callable[..., Run]]:
     yield remembered
     for run in started:
         run.end()
-    cluster.kill(*nodes_of(cluster))
+    cluster.kill(*Site(cluster).nodes())
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def test_growing_draining_and_losing(
     for gigabytes in (1, 3):
         cluster.add({**RESOURCES, "memory": gigabytes * 1e9}, environment=pace.environment)
     run = start(spec, "elastic")
-    faults = Faults(cluster, run, random.Random(0))
+    faults = Faults(Site(cluster), run, random.Random(0))
     run.wait_for_step(10)
     assert world(run) == 2
     again = foundray("resume", run.folder)
@@ -196,7 +198,7 @@ def test_a_spike_is_rolled_back_past_by_any_number_of_workers(
 
     run = start(spec, "several")
     run.wait_for_event("rolled_back")
-    Faults(cluster, run, random.Random(1)).node()
+    Faults(Site(cluster), run, random.Random(1)).node()
     assert run.wait().facts["weights_sha256"] == facts["weights_sha256"]
     assert rolled_back(run) == turns
     for one in (alone, run):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.chaos.disk import Disk
-from tests.chaos.faults import head_of
+from tests.chaos.journey import Journey, Undisturbed
 from tests.chaos.lan import Lan
-from tests.chaos.schedules import disturb, seeds
-
-from foundray.cluster.local.cluster import LocalCluster
+from tests.chaos.schedules import schedule, seeds
+from tests.chaos.site import Site, head_of
+from tests.hooked import Pace
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +26,17 @@ def lan() -> Iterator[Lan]:
 
 
 @pytest.fixture(scope="module")
-def separate_cluster(lan: Lan) -> Iterator[LocalCluster]:
-    made = head_of(Path(tempfile.mkdtemp(prefix="fr-")), lan)
+def journey(lan: Lan, chaos_spec: Path, calm: Undisturbed, chaos_pace: Pace, disk: Disk | None) -> Iterator[Journey]:
+    cluster = head_of(Path(tempfile.mkdtemp(prefix="fr-")), lan)
+    made = Journey(Site(cluster, lan, chaos_pace.environment), chaos_spec, calm, chaos_pace, disk, "apart")
     yield made
-    made.down()
+    try:
+        made.finish()
+    finally:
+        cluster.down()
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("seed", seeds((), odd=True))
-def test_a_disturbed_run_on_a_network_ends_with_the_same_weights(
-    seed: int, spec: Path, undisturbed: str, separate_cluster: LocalCluster, lan: Lan, disk: Disk | None
-) -> None:
-    disturb(seed, separate_cluster, spec, undisturbed, disk, lan)
+def test_a_disturbed_run_on_a_network_has_the_same_state_after_its_faults(seed: int, journey: Journey) -> None:
+    journey.disturb(seed, schedule(seed, parted=True))
