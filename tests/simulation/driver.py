@@ -200,6 +200,8 @@ class Driver:
     def hand_over(self, worker: Worker, wanted: m.HandOver) -> None:
         attempt, number, to, shards = wanted
         if (successor := self.workers.get(to)) and successor.alive and all(shard in worker.replicas.held for shard in shards):
+            if wait := self.world.cut_s(worker.node, successor.node):
+                return self.world.clock.after(wait + 0.01, self._arrive, worker, self.hand_over, (wanted,))
             for shard in shards:
                 successor.keep(shard, worker.replicas.get(shard))
                 successor.offered.add(shard)

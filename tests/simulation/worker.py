@@ -326,7 +326,14 @@ class Group:
                 slow = self.world.copies_slow_until > self.world.clock.now
                 seconds = self.world.draw(1.0, 3.0) if slow else self.world.draw(0.01, 0.2)
                 self.copied_at = max(self.copied_at, self.world.clock.now + seconds)
-                self.world.clock.after(seconds, self.world.hold, self.workers[holder], shard, content)
+                self.world.clock.after(seconds, self.deliver, worker, self.workers[holder], shard, content)
+
+    def deliver(self, worker: Worker, holder: Worker, shard: StateShard, content: Weights) -> None:
+        """Give a worker's copy to its holder, once packets go between their nodes."""
+        if wait := self.world.cut_s(worker.node, holder.node):
+            self.copied_at = max(self.copied_at, self.world.clock.now + wait + 0.01)
+            return self.world.clock.after(wait + 0.01, self.deliver, worker, holder, shard, content)
+        self.world.hold(holder, shard, content)
 
     def write(self, worker: Worker, last: bool) -> None:
         """Write a worker's shard of a checkpoint, in its thread."""

@@ -88,6 +88,11 @@ class World:
         nodes = {worker.node for worker in workers}
         return any(one in nodes and other in nodes for _, one, other in self.partitions)
 
+    def cut_s(self, one: str, other: str) -> float:
+        """Seconds until packets between two nodes arrive again."""
+        ends = [end - self.clock.now for end, *pair in self.partitions if one in pair and other in pair and one != other]
+        return max(0.0, *ends) if ends else 0.0
+
     def new_node(self) -> None:
         self.last_node += 1
         self.nodes.append(f"node-{self.last_node}")
