@@ -7,7 +7,7 @@ ALONE := tests/integration/test_startup.py tests/gpu
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test test-all coverage tools lm-eval transformers check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-gpu chaos clean bench-recovery site
+.PHONY: demo test test-all coverage tools lm-eval transformers check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-sharded bench-gpu chaos clean bench-recovery site
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -95,6 +95,9 @@ bench-embed: $(VENV)/.ready-dev  ## vectors of 50,000 texts, beside one text at 
 
 bench-memory: $(VENV)/.ready-dev  ## peak memory of reading and tokenizing a line of 200 MB, by each kind of tokenizer: about two hours
 	$(BIN)/python -m tests.benchmarks.bench_memory
+
+bench-sharded: $(VENV)/.ready-dev  ## memory and speed of a model that is split over workers, beside FSDP2: about five minutes
+	$(BIN)/python -m tests.benchmarks.bench_sharded
 
 bench-scale: $(VENV)/.ready-dev  ## what thousands of workers cost the actors and the driver, without the workers: about a minute
 	$(BIN)/python -m tests.benchmarks.bench_scale

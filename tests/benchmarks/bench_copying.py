@@ -25,6 +25,7 @@ from foundray.spec.loading import parse_spec
 from foundray.storage import Store
 from foundray.testing.specs import small_spec, write_spec
 from foundray.training.checkpoints.checkpoint import write_shard
+from foundray.training.step.flat import part
 from foundray.training.step.trainer import Trainer
 
 TURNS, MIRROR_EVERY = 3, 2
@@ -43,7 +44,7 @@ def checkpoints(folder: Path) -> None:
     dist.init_process_group("gloo")
 
     def state() -> dict[str, Any]:
-        return {"master": trainer.flat.shard(trainer.blocks), **trainer.optimizer.tensors()}
+        return {"master": part(trainer.buffer, trainer.own), **trainer.optimizer.tensors()}
 
     def ours(at: Path) -> tuple[float, float]:
         began = time.perf_counter()

@@ -6,6 +6,7 @@ The default is Llama: RMSNorm, SwiGLU, rotary positions, no biases. The fields o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from foundray.model.rotation import Tables, rotary, rotated, tables
 from foundray.spec import ModelConfig
 
 NORM_EPS = 1e-6
+Stage = Callable[[Tensor], Tensor]
+"""A part of a forward pass: computes hidden states from those of the part before. The first one ignores what it gets."""
 
 
 class Attention(nn.Module):
@@ -112,22 +115,65 @@ class Layers(nn.Module):
         """Whether layers recompute their activations in the backward pass (Chen et al. 2016)."""
         self.prefix = int(shape.class_unit)
         """Units before the sample's: 1 with a class unit, which comes first; T and S below are then one more."""
-        angles = rotary(shape.context + self.prefix, shape.width // shape.heads, shape.rope_theta or 1.0)
-        for name, table in zip(("cos", "sin"), angles, strict=True):
-            self.register_buffer(name, table, persistent=False)
-        # The class unit itself has no position.
-        positions = F.pad(plane_positions(grid, shape.width), (0, 0, self.prefix, 0)) if grid else None
-        self.register_buffer("positions", positions, persistent=False)
+        self.grid, self.size = grid, (shape.context, shape.width, shape.rope_theta or 1.0)
+        self.set_tables()
 
-    def forward(
-        self, h: Tensor, mask: Tensor | None, causal: bool, visible: Tensor | None = None, states: list[Tensor] | None = None
-    ) -> Tensor:
-        """Compute hidden states.
+    def set_tables(self, device: torch.device | None = None) -> None:
+        """Compute the fixed positions, on a device; a model that was made without memory has none that can be used."""
+        (context, width, theta), where = self.size, device or torch.get_default_device()
+        with torch.device(where):
+            angles = rotary(context + self.prefix, width // self.heads, theta)
+            # The class unit itself has no position.
+            positions = F.pad(plane_positions(self.grid, width), (0, 0, self.prefix, 0)) if self.grid else None
+        for name, table in (("cos", angles[0]), ("sin", angles[1]), ("positions", positions)):
+            self.register_buffer(name, table, persistent=False)
+
+    def stages(
+        self,
+        begin: Stage,
+        mask: Tensor | None,
+        causal: bool,
+        visible: Tensor | None = None,
+        states: list[Tensor] | None = None,
+    ) -> list[Stage]:
+        """The parts of a forward pass, in order: `begin` and positions, then each layer, the last one with the final norm.
 
         With `visible` [B, S], only these units are used: h and the hidden states become [B, S, D]. The class unit is always
         used and is not in `visible`. Each layer's output is appended to `states`, the last one after the final norm.
         """
-        # Positions first, because `visible` selects units together with theirs.
+        rotation: Tables
+
+        def enter(before: Tensor) -> Tensor:
+            nonlocal rotation
+            h, rotation = self._placed(begin(before), visible)
+            return h
+
+        def layer_of(index: int) -> Stage:
+            layer, last = self.layers[index], index + 1 == len(self.layers)
+
+            def run(h: Tensor) -> Tensor:
+                if self.recompute and torch.is_grad_enabled():
+                    h = checkpoint(layer, h, rotation, mask, causal, use_reentrant=False)
+                else:
+                    h = layer(h, rotation, mask, causal)
+                h = self.norm(h) if last else h
+                if states is not None:
+                    states.append(h)
+                return h
+
+            return run
+
+        return [enter, *map(layer_of, range(len(self.layers)))]
+
+    def forward(
+        self, h: Tensor, mask: Tensor | None, causal: bool, visible: Tensor | None = None, states: list[Tensor] | None = None
+    ) -> Tensor:
+        """Hidden states of embedded units [B, T, D]; see `stages`."""
+        begin, *layers = self.stages(lambda embedded: embedded, mask, causal, visible, states)
+        return reduce(lambda hidden, stage: stage(hidden), layers, begin(h))
+
+    def _placed(self, h: Tensor, visible: Tensor | None) -> tuple[Tensor, Tables]:
+        """Units with their positions, and the rotations of these positions; positions first, as `visible` selects both."""
         cos, sin = (table[: h.shape[1]].to(h.dtype) for table in (self.cos, self.sin))
         if self.positions is not None:
             h = h + self.positions.to(h.dtype)
@@ -136,18 +182,7 @@ class Layers(nn.Module):
                 visible = F.pad(visible + 1, (1, 0))
             h = h.gather(1, visible[..., None].expand(-1, -1, h.shape[-1]))
             cos, sin = cos[visible], sin[visible]
-        rotation = tables(cos, sin, self.heads, len(h))
-        for layer in self.layers:
-            if self.recompute and torch.is_grad_enabled():
-                h = checkpoint(layer, h, rotation, mask, causal, use_reentrant=False)
-            else:
-                h = layer(h, rotation, mask, causal)
-            if states is not None:
-                states.append(h)
-        h = self.norm(h)
-        if states is not None:
-            states[-1] = h
-        return h
+        return h, tables(cos, sin, self.heads, len(h))
 
 
 class KindStem(nn.Module):

@@ -6,6 +6,7 @@ The state dict of a `next_token` model loads, without renaming, into Hugging Fac
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from foundray.contract import WIDTH, Objective, UnitShape
 from foundray.host.devices import traits
-from foundray.model.backbone import Backbone, Predictor
+from foundray.model.backbone import Backbone, Predictor, Stage
 from foundray.model.parametrisation import Readout, scalings
 from foundray.spec import ModelConfig
 
@@ -81,24 +82,44 @@ class Model(nn.Module):
 
     def answer(self, batch: Batch, hidden: Tensor) -> dict[str, Tensor]:
         """Compute the heads' answers from the encoder's hidden states."""
-        if self.predictor is not None and batch.visible is not None:
-            hidden = self.predictor(self.predictor.spread(hidden, batch.visible, batch.x.shape[1]), None, False)
-        hidden = self.of_units(hidden)
-        if self.couples:
-            hidden = pooled(batch, hidden)[:, None]
-        return {head: self.get_submodule(head)(hidden) for head in batch.targets}
+        return self.heads_of(batch, run(self.decoder(batch), hidden))
 
     def encode(self, batch: Batch, states: list[Tensor] | None = None) -> Tensor:
         """Compute hidden states [B, T, D], or [B, S, D] of visible units; a class unit's comes first.
 
         The hidden states of each layer are appended to `states`.
         """
+        return run(self.encoder(batch, states), batch.x)
+
+    def encoder(self, batch: Batch, states: list[Tensor] | None = None) -> list[Stage]:
+        """The stages of `encode`, one for each of the first of `unit_names`."""
         mask = attention_mask(batch, self.causal, self.shape.class_unit)
-        return self.model(self.model.embed(batch.x, batch.masked), mask, self.causal, batch.visible, states)
+        return self.model.stages(lambda _: self.model.embed(batch.x, batch.masked), mask, self.causal, batch.visible, states)
+
+    def decoder(self, batch: Batch) -> list[Stage]:
+        """The stages between the encoder and the heads: the predictor's, if units were dropped and it sets them in again."""
+        predictor, visible = self.predictor, batch.visible
+        if predictor is None or visible is None:
+            return []
+        return predictor.stages(lambda hidden: predictor.spread(hidden, visible, batch.x.shape[1]), None, False)
+
+    def heads_of(self, batch: Batch, hidden: Tensor) -> dict[str, Tensor]:
+        """The heads' answers, from hidden states as the last stage computes them."""
+        hidden = self.of_units(hidden)
+        if self.couples:
+            hidden = pooled(batch, hidden)[:, None]
+        return {head: self.get_submodule(head)(hidden) for head in batch.targets}
 
     def of_units(self, hidden: Tensor) -> Tensor:
         """Hidden states without the class unit's, if any."""
         return hidden[:, 1:] if self.shape.class_unit else hidden
+
+
+def run(stages: Iterable[Stage], hidden: Tensor) -> Tensor:
+    """Compute stages one after another."""
+    for stage in stages:
+        hidden = stage(hidden)
+    return hidden
 
 
 def _head(width: int, outputs: tuple[int, ...], shape: ModelConfig) -> nn.Module:
@@ -139,6 +160,14 @@ def attention_mask(batch: Batch, causal: bool, class_unit: bool = False) -> Tens
 
 
 def initialise(model: Model, seed: int) -> None:
+    """Set the weights of `initial_weights`."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, values in initial_weights(model, seed):
+            parameters[name].copy_(values)
+
+
+def initial_weights(model: Model, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Draw the weights from one generator, in name order, on the CPU.
 
     Embeddings, the mask vector and the class unit have unit variance, and matrices 1/fan-in, so that every layer's inputs and
@@ -152,17 +181,16 @@ def initialise(model: Model, seed: int) -> None:
     readouts = {f"{head}.0.weight" for head in model.heads}  # of heads that are networks
     base = model.shape.base or model.shape
     writers = 2 * (base.depth + (base.predictor.depth if model.predictor else 0))
-    for name, parameter in sorted(model.named_parameters()):
-        with torch.no_grad():
-            if name.endswith("norm.weight"):
-                parameter.fill_(1.0)
-            elif name in zero or (name.endswith(".bias") and ".of." not in name):
-                parameter.zero_()
-            else:
-                unit_variance = name.endswith(("embed_tokens.weight", ".mask", ".class_unit", ".bias"))
-                scale = 1.0 if unit_variance else parameter.shape[1] ** -0.5
-                if name in readouts:
-                    scale *= model.shape.width_mult**0.5
-                if name.endswith(("o_proj.weight", "down_proj.weight")):
-                    scale /= writers**0.5
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    for name, shape in sorted((name, parameter.shape) for name, parameter in model.named_parameters()):
+        if name.endswith("norm.weight"):
+            yield name, torch.ones(shape)
+        elif name in zero or (name.endswith(".bias") and ".of." not in name):
+            yield name, torch.zeros(shape)
+        else:
+            unit_variance = name.endswith(("embed_tokens.weight", ".mask", ".class_unit", ".bias"))
+            scale = 1.0 if unit_variance else shape[1] ** -0.5
+            if name in readouts:
+                scale *= model.shape.width_mult**0.5
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                scale /= writers**0.5
+            yield name, torch.randn(shape, generator=generator) * scale

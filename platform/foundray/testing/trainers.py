@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import torch
 
 from foundray.contract import Units
 from foundray.data.stream.batch import packed
@@ -18,7 +19,8 @@ from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, commit
 from foundray.training.collectives.group import Group
 from foundray.training.evaluating.evaluation import evaluate
-from foundray.training.step.trainer import Trainer, named_weights
+from foundray.training.step.team.trainer import TeamTrainer
+from foundray.training.step.trainer import Trainer
 
 VOCABULARY = 40
 """Token ids of the synthetic micro-batches."""
@@ -36,6 +38,15 @@ def make_trainer(spec: Spec, group: Group | None = None, device: str = "cpu", vo
     model = make_model(spec, vocabulary).to(device)
     initialise(model, spec.seed)
     return Trainer(spec, model, spec.objective.build(), group or Group())
+
+
+def make_team_trainer(spec: Spec, group: Group, size: int, vocabulary: int = VOCABULARY) -> Trainer:
+    """A trainer with initial weights, of a worker of `group`, whose teams have `size` workers."""
+    with torch.device("meta"):
+        model = make_model(spec, vocabulary)
+    trainer = TeamTrainer(spec, model, spec.objective.build(), group, size)
+    trainer.initialise()
+    return trainer
 
 
 def micro_batch(spec: Spec, position: int) -> bytes:
@@ -71,14 +82,21 @@ def load_latest(
 
 
 def train_steps(
-    group: Group, spec: Spec, count: int, skew: int | None = None, storage: str | None = None, device: str = "cpu"
+    group: Group,
+    spec: Spec,
+    count: int,
+    skew: int | None = None,
+    storage: str | None = None,
+    device: str = "cpu",
+    team: int = 1,
 ) -> tuple[str, list[float]]:
     """Train for `count` steps, then evaluate; gives the weights' SHA-256, and the losses and the evaluated tokens.
 
     Micro-batches are dealt to the group's workers in turn, or at random with `skew` as the seed. With `storage`, training
-    continues from the newest checkpoint there and writes one at its end. The result must not depend on the group.
+    continues from the newest checkpoint there and writes one at its end. `team` workers hold one copy of the model between
+    them. The result must not depend on the group.
     """
-    trainer = make_trainer(spec, group, device)
+    trainer = make_trainer(spec, group, device) if team == 1 else make_team_trainer(spec, group, team)
     manifest = load_latest(Store.at(storage), trainer, FINGERPRINT)[0] if storage else None
     first = manifest.step if manifest else 0
     losses = []
@@ -92,7 +110,7 @@ def train_steps(
     if storage:
         save_checkpoint(Store.at(storage), trainer, first + count, FINGERPRINT, keep=3)
     evaluated = evaluate(trainer, [(i, micro_batch(spec, i)) for i in range(group.rank, 7, group.world)])
-    return weights_sha256(named_weights(trainer.flat)), [*losses, evaluated.loss, evaluated.tokens]
+    return weights_sha256(trainer.weights()), [*losses, evaluated.loss, evaluated.tokens]
 
 
 def save_checkpoint(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int) -> None:

@@ -23,6 +23,7 @@ from foundray.storage import Store
 from foundray.training.checkpoints.checkpoint import read_state, state_sha256, write_shard
 from foundray.training.checkpoints.written import commit
 from foundray.training.rollback import passed_over, recorded
+from foundray.training.step.blocks import Blocks
 from foundray.urls import canonical
 from foundray.wording.words import plural
 
@@ -60,7 +61,7 @@ def branch(run: Run, wanted: int | None, overrides: Mapping[str, Any], report: C
         for log in ("events", "metrics"):  # of a command that was interrupted here
             (made.folder / f"{log}.jsonl").delete_file()
             (made.folder / log).delete_folder()
-        shard = write_shard(made.checkpoints, step, range(manifest.blocks), tensors)
+        shard = write_shard(made.checkpoints, step, Blocks((range(manifest.blocks),)), tensors)
         update = {"fingerprint": spec.fingerprint(), "shards": [shard], "lineage": ""}
         commit(made.checkpoints, manifest.model_copy(update=update))
         _copy(run, made)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ from foundray.spec.arithmetic import differing
 from foundray.storage import Store, sha256
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, ShardFile
+from foundray.training.step.blocks import Blocks
 from foundray.training.step.flat import Entry
 from foundray.training.step.trainer import Trainer
 
@@ -58,17 +59,16 @@ class Replaced(Damaged):
 def write_shard(
     folder: Store,
     step: int,
-    blocks: range | Sequence[range],
+    blocks: Blocks,
     tensors: dict[str, Tensor],
     generation: int = 0,
     made_under: str = "",
 ) -> ShardFile:
     """Write one worker's shard of the state after `step` updates. Raises InputError.
 
-    `tensors` hold the state of `blocks`, which are one range, or several one after another. `made_under` is the id of the run's
-    last cut.
+    `tensors` hold the state of `blocks`, one range after another. `made_under` is the id of the run's last cut.
     """
-    ranges = [blocks] if isinstance(blocks, range) else blocks
+    ranges = blocks.ranges
     content = safetensors.save(tensors)
     name = f"blocks-{ranges[0].start:09d}-{ranges[-1].stop:09d}.safetensors"
     (place(folder, step, made_under) / name).write_bytes(content)
@@ -95,7 +95,7 @@ def load(
         problem = str(error), error.away
     if shared := next((p for p in trainer.group.share(problem) if p), None):
         raise Unusable(checkpoint, *shared)
-    if trainer.blocks:
+    if len(trainer.blocks):
         trainer.load(tensors)
     trainer.gather_weights()
     return manifest
@@ -136,7 +136,7 @@ def load_states(
     for one in wanted:
         try:
             manifest = _read_manifest(one)
-            weights = _read_blocks(one, manifest, range(manifest.blocks), whose)
+            weights = _read_blocks(one, manifest, Blocks((range(manifest.blocks),)), whose)
         except Damaged as error:
             skipped.append(str(error))
             continue
@@ -150,7 +150,7 @@ def read_state(folder: Store) -> tuple[CheckpointManifest, dict[str, Tensor]]:
     """Read the whole state of a checkpoint, given by its folder: its manifest, and all tensors. Raises InputError."""
     try:
         manifest = _read_manifest(folder)
-        return manifest, _read_blocks(folder, manifest, range(manifest.blocks))
+        return manifest, _read_blocks(folder, manifest, Blocks((range(manifest.blocks),)))
     except Damaged as error:
         raise InputError(str(error)) from None
 
@@ -189,11 +189,12 @@ def _check_made_by(folder: Store, manifest: CheckpointManifest, fingerprints: Se
     raise Damaged(f"{folder.name} was made by another spec")
 
 
-def _read_blocks(folder: Store, manifest: CheckpointManifest, blocks: range, only: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Read the state of some blocks: each tensor [blocks * elements per block]; with `only`, just these tensors."""
+def _read_blocks(folder: Store, manifest: CheckpointManifest, blocks: Blocks, only: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Read the state of some blocks, in their order: each tensor [blocks * elements per block]; with `only`, just these."""
     parts: dict[str, list[tuple[int, Tensor]]] = {}
     for shard in manifest.shards:
-        if not any(max(blocks.start, start) < min(blocks.stop, stop) for start, stop in shard.ranges):
+        wanted = list(overlaps(shard.ranges, blocks))
+        if not wanted:
             continue
         held = sum(stop - start for start, stop in shard.ranges)
         for name, tensor in _read_shard(folder, shard).items():
@@ -201,14 +202,23 @@ def _read_blocks(folder: Store, manifest: CheckpointManifest, blocks: range, onl
                 continue
             if tensor.numel() % held:
                 raise Damaged(f"{folder.name} is damaged ({name} in {shard.file} does not divide into {held:,} blocks)")
-            width, before = tensor.numel() // held, 0
-            for first, last in shard.ranges:
-                start, stop = max(blocks.start, first), min(blocks.stop, last)
-                if start < stop:
-                    part = tensor[(before + start - first) * width : (before + stop - first) * width]
-                    parts.setdefault(name, []).append((start, part))
-                before += last - first
+            width = tensor.numel() // held
+            for there, here, count in wanted:
+                parts.setdefault(name, []).append((here, tensor[there * width : (there + count) * width]))
     return {name: torch.cat([part for _, part in sorted(found, key=lambda f: f[0])]) for name, found in parts.items()}
+
+
+def overlaps(ranges: Iterable[tuple[int, int]], blocks: Blocks) -> Iterator[tuple[int, int, int]]:
+    """Where blocks of `ranges`, one after another, are in `blocks`: (position in the ranges, position there, number)."""
+    there = 0
+    for first, last in ranges:
+        here = 0
+        for run in blocks.ranges:
+            start, stop = max(run.start, first), min(run.stop, last)
+            if start < stop:
+                yield there + start - first, here + start - run.start, stop - start
+            here += len(run)
+        there += last - first
 
 
 def _read_shard(folder: Store, shard: ShardFile) -> dict[str, Tensor]:

@@ -85,6 +85,18 @@ class Exchange:
                 if rank != self.rank:
                     here += window[self.rank, : here.numel()]
 
+    def deal(self, parts: Tensor) -> Tensor:
+        """Row i of `parts` [world, N] goes to rank i; returns the rows for this one, by rank."""
+        assert not self.offered, "its windows would be written again"
+        received, room = torch.empty_like(parts), self._room(parts)
+        for start in range(0, parts.shape[1], room):
+            windows = self._offered(list(parts), start)
+            self.meeting.wait()
+            for rank, window in enumerate(windows):
+                here = received[rank, start : start + room]
+                here.copy_(parts[rank, start : start + room] if rank == self.rank else window[self.rank, : here.numel()])
+        return received
+
     def _room(self, part: Tensor) -> int:
         """Values per owner that fit in a round."""
         return WINDOW // self.world // part.element_size()

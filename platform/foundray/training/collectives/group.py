@@ -45,6 +45,10 @@ class Group:
         """(descriptor, inode) of the connections to the others."""
         self.exchange: Exchange | None = None
         """Shared memory, if all workers are on one machine."""
+        self.process_group: dist.ProcessGroup | None = None
+        """None for torch's default one."""
+        self.parts: tuple[Group, ...] = ()
+        """The groups that this one was split into."""
 
     @staticmethod
     def gather_at(
@@ -71,8 +75,42 @@ class Group:
             return group
         return Group(rank, world, device)
 
+    def split(self, size: int) -> tuple[Group, Group]:
+        """Split into teams of `size` neighbouring ranks: this worker's team, and the workers at its place in every team.
+
+        Every worker calls this. Raises ValueError if the teams would not be of one size.
+        """
+        if self.world % size:
+            raise ValueError(f"{self.world} workers are not teams of {size}")
+        teams = [range(start, start + size) for start in range(0, self.world, size)]
+        across = [range(place, self.world, size) for place in range(size)]
+        before = _sockets()
+        found = [self._part(ranks) for ranks in (*teams, *across)]  # all workers in the same order, as torch wants it
+        self.parts = team, other = tuple(part for part in found if part)
+        self.sockets |= _sockets() - before
+        return team, other
+
+    def _part(self, ranks: range) -> Group | None:
+        """A group of some ranks; None if this worker is not among them."""
+        process_group = None
+        if 1 < len(ranks) < self.world:
+            process_group = dist.new_group(list(ranks), timeout=SILENCE)
+        if self.rank not in ranks:
+            return None
+        part = Group(ranks.index(self.rank), len(ranks), self.device)
+        if len(ranks) > 1:
+            part.process_group = process_group
+            part.meet()
+            if traits(self.device).in_main_memory and self.exchange:
+                part.exchange = open_exchange(part.rank, part.world, part.share, SILENCE.total_seconds())
+        return part
+
     def leave(self) -> None:
         """Close the connections: the others' collectives with this worker fail."""
+        for part in self.parts:
+            if part.exchange:
+                part.exchange.meeting.close()
+                part.exchange = None
         if exchange := self.exchange:
             self.exchange = None  # its memory is free again
             exchange.meeting.close()
@@ -85,9 +123,10 @@ class Group:
 
         Gloo's own abort does nothing (torch 2.13), so its connections are cut.
         """
-        self.aborted = True
-        if exchange := self.exchange:  # the worker's own thread may leave meanwhile
-            exchange.meeting.abort()
+        for group in (self, *self.parts):
+            group.aborted = True
+            if exchange := group.exchange:  # the worker's own thread may leave meanwhile
+                exchange.meeting.abort()
         if self.world > 1 and dist.is_initialized():
             with contextlib.suppress(Exception):
                 dist.distributed_c10d._get_default_group().abort()
@@ -114,12 +153,12 @@ class Group:
             return parts[0]
         if self.exchange:
             self.exchange.reduce_to_owners(parts)
-        elif dist.get_backend() == "gloo":
+        elif dist.get_backend(self.process_group) == "gloo":
             self.sum(total[: bounds[-1]])  # gloo's reduce-scatter takes five times as long as its all-reduce
         elif _equal(parts):
-            dist.reduce_scatter_tensor(parts[self.rank], total[: bounds[-1]])
+            dist.reduce_scatter_tensor(parts[self.rank], total[: bounds[-1]], group=self.process_group)
         else:
-            dist.reduce_scatter(parts[self.rank], parts)
+            dist.reduce_scatter(parts[self.rank], parts, group=self.process_group)
         self._check_whole()
         return parts[self.rank]
 
@@ -133,17 +172,30 @@ class Group:
             self._check_whole()
         elif _equal(parts):
             with _in_reach(whole[: bounds[-1]]) as there:
-                dist.all_gather_into_tensor(there, _parts(there, bounds)[self.rank])
+                dist.all_gather_into_tensor(there, _parts(there, bounds)[self.rank], group=self.process_group)
             self._check_whole()
         else:
             for owner, part in enumerate(parts):
                 if part.numel():
                     self.broadcast(part, owner)
 
+    def deal(self, parts: Tensor) -> Tensor:
+        """Send row i of `parts` [world, N] to worker i; returns the rows that the workers sent to this one, by rank."""
+        if self.world == 1:
+            return parts
+        if self.exchange:
+            received = self.exchange.deal(parts)
+        else:
+            received = torch.empty_like(parts)
+            with _in_reach(parts) as there, _in_reach(received) as arriving:
+                dist.all_to_all_single(arriving, there, group=self.process_group)
+        self._check_whole()
+        return received
+
     def broadcast(self, values: Tensor, holder: int) -> Tensor:
         if self.world > 1:
             with _in_reach(values) as there:
-                dist.broadcast(there, holder)
+                dist.broadcast(there, group=self.process_group, group_src=holder)
             self._check_whole()
         return values
 
@@ -154,7 +206,7 @@ class Group:
             self.exchange.sum(values)
         else:
             with _in_reach(values) as there:
-                dist.all_reduce(there)
+                dist.all_reduce(there, group=self.process_group)
         self._check_whole()
         return values
 

@@ -38,7 +38,7 @@ from foundray.training.rollback import next_turn, passed_over
 from foundray.training.slots.board import Journal
 from foundray.training.step.guards import Losses, Spike
 from foundray.training.step.outcome import Overflow, StepResult
-from foundray.training.step.trainer import Trainer, named_weights
+from foundray.training.step.trainer import Trainer
 from foundray.training.warm_start.starting import begin
 
 if TYPE_CHECKING:
@@ -176,9 +176,8 @@ class Loop:
         self.trainer.group.leave()
 
     def _own_shard(self) -> StateShard:
-        blocks = self.trainer.blocks
-        window = self.trainer.spikes.window()
-        return StateShard(self.trainer.updates or 0, self.generation, blocks.start, blocks.stop, window, self.made_under)
+        own, window = self.trainer.own, self.trainer.spikes.window()
+        return StateShard(self.trainer.updates or 0, self.generation, own.start, own.stop, window, self.made_under)
 
     # The loop
 
@@ -225,7 +224,7 @@ class Loop:
         # The run is done: everything must be stored and recorded before the worker says so.
         self.shard_writer.finish()
         self.journal.close()
-        sha = weights_sha256(named_weights(self.trainer.flat)) if self.order.rank == 0 else None
+        sha = weights_sha256(self.trainer.weights()) if self.order.rank == 0 else None
         early = {"reason": reason(train, self.val_losses, self.done)} if self.done < train.steps else {}
         return {"phase": Phase.FINISHED, "done": self.done, "facts": {"weights_sha256": sha, **early}}
 

@@ -12,6 +12,7 @@ from foundray.training.collectives.group import Group
 from foundray.training.elastic.replicas import Replicas
 from foundray.training.protocol.states import Source
 from foundray.training.step.blocks import BLOCK
+from foundray.training.step.flat import part
 from foundray.training.step.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def restore(trainer: Trainer, group: Group, source: Source, replicas: Replicas[d
     Each holder broadcasts its shards in turn: every worker takes the weights, and the optimizer state of the blocks it owns in
     this group.
     """
-    owned, device = trainer.blocks, trainer.device
+    owned, device = trainer.own, trainer.device
     shapes = trainer.optimizer.state
     state = {name: torch.zeros(len(owned) * width, dtype=dtype, device=device) for name, (dtype, width) in shapes.items()}
     for holder, shard in source.shards:
@@ -39,14 +40,14 @@ def restore(trainer: Trainer, group: Group, source: Source, replicas: Replicas[d
 
         # Every worker takes the whole buffers.
         for name, buffer in trainer.whole.items():
-            trainer.flat.part(buffer, range(shard.start, shard.stop)).copy_(received(name, torch.float32, BLOCK))
+            part(buffer, range(shard.start, shard.stop)).copy_(received(name, torch.float32, BLOCK))
         # Of the optimizer's state, take the overlap with this worker's blocks; every rank must join each broadcast.
         start, stop = max(owned.start, shard.start), min(owned.stop, shard.stop)
         for name, (dtype, width) in shapes.items():
             values = received(name, dtype, width)
             if start < stop:
-                part = values[(start - shard.start) * width : (stop - shard.start) * width]
-                state[name][(start - owned.start) * width : (stop - owned.start) * width] = part
+                taken = values[(start - shard.start) * width : (stop - shard.start) * width]
+                state[name][(start - owned.start) * width : (stop - owned.start) * width] = taken
     trainer.optimizer.load(state)
     return source.step
 

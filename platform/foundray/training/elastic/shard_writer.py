@@ -15,6 +15,7 @@ from foundray.training.checkpoints.checkpoint import write_shard
 from foundray.training.checkpoints.written import ShardFile
 from foundray.training.protocol.messages import Written
 from foundray.training.slots.board import Journal
+from foundray.training.step.blocks import Blocks
 from foundray.training.step.guards import Losses
 from foundray.training.step.trainer import Trainer
 
@@ -60,7 +61,7 @@ class ShardWriter:
                 return self._report(Written(generation, step, made_under, reason, seconds))
         self.saved = step
         blocks = self.trainer.blocks
-        losses = self.trainer.spikes.window() if blocks.start == 0 else ()  # one worker's is enough
+        losses = self.trainer.spikes.window() if self.trainer.group.rank == 0 else ()  # one worker's is enough
         self.writing = self.thread.submit(self._write, generation, step, made_under, blocks, tensors, losses, last, pinned)
 
     def _wait(self) -> bool:
@@ -77,7 +78,7 @@ class ShardWriter:
         generation: int,
         step: int,
         made_under: str,
-        blocks: range,
+        blocks: Blocks,
         tensors: dict[str, Tensor],
         losses: Losses,
         last: bool,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,13 +40,12 @@ def evaluate(trainer: Trainer, micro_batches: MicroBatches, by_source: SourceRow
     """
     facts = torch.zeros((1 + (by_source.count if by_source else 0), SUMS), dtype=torch.int64, device=trainer.device)
     features: dict[int, Tensor] = {}
-    for position, payload in micro_batches:
-        batch, hidden = trainer.encoded(payload, 0, position)
-        whole = _facts(*trainer.loss_of(batch, hidden))
+    for position, batch, hidden in trainer.encodings(micro_batches):
+        parts = _of_sources(trainer, batch, hidden, by_source.at(position)) if by_source else []
+        whole, *split = [_facts(*found) for found in trainer.losses_of([(batch, hidden), *(part for _, part in parts if part)])]
         facts[0] += whole
-        if by_source:
-            for source, part in _of_sources(trainer, batch, hidden, whole, by_source.at(position)):
-                facts[1 + source] += part
+        for source, part in parts:
+            facts[1 + source] += split.pop(0) if part else whole
         if position * len(hidden) < FEATURES:
             features[position] = pooled(batch, trainer.model.of_units(hidden)).float()
     losses = [_mean(row) for row in trainer.group.sum(facts.view(-1)).view(facts.shape).tolist()]
@@ -69,17 +68,20 @@ def _mean(row: Sequence[int]) -> tuple[float, int, int]:
 
 
 def _of_sources(
-    trainer: Trainer, batch: Batch, hidden: Tensor, whole: Tensor, sources: Sequence[tuple[int, int]]
-) -> Iterator[tuple[int, Tensor]]:
-    """(source, integers [SUMS]) of each source in a micro-batch whose loss as a whole is known."""
+    trainer: Trainer, batch: Batch, hidden: Tensor, sources: Sequence[tuple[int, int]]
+) -> list[tuple[int, tuple[Batch, Tensor] | None]]:
+    """Each source in a micro-batch, with its samples and their hidden states, or None for the whole micro-batch."""
     if len(sources) == 1:
-        yield sources[0][0], whole
-    elif not trainer.objective.couples:
-        start = 0
-        for source, samples in sources:
-            rows = slice(start, start + samples)
-            yield source, _facts(*trainer.loss_of(_rows(batch, rows), hidden[rows]))
-            start += samples
+        return [(sources[0][0], None)]
+    if trainer.objective.couples:
+        return []
+    found: list[tuple[int, tuple[Batch, Tensor] | None]] = []
+    start = 0
+    for source, samples in sources:
+        rows = slice(start, start + samples)
+        found.append((source, (_rows(batch, rows), hidden[rows])))
+        start += samples
+    return found
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:

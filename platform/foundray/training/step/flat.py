@@ -6,7 +6,7 @@ the 8-bit state has the same bits for any number of workers, and resharding is s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from foundray.model.model import Model
 from foundray.model.parametrisation import Scaling
-from foundray.training.step.blocks import BLOCK
+from foundray.training.step.blocks import BLOCK, Blocks
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,24 @@ class Layout:
     def blocks(self) -> int:
         return self.entries[-1].first + self.entries[-1].blocks
 
-    def shard(self, bounds: Sequence[int], rank: int) -> range:
-        """The blocks that a worker owns, without the padding; see `shard_bounds`."""
-        return range(min(bounds[rank], self.blocks), min(bounds[rank + 1], self.blocks))
-
     def share(self, world: int) -> int:
         """Blocks per worker if shares are equal; the last ones are padded."""
         return -(-self.blocks // world)
 
-    def spans(self, shard: range) -> list[tuple[range, Scaling]]:
-        """Cut the shard where hyperparameters change: ranges of blocks, and their scaling."""
-        spans = []
-        for scaling, entries in groupby(self.entries, key=lambda entry: entry.scaling):
-            alike = list(entries)
-            blocks = range(max(shard.start, alike[0].first), min(shard.stop, alike[-1].first + alike[-1].blocks))
-            if blocks:
-                spans.append((blocks, scaling))
+    def spans(self, shard: Blocks) -> list[tuple[range, Scaling]]:
+        """Cut the shard where hyperparameters change: ranges of positions in it, and their scaling."""
+        spans: list[tuple[range, Scaling]] = []
+        alike = [(s, list(entries)) for s, entries in groupby(self.entries, key=lambda entry: entry.scaling)]
+        before = 0
+        for run in shard.ranges:
+            for scaling, entries in alike:
+                start, stop = max(run.start, entries[0].first), min(run.stop, entries[-1].first + entries[-1].blocks)
+                if start < stop:
+                    here = range(before + start - run.start, before + stop - run.start)
+                    if spans and spans[-1][1] == scaling and spans[-1][0].stop == here.start:
+                        here = range(spans.pop()[0].start, here.stop)
+                    spans.append((here, scaling))
+            before += len(run)
         return spans
 
 
@@ -87,6 +89,8 @@ class FlatParameters:
         self.layout = layout
         self.buffer = torch.zeros((layout.blocks + most - 1) * BLOCK, device=device)
         """[(blocks + most - 1) * 256] fp32: the master weights. Every worker holds all of them, and owners update theirs."""
+        self.blocks = Blocks((range(layout.blocks),))
+        """The blocks that this worker holds, in the order of the buffer."""
         self.gradient = torch.zeros_like(self.buffer)
         """What this worker's backward passes added since the buffer was cleared."""
         # Each parameter, and its gradient, becomes a view of the buffers.
@@ -102,14 +106,15 @@ class FlatParameters:
         for entry in self.layout.entries:
             self.buffer[entry.elements.stop : (entry.first + entry.blocks) * BLOCK].zero_()
 
-    def shard(self, blocks: range) -> Tensor:
-        """A view of the weights of some blocks."""
-        return self.part(self.buffer, blocks)
-
-    @staticmethod
-    def part(buffer: Tensor, blocks: range) -> Tensor:
-        """A view of the same blocks of any buffer with this layout."""
-        return buffer[blocks.start * BLOCK : blocks.stop * BLOCK]
-
     def named(self) -> dict[str, Tensor]:
         return {entry.name: self.buffer[entry.elements].view(entry.shape) for entry in self.layout.entries}
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The master weights by name, in name order, on the CPU."""
+        for name, tensor in sorted(self.named().items()):
+            yield name, tensor.detach().cpu()
+
+
+def part(buffer: Tensor, own: range) -> Tensor:
+    """A view of some blocks of a buffer, by their positions in it."""
+    return buffer[own.start * BLOCK : own.stop * BLOCK]

@@ -32,8 +32,12 @@ class ExactSum:
     def clear(self) -> None:
         self.cleared = True
 
-    def add(self, gradient: Tensor) -> None:
-        for total, values in zip(self.total.split(self.chunk), gradient.split(self.chunk), strict=True):
+    def add(self, gradient: Tensor, start: int = 0) -> None:
+        """Add a gradient, whose first element is the sum's element `start`."""
+        part = self.total[start : start + len(gradient)]
+        if len(part) < len(self.total):
+            self.summed()  # the rest is zero
+        for total, values in zip(part.split(self.chunk), gradient.split(self.chunk), strict=True):
             scaled, units = self.scaled[: len(values)], self.units[: len(values)]
             torch.mul(values, SCALE, out=scaled)
             if self.cleared:
@@ -67,8 +71,8 @@ class RoundedSum:
     def clear(self) -> None:
         self.total.zero_()
 
-    def add(self, gradient: Tensor) -> None:
-        self.total += gradient
+    def add(self, gradient: Tensor, start: int = 0) -> None:
+        self.total[start : start + len(gradient)] += gradient
 
     def summed(self) -> Tensor:
         return self.total

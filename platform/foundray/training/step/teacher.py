@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from foundray.contract import Objective
 from foundray.model.model import Batch, Model
-from foundray.training.step.flat import FlatParameters
+from foundray.training.step.flat import FlatParameters, part
 
 NAME = "teacher"
 """Name of its tensor in the state."""
@@ -22,19 +22,19 @@ NAME = "teacher"
 
 class Teacher:
     def __init__(self, model: Model, objective: Objective, flat: FlatParameters):
-        self.model, self.objective, self.flat = model, objective, flat
+        self.model, self.objective, self.student = model, objective, flat.buffer
         self.buffer = flat.buffer.clone()
         """The weights, laid out like the model's."""
         self.weights = {e.name: self.buffer[e.elements].view(e.shape) for e in flat.layout.entries}
 
     def begin(self) -> None:
         """Copy the model's weights."""
-        self.buffer.copy_(self.flat.buffer)
+        self.buffer.copy_(self.student)
 
-    def follow(self, blocks: range, progress: float) -> None:
+    def follow(self, own: range, progress: float) -> None:
         """Move a shard towards the model's after an update; `progress` is the fraction of the run done before it."""
-        mine = self.flat.part(self.buffer, blocks)
-        difference = self.flat.shard(blocks) - mine
+        mine = part(self.buffer, own)
+        difference = part(self.student, own) - mine
         difference *= 1 - self.objective.momentum(progress)
         mine += difference  # three rounded operations: a fused one may round differently at the end of a shard
 
@@ -42,5 +42,10 @@ class Teacher:
     def targets(self, batch: Batch) -> Tensor:
         """Targets [B, T, D] that the objective takes from a teacher that sees all units."""
         states: list[Tensor] = []
-        functional_call(self.model, self.weights, (replace(batch, masked=None, visible=None, targets={}), states))
+        functional_call(self.model, self.weights, (unhidden(batch), states))
         return self.objective.teacher_targets([self.model.of_units(state) for state in states])
+
+
+def unhidden(batch: Batch) -> Batch:
+    """The batch as a teacher sees it: all units, and nothing to predict."""
+    return replace(batch, masked=None, visible=None, targets={})

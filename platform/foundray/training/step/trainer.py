@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ from foundray.host.devices import traits
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
 from foundray.training.collectives.group import Group
-from foundray.training.step.blocks import BLOCK, shard_bounds
-from foundray.training.step.flat import FlatParameters, Layout
+from foundray.training.step.blocks import BLOCK, Blocks, shard_bounds, shard_of
+from foundray.training.step.flat import FlatParameters, Layout, part
 from foundray.training.step.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.step.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
 from foundray.training.step.kernels import compile_layers, unfit
@@ -51,20 +51,16 @@ MicroBatches = Iterable[tuple[int, bytes]]
 class Trainer:
     """A model on one worker, its shard of the optimizer, and the step that moves both."""
 
-    def __init__(self, spec: Spec, model: Model, objective: Objective, group: Group | None = None):
+    def __init__(
+        self, spec: Spec, model: Model, objective: Objective, group: Group | None = None, device: torch.device | None = None
+    ):
         self.spec, self.model, self.objective = spec, model, objective
-        self.device = next(model.parameters()).device
+        self.device = device or next(model.parameters()).device
         self.traits = traits(self.device)
         self.layout = Layout.of(model)
-        self.flat = FlatParameters(model, self.layout, max(spec.scale.world[1], group.world if group else 1))
         self.traits.prefer_equal_bits(spec.train.exact)
         if spec.train.compile and self.traits.compiles:
             compile_layers(model)
-        summing = ExactSum if spec.train.exact else RoundedSum
-        self.sum: GradientSum = summing(self.flat.buffer.numel(), spec.train.micro_batches, self.device)
-        self.teacher = Teacher(model, objective, self.flat) if objective.teaches else None
-        self.whole = {"master": self.flat.buffer, **({TEACHER: self.teacher.buffer} if self.teacher else {})}
-        """Buffers that every worker holds completely although it updates its shard only, by name in the state."""
         self.spikes = SpikeGuard(spec.guard.spike)
         self.read: Callable[[int], bytes] | None = None
         """Reads the micro-batch at a position of the stream, for rechecks."""
@@ -78,9 +74,14 @@ class Trainer:
         Shards are equal, unless `bounds` are given (`shard_bounds`).
         """
         self.group = group
-        self.bounds = bounds or shard_bounds(self.layout.blocks, [1.0] * group.world)
-        self.blocks = self.layout.shard(self.bounds, group.rank)
-        self.optimizer = ShardOptimizer(self.spec.optimizer, self.layout, self.blocks, self.flat.shard(self.blocks))
+        self.across = group
+        """The workers that hold the same blocks as this one, and update a shard of them each."""
+        self._hold()
+        self.bounds = bounds or shard_bounds(len(self.held), [1.0] * self.across.world)
+        self.own = shard_of(self.bounds, self.across.rank, len(self.held))
+        """The positions, among the blocks that this worker holds, of those that it updates."""
+        self.blocks = self.held.part(self.own.start, self.own.stop)
+        self.optimizer = ShardOptimizer(self.spec.optimizer, self.layout, self.blocks, part(self.buffer, self.own))
         self.updates: int | None = None
         """Updates that this worker's shard has had; None while it may be incomplete."""
         self.result: StepResult | None = None
@@ -88,10 +89,26 @@ class Trainer:
         self.squares: Tensor | None = None
         """Sum of squares of the last step's gradient, before clipping, per block; None before this group's first step."""
 
+    def _hold(self) -> None:
+        """Make the buffers for what this worker holds: the whole model, whatever the group."""
+        if not hasattr(self, "flat"):
+            self.flat = FlatParameters(self.model, self.layout, max(self.spec.scale.world[1], self.group.world))
+            teacher = Teacher(self.model, self.objective, self.flat) if self.objective.teaches else None
+            self._hold_in(self.flat.buffer, self.flat.blocks, teacher)
+
+    def _hold_in(self, buffer: Tensor, held: Blocks, teacher: Teacher | None) -> None:
+        """Sum the gradients, and keep the teacher, of the weights in `buffer`, those of the blocks `held`."""
+        self.buffer, self.held = buffer, held
+        summing = ExactSum if self.spec.train.exact else RoundedSum
+        self.sum: GradientSum = summing(buffer.numel(), self.spec.train.micro_batches, self.device)
+        self.teacher = teacher
+        self.whole = {"master": buffer, **({TEACHER: teacher.buffer} if teacher else {})}
+        """Buffers that this worker holds completely although it updates its shard only, by name in the state."""
+
     def gather_weights(self) -> None:
         """Receive the other workers' shards of the weights, and of the teacher's."""
         for buffer in self.whole.values():
-            self.group.gather(buffer, [bound * BLOCK for bound in self.bounds])
+            self.across.gather(buffer, [bound * BLOCK for bound in self.bounds])
 
     def initialise(self) -> None:
         """Set the weights with which a run starts, also if steps were made that are to be forgotten."""
@@ -100,16 +117,20 @@ class Trainer:
         if self.teacher:
             self.teacher.begin()
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The master weights by name, in name order, on the CPU. Every worker iterates to the end."""
+        return self.flat.weights()
+
     def state_shard(self) -> dict[str, Tensor]:
         """A copy of this worker's shard of the state, on the CPU: master weights, teacher and optimizer state."""
-        tensors = {name: self.flat.part(buffer, self.blocks) for name, buffer in self.whole.items()}
+        tensors = {name: part(buffer, self.own) for name, buffer in self.whole.items()}
         tensors |= self.optimizer.tensors()
         return {name: copied(tensor.detach()) for name, tensor in tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Load this worker's shard of a state."""
         for name, buffer in self.whole.items():
-            self.flat.part(buffer, self.blocks).copy_(tensors[name])
+            part(buffer, self.own).copy_(tensors[name])
         self.optimizer.load(tensors)
 
     def step(
@@ -133,8 +154,7 @@ class Trainer:
         facts = self._compute(at, micro_batches, recheck)
         facts[WORDS + 1], facts[WORDS + 2], facts[WORDS + 3] = int(leave), int(save), int(mirror)
         facts[self.group.rank - self.group.world] = mine = standing(step, made_under)
-        self.group.offer(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
-        *loss_words, tokens_sum, leaving, saving, mirroring = self.group.sum(facts)[:WHOLE].tolist()
+        *loss_words, tokens_sum, leaving, saving, mirroring = self._summed(facts)[:WHOLE].tolist()
         each, standings = facts[WHOLE : -self.group.world], facts[-self.group.world :].tolist()
         times, takers, fingerprints, bad, checksums = each.view(-1, EACH).T.tolist()
         if standings != [mine] * self.group.world:
@@ -159,7 +179,7 @@ class Trainer:
         if not spike:
             self.optimizer.step(step + 1, lr, gradient)
             if self.teacher:
-                self.teacher.follow(self.blocks, step / self.spec.train.steps)
+                self.teacher.follow(self.own, step / self.spec.train.steps)
         requests = leaving > 0, saving > 0, mirroring > 0
         data = combined(fingerprints)
         self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *requests, tuple(skipped), spike, unchecked)
@@ -168,6 +188,11 @@ class Trainer:
             self.spikes.add(step + 1, loss)
         self.gather_weights()
         return self.result
+
+    def _summed(self, facts: Tensor) -> Tensor:
+        """All workers' facts; meanwhile the reduction of the gradients begins."""
+        self.group.offer(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
+        return self.group.sum(facts)
 
     def _compute(self, at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
         """Sum the gradients of this worker's micro-batches of the data step `at`; returns the facts that all workers sum.
@@ -223,7 +248,7 @@ class Trainer:
 
     def _gradient(self, tokens: int) -> tuple[Tensor, float]:
         """This worker's shard of the step's gradient, clipped, and the norm of the whole gradient before clipping."""
-        mine = self.group.reduce_to_owners(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
+        mine = self.across.reduce_to_owners(self.sum.summed(), [bound * BLOCK for bound in self.bounds])
         gradient = self.sum.as_float(mine[: len(self.blocks) * BLOCK], self.spec.tokens_per_step / tokens)
         norm = self._norm(gradient)
         if self.spec.optimizer.clip is not None and norm > self.spec.optimizer.clip:
@@ -244,21 +269,26 @@ class Trainer:
         """
         assert self.read is not None
         again = torch.zeros(self.group.world + 1, dtype=torch.int64, device=self.device)
-        problem = ""
+        payload, problem = None, ""
         try:
             payload = self.read(at * self.spec.train.micro_batches + index)
         except Exception as error:  # mostly unreachable storage; the step itself needs nothing from it
             problem = described(error)
             again[-1] = 1
-        else:
-            self.backward(payload, at, index)
-            again[self.group.rank] = checksum(self.flat.gradient)
+        again[self.group.rank] = self._checksum(payload, at, index)
         *checksums, unread = self.group.sum(again).tolist()
         if unread:
             return str(next(filter(None, self.group.share(problem))))
         if odd := odd_ones_out(taker, first, checksums):
             raise Corruption(step + 1, index, odd)
         return ""
+
+    def _checksum(self, payload: bytes | None, at: int, index: int) -> int:
+        """Checksum of a micro-batch's gradient; 0 without its payload."""
+        if payload is None:
+            return 0
+        self.backward(payload, at, index)
+        return checksum(self.flat.gradient)
 
     def loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         """Summed loss and its count, of one micro-batch with its own random numbers."""
@@ -271,31 +301,51 @@ class Trainer:
         with self.traits.low_precision():
             return batch, self.model.encode(batch)
 
+    def encodings(self, micro_batches: MicroBatches) -> Iterator[tuple[int, Batch, Tensor]]:
+        """The position of each micro-batch of an evaluation, its batch, and the encoder's hidden states."""
+        for position, payload in micro_batches:
+            yield position, *self.encoded(payload, 0, position)
+
+    def losses_of(self, parts: Sequence[tuple[Batch, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """The loss of each part of a micro-batch that `encodings` has given last, and its count."""
+        return [self.loss_of(*one) for one in parts]
+
     def loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Summed loss and its count, from the encoder's hidden states."""
         with self.traits.low_precision():
             answers = self.model.answer(batch, hidden)
             teacher_targets = self.teacher.targets(batch) if self.teacher else None
-        losses = []
-        for head, (target, loss_mask) in batch.targets.items():
-            answer = answers[head]
-            if self.objective.couples:
-                target, loss_mask = answer, loss_mask[:, :1]
-            wanted = teacher_targets if target is None else target
-            assert wanted is not None, f"{head} has no target"
-            losses.append(self.objective.loss(answer, wanted, loss_mask))
-        loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
-        return loss, count
+        return summed_loss(self.objective, batch, answers, teacher_targets)
 
     def _norm(self, gradient: Tensor) -> float:
         """Norm of the whole gradient, from this worker's shard: squares are summed per block, and blocks in block order."""
         squares = torch.zeros(self.bounds[-1], dtype=torch.float64, device=self.device)
-        sums, rows = squares[self.blocks.start : self.blocks.stop], self.traits.chunk // BLOCK
+        sums, rows = squares[self.own.start : self.own.stop], self.traits.chunk // BLOCK
         for some, mine in zip(sums.split(rows), gradient.view(-1, BLOCK).split(rows), strict=True):
             some.copy_(row_sums(mine * mine))
-        self.group.gather(squares, self.bounds)
-        self.squares = squares[: self.layout.blocks].cpu()
+        self.squares = self._of_all_blocks(squares).cpu()
         return float(self.squares.cumsum(0)[-1].sqrt())
+
+    def _of_all_blocks(self, values: Tensor) -> Tensor:
+        """A value of every block in block order, from all workers; `values` has those of this worker's shard, at `own`."""
+        self.group.gather(values, self.bounds)
+        return values[: self.layout.blocks]
+
+
+def summed_loss(
+    objective: Objective, batch: Batch, answers: dict[str, Tensor], teacher_targets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of the heads' answers, and its count."""
+    losses = []
+    for head, (target, loss_mask) in batch.targets.items():
+        answer = answers[head]
+        if objective.couples:
+            target, loss_mask = answer, loss_mask[:, :1]
+        wanted = teacher_targets if target is None else target
+        assert wanted is not None, f"{head} has no target"
+        losses.append(objective.loss(answer, wanted, loss_mask))
+    loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
+    return loss, count
 
 
 def standing(step: int, made_under: str) -> int:
@@ -318,9 +368,3 @@ def row_sums(values: Tensor) -> Tensor:
         width //= 2
         values[:, :width] += values[:, width : 2 * width]
     return values[:, 0]
-
-
-def named_weights(flat: FlatParameters) -> Iterator[tuple[str, Tensor]]:
-    """The master weights by name, in name order, on the CPU."""
-    for name, tensor in sorted(flat.named().items()):
-        yield name, tensor.detach().cpu()

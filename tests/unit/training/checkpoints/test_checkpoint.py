@@ -13,7 +13,7 @@ from foundray.testing.trainers import make_trainer, save_checkpoint
 from foundray.training.checkpoints.checkpoint import load, load_weights, weights_sha256
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.collectives.group import Group
-from foundray.training.step.trainer import Trainer, named_weights
+from foundray.training.step.trainer import Trainer
 
 
 @pytest.fixture
@@ -117,4 +117,4 @@ def test_weights_sha256_is_as_documented(saved: tuple[Store, Trainer]) -> None:
     sha = hashlib.sha256()
     for name, parameter in sorted(trainer.model.named_parameters()):
         sha.update(name.encode("utf-8") + parameter.detach().numpy().astype("<f4").tobytes())
-    assert weights_sha256(named_weights(trainer.flat)) == sha.hexdigest()
+    assert weights_sha256(trainer.weights()) == sha.hexdigest()

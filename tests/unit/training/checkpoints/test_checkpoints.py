@@ -25,6 +25,7 @@ from foundray.training.checkpoints.leftovers import clear
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, commit
 from foundray.training.collectives.group import Group
+from foundray.training.step.blocks import Blocks
 
 BLOCKS = 10
 PARAMETERS = [("w", [BLOCKS * 256], 0)]
@@ -36,7 +37,7 @@ def state_of(*ranges: range) -> dict[str, torch.Tensor]:
 
 
 def make(folder: Store, step: int, *files: tuple[range, ...]) -> None:
-    shards = [write_shard(folder, step, held, state_of(*held)) for held in files or ((range(BLOCKS),),)]
+    shards = [write_shard(folder, step, Blocks(tuple(held)), state_of(*held)) for held in files or ((range(BLOCKS),),)]
     commit(folder, CheckpointManifest(step=step, fingerprint="f", optimizer="adamw", parameters=PARAMETERS, shards=shards))
 
 
@@ -122,8 +123,8 @@ def test_steps_count_as_numbers_and_a_name_may_end_in_its_last_cut(folder: Store
 def test_milestones_and_the_best_are_kept_and_what_is_incomplete_goes(folder: Store) -> None:
     for step in range(1, 13):
         make(folder, step)
-    write_shard(folder, 0, range(5), state_of(range(5)))  # of a worker whose group broke
-    write_shard(folder, 13, range(5), state_of(range(5)))  # another worker may be writing the rest now
+    write_shard(folder, 0, Blocks((range(5),)), state_of(range(5)))  # of a worker whose group broke
+    write_shard(folder, 13, Blocks((range(5),)), state_of(range(5)))  # another worker may be writing the rest now
     losses = {4: 1.0, 6: 0.5, 7: float("nan"), 8: 0.7, 12: 2.0}
     prune(folder, Keep(2, every=5, best=2, losses=lambda: losses))
     assert completed_steps(folder) == [12, 11, 10, 8, 6, 5]
@@ -174,7 +175,7 @@ def test_a_deletion_that_is_broken_off_leaves_no_checkpoint(folder: Store, monke
 def test_what_killed_writers_left_is_removed_and_nothing_else(folder: Store, tmp_path: Path) -> None:
     make(folder, 1)
     for step in (0, 2):
-        write_shard(folder, step, range(5), state_of(range(5)))
+        write_shard(folder, step, Blocks((range(5),)), state_of(range(5)))
     kept = ["report.html.77.tmp", f"spec.yaml.{os.getpid()}.tmp", "spec.yaml", "notes.tmp"]
     gone = ["spec.yaml.77.tmp", "holder.json.77.tmp", "checkpoints/step-00000001/blocks-0.safetensors.77.tmp"]
     for name in [*kept, *gone]:

@@ -24,6 +24,7 @@ from foundray.training.elastic.committer import Committer
 from foundray.training.protocol import commits
 from foundray.training.protocol.commits import MAX_PENDING, Commits
 from foundray.training.protocol.messages import Commit, Committed, Decision, NotCommitted, Note, Pruned, Written
+from foundray.training.step.blocks import Blocks
 
 BLOCKS = 10
 PARAMETERS = [("w", [BLOCKS * 256], 0)]
@@ -38,7 +39,7 @@ def state(*ranges: range) -> dict[str, torch.Tensor]:
 
 def make(folder: Store, step: int) -> None:
     """A complete checkpoint of an earlier command."""
-    shard = write_shard(folder, step, range(BLOCKS), state(range(BLOCKS)))
+    shard = write_shard(folder, step, Blocks((range(BLOCKS),)), state(range(BLOCKS)))
     commit(folder, CheckpointManifest(step=step, fingerprint="f", optimizer="adamw", parameters=PARAMETERS, shards=[shard]))
 
 
@@ -84,7 +85,7 @@ class Driver:
     def write(self, step: int, *parts: range, generations: tuple[int, int] = (1, 1), made_under: str = "") -> None:
         """Let two workers write one part each."""
         reported = [
-            Written(of, step, made_under, write_shard(self.folder, step, blocks, state(blocks), of, made_under), 0.1)
+            Written(of, step, made_under, write_shard(self.folder, step, Blocks((blocks,)), state(blocks), of, made_under), 0.1)
             for blocks, of in zip(parts or (range(5), range(5, 10)), generations, strict=True)
         ]
         self.written = tuple((*before, new) for before, new in zip(self.written, reported, strict=True))
@@ -152,7 +153,7 @@ def test_a_commit_in_flight_does_not_bring_back_what_a_cut_undoes(folder: Store,
     assert Driver(folder, lineage=lineage).steps == [80]
     assert load_weights(folder, lineage=lineage)[0] == 80
     # A state of the same step that the run makes after the cut has a folder of its own.
-    write_shard(folder, 104, range(BLOCKS), state(range(BLOCKS)), made_under="a1b2")
+    write_shard(folder, 104, Blocks((range(BLOCKS),)), state(range(BLOCKS)), made_under="a1b2")
     assert names(folder) == ["step-00000080", "step-00000104", "step-00000104-a1b2"]
     # Where deleting works, it goes.
     monkeypatch.undo()
@@ -275,7 +276,7 @@ def test_a_commit_for_a_group_that_broke_leaves_the_shards_of_the_next_one(
     monkeypatch.setattr(committing, "commit", lambda *given: (may_go_on.wait(20) and commit(*given)) or "")
     driver.write(60)
     driver.look()
-    write_shard(folder, 55, range(5), state(range(5)), 2)
+    write_shard(folder, 55, Blocks((range(5),)), state(range(5)), 2)
     driver.begin(2)
     may_go_on.set()
     driver.finish()

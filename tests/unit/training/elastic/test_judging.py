@@ -25,7 +25,7 @@ from foundray.training.collectives.group import Group
 from foundray.training.elastic.judging import Judging
 from foundray.training.evaluating.tasks.kept import check_tasks, keep_tasks
 from foundray.training.evaluating.texts import continued
-from foundray.training.step.trainer import Trainer, named_weights
+from foundray.training.step.trainer import Trainer
 from foundray.wording.sentences import sentence
 
 TOKENIZER = make_bytes()
@@ -95,7 +95,7 @@ def test_steps_after_it_are_as_without_it(folder: Path) -> None:
             trainer.step(step, [(at, micro_batch(spec, at)) for at in range(step * 5, step * 5 + 5)])
             if judge:
                 subject.judge(4)
-        return weights_sha256(named_weights(trainer.flat))
+        return weights_sha256(trainer.weights())
 
     assert trained(True) == trained(False)
 

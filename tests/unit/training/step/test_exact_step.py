@@ -16,7 +16,7 @@ from foundray.testing.groups import run_group
 from foundray.testing.specs import make_spec
 from foundray.testing.trainers import make_model, make_trainer, micro_batch, train_steps
 from foundray.training.collectives.group import Group
-from foundray.training.step.blocks import BLOCK, shard_bounds
+from foundray.training.step.blocks import BLOCK, Blocks, shard_bounds, shard_of
 from foundray.training.step.flat import FlatParameters, Layout
 from foundray.training.step.gradient_sum import SCALE, ExactSum, RoundedSum, overflows
 from foundray.training.step.kernels import unfit
@@ -159,11 +159,12 @@ def test_layout_covers_everything_once_in_whole_blocks() -> None:
     assert all(p.data_ptr() == flat.named()[name].data_ptr() for name, p in model.named_parameters())
     for room in ([1.0], [1.0] * 2, [1.0] * 3, [1.0] * 7, [1.0] * 1000, [3.0, 1.0, 8.0]):
         bounds = shard_bounds(layout.blocks, room)
-        shards = [layout.shard(bounds, rank) for rank in range(len(room))]
+        shards = [shard_of(bounds, rank, layout.blocks) for rank in range(len(room))]
         assert [block for shard in shards for block in shard] == list(range(layout.blocks))
         for shard in shards:
-            assert [block for run, _ in layout.spans(shard) for block in run] == list(shard)
-    decayed = {block for run, scaling in layout.spans(range(layout.blocks)) if scaling.weight_decay for block in run}
+            positions = [position for run, _ in layout.spans(Blocks((shard,))) for position in run]
+            assert positions == list(range(len(shard)))
+    decayed = {block for run, scaling in layout.spans(Blocks((range(layout.blocks),))) if scaling.weight_decay for block in run}
     for entry in layout.entries:
         assert all((block in decayed) == (len(entry.shape) == 2) for block in range(entry.first, entry.first + entry.blocks))
 
@@ -173,7 +174,7 @@ def test_state_in_bytes_and_back(kind: str) -> None:
     spec = make_spec(optimizer__kind=kind)
     model = make_model(spec)
     layout = Layout.of(model)
-    shard = range(3, layout.blocks - 1)
+    shard = Blocks((range(3, layout.blocks - 1),))
     parameters = torch.randn(len(shard) * BLOCK)
     optimizers = [ShardOptimizer(spec.optimizer, layout, shard, values) for values in (parameters, parameters.clone())]
     gradient = torch.randn(len(parameters))
@@ -192,7 +193,7 @@ def test_a_span_that_is_too_large_for_one_call_is_cut_and_the_bits_are_the_same(
     """The limit of 2^30 elements, lowered to three blocks."""
     spec = make_spec(optimizer__kind=kind)
     layout = Layout.of(make_model(spec))
-    shard, longest, after = range(2, layout.blocks - 1), [], []
+    shard, longest, after = Blocks((range(2, layout.blocks - 1),)), [], []
     rng = torch.Generator().manual_seed(1)
     values, *gradients = torch.randn(4, len(shard) * BLOCK, generator=rng)
     for largest in (2**30, 3 * BLOCK):
@@ -211,7 +212,7 @@ def test_8_bit_state_is_at_most_2_1_bytes_a_parameter() -> None:
     spec = make_spec(model__width=128, model__depth=4, model__heads=4, model__context=64)
     model = make_model(spec)
     layout = Layout.of(model)
-    optimizer = ShardOptimizer(spec.optimizer, layout, range(layout.blocks), torch.zeros(layout.blocks * BLOCK))
+    optimizer = ShardOptimizer(spec.optimizer, layout, Blocks((range(layout.blocks),)), torch.zeros(layout.blocks * BLOCK))
     size = sum(t.numel() * t.element_size() for t in optimizer.tensors().values())
     assert size / sum(p.numel() for p in model.parameters()) <= 2.1
 

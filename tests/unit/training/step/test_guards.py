@@ -14,7 +14,7 @@ from foundray.testing.trainers import make_trainer, micro_batch
 from foundray.training.checkpoints.checkpoint import weights_sha256
 from foundray.training.collectives.group import Group
 from foundray.training.step.guards import FEWEST, Corruption, SpikeGuard, odd_ones_out
-from foundray.training.step.trainer import Trainer, named_weights
+from foundray.training.step.trainer import Trainer
 
 
 def steps(group: Group, spec: Any, poisoned: dict[int, float], count: int) -> tuple[str, list[tuple[int, ...]], list[bool]]:
@@ -29,7 +29,7 @@ def steps(group: Group, spec: Any, poisoned: dict[int, float], count: int) -> tu
         first = step * spec.train.micro_batches
         mine = range(first + group.rank, first + spec.train.micro_batches, group.world)
         results.append(trainer.step(step, [(position, micro_batch(spec, position)) for position in mine]))
-    return weights_sha256(named_weights(trainer.flat)), [r.skipped for r in results], [r.spike for r in results]
+    return weights_sha256(trainer.weights()), [r.skipped for r in results], [r.spike for r in results]
 
 
 def _times(found: tuple[torch.Tensor, ...], factor: float) -> tuple[torch.Tensor, ...]:
@@ -148,7 +148,7 @@ def unreadable(group: Group, spec: Any, since: int) -> tuple[list[str], str]:
         if step == since:
             trainer.read = lambda position: micro_batch(spec, position)
         said.append(trainer.step(step, [(position, micro_batch(spec, position)) for position in mine]).unchecked)
-    return said, weights_sha256(named_weights(trainer.flat))
+    return said, weights_sha256(trainer.weights())
 
 
 def test_a_recheck_that_one_worker_cannot_read_is_skipped_by_all_and_reported() -> None:

@@ -28,7 +28,7 @@ from foundray.testing.specs import make_spec, small_spec, write_spec
 from foundray.testing.trainers import VOCABULARY, make_model, make_trainer, micro_batch, save_checkpoint
 from foundray.training.checkpoints.checkpoint import load, load_states, sha256_of, weights_sha256
 from foundray.training.collectives.group import Group
-from foundray.training.step.trainer import Trainer, named_weights
+from foundray.training.step.trainer import Trainer
 from foundray.training.warm_start.parent import Start, find_start
 from foundray.training.warm_start.starting import START, begin, fit_of, read_start, take, write_start
 
@@ -257,7 +257,7 @@ def started(start: Start, folder: Path, group: Group | None = None) -> Trainer:
 def test_weights_are_taken_and_the_optimizer_is_new(parent: Run, tmp_path: Path) -> None:
     start = find_start(child())
     trainer = started(start, tmp_path / "new")
-    assert weights_sha256(named_weights(trainer.flat)) == start.place.weights_sha256
+    assert weights_sha256(trainer.weights()) == start.place.weights_sha256
     fresh = make_trainer(make_spec(), Group())
     known = fresh.optimizer.tensors()
     sizes = {name: tensor[:8].tolist() for name, tensor in known.items()}
@@ -330,7 +330,7 @@ def steps_from(group: Group, folder: str, wanted: str) -> str:
     for step in range(2):
         mine = range(group.rank, 5, group.world)
         trainer.step(step, [(step * 5 + i, micro_batch(trainer.spec, step * 5 + i)) for i in mine])
-    return weights_sha256(named_weights(trainer.flat))
+    return weights_sha256(trainer.weights())
 
 
 def kept(folder: Path) -> InitFromConfig:
@@ -348,7 +348,7 @@ def test_any_number_of_workers_starts_with_the_same_bits(tmp_path: Path) -> None
     scratch = make_trainer(make_spec(), Group())
     for step in range(2):
         scratch.step(step, [(step * 5 + i, micro_batch(scratch.spec, step * 5 + i)) for i in range(5)])
-    assert weights_sha256(named_weights(scratch.flat)) != alone
+    assert weights_sha256(scratch.weights()) != alone
 
 
 def test_kept_weights_that_are_lost_or_damaged_are_one_sentence(tmp_path: Path) -> None:

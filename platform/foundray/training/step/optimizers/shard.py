@@ -12,7 +12,7 @@ from torch import Tensor
 from foundray.model.parametrisation import Scaling
 from foundray.spec import OptimizerConfig
 from foundray.spec.optimizers import KINDS
-from foundray.training.step.blocks import BLOCK
+from foundray.training.step.blocks import BLOCK, Blocks
 from foundray.training.step.flat import Layout
 
 LARGEST = 2**30
@@ -37,7 +37,7 @@ def state_bytes_per_block(kind: str) -> int:
 class ShardOptimizer:
     """Updates `parameters`, the elements of the blocks in `shard`, in place."""
 
-    def __init__(self, spec: OptimizerConfig, layout: Layout, shard: range, parameters: Tensor):
+    def __init__(self, spec: OptimizerConfig, layout: Layout, shard: Blocks, parameters: Tensor):
         self.kind = spec.kind
         self.state = state_tensors(spec.kind)
         self.spans: list[tuple[slice, torch.nn.Parameter]] = []
@@ -46,7 +46,7 @@ class ShardOptimizer:
         """The learning rate's factor, per span."""
         groups: list[dict[str, Any]] = []
         for blocks, scaling in _cut(layout.spans(shard)):
-            elements = slice((blocks.start - shard.start) * BLOCK, (blocks.stop - shard.start) * BLOCK)
+            elements = slice(blocks.start * BLOCK, blocks.stop * BLOCK)
             parameter = torch.nn.Parameter(parameters[elements])
             self.spans.append((elements, parameter))
             self.lr_factors.append(scaling.lr)

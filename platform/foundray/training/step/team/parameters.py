@@ -1,0 +1,78 @@
+"""A model's parameters on one member of a team: its part of every unit in one buffer, and the units that it gathers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from foundray.model.model import Model
+from foundray.model.units import units
+from foundray.training.collectives.group import Group
+from foundray.training.step.blocks import BLOCK, Blocks
+from foundray.training.step.flat import Layout
+from foundray.training.step.team.holding import holding
+from foundray.training.step.team.unit import GatheredUnit
+
+
+class TeamParameters:
+    """The weights of `model`, of which this worker holds the part that is its own in `team`."""
+
+    def __init__(self, model: Model, layout: Layout, team: Group, device: torch.device, teams: int):
+        self.layout, self.team = layout, team
+        self.held = holding(layout, units(model), team.world, team.rank)
+        self.blocks = Blocks(tuple(run for unit in self.held for run in unit.held.ranges))
+        self.buffer = torch.zeros((len(self.blocks) + teams - 1) * BLOCK, device=device)
+        """[(held blocks + teams - 1) * 256] fp32: the master weights of the blocks that this worker holds, unit by unit, and
+        the padding of equal shards."""
+        self.units = [GatheredUnit(held, model, team, device) for held in self.held]
+
+    def part(self, unit: int, buffer: Tensor) -> Tensor:
+        """A unit's part of a buffer that is laid out as `self.buffer` is."""
+        held = self.held[unit]
+        return buffer[held.first * BLOCK : (held.first + len(held.held)) * BLOCK]
+
+    def gather(self, unit: int) -> None:
+        self.units[unit].gather(self.part(unit, self.buffer))
+
+    @contextmanager
+    def gathered(self, which: Sequence[int]) -> Iterator[None]:
+        """Units are there inside, and freed after."""
+        for unit in which:
+            self.gather(unit)
+        yield
+        for unit in which:
+            self.units[unit].free()
+
+    def put(self, name: str, values: Tensor) -> None:
+        """Set this worker's part of a parameter from the whole of it."""
+        entry = next(entry for entry in self.layout.entries if entry.name == name)
+        padded = torch.zeros(entry.blocks * BLOCK)
+        padded[: values.numel()] = values.reshape(-1)
+        inside = range(entry.first, entry.first + entry.blocks)
+        at = 0
+        for run in self.blocks.ranges:
+            start, stop = max(run.start, inside.start), min(run.stop, inside.stop)
+            if start < stop:
+                here = (at + start - run.start) * BLOCK
+                wanted = padded[(start - inside.start) * BLOCK : (stop - inside.start) * BLOCK]
+                self.buffer[here : here + len(wanted)] = wanted.to(self.buffer.device)
+            at += len(run)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The whole weights by name, in name order, on the CPU, one unit in memory at a time. Every member iterates."""
+        places = {entry.name: (unit, entry, offset) for unit in self.units for entry, offset in unit.held.places}
+        current: GatheredUnit | None = None
+        for name in sorted(places):
+            unit, entry, offset = places[name]
+            if unit is not current:
+                if current:
+                    current.free()
+                unit.gather(self.part(self.units.index(unit), self.buffer))
+                current = unit
+            start = offset * BLOCK
+            yield name, unit.whole[start : start + torch.Size(entry.shape).numel()].view(entry.shape).to("cpu", copy=True)
+        if current:
+            current.free()

@@ -1,0 +1,239 @@
+"""The exact step by teams: a trainer whose workers hold a part of the model each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from foundray.contract import Objective
+from foundray.data.stream.batch import fingerprint
+from foundray.data.stream.order import mix
+from foundray.model.backbone import Stage
+from foundray.model.model import Batch, Model, initial_weights
+from foundray.spec import Spec
+from foundray.training.collectives.group import Group
+from foundray.training.step.loss_sum import WORDS, fits, words
+from foundray.training.step.team.parameters import TeamParameters
+from foundray.training.step.team.passes import Passes
+from foundray.training.step.team.teacher import TeamTeacher
+from foundray.training.step.trainer import EACH, WHOLE, MicroBatches, Trainer, summed_loss
+
+TOO_LARGE = 2**16
+"""Mark of a micro-batch whose gradient does not fit the sum, although its first units may have been added already."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A micro-batch of each member of a team, or none of some."""
+
+    mine: tuple[int, bytes] | None
+    """(position, payload) of this member's."""
+    positions: list[int | None]
+    """Of all members'."""
+
+
+class TeamTrainer(Trainer):
+    """A trainer for groups whose teams of `size` workers hold one copy of the model between them."""
+
+    def __init__(self, spec: Spec, model: Model, objective: Objective, group: Group, size: int):
+        """`model` needs no memory: it may be on torch's `meta` device."""
+        self.size = size
+        for part in (model.model, model.predictor):
+            if part is not None:
+                part.set_tables(group.device)
+        self.twin = copy.deepcopy(model) if objective.teaches else None
+        """The teacher's network."""
+        self.encoding = range(1 + len(model.model.layers))
+        """The encoder's units."""
+        super().__init__(spec, model, objective, group, group.device)
+
+    def _hold(self) -> None:
+        """Make the buffers for this worker's part of the model in this group's teams."""
+        self.team, self.across = self.group.split(self.size)
+        self.parameters = TeamParameters(self.model, self.layout, self.team, self.device, self.across.world)
+        self.passes = Passes(self.parameters)
+        self.lessons: TeamTeacher | None = None
+        if self.twin is not None:
+            of_teacher = TeamParameters(self.twin, self.layout, self.team, self.device, self.across.world)
+            self.lessons = TeamTeacher(self.twin, self.objective, self.parameters, of_teacher, self.encoding)
+        self._hold_in(self.parameters.buffer, self.parameters.blocks, self.lessons)
+
+    def initialise(self) -> None:
+        for name, values in initial_weights(self.model, self.spec.seed):
+            self.parameters.put(name, values)
+        if self.lessons:
+            self.lessons.begin()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        return self.parameters.weights()
+
+    def in_rounds(self, micro_batches: MicroBatches) -> Iterator[Round]:
+        """This member's micro-batches beside the others', until all have none."""
+        own = iter(micro_batches)
+        while True:
+            mine = next(own, None)
+            positions = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+            positions[self.team.rank] = 0 if mine is None else mine[0] + 1
+            found = [position - 1 if position else None for position in self.team.sum(positions).tolist()]
+            if all(position is None for position in found):
+                return
+            yield Round(mine, found)
+
+    # The gradient
+
+    def _summed(self, facts: Tensor) -> Tensor:
+        return self.group.sum(facts)
+
+    def _of_all_blocks(self, values: Tensor) -> Tensor:
+        everywhere = torch.zeros(self.layout.blocks, dtype=values.dtype, device=self.device)
+        everywhere[list(self.blocks)] = values[self.own.start : self.own.stop]
+        return self.group.sum(everywhere)  # the others' are zeros here, so the sum is exact
+
+    def _compute(self, at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
+        """As in `Trainer`, in rounds of the team.
+
+        A micro-batch whose gradient does not fit the sum is left out whole: the step is computed again without it.
+        """
+        taken: list[tuple[int, bytes]] = []
+        left_out: set[int] = set()
+        facts = self._compute_without(left_out, at, _kept(micro_batches, taken), recheck)
+        while too_large := self._too_large(facts) - left_out:
+            left_out |= too_large
+            facts = self._compute_without(left_out, at, taken, recheck)
+        return facts
+
+    def _too_large(self, facts: Tensor) -> set[int]:
+        """The micro-batches of all workers whose gradients do not fit."""
+        marks = self.group.sum(facts[WHOLE : -self.group.world].view(-1, EACH)[:, 3].clone())
+        return {index for index, mark in enumerate(marks.tolist()) if mark >= TOO_LARGE}
+
+    def _compute_without(self, left_out: set[int], at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
+        """The facts of `Trainer._compute`, with what is left out skipped."""
+        per_step = self.spec.train.micro_batches
+        facts = torch.zeros(WHOLE + EACH * per_step + self.group.world, dtype=torch.int64, device=self.device)
+        whole, each = facts[:WHOLE], facts[WHOLE : -self.group.world].view(per_step, EACH)
+        self.sum.clear()
+        for one in self.in_rounds(micro_batches):
+            indices = [None if position is None else position - at * per_step for position in one.positions]
+            index, payload = indices[self.team.rank], one.mine[1] if one.mine else None
+            self.passes.checksum = 0 if index is not None and index == recheck else None
+            # Compute; the others' gradients arrive here, and this worker tells which do not fit.
+            computed, wrong = self._pass(
+                None if index in left_out else payload, at, index or 0, [i is None or i in left_out for i in indices]
+            )
+            for other, too_large in zip(indices, wrong, strict=True):
+                if other is not None and too_large:
+                    each[other, 3] = TOO_LARGE
+            if index is None or payload is None:
+                continue
+            each[index, :3] += torch.tensor([1, self.group.rank, fingerprint(payload)], device=self.device)
+            if computed is None:
+                each[index, 3] = 1
+                continue
+            whole[:WORDS] += words(computed[0])
+            whole[WORDS] += computed[1]
+            each[index, 4] = self.passes.checksum or 0
+        return facts
+
+    def _pass(
+        self, payload: bytes | None, at: int, index: int, left_out: Sequence[bool]
+    ) -> tuple[tuple[Tensor, Tensor] | None, list[bool]]:
+        """One round: this member's micro-batch, if it has one, and its part of all members' gradients.
+
+        Returns the loss and its count, or None if it is not finite, and whose gradient does not fit the sum.
+        """
+        # Forward, to what enters the heads. Without a micro-batch, gather for the others.
+        batch = self._loaded(payload, at, index)
+        stages = self._stages([*self.model.encoder(batch), *self.model.decoder(batch)]) if batch else []
+        passed = self.passes.forward(stages, batch.x if batch else None, range(self.passes.last))
+        targets = self.lessons.targets(batch) if self.lessons else None
+        # The heads and the loss. One that is not finite adds nothing to any sum.
+        self.parameters.gather(self.passes.last)
+        computed = gradient = None
+        if batch:
+            entering = passed[-1].leaving.detach().requires_grad_()
+            loss, count = self._answered(batch, entering, targets)
+            if fits(loss):
+                (loss / self.spec.tokens_per_step).backward()
+                computed, gradient = (loss.detach(), count), entering.grad
+        # Backward.
+        wrong = [False] * self.size
+
+        def add(unit: int) -> None:
+            for member, too_large in enumerate(self.passes.add(unit, self.sum, left_out)):
+                wrong[member] |= too_large
+
+        add(self.passes.last)
+        self.passes.backward(passed, gradient, add)
+        return computed, wrong
+
+    def _checksum(self, payload: bytes | None, at: int, index: int) -> int:
+        self.passes.checksum = 0
+        self._pass(payload, at, index, [True] * self.size)
+        found, self.passes.checksum = self.passes.checksum, None
+        return found if payload is not None else 0
+
+    # The evaluation
+
+    def encodings(self, micro_batches: MicroBatches) -> Iterator[tuple[int, Batch, Tensor]]:
+        """As in `Trainer`. What takes one calls `losses_of` once before the next."""
+        for one in self.in_rounds(micro_batches):
+            position, payload = one.mine or (0, None)
+            batch = self._loaded(payload, 0, position)
+            stages = self._stages(self.model.encoder(batch)) if batch else []
+            passed = self.passes.forward(stages, batch.x if batch else None, self.encoding)
+            if batch:
+                yield position, batch, passed[-1].leaving
+            else:
+                self.losses_of([])
+
+    def losses_of(self, parts: Sequence[tuple[Batch, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        counts = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        counts[self.team.rank] = len(parts)
+        most = int(self.team.sum(counts).max())
+        return [found for one in [*parts, *[None] * (most - len(parts))] if (found := self._loss_of(one))]
+
+    def _loss_of(self, part: tuple[Batch, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+        """The loss of a part of a micro-batch, and its count; without one, gather for the others."""
+        batch, hidden = part or (None, None)
+        stages = self._stages(self.model.decoder(batch)) if batch else []
+        passed = self.passes.forward(stages, hidden, range(len(self.encoding), self.passes.last))
+        targets = self.lessons.targets(batch) if self.lessons else None
+        with self.parameters.gathered([self.passes.last]):
+            if batch is None or hidden is None:
+                return None
+            return self._answered(batch, passed[-1].leaving if passed else hidden, targets)
+
+    def _loaded(self, payload: bytes | None, step: int, index: int) -> Batch | None:
+        """A micro-batch, with its own random numbers for dropout and the like; None without a payload."""
+        if payload is None:
+            return None
+        torch.manual_seed(mix(self.spec.seed, step, index))
+        return Batch.load(payload, self.device)
+
+    def _answered(self, batch: Batch, hidden: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The loss and its count, from what enters the heads, which are gathered."""
+        with self.traits.low_precision():
+            answers = self.model.heads_of(batch, hidden)
+        return summed_loss(self.objective, batch, answers, targets)
+
+    def _stages(self, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages, with their products in the device's low precision."""
+
+        def in_low_precision(stage: Stage, hidden: Tensor) -> Tensor:
+            with self.traits.low_precision():
+                return stage(hidden)
+
+        return [partial(in_low_precision, stage) for stage in stages]
+
+
+def _kept(micro_batches: MicroBatches, taken: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The micro-batches, each added to `taken` as it comes."""
+    for one in micro_batches:
+        taken.append(one)
+        yield one

@@ -1,0 +1,116 @@
+"""Teams of workers that hold one copy of the model give the bits of workers that hold all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.objectives.specs import SPECS
+from torch import Tensor
+
+from foundray.model.model import Batch
+from foundray.model.units import units
+from foundray.spec import Spec
+from foundray.spec.optimizers import KINDS
+from foundray.testing.groups import run_group
+from foundray.testing.specs import make_spec
+from foundray.testing.trainers import make_model, make_team_trainer, make_trainer, micro_batch, train_steps
+from foundray.training.checkpoints.checkpoint import weights_sha256
+from foundray.training.collectives.group import Group
+from foundray.training.step.flat import Layout
+from foundray.training.step.guards import Corruption
+from foundray.training.step.team.holding import holding
+
+SHAPES = ((1, 2), (1, 3), (2, 2), (3, 1))
+"""(teams, workers per team)"""
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_every_objective_gives_the_same_bits(kind: str) -> None:
+    spec = SPECS[kind]
+    alone = train_steps(Group(), spec, 2, None)
+    for teams, size in SHAPES:
+        found = run_group(teams * size, train_steps, spec, 2, 3, None, "cpu", size)
+        assert set(map(str, found)) == {str(alone)}, (teams, size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_optimizer_gives_the_same_bits_and_any_team_continues_from_any_checkpoint(kind: str, tmp_path: Path) -> None:
+    spec = make_spec(optimizer__kind=kind)
+    alone = train_steps(Group(), spec, 4, None)
+    for teams, size in SHAPES:
+        run_group(teams * size, train_steps, spec, 1, None, str(tmp_path), "cpu", size)
+    assert train_steps(Group(), spec, 0, None, str(tmp_path))[0] == alone[0]
+
+
+class Poisoned:
+    """An objective that multiplies the losses of the micro-batches at some positions."""
+
+    def __init__(self, spec: Spec, factors: dict[int, float]):
+        self.objective = spec.objective.build()
+        self.factors = {key(micro_batch(spec, position)): factor for position, factor in factors.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.objective, name)
+
+    def loss(self, answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        loss, count = self.objective.loss(answer, target, mask)
+        return loss * self.factors.get(tuple(target[0].tolist()), 1.0), count
+
+
+def key(payload: bytes) -> tuple[int, ...]:
+    [(target, _)] = Batch.load(payload, torch.device("cpu")).targets.values()
+    assert target is not None
+    return tuple(target[0].tolist())
+
+
+def guarded_steps(group: Group, spec: Spec, factors: dict[int, float], team: int) -> tuple[str, list[tuple[int, ...]]]:
+    """Do three steps with rechecks, some of whose losses are multiplied; the weights' SHA-256, and what was skipped."""
+    trainer = make_trainer(spec, group) if team == 1 else make_team_trainer(spec, group, team)
+    trainer.objective = Poisoned(spec, factors)  # type: ignore[assignment]
+    trainer.read = lambda position: micro_batch(spec, position)
+    results = []
+    for first in range(0, 15, 5):
+        mine = range(first + group.rank, first + 5, group.world)
+        results.append(trainer.step(first // 5, [(position, micro_batch(spec, position)) for position in mine]))
+    assert not any(result.unchecked for result in results)
+    return weights_sha256(trainer.weights()), [result.skipped for result in results]
+
+
+def test_micro_batches_that_are_not_finite_or_too_large_are_left_out_whole() -> None:
+    """A loss that is not finite is found before the backward pass, a gradient that is too large after units were added."""
+    spec = make_spec(guard__recheck_every=1)
+    factors = {1: float("nan"), 7: 1e20, 8: 1e20, 13: 1e25}
+    alone = guarded_steps(Group(), spec, factors, 1)
+    assert alone[1] == [(1,), (2, 3), (3,)]
+    for teams, size in ((1, 2), (2, 2)):
+        assert set(map(str, run_group(teams * size, guarded_steps, spec, factors, size))) == {str(alone)}, (teams, size)
+
+
+def wrong_bits(group: Group, spec: Spec, wrong: int) -> list[int] | None:
+    """One worker of two teams computes other losses; returns the workers that the recheck names."""
+    trainer = make_team_trainer(spec, group, 2)
+    if group.rank == wrong:
+        trainer.objective = Poisoned(spec, dict.fromkeys(range(20), 1.0001))  # type: ignore[assignment]
+    trainer.read = lambda position: micro_batch(spec, position)
+    try:
+        trainer.step(0, [(position, micro_batch(spec, position)) for position in range(group.rank, 5, group.world)])
+    except Corruption as corruption:
+        return corruption.ranks
+    return None
+
+
+def test_a_recheck_finds_the_member_that_computes_other_bits() -> None:
+    spec = make_spec(guard__recheck_every=1)
+    assert run_group(4, wrong_bits, spec, 2) == [[2]] * 4
+    assert run_group(4, wrong_bits, spec, 9) == [None] * 4
+
+
+def test_every_block_is_held_by_one_member() -> None:
+    model = make_model(make_spec())
+    layout = Layout.of(model)
+    for size in (1, 2, 3, 5):
+        held = [unit.held for member in range(size) for unit in holding(layout, units(model), size, member)]
+        assert sorted(block for blocks in held for block in blocks) == list(range(layout.blocks))
