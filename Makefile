@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STEPS ?= 500
 ALONE := tests/integration/test_startup.py tests/gpu
+# Tests start hundreds of processes that import the same modules. Python keeps what it compiles, also where the environment, as
+# that of many container images, says that it should not: otherwise each of them would compile all of it once more.
+export PYTHONDONTWRITEBYTECODE :=
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 

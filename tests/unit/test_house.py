@@ -157,6 +157,12 @@ def test_the_makefile_knows_all_tests_that_run_alone() -> None:
     assert marked and not [file for file in marked if not any(file.is_relative_to(place) for place in named)]
 
 
+def test_what_the_makefile_starts_keeps_what_python_compiles() -> None:
+    """Packages are installed without compiling, so every process of a run would compile what it imports once more."""
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert "--no-compile" in makefile and re.search(r"^export PYTHONDONTWRITEBYTECODE :=$", makefile, re.MULTILINE)
+
+
 def test_the_hosted_workflow_runs_what_anyone_can_run_once() -> None:
     text = (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text()
     jobs = yaml.safe_load(text)["jobs"]
