@@ -203,36 +203,47 @@ def test_the_page_is_sound_for_machines_and_for_readers_who_listen(tmp_path: Pat
     assert policy.startswith("default-src 'none'")
 
 
-@pytest.mark.parametrize(
-    ("events", "metrics", "words"),
-    [
-        ([], [], ["Nothing yet", "new"]),
-        ([event_at(0, "command", workers=[1, 1])], [], ["interrupted", "no step is recorded yet"]),
-        (
-            [event_at(0, "command"), event_at(1, "workers_started", step=0, workers=1, state="storage")],
-            step_records(1, 1, 1),
-            ["interrupted", "Started on 1 worker"],
-        ),
-        (
-            [event_at(0, "command"), event_at(9, "failed", step=0, reason="the source x is empty", exit_status=2)],
-            [],
-            ["failed", "the source x is empty"],
-        ),
-        (
-            [event_at(0, "command"), event_at(1, "workers_started", step=0, workers=1, state="storage")],
-            step_records(1, 9, 1, loss=float("nan")),
-            ["interrupted"],
-        ),
-    ],
-)  # fmt: skip
-def test_a_run_in_any_state_has_a_page(events: list, metrics: list, words: list[str], tmp_path: Path) -> None:
-    run = run_with_records(tmp_path, events, metrics)
-    with (tmp_path / "small" / "metrics.jsonl").open("a") as stream:
-        stream.write('{"time": 1800000')  # its writer was killed
-    page = page_of(run, out=tmp_path / "x.html")
+STATES: list[tuple[list[Any], list[Any], list[str]]] = [
+    ([], [], ["Nothing yet", "new"]),
+    ([event_at(0, "command", workers=[1, 1])], [], ["interrupted", "no step is recorded yet"]),
+    (
+        [event_at(0, "command"), event_at(1, "workers_started", step=0, workers=1, state="storage")],
+        step_records(1, 1, 1),
+        ["interrupted", "Started on 1 worker"],
+    ),
+    (
+        [event_at(0, "command"), event_at(9, "failed", step=0, reason="the source x is empty", exit_status=2)],
+        [],
+        ["failed", "the source x is empty"],
+    ),
+    (
+        [event_at(0, "command"), event_at(1, "workers_started", step=0, workers=1, state="storage")],
+        step_records(1, 9, 1, loss=float("nan")),
+        ["interrupted"],
+    ),
+]  # fmt: skip
+"""Events, steps, and what their page says."""
+
+
+def run_whose_writer_was_killed(folder: Path, events: list[Any], metrics: list[Any], **changes: Any) -> Run:
+    run = run_with_records(folder, events, metrics, **changes)
+    with (Path(run.folder.path) / "metrics.jsonl").open("a") as stream:
+        stream.write('{"time": 1800000')
+    return run
+
+
+@pytest.mark.parametrize(("events", "metrics", "words"), STATES)
+def test_a_run_in_any_state_has_a_page(events: list[Any], metrics: list[Any], words: list[str], tmp_path: Path) -> None:
+    page = page_of(run_whose_writer_was_killed(tmp_path, events, metrics), out=tmp_path / "x.html")
     for word in words:
         assert word in page.text, word
-    assert page_of(run, run, out=tmp_path / "two.html").all("svg")
+
+
+def test_runs_in_any_states_are_compared(tmp_path: Path) -> None:
+    runs = [run_whose_writer_was_killed(tmp_path, *state[:2], name=f"run-{n}") for n, state in enumerate(STATES)]
+    assert page_of(*runs, out=tmp_path / "all.html").all("svg")
+    for run in (runs[0], runs[-1]):  # not one step in any of them, and not one number
+        assert page_of(run, run, out=tmp_path / "two.html").all("svg")
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
