@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tests.simulation.clock import Broken
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 MOST_ATTEMPTS = 400
 FEEDER_SECONDS = 60.0
 """Limit for the feeder to restart."""
-TICK_SECONDS, LOOK_SECONDS = 0.5, 0.05
+TICK_SECONDS, FORMING_TICK_SECONDS, LONGEST_TICK_SECONDS = 0.5, 0.1, 5.0
+"""Shortest times between signs of life: while a group computes or too few workers are ready, and otherwise; and the longest
+one, while nothing happens: much shorter than any limit that counts in such a time.
+"""
+PATIENCE = 0.2
+"""Time until the next signs of life, as a part of the time in which nothing has happened: limits are that exact."""
+LOOK_SECONDS, SLOTS_SECONDS = 0.05, 1.0
 
 
 class Driver:
@@ -44,18 +51,46 @@ class Driver:
         """Time at which it was asked to stop."""
         self.held_up_s = 0.0
         """Seconds for which it was held up."""
+        self.held, self.slots_at = m.SlotsHeld(()), 0.0
+        """The slots that the protocol knows of, and the time at which it hears of them again."""
+        self.happened_at = world.clock.now
+        """Time of the last event or decision."""
+        self.ticks, self.tick_at = 0, world.clock.now
+        """Number of the next tick, and its time."""
 
     # Events
 
-    def tick(self) -> None:
+    def tick(self, number: int) -> None:
         """Signs of life, and time."""
-        if not self.alive:
+        if not self.alive or number != self.ticks:
             return
         now = self.world.clock.now
         signs = [self.sign(worker) for worker in self.workers.values() if worker.works and worker.late_until <= now]
-        self.take(*signs, m.SlotsHeld(self.world.slots(), frozenset(self.world.draining)), m.Tick())
-        halting = self.protocol.stage not in ("computing", "gathering")
-        self.world.clock.after(0.1 if halting else TICK_SECONDS, self.tick)
+        self.hear([*signs, *self.slots(), m.Tick()])
+        self.tick_after(min(max(self.shortest_tick(), PATIENCE * (now - self.happened_at)), LONGEST_TICK_SECONDS))
+
+    def slots(self) -> list[Event]:
+        """The slots held, if they have changed, and else once per second."""
+        held = m.SlotsHeld(self.world.slots(), frozenset(self.world.draining))
+        if held == self.held and self.world.clock.now < self.slots_at:
+            return []
+        self.held, self.slots_at = held, self.world.clock.now + SLOTS_SECONDS
+        return [held]
+
+    def shortest_tick(self) -> float:
+        return TICK_SECONDS if self.protocol.stage in (Stage.COMPUTING, Stage.GATHERING) else FORMING_TICK_SECONDS
+
+    def tick_after(self, seconds: float) -> None:
+        """Have one tick after this time, and none before."""
+        self.ticks += 1
+        self.tick_at = self.world.clock.now + seconds
+        self.world.clock.after(seconds, self.tick, self.ticks)
+
+    def happen(self) -> None:
+        """Something happens: more may follow soon."""
+        self.happened_at = self.world.clock.now
+        if self.tick_at > self.happened_at + (soon := self.shortest_tick()):
+            self.tick_after(soon)
 
     def sign(self, worker: Worker) -> Event:
         """What a call that asks for a worker's status answers."""
@@ -67,6 +102,10 @@ class Driver:
             return
         if m.StopAsked() in events:
             self.stop_at = self.world.clock.now
+        self.happen()
+        self.hear(events)
+
+    def hear(self, events: Iterable[Event]) -> None:
         self.inbox.extend(events)
         if not self.looks:
             self.looks = True
@@ -91,6 +130,8 @@ class Driver:
                 self.note_handed(events)
                 failed = [event.status.reason for event in events if self.is_failed(event)]
                 self.decisions.extend(self.protocol.take(events, self.world.clock.now))
+                if self.decisions:
+                    self.happen()
                 self.world.took(self, failed)
             else:
                 return

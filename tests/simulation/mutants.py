@@ -17,6 +17,7 @@ from foundray.runs.lineage import Cut, Lineage
 from foundray.training.elastic.replicas import Replicas
 from foundray.training.protocol import messages as m
 from foundray.training.protocol.protocol import Protocol
+from foundray.training.protocol.stages import Stage
 from foundray.training.protocol.states import Source
 from foundray.training.rollback import updated
 
@@ -209,6 +210,33 @@ class DeafWorld(World):
     make_protocol = _Deaf
 
 
+class _Bound(Protocol):
+    """Has no limit for the leases, or another group, once a stop was asked for."""
+
+    def _stops(self) -> bool:
+        in_vain = self.stage is Stage.GATHERING or self.recorded <= self.stored_step
+        return in_vain and super()._stops()
+
+
+class BoundWorld(World):
+    """A stop takes as long as the feeder is away, if steps are not stored."""
+
+    make_protocol = _Bound
+
+
+class _Busy(Protocol):
+    """Ends on request between two groups only if too few workers are there."""
+
+    def _stops(self) -> bool:
+        return self.stage is Stage.GATHERING and super()._stops()
+
+
+class BusyWorld(World):
+    """A stop takes as long as the feeder is away, though all that is recorded is stored."""
+
+    make_protocol = _Busy
+
+
 MUTANTS: dict[str, type[World]] = {
     "undone states are deleted": DeletingWorld,
     "each worker looks for the newest checkpoint": EachLooksWorld,
@@ -220,4 +248,6 @@ MUTANTS: dict[str, type[World]] = {
     "a cut counts as often as it is recorded": TwiceWorld,
     "a checkpoint that never answers is tried again": PatientWorld,
     "errors of workers are not heard": DeafWorld,
+    "a stop waits for leases": BoundWorld,
+    "a stop waits for a group, though all is stored": BusyWorld,
 }

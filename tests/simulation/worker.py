@@ -153,7 +153,7 @@ class Group:
     def __init__(self, world: World, driver: Driver, join: Join, workers: list[Worker]):
         self.world, self.driver, self.join, self.workers = world, driver, join, workers
         self.here: list[Worker] = []
-        self.over = False
+        self.met = self.over = False
         self.done = 0
         self.copied_at = 0.0
         """Time by which the last replication has arrived."""
@@ -174,13 +174,15 @@ class Group:
             self.world.clock.after(self.world.draw(0.02, 0.3), self.restore)
 
     def check_gathered(self) -> None:
-        if len(self.here) < len(self.workers):
+        """Break if some have not come, or cannot reach each other: connecting has a limit."""
+        if not self.met:
             self.fail("timed out")
 
     def restore(self) -> None:
         """Load the state; some may have it when another is lost."""
         if self.over or self.waits(self.restore):
             return
+        self.met = True
         source = self.join.source
         if isinstance(source, Checkpoint) and self.world.storage.away_until > self.world.clock.now:
             wait = min(self.world.storage.away_until - self.world.clock.now, 120.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from tests.simulation.clock import Broken, Clock
@@ -27,6 +28,11 @@ RESTARTS = 12
 """Commands after which a history is stuck."""
 MOST_STATES = 8
 """States that a worker may hold."""
+
+
+@lru_cache(256)
+def _slot(node: str) -> Slot:
+    return Slot(node, (), "workers")
 
 
 class World:
@@ -77,7 +83,7 @@ class World:
     # The cluster
 
     def slots(self) -> tuple[Slot, ...]:
-        return tuple(Slot(node, (), "workers") for node in self.nodes)
+        return tuple([_slot(node) for node in self.nodes])
 
     def workers(self) -> list[Worker]:
         return [worker for driver in self.drivers if driver.alive for worker in driver.workers.values() if worker.alive]
@@ -119,7 +125,7 @@ class World:
             raise Broken(f"the run is not finished after {RESTARTS} commands: {self.drivers[-1].ended}")
         driver = Driver(self)
         self.drivers.append(driver)
-        driver.tick()
+        driver.tick(0)
         return driver
 
     def command_ended(self, decision: m.Decision) -> None:

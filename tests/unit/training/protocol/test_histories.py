@@ -19,48 +19,29 @@ from tests.simulation.search import failure, search
 from tests.simulation.shrink import shrunk
 from tests.simulation.world import LIMIT_SECONDS, World
 
+from foundray.training.protocol.messages import GiveUp
+
 HISTORIES = 10_000
-BREAKS_IN_A_ROW = History(
-    4317,
-    Setup(steps=12, fewest=2, most=2, mirror_every=2, checkpoint_every=4, keep=2, recheck_every=2),
-    2,
-    (
-        Fault(1.6766234572395127, "storage_away", 0.535370941996231),
-        Fault(2.6507819805526998, "crash_updated", 0.4561021699596597),
-        Fault(5.919951827780423, "corrupt", 0.3835765276347898),
-        Fault(8.215108831582437, "crash_updated", 0.14920234844955527),
-        Fault(12.093182264972093, "failing_joins", 0.9071370586635704),
-        Fault(13.058301516420094, "kill_after_cut", 0.012938854553786627),
-    ),
-)
-SAME_CUT_TWICE = History(
-    10083,
-    Setup(
-        steps=8, fewest=2, most=2, mirror_every=1, checkpoint_every=1, keep=3, roll_back=3, recheck_every=2, step_s=0.03,
-        spikes=frozenset({1, 4}),
-    ),
-    3,
-    (
-        Fault(0.9477661340715029, "refused_deletes", 0.5748195359809491),
-        Fault(2.568376965209314, "second_command", 0.7068257473657091),
-        Fault(5.032137098516161, "late", 0.6310820347812658),
-        Fault(5.547283729746315, "hold_up_command", 0.58279475321279),
-        Fault(6.016814912531284, "second_command", 0.02531068746585652),
-        Fault(9.955462249879673, "feeder", 0.4285840015952117),
-    ),
-)  # fmt: skip
-"""Histories of faults that few seeds have."""
+STOP_WITHOUT_LEASES = History(0, Setup(), 2, (Fault(3.5, "feeder_away", 0.9), Fault(4.5, "stop", 0.5)))
+STOP_ALL_STORED = History(0, Setup(), 2, (Fault(4.5, "feeder_away", 0.9), Fault(5.5, "stop", 0.5)))
+"""Histories of faults that few seeds have.
+
+In `STOP_WITHOUT_LEASES`, steps are recorded and not stored, so only the limit for the leases ends the command. In
+`STOP_ALL_STORED`, the last step has a checkpoint, so the command ends at once: a protocol without that limit passes it.
+"""
 FOUND = {
     "undone states are deleted": (of_seed(17), "the result is another one"),
     "each worker looks for the newest checkpoint": (of_seed(29), "the result is another one"),
-    "sources are not kept": (BREAKS_IN_A_ROW, "had a whole state"),
-    "copies are not awaited": (of_seed(1355), "steps are repeated after the loss of one worker"),
+    "sources are not kept": (of_seed(5137), "had a whole state"),
+    "copies are not awaited": (of_seed(11279), "steps are repeated after the loss of one worker"),
     "a step has one folder": (of_seed(6), "a shard is gone"),
-    "late answers count": (of_seed(983), "an unknown transition"),
+    "late answers count": (of_seed(2108), "an unknown transition"),
     "causes are not found": (of_seed(6), "again and again"),
-    "a cut counts as often as it is recorded": (SAME_CUT_TWICE, "steps are repeated"),
+    "a cut counts as often as it is recorded": (of_seed(5157), "steps are repeated"),
     "a checkpoint that never answers is tried again": (of_seed(154), "not finished after 12 commands"),
     "errors of workers are not heard": (of_seed(0), "does not end with the error of a worker"),
+    "a stop waits for leases": (STOP_WITHOUT_LEASES, "from the request to stop"),
+    "a stop waits for a group, though all is stored": (STOP_ALL_STORED, "from the request to stop"),
 }
 """For each broken protocol, a history that it fails, and what does not hold in it.
 
@@ -93,6 +74,27 @@ def test_a_failing_history_is_made_shorter(name: str) -> None:
 
 def without_one(history: History) -> list[History]:
     return [replace(history, faults=history.faults[:i] + history.faults[i + 1 :]) for i in range(len(history.faults))]
+
+
+def test_a_partition_that_stays_ends_the_command_and_resuming_continues() -> None:
+    """Workers that cannot reach each other do not know whom to leave out: the command gives up and says how to continue."""
+    world = World(Setup(steps=12, fewest=1, most=2, checkpoint_every=4), 2, 0)
+    first = world.drivers[0]
+    world.clock.run(6.5, lambda: False)
+    world.partitions.append((float("inf"), *world.nodes))
+    world.clock.run(LIMIT_SECONDS, lambda: not first.alive)
+    assert isinstance(first.ended, GiveUp) and first.ended.exit_status == 1
+    stored = world.storage.complete()[0].step
+    step = first.protocol.recorded
+    failed = f"the run failed 9 times at step {step}: timed out"
+    assert first.ended.reason == f"{failed}; `foundray resume` continues from the last checkpoint"
+    assert 0 < stored <= step < 12, "there is something to continue from, and to do"
+    # The network is mended, and the user resumes.
+    world.partitions.clear()
+    world.clock.run(LIMIT_SECONDS, lambda: world.finished is not None)
+    world.check_end()
+    assert world.commands == 2
+    assert world.counts["group_broken"] == 9
 
 
 SUMMARY = """
