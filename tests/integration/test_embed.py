@@ -108,7 +108,7 @@ def test_a_lost_worker_and_a_lost_command_change_no_bit(run: Run, prose: Path, t
 
 def test_search_finds_what_is_near(run: Run, texts: Path, calm: Path) -> None:
     lines = texts.read_text().splitlines()
-    found = foundray("search", calm, "--like", f"{texts}#4321", "--top", "3", "--json").facts
+    found = foundray_here("search", calm, "--like", f"{texts}#4321", "--top", "3", "--json").facts
     assert (found[0]["id"], found[0]["score"], found[0]["text"]) == (f"{texts}#4321", 0.0, lines[4321])
     assert (found[0]["source"], found[0]["position"], len(found)) == (str(texts), "document 4321", 3)
     (first, *others) = api.search(calm, lines[77], top=5)
@@ -184,12 +184,22 @@ def test_too_many_bad_rows_and_no_room(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"more than --max-bad-rows of 1: .*line 2.*raise --max-bad-rows"):
         api.embed(run.folder.url, bad, tmp_path / "out", **flags, pool="last", max_bad_rows=1)
     assert [line.position for line in api.quarantine(tmp_path / "out").lines] == ["line 2", "line 3"]
+    with pytest.raises(InputError, match="no node has 3 CPU for a worker"):
+        api.embed(run.folder.url, bad, tmp_path / "other", {"documents": "line"}, resources={"CPU": 3})
+
+
+@pytest.mark.thorough
+def test_too_large_a_share_of_bad_rows(run: Run, tmp_path: Path) -> None:
+    """What an earlier command read counts, too."""
+    (bad := tmp_path / "bad.txt").write_bytes(b"good\n\xff\n\xff\n")
+    flags = {"overrides": {"documents": "line"}, "workers": 1}
+    with pytest.raises(InputError, match=r"more than --max-bad-rows of 1: .*line 2.*raise --max-bad-rows"):
+        api.embed(run.folder.url, bad, tmp_path / "out", **flags, pool="last", max_bad_rows=1)
+    assert [line.position for line in api.quarantine(tmp_path / "out").lines] == ["line 2", "line 3"]
     with pytest.raises(InputError, match=r"2 \w+ of .* and 1 can, a larger share than --max-bad-share of 0\.5"):
         api.embed(run.folder.url, bad, tmp_path / "out", **flags, max_bad_rows=2)
     made = api.embed(run.folder.url, bad, tmp_path / "out", **flags, max_bad_rows=2, max_bad_share=0.9)
     assert (made.rows, made.bad_rows, sum(made.lost.values())) == (1, 2, 2)
-    with pytest.raises(InputError, match="no node has 3 CPU for a worker"):
-        api.embed(run.folder.url, bad, tmp_path / "other", {"documents": "line"}, resources={"CPU": 3})
     (bad := tmp_path / "none.txt").write_bytes(b"\xff\n")
     with pytest.raises(InputError, match=r"1 \w+ of .* cannot be used and none can: not UTF-8"):
         api.embed(run.folder.url, bad, tmp_path / "third", **flags)

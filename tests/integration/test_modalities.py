@@ -13,6 +13,7 @@ from tests.command import foundray_here
 from tests.integration.pictures import images
 
 import foundray as api
+from foundray.runs.facts import Facts
 from foundray.testing.specs import small_spec, write_spec
 
 pytestmark = pytest.mark.usefixtures("own_ray")
@@ -65,13 +66,31 @@ def write_spec_of(kind: str, folder: Path) -> Path:
     return write_spec(folder, spec)
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "masked_pixel" else pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS]
-)
+def train(path: Path, workers: int = 1) -> Facts:
+    return api.train(path, {"name": f"of{workers}", "scale.workers": workers, "scale.resources.CPU": 0.5})
+
+
+@pytest.fixture(scope="module")
+def pixels(own_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Spec of a run on images, which is done on one worker."""
+    train(path := write_spec_of("masked_pixel", tmp_path_factory.mktemp("pixels")))
+    return path
+
+
+def test_from_images_to_a_model(pixels: Path) -> None:
+    check("masked_pixel", pixels)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "masked_pixel"])
 def test_from_files_to_a_model(kind: str, tmp_path: Path) -> None:
-    path, reason = write_spec_of(kind, tmp_path), KINDS[kind][2]
-    changes = {"scale.resources.CPU": 0.5}
-    api.train(path, {"name": "of1", **changes})
+    train(path := write_spec_of(kind, tmp_path))
+    check(kind, path)
+
+
+def check(kind: str, path: Path) -> None:
+    """The run has learned, and the file that is cut off is accounted for."""
+    tmp_path, reason = path.parent, KINDS[kind][2]
     losses = [event["val_loss"] for event in api_events(tmp_path / "runs" / "of1") if event["event"] == "evaluated"]
     assert losses[-1] < losses[0], "it learns"
     assert foundray_here("audit", tmp_path / "runs" / "of1", "--json").facts["clean"]
@@ -85,13 +104,10 @@ def test_from_files_to_a_model(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_two_workers_give_the_same_bits(tmp_path: Path) -> None:
-    path = write_spec_of("masked_pixel", tmp_path)
-    one, two = (
-        api.train(path, {"name": f"of{workers}", "scale.workers": workers, "scale.resources.CPU": 0.5}) for workers in (1, 2)
-    )
+def test_two_workers_give_the_same_bits(pixels: Path) -> None:
+    one, two = api.status(pixels.parent / "runs" / "of1"), train(pixels, 2)
     assert (one.weights_sha256, one.val_loss) == (two.weights_sha256, two.val_loss)
-    assert foundray_here("audit", tmp_path / "runs" / "of2", "--json").facts["clean"]
+    assert foundray_here("audit", two.run, "--json").facts["clean"]
 
 
 def api_events(run: Path) -> list[dict[str, Any]]:

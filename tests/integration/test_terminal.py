@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.command import FOUNDRAY
+from tests.hooked import Pace
 from tests.integration.actors import check_only_what_is_needed
 from tests.terminal import SECONDS, Terminal
 
@@ -28,6 +29,8 @@ SOON = 60
 """Limit on a command's end after a second signal, in seconds, on a busy machine. Its own limit is ten."""
 ASKED = "ending after the current step, with a checkpoint; press again to end at once"
 UNREAD = "standard output cannot be written (Broken pipe); continuing without it"
+PACE = 0.05
+"""Seconds per micro-batch that leave the processor to the viewers."""
 PARTS = 40
 """Sources of a preparation, of 400 kB each."""
 ENDLESS = {"train__steps": 10**6, "train__checkpoint_every": 10**6, "train__evaluate_every": 10**6}
@@ -105,9 +108,10 @@ def test_preparing(prose: Path, storage: Path, terminals: list[Terminal]) -> Non
     assert kept == {file: file.stat().st_mtime_ns for file in kept}, "what was done is not done again"
 
 
-def test_a_run_and_its_viewer(prose: Path, storage: Path, terminals: list[Terminal]) -> None:
-    """The run starts no unneeded process."""
-    spec = write_spec(storage, small_spec(prose, storage / "runs", **ENDLESS))
+def test_a_run_and_its_viewer(prose: Path, storage: Path, terminals: list[Terminal], pace: Pace) -> None:
+    """The run starts no unneeded process. Its steps are slow, since their number does not matter."""
+    pace.set(PACE)
+    spec = write_spec(storage, small_spec(prose, storage / "runs", objective={"kind": "hooked"}, **ENDLESS))
     run = storage / "runs" / "small"
 
     terminals.append(training := Terminal(FOUNDRAY, "train", spec))
