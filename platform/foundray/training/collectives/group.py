@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -52,17 +53,23 @@ class Group:
 
     @staticmethod
     def gather_at(
-        rendezvous: tuple[str, int] | None, rank: int, world: int, device: torch.device, store: dist.TCPStore | None = None
+        rendezvous: tuple[str, int] | None,
+        rank: int,
+        world: int,
+        device: torch.device,
+        store: dist.TCPStore | None = None,
+        overtaken: Callable[[], bool] = lambda: False,
     ) -> Group:
         """Form a group with the workers at the same rendezvous address, where rank 0 has the `store` that `listen` gave.
 
-        Raises RuntimeError if one does not come.
+        Raises RuntimeError if one does not come, or as soon as `overtaken` tells that none is waited for any more.
         """
         if rendezvous is not None:
             if store is not None and store.port != rendezvous[1]:
                 raise LostConnection("a later group gathers elsewhere")
             before = _sockets()
             store = store or dist.TCPStore(*rendezvous, is_master=False, timeout=GATHERING)
+            _await_all(store, world, overtaken)
             backend = _backend(store, rank, world, device)
             dist.distributed_c10d._world.group_count = 0  # torch counts failed attempts in a name that all workers must share
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=GATHERING)
@@ -239,6 +246,22 @@ class Group:
         """Raise RuntimeError if the last collective was aborted: NCCL's then returns as if it had succeeded."""
         if self.aborted:
             raise LostConnection("the group was aborted")
+
+
+def _await_all(store: dist.Store, world: int, overtaken: Callable[[], bool]) -> None:
+    """Wait until all workers are at the store. Raises LostConnection if one does not come in time, or none has to.
+
+    Torch's own waits cannot be interrupted: after the loss of one worker, the others would wait for it until the limit.
+    """
+    if store.add("here", 1) == world:
+        store.set("all here", "")
+    until = time.monotonic() + GATHERING.total_seconds()
+    while not store.check(["all here"]):
+        if overtaken():
+            raise LostConnection("another group is formed")
+        if time.monotonic() > until:
+            raise LostConnection("a worker of the group did not come")
+        time.sleep(max(0.002, world / 5_000))  # at most 5,000 looks per second
 
 
 def _backend(store: dist.Store, rank: int, world: int, device: torch.device) -> str:

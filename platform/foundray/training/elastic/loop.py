@@ -104,7 +104,10 @@ class Loop:
         self.worker.replicas.start_from(source.state if source else None, order.lineage)
         # Meet the other workers, and take a share of the state.
         store = self.worker.store if order.rank == 0 else None
-        group = self.worker.group = Group.gather_at(order.rendezvous, order.rank, order.world, self.trainer.device, store)
+        worker, device = self.worker, self.trainer.device
+        group = worker.group = Group.gather_at(
+            order.rendezvous, order.rank, order.world, device, store, lambda: worker.halted_for > order.attempt
+        )
         self.trainer.take_part(group, order.bounds)
         initialised, losses = self._take_state(group, order)
         # Continue from that step: the guard's window, the data's offset, and the step to stop at.

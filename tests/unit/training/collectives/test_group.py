@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 
 from foundray.testing.groups import process_context, run_group
-from foundray.training.collectives.group import Group
+from foundray.training.collectives.group import Group, listen
+from foundray.training.collectives.meeting import LostConnection
 
 WORLD = 3
 
@@ -111,6 +112,13 @@ def comrade(rank: int, port: int, results: Any) -> None:
 
 def test_a_worker_that_failed_to_form_a_group_can_form_one_with_a_new_worker() -> None:
     assert list(survivors(comrade, 2).values()) == [2]
+
+
+def test_nobody_waits_for_a_worker_that_was_lost_on_its_way() -> None:
+    """The coordinator, which knows, forms another group; this one's limit is 15 s."""
+    store, asked = listen("127.0.0.1"), iter([False, False, True])
+    with pytest.raises(LostConnection, match="another group is formed"):
+        Group.gather_at(("127.0.0.1", store.port), 0, 2, torch.device("cpu"), store, lambda: next(asked))
 
 
 def shared(group: Group, values: list[Any]) -> tuple[list[Any], Any, list[list[float]]]:
