@@ -78,7 +78,7 @@ class Journey:
         """Compare the next state that is kept, or the run's end, and return what is equal."""
         # A checkpoint of a later step may be there, damaged by a fault: those steps are being repeated.
         checkpoints = Store.at(str(run.folder / "checkpoints"))
-        last = max(run.step(), *map(step_of, completed(checkpoints)))
+        last = max([run.step(), *map(step_of, completed(checkpoints))])
         step = (last // KEEP_EVERY + 1) * KEEP_EVERY
         if step + MARGIN > STEPS:
             return self.finish()
