@@ -11,6 +11,7 @@ from foundray.exports import Exported, export
 from foundray.host.extras import check_extra
 from foundray.records import frames
 from foundray.runs.facts import Facts
+from foundray.runs.lineage import evaluations
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -55,8 +56,7 @@ class OpenedRun:
 
         steps = frames.steps(self._run.folder).drop_duplicates("step", keep="last").set_index("step").sort_index()
         steps = steps.loc[: self.facts().step]
-        events = frames.events(self._run.folder)
-        found = events[events["event"] == "evaluated"]
+        found = pd.DataFrame(evaluations(self._run.records("events.jsonl")))
         if found.empty:
             return steps.assign(**{name: pd.Series(dtype="float64") for name in EVALUATED})
         evaluated = found.drop_duplicates("step", keep="last").astype({"step": "int64"}).set_index("step")

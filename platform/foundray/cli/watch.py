@@ -35,8 +35,11 @@ def _watch(options: Any) -> None:
 
 def _begun(location: str, seconds: float) -> Run:
     """The run, once it has begun: its folder is made when its data is prepared. Raises InputError after `seconds`."""
+    from foundray.errors import InputError
     from foundray.runs.run import NotBegun, Run
 
+    if not seconds >= 0:
+        raise InputError(f"--wait {seconds}: it must be a number of seconds")
     end, announced = time.monotonic() + seconds, False
     while True:
         try:

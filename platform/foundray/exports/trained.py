@@ -9,6 +9,7 @@ from foundray.data.prepare.manifest import Manifest
 from foundray.evaluation.encoder import model_of
 from foundray.exports.destination import public_path
 from foundray.model.model import Model
+from foundray.runs.lineage import evaluations
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.training.checkpoints.checkpoint import MASTER, load_states, sha256_of
@@ -45,8 +46,8 @@ class Trained:
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """The event of the last evaluation at or before the step."""
-        events = (event for event in self.run.records("events.jsonl") if event["event"] == "evaluated")
-        return max((event for event in events if event["step"] <= self.step), key=lambda event: event["step"], default=None)
+        found = [event for event in evaluations(self.run.records("events.jsonl")) if event["step"] <= self.step]
+        return dict(max(found, key=lambda event: event["step"])) if found else None
 
     def public_spec(self, defaults: bool = True) -> dict[str, Any]:
         """The spec without sections that never change the result and with public paths; `defaults` keeps default values."""

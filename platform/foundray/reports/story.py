@@ -22,6 +22,7 @@ from foundray.fetching import load_data_set
 from foundray.reports.incidents import Incident, incidents
 from foundray.reports.searches import RANKING, TUNED, SearchFacts, read_search
 from foundray.reports.series import Clock, Records, Steps
+from foundray.runs.lineage import evaluations
 from foundray.runs.run import PROBES, TASKS, Run
 from foundray.spec import Spec
 from foundray.spec.loading import parse_spec
@@ -106,7 +107,7 @@ class Story:
 
     @property
     def evaluations(self) -> list[tuple[Mapping[str, Any], float]]:
-        return [(event, event["val_loss"]) for event in self.events if event["event"] == "evaluated"]
+        return [(event, event["val_loss"]) for event in evaluations(self.events)]
 
     @property
     def validation(self) -> list[tuple[int, float]]:
@@ -166,9 +167,9 @@ class Story:
     def parameters(self) -> int | None:
         """Number of parameters, from the newest checkpoint."""
         for place in reversed(self.run.checkpoints.children()):
-            if (file := place / "manifest.json").exists():
-                shapes = [shape for _, shape, _ in json.loads(file.read_text())["parameters"]]
-                return sum(map(prod, shapes))
+            file = place / "manifest.json"
+            if file.exists() and isinstance(found := json.loads(file.read_text()).get("parameters"), list):
+                return sum(prod(shape) for _, shape, _ in found)
         return None
 
     @property

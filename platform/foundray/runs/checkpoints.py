@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from foundray.errors import InputError
-from foundray.runs.lineage import Lineage, recorded, undoes_after, undone, usable
+from foundray.runs.lineage import Lineage, counted, recorded, undoes_after, undone, usable
 from foundray.spec import Spec
 from foundray.spec.evaluating import VALIDATION
 from foundray.storage import Store, writing
@@ -103,11 +103,18 @@ def with_loss(losses: Mapping[int, float], event: Mapping[str, Any]) -> dict[int
     return dict(losses)
 
 
+def losses_of(events: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """Validation losses by step, without those that a cut has undone."""
+    losses = dict[int, float]()
+    for event in counted(events):
+        losses = with_loss(losses, event)
+    return losses
+
+
 def best_step(folder: Store, events: Iterable[Mapping[str, Any]]) -> int:
     """Step of the complete checkpoint with the lowest validation loss. Raises InputError if none has one."""
-    losses, known = dict[int, float](), list(events)
-    for event in known:
-        losses = with_loss(losses, event)
+    known = list(events)
+    losses = losses_of(known)
     if not (best := best_of(there := completed_steps(folder, recorded(known)), losses)):
         steps = ", ".join(f"{step:,}" for step in sorted(there)) or "none"
         raise InputError(

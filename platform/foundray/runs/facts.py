@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from foundray.records.traits import Trait
 from foundray.runs.checkpoints import newest_step
 from foundray.runs.extension import EXTENDED
 from foundray.runs.goodput import ENDS, Account, goodput_of
-from foundray.runs.lineage import recorded, undoes_after
+from foundray.runs.lineage import evaluations, recorded
 from foundray.runs.lock import is_held
 from foundray.runs.restarts import restarts
 from foundray.spec import Spec
@@ -109,7 +108,7 @@ def facts_of(folder: Store, spec: Spec, story: Iterable[dict[str, Any]]) -> Fact
     parts = spent.parts()
     share = goodput_of(parts)
     step = ends[-1]["step"] if state == "finished" else _done(events, steps.last)
-    evaluation = _last_evaluation(events)
+    evaluation = next(reversed(evaluations(events)), None)
     return Facts(
         run=folder.url,
         state=state,
@@ -142,8 +141,8 @@ class _Steps:
     def __init__(self, steps: int) -> None:
         self.last: dict[str, Any] = {}
         self.count, self.seconds = 0, 0.0
-        self.seen = bytearray(steps + 1)
-        """By step, whether it was recorded."""
+        self.steps, self.seen = steps, bytearray()
+        """By step, whether it was recorded, as far as the records reach."""
         self.repeated = 0
         """Steps recorded again."""
         self.times = deque[float](maxlen=RECENT)
@@ -155,7 +154,8 @@ class _Steps:
         self.count += 1
         self.seconds += record["step_s"]
         self.times.append(record["time"])
-        if 0 <= number < len(self.seen):
+        if 0 <= number <= self.steps:
+            self.seen.extend(bytes(max(0, number + 1 - len(self.seen))))
             self.repeated += self.seen[number]
             self.seen[number] = 1
 
@@ -171,17 +171,6 @@ def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
     if moved and (not last or moved["time"] > last["time"]):
         return int(moved.get("to", moved["step"]))
     return int(last.get("step", 0))
-
-
-def _last_evaluation(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The last evaluation that no cut has undone."""
-    reached = math.inf
-    for event in reversed(events):
-        if (to := undoes_after(event)) is not None:
-            reached = min(reached, to)
-        elif event["event"] == "evaluated" and event["step"] <= reached:
-            return dict(event)
-    return None
 
 
 def _worlds(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

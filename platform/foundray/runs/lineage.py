@@ -60,6 +60,17 @@ def undoes_after(event: Event) -> int | None:
     return int(event["to"]) if event.get("cut") or event["event"] == "rolled_back" else None
 
 
+def evaluations(events: Iterable[Event]) -> list[Event]:
+    """The evaluations that no cut has undone, in order."""
+    found: list[Event] = []
+    for event in counted(events):
+        if event["event"] == "evaluated":
+            found.append(event)
+        elif (to := undoes_after(event)) is not None:
+            found = [one for one in found if one["step"] <= to]
+    return found
+
+
 def under(lineage: Lineage) -> str:
     """What a state made now says of its lineage: the id of the last cut, empty if there is none."""
     return lineage[-1].id if lineage else ""

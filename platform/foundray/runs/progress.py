@@ -10,6 +10,7 @@ from typing import Any
 
 from foundray.records.takers import counts
 from foundray.runs.goodput import ENDS, Account, goodput_of
+from foundray.runs.lineage import undoes_after
 from foundray.runs.restarts import Restarts
 
 RECENT = 200
@@ -39,6 +40,8 @@ class Progress:
         """(step, workers) of each group whose size differs from the one before."""
         self.evaluations: list[tuple[int, float]] = []
         """(step, validation loss)"""
+        self.cuts = set[str]()
+        """Ids of the cuts so far: one may be recorded twice."""
         self.evaluation: Record = {}
         """Event of the last evaluation."""
         self.checkpoint: Record = {}
@@ -56,6 +59,9 @@ class Progress:
                 self._add_step(record)
 
     def _add_event(self, event: Record) -> None:
+        if (to := undoes_after(event)) is not None and event.get("cut") not in self.cuts:
+            self.cuts.add(event.get("cut", ""))
+            self.evaluations = [one for one in self.evaluations if one[0] <= to]
         self.events.append(event)
         self.restarts.add(event)
         match event["event"]:

@@ -115,7 +115,7 @@ class Run:
         """
         check_keeps_its_folder(overrides or {})
         where = self.folder / "spec.yaml"
-        text = where.read_text()
+        text = _text(where)
         here = {"storage": self.folder.parent.url, "name": self.folder.name}
         spec = parse_spec(text, str(where), {**here, **(overrides or {})})
         self.check_same(spec)
@@ -164,7 +164,7 @@ class Run:
 
     def _stored(self) -> Spec:
         where = self.folder / "spec.yaml"
-        return parse_spec(where.read_text(), str(where))
+        return parse_spec(_text(where), str(where))
 
     def check_same(self, spec: Spec) -> None:
         """Raise InputError if the folder was made by a spec that gives another result."""
@@ -173,10 +173,13 @@ class Run:
         if stored.scale.threads or spec.scale.threads:  # otherwise they follow from the machines, in every version
             here["scale.threads"], there["scale.threads"] = spec.scale.worker_threads, stored.scale.worker_threads
         if changed := differences(there, here):
+            lengths = [fields.get("train.steps") or 0 for fields in (here, there)]
+            longer = "; `foundray extend` makes it longer" if lengths[0] > lengths[1] else ""
             raise InputError(
                 f"the run folder {self.folder} was made by another spec: {'; '.join(changed[:3])}"
                 + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
                 + "; give this run another name, or set the fields back"
+                + longer
             )
 
     def forecast(self, spec: Spec | None = None) -> dict[str, Any] | None:
@@ -228,6 +231,14 @@ def _is_being_made(folder: Store) -> bool:
     if {"spec.yaml", "data.json"} <= names:
         return True
     return all(name in _BEFORE_ITS_SPEC or name.startswith(CLAIM) or name.endswith(".tmp") for name in names)
+
+
+def _text(file: Store) -> str:
+    """Read a file's text. Raises InputError."""
+    try:
+        return file.read_text()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is damaged: it is not UTF-8 text (byte {error.start})") from None
 
 
 def _json(file: Store) -> dict[str, Any] | None:

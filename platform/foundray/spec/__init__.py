@@ -124,6 +124,9 @@ class Spec(Section):
     def _consistent(self) -> Spec:
         for tracker in self.trackers:
             tracker.build()
+        kinds = [tracker.kind for tracker in self.trackers]
+        if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+            raise ValueError(f"trackers: {twice} is there twice, and would get every point twice")
         # The objective must be able to learn from the modality.
         objective, modality = self.objective.build(), self.data.modality.build()
         if modality.gives not in objective.takes:

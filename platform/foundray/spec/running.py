@@ -18,8 +18,10 @@ from pydantic import (
 )
 
 from foundray.contract.tracking import TRACKERS, Tracker, load_tracker
+from foundray.errors import InputError
 from foundray.spec.learning import check_installed
 from foundray.spec.section import Section
+from foundray.storage import check_no_secret
 
 
 def _as_pair(value: object) -> object:
@@ -109,6 +111,12 @@ class TrackerConfig(Section):
 
     @model_validator(mode="after")
     def _known(self) -> TrackerConfig:
+        for value in (self.model_extra or {}).values():
+            if isinstance(value, str):
+                try:
+                    check_no_secret(value)
+                except InputError as error:
+                    raise ValueError(str(error)) from None
         check_installed("tracker", self.kind, TRACKERS)
         return self
 

@@ -11,6 +11,7 @@ from foundray.contract.tracking import Point, Position
 from foundray.records.schema import kinds
 from foundray.records.traits import Trait
 from foundray.records.values import evaluation_values, step_values
+from foundray.runs.extension import EXTENDED
 from foundray.runs.lineage import undoes_after
 from foundray.wording.sentences import sentence
 
@@ -82,6 +83,8 @@ class Points:
     def _add_event(self, line: int, record: Record) -> None:
         values = evaluation_values(record) if record["event"] == "evaluated" else {}
         note = sentence(record) if record["event"] in PRINTED else ""
+        if record["event"] == EXTENDED and record["to"] < self.sent.step:
+            note = f"extended; steps {record['to'] + 1:,} to {self.sent.step:,} are computed again, and are not sent again"
         if values or note:
             self.sent = Position(self.sent.step, line)
             self.ready.append(Point(record.get("step", self.sent.step), record["time"], values, note, self.sent))

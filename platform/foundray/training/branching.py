@@ -15,7 +15,7 @@ from typing import Any
 from foundray.errors import InputError
 from foundray.runs.checkpoints import completed, step_of
 from foundray.runs.extension import changed
-from foundray.runs.lock import RunLock
+from foundray.runs.lock import HOLDER, RunLock
 from foundray.runs.run import Run, event
 from foundray.spec import BranchFromConfig, Spec
 from foundray.spec.loading import parse_spec
@@ -28,6 +28,8 @@ from foundray.urls import canonical
 from foundray.wording.words import plural
 
 BRANCHED = "branched"
+BEGUN = "branching"
+"""File in a branch's folder until the run is there."""
 MAY_CHANGE = re.compile(
     r"(optimizer\.(lr|betas|eps|weight_decay|clip)|schedule|train\.(steps|evaluate_every|stop_early)|guard|evaluate"
     r"|data\.sources\.\d+\.weight)\b"
@@ -45,7 +47,9 @@ def branch(run: Run, wanted: int | None, overrides: Mapping[str, Any], report: C
     there = completed(run.checkpoints, lineage)
     found = [one for one in there if wanted in (None, step_of(one))]
     if not found:
-        steps = ", ".join(f"{step_of(one):,}" for one in reversed(there)) or "none"
+        steps = ", ".join(f"{step_of(one):,}" for one in reversed(there))
+        if not there:
+            raise InputError(f"{run.folder} has no complete checkpoint to branch from")
         raise InputError(f"--step {wanted}: {run.folder} has no complete checkpoint of it; it has those of steps {steps}")
     step = step_of(found[0])
     spec = _spec_of(run, parent, step, overrides)
@@ -58,9 +62,7 @@ def branch(run: Run, wanted: int | None, overrides: Mapping[str, Any], report: C
             made.check_same(spec)
             report(f"{made.folder} is this branch already; it continues")
             return made
-        for log in ("events", "metrics"):  # of a command that was interrupted here
-            (made.folder / f"{log}.jsonl").delete_file()
-            (made.folder / log).delete_folder()
+        _begin(made)
         shard = write_shard(made.checkpoints, step, Blocks((range(manifest.blocks),)), tensors)
         update = {"fingerprint": spec.fingerprint(), "shards": [shard], "lineage": ""}
         commit(made.checkpoints, manifest.model_copy(update=update))
@@ -71,9 +73,22 @@ def branch(run: Run, wanted: int | None, overrides: Mapping[str, Any], report: C
             changed={name: values for name, values in changed(parent, spec).items() if MAY_CHANGE.match(name)},
         )  # fmt: skip
         made.append("events.jsonl", [{"time": round(time.time(), 3), **before}])
-        (made.folder / "spec.yaml").write_text(spec.to_yaml())  # last: with it, the run is there
+        (made.folder / "spec.yaml").write_text(spec.to_yaml())  # with it, the run is there
+        (made.folder / BEGUN).delete_file()
     report(f"{made.folder} branches from step {step:,} of {run.folder}; {plural(spec.train.steps - step, 'step')} remain")
     return made
+
+
+def _begin(made: Run) -> None:
+    """Mark the folder as a branch in the making, and delete what an interrupted command left. Raises InputError."""
+    if not (made.folder / BEGUN).exists():
+        if others := sorted(({one.name for one in made.folder.children()} | set(made.folder.files())) - {HOLDER}):
+            raise InputError(f"{made.folder} holds {others[0]}, and is no run: give the branch another name")
+        (made.folder / BEGUN).write_text("a branch is being made here\n")
+    for log in ("events", "metrics"):
+        (made.folder / f"{log}.jsonl").delete_file()
+        (made.folder / log).delete_folder()
+    made.checkpoints.delete_folder()
 
 
 def _spec_of(run: Run, parent: Spec, step: int, overrides: Mapping[str, Any]) -> Spec:

@@ -55,7 +55,7 @@ def extend(run: Run, length: Mapping[str, Any], data: Callable[[], Prepared], re
                 f"{run.folder} has {plural(stored.train.steps, 'step')}, and {plural(longer.train.steps, 'step')} are no more: "
                 "`foundray extend` makes a run longer"
             )
-        longer = _same_warm_up(stored, longer, report)
+        longer, warm_up = _same_warm_up(stored, longer)
         trusted, to, done = _continuing(run, stored, longer, events)
         made = event(
             EXTENDED, step=done, to=to, trusted=trusted, cut=cut(recorded(events), EXTENDED, to, done).id,
@@ -65,17 +65,20 @@ def extend(run: Run, length: Mapping[str, Any], data: Callable[[], Prepared], re
         run.append("events.jsonl", [{"time": round(now, 3), **made}])  # first, since it says how to change the spec
         file.write_text(longer.to_yaml())
         again = f"; {plural(done - to, 'step')} after it are computed again" if done > to else ""
+        if warm_up:
+            report(warm_up)
         report(f"extended to {plural(longer.train.steps, 'step')}: continues from step {to:,}{again}")
 
 
-def agreement(one: Spec, other: Spec) -> tuple[int, str]:
+def agreement(one: Spec, other: Spec, most: int | None = None) -> tuple[int, str]:
     """Number of first steps whose updates are the same in two runs that differ in length alone, and what then differs.
 
-    An update reads the length through the learning rate's schedule and the teacher's momentum, and through nothing else.
+    Only the first `most` steps are compared. An update reads the length through the learning rate's schedule and the teacher's
+    momentum, and through nothing else.
     """
     objective = one.objective.build()
     here, there = one.train.steps, other.train.steps
-    steps = min(here, there)
+    steps = min(here, there, here if most is None else most)
     for step in range(steps):
         if lr_factor(one.schedule, step, here) != lr_factor(other.schedule, step, there):
             return step, RATE
@@ -88,8 +91,8 @@ def _check(length: Mapping[str, Any]) -> None:
     if len(length) != 1:
         raise InputError("name the run's new length by one of --steps, --tokens and --epochs")
     for name, value in length.items():
-        if not 0 < value < float("inf"):
-            raise InputError(f"--{name} {value}: it must be more than 0")
+        if isinstance(value, str) or not 0 < value < float("inf"):
+            raise InputError(f"--{name} {value}: it must be a number above 0")
 
 
 def _of_length(spec: Spec, length: Mapping[str, Any], data: Callable[[], Prepared]) -> Spec:
@@ -102,18 +105,18 @@ def _of_length(spec: Spec, length: Mapping[str, Any], data: Callable[[], Prepare
     return in_steps(found, data().manifest) if found.train.epochs else found
 
 
-def _same_warm_up(stored: Spec, longer: Spec, report: Callable[[str], None]) -> Spec:
-    """The longer spec with the warm-up that the run has had, if that was a fraction of its length."""
+def _same_warm_up(stored: Spec, longer: Spec) -> tuple[Spec, str]:
+    """The longer spec with the warm-up that the run has had, and a sentence if that was a fraction of its length."""
     here, there = stored.train.steps, longer.train.steps
     done, schedule = stored.schedule.warmup_of(here), longer.schedule
     if schedule.warmup is None or schedule.warmup_of(there) == done:
-        return longer
-    report(
+        return longer, ""
+    said = (
         f"schedule.warmup is {schedule.warmup:g} of the run, now {plural(schedule.warmup_of(there), 'step')}; it "
         f"stays at the {plural(done, 'step')} that it was, as schedule.warmup_steps: {done}"
     )
     kept = schedule.model_copy(update={"warmup": None, "warmup_steps": done})
-    return with_steps(longer.model_copy(update={"schedule": kept}), there)
+    return with_steps(longer.model_copy(update={"schedule": kept}), there), said
 
 
 def _continuing(run: Run, stored: Spec, longer: Spec, events: list[dict[str, Any]]) -> tuple[int, int, int]:
@@ -130,7 +133,7 @@ def _continuing(run: Run, stored: Spec, longer: Spec, events: list[dict[str, Any
             f"{run.folder} decides by its evaluations when to end (train.stop_early), and how many samples these use follows "
             "from the run's length: only a run whose evaluate.sets.validation.samples is a number or `whole` can be extended"
         )
-    same, what = agreement(stored, longer)
+    same, what = agreement(stored, longer, done)
     limit = undone_to(recorded_roll_backs(events), min(same, done))
     there = [step for step in completed_steps(run.checkpoints, recorded(events)) if step <= limit]
     if there:

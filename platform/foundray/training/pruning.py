@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from foundray.errors import InputError
-from foundray.runs.checkpoints import MANIFEST, Keep, delete, folders, is_undone, is_usable, step_of, with_loss
+from foundray.runs.checkpoints import MANIFEST, Keep, delete, folders, is_undone, is_usable, losses_of, step_of
 from foundray.runs.lineage import recorded
 from foundray.runs.listing import bytes_of
 from foundray.runs.lock import RunLock, is_held
@@ -35,27 +35,42 @@ class Removal:
 
 
 def prune(location: str, delete_them: bool, report: Callable[[str], None]) -> list[Removal]:
-    """Find what the run, or each run of the storage folder, does not need, and delete it if asked. Raises InputError."""
+    """Find what the run, or each run of the storage folder, does not need, and delete it if asked.
+
+    A run that cannot be read or changed is reported and left alone. Raises InputError if it is the only one.
+    """
     found: list[Removal] = []
-    for run in _runs_at(location):
-        if is_held(run.folder):
-            report(f"{run.folder}: a command is running it, which prunes by itself")
-        elif delete_them:
-            with RunLock(run.folder, report):
-                found += (removals := removable(run))
-                for one in removals:
-                    delete(one.folder)
-        else:
-            found += removable(run)
+    runs = _runs_at(location)
+    for run in runs:
+        try:
+            if is_held(run.folder):
+                report(f"{run.folder}: a command is running it, which prunes by itself")
+            elif delete_them:
+                found += _deleted(run, report)
+            else:
+                found += removable(run)
+        except InputError as error:
+            if len(runs) == 1:
+                raise
+            report(f"{run.folder} is left alone: {error}")
     return found
+
+
+def _deleted(run: Run, report: Callable[[str], None]) -> list[Removal]:
+    """Delete what the run does not need, and return it."""
+    if not removable(run):
+        return []
+    with RunLock(run.folder, report):
+        for one in (removals := removable(run)):
+            delete(one.folder)
+            report(f"deleted {one.folder}: {one.why}")
+    return removals
 
 
 def removable(run: Run) -> list[Removal]:
     """The run's checkpoints that nothing needs, newest first. Raises InputError."""
     spec, events = run.spec(), run.records("events.jsonl")
-    losses: dict[int, float] = {}
-    for event in events:
-        losses = with_loss(losses, event)
+    losses = losses_of(events)
     lineage, there = recorded(events), folders(run.checkpoints)
     complete = [one for one in there if (one / MANIFEST).exists()]
     usable = [one for one in complete if is_usable(one, lineage)]

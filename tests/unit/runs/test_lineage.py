@@ -8,9 +8,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundray.runs.checkpoints import MANIFEST, best_step, completed_steps, is_undone, newest_step, place
-from foundray.runs.lineage import Lineage, cut, recorded, under, undone, usable
+from foundray.runs.checkpoints import MANIFEST, best_step, completed_steps, is_undone, losses_of, newest_step, place
+from foundray.runs.lineage import Lineage, cut, evaluations, recorded, under, undone, usable
 from foundray.storage import Store
+from foundray.training.telemetry.recorder import evaluated_until
 
 
 def lineage_of(*limits: int) -> Lineage:
@@ -70,6 +71,15 @@ def test_events_give_the_cuts_and_those_of_earlier_versions_do_not() -> None:
         {"event": "left_out", "step": 99, "node": "n", "reason": "x"},
     ]
     assert recorded(events) == (made,)
+
+
+def test_evaluations_that_stand() -> None:
+    """A cut that two commands have recorded undoes what was before it once."""
+    cut = {"event": "rolled_back", "step": 15, "to": 10, "cut": "abc"}
+    found = [{"event": "evaluated", "step": step, "val_loss": float(step)} for step in (5, 12, 20)]
+    events = [*found[:2], cut, found[2], cut]
+    assert evaluations(events) == [found[0], found[2]]
+    assert losses_of(events) == {5: 5.0, 20: 20.0} and evaluated_until(events, 1) == 20
 
 
 def test_undone_checkpoints_do_not_count_although_they_are_there(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from foundray.runs.checkpoints import Keep, completed, completed_steps
 from foundray.runs.run import Run
 from foundray.testing.runs import run_with_checkpoint
 from foundray.testing.trainers import load_latest, make_trainer
-from foundray.training.branching import branch
+from foundray.training.branching import BEGUN, branch
 from foundray.training.checkpoints.checkpoint import read_state, state_sha256
 from foundray.training.rollback import RollBack, passed_over, recorded, trusted
 
@@ -86,6 +86,24 @@ def test_what_the_state_does_not_fit_is_refused(overrides: dict[str, Any], said:
         made_by(run, **overrides)
     assert "\n" not in str(refused.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_no_run_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
+    mine = tmp_path / "colder" / "metrics" / "mine.csv"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("1,2")
+    with pytest.raises(InputError, match="holds metrics, and is no run: give the branch another name"):
+        made_by(run)
+    assert mine.read_text() == "1,2"
+
+
+def test_what_an_interrupted_branch_has_made_does_not_count(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "colder"
+    (folder / "checkpoints" / "step-00000007").mkdir(parents=True)
+    (folder / "checkpoints" / "step-00000007" / "manifest.json").write_text("{}")
+    (folder / BEGUN).write_text("")
+    made = made_by(run)
+    assert completed_steps(made.checkpoints) == [3] and not (folder / BEGUN).exists()
 
 
 def test_a_step_without_a_checkpoint_is_refused(run: Run) -> None:

@@ -135,7 +135,8 @@ def test_what_must_start_over_says_so_and_stays(changes: Any, checkpoints: list[
     ("length", "said"),
     [
         ({"steps": 20}, "has 20 steps, and 20 steps are no more"),
-        ({"steps": -1}, "--steps -1: it must be more than 0"),
+        ({"steps": -1}, "--steps -1: it must be a number above 0"),
+        ({"steps": "24"}, "--steps 24: it must be a number above 0"),
         ({}, "one of --steps, --tokens and --epochs"),
         ({"steps": 30, "tokens": 7}, "one of --steps, --tokens and --epochs"),
     ],
@@ -143,6 +144,13 @@ def test_what_must_start_over_says_so_and_stays(changes: Any, checkpoints: list[
 def test_lengths_that_are_refused(length: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=said):
         extend(finished(tmp_path, [16]), length, nothing, lambda line: None)
+
+
+def test_a_very_long_run_can_be_looked_at(tmp_path: Path) -> None:
+    """What is counted follows from the steps that were recorded, not from those that are planned."""
+    run = finished(tmp_path, [16, 20])
+    extend(run, {"steps": 10**13}, nothing, lambda line: None)
+    assert run.facts().step == 16 and run.spec().train.steps == 10**13
 
 
 def test_an_extension_that_was_interrupted_is_completed(tmp_path: Path) -> None:

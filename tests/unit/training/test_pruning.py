@@ -104,6 +104,18 @@ def test_a_run_that_is_running_is_left_alone(tmp_path: Path) -> None:
     assert len(left(run)) == len(ALL)
 
 
+def test_a_run_that_cannot_be_read_does_not_keep_the_others_from_being_pruned(tmp_path: Path) -> None:
+    run, said = a_run(tmp_path, FINISHED, checkpoints=ALL), list[str]()
+    for name in ("a", "z"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "spec.yaml").write_bytes(b"\xff\xfe")
+        (tmp_path / name / "data.json").write_text("{}")
+    deleted = prune(str(tmp_path), True, said.append)
+    assert len(left(run)) == len(ALL) - len(deleted) < len(ALL)
+    assert [line.split()[0] for line in said] == [f"{tmp_path}/a", *["deleted"] * len(deleted), f"{tmp_path}/z"]
+    assert "is not UTF-8 text" in said[0]
+
+
 def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_run(tmp_path, FINISHED | {"time": time.time() - 3600}, checkpoints={120: ""})
     (tmp_path / "prepared").mkdir()

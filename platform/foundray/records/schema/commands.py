@@ -67,7 +67,7 @@ class Branched(Event):
 class Extended(Event):
     """The run was made longer. It continues from a checkpoint of before its updates would differ in the longer run."""
 
-    traits = Trait.ROUTINE | Trait.MOVES
+    traits = Trait.MOVES
     event: Literal["extended"]
     step: int
     """Steps done before."""

@@ -256,7 +256,7 @@ def past_requests(events: list[dict[str, Any]]) -> list[str]:
 def evaluated_until(events: list[dict[str, Any]], recheck_every: int) -> int:
     """Return the last step whose evaluation counts: those undone by a roll-back or by corruption are repeated."""
     last = 0
-    for event in events:
+    for event in lineage.counted(events):
         match event["event"]:
             case "evaluated":
                 last = max(last, event["step"])
