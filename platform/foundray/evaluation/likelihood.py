@@ -112,7 +112,7 @@ def evaluate(run: Run, task: str, delimiter: str = "", limit: int | None = None,
         kind=items[0].kind,
         items=len(items),
         ours=judge(questions, by_model(trained)),
-        untrained=judge(questions, by_model(Encoder.untrained(run, spec.seed).model)),
+        untrained=judge(questions, by_model(Encoder.untrained(run, spec.seed).model), share_ties=True),
         unigram=_unigram(run, spec, questions),
         chance=chance(questions),
         facts={"delimiter": delimiter, "limit": limit},
@@ -134,4 +134,4 @@ def _unigram(run: Run, spec: Spec, questions: list[Question]) -> Score | None:
     except InputError:
         return None
     ids = table.column("tokens").combine_chunks().values.to_numpy(zero_copy_only=False)
-    return judge(questions, by_frequency(np.bincount(ids, minlength=prepared.manifest.vocabulary)))
+    return judge(questions, by_frequency(np.bincount(ids, minlength=prepared.manifest.vocabulary)), share_ties=True)

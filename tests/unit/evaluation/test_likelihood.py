@@ -26,13 +26,13 @@ def test_a_result_is_shown_kept_and_the_same_again(tmp_path: Path, task: Path) -
     result = foundray.evaluate(run.folder.url, task)
     assert (result.kind, result.items, result.step, result.chance) == ("pair", 2, 3, 0.5)
     # The weights are the initial ones, whose head is zero: every token is as likely, so the shorter text wins.
-    assert result.ours == result.untrained
     assert result.ours.measures[0].value == 1.0, "the first of two that are as likely"
+    assert result.untrained.measures[0].value == 0.75, "for a floor each of the two is half right"
     assert result.unigram is None, "there is no prepared data"
     assert foundray.evaluate(run.folder.url, task) == result
     first, *rest = result.table().splitlines()
     assert first.split() == ["ours", "untrained", "chance"]
-    assert rest[0].startswith("accuracy (higher is better)   1.0000 ± 0.0000   1.0000")
+    assert rest[0].startswith("accuracy (higher is better)   1.0000 ± 0.0000   0.7500")
     assert [row.split()[0] for row in rest[1:3]] == ["en", "x"]
     (kept,) = (run.folder / "tasks").children()
     assert json.loads(kept.read_text())["ours"]["measures"][0]["value"] == 1.0

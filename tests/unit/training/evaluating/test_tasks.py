@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from foundray.data.tokenizers.tokenizer import make_bytes
+from foundray.data.tokenizers.tokenizer import make_bytes, train_bpe
 from foundray.errors import InputError
 from foundray.testing.specs import make_spec
 from foundray.testing.trainers import make_model
@@ -84,6 +84,11 @@ def test_a_file_of_two_kinds_or_of_nothing_is_refused() -> None:
         read_items(b"\n \n", "f")
     with pytest.raises(InputError, match="line 1: it is no JSON object"):
         read_items(b"\xff\n", "f")
+    with pytest.raises(InputError, match="line 2: it is nested too deeply"):
+        read_items(lines({"text": "a"}) + b"[" * 100_000, "f")
+    for limit in (0, -1):
+        with pytest.raises(InputError, match=f"limit: it is a number of items, 1 or more, not {limit}"):
+            read_items(lines({"text": "a"}), "f", limit=limit)
 
 
 def test_the_tokens_asked_for_are_those_after_the_context() -> None:
@@ -95,6 +100,13 @@ def test_the_tokens_asked_for_are_those_after_the_context() -> None:
     assert (request.ids.tolist(), request.asked) == (ids("x" * 40 + "cd")[-CONTEXT - 1 :], 2)
     with pytest.raises(InputError, match="f, item 1: 'yyyyyyyyyyyyy' has 13 tokens, and the model sees 12 at once"):
         questions({"context": "", "answer": "y" * 13})
+
+
+def test_a_text_that_merges_into_its_context_is_named() -> None:
+    merging = train_bpe(["which which"] * 50, 300)
+    items = read_items(lines({"context": "whic", "answer": "h"}), "f")
+    with pytest.raises(InputError, match="f, item 1: 'h' has no tokens of its own after its context"):
+        questions_of(items, merging, CONTEXT, "f")
 
 
 @pytest.mark.parametrize("length", [1, 11, 12, 13, 24, 25, 40])
@@ -123,6 +135,17 @@ def test_measures_by_hand() -> None:
     (one, two, three) = (measured(asked, [Likelihood(x, False) for x in row]).measures[0] for row in ([0, -1, 0, -1],) * 3)
     assert (one.value, one.error) == (0.5, pytest.approx(0.5)), "half right of two: the deviation 0.707 by the root of 2"
     assert one == two == three
+
+
+def test_a_floor_that_ties_is_half_right() -> None:
+    swapped = questions(*({"good": f"ab {number}", "bad": f"ba {number}"} for number in range(9)))
+    frequencies = by_frequency(np.arange(BYTES.vocabulary))
+    assert judge(swapped, frequencies, share_ties=True).measures[0].value == 0.5, "the same tokens in another order"
+    three = questions({"context": "", "choices": ["a", "b", "cc"], "answer": 1})
+    equal = [Likelihood(-1.0, False)] * 3
+    by_hand = {ties: [one.value for one in measured(three, equal, ties).measures[:2]] for ties in (True, False)}
+    assert by_hand == {True: [1 / 3, 0.0], False: [0.0, 0.0]}, "per character the longest is the likeliest"
+    assert measured(three, [Likelihood(-1.0, False), Likelihood(-0.9, False), equal[0]], True).measures[0].value == 1.0
 
 
 def test_a_ratios_error_is_that_of_a_bootstrap() -> None:

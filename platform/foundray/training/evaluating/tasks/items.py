@@ -47,6 +47,8 @@ def read_items(content: bytes, where: str, delimiter: str = "", limit: int | Non
 
     Raises InputError, which names the line, if a line is no item, or if the items are of several kinds.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit: it is a number of items, 1 or more, not {limit}")
     items: list[Item] = []
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip() or len(items) == limit:
@@ -55,6 +57,8 @@ def read_items(content: bytes, where: str, delimiter: str = "", limit: int | Non
             items.append(_item(json.loads(line), delimiter))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{where}, line {number}: it is no JSON object ({error})") from None
+        except RecursionError:
+            raise InputError(f"{where}, line {number}: it is nested too deeply; a line has {FORMS}") from None
         except ValueError as error:
             raise InputError(f"{where}, line {number}: {error}") from None
         if items[-1].kind != items[0].kind:

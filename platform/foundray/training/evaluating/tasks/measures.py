@@ -16,6 +16,9 @@ from foundray.training.evaluating.tasks.items import Item
 from foundray.training.evaluating.tasks.requests import Request, requests_of
 from foundray.training.evaluating.tasks.scoring import Likelihood, Scorer
 
+TIE = 1e-9
+"""Largest relative difference of log-likelihoods (sums in double precision) that counts as none."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -63,16 +66,21 @@ class Score:
     """The first measure of each group of items, if they name groups."""
 
 
-def judge(questions: Sequence[Question], scorer: Scorer) -> Score:
-    """Score the questions and measure."""
-    return measured(questions, scorer(flat(questions)))
+def judge(questions: Sequence[Question], scorer: Scorer, share_ties: bool = False) -> Score:
+    """Score the questions and measure; `share_ties` as for `measured`."""
+    return measured(questions, scorer(flat(questions)), share_ties)
 
 
-def measured(questions: Sequence[Question], answers: Sequence[Likelihood]) -> Score:
-    """Measures of the questions, from the answers to `flat(questions)`."""
+def measured(questions: Sequence[Question], answers: Sequence[Likelihood], share_ties: bool = False) -> Score:
+    """Measures of the questions, from the answers to `flat(questions)`.
+
+    Of candidates that are as likely, the first is chosen, as lm-eval does. With `share_ties` each of k counts 1/k instead, as a
+    floor needs it: it ties often, and the first of a pair is always the good one.
+    """
     rest = iter(answers)
     scored = [
-        _Scored.of(question, [[next(rest) for _ in requests] for requests in question.candidates]) for question in questions
+        _Scored.of(question, [[next(rest) for _ in requests] for requests in question.candidates], share_ties)
+        for question in questions
     ]
     measures = _MEASURES[questions[0].item.kind]
     names = dict.fromkeys(one.item.group for one in scored)
@@ -93,21 +101,31 @@ class _Scored:
     """Of each candidate, in nats."""
     greedy: bool
     """Whether each token of the right candidate is the likeliest."""
+    share_ties: bool
+    """Whether candidates that are as likely share the choice."""
 
     @staticmethod
-    def of(question: Question, answers: list[list[Likelihood]]) -> _Scored:
+    def of(question: Question, answers: list[list[Likelihood]], share_ties: bool) -> _Scored:
         log_probs = np.array([sum(answer.log_prob for answer in of_candidate) for of_candidate in answers])
-        return _Scored(question.item, log_probs, all(answer.greedy for answer in answers[question.item.gold]))
+        return _Scored(question.item, log_probs, all(answer.greedy for answer in answers[question.item.gold]), share_ties)
 
     @property
-    def right(self) -> bool:
-        return int(self.log_probs.argmax()) == self.item.gold
+    def right(self) -> float:
+        """1 if the right candidate is the likeliest, otherwise 0; in between if it shares that."""
+        return self._credit(self.log_probs)
 
     @property
-    def right_by_length(self) -> bool:
-        """Whether the right candidate has the highest log-likelihood per character, as lm-eval's `acc_norm`."""
-        lengths = np.array([len(candidate.said) for candidate in self.item.candidates])
-        return int((self.log_probs / lengths).argmax()) == self.item.gold
+    def right_by_length(self) -> float:
+        """The same by log-likelihood per character, as lm-eval's `acc_norm`."""
+        return self._credit(self.log_probs / np.array([len(candidate.said) for candidate in self.item.candidates]))
+
+    def _credit(self, values: np.ndarray) -> float:
+        gold = self.item.gold
+        if not self.share_ties:
+            return float(values.argmax() == gold)
+        # The same tokens in another order are as likely, although their sum rounds otherwise.
+        tied = np.isclose(values, values.max(), rtol=TIE, atol=0)
+        return float(tied[gold] / tied.sum())
 
     @property
     def bits(self) -> float:
@@ -122,7 +140,7 @@ class _Scored:
 Judge = Callable[[Sequence[_Scored]], Measure]
 
 
-def _accuracy(name: str, right: Callable[[_Scored], bool]) -> Judge:
+def _accuracy(name: str, right: Callable[[_Scored], float]) -> Judge:
     def measure(scored: Sequence[_Scored]) -> Measure:
         values = np.array([right(one) for one in scored], float)
         error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

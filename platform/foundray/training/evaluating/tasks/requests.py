@@ -44,9 +44,12 @@ def _after(candidate: Candidate, tokenizer: Tokenizer, context: int) -> Request:
     whole = encode_one(tokenizer, candidate.context + candidate.text)
     start = len(encode_one(tokenizer, before)) if before else 0
     asked = len(whole) - start
-    if not asked or asked > context:
-        why = "has no tokens of its own after its context" if not asked else f"has {asked:,} tokens"
-        raise InputError(f"{candidate.said[:40]!r} {why}, and the model sees {context:,} at once; it cannot be scored")
+    if asked < 1:  # fewer than none if tokens merge across the context's end
+        raise InputError(f"{candidate.said[:40]!r} has no tokens of its own after its context; it cannot be scored")
+    if asked > context:
+        raise InputError(
+            f"{candidate.said[:40]!r} has {asked:,} tokens, and the model sees {context:,} at once; it cannot be scored"
+        )
     return Request(_opened(tokenizer, whole)[-(context + 1) :], asked)
 
 
