@@ -21,7 +21,7 @@ from foundray.spec import Spec, digest
 from foundray.storage import Store, reading
 from foundray.training.driver import prepared_data
 from foundray.training.evaluating.tasks.items import read_items
-from foundray.training.evaluating.tasks.measures import Question, Score, chance, judge, questions_of
+from foundray.training.evaluating.tasks.measures import Question, Score, chance, judge, questions_of, unknown_of
 from foundray.training.evaluating.tasks.scoring import by_frequency, by_model
 from foundray.wording.shown import Shown
 from foundray.wording.words import loss as shown
@@ -50,6 +50,8 @@ class TaskResult(Shown):
     """Of the tokens' frequencies in training data; None if the run's prepared data cannot be read."""
     chance: float | None
     """Accuracy of a guess, if there is a choice."""
+    remark: str = ""
+    """What the run's tokenizer does not know of the texts, for people; empty if it knows all."""
     facts: dict[str, Any] = field(default_factory=dict)
     """How the items were read."""
 
@@ -72,7 +74,8 @@ class TaskResult(Shown):
             )
         widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(head))]
         lines = ["   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{self.items:,} items of the kind {self.kind}, the weights after step {self.step:,}"])
+        lines.append(f"{self.items:,} items of the kind {self.kind}, the weights after step {self.step:,}")
+        return "\n".join([*lines, *([self.remark] if self.remark else [])])
 
 
 def _with_error(value: float, error: float | None) -> str:
@@ -102,7 +105,7 @@ def evaluate(run: Run, task: str, delimiter: str = "", limit: int | None = None,
         content = file.read_bytes()
     items = read_items(content, task, delimiter, limit)
     reader = Reader(run)
-    questions = questions_of(items, reader.tokenizer, spec.model.context, task)
+    questions = questions_of(items, reader.tokenizer, spec.model.context, task, reader.rewrites)
     done, weights = trained_weights(run, run.checkpoint_step(step))
     trained = Encoder.of(spec, run.manifest()["vocabulary"], weights).model
     result = TaskResult(
@@ -115,6 +118,7 @@ def evaluate(run: Run, task: str, delimiter: str = "", limit: int | None = None,
         untrained=judge(questions, by_model(Encoder.untrained(run, spec.seed).model), share_ties=True),
         unigram=_unigram(run, spec, questions),
         chance=chance(questions),
+        remark=unknown_of(questions, reader.tokenizer),
         facts={"delimiter": delimiter, "limit": limit},
     )
     record = {"time": time.time(), **result.to_dict()}

@@ -12,8 +12,11 @@ from importlib.metadata import Distribution, entry_points
 from pathlib import Path
 
 from foundray.contract import MODALITIES, OBJECTIVES
+from foundray.contract.tracking import TRACKERS
 from foundray.errors import InputError
 
+GROUPS = (OBJECTIVES, MODALITIES, TRACKERS)
+"""Groups of entry points that make a package part of a run."""
 CACHES = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
@@ -21,8 +24,8 @@ CACHES = shutil.ignore_patterns("__pycache__", "*.pyc")
 def packed(files: Mapping[str, str], code: bool) -> Iterator[str]:
     """Make a working directory to send with a job; it exists during the block, and takes precedence over installed packages.
 
-    With `code`, it contains Foundray and every installed package with an objective or a modality, each with the metadata by
-    which they are found. Raises InputError.
+    With `code`, it contains Foundray and every installed package with an objective, a modality or a tracker, each with the
+    metadata by which they are found. Raises InputError.
     """
     with tempfile.TemporaryDirectory() as name:
         _stage(Path(name), files, code)
@@ -34,7 +37,7 @@ def _stage(folder: Path, files: Mapping[str, str], code: bool) -> None:
         (folder / name).write_text(text)
     for distribution in _distributions() if code else ():
         points = distribution.entry_points
-        named = {point.module.split(".")[0] for point in points if point.group in (OBJECTIVES, MODALITIES)}
+        named = {point.module.split(".")[0] for point in points if point.group in GROUPS}
         for name in sorted(named | set((distribution.read_text("top_level.txt") or "").split())):
             _copy(name, folder)
         described = folder / f"{distribution.name.replace('-', '_')}-{distribution.version}.dist-info"
@@ -44,7 +47,7 @@ def _stage(folder: Path, files: Mapping[str, str], code: bool) -> None:
 
 
 def _distributions() -> list[Distribution]:
-    points = [point for group in (OBJECTIVES, MODALITIES) for point in entry_points(group=group)]
+    points = [point for group in GROUPS for point in entry_points(group=group)]
     found = {point.dist.name: point.dist for point in points if point.dist}
     return [importlib.metadata.distribution("foundray"), *(found[name] for name in sorted(found) if name != "foundray")]
 

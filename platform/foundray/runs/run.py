@@ -48,7 +48,7 @@ TASKS = "tasks"
 
 BEGINNING = {"spec.yaml", "data.json", "tokenizer.json", "start.safetensors", HOLDER}
 """Files of a run's beginning, which only the command that holds the run writes."""
-_BEFORE_ITS_SPEC = BEGINNING | {REQUEST, LOCK, "checkpoints", "events", "events.jsonl", "metrics", "metrics.jsonl"}
+_BEFORE_ITS_SPEC = BEGINNING | {REQUEST, LOCK, TASKS, "checkpoints", "events", "events.jsonl", "metrics", "metrics.jsonl"}
 """What a folder may hold before its run has begun: a branch has a checkpoint first."""
 
 NOT_BEGUN = "is not begun"

@@ -47,7 +47,8 @@ class EvaluateConfig(Section):
     """Sets of samples by name. `validation` is the split that `data.holdout` keeps, and is always evaluated; others have a
     `path`."""
     at_end: Literal["same", "whole"] = "same"
-    """Samples of the evaluation at the end of the run: the same as before, or the whole sets."""
+    """Samples of the evaluation at `train.steps`: the same as before, or the whole sets. An evaluation by which
+    `train.stop_early` ends the run is like those before."""
     tasks: dict[Name, LikelihoodTaskConfig] = Field(default={})
     """Tasks by likelihood, by name, on which a model of text is judged at evaluations."""
     prompts: list[str] | None = None

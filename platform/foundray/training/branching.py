@@ -16,14 +16,18 @@ from foundray.errors import InputError
 from foundray.runs.checkpoints import completed, step_of
 from foundray.runs.extension import changed
 from foundray.runs.lock import HOLDER, RunLock
+from foundray.runs.places import with_absolute_paths
 from foundray.runs.run import Run, event
-from foundray.spec import BranchFromConfig, Spec
+from foundray.spec import BranchFromConfig, Spec, differences, flatten
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
+from foundray.tracking.process import check_installed as check_trackers
 from foundray.training.checkpoints.checkpoint import read_state, state_sha256, write_shard
 from foundray.training.checkpoints.written import commit
+from foundray.training.evaluating.tasks.kept import check_tasks
 from foundray.training.rollback import passed_over, recorded
 from foundray.training.step.blocks import Blocks
+from foundray.training.validation_sets import check_sets
 from foundray.urls import canonical
 from foundray.wording.words import plural
 
@@ -56,11 +60,16 @@ def branch(run: Run, wanted: int | None, overrides: Mapping[str, Any], report: C
     manifest, tensors = read_state(found[0])
     origin = BranchFromConfig(run=run.folder.url, step=step, state_sha256=state_sha256(tensors))
     spec = spec.model_copy(update={"branch_from": origin}).begun_with(parent.arithmetic)
+    spec = with_absolute_paths(spec)
     made = Run.named(spec)
+    if not made.exists():
+        check_trackers(spec)
+        check_tasks(spec)
+        check_sets(spec)
     with RunLock(made.folder, report):
         if made.exists():
             made.check_same(spec)
-            report(f"{made.folder} is this branch already; it continues")
+            report(f"{made.folder} is this branch already; it continues{_but_as_it_was(made.spec(), spec)}")
             return made
         _begin(made)
         shard = write_shard(made.checkpoints, step, Blocks((range(manifest.blocks),)), tensors)
@@ -114,6 +123,12 @@ def _spec_of(run: Run, parent: Spec, step: int, overrides: Mapping[str, Any]) ->
     if spec.train.steps <= step:
         raise InputError(f"train.steps: {spec.train.steps} is not after step {step:,}, from which the run would branch")
     return spec
+
+
+def _but_as_it_was(there: Spec, here: Spec) -> str:
+    """What is asked for otherwise than it was, of all that never changes a result; empty for nothing."""
+    changed = differences(flatten(there.model_dump(mode="json")), flatten(here.model_dump(mode="json")))
+    return f" with the fields that it has ({'; '.join(changed)}); `foundray resume --set` takes others" if changed else ""
 
 
 def _decides(spec: Spec) -> dict[str, Any]:

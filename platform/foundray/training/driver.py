@@ -15,7 +15,7 @@ from foundray.cluster.local_ray import is_alone
 from foundray.data.prepare.length import in_steps, training_samples
 from foundray.data.prepare.manifest import Manifest, Prepared
 from foundray.data.prepare.prepare import prepare
-from foundray.data.prepare.recipe import prepared_folder
+from foundray.data.prepare.recipe import prepared_folder, rewrites_of
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.host.environment import environment
 from foundray.host.machine import physical_cores
@@ -24,6 +24,7 @@ from foundray.preflight.admission import admit
 from foundray.runs.extension import earlier_fingerprints, unfinished
 from foundray.runs.facts import Facts
 from foundray.runs.lock import RunLock
+from foundray.runs.places import with_absolute_paths
 from foundray.runs.run import Run, event
 from foundray.spec import Spec
 from foundray.storage import Store
@@ -85,7 +86,9 @@ def train(spec: Spec, report: Report, show_progress: bool = False, on_event: Tol
                 if (facts := _finished(run, spec, report)) is not None:
                     return facts
                 prepared = prepared_data(run)
+                keep_tasks(run, spec, prepared, report)
             else:
+                keep_tasks(run, spec, prepared, report)  # first: a run that could not be evaluated is not made
                 _make(run, spec, prepared, start)
             start = None  # frees the weights
             spec, workers = _with_default_scale(spec, prepared, workers, report)
@@ -152,7 +155,7 @@ def _make(run: Run, spec: Spec, prepared: Prepared, start: Start | None) -> None
         (run.folder / "tokenizer.json").write_text(prepared.tokenizer().to_json())
     data = {"folder": prepared.folder.url, "manifest": prepared.manifest.model_dump(), "arithmetic": spec.arithmetic}
     (run.folder / "data.json").write_text(json.dumps(data))
-    (run.folder / "spec.yaml").write_text(_with_absolute_paths(spec).to_yaml())
+    (run.folder / "spec.yaml").write_text(with_absolute_paths(spec).to_yaml())
 
 
 def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False, on_event: Told | None = None) -> Facts:
@@ -173,6 +176,7 @@ def resume(run: Run, spec: Spec, report: Report, show_progress: bool = False, on
         if (facts := _finished(run, spec, report)) is not None:
             return facts
         admit(ray, spec, report, raw=False)
+        keep_tasks(run, spec, prepared, report)
         workers = _fit(spec, report)
         with _prestarting(spec) as prestarted, heeded(lock.stop):
             spec, workers = _with_default_scale(spec, prepared, workers, report)
@@ -219,24 +223,6 @@ def _bytes_per_token(manifest: Manifest, sets: Iterable[ValidationSet]) -> Bytes
     return BytesPerToken(manifest.bytes_per_token(), of_sources, {one.name: one.bytes_per_token for one in sets})
 
 
-def _with_absolute_paths(spec: Spec) -> Spec:
-    sources = [source.model_copy(update={"path": _absolute(source.path)}) for source in spec.data.sources]
-    paths = {name: None if one.path is None else _absolute(one.path) for name, one in spec.evaluate.sets.items()}
-    sets = {name: one.model_copy(update={"path": paths[name]}) for name, one in spec.evaluate.sets.items()}
-    tasks = {name: task.model_copy(update={"path": _absolute(task.path)}) for name, task in spec.evaluate.tasks.items()}
-    return spec.model_copy(
-        update={
-            "data": spec.data.model_copy(update={"sources": sources}),
-            "evaluate": spec.evaluate.model_copy(update={"tasks": tasks, "sets": sets}),
-            "storage": _absolute(spec.storage),
-        }
-    )
-
-
-def _absolute(path: str) -> str:
-    return Store.at(path).url
-
-
 def _run(
     ray: Any,
     run: Run,
@@ -272,7 +258,6 @@ def _run(
     from foundray.training.telemetry.metrics import RunMetrics
 
     # What the workers need to know, and what the driver records.
-    keep_tasks(run, spec)
     sets = prepare_sets(spec, run, prepared, report)
     manifest = prepared.manifest
     plan = plan_for(prepared, spec)
@@ -286,6 +271,7 @@ def _run(
         sets=tuple(sets),
         feeder=prestarted.feeder if prestarted else start_feeder(),
         board=board,
+        rewrites=rewrites_of(manifest.recipe, spec),
         earlier_fingerprints=earlier_fingerprints(events),
     )
     scores = spec.objective.build().scores

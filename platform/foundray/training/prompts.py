@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from foundray.data.formats import rewritten
 from foundray.data.prepare.manifest import Prepared
+from foundray.data.prepare.recipe import rewrites_of
 from foundray.data.stream.leases import validation_plan
 from foundray.data.stream.plan import StreamPlan, read_samples
 from foundray.errors import InputError
@@ -16,7 +18,8 @@ def prompts_of(spec: Spec, plan: StreamPlan, prepared: Prepared) -> tuple[str, .
     if not evaluate.text_tokens or not objective.continues or spec.data.modality.build().gives != "tokens":
         return ()
     if evaluate.prompts is not None:
-        return tuple(evaluate.prompts)
+        rewrites = rewrites_of(prepared.manifest.recipe, spec)
+        return tuple(rewritten(prompt, rewrites) for prompt in evaluate.prompts)
     try:
         first = read_samples(validation_plan(plan, objective.couples), 0, 1).column("tokens")[0].values.to_numpy()
     except InputError:  # storage may be away for the moment; an empty prompt is one, too

@@ -100,6 +100,18 @@ def test_code_and_spec_travel_and_are_found_by_entry_point(tmp_path: Path) -> No
     assert not Path(folder).exists()
 
 
+def test_a_tracker_of_ones_own_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_tracker.py").write_text("class Mine: pass\n")
+    described = tmp_path / "my_tracker-1.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: my-tracker\nVersion: 1.0\n")
+    (described / "entry_points.txt").write_text("[foundray.trackers]\nmine = my_tracker:Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with packed({}, code=True) as folder:
+        assert (Path(folder) / "my_tracker.py").exists()
+        assert (Path(folder) / "my_tracker-1.0.dist-info" / "entry_points.txt").exists()
+
+
 def test_a_spec_is_the_same_there_wherever_its_places_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a text.txt").write_text("some text")

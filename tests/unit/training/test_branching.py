@@ -78,6 +78,8 @@ def test_it_is_another_run_than_one_from_scratch_wherever_its_parent_is(run: Run
         ({"train.steps": None, "train.epochs": 2}, "--set train.epochs: give a branch's length in train.steps"),
         ({"name": "parent"}, "--set name=parent: .* is the run to branch from"),
         ({"name": "prepared"}, "--set name: .* is reserved for prepared data"),
+        ({"evaluate.tasks": {"t": {"path": "none.jsonl"}}}, r"none\.jsonl cannot be read"),
+        ({"evaluate.sets": {"s": {"path": "none.txt"}}}, r"none\.txt"),
     ],
 )
 def test_what_the_state_does_not_fit_is_refused(overrides: dict[str, Any], said: str, run: Run, tmp_path: Path) -> None:
@@ -104,6 +106,18 @@ def test_what_an_interrupted_branch_has_made_does_not_count(run: Run, tmp_path: 
     (folder / BEGUN).write_text("")
     made = made_by(run)
     assert completed_steps(made.checkpoints) == [3] and not (folder / BEGUN).exists()
+
+
+def test_its_paths_are_absolute_and_fields_that_are_too_late_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.folder.parent.path)
+    Path("items.jsonl").write_text('{"text": "a"}\n')
+    task = {"evaluate.tasks": {"t": {"path": "items.jsonl"}}}
+    assert made_by(run, **task).spec().evaluate.tasks["t"].path == f"{run.folder.parent}/items.jsonl"
+    lines: list[str] = []
+    branch(run, None, CHANGES | task, lines.append)
+    branch(run, None, CHANGES | task | {"evaluate.text_tokens": 3}, lines.append)
+    assert lines[0].endswith("is this branch already; it continues")
+    assert "it continues with the fields that it has (evaluate.text_tokens was 48 and is 3)" in lines[1]
 
 
 def test_a_step_without_a_checkpoint_is_refused(run: Run) -> None:

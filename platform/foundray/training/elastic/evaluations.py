@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -53,15 +54,16 @@ class Evaluations:
             self.prefetched = next_step
             self.work.feeder.open.remote(*self._stream(next_step, self._part(next_step)))
 
-    def evaluate(self, done: int) -> dict[str, Any]:
-        """Evaluate after `done` steps and return the event."""
+    def evaluate(self, done: int, ends_early: Callable[[float], bool]) -> dict[str, Any]:
+        """Evaluate after `done` steps and return the event; `ends_early` says whether a validation loss here ends the run."""
         began = time.perf_counter()
         part = self._part(done)
         result = self._evaluate(self._stream(done, part), part)
         compared = {}
         if (before := self._part()).samples < part.samples:
             compared = {"compared_loss": self._evaluate(self._stream(done, before, "compared")).loss}
-        judged = self._sets(done) | self.judging.judge(done)
+        early = ends_early(result.loss)
+        judged = self._sets(done, early) | self.judging.judge(done, early)
         return event(
             "evaluated",
             step=done,
@@ -80,11 +82,11 @@ class Evaluations:
             health=health(self.trainer.layout, self.trainer.squares, self.trainer.flat),
         )
 
-    def _sets(self, done: int) -> dict[str, Any]:
-        """Evaluate the further validation sets that are due after `done` steps."""
+    def _sets(self, done: int, ends_early: bool) -> dict[str, Any]:
+        """Evaluate the further validation sets that are due after `done` steps: all of them if the run ends there."""
         last, found = done == self.spec.train.steps, []
         for one in self.work.sets:
-            if last or done % (self.spec.evaluate.sets[one.name].every or 1) == 0:
+            if last or ends_early or done % (self.spec.evaluate.sets[one.name].every or 1) == 0:
                 part = part_of(one.plan, self.spec, (one.samples,), last, one.name)
                 result = self._evaluate(self._stream(done, part, f"set-{one.name}"))
                 samples = {"samples": part.samples, "of_samples": part.of_samples}

@@ -31,9 +31,9 @@ class Judging:
         text = (Store.at(self.work.run) / "tokenizer.json").read_text()
         return Tokenizer.from_json(text, json.loads(self.work.plan.planning)["document_id"])
 
-    def judge(self, done: int) -> dict[str, Any]:
-        """Fields of the evaluation after `done` steps: `tasks` that are due, and `texts`."""
-        last = done == self.spec.train.steps
+    def judge(self, done: int, ends_early: bool = False) -> dict[str, Any]:
+        """Fields of the evaluation after `done` steps: `tasks` that are due, all of them at the run's end, and `texts`."""
+        last = ends_early or done == self.spec.train.steps
         due = [name for name, task in self.spec.evaluate.tasks.items() if last or done % (task.every or 1) == 0]
         found: dict[str, Any] = {}
         if due:
@@ -66,7 +66,8 @@ class Judging:
         if name not in self.questions:
             task, file = self.spec.evaluate.tasks[name], Store.at(self.work.run) / TASKS / f"{name}.jsonl"
             items = read_items(file.read_bytes(), file.url, task.delimiter, task.limit)
-            self.questions[name] = questions_of(items, self.tokenizer, self.spec.model.context, file.url)
+            context, rewrites = self.spec.model.context, self.work.rewrites
+            self.questions[name] = questions_of(items, self.tokenizer, context, file.url, rewrites)
         return self.questions[name]
 
     def _texts(self) -> list[dict[str, str]]:

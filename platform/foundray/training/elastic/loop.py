@@ -248,7 +248,7 @@ class Loop:
         """Do what is due after a step or after joining: evaluation, checkpoint, replication."""
         train, last = self.spec.train, self.done == self.spec.train.steps
         if (last or self._at_multiple(train.evaluate_every)) and self.evaluated < self.done:
-            evaluated = self.evaluations.evaluate(self.done)
+            evaluated = self.evaluations.evaluate(self.done, self._stops_early)
             self.journal.record(evaluated)
             self.evaluated, self.val_losses[self.done] = self.done, evaluated["val_loss"]
         self.over = last = last or self._stops_early()
@@ -277,12 +277,16 @@ class Loop:
     def _at_multiple(self, every: int) -> bool:
         return self.done > 0 and self.done % every == 0
 
-    def _stops_early(self) -> bool:
-        """Tell whether the evaluations so far end the run here. Later ones may be known: those of steps that are repeated."""
+    def _stops_early(self, val_loss: float | None = None) -> bool:
+        """Tell whether the evaluations so far, and `val_loss` as the one here, end the run here.
+
+        Later ones may be known: those of steps that are repeated.
+        """
         train = self.spec.train
         if train.stop_early is None or not self._at_multiple(train.evaluate_every):
             return False
-        return stops_at(train, {step: loss for step, loss in self.val_losses.items() if step <= self.done}) == self.done
+        losses = self.val_losses if val_loss is None else self.val_losses | {self.done: val_loss}
+        return stops_at(train, {step: loss for step, loss in losses.items() if step <= self.done}) == self.done
 
     def _checkpoint_pays(self) -> bool:
         """Tell whether rank 0, for all, requests a checkpoint after this step, if the spec leaves the interval open."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ray import ObjectRef
 
 from foundray.cluster.remote import Remote
+from foundray.data.formats import Rewrites
 from foundray.data.stream.leases import FeederHandle
 from foundray.data.stream.plan import StreamPlan
 from foundray.data.stream.validation import ValidationSet
@@ -43,6 +44,8 @@ class Work:
     """Further validation sets."""
     feeder: FeederHandle
     board: BoardHandle
+    rewrites: Rewrites = ()
+    """What the readers of the data do to all texts, and so to those of tasks."""
     earlier_fingerprints: tuple[str, ...] = ()
     """Fingerprints of the run's specs before it was extended."""
 

@@ -9,12 +9,15 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tests.unit.data.manifests import manifest
 
-from foundray.data.tokenizers.tokenizer import make_bytes
+from foundray.data.prepare.manifest import Prepared
+from foundray.data.stream.plan import plan_for
+from foundray.data.tokenizers.tokenizer import Tokenizer, make_bytes, make_char
 from foundray.errors import InputError
 from foundray.records.schema import EVENTS
 from foundray.runs.run import Run
-from foundray.spec import Spec
+from foundray.spec import SourceConfig, Spec
 from foundray.storage import Store
 from foundray.testing.groups import run_group
 from foundray.testing.records import untimed_event
@@ -25,6 +28,7 @@ from foundray.training.collectives.group import Group
 from foundray.training.elastic.judging import Judging
 from foundray.training.evaluating.tasks.kept import check_tasks, keep_tasks
 from foundray.training.evaluating.texts import continued
+from foundray.training.prompts import prompts_of
 from foundray.training.step.trainer import Trainer
 from foundray.wording.sentences import sentence
 
@@ -49,7 +53,7 @@ def judging(folder: Path, spec: Spec, group: Group) -> tuple[Judging, Trainer]:
         for parameter in trainer.model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     plan = SimpleNamespace(planning=json.dumps({"document_id": TOKENIZER.document_id}))
-    work = SimpleNamespace(run=str(folder / "run"), plan=plan, prompts=("ab", ""))
+    work = SimpleNamespace(run=str(folder / "run"), plan=plan, prompts=("ab", ""), rewrites=())
     return Judging(cast(Any, work), spec, trainer), trainer
 
 
@@ -58,8 +62,16 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in ITEMS))
     run = Run(Store.at(str(tmp_path / "run")))
     (run.folder / "tokenizer.json").write_text(TOKENIZER.to_json())
-    keep_tasks(run, spec_of(tmp_path))
+    keep(run, spec_of(tmp_path))
     return tmp_path
+
+
+def keep(run: Run, spec: Spec, tokenizer: Tokenizer = TOKENIZER) -> list[str]:
+    """Keep the tasks of a run whose data were cut by this tokenizer; return what is reported."""
+    data, lines = run.folder.parent / "data", list[str]()
+    (data / "tokenizer.json").write_text(tokenizer.to_json())
+    keep_tasks(run, spec, Prepared(data, manifest([[9]])), lines.append)
+    return lines
 
 
 def judged(group: Group, folder: str, done: int) -> dict[str, Any]:
@@ -82,6 +94,7 @@ def test_a_task_is_due_at_its_interval_and_at_the_end(folder: Path) -> None:
     subject, _ = judging(folder, spec_of(folder), Group())
     due = {done: [task["name"] for task in subject.judge(done)["tasks"]] for done in (4, 8, 12, 20)}
     assert due == {4: ["often"], 8: ["often", "seldom"], 12: ["often"], 20: ["often", "seldom"]}
+    assert len(subject.judge(12, ends_early=True)["tasks"]) == 2
     silent, _ = judging(folder, spec_of(folder, tasks={}, text_tokens=0), Group())
     assert silent.judge(4) == {}
 
@@ -116,11 +129,34 @@ def test_a_text_is_the_likeliest_token_each_time(folder: Path) -> None:
 def test_a_copy_stands_in_for_a_file_that_is_away(folder: Path) -> None:
     spec, run = spec_of(folder), Run(Store.at(str(folder / "run")))
     (folder / "items.jsonl").unlink()
-    keep_tasks(run, spec)
+    assert keep(run, spec) == []
     with pytest.raises(InputError, match=r"items\.jsonl"):
         check_tasks(spec)
     with pytest.raises(InputError, match=r"items\.jsonl"):
-        keep_tasks(Run(Store.at(str(folder / "other"))), spec)
+        keep(Run(Store.at(str(folder / "other"))), spec)
+
+
+@pytest.mark.parametrize("item", [{"context": "a", "answer": "b" * 33}, {"text": "\ud800"}])
+def test_an_item_that_cannot_be_scored_is_refused_before_the_run_is_there(item: dict[str, str], folder: Path) -> None:
+    run = Run(Store.at(str(folder / "other")))
+    (folder / "items.jsonl").write_text(json.dumps(item))
+    with pytest.raises(InputError, match=r"evaluate\.tasks\.often: .*items\.jsonl, item 1: "):
+        keep(run, spec_of(folder))
+    assert not run.folder.exists()
+
+
+def test_texts_are_read_as_the_runs_data_and_what_is_unknown_is_counted(folder: Path) -> None:
+    spec = spec_of(folder, prompts=["ac gt"], tasks={"t": {"path": str(folder / "items.jsonl")}})
+    (folder / "items.jsonl").write_text(json.dumps({"context": "ac", "answer": "gtt"}))
+    run, letters = Run(Store.at(str(folder / "run"))), make_char("ACGT")
+    (line,) = keep(run, spec, letters)
+    assert line.endswith("3 of the 3 tokens asked for are unknown to the run's tokenizer, which cannot tell them apart")
+    genomes = spec.model_copy(
+        update={"data": spec.data.model_copy(update={"sources": [SourceConfig(path="x", format="fasta")]})}
+    )
+    assert keep(run, genomes, letters) == []
+    prepared = Prepared(run.folder, manifest([[9]]))
+    assert prompts_of(genomes, plan_for(prepared, genomes), prepared) == ("ACGT",)
 
 
 def test_what_no_run_can_do_is_refused(folder: Path) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from foundray.data.formats import Rewrites, rewritten
 from foundray.errors import InputError
 
 GAP = "___"
@@ -40,6 +41,17 @@ class Item:
     """Index of the right candidate."""
     group: str = ""
     """The part of the task that the item belongs to, such as a language; empty if it names none."""
+
+    def rewritten(self, rewrites: Rewrites) -> Item:
+        """The item with its texts as the readers of a run's data would have given them. Raises InputError for an empty one."""
+        if not rewrites:
+            return self
+        candidates = [
+            Candidate(*(rewritten(text, rewrites) for text in (one.context, one.text, one.said))) for one in self.candidates
+        ]
+        if not all(one.said for one in candidates):
+            raise InputError("a text of it holds nothing that the readers of the run's data keep")
+        return replace(self, candidates=tuple(candidates))
 
 
 def read_items(content: bytes, where: str, delimiter: str = "", limit: int | None = None) -> list[Item]:

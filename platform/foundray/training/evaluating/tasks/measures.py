@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from foundray.data.formats import Rewrites
+from foundray.data.tokenizers.checks import Anatomy
 from foundray.data.tokenizers.tokenizer import Tokenizer
 from foundray.errors import InputError
 from foundray.training.evaluating.tasks.items import Item
 from foundray.training.evaluating.tasks.requests import Request, requests_of
 from foundray.training.evaluating.tasks.scoring import Likelihood, Scorer
+from foundray.wording.words import plural
 
 TIE = 1e-9
 """Largest relative difference of log-likelihoods (sums in double precision) that counts as none."""
@@ -40,12 +43,18 @@ class Question:
     candidates: list[list[Request]]
 
 
-def questions_of(items: Sequence[Item], tokenizer: Tokenizer, context: int, where: str) -> list[Question]:
-    """Tokenize the items. Raises InputError, which names the item, if one cannot be scored."""
+def questions_of(
+    items: Sequence[Item], tokenizer: Tokenizer, context: int, where: str, rewrites: Rewrites = ()
+) -> list[Question]:
+    """Tokenize the items, with `rewrites`: what the readers of the run's data do to all texts.
+
+    Raises InputError, which names the item, if one cannot be scored.
+    """
     found = []
     for number, item in enumerate(items, 1):
         try:
-            found.append(Question(item, requests_of(item, tokenizer, context)))
+            read = item.rewritten(rewrites)
+            found.append(Question(read, requests_of(read, tokenizer, context)))
         except InputError as error:
             raise InputError(f"{where}, item {number}: {error}") from None
     return found
@@ -54,6 +63,20 @@ def questions_of(items: Sequence[Item], tokenizer: Tokenizer, context: int, wher
 def flat(questions: Sequence[Question]) -> list[Request]:
     """All requests, in order."""
     return [request for question in questions for requests in question.candidates for request in requests]
+
+
+def unknown_of(questions: Sequence[Question], tokenizer: Tokenizer) -> str:
+    """What the tokenizer does not know of the texts asked for, for people; empty if it knows all."""
+    if (unknown_id := Anatomy(tokenizer.engine).unknown_id) is None:
+        return ""
+    asked = [request.ids[-request.asked :] for request in flat(questions)]
+    unknown = sum(int((ids == unknown_id).sum()) for ids in asked)
+    if not unknown:
+        return ""
+    return (
+        f"{unknown:,} of the {plural(sum(map(len, asked)), 'token')} asked for are unknown to the run's tokenizer, "
+        "which cannot tell them apart"
+    )
 
 
 @dataclass(frozen=True)
