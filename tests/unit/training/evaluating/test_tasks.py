@@ -68,6 +68,7 @@ def test_every_form_of_a_line_has_its_kind() -> None:
         ({"context": 3, "answer": "b"}, "context is text, not 3"),
         ({"question": "a"}, "it has the fields question; a line has context, choices and answer"),
         ([1], "it is no JSON object"),
+        ({"text": "a\ud800"}, "it holds half a surrogate pair"),
         ({"text": "a", "group": 3}, "group is text, not 3"),
     ],
 )

@@ -93,8 +93,11 @@ def _item(fields: Any, delimiter: str) -> Item:
         raise ValueError(f"group is text, not {group!r}")
     for needed, make in _KINDS:
         if needed <= fields.keys():
-            kind, candidates, gold = make(fields, delimiter)
-            return Item(kind, tuple(candidates), gold, group)
+            kind, made, gold = make(fields, delimiter)
+            candidates = tuple(made)
+            if any("\ud800" <= letter <= "\udfff" for one in candidates for letter in one.context + one.text):
+                raise ValueError("it holds half a surrogate pair, which is no character")
+            return Item(kind, candidates, gold, group)
     raise ValueError(f"it has the fields {', '.join(map(str, fields)) or 'none'}; a line has {FORMS}")
 
 
