@@ -34,6 +34,7 @@ COMPUTING = """
 import torch
 from foundray.testing.specs import make_spec
 from foundray.training.elastic.canary import hardware_kind
+from foundray.training.step.blocks import Blocks
 from foundray.training.step.flat import Entry, Layout
 from foundray.spec.optimizers import KINDS
 from foundray.training.step.optimizers.shard import ShardOptimizer
@@ -42,7 +43,8 @@ spec = make_spec()
 hardware_kind(spec.model, True, torch.device("cpu"))
 for name in KINDS:
     layout = Layout((Entry("weight", (1000,), 0, 4, Scaling()),))
-    optimizer = ShardOptimizer(spec.optimizer.model_copy(update={"kind": name}), layout, range(4), torch.randn(1024))
+    kind = spec.optimizer.model_copy(update={"kind": name})
+    optimizer = ShardOptimizer(kind, layout, Blocks((range(4),)), torch.randn(1024))
     optimizer.step(1, 1e-3, torch.randn(1024))
 """
 """Code of a worker that has computed its canary, and made an update of each kind."""
