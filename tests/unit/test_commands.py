@@ -69,6 +69,7 @@ def test_help_names_every_default() -> None:
         ("trian x.yaml", "foundray: there is no verb 'trian' (did you mean 'train'?); `foundray` lists them"),
         ("xyzzy", "foundray: there is no verb 'xyzzy'; `foundray` lists them"),
         ("sample x --tokns 3", "foundray: sample does not take --tokns (did you mean '--tokens'?); `foundray sample --help`"),
+        ("--json status x", "foundray: --json comes before the verb; flags follow it: foundray status --json ..."),
         ("status x y", "foundray: status does not take y; `foundray status --help` lists what it takes"),
     ],
 )
@@ -92,7 +93,9 @@ def test_shells_complete_verbs_and_flags(tmp_path: Path, capsys: pytest.CaptureF
         done = subprocess.run(["bash", "-c", complete, "bash", str(script), *words], capture_output=True, text=True)
         assert sorted(done.stdout.split()) == sorted(found.split()), done.stderr
     assert _run(["completion", "zsh"]) == 0
-    assert capsys.readouterr().out.startswith("#compdef foundray")
+    zsh = capsys.readouterr().out
+    assert zsh.startswith("#compdef foundray")
+    assert '":a YAML file:_files"' in zsh and "or its name in runs\\/:_files -/" in zsh, "files for a spec, folders for a run"
 
 
 def test_watch_waits_for_a_run_that_is_about_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

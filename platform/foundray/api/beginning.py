@@ -33,7 +33,9 @@ def init(
 
         return from_example(example, target, report)
     place = "data" if data is None else text_of(data)
-    report(f"looking at {place}")  # at once: the imports take a second
+    from foundray.wording.sentences import plain
+
+    report(f"looking at {plain(place)}")  # at once: the imports take a second
     from foundray.proposing import init as propose
 
     return propose(place, target, minutes, report)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from foundray.cli.parsing import Verbs
 
 SHELLS = ("bash", "zsh", "tcsh")
+FILES = ("SPEC", "FILE", "DATA", "DATA OUT", "WHAT")
+FOLDERS = ("RUN", "STORAGE", "STORAGE|RUN", "OUT", "FOLDER", "PLACE")
+"""Arguments, by metavar, that a file or folder is completed for, and those for which a folder is."""
 
 
 def add_to(verbs: Verbs) -> None:
@@ -20,4 +25,19 @@ def _completion(options: Any) -> None:
 
     from foundray.cli import parser
 
-    print(shtab.complete(parser(), options.shell))
+    whole = parser()
+    for action in _actions(whole):
+        if action.metavar in FILES:
+            action.complete = shtab.FILE
+        elif action.metavar in FOLDERS:
+            action.complete = shtab.DIRECTORY
+    print(shtab.complete(whole, options.shell))
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[Any]:
+    """All arguments, those of verbs and of their verbs included."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from _actions(verb)

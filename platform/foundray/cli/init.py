@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import foundray
@@ -29,7 +30,8 @@ def _init(options: Any) -> None:
         print(f"{written.spec}: training takes about {duration(written.seconds)} here")
     else:
         print(f"{written.spec}: written")
-    print(f"next: foundray train {written.spec}, foundray plan {written.spec}")
+    spec = shlex.quote(str(written.spec))
+    print(f"next: foundray train {spec}, foundray plan {spec}")
     if written.then:
         print(f"then: {written.then}")
     if options.json:

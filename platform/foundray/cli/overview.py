@@ -47,6 +47,8 @@ class Parser(argparse.ArgumentParser):
         from foundray.spec.section import nearest
 
         verb = next(word for word in given if word in _verbs(self).choices)
+        if rest[0] in given[: given.index(verb)]:
+            self.exit(2, f"foundray: {rest[0]} comes before the verb; flags follow it: foundray {verb} {rest[0]} ...\n")
         flag = rest[0].partition("=")[0]
         near = nearest(flag, sorted(_flags(_verbs(self).choices[verb]))) if flag.startswith("--") else ""
         self.exit(2, f"foundray: {verb} does not take {rest[0]}{near}; `foundray {verb} --help` lists what it takes\n")

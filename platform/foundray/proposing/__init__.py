@@ -6,6 +6,7 @@ nothing that exists is overwritten.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from foundray.proposing.machine import Machine, measure
 from foundray.proposing.page import page
 from foundray.proposing.proposal import Proposal, propose
 from foundray.spec.filling import name_of
+from foundray.storage import check_no_secret
 from foundray.wording.shown import Shown
 
 __all__ = ["Choice", "Machine", "Proposal", "Written", "init"]
@@ -43,12 +45,15 @@ def init(place: str, out: str | None, minutes: float, report: Callable[[str], No
     """Look at the data in a place and write a spec for it; `out` is its file (default: the data's name). Raises InputError."""
     if not SHORTEST <= minutes <= LONGEST:
         raise InputError(f"--minutes {minutes:g}: it must be a number from {SHORTEST:g} to {LONGEST:,.0f}")
+    check_no_secret(place)
+    if not place.strip():
+        raise InputError("DATA is empty: name a file, folder, glob or URL, such as data")
     if Path(place).is_dir() and Path.cwd().is_relative_to(Path(place).resolve()):
         raise InputError(
             f"{place} holds this folder, in which the spec and runs/ will be: put the data into a folder of its own, such as "
             "data/, or give a glob"
         )
-    name = name_of(place)
+    name = name_of(re.sub(r"[*?\[{]", "-", place) if Path(place).exists() else place)  # a name that looks like a glob
     target = free(Path(out or f"{name}.yaml"))
     groups = sort(place)
     found = propose(place, groups, minutes, measure, report)

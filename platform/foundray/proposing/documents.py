@@ -10,26 +10,31 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from foundray.data.files.files import RawFile
-from foundray.data.files.names import bare, ending
+from foundray.data.files.names import bare
 from foundray.data.formats import reader
 from foundray.data.formats.row import BadRow, Document
 from foundray.data.tokenizers.tokenizer import train_bpe
 from foundray.errors import InputError
 from foundray.proposing.choices import Choice
 from foundray.proposing.kinds import Group
-from foundray.proposing.prefix import measured_bytes, spread
-from foundray.proposing.tables import LEAST_LENGTH, SEEN_ROWS, Columns, columns_of
+from foundray.proposing.parts import Source, sources_of
+from foundray.proposing.prefix import measured_bytes, spread, whole_rows
+from foundray.proposing.sizes import longest_context
+from foundray.proposing.tables import SEEN_ROWS, Columns, columns_of
 from foundray.spec import SourceConfig
 from foundray.wording.words import count, plural, size
 
 SEEN_FILES, SEEN_BYTES = 12, 2**17
 """Files of a source that are looked at, and bytes of each."""
+ARCHIVE_BYTES, MOST_BYTES = 2**20, 2**23
+"""Bytes of an archive that are looked at, whose members may be long; and of a file that begins with a longer part."""
+LEAST_SAMPLES = 4
+"""Samples that a source must have, so that a part of it can be held out: two, and twice that for estimates."""
 VOCABULARIES = ((1e6, 512), (4e6, 1024), (2e7, 2048), (2e8, 4096), (2e9, 8192), (2e10, 16384))
 """Entries of a trained vocabulary, up to so many bytes of text; 32,768 beyond. Judgement: rare tokens learn little."""
 FEW_CHARACTERS = 300
@@ -39,22 +44,10 @@ SMALL_TEXT = 2e6
 SCRIPTS_SHOWN = 4
 
 
-@dataclass
-class Source:
-    """One source of the spec, and what some of its files say."""
-
-    fields: dict[str, Any]
-    files: Sequence[RawFile]
-    text_bytes: float = 0.0
-    """Bytes of text in it: an estimate."""
-    pieces: list[str] = field(default_factory=list)
-    bad: str = ""
-    """Why the first part that cannot be read cannot."""
-
-
 def look(place: str, group: Group, gpu: bool) -> Choice:
     """Choose sources, tokenizer and objective. Raises InputError if no text can be read."""
-    sources = [_sampled(source) for source in _sources(place, group)]
+    sources, left = sources_of(place, group)
+    sources = [_sampled(source) for source in sources]
     if not any(source.pieces for source in sources):
         why = next((source.bad for source in sources if source.bad), "it is empty")
         raise InputError(f"{place}: no text can be read: {why}")
@@ -62,12 +55,14 @@ def look(place: str, group: Group, gpu: bool) -> Choice:
     pieces = [piece for source in sources for piece in source.pieces]
     total = sum(source.text_bytes for source in sources)
     tokenizer, vocabulary, each = _tokenizer(pieces, total)
-    if len(sources) > 1:
+    sources = _large_enough(sources, total / each, left)
+    if len(sources) > 1 and (total := sum(source.text_bytes for source in sources)):
         for source in sources:
             source.fields["weight"] = float(f"{max(1e-3, source.text_bytes / total):.2g}")
     found = [f"text: {plural(len(group.files), 'file')} ({group.endings()}), about {size(total)}, {scripts(pieces)}"]
     found += [f"  {one.fields['path']}: {_of_fields(one)}" for one in sources if "field" in one.fields]
     found += [f"  not all of {one.fields['path']} can be read: {one.bad}" for one in sources if one.bad]
+    found += left
     code = all(file.format == "code" for file in group.files)
     return Choice(
         modality={}, sources=[source.fields for source in sources], tokenizer=tokenizer, vocabulary=vocabulary,
@@ -75,6 +70,14 @@ def look(place: str, group: Group, gpu: bool) -> Choice:
         notes=_notes(tokenizer, each, code),
         then="foundray sample {name} --prompt '…'",
     )  # fmt: skip
+
+
+def _large_enough(sources: list[Source], tokens: float, left: list[str]) -> list[Source]:
+    """The sources that can be split into training and validation; `tokens` are those of all, and `left` takes sentences."""
+    least = LEAST_SAMPLES * longest_context(tokens) / tokens * sum(source.text_bytes for source in sources)
+    small = [source for source in sources if source.text_bytes < min(least, max(one.text_bytes for one in sources))]
+    left += [f"  left out: {one.fields['path']}, {size(one.text_bytes)}, which is too little for a source" for one in small]
+    return [source for source in sources if source not in small]
 
 
 def _notes(tokenizer: dict[str, Any], each: float, code: bool) -> dict[str, str]:
@@ -88,43 +91,6 @@ def _notes(tokenizer: dict[str, Any], each: float, code: bool) -> dict[str, str]
 
 def _of_fields(source: Source) -> str:
     return f"the text is in the field {source.fields['field']!r}"
-
-
-def _sources(place: str, group: Group) -> list[Source]:
-    """One source if all files are read alike; otherwise one per format and field."""
-    parts: dict[tuple[str, str], list[RawFile]] = {}
-    for file in group.files:
-        form = "text" if file.format == "code" else file.format
-        parts.setdefault((form, ""), []).append(file)
-    found = []
-    for (form, _), files in parts.items():
-        fields: dict[str, Any] = {"path": place if len(parts) == 1 else _glob(place, files)}
-        if form not in ("text",):
-            fields["format"] = form
-        elif len(parts) > 1:
-            fields["format"] = "text"
-        if form in ("jsonl", "csv", "parquet"):
-            if not (name := _field(files)):
-                continue
-            fields["field"] = name
-        found.append(Source(fields, files))
-    if not found:
-        raise InputError(f"{place}: no column or field of its files holds text (values of {LEAST_LENGTH} characters or more)")
-    return found
-
-
-def _glob(place: str, files: Sequence[RawFile]) -> str:
-    """A glob of the files with these endings; the place itself if it is a glob or a file."""
-    endings = sorted({ending(file.url) for file in files if ending(file.url)})
-    if not endings or any(character in place for character in "*?[{"):
-        return place
-    return f"{place.rstrip('/')}/**/*{endings[0] if len(endings) == 1 else '{' + ','.join(endings) + '}'}"
-
-
-def _field(files: Sequence[RawFile]) -> str:
-    """The field that holds text in most of some files."""
-    votes = Counter(texts[0] for file in spread(files, 3) if (texts := columns_of(file).texts()))
-    return votes.most_common(1)[0][0] if votes else ""
 
 
 def _sampled(source: Source) -> Source:
@@ -142,18 +108,31 @@ def _sample(source: Source, file: RawFile) -> tuple[float, float]:
     """(stored bytes, bytes of text in them) of a file's beginning, whose text is added to the source's."""
     if file.format == "parquet":
         return _of_table(source, file, columns_of(file))
-    content, ratio = measured_bytes(file, SEEN_BYTES)
-    if len(content) == SEEN_BYTES:  # cut: to the last whole line, or the last whole character
-        content = content[: content.rfind(b"\n") + 1] or content.decode(errors="ignore").encode()
-    text = 0
+    most = SEEN_BYTES if file.format != "webdataset" else ARCHIVE_BYTES
+    stored, texts, bad = _beginning(source, file, most)
+    while bad and not texts and stored and most < MOST_BYTES:  # perhaps the first row or member is longer
+        most *= 8
+        stored, texts, bad = _beginning(source, file, most)
+    source.pieces += texts
+    source.bad = source.bad or bad
+    return stored, sum(len(text.encode(errors="ignore")) for text in texts)
+
+
+def _beginning(source: Source, file: RawFile, most: int) -> tuple[float, list[str], str]:
+    """(stored bytes of up to `most` bytes of content, the texts in them, why the first part that cannot be read cannot)."""
+    content, ratio = measured_bytes(file, most)
+    if cut := len(content) == most:
+        content = whole_rows(content, quoted=file.format == "csv")
+    texts, bad, last = list[str](), "", ""
     config = SourceConfig.model_validate({**source.fields, "format": file.format})
     for document in reader(file.format)(pa.PythonFile(pa.BufferReader(content)), bare(file.url), config):
         if isinstance(document, Document):
-            text += document.size
-            source.pieces.append(document.text)
-        elif isinstance(document, BadRow) and document.lost and not source.bad:
-            source.bad = f"{document.reason} ({file.url}, {document.position})"
-    return len(content) / ratio, text
+            texts.append(document.text)
+            bad = bad or last
+        elif isinstance(document, BadRow) and document.lost:
+            last = last or f"{document.reason} ({file.url}, {document.position})"
+    # The cut itself damages the last part.
+    return len(content) / ratio, texts, bad if cut and texts else bad or last
 
 
 def _of_table(source: Source, file: RawFile, columns: Columns) -> tuple[float, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import yaml
 
 from foundray.proposing.proposal import Proposal
 from foundray.spec.loading import parse_spec
+from foundray.wording.sentences import plain
 from foundray.wording.words import count, duration, plural
 
 FEW_SAMPLES = 4000
@@ -29,8 +31,8 @@ def page(name: str, place: str, found: Proposal) -> str:
 def _head(place: str, found: Proposal) -> list[str]:
     sizes, machine = found.sizes, found.machine
     unit = "tokens" if found.choice.vocabulary else "units"
-    lines = [f"Written by `foundray init {place}`. Every field is explained by `foundray schema --markdown`.", ""]
-    lines += [line.strip() for line in found.choice.found]
+    lines = [f"Written by `foundray init {shlex.quote(place)}`. Every field is explained by `foundray schema --markdown`.", ""]
+    lines += found.choice.found
     if found.left_out:
         lines.append(f"left out: {found.left_out}")
     lines += [
@@ -38,7 +40,7 @@ def _head(place: str, found: Proposal) -> list[str]:
         f"A model of about {count(sizes.parameters)} parameters sees {count(sizes.tokens)} {unit}, {sizes.epochs:.1f} times",
         f"the data, in about {duration(sizes.seconds)} on this machine ({machine.words}); --minutes sizes it for another time.",
     ]
-    return [f"# {line}".rstrip() for line in lines]
+    return [f"# {plain(line)}".rstrip() for line in lines]  # a line break would make what follows part of the spec
 
 
 def _body(name: str, found: Proposal) -> list[str]:

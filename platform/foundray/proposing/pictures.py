@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import posixpath
+import shlex
 import statistics
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -72,7 +74,7 @@ def look(place: str, group: Group, gpu: bool) -> Choice:
             "objective": "or: joint_embedding, contrastive, vicreg; see docs/objectives.md",
             "model": f"the context is {square // patch} x {square // patch} patches",
         },
-        then=_PROBE if folders else f"foundray embed {{name}} {place} vectors",
+        then=_PROBE if folders else f"foundray embed {{name}} {shlex.quote(place)} vectors",
     )  # fmt: skip
 
 
@@ -111,11 +113,20 @@ def _idx(files: Sequence[RawFile]) -> Seen | None:
     for file in files:
         if "idx3-ubyte" in bare(file.url):
             content = first_bytes(file, 16)
-            content = content if content[:2] == b"\0\0" else gzip.decompress(whole(file))[:16]
+            content = content if content[:2] == b"\0\0" else _unzipped(whole(file))
             headers.append(struct.unpack(">4i", content)[1:] if len(content) == 16 else (0, 0, 0))
     if not headers:
         return None
     return Seen([(columns, rows) for _, rows, columns in headers if rows], True, sum(count for count, _, _ in headers))
+
+
+def _unzipped(content: bytes) -> bytes:
+    """The header of an idx file that is compressed though its name does not say so; nothing if it is none."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            return file.read(16)
+    except (OSError, EOFError, zlib.error):
+        return b""
 
 
 def _files(files: Sequence[RawFile]) -> Seen:

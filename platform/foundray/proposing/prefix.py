@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -45,13 +46,23 @@ def measured_bytes(file: RawFile, most: int) -> tuple[bytes, float]:
             except Broken:
                 break
             if not part:
-                return b"".join(parts), size / max(1, file.size)
+                return b"".join(parts), size / max(1, file.size) if size else 1.0
             parts.append(part)
             size += len(part)
         stored = min(handle.tell(), file.size)
         if compression(file.url) and stored == file.size:  # a small file, whose stored bytes are all in the buffer
             size += _rest(stream)
     return b"".join(parts), max(1.0, size / max(1, stored))
+
+
+def whole_rows(content: bytes, quoted: bool = False) -> bytes:
+    """Content that was cut, up to its last line break, or the last outside quotes; if there is none, up to a character."""
+    end, quotes = content.rfind(b"\n"), content.count(b'"') if quoted else 0
+    inside, at = quotes - content.count(b'"', end) if quoted else 0, end
+    while at >= 0 and inside % 2:
+        before = content.rfind(b"\n", 0, at)
+        inside, at = inside - content.count(b'"', before + 1, at), before
+    return content[: (at if at >= 0 else end) + 1] or content[:-4] + re.sub(rb"[\xc0-\xff][\x80-\xbf]*\Z", b"", content[-4:])
 
 
 def _rest(stream: io.BufferedReader) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foundray.contract import load_objective
 from foundray.errors import InputError
@@ -12,6 +12,7 @@ from foundray.proposing.choices import Choice
 from foundray.proposing.kinds import Group
 from foundray.proposing.machine import Machine
 from foundray.proposing.sizes import Sizes, size
+from foundray.wording.sentences import plain
 
 LOOKS: dict[str, Callable[[str, Group, bool], Choice]] = {
     "text": documents.look,
@@ -43,6 +44,7 @@ def propose(
         raise InputError(f"{place}: init cannot look at the modality {group.kind}; docs/objectives.md shows a spec for it")
     machine = measure()
     choice = LOOKS[group.kind](place, group, machine.gpus > 0)
+    choice = replace(choice, found=[" " * (len(line) - len(line.lstrip(" "))) + plain(line) for line in choice.found])
     for line in choice.found:
         report(line)
     if choice.units < LEAST_UNITS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -52,7 +53,7 @@ def look(place: str, group: Group, gpu: bool) -> Choice:
             "objective": "40 ms ahead; or: masked_frame, for features; see docs/objectives.md",
             "model": f"a sample is {context * UNIT_SECONDS:g} s",
         },
-        then=f"foundray embed {{name}} {place} vectors",
+        then=f"foundray embed {{name}} {shlex.quote(place)} vectors",
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Sequence
 
@@ -53,7 +54,7 @@ def look(place: str, group: Group, gpu: bool) -> Choice:
             "objective": "or: next_patch, for forecasts; see docs/objectives.md",
             "model": f"a sample is {patch * context:,} steps",
         },
-        then=f"foundray embed {{name}} {place} vectors",
+        then=f"foundray embed {{name}} {shlex.quote(place)} vectors",
     )  # fmt: skip
 
 

@@ -114,8 +114,12 @@ def _flops(shape: tuple[int, int, int, int], choice: Choice) -> float:
 def _context(choice: Choice, width: int) -> int:
     if choice.context:
         return choice.context
-    usual = next((context for most, context in CONTEXTS if width <= most), 2048)
-    return max(16, min(usual, _power(choice.units / 256)))  # so that there are samples enough to hold some out
+    return min(next((context for most, context in CONTEXTS if width <= most), 2048), longest_context(choice.units))
+
+
+def longest_context(units: float) -> int:
+    """The longest context of data that does not say one, so that there are samples enough to hold some out."""
+    return max(16, min(2048, _power(units / 256)))
 
 
 def _workers(machine: Machine) -> int:

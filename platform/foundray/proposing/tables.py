@@ -16,11 +16,11 @@ from foundray.contract import Unreadable
 from foundray.contract.csv_rows import CsvRows
 from foundray.data.files.files import RawFile
 from foundray.data.files.names import bare, compression
-from foundray.proposing.prefix import measured_bytes, whole
+from foundray.proposing.prefix import measured_bytes, whole, whole_rows
 from foundray.storage import Store, reading
 
-SEEN_BYTES = 2**18
-"""Bytes of a file that are looked at."""
+SEEN_BYTES, LONG_BYTES = 2**18, 2**23
+"""Bytes of a file that are looked at; and of one whose first row is longer."""
 SEEN_ROWS = 400
 LEAST_LENGTH = 24
 """Characters from which on a column's mean value may be text (judgement: names, dates and keys are shorter)."""
@@ -57,7 +57,9 @@ def columns_of(file: RawFile) -> Columns:
         form = "parquet" if bare(file.url).endswith((".parquet", ".pq")) else file.format
         if form == "parquet":
             return _of_parquet(file)
-        return _of_json(file) if form == "jsonl" else _of_csv(file)
+        read = _of_json if form == "jsonl" else _of_csv
+        found = read(file, SEEN_BYTES)
+        return found if found.rows else read(file, LONG_BYTES)
     except (Unreadable, ValueError, OSError, ArithmeticError):
         return Columns({}, 0)
 
@@ -77,9 +79,9 @@ def _of_parquet(file: RawFile) -> Columns:
         return Columns({} if batch is None else batch.to_pydict(), table.metadata.num_rows)
 
 
-def _of_csv(file: RawFile) -> Columns:
-    content, ratio = measured_bytes(file, SEEN_BYTES)
-    content = content[: content.rfind(b"\n") + 1] or content if len(content) == SEEN_BYTES else content
+def _of_csv(file: RawFile, most: int) -> Columns:
+    content, ratio = measured_bytes(file, most)
+    content = whole_rows(content, quoted=True) if len(content) == most else content
     tabs = "\t,;|" if bare(file.url).endswith(".tsv") else ",;\t|"
     table = CsvRows(io.BytesIO(content), (), tabs)
     rows = [row for _, row in table.rows() if isinstance(row, list)]
@@ -87,15 +89,15 @@ def _of_csv(file: RawFile) -> Columns:
     return Columns(values, file.size * ratio * len(rows) / max(1, len(content)))
 
 
-def _of_json(file: RawFile) -> Columns:
-    content, ratio = measured_bytes(file, SEEN_BYTES)
+def _of_json(file: RawFile, most: int) -> Columns:
+    content, ratio = measured_bytes(file, most)
     lines = content.split(b"\n")
-    lines = lines[:-1] if len(content) == SEEN_BYTES and len(lines) > 1 else lines
+    lines = lines[:-1] if len(content) == most and len(lines) > 1 else lines
     values, count = defaultdict[str, list[Any]](list), 0
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # not JSON, or nested too deeply
             continue
         count += 1
         for name, value in row.items() if isinstance(row, dict) else ():

@@ -61,7 +61,7 @@ class Spec(Section):
     """The training data; a path alone stands for a single source."""
     objective: Annotated[ObjectiveConfig, Filled("by the kind of data")]
     """What is masked and predicted."""
-    model: Annotated[ModelConfig, Filled("width 128, depth 4, heads 4")]
+    model: Annotated[ModelConfig, Filled("its fields'")]
     """The network's shape."""
     init_from: InitFromConfig | None = None
     """Another run whose weights this one starts from; give its folder alone for its newest checkpoint."""
@@ -94,11 +94,6 @@ class Spec(Section):
     @classmethod
     def _filled(cls, fields: Any) -> Any:
         return filled(fields) if isinstance(fields, Mapping) else fields
-
-    @field_validator("init_from", mode="before")
-    @classmethod
-    def _as_section(cls, value: Any) -> Any:
-        return {"run": value} if isinstance(value, str) else value
 
     @field_validator("trackers", mode="before")
     @classmethod

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from foundray import contract
-from foundray.errors import InputError
 from foundray.spec.learning import LENGTHS
 
 OBJECTIVES = {
@@ -31,10 +30,8 @@ NAMES_OF_PLACES = ("prepared", "surveys", "data", "runs")
 
 
 def filled(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a spec, with those that follow from the others."""
-    found = dict(fields)
-    if isinstance(found.get("data"), str):
-        found["data"] = {"sources": [{"path": found["data"]}]}
+    """The fields of a spec, with those that follow from the others. Raises InputError for an unknown option of the modality."""
+    found = in_full(fields)
     modality = _modality(found.get("data", {"sources": [{}]}))  # without data, only that is reported as missing
     if modality is None:
         return found
@@ -43,13 +40,23 @@ def filled(fields: Mapping[str, Any]) -> dict[str, Any]:
     if "objective" not in found and modality.gives in OBJECTIVES:
         found["objective"] = {"kind": OBJECTIVES[modality.gives]}
     if isinstance(model := found.get("model", SHAPE), Mapping):
-        found["model"] = {**model} if "context" in model else {**model, "context": _context(modality)}
+        found["model"] = {**SHAPE, **model} if "context" in model else {**SHAPE, **model, "context": _context(modality)}
     if isinstance(optimizer := found.get("optimizer", {}), Mapping):
         found["optimizer"] = {**optimizer} if "lr" in optimizer else {**optimizer, "lr": rate(ids, found["model"])}
     if (train := found.get("train")) is None:
         found["train"] = dict(TRAIN)
     elif isinstance(train, Mapping) and not any(length in train for length in LENGTHS):
         found["train"] = {"steps": TRAIN["steps"], **train}
+    return found
+
+
+def in_full(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, with a section that a path stands for written as a section."""
+    found = dict(fields)
+    if isinstance(place := found.get("data"), str):
+        found["data"] = {"sources": [{"path": place}]}
+    if isinstance(run := found.get("init_from"), str):
+        found["init_from"] = {"run": run}
     return found
 
 
@@ -72,15 +79,12 @@ def name_of(place: str) -> str:
 
 
 def _modality(data: Any) -> contract.Modality | None:
-    """The modality, if the data's section is good enough to know it."""
+    """The modality, if the data's section is good enough to know it. Raises InputError for an option that it does not have."""
     if not isinstance(data, Mapping) or not data.get("sources") or not isinstance(fields := data.get("modality", {}), Mapping):
         return None
     options = dict(fields)
     kind = options.pop("kind", "text")
-    try:
-        return contract.load_modality(kind, options) if kind in contract.installed(contract.MODALITIES) else None
-    except InputError:  # the check of the section says it better
-        return None
+    return contract.load_modality(kind, options) if kind in contract.installed(contract.MODALITIES) else None
 
 
 def _first_path(data: Mapping[str, Any]) -> str:

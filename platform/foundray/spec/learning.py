@@ -130,11 +130,11 @@ class PredictorConfig(Section):
 
 
 class ModelConfig(Section):
-    width: PositiveInt
+    width: Annotated[PositiveInt, Filled("128")]
     """Width of the residual stream, in units."""
-    depth: PositiveInt
+    depth: Annotated[PositiveInt, Filled("4")]
     """Number of layers."""
-    heads: PositiveInt
+    heads: Annotated[PositiveInt, Filled("4")]
     """Attention heads per layer; they divide the width."""
     context: Annotated[int, Filled("128; 60 units of values; all of an image")] = Field(ge=2)
     """Longest sequence, in tokens."""

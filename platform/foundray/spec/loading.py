@@ -7,15 +7,17 @@ would be right.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from foundray.errors import InputError
 from foundray.spec import Spec, nearest
+from foundray.spec.filling import in_full
 from foundray.spec.learning import ALTERNATIVES
 
 SOURCES_HINT = "; it names the sources, as in `data: {sources: [{path: ...}]}`"
@@ -32,7 +34,7 @@ def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> S
 
 def parse_spec(text: str, where: str, overrides: Mapping[str, Any] | None = None) -> Spec:
     """Check a spec given as YAML text; `where` names it in errors. Raises InputError."""
-    fields = parse_fields(text, where, "a spec starts with `name: ...`", _alone(overrides or {}))
+    fields = parse_fields(text, where, "a spec starts with `name: ...`", _alone(overrides or {}), in_full)
     return checked(Spec, fields, where)
 
 
@@ -52,8 +54,17 @@ def read_yaml(path: str | Path, what: str) -> str:
         raise InputError(f"{what} {path} is not UTF-8 text (byte {error.start})") from None
 
 
-def parse_fields(text: str, where: str, hint: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Parse YAML text and apply overrides; `hint` says what would be right if it has no fields. Raises InputError."""
+def parse_fields(
+    text: str,
+    where: str,
+    hint: str,
+    overrides: Mapping[str, Any] | None = None,
+    opened: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> dict[str, Any]:
+    """Parse YAML text and apply overrides; `hint` says what would be right if it has no fields. Raises InputError.
+
+    `opened` writes short forms in full, before each override, which may name a field inside one.
+    """
     try:
         fields = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -62,9 +73,11 @@ def parse_fields(text: str, where: str, hint: str, overrides: Mapping[str, Any] 
         raise InputError(f"{where} is not valid YAML{line}: {getattr(error, 'problem', error)}") from None
     if not isinstance(fields, dict):
         raise InputError(f"{where} holds no fields; {hint}")
+    found = dict[str, Any](fields)
     for name, value in (overrides or {}).items():
-        set_field(fields, name, value, "--set")
-    return fields
+        found = opened(found)
+        set_field(found, name, value, "--set")
+    return found
 
 
 def checked(model: type[_Checked], fields: dict[str, Any], where: str) -> _Checked:
@@ -119,7 +132,7 @@ def _index(items: list[Any], key: str, name: str, who: str) -> int:
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    problems = error.errors(include_url=False)
+    problems = _causes(error.errors(include_url=False)) if model is Spec else error.errors(include_url=False)
     # Report an unknown field first: it may explain a missing one.
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     name = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -134,6 +147,13 @@ def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     given = f" (it is {first['input']!r})" if isinstance(first["input"], str | int | float | bool | list | tuple) else ""
     return f"{name}: {message[0].lower()}{message[1:]}{given}{more}"
+
+
+def _causes(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """The problems without those that follow from others: what `data` decides is missing only because of an error there."""
+    of_data = [problem for problem in problems if problem["loc"][:1] == ("data",)]
+    others = [problem for problem in problems if problem not in of_data]
+    return of_data + [problem for problem in others if not of_data or problem["type"] != "missing"]
 
 
 def _fields_at(root: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

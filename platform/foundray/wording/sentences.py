@@ -20,6 +20,9 @@ SOURCES = 8
 REASON = 600
 """Characters shown of a reason that comes from another library."""
 
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]")
+"""Characters that control a terminal or the order of others, or that UTF-8 or YAML do not have."""
+
 
 def sentence(event: Record) -> str:
     """Describe an event. An unknown kind is shown by its name and fields."""
@@ -154,8 +157,8 @@ def dated(record: Record, text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Foreign text as one line, without colours and without secrets in URLs."""
-    return redacted(" ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split()))
+    """Foreign text as one line of characters that are shown, without colours and without secrets in URLs."""
+    return redacted(_UNSHOWN.sub("", " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).split())))
 
 
 def clock(seconds: float) -> str:
