@@ -128,6 +128,9 @@ def test_a_spec_is_the_same_there_wherever_its_places_are(tmp_path: Path, monkey
     with pytest.raises(InputError, match="holds a secret") as refused:
         job_of("train", str(spec), {"storage": "s3://key:sesame@bucket"}, on_this_machine=True, as_json=False)
     assert "sesame" not in str(refused.value)
+    Path("short.yaml").write_text("data: a text.txt")
+    there, _ = travelling("short.yaml", {}, on_this_machine=True)
+    assert (there.name, there.data.sources[0].path) == ("a-text", f"{tmp_path}/a text.txt"), "the smallest spec travels, too"
 
 
 def test_an_embedding_knows_its_places_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
