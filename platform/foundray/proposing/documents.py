@@ -110,7 +110,7 @@ def _sample(source: Source, file: RawFile) -> tuple[float, float]:
         return _of_table(source, file, columns_of(file))
     most = SEEN_BYTES if file.format != "webdataset" else ARCHIVE_BYTES
     stored, texts, bad = _beginning(source, file, most)
-    while bad and not texts and stored and most < MOST_BYTES:  # perhaps the first row or member is longer
+    while bad and not texts and most < MOST_BYTES:  # perhaps the first row or member is longer
         most *= 8
         stored, texts, bad = _beginning(source, file, most)
     source.pieces += texts
@@ -131,8 +131,10 @@ def _beginning(source: Source, file: RawFile, most: int) -> tuple[float, list[st
             bad = bad or last
         elif isinstance(document, BadRow) and document.lost:
             last = last or f"{document.reason} ({file.url}, {document.position})"
-    # The cut itself damages the last part.
-    return len(content) / ratio, texts, bad if cut and texts else bad or last
+    # A cut itself damages the last part; without a text, more has to be seen.
+    if cut:
+        last = "" if texts else last or f"its first {size(most)} hold no text ({file.url})"
+    return len(content) / ratio, texts, bad or last
 
 
 def _of_table(source: Source, file: RawFile, columns: Columns) -> tuple[float, float]:

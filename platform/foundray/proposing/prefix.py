@@ -62,7 +62,8 @@ def whole_rows(content: bytes, quoted: bool = False) -> bytes:
     while at >= 0 and inside % 2:
         before = content.rfind(b"\n", 0, at)
         inside, at = inside - content.count(b'"', before + 1, at), before
-    return content[: (at if at >= 0 else end) + 1] or content[:-4] + re.sub(rb"[\xc0-\xff][\x80-\xbf]*\Z", b"", content[-4:])
+    end = at if at >= len(content) // 2 else end  # further back, a quote that never closes is likelier than a field so long
+    return content[: end + 1] or content[:-4] + re.sub(rb"[\xc0-\xff][\x80-\xbf]*\Z", b"", content[-4:])
 
 
 def _rest(stream: io.BufferedReader) -> int:
