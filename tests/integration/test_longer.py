@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.command import foundray_here
@@ -61,11 +62,16 @@ def test_an_extended_run_is_the_run_planned_longer(short: Facts, shared_spec: Pa
     assert "has 24 steps, and 20 steps are no more" in refusal
 
 
-def test_a_run_that_stops_early_does_so_at_one_step_however_it_is_computed(shared_spec: Path, storage: Path) -> None:
-    """Its length is given in epochs, which the data resolve."""
+def test_a_run_that_stops_early_does_so_at_one_step_however_it_is_computed(
+    shared_spec: Path, storage: Path, tmp_path: Path
+) -> None:
+    """Its length is given in epochs, which the data resolve. At its end it is judged on a task that is not due otherwise."""
     said: list[str] = []
+    (tmp_path / "pairs.jsonl").write_text('{"good": "ab", "bad": "ba"}\n')
+    task = {"path": str(tmp_path / "pairs.jsonl"), "every": 8}
     early = {"patience": 2, "min_delta": 5.0}
-    changes = {"train.steps": None, "train.epochs": 0.04, "train.evaluate_every": 4, "train.stop_early": early}
+    length = {"train.steps": None, "train.epochs": 0.04, "train.evaluate_every": 4, "train.stop_early": early}
+    changes: dict[str, Any] = {**length, "evaluate.tasks": {"pairs": task}}
     alone = api.train(shared_spec, {**changes, "name": "early", "train.checkpoint_every": 100}, report=said.append)
     planned = Run.open(alone.run).spec().train.steps
     assert planned > 24
@@ -74,6 +80,8 @@ def test_a_run_that_stops_early_does_so_at_one_step_however_it_is_computed(share
     assert (alone.state, alone.step) == ("finished", 12)
     assert alone.ended_early and "train.stop_early: 2 evaluations in a row without improvement" in alone.ended_early
     run = Run.open(alone.run)
+    evaluations = [event for event in run.records("events.jsonl") if event["event"] == "evaluated"]
+    assert [event["step"] for event in evaluations if event.get("tasks")] == [8, 12]
     assert run.checkpoint_step("best") in (4, 8, 12)
     assert api.audit(alone.run).problems == []
     assert "ended     train.stop_early" in foundray_here("status", alone.run).out
