@@ -263,6 +263,7 @@ class Loop:
         save = (wanted or pinned) and self.shard_writer.saved != self.done and len(self.trainer.blocks) > 0
         replicate = self.replica_due or due(self.spec.fault.mirror_every)
         replicate = (replicate and self.order.replica_holder is not None) or due(self.spec.guard.roll_back)
+        replicate = replicate and self.replication.started != self.done  # a group begins with it
         # Copy the state once for both.
         began = time.perf_counter()
         if save or replicate:

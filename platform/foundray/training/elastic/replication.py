@@ -34,12 +34,14 @@ class Replication:
         """Start in a group; `holder` keeps this worker's replica, unless it is alone."""
         self.holder = holder
         self.under_way: list[Any] = []
+        self.started: int | None = None
+        """Step of the last state whose replication has begun in this group."""
         self.step: int | None = None
         """Step of the last state that this group has replicated."""
 
     def start(self, shard: StateShard, tensors: dict[str, Tensor]) -> None:
         """Keep a shard in this worker's memory, and begin to copy it to the holder; the previous one must have arrived."""
-        self.began = time.monotonic()
+        self.began, self.started = time.monotonic(), shard.step
         self.worker.replicas.keep(shard, tensors, own=True)
         if self.holder is not None:
             self.under_way = [self.holder.hold.remote(shard, as_arrays(tensors))]

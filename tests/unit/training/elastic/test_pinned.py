@@ -19,6 +19,7 @@ from foundray.training.collectives.group import Group
 from foundray.training.elastic import shard_writer
 from foundray.training.elastic.loop import Loop
 from foundray.training.elastic.messages import Work
+from foundray.training.elastic.replicas import Replicas
 from foundray.training.elastic.worker import Worker
 
 
@@ -112,3 +113,16 @@ def test_one_to_keep_that_cannot_be_written_is_reported_and_ends_no_run(
     worker.after(6)
     outcomes = worker.outcomes()
     assert outcomes == {3: "it was to be kept, but the previous one was not written within 0 s", 2: "503", 6: "503"}
+
+
+def test_the_state_with_which_a_group_begins_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copying it again would hold up the first step: each copy waits until the one before has arrived."""
+    worker, kept = Sole(tmp_path, monkeypatch, guard__spike=6, guard__roll_back=1), list[int]()
+    loop, worker.worker_actor.replicas = worker.loop, Replicas(1)
+    monkeypatch.setattr(worker.worker_actor.replicas, "keep", lambda shard, *_, **__: kept.append(shard.step))
+    loop.done = loop.trainer.updates = 3
+    loop._replicate(loop.trainer.state_shard())  # as joining does
+    worker.after(3)
+    loop.trainer.updates = 4
+    worker.after(4)
+    assert kept == [3, 4]
