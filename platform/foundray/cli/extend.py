@@ -13,9 +13,20 @@ def add_to(verbs: Verbs) -> None:
     about = "make a run longer, with the bits of a run that was planned so long, and continue it"
     after = "; `foundray resume` continues once the run is recorded as extended"
     added = verbs.add("extend", _extend, about, "RUN", overrides="spec", after_interrupt=after)
-    added.add_argument("--steps", type=int, metavar="N", help="the run's new length in steps")
-    added.add_argument("--tokens", type=int, metavar="N", help="the same in tokens (predicted positions)")
-    added.add_argument("--epochs", type=float, metavar="X", help="the same in passes over the training split")
+    add_length(added)
+
+
+def add_length(parser: Any) -> None:
+    """Add the flags for a run's length; `submit --verb extend` takes them too."""
+    parser.add_argument("--steps", type=int, metavar="N", help="the run's new length in steps")
+    parser.add_argument("--tokens", type=int, metavar="N", help="the same in tokens (predicted positions)")
+    parser.add_argument("--epochs", type=float, metavar="X", help="the same in passes over the training split")
+
+
+def length_given(options: Any) -> dict[str, Any]:
+    """Return those of `add_length` that are given."""
+    given = {name: getattr(options, name) for name in ("steps", "tokens", "epochs")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _extend(options: Any) -> None:

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from foundray.cli.embed import add_flags, embed_options, flags_given
-from foundray.cli.parsing import Verbs, overrides_of, say
+from foundray.cli.extend import add_length, length_given
+from foundray.cli.parsing import Verbs, add_step, overrides_of, say
 from foundray.errors import InputError
 from foundray.host import signals
 from foundray.host.output import Unwritable, must_be_written
 
-JOB_VERBS = ("train", "tune", "prepare", "resume", "embed")
+JOB_VERBS = ("train", "tune", "prepare", "resume", "extend", "branch", "embed")
 """Verbs that a cluster can run as a job."""
 
 
@@ -26,8 +27,10 @@ def add_to(verbs: Verbs) -> None:
         nargs="*",
         help="with --verb embed, what a run embeds and where its vectors go: RUN DATA OUT",
     )
-    about = "the verb to run there (default: train; resume takes a RUN, embed RUN DATA OUT: write --verb before them)"
+    about = "the verb to run there (default: train); those of a RUN, and embed RUN DATA OUT, with --verb before these"
     added.add_argument("--verb", dest="sent", choices=JOB_VERBS, default="train", help=about)
+    add_length(added.add_argument_group("with --verb extend"))
+    add_step(added.add_argument_group("with --verb branch"))
     add_flags(added.add_argument_group("with --verb embed"))
     added.add_argument(
         "--cluster", metavar="URL", help="its dashboard (default: RAY_API_SERVER_ADDRESS, or the cluster on this machine)"
@@ -51,11 +54,8 @@ def _submit(options: Any) -> None:
     here = bool(local_cluster_at(url))
     if options.sent == "embed":
         job = _embed_job(options, here)
-    elif options.places or flags_given(options):
-        stray = (options.places or flags_given(options).split())[0]
-        raise InputError(f"{stray} goes with --verb embed, and the verb is {options.sent}")
     else:
-        job = jobs.job_of(options.sent, options.target, overrides_of(options), here, options.json)
+        job = _job(options, here)
     runtime_env = _runtime_env(options.runtime_env) if options.runtime_env else {}
     client = Client(url)
     submission = jobs.submit(client, job, runtime_env, not options.installed, options.driver, say)
@@ -74,6 +74,23 @@ def _submit(options: Any) -> None:
             print(json.dumps({"job": job.name, "cluster": url, "run": job.metadata["run"], "new": submission.is_new}))
         return
     sys.exit(exit_status(client, job.name))
+
+
+def _job(options: Any, on_this_machine: bool) -> Any:
+    """Return the job of any other verb. Raises InputError for flags that are another verb's."""
+    from foundray.jobs import submit as jobs
+
+    length, step = length_given(options), {} if options.step is None else {"step": options.step}
+    for verb, given in (("embed", options.places or flags_given(options).split()), ("extend", length), ("branch", step)):
+        if given and options.sent != verb:
+            stray = next(iter(given)) if verb == "embed" else f"--{next(iter(given))}"
+            raise InputError(f"{stray} goes with --verb {verb}, and the verb is {options.sent}")
+    overrides = overrides_of(options)
+    if options.sent == "extend":
+        return jobs.extension_of(options.target, length, overrides, on_this_machine, options.json)
+    if options.sent == "branch":
+        return jobs.branch_of(options.target, options.step, overrides, on_this_machine, options.json)
+    return jobs.job_of(options.sent, options.target, overrides, on_this_machine, options.json)
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from foundray.errors import InputError, RunFailed
 from foundray.jobs.client import Client, Refused
 from foundray.jobs.follow import exit_status, lines
 from foundray.jobs.package import packed
-from foundray.jobs.travel import flags_of, found_there, travelling
+from foundray.jobs.travel import flags_of, found_there, overrides_there, travelling
 from foundray.preflight.admission import ADMITTED, EXPECTED
 from foundray.preflight.checkup.probe import code
+from foundray.runs.extension import check_length
 from foundray.runs.run import Run, check_keeps_its_folder
 from foundray.spec import digest
 from foundray.spec.loading import read_yaml
@@ -31,6 +32,9 @@ AGENT_SECONDS = 60.0
 """Longest time until a node of a cluster that has just come up accepts jobs."""
 SETTLE_SECONDS = 2.0
 """Time in which Ray releases a job that is over, so that its name can be used again."""
+
+CHANGING = ("extend", "branch")
+"""Verbs that change what a run is, so that another job of it does not do what they ask for."""
 
 Report = Callable[[str], None]
 
@@ -51,9 +55,9 @@ def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine
     flags = " --json" if as_json else ""
     if verb == "resume":
         check_keeps_its_folder(overrides)
-        run = Run.open(target).folder.url if on_this_machine else found_there("the run's folder", target.rstrip("/"), False)
-        metadata = {"run": run, "verb": verb}
-        return Job(Path(run).name, f"resume {shlex.quote(run)}{flags_of(overrides)}{flags}", metadata)
+        run = _run_there(target, on_this_machine)
+        there = overrides_there(overrides, on_this_machine)
+        return Job(Path(run).name, f"resume {shlex.quote(run)}{flags_of(there)}{flags}", {"run": run, "verb": verb})
     spec, sets = travelling(target, overrides, on_this_machine)
     if verb == "tune":
         check_from_scratch(spec, verb)
@@ -62,13 +66,42 @@ def job_of(verb: str, target: str, overrides: Mapping[str, Any], on_this_machine
     return Job(name, f"{verb} spec.yaml{sets}{flags}", metadata, {"spec.yaml": read_yaml(target, "the spec")})
 
 
+def extension_of(
+    target: str, length: Mapping[str, Any], overrides: Mapping[str, Any], on_this_machine: bool, as_json: bool
+) -> Job:
+    """Build the job of `foundray extend`; `length` is one of steps, tokens and epochs. Raises InputError."""
+    check_length(length)
+    check_keeps_its_folder(overrides)
+    run = _run_there(target, on_this_machine)
+    flags = "".join(f" --{name} {value}" for name, value in length.items())
+    flags += flags_of(overrides_there(overrides, on_this_machine))
+    entrypoint = f"extend {shlex.quote(run)}{flags}{' --json' if as_json else ''}"
+    return Job(Path(run).name, entrypoint, {"run": run, "verb": "extend", "fingerprint": digest(entrypoint)})
+
+
+def branch_of(target: str, step: int | str | None, overrides: Mapping[str, Any], on_this_machine: bool, as_json: bool) -> Job:
+    """Build the job of `foundray branch`, whose name is that of the run it makes. Raises InputError."""
+    run = _run_there(target, on_this_machine)
+    if "name" not in overrides and not isinstance(step, int):
+        raise InputError("the job is called as the branch is: give that a name (--set name=...), or the number of its --step")
+    there = overrides_there(overrides, on_this_machine)
+    name = str(overrides.get("name", f"{Path(run).name}-{step}"))
+    storage = str(there.get("storage", run.rpartition("/")[0])).rstrip("/")
+    flags = ("" if step is None else f" --step {step}") + flags_of(there)
+    entrypoint = f"branch {shlex.quote(run)}{flags}{' --json' if as_json else ''}"
+    return Job(name, entrypoint, {"run": f"{storage}/{name}", "verb": "branch", "fingerprint": digest(entrypoint)})
+
+
+def _run_there(target: str, on_this_machine: bool) -> str:
+    """The folder of an existing run, as the cluster finds it. Raises InputError."""
+    return Run.open(target).folder.url if on_this_machine else found_there("the run's folder", target.rstrip("/"), False)
+
+
 def embedding_of(
     run: str, data: str, out: str, overrides: Mapping[str, Any], flags: str, on_this_machine: bool, as_json: bool
 ) -> Job:
     """Build the job of `foundray embed`; `flags` are those of the verb itself. Raises InputError."""
-    if on_this_machine:
-        run = Run.open(run).folder.url
-    places = {"the run's folder": run, "the data": data, "the folder of vectors": out}
+    places = {"the run's folder": _run_there(run, on_this_machine), "the data": data, "the folder of vectors": out}
     there = [found_there(name, place.rstrip("/"), on_this_machine) for name, place in places.items()]
     quoted = " ".join(map(shlex.quote, there))
     entrypoint = f"embed {quoted}{flags_of(overrides)}{flags}{' --json' if as_json else ''}"
@@ -171,7 +204,8 @@ def _already(client: Client, job: Job, other: Any, report: Report) -> Submission
     """Return the submission of the same run that already exists. Raises InputError if the name is another run's."""
     metadata = other.metadata or {}
     specs = {fingerprint for of in (metadata, job.metadata) if (fingerprint := of.get("fingerprint"))}
-    if metadata.get("run") != job.metadata["run"] or len(specs) > 1:
+    changes = job.metadata["verb"] in CHANGING and metadata.get("fingerprint") != job.metadata["fingerprint"]
+    if metadata.get("run") != job.metadata["run"] or len(specs) > 1 or changes:
         raise InputError(
             f"the name {job.name} is taken: {client.url} runs another spec by it, into {metadata.get('run', 'elsewhere')}; "
             "give this one another name (--set name=...), or stop that one"

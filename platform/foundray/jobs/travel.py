@@ -30,6 +30,16 @@ def travelling(target: str, overrides: Mapping[str, Any], on_this_machine: bool)
     return load_spec(target, there), flags_of(there)
 
 
+def overrides_there(overrides: Mapping[str, Any], on_this_machine: bool) -> dict[str, Any]:
+    """Overrides of an existing run's spec, with places as the cluster's nodes find them. Raises InputError."""
+    return {
+        name: found_there(name, value, on_this_machine)
+        if isinstance(value, str) and (name == "storage" or name.endswith(".path"))
+        else value
+        for name, value in overrides.items()
+    }
+
+
 def flags_of(overrides: Mapping[str, Any]) -> str:
     return "".join(f" --set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in overrides.items())
 

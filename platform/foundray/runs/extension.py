@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from foundray.errors import InputError
 from foundray.spec import Spec, flatten
 from foundray.spec.loading import checked, set_field
 
@@ -58,3 +59,12 @@ def _with(spec: Spec, values: Mapping[str, Any]) -> Spec:
     for name, value in values.items():
         set_field(fields, name, value, "the record of an extension")
     return checked(Spec, fields, "the record of an extension").begun_with(spec.arithmetic)
+
+
+def check_length(length: Mapping[str, Any]) -> None:
+    """Refuse a new length that is not one of steps, tokens and epochs. Raises InputError."""
+    if len(length) != 1:
+        raise InputError("name the run's new length by one of --steps, --tokens and --epochs")
+    for name, value in length.items():
+        if isinstance(value, str) or not 0 < value < float("inf"):
+            raise InputError(f"--{name} {value}: it must be a number above 0")

@@ -16,7 +16,7 @@ from foundray.data.prepare.manifest import Prepared
 from foundray.data.stream.validation import requested_samples
 from foundray.errors import InputError
 from foundray.runs.checkpoints import completed_steps
-from foundray.runs.extension import EXTENDED, changed, extensions, unfinished, with_extension
+from foundray.runs.extension import EXTENDED, changed, check_length, extensions, unfinished, with_extension
 from foundray.runs.lineage import cut, recorded
 from foundray.runs.lock import RunLock
 from foundray.runs.run import Run, event
@@ -38,7 +38,7 @@ def extend(run: Run, length: Mapping[str, Any], data: Callable[[], Prepared], re
     `data` opens the run's prepared data, which say how long epochs are. What is recorded already by a command that was
     interrupted is completed.
     """
-    _check(length)
+    check_length(length)
     run.check_arithmetic()
     with RunLock(run.folder, report):
         file = run.folder / "spec.yaml"
@@ -85,14 +85,6 @@ def agreement(one: Spec, other: Spec, most: int | None = None) -> tuple[int, str
         if objective.teaches and objective.momentum(step / here) != objective.momentum(step / there):
             return step, TEACHER
     return steps, ""
-
-
-def _check(length: Mapping[str, Any]) -> None:
-    if len(length) != 1:
-        raise InputError("name the run's new length by one of --steps, --tokens and --epochs")
-    for name, value in length.items():
-        if isinstance(value, str) or not 0 < value < float("inf"):
-            raise InputError(f"--{name} {value}: it must be a number above 0")
 
 
 def _of_length(spec: Spec, length: Mapping[str, Any], data: Callable[[], Prepared]) -> Spec:

@@ -20,7 +20,7 @@ from foundray.jobs import client
 from foundray.jobs.client import Client, cluster_url
 from foundray.jobs.follow import _Reader
 from foundray.jobs.package import packed
-from foundray.jobs.submit import embedding_of, job_of
+from foundray.jobs.submit import branch_of, embedding_of, extension_of, job_of
 from foundray.jobs.travel import travelling
 from foundray.spec.loading import load_spec
 from foundray.testing.runs import run_with_checkpoint
@@ -148,6 +148,34 @@ def test_an_embedding_knows_its_places_there(tmp_path: Path, monkeypatch: pytest
     run = run_with_checkpoint(Path("runs"))
     job = embedding_of("small", "raw/a b.txt", "vectors", {}, "", on_this_machine=True, as_json=False)
     assert job.entrypoint == f"embed {run.folder.url} '{tmp_path}/raw/a b.txt' {tmp_path}/vectors"
+
+
+def test_a_run_made_longer_and_a_branch_are_jobs_named_as_what_they_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = extension_of("s3://bucket/runs/small/", {"steps": 200}, {"evaluate.sets.x.path": "s3://y"}, False, as_json=True)
+    assert (job.name, job.metadata["run"], job.files) == ("small", "s3://bucket/runs/small", {})
+    assert job.entrypoint == "extend s3://bucket/runs/small --steps 200 --set 'evaluate.sets.x.path=\"s3://y\"' --json"
+    longer = extension_of("s3://bucket/runs/small", {"steps": 300}, {}, False, as_json=True)
+    assert longer.metadata["fingerprint"] != job.metadata["fingerprint"], "another length is another job"
+    for length in ({}, {"steps": 5, "tokens": 9}):
+        with pytest.raises(InputError, match="one of --steps, --tokens and --epochs"):
+            extension_of("s3://bucket/runs/small", length, {}, False, as_json=False)
+    with pytest.raises(InputError, match="which the cluster's nodes do not know"):
+        extension_of("s3://bucket/runs/small", {"steps": 200}, {"evaluate.sets.x.path": "y"}, False, as_json=False)
+
+    job = branch_of("s3://bucket/runs/small", 40, {"optimizer.lr": 1e-4}, False, as_json=False)
+    assert (job.name, job.metadata["run"]) == ("small-40", "s3://bucket/runs/small-40")
+    assert job.entrypoint == "branch s3://bucket/runs/small --step 40 --set optimizer.lr=0.0001"
+    job = branch_of("s3://bucket/runs/small", "best", {"name": "cool", "storage": "s3://other/"}, False, as_json=False)
+    assert (job.name, job.metadata["run"]) == ("cool", "s3://other/cool")
+    with pytest.raises(InputError, match="give that a name"):
+        branch_of("s3://bucket/runs/small", "best", {}, False, as_json=False)
+    run = run_with_checkpoint(Path("runs"))
+    job = branch_of("small", 4, {"storage": "elsewhere"}, True, as_json=False)
+    assert job.metadata["run"] == f"{tmp_path}/elsewhere/small-4"
+    assert job.entrypoint == f"branch {run.folder.url} --step 4 --set 'storage=\"{tmp_path}/elsewhere\"'"
 
 
 def test_a_log_that_is_sent_again_after_a_cut_is_shown_once() -> None:
