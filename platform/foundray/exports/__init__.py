@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from foundray.exports.destination import all_or_nothing, check_free
+from foundray.runs.exported import note_export
 from foundray.runs.run import Run
 from foundray.storage import Store
 from foundray.wording.shown import Shown
@@ -74,6 +75,7 @@ def export(
         from foundray.exports.writing import write
 
         exported = write(Trained.of(run, spec, step), folder, out, gguf)
+    note_export(run, out, exported.step, exported.stock_class or "Foundray’s own form")
     report(
         f"exported: {run.folder.name} after step {exported.step} as {exported.stock_class or 'Foundray’s own form'}, in {out}"
     )

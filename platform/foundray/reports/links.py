@@ -6,6 +6,7 @@ import os
 from urllib.parse import quote
 
 from foundray.reports.story import Story
+from foundray.runs.exported import exports_of
 from foundray.storage import Store
 
 Link = tuple[str, str]
@@ -25,9 +26,15 @@ def run_links(story: Story, page: Store) -> list[Link]:
     if story.search:
         found.append(("the search for its hyperparameters", _page_or_folder(Store.at(story.search.folder), page)))
     if story.spec.init_from:
-        found.append(("the run that its weights came from", _page_or_folder(_parent(story), page)))
+        found.append(("the run that its weights came from", _page_or_folder(_beside(story, story.spec.init_from.run), page)))
+    if origin := story.spec.branch_from:
+        found.append(
+            (f"the run that it branched from, at step {origin.step:,}", _page_or_folder(_beside(story, origin.run), page))
+        )
     if folder := story.data_folder:
         found.append(("its prepared data", href(folder, page)))
+    for note in exports_of(story.run):
+        found.append((f"its export as {note['form']}, step {note['step']:,}", href(Store.at(note["folder"]), page)))
     return found
 
 
@@ -37,9 +44,9 @@ def report_link(folder: Store, page: Store) -> str:
     return href(report, page) if report.exists() else ""
 
 
-def _parent(story: Story) -> Store:
-    """The folder of the run that gave the weights: as the spec names it, or in the same storage."""
-    named = Store.at(str(story.spec.init_from.run)) if story.spec.init_from else story.run.folder
+def _beside(story: Story, run: str) -> Store:
+    """The folder of another run: as the spec names it, or in the same storage."""
+    named = Store.at(run)
     return named if named.exists() else story.run.folder.parent / named.name
 
 
