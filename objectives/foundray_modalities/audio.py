@@ -109,3 +109,7 @@ class Audio(Values):
         count = min(length, len(frames) // self.stack)
         cut = frames[start : start + count * self.stack]
         return Units(cut.reshape(count, -1).astype(np.float32))
+
+    def picture(self, x: np.ndarray) -> np.ndarray:
+        """A spectrogram, time to the right and pitch upwards; black is three standard deviations below a bin's mean."""
+        return np.clip(x.reshape(-1, self.bins).T[::-1] / 6 + 0.5, 0, 1)

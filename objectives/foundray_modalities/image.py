@@ -81,6 +81,12 @@ class Image(Values):
         patches = pixels.reshape(side, patch, side, patch, self.channels).transpose(0, 2, 1, 3, 4)
         return Units(patches.reshape(side * side, -1))
 
+    def picture(self, x: np.ndarray) -> np.ndarray:
+        side, patch = self.size // self.patch, self.patch
+        pixels = x.reshape(side, side, patch, patch, self.channels).transpose(0, 2, 1, 3, 4)
+        shown = np.clip(pixels.reshape(self.size, self.size, self.channels) / 2 + 0.5, 0, 1)
+        return shown[..., 0] if self.channels == 1 else shown
+
     def _augmented(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]

@@ -76,6 +76,9 @@ class Series(Values):
         start = 0 if rng is None else int(rng.integers(0, len(values) - window + 1))
         return Units(standardised(values[start : start + window]).astype(np.float32).reshape(length, self.patch))
 
+    def picture(self, x: np.ndarray) -> np.ndarray:
+        return x.reshape(-1)
+
 
 def standardised(window: np.ndarray) -> np.ndarray:
     """Standardise a window [T] to float64 of mean 0 and variance 1; zeros if all values are equal."""

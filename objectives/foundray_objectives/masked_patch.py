@@ -8,6 +8,7 @@ Differs: a learned vector replaces masked patches, rather than zeros; positions 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ class MaskedPatch(Objective):
     takes: ClassVar[tuple[str, ...]] = ("series",)
     causal: ClassVar[bool] = False
     masks: ClassVar[bool] = True
+    rebuilds: ClassVar[bool] = True
 
     ratio: float = Field(default=0.4, gt=0, lt=1)
     """Fraction of the patches that is masked."""
@@ -38,3 +40,6 @@ class MaskedPatch(Objective):
 
     def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
         return squared_error(prediction, target, loss_mask)
+
+    def rebuilt(self, x: np.ndarray, answers: Mapping[str, np.ndarray], asked: np.ndarray) -> np.ndarray:
+        return np.where(asked[:, None], answers["patch"], x)

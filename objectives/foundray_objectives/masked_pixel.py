@@ -8,6 +8,7 @@ Differs: a class token only if `model.class_unit` is set.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ class MaskedPixel(Objective):
     takes: ClassVar[tuple[str, ...]] = ("patches",)
     causal: ClassVar[bool] = False
     predicts: ClassVar[bool] = True
+    rebuilds: ClassVar[bool] = True
     becomes: ClassVar[str] = "mae"
 
     ratio: float = Field(default=0.75, gt=0, lt=1)
@@ -41,8 +43,18 @@ class MaskedPixel(Objective):
     def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
         return squared_error(prediction, target, loss_mask)
 
+    def rebuilt(self, x: np.ndarray, answers: Mapping[str, np.ndarray], asked: np.ndarray) -> np.ndarray:
+        return np.where(asked[:, None], denormalised(answers["pixels"], x), x)
+
 
 def normalised(patches: np.ndarray) -> np.ndarray:
     """Normalise each patch of [T, K] by its own mean and unbiased variance."""
     mean, variance = patches.mean(-1, keepdims=True), patches.var(-1, ddof=1, keepdims=True)
     return (patches - mean) / np.sqrt(variance + 1e-6)
+
+
+def denormalised(predicted: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """Predictions [T, K] of normalised patches as pixels: with the mean and variance of the true patches."""
+    mean, variance = patches.mean(-1, keepdims=True), patches.var(-1, ddof=1, keepdims=True)
+    shown: np.ndarray = predicted * np.sqrt(variance + 1e-6) + mean
+    return shown

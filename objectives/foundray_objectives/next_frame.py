@@ -8,6 +8,7 @@ Differs: a causal transformer rather than an LSTM (as in Chung & Glass 2020); fr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 class NextFrame(Objective):
     takes: ClassVar[tuple[str, ...]] = ("frames",)
+    rebuilds: ClassVar[bool] = True
 
     ahead: PositiveInt = 3
     """Distance to the predicted unit, in units; a recording no longer than this has no targets."""
@@ -35,3 +37,6 @@ class NextFrame(Objective):
     def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
         errors = (prediction.float() - target).abs().mean(-1)
         return (errors * loss_mask).sum(), loss_mask.sum()
+
+    def rebuilt(self, x: np.ndarray, answers: Mapping[str, np.ndarray], asked: np.ndarray) -> np.ndarray:
+        return np.where(np.roll(asked, self.ahead)[:, None], np.roll(answers["frames"], self.ahead, 0), x)

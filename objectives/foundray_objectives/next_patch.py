@@ -7,12 +7,13 @@ Differs: attention is causal throughout; AIM lets a random prefix see itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from foundray.contract import Objective, Plan, Target, Units, UnitShape, squared_error
-from foundray_objectives.masked_pixel import normalised
+from foundray_objectives.masked_pixel import denormalised, normalised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 class NextPatch(Objective):
     takes: ClassVar[tuple[str, ...]] = ("patches",)
+    rebuilds: ClassVar[bool] = True
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"pixels": shape.width}
@@ -31,3 +33,7 @@ class NextPatch(Objective):
 
     def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
         return squared_error(prediction, target, loss_mask)
+
+    def rebuilt(self, x: np.ndarray, answers: Mapping[str, np.ndarray], asked: np.ndarray) -> np.ndarray:
+        following = np.roll(asked, 1)  # a patch is predicted at the one before it
+        return np.where(following[:, None], denormalised(np.roll(answers["pixels"], 1, 0), x), x)

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.command import foundray_here
 from tests.integration.pictures import images
 
 import foundray as api
 from foundray.runs.facts import Facts
+from foundray.runs.reconstructions import read_reconstructions
+from foundray.storage import Store
 from foundray.testing.specs import small_spec, write_spec
 
 pytestmark = pytest.mark.usefixtures("own_ray")
@@ -93,6 +96,11 @@ def check(kind: str, path: Path) -> None:
     tmp_path, reason = path.parent, KINDS[kind][2]
     losses = [event["val_loss"] for event in api_events(tmp_path / "runs" / "of1") if event["event"] == "evaluated"]
     assert losses[-1] < losses[0], "it learns"
+    kept = [len(read_reconstructions(Store.at(tmp_path / "runs" / "of1"), step)) for step in (20, 40)]
+    assert kept == ([3, 3] if kind == "masked_pixel" else [0, 0])
+    curves = EventAccumulator(str(tmp_path / "runs" / "of1" / "tensorboard"))
+    curves.Reload()
+    assert [one.step for tag in curves.Tags()["images"] for one in curves.Images(tag)] == [20, 40] * kept[0]
     assert foundray_here("audit", tmp_path / "runs" / "of1", "--json").facts["clean"]
     assert all(api.audit(tmp_path / "runs" / "of1").clean for _ in range(2)), "calling it does not take it away"
     if reason:

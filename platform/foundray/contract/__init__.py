@@ -171,6 +171,13 @@ class Values(Modality):
     def units(self, row: dict[str, Any], length: int, rng: np.random.Generator | None) -> Units:
         """Decode a row, and augment it if there is an `rng`; validation has none."""
 
+    def picture(self, x: np.ndarray) -> np.ndarray | None:
+        """What units [T, K] look like, to be shown; NaN stays NaN.
+
+        [height, width] or [height, width, 3], from 0 to 1, for a picture; [N] for a curve; None for what cannot be looked at.
+        """
+        return None
+
 
 class Objective(BaseModel, ABC):
     """Base of all objectives. Its fields are the options that `objective:` takes in a spec."""
@@ -199,6 +206,9 @@ class Objective(BaseModel, ABC):
     couples: ClassVar[bool] = False
     """Whether a sample is two neighbouring rows of a micro-batch, augmented independently, which share one loss. Heads then
     answer once per row, from the mean over its units, and the loss depends on which samples share a micro-batch."""
+
+    rebuilds: ClassVar[bool] = False
+    """Whether the heads' answers give back the input's values, so that they can be looked at: see `rebuilt`."""
 
     becomes: ClassVar[str | None] = None
     """The stock Hugging Face class that `foundray export` writes for such a model: `causal_lm`, `masked_lm`, `mae` or
@@ -246,6 +256,13 @@ class Objective(BaseModel, ABC):
         are coupled, `prediction` and `target` are the same tensor [B, 1, outputs], with the two rows of a sample next to each
         other.
         """
+
+    def rebuilt(self, x: np.ndarray, answers: Mapping[str, np.ndarray], asked: np.ndarray) -> np.ndarray:
+        """The units [T, K] of a sample as the model predicts them; those that it need not predict as they are.
+
+        `x` [T, K] are its units, `answers` [T, outputs] its heads' by name, `asked` [T] bool the plan's loss mask.
+        """
+        raise NotImplementedError
 
     def teacher_targets(self, states: Sequence[Tensor]) -> Tensor:
         """Targets [B, T, D], from the teacher's hidden states after each layer, [B, T, D] each; the teacher sees all units."""

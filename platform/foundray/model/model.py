@@ -53,6 +53,22 @@ class Batch:
         targets = {head: (arrays.get(f"{head}.target"), arrays.get(f"{head}.where", valid)) for head in heads}
         return Batch(x, valid, arrays.get("document"), arrays.get("hidden"), arrays.get("keep"), targets, padded)
 
+    def rows(self, rows: slice) -> Batch:
+        """Some of its samples."""
+
+        def some(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
+
+        return replace(
+            self,
+            x=self.x[rows],
+            valid=self.valid[rows],
+            document=some(self.document),
+            masked=some(self.masked),
+            visible=some(self.visible),
+            targets={head: (some(target), loss_mask[rows]) for head, (target, loss_mask) in self.targets.items()},
+        )
+
 
 class Model(nn.Module):
     """`forward` returns the answers of each head in the batch: [B, T, outputs], or [B, 1, outputs] if samples are coupled."""

@@ -12,6 +12,9 @@ SCALARS = (*MEASURES, "lr", "tokens_per_s", "workers")
 MEASURED = ("bits_per_byte", "perplexity", "feature_spread", "effective_rank")
 """Fields of an evaluation besides the loss."""
 
+HEALTH = ("weight_rms", "gradient_rms", "update_rms", "attention_logit_max", "dead_units")
+"""Fields of a layer, at an evaluation."""
+
 
 def step_values(record: Mapping[str, Any]) -> dict[str, float]:
     """A step's numbers: `train/...`, and `time/...` in seconds."""
@@ -30,6 +33,6 @@ def evaluation_values(event: Mapping[str, Any]) -> dict[str, float]:
     for task in event.get("tasks") or ():
         values |= {f"tasks/{task['name']}/{name}": value for name, value in task["measures"].items()}
     for one in event.get("health") or ():
-        of_layer = {name: one.get(name) for name in ("weight_rms", "gradient_rms")}
+        of_layer = {name: one.get(name) for name in HEALTH}
         values |= {f"health/{name}/{one['layer']}": value for name, value in of_layer.items() if value is not None}
     return values

@@ -16,6 +16,7 @@ from foundray.host.environment import environment as versions
 from foundray.reports import charts
 from foundray.reports.essentials import described
 from foundray.reports.links import report_link, run_links
+from foundray.reports.reconstructed import reconstructed
 from foundray.reports.series import POINTS, window
 from foundray.reports.story import Story
 from foundray.reports.timeline import timeline
@@ -31,6 +32,10 @@ SYMBOLS = {"start": "▶", "fault": "▼", "change": "◆", "storage": "■", "n
 MEANINGS = {
     "start": "start", "fault": "workers or a driver lost", "change": "a change, nothing lost", "storage": "storage",
     "numbers": "bad numbers", "stop": "a command failed", "end": "end of a command",
+}  # fmt: skip
+HEALTH_COLUMNS = {
+    "weight_rms": "Weights, RMS", "gradient_rms": "Gradient, RMS", "update_rms": "Update, RMS",
+    "attention_logit_max": "Largest attention logit", "dead_units": "Dead units",
 }  # fmt: skip
 PARTS = {
     "stepping": "steps that count", "data_wait": "waiting for data", "copying": "copying the state", "evaluating": "evaluating",
@@ -96,6 +101,8 @@ def _one(story: Story, place: Store) -> dict[str, Any]:
         "search_words": _search_words(story),
         "probes": story.probes,
         "spread_over": _spread_over,
+        "samples": reconstructed(story.reconstructions(_spread_over(story.looked_at))),
+        "health_columns": {name: title for name, title in HEALTH_COLUMNS.items() if any(name in one for one in story.health)},
         "links": run_links(story, place),
     }
 

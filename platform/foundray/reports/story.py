@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -23,6 +23,7 @@ from foundray.reports.incidents import Incident, incidents
 from foundray.reports.searches import RANKING, TUNED, SearchFacts, read_search
 from foundray.reports.series import Clock, Records, Steps
 from foundray.runs.lineage import evaluations
+from foundray.runs.reconstructions import Reconstruction, read_reconstructions
 from foundray.runs.run import PROBES, TASKS, Run
 from foundray.spec import Spec
 from foundray.spec.loading import parse_spec
@@ -145,6 +146,16 @@ class Story:
         return [(prompt, sorted(texts.items())) for prompt, texts in found.items()]
 
     @property
+    def looked_at(self) -> list[int]:
+        """Steps of the evaluations that kept reconstructions."""
+        return sorted({event["step"] for event, _ in self.evaluations if event.get("reconstructions")})
+
+    def reconstructions(self, steps: Sequence[int]) -> dict[int, list[Reconstruction]]:
+        """What these evaluations kept, by step, as far as it is there."""
+        found = {step: read_reconstructions(self.run.folder, step) for step in steps}
+        return {step: samples for step, samples in found.items() if samples}
+
+    @property
     def judged(self) -> list[dict[str, Any]]:
         """Results of `foundray evaluate`, the latest last."""
         files = [file for file in (self.run.folder / TASKS).children() if file.name.endswith(".json")]
@@ -152,7 +163,7 @@ class Story:
 
     @property
     def health(self) -> list[dict[str, Any]]:
-        """Root mean squares of each layer at the last evaluation."""
+        """The health of each layer at the last evaluation."""
         return list(self.evaluations[-1][0].get("health") or ()) if self.evaluations else []
 
     @property

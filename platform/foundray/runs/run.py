@@ -44,6 +44,8 @@ LAW = ("E", "A", "B", "alpha", "beta")
 PROBES = "probes"
 TASKS = "tasks"
 """Folder of the results of tasks."""
+RECONSTRUCTIONS = "reconstructions"
+"""Folder of what evaluations kept to look at."""
 
 
 BEGINNING = {"spec.yaml", "data.json", "tokenizer.json", "start.safetensors", HOLDER}

@@ -55,6 +55,9 @@ class EvaluateConfig(Section):
     """Prompts that a model of text continues at each evaluation (default: one, the first tokens of the validation split)."""
     text_tokens: NonNegativeInt = 48
     """Most tokens that it adds to each prompt, the likeliest each time; 0 turns these texts off."""
+    reconstructions: NonNegativeInt = 3
+    """Validation samples kept at each evaluation, to be looked at: the input, what the model is shown of it, and what
+    it predicts. For pictures, recordings and series, with an objective that predicts their values; 0 turns them off."""
 
     @field_validator("sets")
     @classmethod

@@ -343,6 +343,10 @@ class TrainConfig(Section):
         """Whether the checkpoint after this step is a milestone, or may be one of the best."""
         return step % (self.keep_every or self.steps + 1) == 0 or (self.best_kept > 0 and step % self.evaluate_every == 0)
 
+    def evaluates(self, step: int) -> bool:
+        """Whether there is an evaluation after this step."""
+        return step > 0 and (step % self.evaluate_every == 0 or step == self.steps)
+
     @property
     def best_kept(self) -> int:
         """Number of checkpoints with the lowest validation loss to keep."""

@@ -21,6 +21,7 @@ from foundray.reports.incidents import incidents
 from foundray.reports.series import Clock, parted, smoothed, thinned, throughput
 from foundray.reports.story import Story
 from foundray.reports.timeline import numbered
+from foundray.runs.exported import note_export
 from foundray.runs.run import Run
 from foundray.storage import Store, redacted
 from foundray.testing.records import BEGAN, event_at, step_records
@@ -402,6 +403,30 @@ def test_a_run_links_to_what_it_came_from(tmp_path: Path) -> None:
     links = {link["href"] for link in page_of(child, out=tmp_path / "pages" / "child.html").all("a")}
     assert links == {"../parent", "../prepared/0"}, "relative to where the page is"
     assert all((tmp_path / "pages" / link).exists() for link in links)
+
+
+def test_a_run_links_to_what_came_of_it(tmp_path: Path) -> None:
+    run_with_records(tmp_path, name="parent")
+    origin = {"run": str(tmp_path / "parent"), "step": 1200, "state_sha256": "0" * 64}
+    run = run_with_records(tmp_path, name="branch", branch_from=origin)
+    for name, form in (("model", "LlamaForCausalLM"), ("deleted", "LlamaForCausalLM")):
+        note_export(run, Store.at(tmp_path / name), 3, form)
+    (tmp_path / "model").mkdir()
+    page = page_of(run, out=tmp_path / "branch" / "report.html")
+    assert {link["href"] for link in page.all("a")} == {"../parent", "../prepared/0", "../model"}
+    assert "branched from, at step 1,200" in page.text and "its export as LlamaForCausalLM, step 3" in page.text
+
+
+def test_a_layers_health_is_shown_as_far_as_it_is_recorded(tmp_path: Path) -> None:
+    earlier = {"layer": "layers.0", "weight_rms": 0.5}
+    layer = earlier | {"gradient_rms": 1e-3, "update_rms": 2e-4, "attention_logit_max": 7.25, "dead_units": 0.125}
+    for health, columns in (([earlier], 1), ([layer, {"layer": "norm", "weight_rms": 1.0}], 5)):
+        evaluated = event_at(9, "evaluated", step=8, val_loss=2.0, health=health)
+        page = page_of(
+            run_with_records(tmp_path / f"{columns}", [evaluated], step_records(1, 8, 1)), out=tmp_path / "page.html"
+        )
+        assert "After 8 steps." in page.text
+        assert ("Dead units" in page.text) == ("12.5 %" in page.text) == (columns == 5)
 
 
 def test_a_damaged_search_is_one_sentence(tmp_path: Path) -> None:

@@ -150,16 +150,23 @@ class Continuation(BaseModel):
 
 
 class LayerHealth(BaseModel):
-    """Root mean squares of a layer."""
+    """How a layer fares."""
 
     model_config = ConfigDict(extra="forbid")
 
     layer: str
     """`layers.3`, `embed_tokens`, `lm_head`."""
     weight_rms: float
-    """Of its weights."""
+    """Root mean square of its weights."""
     gradient_rms: float | None = None
     """Of the last step's gradient, before clipping; none if no step was done since the state was loaded."""
+    update_rms: float | None = None
+    """Of what the last step changed its weights by; none in the same case."""
+    attention_logit_max: float | None = None
+    """Largest attention logit (scaled product of a query and a key) over up to 512 validation samples."""
+    dead_units: float | None = None
+    """Share of its feed-forward units, 0 to 1, that were active nowhere in these samples: never above 0 with ReLU, never beyond
+    0.001 in magnitude with GELU and SwiGLU."""
 
 
 class Evaluated(Event):
@@ -201,9 +208,12 @@ class Evaluated(Event):
     tasks: list[EvaluatedTask] | None = None
     """Tasks by likelihood that were due."""
     health: list[LayerHealth] | None = None
-    """Root mean squares of each layer."""
+    """Root mean squares, attention logits and dead units of each layer."""
     texts: list[Continuation] | None = None
     """What the model makes of fixed prompts, if it continues text."""
+    reconstructions: int | None = None
+    """Number of samples in `reconstructions/step-N.safetensors`, N being the step: input, what is shown of it, prediction. The
+    file is missing if storage did not take it in time."""
 
 
 class Stopped(Event):

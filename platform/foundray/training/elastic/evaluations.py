@@ -14,9 +14,12 @@ from foundray.data.stream.validation import Part, part_of
 from foundray.runs.run import event
 from foundray.spec import Spec
 from foundray.spec.evaluating import VALIDATION
+from foundray.storage import Store
 from foundray.training.elastic.messages import Order, Work
+from foundray.training.evaluating.activations import Activations
 from foundray.training.evaluating.evaluation import SourceRows, evaluate
 from foundray.training.evaluating.health import health
+from foundray.training.evaluating.looks import Looks
 from foundray.training.step.outcome import Evaluation
 from foundray.training.step.trainer import Trainer
 
@@ -58,10 +61,14 @@ class Evaluations:
         """Evaluate after `done` steps and return the event; `ends_early` says whether a validation loss here ends the run."""
         began = time.perf_counter()
         part = self._part(done)
-        result = self._evaluate(self._stream(done, part), part)
+        before = self._part()
         compared = {}
-        if (before := self._part()).samples < part.samples:
-            compared = {"compared_loss": self._evaluate(self._stream(done, before, "compared")).loss}
+        activations, looks = Activations(self.trainer.model), Looks.of(self.spec, self.trainer, before.micro_batches)
+        if before.samples < part.samples:
+            result = self._evaluate(self._stream(done, part), part, activations)
+            compared = {"compared_loss": self._evaluate(self._stream(done, before, "compared"), looks=looks).loss}
+        else:
+            result = self._evaluate(self._stream(done, part), part, activations, looks)
         early = ends_early(result.loss)
         judged = self._sets(done, early) | self.judging.judge(done, early)
         return event(
@@ -79,8 +86,15 @@ class Evaluations:
             **compared,
             **({"sources": [asdict(one) for one in result.sources]} if result.sources else {}),
             **judged,
-            health=health(self.trainer.layout, self.trainer.squares, self.trainer.flat),
+            **(looks.kept(Store.at(self.work.run), done) if looks else {}),
+            health=self._health(activations),
         )
+
+    def _health(self, activations: Activations) -> list[dict[str, str | float]]:
+        """The layers' health. Rank 0, for all, reads the weights, which every worker has."""
+        group = self.trainer.group
+        activity = activations.found(group)
+        return list(group.share(health(self.trainer, activity) if group.rank == 0 else [])[0])
 
     def _sets(self, done: int, ends_early: bool) -> dict[str, Any]:
         """Evaluate the further validation sets that are due after `done` steps: all of them if the run ends there."""
@@ -93,11 +107,17 @@ class Evaluations:
                 found.append({"name": one.name, **samples, "loss": result.loss, "tokens": result.tokens})
         return {"sets": found} if found else {}
 
-    def _evaluate(self, stream: tuple[int, str, StreamPlan, int, int, int], part: Part | None = None) -> Evaluation:
+    def _evaluate(
+        self,
+        stream: tuple[int, str, StreamPlan, int, int, int],
+        part: Part | None = None,
+        activations: Activations | None = None,
+        looks: Looks | None = None,
+    ) -> Evaluation:
         """Evaluate a stream; with a `part` of several sources also source by source."""
         source = MicroBatchSource(self.work.feeder, *stream, self.order.rank)
         by_source = SourceRows(part.sources, len(part.ends)) if part and len(part.ends) > 1 else None
-        result = evaluate(self.trainer, source.step(0), by_source)
+        result = evaluate(self.trainer, source.step(0), by_source, activations, looks)
         source.close()
         return result
 

@@ -247,7 +247,7 @@ class Loop:
     def _after_step(self) -> None:
         """Do what is due after a step or after joining: evaluation, checkpoint, replication."""
         train, last = self.spec.train, self.done == self.spec.train.steps
-        if (last or self._at_multiple(train.evaluate_every)) and self.evaluated < self.done:
+        if train.evaluates(self.done) and self.evaluated < self.done:
             evaluated = self.evaluations.evaluate(self.done, self._stops_early)
             self.journal.record(evaluated)
             self.evaluated, self.val_losses[self.done] = self.done, evaluated["val_loss"]

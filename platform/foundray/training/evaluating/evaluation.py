@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from foundray.model.model import Batch, pooled
+from foundray.training.evaluating.activations import Activations
 from foundray.training.evaluating.collapse import effective_rank, spread
+from foundray.training.evaluating.looks import Looks
 from foundray.training.step.loss_sum import WORDS, fits, nats, words
 from foundray.training.step.outcome import Evaluation, SourceLoss
 from foundray.training.step.trainer import MicroBatches, Trainer
 
 FEATURES = 512
-"""Samples whose features are measured."""
+"""Samples whose features, and on which layers' activity, are measured."""
 SUMS = WORDS + 2
 """Integers that workers sum per loss: the words of the loss, targets, and micro-batches whose loss is not finite."""
 
@@ -32,22 +34,35 @@ class SourceRows:
 
 
 @torch.no_grad()
-def evaluate(trainer: Trainer, micro_batches: MicroBatches, by_source: SourceRows | None = None) -> Evaluation:
+def evaluate(
+    trainer: Trainer,
+    micro_batches: MicroBatches,
+    by_source: SourceRows | None = None,
+    activations: Activations | None = None,
+    looks: Looks | None = None,
+) -> Evaluation:
     """Evaluate all workers' micro-batches. The loss has the same bits for any number of workers; it is infinite if one is.
 
     With `by_source`, the result also has the loss on each source's samples. A micro-batch of one source costs nothing more; one
     of several sources is answered once more for each. If samples are coupled, such micro-batches count for no source.
+    `activations` watches the model on the first samples, and `looks` takes the predictions of single ones.
     """
     facts = torch.zeros((1 + (by_source.count if by_source else 0), SUMS), dtype=torch.int64, device=trainer.device)
     features: dict[int, Tensor] = {}
-    for position, batch, hidden in trainer.encodings(micro_batches):
+    watched = activations.encodings(trainer, micro_batches, FEATURES) if activations else trainer.encodings(micro_batches)
+    for position, batch, hidden in watched:
         parts = _of_sources(trainer, batch, hidden, by_source.at(position)) if by_source else []
-        whole, *split = [_facts(*found) for found in trainer.losses_of([(batch, hidden), *(part for _, part in parts if part)])]
+        asked = [(batch, hidden), *(part for _, part in parts if part)]
+        first = position * len(hidden) < FEATURES
+        losses_of = activations.losses_of(trainer) if activations and first else trainer.losses_of
+        whole, *split = [_facts(*found) for found in losses_of(asked)]
         facts[0] += whole
         for source, part in parts:
             facts[1 + source] += split.pop(0) if part else whole
-        if position * len(hidden) < FEATURES:
+        if first:
             features[position] = pooled(batch, trainer.model.of_units(hidden)).float()
+        if looks:
+            looks.take(position, batch, hidden)
     losses = [_mean(row) for row in trainer.group.sum(facts.view(-1)).view(facts.shape).tolist()]
     # The features of the same samples on every worker, in their order.
     rows = trainer.group.share_rows(features)[:FEATURES].cpu().numpy()
@@ -79,24 +94,6 @@ def _of_sources(
     start = 0
     for source, samples in sources:
         rows = slice(start, start + samples)
-        found.append((source, (_rows(batch, rows), hidden[rows])))
+        found.append((source, (batch.rows(rows), hidden[rows])))
         start += samples
     return found
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    """Some samples of a batch."""
-
-    def some(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[rows]
-
-    targets = {head: (some(target), loss_mask[rows]) for head, (target, loss_mask) in batch.targets.items()}
-    return replace(
-        batch,
-        x=batch.x[rows],
-        valid=batch.valid[rows],
-        document=some(batch.document),
-        masked=some(batch.masked),
-        visible=some(batch.visible),
-        targets=targets,
-    )

@@ -1,14 +1,20 @@
-"""Root mean squares of gradients and of weights, layer by layer: where a network grows, fades or explodes."""
+"""The health of each layer: root mean squares of gradients, updates and weights, attention logits, and dead units.
+
+They show where a network grows, fades or explodes. The ratio of updates to weights says how fast a layer learns.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
+from foundray.training.evaluating.activations import Activity
 from foundray.training.step.flat import FlatParameters, Layout
+from foundray.training.step.trainer import Trainer
 
 LAYER = re.compile(r"(?:predictor\.)?layers\.\d+")
 
@@ -21,8 +27,8 @@ def layer_of(name: str) -> str:
     return parts[0]
 
 
-def gradient_rms(layout: Layout, squares: Tensor) -> dict[str, float]:
-    """Root mean square of each layer's gradient, from the sum of squares of each block of parameters."""
+def rms_of_squares(layout: Layout, squares: Tensor) -> dict[str, float]:
+    """Root mean square of each layer's values, from the sum of squares of each block of parameters."""
     return _of_layers(layout, {e.name: float(squares[e.first : e.first + e.blocks].sum()) for e in layout.entries})
 
 
@@ -33,13 +39,15 @@ def weight_rms(flat: FlatParameters) -> dict[str, float]:
     return _of_layers(flat.layout, {name: float(norm) ** 2 for name, norm in norms.items()})
 
 
-def health(layout: Layout, squares: Tensor | None, flat: FlatParameters) -> list[dict[str, str | float]]:
-    """Both, of each layer; without the gradient's if no step was done since the state was loaded."""
-    gradients = {} if squares is None else gradient_rms(layout, squares)
+def health(trainer: Trainer, activity: Mapping[str, Activity]) -> list[dict[str, str | float]]:
+    """What is known of each layer, without the gradient and the update if no step was done since the state was loaded."""
+    squares = {"gradient_rms": trainer.squares, "update_rms": trainer.update_squares}
+    rms = {name: rms_of_squares(trainer.layout, found) for name, found in squares.items() if found is not None}
     found: list[dict[str, str | float]] = []
-    for layer, weights in weight_rms(flat).items():
-        of_gradient = {"gradient_rms": gradients[layer]} if layer in gradients else {}
-        found.append({"layer": layer, "weight_rms": weights, **of_gradient})
+    for layer, weights in weight_rms(trainer.flat).items():
+        of_step = {name: of_layer[layer] for name, of_layer in rms.items()}
+        of_units = asdict(activity[layer]) if layer in activity else {}
+        found.append({"layer": layer, "weight_rms": weights, **of_step, **of_units})
     return found
 
 

@@ -88,6 +88,8 @@ class Trainer:
         """The result of the last step."""
         self.squares: Tensor | None = None
         """Sum of squares of the last step's gradient, before clipping, per block; None before this group's first step."""
+        self.update_squares: Tensor | None = None
+        """The same of what the last step changed the weights by; None unless it is followed by an evaluation."""
 
     def _hold(self) -> None:
         """Make the buffers for what this worker holds: the whole model, whatever the group."""
@@ -175,6 +177,7 @@ class Trainer:
         lr = self.spec.optimizer.lr * lr_factor(self.spec.schedule, step, self.spec.train.steps)
         # Update this worker's shard. An error in between leaves `updates` at None: the shard may be half updated.
         gradient, norm = self._gradient(tokens_sum)
+        before = self._weights_before() if self.spec.train.evaluates(step + 1) else None
         self.updates = None
         if not spike:
             self.optimizer.step(step + 1, lr, gradient)
@@ -186,6 +189,7 @@ class Trainer:
         self.updates = step + 1
         if not spike:
             self.spikes.add(step + 1, loss)
+        self.update_squares = None if before is None else self._block_squares(before.sub_(part(self.buffer, self.own)))
         self.gather_weights()
         return self.result
 
@@ -296,10 +300,18 @@ class Trainer:
 
     def encoded(self, payload: bytes, step: int, index: int) -> tuple[Batch, Tensor]:
         """Load a micro-batch, and compute the encoder's hidden states [B, T, D]."""
+        batch = self.opened(payload, step, index)
+        return batch, self.encode(batch)
+
+    def opened(self, payload: bytes, step: int, index: int) -> Batch:
+        """Load a micro-batch, and seed the random numbers of its forward pass."""
         torch.manual_seed(mix(self.spec.seed, step, index))  # for dropout and the like, inside the model
-        batch = Batch.load(payload, self.device)
+        return Batch.load(payload, self.device)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Compute the encoder's hidden states [B, T, D]."""
         with self.traits.low_precision():
-            return batch, self.model.encode(batch)
+            return self.model.encode(batch)
 
     def encodings(self, micro_batches: MicroBatches) -> Iterator[tuple[int, Batch, Tensor]]:
         """The position of each micro-batch of an evaluation, its batch, and the encoder's hidden states."""
@@ -319,12 +331,20 @@ class Trainer:
 
     def _norm(self, gradient: Tensor) -> float:
         """Norm of the whole gradient, from this worker's shard: squares are summed per block, and blocks in block order."""
+        self.squares = self._block_squares(gradient)
+        return float(self.squares.cumsum(0)[-1].sqrt())
+
+    def _weights_before(self) -> Tensor:
+        """A copy of this worker's shard of the weights, where the gradient was: nothing reads that before the next one."""
+        return part(self.flat.gradient, self.own).copy_(part(self.buffer, self.own))
+
+    def _block_squares(self, shard: Tensor) -> Tensor:
+        """Sum of squares of each block of the whole space [blocks], on the CPU, from this worker's shard of the values."""
         squares = torch.zeros(self.bounds[-1], dtype=torch.float64, device=self.device)
         sums, rows = squares[self.own.start : self.own.stop], self.traits.chunk // BLOCK
-        for some, mine in zip(sums.split(rows), gradient.view(-1, BLOCK).split(rows), strict=True):
+        for some, mine in zip(sums.split(rows), shard.view(-1, BLOCK).split(rows), strict=True):
             some.copy_(row_sums(mine * mine))
-        self.squares = self._of_all_blocks(squares).cpu()
-        return float(self.squares.cumsum(0)[-1].sqrt())
+        return self._of_all_blocks(squares).cpu()
 
     def _of_all_blocks(self, values: Tensor) -> Tensor:
         """A value of every block in block order, from all workers; `values` has those of this worker's shard, at `own`."""

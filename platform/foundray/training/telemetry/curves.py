@@ -28,6 +28,7 @@ from foundray.records.values import evaluation_values, step_values
 from foundray.runs.run import Run
 from foundray.storage import reading, writing
 from foundray.training.telemetry.event_file import EventFile, file_name, framed
+from foundray.training.telemetry.images import image_events
 
 UPLOAD_SECONDS = 30.0
 RETRY_SECONDS = 30.0
@@ -42,6 +43,8 @@ MARKS = {
     "checkpoints": ("checkpoint",),
 }
 """Kinds of marks, and the events that make them."""
+LOOKS_QUEUED = 100
+"""Maximum evaluations whose pictures wait for storage."""
 MARKS_KEPT = 1000
 """Marks that are repeated if the run returns to before them: more than lie after any checkpoint."""
 LAYOUT = {
@@ -61,10 +64,12 @@ class Curves:
     def __init__(self, run: Run, events: Iterable[dict[str, Any]]):
         """`events` are those of earlier commands."""
         self.layout = framed(_event(_layout(), 0))
-        self.target = run.folder / "tensorboard"
+        self.run_folder, self.target = run.folder, run.folder / "tensorboard"
         self.scratch: tempfile.TemporaryDirectory[str] | None = None
         self.file: EventFile | None = None
         self.queued: deque[bytes] = deque(maxlen=MAX_QUEUED)
+        self.looks: deque[int] = deque(maxlen=LOOKS_QUEUED)
+        """Steps whose reconstructions are still to be read from storage, by the writing thread."""
         self.batch: list[bytes] = []
         """Values taken from `queued` by the writing thread."""
         before = [event for event in events if _mark(event)]
@@ -93,6 +98,8 @@ class Curves:
             self._add_scalars(evaluation_values(event), self.step)
             for number, one in enumerate(event.get("texts") or (), 1):
                 self.queued.append(framed(_event(_text(f"texts/{number}", _continuation(one)), self.step)))
+            if event.get("reconstructions"):
+                self.looks.append(self.step)
         if event["event"] == "workers_started":
             self._begin_session(event["step"] + 1)
         if _mark(event):
@@ -166,6 +173,8 @@ class Curves:
         return ""
 
     def _write(self) -> None:
+        while self.looks:
+            self.queued += [framed(one) for one in image_events(self.run_folder, self.looks.popleft())]
         while self.queued:
             self.batch.append(self.queued.popleft())
         del self.batch[:-MAX_QUEUED]

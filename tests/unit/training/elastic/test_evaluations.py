@@ -10,6 +10,7 @@ import pytest
 from foundray.data.stream import validation
 from foundray.spec import Spec
 from foundray.testing.specs import make_spec
+from foundray.training.collectives.group import Group
 from foundray.training.elastic import evaluations as evaluating
 from foundray.training.elastic.evaluations import PREFETCH_SECONDS, Evaluations
 from foundray.training.step.outcome import Evaluation
@@ -25,8 +26,9 @@ class Feeder:
 
 def evaluations(feeder: Feeder, rank: int, monkeypatch: pytest.MonkeyPatch, **train: int) -> Evaluations:
     monkeypatch.setattr(validation, "validation_plan", lambda plan, coupled: SimpleNamespace(micro_batch_size=8))
-    trainer = SimpleNamespace(layout=None, squares=None, flat=None)
+    trainer = SimpleNamespace(model=None, group=Group(), objective=SimpleNamespace(rebuilds=False))
     monkeypatch.setattr(evaluating, "health", lambda *parts: [])
+    monkeypatch.setattr(evaluating, "Activations", lambda model: SimpleNamespace(found=lambda group: {}))
     work = SimpleNamespace(feeder=feeder, plan=None, validation_sizes=(100,), prompts=(), sets=())
     found = Evaluations(
         cast(Any, work), make_spec(**{f"train__{name}": value for name, value in train.items()}), cast(Any, trainer)
@@ -68,18 +70,22 @@ def test_the_last_one_is_also_made_on_the_part_that_the_others_used(monkeypatch:
         def close(self) -> None:
             pass
 
-    def evaluated(trainer: object, name: str, by_source: object) -> Evaluation:
+    def evaluated(trainer: object, name: str, by_source: object, *watching: object, **looks: object) -> Evaluation:
         streams.append(name)
         return Evaluation(2.0 if name == "validation-12" else 3.0, 1, 0, 0.0, 0.0)
 
     monkeypatch.setattr(evaluating, "MicroBatchSource", Source)
     monkeypatch.setattr(evaluating, "evaluate", evaluated)
     subject = evaluations(Feeder(), 0, monkeypatch, evaluate_every=4, steps=12)
-    assert "compared_loss" not in subject.evaluate(12), "all use the same part"
+
+    def never(loss: float) -> bool:
+        return False
+
+    assert "compared_loss" not in subject.evaluate(12, never), "all use the same part"
     evaluate = {"evaluate": {"sets": {"validation": {"samples": 8}}, "at_end": "whole"}}
     subject.spec = Spec.model_validate({**subject.spec.model_dump(), **evaluate})
-    assert "compared_loss" not in subject.evaluate(8)
-    assert (subject.evaluate(12)["val_loss"], subject.evaluate(12)["compared_loss"]) == (2.0, 3.0)
+    assert "compared_loss" not in subject.evaluate(8, never)
+    assert (subject.evaluate(12, never)["val_loss"], subject.evaluate(12, never)["compared_loss"]) == (2.0, 3.0)
     assert streams[-2:] == ["validation-12", "compared-12"]
 
 

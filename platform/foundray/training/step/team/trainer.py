@@ -17,6 +17,7 @@ from foundray.model.backbone import Stage
 from foundray.model.model import Batch, Model, initial_weights
 from foundray.spec import Spec
 from foundray.training.collectives.group import Group
+from foundray.training.step.flat import part
 from foundray.training.step.loss_sum import WORDS, fits, words
 from foundray.training.step.team.parameters import TeamParameters
 from foundray.training.step.team.passes import Passes
@@ -43,9 +44,9 @@ class TeamTrainer(Trainer):
     def __init__(self, spec: Spec, model: Model, objective: Objective, group: Group, size: int):
         """`model` needs no memory: it may be on torch's `meta` device."""
         self.size = size
-        for part in (model.model, model.predictor):
-            if part is not None:
-                part.set_tables(group.device)
+        for layers in (model.model, model.predictor):
+            if layers is not None:
+                layers.set_tables(group.device)
         self.twin = copy.deepcopy(model) if objective.teaches else None
         """The teacher's network."""
         self.encoding = range(1 + len(model.model.layers))
@@ -88,6 +89,9 @@ class TeamTrainer(Trainer):
 
     def _summed(self, facts: Tensor) -> Tensor:
         return self.group.sum(facts)
+
+    def _weights_before(self) -> Tensor:
+        return part(self.buffer, self.own).clone()
 
     def _of_all_blocks(self, values: Tensor) -> Tensor:
         everywhere = torch.zeros(self.layout.blocks, dtype=values.dtype, device=self.device)
