@@ -225,6 +225,9 @@ class World:
         same = before is None or before.made_under == group.made_under  # a cut may undo all that is kept
         if same and (newest := newest_complete(had, BLOCKS)) and newest.step > group.done:
             raise Broken(f"the workers had a whole state of step {newest.step}, and start from step {group.done}: {newest}")
+        if not same:  # what no worker keeps by now was dropped for states that the cut has undone since
+            kept = {(shard.generation, shard.step) for worker in group.workers for shard in worker.replicas.shards()}
+            self.known = {state for state in self.known if state in kept}
         if before is not None and before.driver is group.driver:
             self.check_repeated(before, group)
 

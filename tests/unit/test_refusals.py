@@ -35,7 +35,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ("command", "said"),
     [
         ("train SPEC --dry-run --set evaluate.tasks.t.path=none.jsonl", "none.jsonl cannot be read"),
-        ("train SPEC --dry-run --set evaluate.tasks.t.path=s3://k:sesame@b/x", "foundray: s3://b/x holds a secret"),
+        (
+            "train SPEC --dry-run --set evaluate.tasks.t.path=s3://k:sesame@b/x",
+            "evaluate.tasks.t.path: s3://b/x holds a secret",
+        ),
         (f"train SPEC --set name={LONG}", "name: it has 101 characters; the limit is 100"),
         (f"train SPEC --set name={LONG} --dry-run", "name: it has 101 characters"),
         (f"submit SPEC --set name={LONG} --cluster http://127.0.0.1:9", "name: it has 101 characters"),

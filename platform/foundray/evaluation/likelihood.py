@@ -23,6 +23,7 @@ from foundray.training.driver import prepared_data
 from foundray.training.evaluating.tasks.items import read_items
 from foundray.training.evaluating.tasks.measures import Question, Score, chance, judge, questions_of, unknown_of
 from foundray.training.evaluating.tasks.scoring import by_frequency, by_model
+from foundray.wording.sentences import plain
 from foundray.wording.shown import Shown
 from foundray.wording.words import loss as shown
 
@@ -70,7 +71,7 @@ class TaskResult(Shown):
             rows.append([*values, *(shown(floor.measures[index].value) for floor in floors), *guess])
         for name, one in self.ours.groups.items():
             rows.append(
-                [f"  {name}", _with_error(one.value, one.error), *(shown(floor.groups[name].value) for floor in floors)]
+                [f"  {plain(name)}", _with_error(one.value, one.error), *(shown(floor.groups[name].value) for floor in floors)]
             )
         widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(head))]
         lines = ["   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]

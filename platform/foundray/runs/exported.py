@@ -14,6 +14,8 @@ from foundray.storage import Store
 
 EXPORTS = "exports"
 """Folder of the notes."""
+KINDS = {"folder": str, "step": int, "form": str, "time": float}
+"""Fields of a note."""
 
 
 def note_export(run: Run, out: Store, step: int, form: str) -> None:
@@ -26,5 +28,21 @@ def note_export(run: Run, out: Store, step: int, form: str) -> None:
 def exports_of(run: Run) -> list[dict[str, Any]]:
     """The notes of exports that are still there, the latest last."""
     files = [file for file in (run.folder / EXPORTS).children() if file.name.endswith(".json")]
-    notes = sorted((json.loads(file.read_text()) for file in files), key=lambda note: note["time"])
-    return [note for note in notes if Store.at(note["folder"]).exists()]
+    notes = [note for file in files if (note := _read(file)) and _may_be_there(note["folder"])]
+    return sorted(notes, key=lambda note: note["time"])
+
+
+def _read(file: Store) -> dict[str, Any] | None:
+    """A note; None if it is damaged."""
+    with suppress(FoundrayError, ValueError):
+        note = json.loads(file.read_text())
+        if isinstance(note, dict) and {name: type(note.get(name)) for name in KINDS} == KINDS:
+            return note
+    return None
+
+
+def _may_be_there(folder: str) -> bool:
+    """Whether an export is there, as far as its storage answers."""
+    with suppress(FoundrayError):
+        return Store.at(folder).exists()
+    return True

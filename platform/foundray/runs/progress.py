@@ -38,12 +38,10 @@ class Progress:
         self.restarts = Restarts()
         self.worlds: list[tuple[int, int]] = []
         """(step, workers) of each group whose size differs from the one before."""
-        self.evaluations: list[tuple[int, float]] = []
-        """(step, validation loss)"""
+        self.evaluated: list[Record] = []
+        """Events of the evaluations that no cut has undone."""
         self.cuts = set[str]()
         """Ids of the cuts so far: one may be recorded twice."""
-        self.evaluation: Record = {}
-        """Event of the last evaluation."""
         self.checkpoint: Record = {}
         """Event of the last complete checkpoint."""
         self.events: deque[Record] = deque(maxlen=EVENTS)
@@ -61,7 +59,7 @@ class Progress:
     def _add_event(self, event: Record) -> None:
         if (to := undoes_after(event)) is not None and event.get("cut") not in self.cuts:
             self.cuts.add(event.get("cut", ""))
-            self.evaluations = [one for one in self.evaluations if one[0] <= to]
+            self.evaluated = [one for one in self.evaluated if one["step"] <= to]
         self.events.append(event)
         self.restarts.add(event)
         match event["event"]:
@@ -86,8 +84,7 @@ class Progress:
             case "waiting":
                 self.doing = "waiting for workers"
             case "evaluated":
-                self.evaluation = event
-                self.evaluations.append((event["step"], event["val_loss"]))
+                self.evaluated.append(event)
             case "checkpoint":
                 self.checkpoint = event
             case kind if kind in ENDS:

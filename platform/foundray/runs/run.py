@@ -50,7 +50,19 @@ RECONSTRUCTIONS = "reconstructions"
 
 BEGINNING = {"spec.yaml", "data.json", "tokenizer.json", "start.safetensors", HOLDER}
 """Files of a run's beginning, which only the command that holds the run writes."""
-_BEFORE_ITS_SPEC = BEGINNING | {REQUEST, LOCK, TASKS, "checkpoints", "events", "events.jsonl", "metrics", "metrics.jsonl"}
+BRANCHING = "branching"
+"""File in a branch's folder until the run is there."""
+_BEFORE_ITS_SPEC = BEGINNING | {
+    REQUEST,
+    LOCK,
+    BRANCHING,
+    TASKS,
+    "checkpoints",
+    "events",
+    "events.jsonl",
+    "metrics",
+    "metrics.jsonl",
+}
 """What a folder may hold before its run has begun: a branch has a checkpoint first."""
 
 NOT_BEGUN = "is not begun"
@@ -232,7 +244,12 @@ def _is_being_made(folder: Store) -> bool:
     names = {file.name for file in folder.children()}
     if {"spec.yaml", "data.json"} <= names:
         return True
-    return all(name in _BEFORE_ITS_SPEC or name.startswith(CLAIM) or name.endswith(".tmp") for name in names)
+    return all(name in _BEFORE_ITS_SPEC or is_of_the_lock(name) for name in names)
+
+
+def is_of_the_lock(name: str) -> bool:
+    """Whether a file in a run's folder is the lock's, or is being written."""
+    return name in (HOLDER, REQUEST, LOCK) or name.startswith(CLAIM) or name.endswith(".tmp")
 
 
 def _text(file: Store) -> str:

@@ -171,9 +171,9 @@ class View:
             recent = [step["loss"] for step in progress.recent]
             mean = f", of the last {len(recent)} steps {fmean(recent):.4f}" if recent else ""
             facts.append(("loss", f"{last['loss']:.4f}{mean} (nats per token)"))
-        if found := progress.evaluation:
+        if found := next(reversed(progress.evaluated), None):
             bits = f", {found['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in found else ""
-            before = [f"{loss:.4f}" for _, loss in progress.evaluations[-1 - BEFORE : -1]]
+            before = [f"{one['val_loss']:.4f}" for one in progress.evaluated[-1 - BEFORE : -1]]
             earlier = f"; before {', '.join(before)}" if before else ""
             facts.append(("validation", f"{found['val_loss']:.4f}{perplexity(found)} at step {found['step']:,}{bits}{earlier}"))
             if sources := by_source(found):

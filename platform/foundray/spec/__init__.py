@@ -121,7 +121,9 @@ class Spec(Section):
             tracker.build()
         kinds = [tracker.kind for tracker in self.trackers]
         if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
-            raise ValueError(f"trackers: {twice} is there twice, and would get every point twice")
+            raise ValueError(
+                f"trackers: {twice} is there twice; how far a tracker has the logs is kept by kind, so there is one of each"
+            )
         # The objective must be able to learn from the modality.
         objective, modality = self.objective.build(), self.data.modality.build()
         if modality.gives not in objective.takes:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator
 
+from foundray.errors import InputError
 from foundray.spec.learning import FormatName
 from foundray.spec.section import Section, nearest
+from foundray.storage import check_no_secret
 
 VALIDATION = "validation"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 """Name of a set or of a task, and of files."""
+
+
+def _without_secret(path: str) -> str:
+    try:
+        check_no_secret(path)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    return path
+
+
+Place = Annotated[str, AfterValidator(_without_secret)]
+"""A path or a URL without a secret, as it is stored and shown."""
 
 
 class EvaluationSetConfig(Section):
@@ -19,7 +33,7 @@ class EvaluationSetConfig(Section):
     """Samples per evaluation: `whole`, or a number, chosen once by the seed, spread evenly over the set, and rounded up to
     whole micro-batches. `auto` is the whole set if all evaluations together take at most 1 % of the run's training tokens,
     otherwise as many samples as that allows, and at least 1,024."""
-    path: str | None = Field(default=None, min_length=1)
+    path: Place | None = Field(default=None, min_length=1)
     """For a set besides `validation`: its files, as in a source. None of them should be among the training data."""
     format: FormatName = "auto"
     """How they are stored, as in a source."""
@@ -32,7 +46,7 @@ class EvaluationSetConfig(Section):
 
 
 class LikelihoodTaskConfig(Section):
-    path: str = Field(min_length=1)
+    path: Place = Field(min_length=1)
     """A file of JSON Lines, as `foundray evaluate --task` takes it; a copy is kept in the run's folder."""
     delimiter: str = ""
     """What stands between a context and what follows it."""

@@ -83,8 +83,8 @@ class Points:
     def _add_event(self, line: int, record: Record) -> None:
         values = evaluation_values(record) if record["event"] == "evaluated" else {}
         note = sentence(record) if record["event"] in PRINTED else ""
-        if record["event"] == EXTENDED and record["to"] < self.sent.step:
-            note = f"extended; steps {record['to'] + 1:,} to {self.sent.step:,} are computed again, and are not sent again"
+        if record["event"] == EXTENDED and record["to"] < (last := min(record["step"], self.sent.step)):
+            note = f"extended; steps {record['to'] + 1:,} to {last:,} are computed again, and are not sent again"
         if values or note:
             self.sent = Position(self.sent.step, line)
             self.ready.append(Point(record.get("step", self.sent.step), record["time"], values, note, self.sent))

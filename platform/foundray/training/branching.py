@@ -15,9 +15,9 @@ from typing import Any
 from foundray.errors import InputError
 from foundray.runs.checkpoints import completed, step_of
 from foundray.runs.extension import changed
-from foundray.runs.lock import HOLDER, RunLock
+from foundray.runs.lock import RunLock
 from foundray.runs.places import with_absolute_paths
-from foundray.runs.run import Run, event
+from foundray.runs.run import BRANCHING, Run, event, is_of_the_lock
 from foundray.spec import BranchFromConfig, Spec, differences, flatten
 from foundray.spec.loading import parse_spec
 from foundray.storage import Store
@@ -32,8 +32,6 @@ from foundray.urls import canonical
 from foundray.wording.words import plural
 
 BRANCHED = "branched"
-BEGUN = "branching"
-"""File in a branch's folder until the run is there."""
 MAY_CHANGE = re.compile(
     r"(optimizer\.(lr|betas|eps|weight_decay|clip)|schedule|train\.(steps|evaluate_every|stop_early)|guard|evaluate"
     r"|data\.sources\.\d+\.weight)\b"
@@ -83,17 +81,17 @@ def branch(run: Run, wanted: int | None, overrides: Mapping[str, Any], report: C
         )  # fmt: skip
         made.append("events.jsonl", [{"time": round(time.time(), 3), **before}])
         (made.folder / "spec.yaml").write_text(spec.to_yaml())  # with it, the run is there
-        (made.folder / BEGUN).delete_file()
+        (made.folder / BRANCHING).delete_file()
     report(f"{made.folder} branches from step {step:,} of {run.folder}; {plural(spec.train.steps - step, 'step')} remain")
     return made
 
 
 def _begin(made: Run) -> None:
     """Mark the folder as a branch in the making, and delete what an interrupted command left. Raises InputError."""
-    if not (made.folder / BEGUN).exists():
-        if others := sorted(({one.name for one in made.folder.children()} | set(made.folder.files())) - {HOLDER}):
+    if not (made.folder / BRANCHING).exists():
+        if others := sorted(name for name in {one.name for one in made.folder.children()} if not is_of_the_lock(name)):
             raise InputError(f"{made.folder} holds {others[0]}, and is no run: give the branch another name")
-        (made.folder / BEGUN).write_text("a branch is being made here\n")
+        (made.folder / BRANCHING).write_text("a branch is being made here\n")
     for log in ("events", "metrics"):
         (made.folder / f"{log}.jsonl").delete_file()
         (made.folder / log).delete_folder()

@@ -5,7 +5,7 @@ What `resume`, `extend`, roll-backs and `--step best` need stays: see `Keep`. Pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +37,7 @@ class Removal:
 def prune(location: str, delete_them: bool, report: Callable[[str], None]) -> list[Removal]:
     """Find what the run, or each run of the storage folder, does not need, and delete it if asked.
 
-    A run that cannot be read or changed is reported and left alone. Raises InputError if it is the only one.
+    A run that cannot be read or changed is reported and left as it is. Raises InputError if it is the only one.
     """
     found: list[Removal] = []
     runs = _runs_at(location)
@@ -46,25 +46,25 @@ def prune(location: str, delete_them: bool, report: Callable[[str], None]) -> li
             if is_held(run.folder):
                 report(f"{run.folder}: a command is running it, which prunes by itself")
             elif delete_them:
-                found += _deleted(run, report)
+                found += _deleted(run, report)  # what it yields before an error counts
             else:
                 found += removable(run)
         except InputError as error:
             if len(runs) == 1:
                 raise
-            report(f"{run.folder} is left alone: {error}")
+            report(f"{run.folder} is left as it is now: {error}")
     return found
 
 
-def _deleted(run: Run, report: Callable[[str], None]) -> list[Removal]:
-    """Delete what the run does not need, and return it."""
+def _deleted(run: Run, report: Callable[[str], None]) -> Iterator[Removal]:
+    """Delete what the run does not need, one after another."""
     if not removable(run):
-        return []
+        return
     with RunLock(run.folder, report):
-        for one in (removals := removable(run)):
+        for one in removable(run):
             delete(one.folder)
             report(f"deleted {one.folder}: {one.why}")
-    return removals
+            yield one
 
 
 def removable(run: Run) -> list[Removal]:

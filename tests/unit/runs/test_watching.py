@@ -89,6 +89,15 @@ def progress_of(records: list[dict[str, Any]]) -> Progress:
     return progress
 
 
+def test_an_evaluation_that_a_cut_has_undone_is_not_the_last() -> None:
+    cut = {"time": 4.0, "event": "rolled_back", "step": 310, "to": 200, "cut": "c0", "spike": 310, "passed_over": 1}
+    found = [
+        {"time": step / 100, "event": "evaluated", "step": step, "val_loss": 3.0, "seconds": 0.1} for step in (100, 200, 300)
+    ]
+    progress = progress_of([*found, cut, {**cut, "time": 5.0}])
+    assert [event["step"] for event in progress.evaluated] == [100, 200]
+
+
 def shown(progress: Progress, width: int = 80, height: int = 24, **fields: Any) -> list[str]:
     console = Console(record=True, width=width, height=height, file=io.StringIO())
     console.print(View("runs/small", make_spec(train__steps=STEPS), None, progress, **{"alive": True, **fields}))

@@ -11,10 +11,10 @@ import pytest
 from foundray.errors import InputError
 from foundray.inspection.auditing.events import judge_events
 from foundray.runs.checkpoints import Keep, completed, completed_steps
-from foundray.runs.run import Run
+from foundray.runs.run import BRANCHING, Run
 from foundray.testing.runs import run_with_checkpoint
 from foundray.testing.trainers import load_latest, make_trainer
-from foundray.training.branching import BEGUN, branch
+from foundray.training.branching import branch
 from foundray.training.checkpoints.checkpoint import read_state, state_sha256
 from foundray.training.rollback import RollBack, passed_over, recorded, trusted
 
@@ -103,9 +103,10 @@ def test_what_an_interrupted_branch_has_made_does_not_count(run: Run, tmp_path: 
     folder = tmp_path / "colder"
     (folder / "checkpoints" / "step-00000007").mkdir(parents=True)
     (folder / "checkpoints" / "step-00000007" / "manifest.json").write_text("{}")
-    (folder / BEGUN).write_text("")
+    (folder / BRANCHING).write_text("")
+    (folder / ".holder.lock").write_text("")
     made = made_by(run)
-    assert completed_steps(made.checkpoints) == [3] and not (folder / BEGUN).exists()
+    assert completed_steps(made.checkpoints) == [3] and not (folder / BRANCHING).exists()
 
 
 def test_its_paths_are_absolute_and_fields_that_are_too_late_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from foundray.training.collectives.exchange import Exchange, open_exchange
 from foundray.training.collectives.meeting import LostConnection
 
 GATHERING = timedelta(seconds=15)
-"""Longest wait for each other when workers form a group."""
+"""Longest wait for each other when workers form a group: once for all to come, and once to connect them."""
 SILENCE = timedelta(minutes=10)
 """Longest wait of a collective for a worker that neither answers nor closes its connection."""
 

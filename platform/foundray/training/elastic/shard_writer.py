@@ -61,7 +61,7 @@ class ShardWriter:
                 return self._report(Written(generation, step, made_under, reason, seconds))
         self.saved = step
         blocks = self.trainer.blocks
-        losses = self.trainer.spikes.window() if self.trainer.group.rank == 0 else ()  # one worker's is enough
+        losses = self.trainer.spikes.window() if self.trainer.own.start == 0 else ()  # one worker's is enough
         self.writing = self.thread.submit(self._write, generation, step, made_under, blocks, tensors, losses, last, pinned)
 
     def _wait(self) -> bool:

@@ -10,6 +10,7 @@ over held-out data by Voita et al. 2024).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,7 +91,7 @@ class Activations:
         active = group.sum(torch.cat(mine).to(torch.int64)).split(widths)
         maxima = group.share({name: float(value) for name, value in self.maxima.items()})
         return {
-            name: Activity(max(of[name] for of in maxima if name in of), float((units == 0).double().mean()))
+            name: Activity(_largest([of[name] for of in maxima if name in of]), float((units == 0).double().mean()))
             for name, units in zip(self.layers, active, strict=True)
             if any(name in of for of in maxima)
         }
@@ -170,3 +171,8 @@ def largest_logit(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, valid
             logits = q[rows, of].float() @ k[rows, of].float().mT * width**-0.5
             largest = torch.maximum(largest, (logits if allowed is None else logits.where(allowed, -torch.inf)).max())
     return largest
+
+
+def _largest(values: Sequence[float]) -> float:
+    """The largest, or NaN if one is: the order never counts."""
+    return math.nan if any(map(math.isnan, values)) else max(values)

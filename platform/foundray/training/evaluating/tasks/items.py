@@ -95,7 +95,7 @@ def _item(fields: Any, delimiter: str) -> Item:
         if needed <= fields.keys():
             kind, made, gold = make(fields, delimiter)
             candidates = tuple(made)
-            if any("\ud800" <= letter <= "\udfff" for one in candidates for letter in one.context + one.text):
+            if any("\ud800" <= letter <= "\udfff" for one in candidates for letter in one.context + one.text + group):
                 raise ValueError("it holds half a surrogate pair, which is no character")
             return Item(kind, candidates, gold, group)
     raise ValueError(f"it has the fields {', '.join(map(str, fields)) or 'none'}; a line has {FORMS}")
