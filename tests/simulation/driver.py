@@ -128,11 +128,14 @@ class Driver:
                 events = list(self.inbox)
                 self.inbox.clear()
                 self.note_handed(events)
-                failed = [event.status.reason for event in events if self.is_failed(event)]
+                failed = [event for event in events if self.is_failed(event)]
                 self.decisions.extend(self.protocol.take(events, self.world.clock.now))
                 if self.decisions:
                     self.happen()
-                self.world.took(self, failed)
+                # Whom the same look counts as lost has no say, and the run may be another command's by now.
+                heard = [one.status.reason for one in failed if one.number in self.protocol.members.of]
+                if not any(isinstance(event, m.TakenOver) for event in events):
+                    self.world.took(self, heard)
             else:
                 return
 

@@ -237,6 +237,20 @@ class BusyWorld(World):
     make_protocol = _Busy
 
 
+class _Trusting(Protocol):
+    """Takes every order for delivered."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.members.missed_order = lambda number, now: False  # type: ignore[method-assign]
+
+
+class TrustingWorld(World):
+    """A lone worker whose order was lost waits for it for ever, and the driver for the worker."""
+
+    make_protocol = _Trusting
+
+
 MUTANTS: dict[str, type[World]] = {
     "undone states are deleted": DeletingWorld,
     "each worker looks for the newest checkpoint": EachLooksWorld,
@@ -250,4 +264,5 @@ MUTANTS: dict[str, type[World]] = {
     "errors of workers are not heard": DeafWorld,
     "a stop waits for leases": BoundWorld,
     "a stop waits for a group, though all is stored": BusyWorld,
+    "orders are taken for delivered": TrustingWorld,
 }

@@ -18,6 +18,8 @@ the longer time if no slot is held, because others may have taken them all.
 """
 SLOT_LOST_SECONDS = 90.0
 """A worker is released once Ray Train has not held its slot for this long."""
+ORDER_SECONDS = 10.0
+"""A worker that has answered as before its order for so long did not get it: an answer on its way is seconds old at most."""
 NEVER = float("inf")
 
 
@@ -37,6 +39,8 @@ class Member:
     """Time by which its expected slot has to be held, if not that of all."""
     lost_since: float | None = None
     """Time since which its slot has not been held."""
+    behind_since: float | None = None
+    """Time since which it answers as if it had not got its last order; None if it has, or has not answered since."""
     left: bool = False
     """Whether it has handed over its state and leaves."""
 
@@ -64,8 +68,11 @@ class Members:
         member = self.of[number]
         member.heard = now
         old = member.status
+        if status.generation < old.generation and member.behind_since is None:
+            member.behind_since = now
         if status.generation < old.generation or status.version <= old.version:
             return
+        member.behind_since = None
         if status.phase is not old.phase:
             if status.phase not in TRANSITIONS[old.phase]:
                 return self.lose(number, f"it says that it is {status.phase} after {old.phase}", now)
@@ -79,6 +86,12 @@ class Members:
         member = self.of[number]
         assert member.status.phase in IDLE, member
         member.status, member.left = Status(Phase.RUNNING, -1, generation, facts=member.status.facts), False
+        member.behind_since = None
+
+    def missed_order(self, number: int, now: float) -> bool:
+        """Tell whether a worker still answers as before its last order: the call did not arrive."""
+        member = self.of[number]
+        return member.behind_since is not None and now - member.behind_since > ORDER_SECONDS
 
     def leave(self, number: int) -> None:
         """Record that a worker leaves, which is no loss."""

@@ -265,7 +265,8 @@ class Protocol:
         """Act on the phases of the group's workers."""
         here = self._here()
         phases = {member.status.phase for member in here}
-        if len(here) < len(self.group) or Phase.BROKEN in phases:
+        missed = any(self.members.missed_order(member.number, self.now) for member in here)
+        if len(here) < len(self.group) or Phase.BROKEN in phases or missed:
             self.broken = True
             self._halt()
         elif phases == {Phase.RUNNING}:

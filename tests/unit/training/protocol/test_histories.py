@@ -42,6 +42,7 @@ FOUND = {
     "errors of workers are not heard": (of_seed(0), "does not end with the error of a worker"),
     "a stop waits for leases": (STOP_WITHOUT_LEASES, "from the request to stop"),
     "a stop waits for a group, though all is stored": (STOP_ALL_STORED, "from the request to stop"),
+    "orders are taken for delivered": (of_seed(89957), "the run is not finished"),
 }
 """For each broken protocol, a history that it fails, and what does not hold in it.
 
