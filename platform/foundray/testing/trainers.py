@@ -88,15 +88,15 @@ def train_steps(
     skew: int | None = None,
     storage: str | None = None,
     device: str = "cpu",
-    team: int = 1,
+    team: int | None = None,
 ) -> tuple[str, list[float]]:
     """Train for `count` steps, then evaluate; gives the weights' SHA-256, and the losses and the evaluated tokens.
 
     Micro-batches are dealt to the group's workers in turn, or at random with `skew` as the seed. With `storage`, training
-    continues from the newest checkpoint there and writes one at its end. `team` workers hold one copy of the model between
-    them. The result must not depend on the group.
+    continues from the newest checkpoint there and writes one at its end. With `team`, that number of workers hold one copy of
+    the model between them. The result must not depend on the group.
     """
-    trainer = make_trainer(spec, group, device) if team == 1 else make_team_trainer(spec, group, team)
+    trainer = make_team_trainer(spec, group, team) if team else make_trainer(spec, group, device)
     manifest = load_latest(Store.at(storage), trainer, FINGERPRINT)[0] if storage else None
     first = manifest.step if manifest else 0
     losses = []

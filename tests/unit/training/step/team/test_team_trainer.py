@@ -69,9 +69,9 @@ def key(payload: bytes) -> tuple[int, ...]:
     return tuple(target[0].tolist())
 
 
-def guarded_steps(group: Group, spec: Spec, factors: dict[int, float], team: int) -> tuple[str, list[tuple[int, ...]]]:
+def guarded_steps(group: Group, spec: Spec, factors: dict[int, float], team: int | None) -> tuple[str, list[tuple[int, ...]]]:
     """Do three steps with rechecks, some of whose losses are multiplied; the weights' SHA-256, and what was skipped."""
-    trainer = make_trainer(spec, group) if team == 1 else make_team_trainer(spec, group, team)
+    trainer = make_team_trainer(spec, group, team) if team else make_trainer(spec, group)
     trainer.objective = Poisoned(spec, factors)  # type: ignore[assignment]
     trainer.read = lambda position: micro_batch(spec, position)
     results = []
@@ -86,7 +86,7 @@ def test_micro_batches_that_are_not_finite_or_too_large_are_left_out_whole() -> 
     """A loss that is not finite is found before the backward pass, a gradient that is too large after units were added."""
     spec = make_spec(guard__recheck_every=1)
     factors = {1: float("nan"), 7: 1e20, 8: 1e20, 13: 1e25}
-    alone = guarded_steps(Group(), spec, factors, 1)
+    alone = guarded_steps(Group(), spec, factors, None)
     assert alone[1] == [(1,), (2, 3), (3,)]
     for teams, size in ((1, 2), (2, 2)):
         assert set(map(str, run_group(teams * size, guarded_steps, spec, factors, size))) == {str(alone)}, (teams, size)
