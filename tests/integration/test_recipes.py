@@ -98,7 +98,7 @@ REGISTERED = [
         '    weight_norm: Annotated[float | None, Measure("weight_norm", "Norm of the weights", least=0)] = None\n',
     ),
     ("training/step/outcome.py", "    tokens: int\n    grad_norm", "    weight_norm: float\n"),
-    ("training/step/trainer.py", "tokens_sum, norm, lr, takers", "self._norm(self.flat.shard(self.blocks)), "),
+    ("training/step/trainer.py", "tokens_sum, norm, lr, takers", "self._norm(part(self.buffer, self.own)), "),
 ]
 """A file, a place in it, and what is put before that place."""
 
