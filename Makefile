@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STEPS ?= 500
-ALONE := tests/integration/test_startup.py tests/gpu
+ALONE := tests/integration/test_startup.py tests/integration/test_prometheus.py tests/gpu
 # Tests start hundreds of processes that import the same modules. Python keeps what it compiles, also where the environment, as
 # that of many container images, says that it should not: otherwise each of them would compile all of it once more.
 export PYTHONDONTWRITEBYTECODE :=
@@ -22,7 +22,7 @@ demo: $(VENV)/.ready  ## train on the standard library's source, about two minut
 
 test: check  ## all checks, and every capability once on real Ray
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone and not thorough"
-	$(BIN)/pytest -m alone $(ALONE)
+	$(BIN)/pytest -m "alone and not thorough" $(ALONE)
 
 test-all: check lm-eval transformers  ## all checks and tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
