@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tests import hooked
-from tests.chaos.faults import RESOURCES as CPU
-from tests.chaos.faults import Run
+from tests.chaos.run import Run
+from tests.chaos.site import RESOURCES as CPU
 
 from foundray.cluster.connect import connected
 from foundray.cluster.local.cluster import LocalCluster

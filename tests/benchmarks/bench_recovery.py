@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tests.benchmarks import plain_ray_train
 from tests.benchmarks.small_runs import machine, standard_library
-from tests.chaos.faults import RESOURCES, Run, nodes_of
+from tests.chaos.run import Run
+from tests.chaos.site import RESOURCES, Site
 
 from foundray.cluster.local.cluster import LocalCluster
 from foundray.testing.specs import small_spec, write_spec
@@ -90,7 +91,7 @@ def main() -> None:
             run.wait_for_step(30)
             for _ in range(options.kills):
                 time.sleep(dealer.uniform(0.5, 1.5))
-                found.append(kill(run, dealer.choice(nodes_of(cluster))))
+                found.append(kill(run, dealer.choice(Site(cluster).nodes())))
                 print("  ".join(f"{name} {value:.2f}" for name, value in found[-1].items()), flush=True)
                 grow(run)
         finally:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.chaos.faults import Run
+from tests.chaos.run import Run
 from tests.repository import REPOSITORY
 
 import foundray as api

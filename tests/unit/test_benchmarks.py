@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.benchmarks.bench_processes import role
 from tests.benchmarks.goodput.costs import ASSUMPTIONS, Costs
 from tests.benchmarks.goodput.traces import Change, Trace, failures, node_seconds, spot_instances
 from tests.benchmarks.small_runs import SETTLED_SECONDS, Record
+from tests.repository import REPOSITORY
 from tests.unit.recording import step
 
 
@@ -27,6 +29,12 @@ def record(ends: list[float], evaluated: float) -> Record:
         {"event": "finished", "time": ends[-1] + 1},
     ]
     return Record(events, steps, 0.0, ends[-1] + 2)
+
+
+def test_every_benchmark_can_be_imported() -> None:
+    """They run too long for the tests, which therefore would not notice what they use being moved."""
+    for file in sorted((REPOSITORY / "tests" / "benchmarks").glob("*.py")):
+        importlib.import_module(f"tests.benchmarks.{file.stem}")
 
 
 def test_a_steady_step_is_from_end_to_end_and_leaves_out_starts_and_evaluations() -> None:
