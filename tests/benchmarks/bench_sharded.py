@@ -2,7 +2,7 @@
 
 Processes that share a gloo group, without Ray. Each trains the same shape of model on as many tokens per step: FSDP2
 (`fully_shard`, every layer) with torch's AdamW, and a team with exact and rounded sums and both AdamW. Peak and resting bytes
-are above what the process had before it made a model. glibc is told to give freed memory back, for all of them.
+are above what the process had before it made a model. A setting of glibc makes it give freed memory back, for all of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs that go through one schedule of faults after another, and what is compared after each.
 
-A start takes most of a short run, and its faults a few seconds each. So a run goes on after a schedule, with the state that
+A start takes most of a short run, and its faults a few seconds each. So a run continues after a schedule, with the state that
 the faults have left: any trace of them would stay in all that follows.
 """
 
@@ -27,7 +27,7 @@ from foundray.storage import Store
 from foundray.training.checkpoints.checkpoint import read_state, state_sha256
 
 MARGIN = 100
-"""A run with fewer steps left goes on to its end: a schedule takes about 50 steps."""
+"""A run with fewer steps left continues to its end: a schedule takes about 50 steps."""
 
 
 @dataclass(frozen=True)

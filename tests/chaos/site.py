@@ -31,7 +31,7 @@ class Site:
             self.cluster.add(RESOURCES, environment=self.environment, wrapper=wrapper)
 
     def fill(self, count: int) -> None:
-        """Add nodes until there are so many."""
+        """Add nodes until there are `count`."""
         while len(self.nodes()) < count:
             self.add()
 

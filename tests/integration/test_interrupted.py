@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("own_ray")
 
 STEPS = 60
 PACE = 0.04
-"""Seconds per micro-batch, of which a step has five, that keep a run from ending before it is stopped."""
+"""Seconds per micro-batch, five per step, that keep a run from ending before it is stopped."""
 LONG = {
     "train.steps": STEPS, "train.checkpoint_every": 1000, "train.evaluate_every": 1000, "data.holdout": 0.005,
     "scale.resources.CPU": 0.5, "objective.kind": "hooked",

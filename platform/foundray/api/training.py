@@ -64,15 +64,14 @@ def extend(
     One of `steps`, `tokens` and `epochs` gives the new length; `overrides` are fields that do not change the result;
     the rest as for `train`. Raises InputError if the run would have to start over, and RunFailed.
     """
+    from foundray.runs.extension import length_of
     from foundray.runs.run import Run
     from foundray.training import driver
     from foundray.training.extending import extend as make_longer
 
     opened = Run.open(text_of(run))
     opened.spec(dict(overrides or {}))  # refuses overrides that change the result, before anything is written
-    length = {"steps": steps, "tokens": tokens, "epochs": epochs}
-    given = {name: value for name, value in length.items() if value is not None}
-    make_longer(opened, given, lambda: driver.prepared_data(opened), report)
+    make_longer(opened, length_of(steps, tokens, epochs), lambda: driver.prepared_data(opened), report)
     return driver.resume(opened, opened.spec(dict(overrides or {})), report, show_progress, on_event)
 
 

@@ -25,8 +25,9 @@ def add_length(parser: Any) -> None:
 
 def length_given(options: Any) -> dict[str, Any]:
     """Return those of `add_length` that are given."""
-    given = {name: getattr(options, name) for name in ("steps", "tokens", "epochs")}
-    return {name: value for name, value in given.items() if value is not None}
+    from foundray.runs.extension import length_of
+
+    return length_of(options.steps, options.tokens, options.epochs)
 
 
 def _extend(options: Any) -> None:

@@ -5,8 +5,7 @@ The default is Llama: RMSNorm, SwiGLU, rotary positions, no biases. The fields o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import reduce
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,13 @@ Stage = Callable[[Tensor], Tensor]
 """A part of a forward pass: computes hidden states from those of the part before. The first one ignores what it gets."""
 
 
+def run(stages: Iterable[Stage], hidden: Tensor) -> Tensor:
+    """Compute stages one after another."""
+    for stage in stages:
+        hidden = stage(hidden)
+    return hidden
+
+
 class Attention(nn.Module):
     def __init__(self, shape: ModelConfig):
         super().__init__()
@@ -33,12 +39,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Tables, mask: Tensor | None, causal: bool) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        if self.rotary:
-            q, k = rotated(q, k, self.heads, rotation)
-        else:
-            q, k = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (q, k))
+        q, k = self.compared(q, k, rotation)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
         return self.o_proj(y.transpose(1, 2).flatten(2))
+
+    def compared(self, q: Tensor, k: Tensor, rotation: Tables) -> tuple[Tensor, Tensor]:
+        """Queries and keys [B, T, D] as attention compares them, [B, H, T, head width]."""
+        if self.rotary:
+            return rotated(q, k, self.heads, rotation)
+        q, k = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (q, k))
+        return q, k
 
 
 class FeedForward(nn.Module):
@@ -151,7 +161,7 @@ class Layers(nn.Module):
         def layer_of(index: int) -> Stage:
             layer, last = self.layers[index], index + 1 == len(self.layers)
 
-            def run(h: Tensor) -> Tensor:
+            def compute(h: Tensor) -> Tensor:
                 if self.recompute and torch.is_grad_enabled():
                     h = checkpoint(layer, h, rotation, mask, causal, use_reentrant=False)
                 else:
@@ -161,7 +171,7 @@ class Layers(nn.Module):
                     states.append(h)
                 return h
 
-            return run
+            return compute
 
         return [enter, *map(layer_of, range(len(self.layers)))]
 
@@ -169,8 +179,7 @@ class Layers(nn.Module):
         self, h: Tensor, mask: Tensor | None, causal: bool, visible: Tensor | None = None, states: list[Tensor] | None = None
     ) -> Tensor:
         """Hidden states of embedded units [B, T, D]; see `stages`."""
-        begin, *layers = self.stages(lambda embedded: embedded, mask, causal, visible, states)
-        return reduce(lambda hidden, stage: stage(hidden), layers, begin(h))
+        return run(self.stages(lambda embedded: embedded, mask, causal, visible, states), h)
 
     def _placed(self, h: Tensor, visible: Tensor | None) -> tuple[Tensor, Tables]:
         """Units with their positions, and the rotations of these positions; positions first, as `visible` selects both."""

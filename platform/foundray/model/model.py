@@ -6,7 +6,7 @@ The state dict of a `next_token` model loads, without renaming, into Hugging Fac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from foundray.contract import WIDTH, Objective, UnitShape
 from foundray.host.devices import traits
-from foundray.model.backbone import Backbone, Predictor, Stage
+from foundray.model.backbone import Backbone, Predictor, Stage, run
 from foundray.model.parametrisation import Readout, scalings
 from foundray.spec import ModelConfig
 
@@ -108,7 +108,7 @@ class Model(nn.Module):
         return run(self.encoder(batch, states), batch.x)
 
     def encoder(self, batch: Batch, states: list[Tensor] | None = None) -> list[Stage]:
-        """The stages of `encode`, one for each of the first of `unit_names`."""
+        """The stages of `encode`, one for each of the first of `foundray.model.units.units`."""
         mask = attention_mask(batch, self.causal, self.shape.class_unit)
         return self.model.stages(lambda _: self.model.embed(batch.x, batch.masked), mask, self.causal, batch.visible, states)
 
@@ -129,13 +129,6 @@ class Model(nn.Module):
     def of_units(self, hidden: Tensor) -> Tensor:
         """Hidden states without the class unit's, if any."""
         return hidden[:, 1:] if self.shape.class_unit else hidden
-
-
-def run(stages: Iterable[Stage], hidden: Tensor) -> Tensor:
-    """Compute stages one after another."""
-    for stage in stages:
-        hidden = stage(hidden)
-    return hidden
 
 
 def _head(width: int, outputs: tuple[int, ...], shape: ModelConfig) -> nn.Module:

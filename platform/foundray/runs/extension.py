@@ -61,6 +61,12 @@ def _with(spec: Spec, values: Mapping[str, Any]) -> Spec:
     return checked(Spec, fields, "the record of an extension").begun_with(spec.arithmetic)
 
 
+def length_of(steps: int | None, tokens: int | None, epochs: float | None) -> dict[str, Any]:
+    """A new length by the name of what it counts, as far as it is given."""
+    given = {"steps": steps, "tokens": tokens, "epochs": epochs}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def check_length(length: Mapping[str, Any]) -> None:
     """Refuse a new length that is not one of steps, tokens and epochs. Raises InputError."""
     if len(length) != 1:

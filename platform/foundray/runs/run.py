@@ -52,18 +52,8 @@ BEGINNING = {"spec.yaml", "data.json", "tokenizer.json", "start.safetensors", HO
 """Files of a run's beginning, which only the command that holds the run writes."""
 BRANCHING = "branching"
 """File in a branch's folder until the run is there."""
-_BEFORE_ITS_SPEC = BEGINNING | {
-    REQUEST,
-    LOCK,
-    BRANCHING,
-    TASKS,
-    "checkpoints",
-    "events",
-    "events.jsonl",
-    "metrics",
-    "metrics.jsonl",
-}
-"""What a folder may hold before its run has begun: a branch has a checkpoint first."""
+_BEFORE_ITS_SPEC = BEGINNING | {BRANCHING, TASKS, "checkpoints", "events", "events.jsonl", "metrics", "metrics.jsonl"}
+"""What a folder may hold, besides the lock's files, before its run has begun: a branch has a checkpoint first."""
 
 NOT_BEGUN = "is not begun"
 """Part of the message about a run without a folder."""

@@ -6,25 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator
 
-from foundray.errors import InputError
 from foundray.spec.learning import FormatName
-from foundray.spec.section import Section, nearest
-from foundray.storage import check_no_secret
+from foundray.spec.section import Section, nearest, without_secret
 
 VALIDATION = "validation"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 """Name of a set or of a task, and of files."""
 
 
-def _without_secret(path: str) -> str:
-    try:
-        check_no_secret(path)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-    return path
-
-
-Place = Annotated[str, AfterValidator(_without_secret)]
+Place = Annotated[str, AfterValidator(without_secret)]
 """A path or a URL without a secret, as it is stored and shown."""
 
 

@@ -18,10 +18,8 @@ from pydantic import (
 )
 
 from foundray.contract.tracking import TRACKERS, Tracker, load_tracker
-from foundray.errors import InputError
 from foundray.spec.learning import check_installed
-from foundray.spec.section import Section
-from foundray.storage import check_no_secret
+from foundray.spec.section import Section, without_secret
 
 
 def _as_pair(value: object) -> object:
@@ -113,10 +111,7 @@ class TrackerConfig(Section):
     def _known(self) -> TrackerConfig:
         for value in (self.model_extra or {}).values():
             if isinstance(value, str):
-                try:
-                    check_no_secret(value)
-                except InputError as error:
-                    raise ValueError(str(error)) from None
+                without_secret(value)
         check_installed("tracker", self.kind, TRACKERS)
         return self
 

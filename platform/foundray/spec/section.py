@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from foundray.errors import InputError
+from foundray.storage import check_no_secret
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -20,6 +23,15 @@ class Section(BaseModel):
     """A part of the spec. Refuses unknown fields, and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def without_secret(value: str) -> str:
+    """Return a value that is stored and shown. Raises ValueError if it is a URL that holds a secret."""
+    try:
+        check_no_secret(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    return value
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -58,7 +58,7 @@ def prune(location: str, delete_them: bool, report: Callable[[str], None]) -> li
 
 def _deleted(run: Run, report: Callable[[str], None]) -> Iterator[Removal]:
     """Delete what the run does not need, one after another."""
-    if not removable(run):
+    if not removable(run):  # so that a run that cannot be written to, and has nothing to delete, needs no lock
         return
     with RunLock(run.folder, report):
         for one in removable(run):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ from foundray.spec.arithmetic import differing
 from foundray.storage import Store, sha256
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, ShardFile
-from foundray.training.step.blocks import Blocks
+from foundray.training.step.blocks import Blocks, overlaps
 from foundray.training.step.flat import Entry
 from foundray.training.step.trainer import Trainer
 
@@ -206,19 +206,6 @@ def _read_blocks(folder: Store, manifest: CheckpointManifest, blocks: Blocks, on
             for there, here, count in wanted:
                 parts.setdefault(name, []).append((here, tensor[there * width : (there + count) * width]))
     return {name: torch.cat([part for _, part in sorted(found, key=lambda f: f[0])]) for name, found in parts.items()}
-
-
-def overlaps(ranges: Iterable[tuple[int, int]], blocks: Blocks) -> Iterator[tuple[int, int, int]]:
-    """Where blocks of `ranges`, one after another, are in `blocks`: (position in the ranges, position there, number)."""
-    there = 0
-    for first, last in ranges:
-        here = 0
-        for run in blocks.ranges:
-            start, stop = max(run.start, first), min(run.stop, last)
-            if start < stop:
-                yield there + start - first, here + start - run.start, stop - start
-            here += len(run)
-        there += last - first
 
 
 def _read_shard(folder: Store, shard: ShardFile) -> dict[str, Tensor]:

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foundray.model.backbone import Attention, Layers
+from foundray.model.backbone import Layers
 from foundray.model.model import Batch, Model
-from foundray.model.rotation import rotated
 from foundray.training.collectives.group import Group
 from foundray.training.step.trainer import MicroBatches, Trainer
 
@@ -121,7 +120,7 @@ class Activations:
 
         def attended(module: nn.Module, inputs: Sequence[Any], output: Tensor) -> None:
             _, rotation, mask, causal = inputs
-            q, k = _heads(attention, seen.pop("q"), seen.pop("k"), rotation)
+            q, k = attention.compared(seen.pop("q"), seen.pop("k"), rotation)
             largest = largest_logit(q, k, mask, causal, valid)
             self.maxima[name] = torch.maximum(self.maxima[name], largest) if name in self.maxima else largest
 
@@ -139,14 +138,6 @@ class Activations:
             attention.register_forward_hook(attended),
             layer.mlp.down_proj.register_forward_pre_hook(handed_on),
         ]
-
-
-def _heads(attention: Attention, q: Tensor, k: Tensor, rotation: Any) -> tuple[Tensor, Tensor]:
-    """Queries and keys as attention compares them, [B, H, T, head width]."""
-    if attention.rotary:
-        return rotated(q, k, attention.heads, rotation)
-    q, k = (each.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for each in (q, k))
-    return q, k
 
 
 def largest_logit(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, valid: Tensor | None) -> Tensor:

@@ -68,9 +68,10 @@ class Members:
         member = self.of[number]
         member.heard = now
         old = member.status
-        if status.generation < old.generation and member.behind_since is None:
-            member.behind_since = now
-        if status.generation < old.generation or status.version <= old.version:
+        if status.generation < old.generation:
+            member.behind_since = now if member.behind_since is None else member.behind_since
+            return
+        if status.version <= old.version:
             return
         member.behind_since = None
         if status.phase is not old.phase:

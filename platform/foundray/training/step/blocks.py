@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -52,3 +52,16 @@ def shard_bounds(blocks: int, room: Sequence[float]) -> tuple[int, ...]:
 def shard_of(bounds: Sequence[int], rank: int, blocks: int) -> range:
     """What a worker owns of `blocks` blocks, without the padding, by the bounds of `shard_bounds`."""
     return range(min(bounds[rank], blocks), min(bounds[rank + 1], blocks))
+
+
+def overlaps(ranges: Iterable[tuple[int, int]], blocks: Blocks) -> Iterator[tuple[int, int, int]]:
+    """Where blocks of `ranges`, one after another, are in `blocks`: (position in the ranges, position there, number)."""
+    there = 0
+    for first, last in ranges:
+        here = 0
+        for run in blocks.ranges:
+            start, stop = max(run.start, first), min(run.stop, last)
+            if start < stop:
+                yield there + start - first, here + start - run.start, stop - start
+            here += len(run)
+        there += last - first

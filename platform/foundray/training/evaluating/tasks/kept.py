@@ -25,19 +25,19 @@ def keep_tasks(run: Run, spec: Spec, prepared: Prepared, report: Callable[[str],
 
     Raises InputError, and then writes nothing, if the run's model cannot score an item, or if there is neither file nor copy.
     """
-    kept = []
+    fresh = list[tuple[Store, bytes]]()
     for name, task in spec.evaluate.tasks.items():
         copy = run.folder / TASKS / f"{name}.jsonl"
         try:
             content = _content(task)
+            fresh.append((copy, content))
         except InputError:
             if not copy.exists():
                 raise
             content = copy.read_bytes()
         if line := _unknown(content, _where(name, task), task, spec, prepared):
             report(line)
-        kept.append((copy, content))
-    for copy, content in kept:
+    for copy, content in fresh:
         copy.write_bytes(content)
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from foundray.model.model import Model
 from foundray.model.units import units
 from foundray.training.collectives.group import Group
-from foundray.training.step.blocks import BLOCK, Blocks
-from foundray.training.step.flat import Layout
+from foundray.training.step.blocks import BLOCK, Blocks, overlaps
+from foundray.training.step.flat import Layout, part
 from foundray.training.step.team.holding import holding
 from foundray.training.step.team.unit import GatheredUnit
 
 
 class TeamParameters:
-    """The weights of `model`, of which this worker holds the part that is its own in `team`."""
+    """The weights of `model`, whose parts the members of `team` hold."""
 
     def __init__(self, model: Model, layout: Layout, team: Group, device: torch.device, teams: int):
         self.layout, self.team = layout, team
@@ -32,7 +32,7 @@ class TeamParameters:
     def part(self, unit: int, buffer: Tensor) -> Tensor:
         """A unit's part of a buffer that is laid out as `self.buffer` is."""
         held = self.held[unit]
-        return buffer[held.first * BLOCK : (held.first + len(held.held)) * BLOCK]
+        return part(buffer, range(held.first, held.first + len(held.held)))
 
     def gather(self, unit: int) -> None:
         self.units[unit].gather(self.part(unit, self.buffer))
@@ -51,28 +51,24 @@ class TeamParameters:
         entry = next(entry for entry in self.layout.entries if entry.name == name)
         padded = torch.zeros(entry.blocks * BLOCK)
         padded[: values.numel()] = values.reshape(-1)
-        inside = range(entry.first, entry.first + entry.blocks)
-        at = 0
-        for run in self.blocks.ranges:
-            start, stop = max(run.start, inside.start), min(run.stop, inside.stop)
-            if start < stop:
-                here = (at + start - run.start) * BLOCK
-                wanted = padded[(start - inside.start) * BLOCK : (stop - inside.start) * BLOCK]
-                self.buffer[here : here + len(wanted)] = wanted.to(self.buffer.device)
-            at += len(run)
+        for there, here, count in overlaps([(entry.first, entry.first + entry.blocks)], self.blocks):
+            part(self.buffer, range(here, here + count)).copy_(part(padded, range(there, there + count)))
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The whole weights by name, in name order, on the CPU, one unit in memory at a time. Every member iterates."""
-        places = {entry.name: (unit, entry, offset) for unit in self.units for entry, offset in unit.held.places}
-        current: GatheredUnit | None = None
+        places = {entry.name: (unit, entry, offset) for unit, held in enumerate(self.held) for entry, offset in held.places}
+        current: int | None = None
         for name in sorted(places):
             unit, entry, offset = places[name]
-            if unit is not current:
-                if current:
-                    current.free()
-                unit.gather(self.part(self.units.index(unit), self.buffer))
+            if unit != current:
+                if current is not None:
+                    self.units[current].free()
+                self.gather(unit)
                 current = unit
             start = offset * BLOCK
-            yield name, unit.whole[start : start + torch.Size(entry.shape).numel()].view(entry.shape).to("cpu", copy=True)
-        if current:
-            current.free()
+            yield (
+                name,
+                self.units[unit].whole[start : start + torch.Size(entry.shape).numel()].view(entry.shape).to("cpu", copy=True),
+            )
+        if current is not None:
+            self.units[current].free()

@@ -17,6 +17,7 @@ from foundray.model.backbone import Stage
 from foundray.model.model import Batch, Model, initial_weights
 from foundray.spec import Spec
 from foundray.training.collectives.group import Group
+from foundray.training.step.blocks import overlaps
 from foundray.training.step.flat import part
 from foundray.training.step.loss_sum import WORDS, fits, words
 from foundray.training.step.team.parameters import TeamParameters
@@ -95,7 +96,8 @@ class TeamTrainer(Trainer):
 
     def _of_all_blocks(self, values: Tensor) -> Tensor:
         everywhere = torch.zeros(self.layout.blocks, dtype=values.dtype, device=self.device)
-        everywhere[list(self.blocks)] = values[self.own.start : self.own.stop]
+        for there, here, count in overlaps([(0, self.layout.blocks)], self.blocks):
+            everywhere[there : there + count] = values[self.own.start + here : self.own.start + here + count]
         return self.group.sum(everywhere)  # the others' are zeros here, so the sum is exact
 
     def _compute(self, at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
