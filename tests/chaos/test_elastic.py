@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 from tests.chaos.faults import Faults
 from tests.chaos.run import Run
 from tests.chaos.site import NODES, RESOURCES, Site
-from tests.command import foundray
+from tests.command import foundray, foundray_here
 from tests.hooked import Pace, rare_openers
 
+import foundray as api
 from foundray.cluster.local.cluster import LocalCluster
 from foundray.testing.specs import small_spec, write_spec
 from foundray.testing.waiting import wait_until
@@ -38,6 +40,12 @@ def spec(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def hooked_here(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hooked objective, which the cluster finds by PYTHONPATH, is found in this process, too."""
+    monkeypatch.syspath_prepend(os.environ["PYTHONPATH"].partition(os.pathsep)[0])
+
+
+@pytest.fixture
 def pace(tmp_path: Path) -> Pace:
     return Pace(tmp_path / "pace", 0.0)
 
@@ -58,13 +66,15 @@ def start(cluster: LocalCluster) -> Iterator[Callable[..., Run]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(spec: Path, cluster: LocalCluster) -> str:
-    facts = foundray("train", spec, "--set", "name=undisturbed", "--set", "scale.workers=1", "--json").facts
+def growing(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few steps, which are slow while the number of workers changes."""
+    return spec_of(tmp_path_factory.mktemp("growing"), prose, steps=120, objective={"kind": "hooked"})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(growing: Path, cluster: LocalCluster) -> str:
+    facts = foundray("train", growing, "--set", "name=undisturbed", "--set", "scale.workers=1", "--json").facts
     return str(facts["weights_sha256"])
-
-
-def repeated(run: Run) -> int:
-    return int(foundray("status", run.folder, "--json").facts["steps_repeated"])
 
 
 def world(run: Run) -> int:
@@ -92,16 +102,17 @@ def shares(run: Run, step: int) -> list[float]:
 
 
 def test_growing_draining_and_losing(
-    cluster: LocalCluster, spec: Path, undisturbed: str, start: Callable[..., Run], pace: Pace
+    cluster: LocalCluster, hooked_here: None, growing: Path, undisturbed: str, start: Callable[..., Run], pace: Pace
 ) -> None:
     """No step is repeated if a node joins, one drains, or the feeder dies; few are if a node is lost."""
     for gigabytes in (1, 3):
         cluster.add({**RESOURCES, "memory": gigabytes * 1e9}, environment=pace.environment)
-    run = start(spec, "elastic")
+    pace.set(LINGER / 10)
+    run = start(growing, "elastic")
     faults = Faults(Site(cluster), run, random.Random(0))
     run.wait_for_step(10)
     assert world(run) == 2
-    again = foundray("resume", run.folder)
+    again = foundray_here("resume", run.folder)
     assert f"process {run.process.pid} of" in again.refusal
     assert "is running" in again.refusal
 
@@ -111,13 +122,15 @@ def test_growing_draining_and_losing(
     added = cluster.add({**RESOURCES, "memory": 2e9}, environment=pace.environment)
     wait_for_world(run, 3)
     pace.set(LINGER / 3)
-    run.wait_for_step(run.step() + 5)
+    run.wait_for_step(run.step() + 3)
     faults.feeder()
-    run.wait_for_step(run.step() + 10)
+    run.wait_for_step(run.step() + 5)
+    pace.set(LINGER)
     cluster.drain(added, 20)
     wait_for_world(run, 2)
-    run.wait_for_step(run.step() + 5)
-    assert repeated(run) == 0
+    pace.set(LINGER / 3)
+    run.wait_for_step(run.step() + 3)
+    assert api.status(run.folder).steps_repeated == 0
     cluster.kill(added)
     run.wait_for_step(run.step() + 3)
 
@@ -128,7 +141,7 @@ def test_growing_draining_and_losing(
     assert facts["steps_repeated"] <= MIRROR_EVERY
     assert facts["account"]["recovery"] > 0
     assert sum(facts["account"].values()) == pytest.approx(facts["seconds"], abs=0.01)
-    assert foundray("audit", run.folder, "--json").facts["clean"]
+    assert api.audit(run.folder).clean
 
 
 @pytest.mark.thorough

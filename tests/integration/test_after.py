@@ -1,4 +1,4 @@
-"""`examples/after`: each script run as a user runs it, on one small run that was trained and exported."""
+"""`examples/after`: each script with a user's arguments, on one small run that was trained and exported."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ MODULES = ("base_events.py", "events.py", "futures.py", "locks.py", "queues.py",
 """Docstrings of asyncio; the first and the sixth are held out."""
 
 
-def script(name: str, *arguments: object) -> Done:
-    done = subprocess.run([sys.executable, SCRIPTS / name, *map(str, arguments)], capture_output=True, text=True, timeout=900)
-    return Done(done.returncode, done.stdout, done.stderr)
-
+PAIRS = ("--pairs", 64, "--steps", 16, "--lr", 0.001)
 
 IN_ONE_PROCESS = """
 import contextlib, io, json, runpy, sys
@@ -76,12 +73,36 @@ def made(own_ray: None, prose: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def test_an_adapter_lowers_the_loss_of_held_out_text(made: Path) -> None:
-    done = script("finetune.py", made / "base", made / "adapter", "--data", made / "texts", "--steps", 30, "--lr", 0.005)
-    before, after = figures(done, "held-out loss")
+@pytest.fixture(scope="module")
+def wanted(made: Path) -> str:
+    """A paragraph of the texts, of which `made` then has the vectors."""
+    options = ("--set", "documents=paragraph", "--normalise", "--workers", 1)
+    searched = made / "texts" / "[a-q]*.py"
+    assert foundray_here("embed", made / "runs" / "small", searched, made / "vectors", *options).status == 0
+    paragraphs = (made / "texts" / "queues.py").read_text().split("\n\n")
+    return next(paragraph for paragraph in paragraphs if 30 < len(paragraph) < 60).rstrip()
+
+
+@pytest.fixture(scope="module")
+def done(made: Path, wanted: str) -> dict[str, Done]:
+    """What each script did."""
+    base, texts, out = (made / name for name in ("base", "texts", "out"))
+    commands: dict[str, tuple[object, ...]] = {
+        "adapter": ("finetune.py", base, made / "adapter", "--data", texts, "--steps", 30, "--lr", 0.005),
+        "preference": ("prefer.py", base, made / "preferring", "--data", texts, *PAIRS),
+        "search": ("retrieve.py", base, made / "vectors", "--query", wanted),
+        "measured": ("retrieve.py", base, made / "vectors", "--data", texts, "--files", "[s-z]*.py"),
+        **{f"no model for {name}": (name, texts, out) for name in ("finetune.py", "prefer.py", "retrieve.py")},
+        "one file": ("finetune.py", base, out, "--data", texts, "--files", "tasks.py"),
+    }
+    return dict(zip(commands, scripts(*commands.values()), strict=True))
+
+
+def test_an_adapter_lowers_the_loss_of_held_out_text(made: Path, done: dict[str, Done]) -> None:
+    before, after = figures(done["adapter"], "held-out loss")
     assert after < before - 0.05
     assert (made / "adapter" / "adapter_model.safetensors").exists()
-    assert "--- with the adapter\nasync def " in done.out
+    assert "--- with the adapter\nasync def " in done["adapter"].out
 
 
 def test_fine_tuning_asks_for_the_end_of_texts_and_not_for_padding(made: Path) -> None:
@@ -98,34 +119,23 @@ def test_fine_tuning_asks_for_the_end_of_texts_and_not_for_padding(made: Path) -
     assert batch["attention_mask"].sum(1).unique().numel() == 2  # so that one of them is padded
 
 
-def test_preference_moves_towards_what_people_wrote(made: Path) -> None:
-    options = ("--data", made / "texts", "--pairs", 64, "--steps", 16, "--lr", 0.001)
-    done = script("prefer.py", made / "base", made / "preferring", *options)
-    assert figures(done, "reward margin")[1] > 0.2
-    assert figures(done, "reward higher for chosen")[1] > 0.7
-    before, after = figures(done, "chosen more probable than rejected")
+def test_preference_moves_towards_what_people_wrote(made: Path, done: dict[str, Done]) -> None:
+    assert figures(done["preference"], "reward margin")[1] > 0.2
+    assert figures(done["preference"], "reward higher for chosen")[1] > 0.7
+    before, after = figures(done["preference"], "chosen more probable than rejected")
     assert after >= before
     assert (made / "preferring" / "model.safetensors").exists()
 
 
-def test_what_a_search_finds_stands_in_the_prompt(made: Path) -> None:
-    searched = made / "texts" / "[a-q]*.py"
-    options = ("--set", "documents=paragraph", "--normalise", "--workers", 1)
-    assert foundray_here("embed", made / "runs" / "small", searched, made / "vectors", *options).status == 0
-    paragraphs = (made / "texts" / "queues.py").read_text().split("\n\n")
-    wanted = next(paragraph for paragraph in paragraphs if 30 < len(paragraph) < 60).rstrip()
-    done = script("retrieve.py", made / "base", made / "vectors", "--query", wanted)
-    assert done.status == 0, done.err
-    prompt = done.out.partition("--- what the model writes")[0]
+def test_what_a_search_finds_stands_in_the_prompt(wanted: str, done: dict[str, Done]) -> None:
+    assert done["search"].status == 0, done["search"].err
+    prompt = done["search"].out.partition("--- what the model writes")[0]
     assert prompt.count(wanted) == 2
-    measured = script("retrieve.py", made / "base", made / "vectors", "--data", made / "texts", "--files", "[s-z]*.py")
     for name in ("nothing", "what was found for another one", "what was found  ", "the passage itself"):
-        assert 2 < figures(measured, name)[0] < 6.5
+        assert 2 < figures(done["measured"], name)[0] < 6.5
 
 
-def test_bad_input_is_refused_in_one_sentence(made: Path) -> None:
-    wrong = [(name, made / "texts", made / "out") for name in ("finetune.py", "prefer.py", "retrieve.py")]
-    few = ("finetune.py", made / "base", made / "out", "--data", made / "texts", "--files", "tasks.py")
-    *no_model, too_few = [done.refusal for done in scripts(*wrong, few)]
-    assert all("holds no model that continues texts" in refusal for refusal in no_model)
-    assert "holds 1 files like tasks.py: two are needed" in too_few
+def test_bad_input_is_refused_in_one_sentence(done: dict[str, Done]) -> None:
+    for name in ("finetune.py", "prefer.py", "retrieve.py"):
+        assert "holds no model that continues texts" in done[f"no model for {name}"].refusal
+    assert "holds 1 files like tasks.py: two are needed" in done["one file"].refusal

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests import hooked
-from tests.command import foundray
+from tests.command import foundray_in_turn
 from tests.repository import REPOSITORY
 
 from foundray.runs.checkpoints import completed_steps
@@ -71,13 +71,13 @@ def planted(program: str, spec: Path, name: str) -> int:
 
 @pytest.mark.thorough
 def test_a_killed_command_and_refused_deletes_bring_no_undone_state_back(spec: Path, tmp_path: Path) -> None:
-    undisturbed = foundray("train", spec, "--json").facts["weights_sha256"]
-
     assert planted(KILLED, spec, "killed") == -signal.SIGKILL
     run = Run.open(str(tmp_path / "runs" / "killed"))
     [cut] = recorded(run.records("events.jsonl"))
     assert max(completed_steps(run.checkpoints)) > cut.to, "an undone state is stored"
-    assert foundray("resume", run.folder, "--json").facts["weights_sha256"] == undisturbed
-
     assert planted(REFUSED, spec, "refused") == 0
-    assert foundray("status", tmp_path / "runs" / "refused", "--json").facts["weights_sha256"] == undisturbed
+
+    commands = (("resume", run.folder), ("status", tmp_path / "runs" / "refused"), ("train", spec))
+    resumed, refused, undisturbed = foundray_in_turn(*((*command, "--json") for command in commands), on_one_ray=True)
+    assert resumed.facts["weights_sha256"] == undisturbed.facts["weights_sha256"]
+    assert refused.facts["weights_sha256"] == undisturbed.facts["weights_sha256"]

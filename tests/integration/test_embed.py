@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.command import FOUNDRAY, foundray, foundray_here
+from tests.command import FOUNDRAY, foundray_here
 
 import foundray as api
 from foundray.errors import InputError
@@ -95,7 +95,7 @@ def test_a_lost_worker_and_a_lost_command_change_no_bit(run: Run, prose: Path, t
     refused = foundray_here("search", out, "text").refusal
     assert "is not complete" in refused and f"foundray embed {run.folder.url} {texts} {out}" in refused
     stamps = {file: file.stat().st_mtime_ns for file in (out / "shards").glob("*.parquet")}
-    done = foundray(*command)
+    done = foundray_here(*command)
     assert (done.facts["rows"], done.facts["workers"]) == (MANY, 2)
     assert done.facts["new_rows"] < MANY, "what was done was not done again"
     assert "embed: continuing in" in done.out and done.err == ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tests.command import foundray_here
@@ -26,9 +26,12 @@ def short(shared_spec: Path) -> Facts:
     return api.train(shared_spec, {**begun, "train.steps": 12})
 
 
+@pytest.mark.thorough
+def test_a_branch_that_changes_nothing_is_its_parent(short: Facts) -> None:
+    assert api.branch(short.run, 9, {"name": "same"}).weights_sha256 == short.weights_sha256
+
+
 def test_a_branch_is_audited_and_its_parent_may_go(short: Facts) -> None:
-    same = api.branch(short.run, 9, {"name": "same"})
-    assert same.weights_sha256 == short.weights_sha256, "nothing else is changed"
     changes = {"name": "colder", "train.steps": 16, "schedule.decay_steps": 6, "data.sources.0.weight": 2}
     made = api.branch(short.run, 9, changes)
     assert (made.state, made.step) == ("finished", 16) and made.branch_from and made.branch_from["step"] == 9
@@ -62,17 +65,32 @@ def test_an_extended_run_is_the_run_planned_longer(short: Facts, shared_spec: Pa
     assert "has 24 steps, and 20 steps are no more" in refusal
 
 
-def test_a_run_that_stops_early_does_so_at_one_step_however_it_is_computed(
-    shared_spec: Path, storage: Path, tmp_path: Path
-) -> None:
-    """Its length is given in epochs, which the data resolve. At its end it is judged on a task that is not due otherwise."""
+EARLY = {
+    "train.steps": None, "train.epochs": 0.04, "train.evaluate_every": 4,
+    "train.stop_early": {"patience": 2, "min_delta": 5.0},
+}  # fmt: skip
+
+
+class Early(NamedTuple):
+    """A run that stops early, at whose end it is judged on a task that is not due otherwise."""
+
+    facts: Facts
+    changes: dict[str, Any]
+    said: list[str]
+
+
+@pytest.fixture(scope="module")
+def early(shared_spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Early:
+    pairs = tmp_path_factory.mktemp("early") / "pairs.jsonl"
+    pairs.write_text('{"good": "ab", "bad": "ba"}\n')
+    changes = {**EARLY, "evaluate.tasks": {"pairs": {"path": str(pairs), "every": 8}}}
     said: list[str] = []
-    (tmp_path / "pairs.jsonl").write_text('{"good": "ab", "bad": "ba"}\n')
-    task = {"path": str(tmp_path / "pairs.jsonl"), "every": 8}
-    early = {"patience": 2, "min_delta": 5.0}
-    length = {"train.steps": None, "train.epochs": 0.04, "train.evaluate_every": 4, "train.stop_early": early}
-    changes: dict[str, Any] = {**length, "evaluate.tasks": {"pairs": task}}
-    alone = api.train(shared_spec, {**changes, "name": "early", "train.checkpoint_every": 100}, report=said.append)
+    begun = {**changes, "name": "early", "train.checkpoint_every": 100}
+    return Early(api.train(shared_spec, begun, report=said.append), changes, said)
+
+
+def test_a_run_whose_length_the_data_resolve_stops_early(early: Early, shared_spec: Path) -> None:
+    alone, changes, said = early
     planned = Run.open(alone.run).spec().train.steps
     assert planned > 24
     assert any(line.startswith("train.epochs: 0.04 of") and line.endswith(f"are {planned} steps") for line in said), said
@@ -88,7 +106,12 @@ def test_a_run_that_stops_early_does_so_at_one_step_however_it_is_computed(
     assert "a longer run would, too" in foundray_here("extend", alone.run, "--steps", "80").refusal
     again = api.train(shared_spec, {**changes, "name": "early", "train.checkpoint_every": 100}, report=said.append)
     assert again.weights_sha256 == alone.weights_sha256 and said[-1].startswith("early is finished")
-    two = api.train(shared_spec, {**changes, "name": "early-2", "scale.resources.CPU": 0.5, "scale.workers": 2})
+
+
+@pytest.mark.thorough
+def test_it_stops_at_one_step_however_it_is_computed(early: Early, shared_spec: Path) -> None:
+    alone, run = early.facts, Run.open(early.facts.run)
+    two = api.train(shared_spec, {**early.changes, "name": "early-2", "scale.resources.CPU": 0.5, "scale.workers": 2})
     assert (two.step, two.weights_sha256) == (alone.step, alone.weights_sha256)
     # The driver dies after the evaluation that ends the run: what continues ends there, too.
     events = run.records("events.jsonl")

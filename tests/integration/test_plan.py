@@ -80,7 +80,7 @@ def test_values(data: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_many_units_prepared_data_and_a_run(prose: Path, tmp_path: Path) -> None:
+def test_many_units_prepared_data_and_a_run(own_ray: None, prose: Path, tmp_path: Path) -> None:
     """Two sources are two units, read by Ray Data; what a run has found out is then exact, or measured."""
     changes = {"train__steps": 4, "data__tokenizer": {"kind": "bpe", "vocab_size": 300}}
     spec = small_spec(prose, tmp_path / "runs", **changes)

@@ -140,7 +140,7 @@ def test_a_killed_preparation_continues(tmp_path: Path, monkeypatch: pytest.Monk
     raw = tmp_path / "raw"
     raw.mkdir()
     for i in range(8):  # each file is larger than a unit, once that is made small
-        (raw / f"{i}.txt").write_text("\n".join(sentences(f"file{i}", 40_000)))
+        (raw / f"{i}.txt").write_text("\n".join(sentences(f"file{i}", 25_000)))
     # The command runs in a process of its own, with smaller units, so that there is time to kill it between two.
     script = tmp_path / "prepare.py"
     script.write_text(

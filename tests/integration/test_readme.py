@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.command import foundray
+from tests.command import foundray_here
 from tests.repository import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -24,7 +24,7 @@ def commands(title: str) -> list[list[str]]:
 
 
 @pytest.mark.thorough
-def test_the_walk_on_ones_own_data(prose: Path, tmp_path: Path) -> None:
+def test_the_walk_on_ones_own_data(own_ray: None, prose: Path, tmp_path: Path) -> None:
     (written,) = re.findall(r"```yaml\n(.*?)```", section("Your own data"), re.DOTALL)
     assert "steps: 500" in written
     (tmp_path / "mine.yaml").write_text(written.replace("steps: 500", "steps: 30"))
@@ -39,7 +39,7 @@ def test_the_walk_on_ones_own_data(prose: Path, tmp_path: Path) -> None:
         ours = [
             argument.replace("shakespeare-tuned", "mine").replace("data/shakespeare", "data/mine") for argument in arguments
         ]
-        done = foundray(*ours, cwd=tmp_path)
+        done = foundray_here(*ours, cwd=tmp_path)
         assert done.status == 0, (ours, done.out, done.err)
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
     assert (tmp_path / "model" / "config.json").exists()

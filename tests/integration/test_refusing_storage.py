@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.command import foundray
+from tests.command import foundray, foundray_here
 from tests.object_store import CREDENTIALS, ObjectStore, deletes, object_store, uploads
 
 SECONDS = 8.0
@@ -24,7 +24,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
 
 
 @pytest.mark.thorough
-def test_a_run_whose_storage_refuses_for_a_while(shared_spec: Path, storage: Path, server: ObjectStore) -> None:
+def test_a_run_whose_storage_refuses_for_a_while(own_ray: None, shared_spec: Path, storage: Path, server: ObjectStore) -> None:
     began: list[float] = []
 
     def refuses(method: str, path: str) -> bool:
@@ -46,10 +46,10 @@ def test_a_run_whose_storage_refuses_for_a_while(shared_spec: Path, storage: Pat
     events = [record["event"] for record in records(run) if "event" in record]
     assert (events[0], events[-1], events.count("workers_started")) == ("command", "finished", 1)
     assert all("/metrics/" not in name or name.endswith(".jsonl") for name in server.names())
-    assert "every one used exactly once" in foundray("audit", run).out
-    plain = foundray("train", shared_spec, "--set", "name=plain", "--set", f"storage={storage / 'plain'}", "--json")
+    assert "every one used exactly once" in foundray_here("audit", run).out
+    plain = foundray_here("train", shared_spec, "--set", "name=plain", "--set", f"storage={storage / 'plain'}", "--json")
     assert ended.facts["weights_sha256"] == plain.facts["weights_sha256"]
 
 
 def records(run: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in foundray("logs", run, "--json").out.splitlines()]
+    return [json.loads(line) for line in foundray_here("logs", run, "--json").out.splitlines()]

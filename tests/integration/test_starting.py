@@ -133,11 +133,14 @@ def test_a_parent_that_has_continued(parent, shared_spec: Path, storage: Path) -
     assert early.init_from["step"] == 32  # where the decay begins
     again = continued(shared_spec, "early", **two)
     assert (again.init_from, again.weights_sha256) == (early.init_from, early.weights_sha256)
-    late = continued(shared_spec, "late", **two)
-    assert late.init_from["weights_sha256"] == parent.weights_sha256 != early.init_from["weights_sha256"]
-    assert late.weights_sha256 != early.weights_sha256
-    given = {"run": str(moving), "step": 32, "weights_sha256": early.init_from["weights_sha256"]}
-    assert continued(shared_spec, "given", **{**two, "init_from": given}).weights_sha256 == early.weights_sha256
+    first = early.init_from["weights_sha256"]
+    for start, step, weights in (
+        (str(moving), 40, parent.weights_sha256),
+        (f"{{run: {moving}, step: 32, weights_sha256: {first}}}", 32, first),
+    ):
+        dry = foundray_here("train", shared_spec, "--dry-run", "--set", "name=late", "--set", f"init_from={start}")
+        assert f"parameters from {moving} at step {step}; SHA-256 {weights}" in dry.out
+    assert parent.weights_sha256 != first
     with pytest.raises(InputError, match=r"was made by another spec: init_from.weights_sha256 was .* and is that of"):
         continued(shared_spec, "early", **{**two, "init_from": {"run": str(moving), "step": 40}})
 

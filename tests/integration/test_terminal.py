@@ -147,9 +147,10 @@ def test_a_run_and_its_viewer(prose: Path, storage: Path, terminals: list[Termin
 
 @pytest.mark.thorough
 def test_a_run_whose_terminal_is_closed_and_one_that_nobody_reads(
-    prose: Path, storage: Path, terminals: list[Terminal]
+    prose: Path, storage: Path, terminals: list[Terminal], pace: Pace
 ) -> None:
-    spec = write_spec(storage, small_spec(prose, storage / "runs", name="alone", **ENDLESS))
+    pace.set(PACE)
+    spec = write_spec(storage, small_spec(prose, storage / "runs", name="alone", objective={"kind": "hooked"}, **ENDLESS))
     run = storage / "runs" / "alone"
     terminals.append(closed := Terminal(FOUNDRAY, "train", spec))
     closed.until(r"loss \d")

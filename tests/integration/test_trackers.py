@@ -24,16 +24,16 @@ def test_a_killed_and_resumed_run_is_one_run_at_its_trackers(spec: Path, tmp_pat
 
     uri, run = f"sqlite:///{tmp_path}/mlflow.db", Run(Store.at(tmp_path / "runs" / "small"))
     trackers = f"trackers=[{{kind: mlflow, uri: '{uri}'}}, {{kind: wandb, mode: offline}}]"
-    fields = ("--set", trackers, "--set", "train.steps=400", "--set", "train.checkpoint_every=50")
+    fields = ("--set", trackers, "--set", "train.steps=160", "--set", "train.checkpoint_every=20")
     killed = subprocess.Popen([FOUNDRAY, "train", spec, *fields], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: len(run.records("metrics.jsonl")) > 120, 300, "steps", killed, pause=0.05)
+    wait_until(lambda: len(run.records("metrics.jsonl")) > 50, 300, "steps", killed, pause=0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     done = foundray("resume", run.folder.path)
     assert done.status == 0, done.err
     assert "mlflow: " in done.out and "`wandb sync " in done.out and "lack" not in done.out
     log = {record["step"]: record["loss"] for record in run.records("metrics.jsonl")}
-    assert sorted(log) == list(range(1, 401)) and run.facts().steps_repeated > 0
+    assert sorted(log) == list(range(1, 161)) and run.facts().steps_repeated > 0
     client = mlflow.MlflowClient(uri)
     (there,) = client.search_runs([client.get_experiment_by_name("foundray").experiment_id])
     assert there.info.status == "FINISHED"

@@ -50,10 +50,12 @@ def test_a_short_search(own_ray: None, search: Callable[..., Path], storage: Pat
 
 
 @pytest.mark.thorough
-def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callable[..., Path], storage: Path) -> None:
+def test_tune_then_train_then_see_whether_the_forecast_came_true(
+    own_ray: None, search: Callable[..., Path], storage: Path
+) -> None:
     wild = {"optimizer.lr": {"choice": [4e-3, 1e-2, 1e30]}, "train.micro_batches": {"choice": [1]}}  # of 5 in the spec
     tuning = {**SEARCH["tune"], "space": wild, "sampler": "grid", "ladder": 0.7, "budget": 6.0}
-    done = foundray("tune", search(name="whole", tune=tuning), "--json")
+    done = foundray_here("tune", search(name="whole", tune=tuning), "--json")
     facts, folder = done.facts, storage / "runs" / "whole-tune"
     best, other, wildest = facts["trials"]
     assert (best["state"], wildest["state"], wildest["values"]["optimizer.lr"]) == ("done", "diverged", 1e30)
@@ -74,7 +76,7 @@ def test_tune_then_train_then_see_whether_the_forecast_came_true(search: Callabl
     # The forecast is stated before the run begins, and its interval is shown beside what came.
     low, high = facts["forecast"]["interval"].values()
     assert 0 < low < high
-    trained = foundray("train", folder / "tuned.yaml", "--json").facts
+    trained = foundray_here("train", folder / "tuned.yaml", "--json").facts
     shown = foundray_here("status", trained["run"]).out
     assert f"90 %: {low:.4f} to {high:.4f}), made before it began; the result is {trained['val_loss']:.4f}" in shown
     # The same from the search's folder, of a run that has begun; and from a run, which is too few.
@@ -123,9 +125,9 @@ def driver(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]
 
 @pytest.mark.thorough
 def test_a_search_whose_trial_and_driver_are_killed_ends_with_the_same_trials(
-    search: Callable[..., Path], storage: Path, driver: Callable[[Path], subprocess.Popen[bytes]]
+    own_ray: None, search: Callable[..., Path], storage: Path, driver: Callable[[Path], subprocess.Popen[bytes]]
 ) -> None:
-    undisturbed = foundray("tune", search(name="quiet"), "--json").facts
+    undisturbed = foundray_here("tune", search(name="quiet"), "--json").facts
     spec, folder = search(name="killed"), storage / "runs" / "killed-tune"
     first = driver(spec)
 
@@ -169,8 +171,8 @@ def test_bad_input_of_a_search_is_one_sentence(
 
 
 @pytest.mark.thorough
-def test_the_coordinate_check_of_a_spec(search: Callable[..., Path], storage: Path) -> None:
-    done = foundray("coordcheck", search(name="check"), "--widths", 16, 32, 64, "--steps", 4, "--json")
+def test_the_coordinate_check_of_a_spec(own_ray: None, search: Callable[..., Path], storage: Path) -> None:
+    done = foundray_here("coordcheck", search(name="check"), "--widths", 16, 32, 64, "--steps", 4, "--json")
     assert done.facts["steady"] and done.facts["found"]["CompleteP"]["sizes"] == [16, 32, 64]
     assert "steady: hyperparameters found at one width are right for the others" in done.out
     assert (storage / "runs" / "check-coordcheck" / "widths.svg").read_text().startswith("<?xml")

@@ -22,7 +22,7 @@ LOGS = RUN + "from foundray.runs.logs import logs; logs(run, True, print)"
 
 @pytest.mark.thorough
 def test_a_real_run(prose: Path, tmp_path: Path) -> None:
-    spec = write_spec(tmp_path, small_spec(prose, tmp_path / "runs", train__steps=600, train__checkpoint_every=200))
+    spec = write_spec(tmp_path, small_spec(prose, tmp_path / "runs", train__steps=200, train__checkpoint_every=100))
     run = tmp_path / "runs" / "small"
     training = subprocess.Popen([FOUNDRAY, "train", spec], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     watched: Terminal | None = None
@@ -31,21 +31,21 @@ def test_a_real_run(prose: Path, tmp_path: Path) -> None:
         wait_until((run / "spec.yaml").exists, SECONDS, "the run's folder", training)
         watched = Terminal(sys.executable, "-c", WATCH, run)
         telling = subprocess.Popen([sys.executable, "-c", LOGS, run], stdout=subprocess.PIPE, text=True)
-        watched.until(r"step [1-9]\d* of 600")
+        watched.until(r"step [1-9]\d* of 200")
         assert watched.end() == 0
         assert training.wait(timeout=SECONDS) == 0
         assert watched.is_clean
         stays = watched.output.rpartition(LEAVE)[2]
         assert "finished" in stays.splitlines()[0] + stays.splitlines()[1]
-        assert "step 600 of 600" in watched.text
-        steps = [int(step) for step in re.findall(r"step (\d+) of 600", watched.text)]
+        assert "step 200 of 200" in watched.text
+        steps = [int(step) for step in re.findall(r"step (\d+) of 200", watched.text)]
         assert steps == sorted(steps)
         assert len(set(steps)) > 2, "it moved"
 
         lines = telling.communicate(timeout=SECONDS)[0].splitlines()
         assert "a command begins" in lines[0]
-        assert "finished at step 600" in lines[-1]
-        assert any("step 600: validation loss" in line for line in lines)
+        assert "finished at step 200" in lines[-1]
+        assert any("step 200: validation loss" in line for line in lines)
     finally:
         if watched:
             watched.close()
