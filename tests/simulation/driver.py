@@ -33,10 +33,12 @@ class Driver:
     def __init__(self, world: World):
         self.world = world
         storage = world.storage
-        history = History(storage.lineage, storage.roll_backs, tuple(storage.complete()))
+        history = History(storage.lineage, storage.roll_backs, tuple(storage.complete()), storage.rechecked)
         self.protocol = world.make_protocol(world.setup.spec(), history, "foundray resume", world.clock.now)
         self.workers: dict[int, Worker] = {}
         self.alive = True
+        self.rechecked = storage.rechecked
+        """The last step that a recheck has passed."""
         self.busy_until = 0.0
         """Time until which it does nothing."""
         self.decisions: deque[Decision] = deque()
@@ -165,22 +167,24 @@ class Driver:
     def lost(self, worker: Worker) -> None:
         self.later(self.world.draw(0.05, 6.0), m.Gone(worker.number, "its process is gone"))
 
-    def record(self, step: int) -> None:
-        """A step's record, on its way through the board into storage."""
+    def record(self, step: int, passed: bool = False) -> None:
+        """A step's record, on its way through the board into storage; `passed` if it has passed a recheck."""
         self.record_at = max(self.record_at, self.world.clock.now + self.world.draw(0.05, 0.6))  # in order
-        self.world.clock.after(self.record_at - self.world.clock.now, self.recorded, step)
+        self.world.clock.after(self.record_at - self.world.clock.now, self.recorded, step, passed)
 
-    def recorded(self, step: int) -> None:
+    def recorded(self, step: int, passed: bool) -> None:
         if self.alive:
-            self.take(m.Recorded(step))
+            self.rechecked = max(self.rechecked, step * passed)
+            self.take(m.Recorded(step, self.rechecked))
             self.store_at = max(self.store_at, self.world.clock.now + self.world.draw(0.01, 0.2))
-            self.world.clock.after(self.store_at - self.world.clock.now, self.stored, step)
+            self.world.clock.after(self.store_at - self.world.clock.now, self.stored, step, passed)
 
-    def stored(self, step: int) -> None:
+    def stored(self, step: int, passed: bool) -> None:
         if not self.alive:
             return
         if (away := self.world.storage.away_until - self.world.clock.now) > 0:
-            return self.world.clock.after(away + 0.01, self.stored, step)
+            return self.world.clock.after(away + 0.01, self.stored, step, passed)
+        self.world.storage.rechecked = max(self.world.storage.rechecked, step * passed)
         self.take(m.Stored(step))
 
     # Decisions
@@ -216,6 +220,8 @@ class Driver:
                 world.clock.after(world.draw(0.05, 0.5) + world.storage.slow_s, self.commit, generation, checkpoint, files)
             case m.Undo():
                 world.undone(self, decision)
+            case m.ReadCuts(number):
+                self.read_cuts(number)
             case m.Note(kind, fields):
                 world.noted(kind, fields)
             case m.GiveUp() | m.End():
@@ -262,7 +268,19 @@ class Driver:
         else:
             self.later(5.0, m.NotOpened(attempt, "GetTimeoutError"))
 
+    def read_cuts(self, number: int) -> None:
+        """Read the log; while only this command records, what it says is known."""
+        storage = self.world.storage
+        if (away := storage.away_until - self.world.clock.now) > 0:
+            return self.world.clock.after(away + 0.01, self.read_cuts, number)
+        read = m.CutsRead(number, storage.lineage, storage.roll_backs)
+        if self.world.overlapped:
+            return self.later(0.05, read)
+        self.inbox.append(read)
+
     def join(self, join: m.Join) -> None:
+        start = join.source.step if join.source else 0
+        self.rechecked, self.world.storage.rechecked = min(self.rechecked, start), min(self.world.storage.rechecked, start)
         workers = [self.workers[number] for number in join.numbers]
         if isinstance(join.source, Checkpoint) and not join.source.sha256 and join.source.name in self.world.storage.manifests:
             source = join.source._replace(sha256=self.world.storage.sha(join.source.name))
@@ -289,7 +307,7 @@ class Driver:
     def prune(self) -> None:
         """Delete what need not be kept, if storage allows it."""
         counted = self.protocol.usable()
-        wanted = Keep.by(self.protocol.spec).of([one.step for one in counted])
+        wanted = Keep.by(self.protocol.spec, rechecked=lambda: self.rechecked).of([one.step for one in counted])
         gone = frozenset(one for one in counted if one.step not in wanted)
         if gone and self.world.storage.refuses_until <= self.world.clock.now:
             for one in gone:

@@ -19,7 +19,7 @@ from foundray.training.protocol import messages as m
 from foundray.training.protocol.protocol import Protocol
 from foundray.training.protocol.stages import Stage
 from foundray.training.protocol.states import Source
-from foundray.training.rollback import updated
+from foundray.training.rollback import RollBack, updated
 
 
 class _Deleting(Protocol):
@@ -251,6 +251,34 @@ class TrustingWorld(World):
     make_protocol = _Trusting
 
 
+class _Alone(Protocol):
+    """Reads the log only when it begins."""
+
+    def _follow(self, lineage: Lineage, roll_backs: tuple[RollBack, ...]) -> None:
+        pass
+
+
+class AloneWorld(World):
+    """A command goes on from states that another has undone, which works until it sees that it was taken over from."""
+
+    make_protocol = _Alone
+
+
+class _Credulous(Protocol):
+    """Trusts each step in which a recheck was due, whoever computed it."""
+
+    def _cordon(self, suspects: tuple[int, ...], done: int) -> None:
+        every = self.spec.guard.recheck_every or 1
+        self.rechecked = done // every * every
+        super()._cordon(suspects, done)
+
+
+class CredulousWorld(World):
+    """What a corrupt worker computed alone is kept when others find out later."""
+
+    make_protocol = _Credulous
+
+
 MUTANTS: dict[str, type[World]] = {
     "undone states are deleted": DeletingWorld,
     "each worker looks for the newest checkpoint": EachLooksWorld,
@@ -265,4 +293,6 @@ MUTANTS: dict[str, type[World]] = {
     "a stop waits for leases": BoundWorld,
     "a stop waits for a group, though all is stored": BusyWorld,
     "orders are taken for delivered": TrustingWorld,
+    "cuts of other commands are not read": AloneWorld,
+    "a recheck that was due is taken for passed": CredulousWorld,
 }

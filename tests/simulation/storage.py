@@ -33,6 +33,8 @@ class Storage:
         """The cuts recorded, by all commands in order of time."""
         self.lineage: Lineage = ()
         self.roll_backs: tuple[RollBack, ...] = ()
+        self.rechecked = 0
+        """The last step that a recheck has passed, by the log."""
         self.away_until = self.refuses_until = 0.0
         """Times until which nothing answers, and until which deletes are refused."""
         self.slow_s = 0.0
@@ -78,3 +80,4 @@ class Storage:
         """Record a cut, which another command may have recorded, too."""
         self.events.append({"event": kind, **fields})
         self.lineage, self.roll_backs = lineage.recorded(self.events), rollback.recorded(self.events)
+        self.rechecked = min(self.rechecked, fields["to"])

@@ -301,7 +301,8 @@ class Group:
             for worker in self.workers:
                 worker.replicas.whole((self.join.generation, self.copied_step) if len(self.workers) > 1 else None)
             self.world.known.add((self.join.generation, self.copied_step))
-        self.driver.record(self.done)
+        every = self.world.setup.recheck_every
+        self.driver.record(self.done, every > 0 and self.done % every == 0 and len(self.workers) > 1)
         self.after_step()
 
     def after_step(self) -> None:

@@ -13,6 +13,7 @@ from foundray.training.protocol.messages import Decision, Event, Phase, Status, 
 from foundray.training.protocol.protocol import Protocol
 from foundray.training.protocol.stages import History
 from foundray.training.protocol.states import StateShard
+from foundray.training.rollback import RollBack
 from foundray.training.slots.slot import Slot
 
 BLOCKS = 6
@@ -51,13 +52,23 @@ class Scripted:
         history = History(checkpoints=checkpoints)
         self.protocol = Protocol(self.spec, history, "foundray resume run", self.now)
         self.decided: list[Decision] = []
+        self.log: tuple[Lineage, tuple[RollBack, ...]] | None = None
+        """What the log says; None if only this command has recorded cuts."""
+        self.log_answers = True
         self.statuses: dict[int, Status] = {}
 
     # Events
 
     def take(self, *events: Event) -> list[Decision]:
-        """Bring events one after another, and return what the protocol decides."""
-        found = [decision for event in events for decision in self.protocol.take([event], self.now)]
+        """Bring events one after another, and return what the protocol decides; `log` answers what the log's cuts are."""
+        found: list[Decision] = []
+        waiting = list(events)
+        while waiting:
+            for decision in self.protocol.take([waiting.pop(0)], self.now):
+                if not isinstance(decision, m.ReadCuts):
+                    found.append(decision)
+                elif self.log_answers:
+                    waiting.insert(0, m.CutsRead(decision.number, *(self.log or (self.lineage, self.protocol.roll_backs))))
         self.decided += found
         return found
 

@@ -138,25 +138,29 @@ class Keep:
     """Known validation losses by step."""
     anchors: tuple[int, ...] = ()
     """For each, the newest checkpoint at or before its last multiple is kept: a cut may undo all later ones."""
+    rechecked: Callable[[], int] = int
+    """The last step that a recheck has passed: the newest checkpoint at or before it is kept, for the same reason."""
     longer: int | None = None
     """The newest checkpoint at or before this step is kept: if the run is extended, it continues from there."""
     origin: int | None = None
     """The checkpoint of this step is kept, as the run has no earlier one: it branched there."""
 
     @classmethod
-    def by(cls, spec: Spec, losses: Callable[[], Mapping[int, float]] = dict) -> Keep:
+    def by(cls, spec: Spec, losses: Callable[[], Mapping[int, float]] = dict, rechecked: Callable[[], int] = int) -> Keep:
         """What a spec keeps: its own choice, and what a cut may go back to."""
-        train, guard = spec.train, spec.guard
-        anchors = tuple(filter(None, (guard.roll_back, guard.recheck_every)))
+        train, anchors = spec.train, tuple(filter(None, (spec.guard.roll_back,)))
         origin = spec.branch_from.step if spec.branch_from else None
-        return cls(train.keep_checkpoints, train.keep_every, train.best_kept, losses, anchors, spec.decay_start, origin)
+        return cls(
+            train.keep_checkpoints, train.keep_every, train.best_kept, losses, anchors, rechecked, spec.decay_start, origin
+        )
 
     def of(self, steps: list[int]) -> set[int]:
         """Steps to keep, of `steps` given newest first."""
         milestones = {step for step in steps if step == self.origin or (self.every and step % self.every == 0)}
         back = [next((s for s in steps if s <= steps[0] // every * every), steps[0]) for every in self.anchors if steps]
+        passed = [step for step in steps if step <= self.rechecked()][:1]
         before_decay = [step for step in steps if self.longer is not None and step <= self.longer][:1]
-        return {*steps[: self.newest], *milestones, *best_of(steps, self.losses(), self.best), *back, *before_decay}
+        return {*steps[: self.newest], *milestones, *best_of(steps, self.losses(), self.best), *back, *passed, *before_decay}
 
 
 def prune(folder: Store, keep: Keep, counted: Iterable[str] | None = None) -> list[Store]:

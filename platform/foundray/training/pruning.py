@@ -16,6 +16,7 @@ from foundray.runs.checkpoints import MANIFEST, Keep, delete, folders, is_undone
 from foundray.runs.lineage import recorded
 from foundray.runs.listing import bytes_of
 from foundray.runs.lock import RunLock, is_held
+from foundray.runs.rechecks import last_rechecked
 from foundray.runs.run import Run
 from foundray.storage import Store
 from foundray.training.checkpoints.written import CheckpointManifest
@@ -74,7 +75,8 @@ def removable(run: Run) -> list[Removal]:
     lineage, there = recorded(events), folders(run.checkpoints)
     complete = [one for one in there if (one / MANIFEST).exists()]
     usable = [one for one in complete if is_usable(one, lineage)]
-    keep = Keep.by(spec, lambda: losses)
+    passed = last_rechecked(run.story(), spec.guard.recheck_every)
+    keep = Keep.by(spec, lambda: losses, lambda: passed)
     if run.facts().state == "finished" and usable and _is_whole(usable[0]):
         keep = replace(keep, newest=1)
     steps = [step_of(one) for one in usable]

@@ -206,6 +206,8 @@ class Elastic:
                 self.join(decision)
             case m.Pause(generation, _, _):
                 self.pause(generation)
+            case m.ReadCuts(number):
+                self.post(costs.call_s, lambda: [m.CutsRead(number, (), ())])
             case m.Note(kind, _):
                 self.counts[kind] += 1
             case m.Waiting(_, _, give_up=False):

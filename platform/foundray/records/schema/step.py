@@ -40,6 +40,8 @@ class Step(Line):
     """Whether the loss was a spike, so that the update was not made."""
     data: str
     """Fingerprint of all samples, in order."""
+    rechecked: bool | None = None
+    """In a step in which a recheck is due: whether several workers recomputed one micro-batch, and all got the same bits."""
     mirrored: int | None = None
     """The last step whose state another node's memory also holds; none if a worker is alone."""
     passed_over: int

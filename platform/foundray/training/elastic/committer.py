@@ -28,10 +28,13 @@ class Committer:
         note: Callable[..., None],
         losses: Callable[[], Mapping[int, float]] = dict,
         lineage: Lineage = (),
+        rechecked: Callable[[], int] = int,
     ):
-        """`losses` returns the recorded validation losses by step; `lineage` holds the run's cuts."""
+        """`losses` returns the recorded validation losses by step, and `rechecked` the last step that a recheck has passed;
+        `lineage` holds the run's cuts.
+        """
         self.spec, self.folder, self.note, self.lineage = spec, folder, note, lineage
-        self.keep = Keep.by(spec, losses)
+        self.keep = Keep.by(spec, losses, rechecked)
         self.thread = ThreadPoolExecutor(1)
         self.writing: tuple[Commit, Future[list[Event]]] | None = None
         self.not_deleted = ""

@@ -22,6 +22,7 @@ from foundray.runs.run import Run, event
 from foundray.spec import Spec
 from foundray.storage import sha256
 from foundray.training.elastic.committer import Committer
+from foundray.training.elastic.cuts import CutReader
 from foundray.training.elastic.ending import keep_what_is_done
 from foundray.training.elastic.joining import Opening, orders
 from foundray.training.elastic.messages import HARDWARE_FIELDS, Work
@@ -56,9 +57,11 @@ class Coordinator:
         self.spec, self.run_folder, self.work, self.recorder = spec, run, work, recorder
         self.ray_train, self.run_lock = slots, run_lock
         self.workers = Workers(work, prestarted)
-        self.committer = Committer(spec, run.checkpoints, self._note, lambda: recorder.val_losses, recorder.lineage)
+        losses, rechecked = (lambda: recorder.val_losses), (lambda: recorder.rechecked)
+        self.committer = Committer(spec, run.checkpoints, self._note, losses, recorder.lineage, rechecked)
+        self.cut_reader = CutReader(run.folder)
         there = tuple(Checkpoint(*state_of(folder)) for folder in completed(run.checkpoints, recorder.lineage))
-        history = History(recorder.lineage, recorder.roll_backs, there)
+        history = History(recorder.lineage, recorder.roll_backs, there, recorder.rechecked)
         self.protocol = Protocol(spec, history, f"foundray resume {run.folder}", time.monotonic())
         self.slots: list[Slot] = []
         self.nodes: set[str] = set()
@@ -133,10 +136,10 @@ class Coordinator:
 
     def last_events(self) -> list[Event]:
         """What storage has taken since the last call."""
-        events = self.committer.poll()
+        events = [*self.committer.poll(), *self.cut_reader.poll()]
         if self.recorder.step != self.recorded:
             self.recorded = self.recorder.step
-            events.append(m.Recorded(self.recorded))
+            events.append(m.Recorded(self.recorded, self.recorder.rechecked))
         if self.recorder.stored_step != self.stored:
             self.stored = self.recorder.stored_step
             events.append(m.Stored(self.stored))
@@ -144,7 +147,7 @@ class Coordinator:
 
     def _patience(self) -> float:
         """Longest wait for news: short while a group is formed, long while all compute."""
-        if self.protocol.stage in (Stage.HALTING, Stage.HANDING_OVER, Stage.OPENING):
+        if self.protocol.stage in (Stage.HALTING, Stage.HANDING_OVER, Stage.OPENING) or self.cut_reader.is_reading:
             return FORMING_SECONDS
         return CALM_SECONDS if self.protocol.calm else LISTEN_SECONDS
 
@@ -210,6 +213,11 @@ class Coordinator:
                 self.recorder.settle()  # otherwise a resumed run might not know of it, and use what is undone
                 self.recorder.evaluated = min(self.recorder.evaluated, fields["to"])
                 self.committer.follow(lineage)
+            case m.ReadCuts(number):
+                self.cut_reader.ask(number)
+            case m.Follow(to, lineage, roll_backs):
+                self.recorder.follow(to, lineage, roll_backs)
+                self.committer.follow(lineage)
             case m.Waiting(ready, seconds, give_up):
                 self._wait(ready, seconds, give_up)
             case m.GiveUp(reason, exit_status):
@@ -267,6 +275,7 @@ class Coordinator:
             ray.get(self.work.board.close.remote(), timeout=5)
         self.workers.close()
         self.committer.close()
+        self.cut_reader.close()
 
     # Notes and timing
 

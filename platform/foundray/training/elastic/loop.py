@@ -330,6 +330,7 @@ class Loop:
                 "data": result.data,
                 "passed_over": self.data_offset,
                 "lineage": self.made_under,
+                **({} if result.rechecked is None else {"rechecked": result.rechecked}),
                 "mirrored": self.replication.step,
             }
         )

@@ -159,9 +159,10 @@ class NotOpened(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """The last step that this command has recorded."""
+    """The last step that this command has recorded, and the last that a recheck has passed."""
 
     step: int
+    rechecked: int = 0
 
 
 class Stored(NamedTuple):
@@ -188,6 +189,14 @@ class Pruned(NamedTuple):
     checkpoints: frozenset[Checkpoint]
 
 
+class CutsRead(NamedTuple):
+    """The log's cuts, among them those that another command has recorded, with the roll-backs in force."""
+
+    number: int
+    lineage: Lineage
+    roll_backs: tuple[RollBack, ...]
+
+
 class StopAsked(NamedTuple):
     """The command shall stop, with a checkpoint."""
 
@@ -204,7 +213,7 @@ class Tick(NamedTuple):
 
 Event = (
     Expected | SlotsHeld | Heard | Gone | Halted | HandedOver | Opened | NotOpened
-    | Recorded | Stored | Committed | NotCommitted | Pruned | StopAsked | TakenOver | Tick
+    | Recorded | Stored | Committed | NotCommitted | Pruned | CutsRead | StopAsked | TakenOver | Tick
 )  # fmt: skip
 
 
@@ -295,6 +304,20 @@ class Undo(NamedTuple):
     """With this cut."""
 
 
+class ReadCuts(NamedTuple):
+    """Read the cuts in the run's log, all that are recorded by now. Later requests have greater numbers."""
+
+    number: int
+
+
+class Follow(NamedTuple):
+    """Another command has recorded cuts, which undo all states after `to`: take the run's cuts and roll-backs to be these."""
+
+    to: int
+    lineage: Lineage
+    roll_backs: tuple[RollBack, ...]
+
+
 class Waiting(NamedTuple):
     """Too few workers are ready; with `give_up` for too long."""
 
@@ -317,4 +340,7 @@ class End(NamedTuple):
     step: int
 
 
-Decision = Start | Dismiss | Halt | HandOver | Open | Join | Pause | Commit | Note | Undo | Waiting | GiveUp | End
+Decision = (
+    Start | Dismiss | Halt | HandOver | Open | Join | Pause
+    | Commit | Note | Undo | ReadCuts | Follow | Waiting | GiveUp | End
+)  # fmt: skip

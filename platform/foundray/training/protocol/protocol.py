@@ -15,17 +15,18 @@ from typing import Any, Literal
 
 from foundray.errors import FoundrayError, InputError, RunFailed
 from foundray.runs.checkpoints import Checkpoint
-from foundray.runs.lineage import cut, usable
+from foundray.runs.lineage import Lineage, cut, usable
 from foundray.spec import Spec
 from foundray.training.protocol import messages as m
 from foundray.training.protocol.attempt import HALT_SECONDS, Attempt
 from foundray.training.protocol.commits import Commits
 from foundray.training.protocol.failures import Failures, lost_connection
+from foundray.training.protocol.log_reads import LogReads
 from foundray.training.protocol.members import Member, Members
 from foundray.training.protocol.messages import Decision, Event, Phase, Status
 from foundray.training.protocol.stages import History, Stage
 from foundray.training.protocol.states import Source
-from foundray.training.rollback import appended, roll_back, trusted, undone_to
+from foundray.training.rollback import RollBack, appended, roll_back, trusted, undone_to
 
 OPEN_SECONDS = 70.0
 """Limit for the leases to open."""
@@ -55,6 +56,8 @@ class Protocol:
     """The last step that this command has recorded."""
     stored: int
     """The last step whose record is stored."""
+    rechecked: int
+    """The last step that a recheck has passed, or that a group started from after one had: nothing later is trusted yet."""
     group: dict[int, int]
     """Ranks of the group's workers by number, in rank order."""
     broken: bool
@@ -76,11 +79,12 @@ class Protocol:
         self.decisions: list[Decision] = []
         self.members = Members(self.world[1], spec.fault.silence_s, now, self._decide)
         self.commits = Commits(spec.fault.storage_wait_s, spec.pins, self._decide)
+        self.log_reads = LogReads(self._decide)
         self.failures = Failures(spec.fault, resume, lambda: self.now)
         # What the run has made so far.
         self.lineage, self.roll_backs = history.lineage, history.roll_backs
         self.checkpoints, self.damaged, self.skipped = list(history.checkpoints), {}, []
-        self.recorded = self.stored = 0
+        self.recorded, self.stored, self.rechecked = 0, 0, history.rechecked
         # The group, and the attempt to form the next one.
         self.stage, self.since = Stage.GATHERING, now
         self.group, self.generation, self.attempt = {}, 0, Attempt(0, now)
@@ -172,8 +176,8 @@ class Protocol:
                 self.members.reconcile(held, draining, self.group, self.now)
                 if problem and not self.group and not self.members.staying(self.now):
                     raise RunFailed(f"Ray Train gave up: {problem}")
-            case m.Recorded(step):
-                self.recorded = step
+            case m.Recorded(step, rechecked):
+                self.recorded, self.rechecked = step, max(self.rechecked, min(step, rechecked))
             case m.Stored(step):
                 self.stored = step
             case m.Committed(generation, checkpoint):
@@ -184,6 +188,10 @@ class Protocol:
                 self.commits.not_committed(checkpoint.step, reason, self.now)
             case m.Pruned(checkpoints):
                 self._forget(checkpoints)
+            case m.CutsRead(number, lineage, roll_backs):
+                self.log_reads.answer(number)
+                if set(lineage) > set(self.lineage):
+                    self._follow(lineage, roll_backs)
             case m.StopAsked():
                 self.stop_since = self.stop_since or self.now
             case m.TakenOver(run):
@@ -285,15 +293,21 @@ class Protocol:
         return [self.members.of[number] for number in self.group if number in self.members.of]
 
     def _is_stored(self, step: int) -> bool:
-        """Tell whether the checkpoint that a command ends with is complete. Raises RunFailed after too long."""
-        if any(one.step == step for one in self.usable()):
+        """Tell whether the checkpoint that a command ends with is complete, and no other command has undone it.
+
+        Raises RunFailed after too long.
+        """
+        written = any(one.step == step for one in self.usable())
+        if written and self.log_reads.are_up_to_date():
             return True
         self.done_since = self.done_since or self.now
         if self.now - self.done_since > self.spec.fault.storage_wait_s:
-            raise RunFailed(
-                f"the last checkpoint could not be written: {self.commits.problem}; make room, or wait for the storage, then "
-                f"`{self.resume}`"
+            problem = (
+                "the run's log cannot be read"
+                if written
+                else f"the last checkpoint could not be written: {self.commits.problem}"
             )
+            raise RunFailed(f"{problem}; make room, or wait for the storage, then `{self.resume}`")
         return False
 
     def _pause_if_due(self) -> None:
@@ -374,6 +388,7 @@ class Protocol:
             if number in self.members.of:
                 self.members.leave(number)
         self._enter(Stage.OPENING)
+        self.log_reads.ask()  # if the answer comes late, another group is formed
         self._decide(m.Open(self.attempt.number, len(self.attempt.chosen), self.attempt.chosen[0]))
 
     def _join(self, generation: int, meeting: tuple[str, int] | None) -> None:
@@ -392,6 +407,8 @@ class Protocol:
             self.members.order(number, generation)
         self.group = {number: rank for rank, number in enumerate(chosen)}
         self.generation, self.done_since, self.recorded = generation, None, step
+        self.log_reads.begin()
+        self.rechecked = min(self.rechecked, step)
         self.commits.begin(generation, self.members.blocks, step, self.lineage)
         self._enter(Stage.COMPUTING)
         failures = self.failures.total
@@ -426,6 +443,18 @@ class Protocol:
         self.recorded = min(self.recorded, to)
         self._decide(m.Undo(kind, {"step": step, "to": to, "cut": made.id, **fields}, self.lineage))
 
+    def _follow(self, lineage: Lineage, roll_backs: tuple[RollBack, ...]) -> None:
+        """Follow the cuts of another command, which has worked until it saw that this one had taken the run over."""
+        known, to = self.lineage, min(one.to for one in lineage if one not in self.lineage)
+        self.lineage, self.roll_backs, self.recorded = lineage, roll_backs, min(self.recorded, to)
+        self._decide(m.Follow(to, lineage, roll_backs))
+        self._note("group_broken", step=self.recorded, reason=f"another command has undone what came after step {to}")
+        if lineage[: len(known)] != known:  # what was made under ours since does not follow from the other's
+            self.roll_backs = trusted(roll_backs, to)
+            self._undo("left_out", to, to, node="", reason="another command had undone it", trusted=to)
+        if self.stage is Stage.COMPUTING:
+            self._halt()
+
     def _roll_back(self, spike: int) -> None:
         """Roll back to before a loss spike, to continue with later data. Raises RunFailed after too many roll-backs."""
         if len(self.roll_backs) == MAX_ROLL_BACKS:
@@ -449,8 +478,7 @@ class Protocol:
                 f"silent corruption: the nodes {nodes} compute different bits from the same micro-batch, and no majority says "
                 f"which is right; check them, then `{self.resume}`"
             )
-        every = self.spec.guard.recheck_every or 1
-        step = max(0, done) // every * every
+        step = min(self.rechecked, max(0, done))
         to = undone_to(self.roll_backs, step)
         self.roll_backs = trusted(self.roll_backs, step)
         reason = "it computed different bits from the others"

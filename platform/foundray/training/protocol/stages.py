@@ -33,3 +33,5 @@ class History:
     roll_backs: tuple[RollBack, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     """The complete ones, newest first."""
+    rechecked: int = 0
+    """The last step that a recheck has passed."""

@@ -28,6 +28,8 @@ class StepResult:
     """Micro-batches left out because their loss or gradient was not finite."""
     spike: bool
     """Whether the loss was a spike, so that the update was left out."""
+    rechecked: bool | None = None
+    """If a recheck was due: whether it took place, with several workers, and all passed."""
     unchecked: str = ""
     """Why a recheck that was due did not happen; empty otherwise."""
 

@@ -167,9 +167,10 @@ class Trainer:
         skipped = [index for index, value in enumerate(bad) if value]
         if not tokens_sum:
             raise Overflow(step, skipped[0])
-        unchecked = ""
+        unchecked, rechecked = "", False if (step + 1) % (self.spec.guard.recheck_every or step + 2) == 0 else None
         if recheck is not None and recheck not in skipped:
             unchecked = self._recheck(step, at, recheck, takers[recheck], checksums[recheck])
+            rechecked = not unchecked and self.group.world > 1
         # Judge the loss before anything is changed.
         loss = nats(loss_words) / tokens_sum
         if (spike := self.spikes.is_spike(loss)) and self.spec.guard.roll_back:
@@ -185,7 +186,9 @@ class Trainer:
                 self.teacher.follow(self.own, step / self.spec.train.steps)
         requests = leaving > 0, saving > 0, mirroring > 0
         data = combined(fingerprints)
-        self.result = StepResult(loss, tokens_sum, norm, lr, takers, data, *requests, tuple(skipped), spike, unchecked)
+        self.result = StepResult(
+            loss, tokens_sum, norm, lr, takers, data, *requests, tuple(skipped), spike, rechecked, unchecked
+        )
         self.updates = step + 1
         if not spike:
             self.spikes.add(step + 1, loss)

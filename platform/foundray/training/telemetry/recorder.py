@@ -15,9 +15,11 @@ from foundray.records.schema import kinds
 from foundray.records.traits import Trait
 from foundray.runs import lineage
 from foundray.runs.checkpoints import with_loss
+from foundray.runs.lineage import Lineage
+from foundray.runs.rechecks import rechecked
 from foundray.runs.run import Run
 from foundray.spec import Spec
-from foundray.training.rollback import recorded, updated
+from foundray.training.rollback import RollBack, recorded, updated
 from foundray.training.telemetry.curves import Curves
 from foundray.training.telemetry.exporter import Exporter
 from foundray.training.telemetry.likelihood import BytesPerToken, with_meaning
@@ -74,9 +76,14 @@ class Recorder:
         """(step, loss) of the last steps recorded, without spikes."""
         self.skipped: set[tuple[int, int]] = set()
         """(data step, micro-batch) of all that were left out."""
+        self.rechecked = 0
+        """The last step that a recheck has passed."""
         last: dict[str, Any] = {"time": 0.0, "step": 0}
-        for last in run.each("metrics.jsonl"):
-            self._remember([last])
+        for record in run.story():
+            self._follow_rechecks(record)
+            if "event" not in record:
+                last = record
+                self._remember([last])
         self.previous_last: int | None = last["step"] or None
         """The last step recorded by earlier commands, until this command's first group begins."""
         self.clock = Clock(max(record["time"] for record in [*events[-1:], last]))
@@ -123,6 +130,7 @@ class Recorder:
             self.record_writer.add(events, metrics)
             self._remember(metrics)
             for record in records:  # in order: a group begins before its steps
+                self._follow_rechecks(record)
                 if "event" in record:
                     self.curves.add_event(record)
                 else:
@@ -165,6 +173,15 @@ class Recorder:
             if not record["spike"]:
                 self.losses.append((record["step"], record["loss"]))
             self.skipped |= {(record["step"] + record["passed_over"], index) for index in record["skipped"]}
+
+    def _follow_rechecks(self, record: dict[str, Any]) -> None:
+        if every := self.spec.guard.recheck_every:
+            self.rechecked = rechecked(self.rechecked, record, every)
+
+    def follow(self, to: int, cuts: Lineage, roll_backs: tuple[RollBack, ...]) -> None:
+        """Take over the cuts that another command has recorded; they undo what came after step `to`."""
+        self.lineage, self.roll_backs = cuts, roll_backs
+        self.evaluated, self.rechecked = min(self.evaluated, to), min(self.rechecked, to)
 
     def settle(self) -> None:
         """Wait until all is stored. Raises RunFailed if storage does not take it in time."""

@@ -140,6 +140,9 @@ def test_what_a_cut_may_return_to_is_kept() -> None:
     assert keep.of([7, 6, 4, 3]) == {7, 4}, "and nothing for the longer interval, before its first multiple"
     assert keep.of([13, 12, 9, 7]) == {13, 12, 9}
     assert keep.of([]) == set()
+    keep = Keep(1, rechecked=lambda: 8)
+    assert keep.of([13, 12, 9, 7, 6]) == {13, 7}, "what a recheck has passed"
+    assert keep.of([13, 12, 9]) == {13}, "and there is none"
 
 
 def test_the_best_is_found_among_the_checkpoints_that_are_there(folder: Store) -> None:

@@ -37,12 +37,14 @@ FOUND = {
     "a step has one folder": (of_seed(6), "a shard is gone"),
     "late answers count": (of_seed(2108), "an unknown transition"),
     "causes are not found": (of_seed(6), "again and again"),
-    "a cut counts as often as it is recorded": (of_seed(5157), "steps are repeated"),
+    "a cut counts as often as it is recorded": (of_seed(3847), "not finished after 12 commands"),
     "a checkpoint that never answers is tried again": (of_seed(154), "not finished after 12 commands"),
     "errors of workers are not heard": (of_seed(0), "does not end with the error of a worker"),
     "a stop waits for leases": (STOP_WITHOUT_LEASES, "from the request to stop"),
     "a stop waits for a group, though all is stored": (STOP_ALL_STORED, "from the request to stop"),
     "orders are taken for delivered": (of_seed(89957), "the run is not finished"),
+    "cuts of other commands are not read": (of_seed(60146), "the result is another one"),
+    "a recheck that was due is taken for passed": (of_seed(89715), "the result is another one"),
 }
 """For each broken protocol, a history that it fails, and what does not hold in it.
 

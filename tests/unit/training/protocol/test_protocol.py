@@ -319,7 +319,7 @@ def test_a_state_made_under_a_cut_is_known_by_the_cuts_name() -> None:
 def test_a_worker_that_computes_other_bits_is_left_out_and_its_node_avoided() -> None:
     run = Scripted(guard__recheck_every=4)
     run.form("abc")
-    run.take(m.Recorded(7), m.Stored(7))
+    run.take(m.Recorded(7, rechecked=4), m.Stored(7))
     run.break_(1, "they compute different bits", suspects=(2,), done=7)
     found = run.answer({n: shards(7, (0, 6)) + shards(4, (0, 6)) for n in (1, 2, 3)})
     undo = only(m.Undo, found)
@@ -328,6 +328,88 @@ def test_a_worker_that_computes_other_bits_is_left_out_and_its_node_avoided() ->
     join = run.open()
     assert join.source and (join.numbers, join.source.step) == ((1, 2), 4)
     assert not every(m.Start, run.take(m.SlotsHeld(slots("abc")))), "for good"
+
+
+def test_what_a_worker_computed_alone_is_not_trusted_if_it_computes_other_bits() -> None:
+    """Nobody has compared its bits, although rechecks were due."""
+    run = Scripted(guard__recheck_every=4)
+    run.form("a")
+    run.take(m.Recorded(9), m.Stored(9))
+    run.ready("abc")
+    run.break_(1)
+    run.answer({1: shards(9, (0, 6)), 2: (), 3: ()})
+    assert run.open().source == Source(9, ((0, *shards(9, (0, 6))),))
+    run.break_(2, "they compute different bits", suspects=(0,), done=11)
+    undo = only(m.Undo, run.answer({n: shards(11, (0, 6), generation=2) for n in (1, 2, 3)}))
+    assert (undo.fields["to"], undo.fields["trusted"]) == (0, 0)
+    assert run.open().source is None
+
+
+def test_steps_repeated_by_a_new_group_are_not_trusted_because_others_had_passed_them() -> None:
+    run = Scripted(guard__recheck_every=4, checkpoints=(Checkpoint(8, ""),))
+    run.form("abc")
+    run.take(m.Recorded(12, rechecked=12), m.Stored(12))
+    for number in (1, 2, 3):
+        run.break_(number)
+    run.answer({1: (), 2: (), 3: ()})
+    assert run.open().source == Checkpoint(8, "")
+    run.break_(2, "they compute different bits", suspects=(0,), done=11)
+    undo = only(m.Undo, run.answer({n: shards(11, (0, 6), generation=2) for n in (1, 2, 3)}))
+    assert undo.fields["to"] == 8
+
+
+# Cuts of another command
+
+
+OTHERS = (Cut("aaaa", 4),)
+
+
+def test_cuts_that_another_command_recorded_since_are_followed_when_a_group_forms() -> None:
+    run = Scripted(checkpoints=(Checkpoint(8, ""), Checkpoint(4, "")))
+    run.log = OTHERS, ()
+    join = run.form("ab")
+    assert (join.source, join.lineage) == (Checkpoint(4, ""), OTHERS)
+    assert only(m.Follow, run.decided) == m.Follow(4, OTHERS, ())
+    assert run.notes("group_broken") == [{"step": 0, "reason": "another command has undone what came after step 4"}]
+
+
+def test_a_run_does_not_end_with_a_state_that_another_command_has_undone() -> None:
+    run = Scripted(checkpoints=(Checkpoint(24, ""), Checkpoint(4, "")))
+    run.form("a")
+    run.take(m.Recorded(24), m.Stored(24))
+    run.log = OTHERS, ()
+    found = run.say(1, Phase.FINISHED, done=24)
+    assert not every(m.End, found) and only(m.Halt, found) == m.Halt(2, (1,))
+    run.answer({1: shards(24, (0, 6))})
+    assert run.open().source == Checkpoint(4, "")
+    run.take(m.Recorded(24), m.Stored(24), m.Committed(2, Checkpoint(24, "aaaa")))
+    assert run.say(1, Phase.FINISHED, done=24) == [m.End("finished", 24)], "nothing new is in the log"
+
+
+def test_a_run_whose_log_cannot_be_read_at_its_end_can_be_resumed() -> None:
+    run = Scripted(checkpoints=(Checkpoint(24, ""),), fault__storage_wait_s=100)
+    run.form("a")
+    run.log_answers = False
+    assert run.say(1, Phase.FINISHED, done=24) == []
+    give_up = only(m.GiveUp, [*run.after(60, m.Heard(1, run.statuses[1])), *run.after(50, m.Heard(1, run.statuses[1]))])
+    assert give_up.reason == "the run's log cannot be read; make room, or wait for the storage, then `foundray resume run`"
+
+
+def test_cuts_of_two_commands_at_once_undo_what_followed_from_either() -> None:
+    """In the log, the other's stands before this command's, under which states were made that do not follow from it."""
+    run = Scripted(guard__spike=6, guard__roll_back=4, checkpoints=(Checkpoint(4, ""), Checkpoint(2, "")))
+    run.form("a")
+    run.break_(1, "a spike", spike=7)
+    run.answer({1: shards(6, (0, 6))})
+    (own,) = run.lineage
+    run.open()
+    assert run.protocol.recorded == 4
+    run.log = (Cut("aaaa", 2), own), ()
+    run.break_(1)
+    undo = only(m.Undo, run.answer({1: shards(5, (0, 6), generation=2, made_under=own.id)}))
+    assert undo.fields["to"] == 2 and undo.lineage[:2] == run.log[0]
+    run.log = undo.lineage, ()
+    assert run.open().source == Checkpoint(2, "")
 
 
 def test_without_a_majority_the_command_gives_up() -> None:
@@ -387,7 +469,7 @@ def test_a_stop_does_not_hide_why_a_group_broke() -> None:
     assert run.take(m.StopAsked()) == []
     found = run.answer(dict.fromkeys((1, 2, 3), ()))
     assert only(m.Undo, found).kind == "left_out"
-    assert run.take(m.Tick()) == [m.End("stopped", 0)]
+    assert found[-1] == m.End("stopped", 0)
 
 
 def test_a_run_is_finished_with_its_last_checkpoint() -> None:

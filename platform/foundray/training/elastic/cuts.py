@@ -1,0 +1,67 @@
+"""Reads the cuts in a run's log, where another command may have recorded some, in a thread: storage may stall."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from foundray.errors import InputError
+from foundray.records.reader import Reader, Shorter
+from foundray.runs import lineage
+from foundray.runs.lineage import Event as Record
+from foundray.storage import Store
+from foundray.training import rollback
+from foundray.training.protocol.messages import CutsRead, Event
+
+DECIDING = {"rolled_back", "left_out", "extended", "branched"}
+"""Kinds of events from which cuts and roll-backs follow."""
+RETRY_SECONDS = 1.0
+
+
+class CutReader:
+    def __init__(self, run: Store):
+        self.reader = Reader(run, "events")
+        self.found: list[Record] = []
+        self.thread = ThreadPoolExecutor(1)
+        self.asked = 0
+        self.reading: tuple[int, Future[bool]] | None = None
+        self.retry_at = 0.0
+
+    def ask(self, asked: int) -> None:
+        """Have the log read, as it is at this time or later."""
+        self.asked, self.retry_at = asked, 0.0
+        self._begin()
+
+    @property
+    def is_reading(self) -> bool:
+        return self.reading is not None
+
+    def _begin(self) -> None:
+        if self.reading is None and self.asked and time.monotonic() >= self.retry_at:
+            self.reading = self.asked, self.thread.submit(self._read)
+
+    def poll(self) -> list[Event]:
+        """What the log says, once it is read."""
+        self._begin()
+        if self.reading is None or not self.reading[1].done():
+            return []
+        (asked, future), self.reading = self.reading, None
+        if not future.result():
+            self.retry_at = time.monotonic() + RETRY_SECONDS
+            return []
+        if asked == self.asked:
+            self.asked = 0
+        return [CutsRead(asked, lineage.recorded(self.found), rollback.recorded(self.found))]
+
+    def _read(self) -> bool:
+        """Read what is new; False if storage does not answer."""
+        try:
+            for record in self.reader.new():  # one by one: after a failure, the reader goes on behind the last
+                if record["event"] in DECIDING:
+                    self.found.append(record)
+        except (InputError, Shorter):
+            return False
+        return True
+
+    def close(self) -> None:
+        self.thread.shutdown(wait=False, cancel_futures=True)
