@@ -162,7 +162,7 @@ TAMPERED: dict[str, tuple[Any, ...]] = {
     "grad_norm": (-1.0, math.inf), "lr": (0.1,), "step_s": (0.0, 1e6), "data_wait_s": (-1.0, 1e6), "copy_s": (-1.0,),
     "tokens_per_s": (1.0,), "workers": (2,), "takers": ([[0, 4]], [[1, 5]], [[0, 4], [-1, 1]], [], 5),
     "skipped": ([9], [1, 1], [2, 1], [-1], [0, 1, 2, 3, 4]), "spike": (True,), "data": ("00000000",), "mirrored": (13, -1),
-    "passed_over": (1,), "lineage": ("a",),
+    "passed_over": (1,), "lineage": ("a",), "rechecked": (True,),
 }  # fmt: skip
 """Values that the record of the fifth step cannot have."""
 

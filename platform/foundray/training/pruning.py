@@ -75,7 +75,7 @@ def removable(run: Run) -> list[Removal]:
     lineage, there = recorded(events), folders(run.checkpoints)
     complete = [one for one in there if (one / MANIFEST).exists()]
     usable = [one for one in complete if is_usable(one, lineage)]
-    passed = last_rechecked(run.story(), spec.guard.recheck_every)
+    passed = last_rechecked(run.story())
     keep = Keep.by(spec, lambda: losses, lambda: passed)
     if run.facts().state == "finished" and usable and _is_whole(usable[0]):
         keep = replace(keep, newest=1)

@@ -27,7 +27,7 @@ PASSED, ALONE = {"rechecked": True}, {"rechecked": False}
         ([step(4, **PASSED), step(5), step(8, **PASSED), step(9)], 8),
         ([step(4, **PASSED), step(8, **ALONE), step(12, **ALONE)], 4),
         ([step(4, **ALONE), step(8, **PASSED)], 8),
-        ([step(4), step(8)], 8),  # of a version that did not say
+        ([step(4), step(8)], 0),  # of a version that did not say
         ([step(8, **PASSED), event("workers_started", step=8), step(9)], 8),
         ([step(8, **PASSED), event("workers_started", step=6), step(7), step(8, **ALONE)], 6),
         ([step(8, **PASSED), event("rolled_back", to=4, cut="a"), step(5)], 4),
@@ -36,8 +36,4 @@ PASSED, ALONE = {"rechecked": True}, {"rechecked": False}
     ],
 )
 def test_the_last_step_that_a_recheck_has_passed(story: list[dict[str, Any]], last: int) -> None:
-    assert last_rechecked(story, 4) == last
-
-
-def test_a_run_that_is_not_rechecked_has_none() -> None:
-    assert last_rechecked([step(4), step(8)], None) == 0
+    assert last_rechecked(story) == last

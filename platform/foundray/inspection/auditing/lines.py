@@ -54,6 +54,8 @@ def _numbers(line: Placed, spec: Spec) -> Iterator[str]:
     mirrored = record.get("mirrored")
     if mirrored is not None and not 0 <= mirrored <= step:
         yield f"mirrored is {mirrored}"
+    if record.get("rechecked") and line.group.workers == 1:
+        yield "several workers have rechecked it, but the group had one"
     if (lineage := record.get("lineage", "")) != line.group.lineage:
         yield f"its lineage is {lineage!r:.40}, but the run's cuts give {line.group.lineage!r}"
 

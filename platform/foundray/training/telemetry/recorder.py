@@ -80,7 +80,7 @@ class Recorder:
         """The last step that a recheck has passed."""
         last: dict[str, Any] = {"time": 0.0, "step": 0}
         for record in run.story():
-            self._follow_rechecks(record)
+            self.rechecked = rechecked(self.rechecked, record)
             if "event" not in record:
                 last = record
                 self._remember([last])
@@ -130,7 +130,7 @@ class Recorder:
             self.record_writer.add(events, metrics)
             self._remember(metrics)
             for record in records:  # in order: a group begins before its steps
-                self._follow_rechecks(record)
+                self.rechecked = rechecked(self.rechecked, record)
                 if "event" in record:
                     self.curves.add_event(record)
                 else:
@@ -173,10 +173,6 @@ class Recorder:
             if not record["spike"]:
                 self.losses.append((record["step"], record["loss"]))
             self.skipped |= {(record["step"] + record["passed_over"], index) for index in record["skipped"]}
-
-    def _follow_rechecks(self, record: dict[str, Any]) -> None:
-        if every := self.spec.guard.recheck_every:
-            self.rechecked = rechecked(self.rechecked, record, every)
 
     def follow(self, to: int, cuts: Lineage, roll_backs: tuple[RollBack, ...]) -> None:
         """Take over the cuts that another command has recorded; they undo what came after step `to`."""
