@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BATCH = 1 << 16
 """Records held as Python objects at a time."""
 _ARROW: dict[Any, pa.DataType] = {
-    int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string(), int | None: pa.int64(),
+    int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string(), int | None: pa.int64(), bool | None: pa.bool_(),
     list[int]: pa.list_(pa.int64()), list[tuple[int, int]]: pa.list_(pa.list_(pa.int32(), 2)),
 }  # fmt: skip
 STEPS = pa.schema([(name, _ARROW[info.annotation]) for name, info in Step.model_fields.items()])
