@@ -84,6 +84,23 @@ def calm(spec: Path) -> str:
     return str(foundray("train", spec, "--set", "name=calm", "--set", "scale.workers=1", "--json").facts["weights_sha256"])
 
 
+def test_a_submitted_run_equals_the_run_on_a_laptop(cluster: LocalCluster, spec: Path) -> None:
+    short, there = ("--set", "train.steps=4", "--set", "scale.workers=1"), ("--cluster", cluster.url)
+    laptop, submitted, status, audit = foundray_in_turn(
+        ("train", spec, *short, "--set", "name=laptop", "--json"),
+        ("submit", spec, *short, "--set", "name=job", *there, "--follow"),
+        ("status", "job", *there, "--json"),
+        ("audit", spec.parent / "runs" / "job"),
+    )
+    assert submitted.status == 0, submitted.err
+    assert "step 4: validation loss" in submitted.out
+    facts = status.facts
+    assert (facts["status"], facts["state"]) == ("SUCCEEDED", "finished")
+    assert facts["weights_sha256"] == laptop.facts["weights_sha256"]
+    assert "every one used exactly once" in audit.out
+
+
+@pytest.mark.thorough
 def test_a_run_that_is_left_and_stopped_and_loses_its_head_equals_the_run_on_a_laptop(
     cluster: LocalCluster, spec: Path, calm: str, pace: Pace
 ) -> None:
@@ -272,13 +289,14 @@ def lose_head(cluster: LocalCluster) -> None:
     cluster.restart_head()
 
 
-def test_bad_input(cluster: LocalCluster, spec: Path, calm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input(cluster: LocalCluster, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_with_checkpoint(spec.parent / "runs", name="taken")
     cases = (
         (("--cluster", "http://127.0.0.99:9"), "no cluster answers at http://127.0.0.99:9"),
         (("--cluster", "ray://here"), "give the URL of the cluster's dashboard"),
         (("--set", "storage=s3://key:secret@bucket/runs"), "holds a secret"),
         (("--set", "model.widht=3"), "did you mean 'width'?"),
-        (("--set", "name=calm", "--set", "optimizer.lr=0.5"), "the run folder"),
+        (("--set", "name=taken", "--set", "optimizer.lr=0.5"), "the run folder"),
         (("--set", "data.sources.0.path=/none.txt", "--set", "name=none"), "the source /none.txt does not exist"),
         (("--runtime-env", tmp_path / "none.yaml"), "none.yaml cannot be read"),
         (("--driver", "foo"), "it is head, worker, or resources"),
