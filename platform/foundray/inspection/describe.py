@@ -52,12 +52,18 @@ def derived(spec: Spec) -> dict[str, object]:
             "scale.workers sets another number, and never changes the result"
         )
     facts["threads per worker"] = _threads(spec)
-    for world in dict.fromkeys(spec.scale.world):
+    if (team := spec.scale.team) > 1:
+        facts["teams"] = (
+            f"{team} workers hold one copy of the model between them; an evaluation of theirs has the loss, no texts and no "
+            "health of layers"
+        )
+    for world in dict.fromkeys(spec.scale.groups):
         held = footprint(spec, vocabulary, world, on_gpu)
         facts[f"memory per worker, of {world}"] = (
             f"{size(held.weights)} weights + {size(held.gradients + held.summing)} gradients"
             f" + {size(held.optimizer)} optimizer state = {size(held.state)},"
             f" and about {size(held.activations + held.outputs + held.cast)} activations"
+            + (f" and {size(held.gathered)} of a unit at work" if held.gathered else "")
         )
         if world > 1:
             facts[f"main memory per worker for copies of the state, of {world}"] = size(held.copies)

@@ -158,6 +158,9 @@ class Spec(Section):
                 f"evaluate.{'tasks' if self.evaluate.tasks else 'prompts'}: {self.objective.kind} on "
                 f"{self.data.modality.kind} continues no text"
             )
+        if self.scale.team > 1 and (self.train.compile or self.evaluate.tasks):
+            field, what = ("train.compile", "compiles its layers") if self.train.compile else ("evaluate.tasks", "judges tasks")
+            raise ValueError(f"{field}: no team of several workers {what}; omit it, or set scale.team to 1")
         between = self.train.evaluate_every
         for part, named in (("tasks", self.evaluate.tasks), ("sets", self.evaluate.others)):
             for name, one in named.items():

@@ -4,6 +4,10 @@ State, per parameter (padded to blocks): 4 weights, 4 gradient, 8 exact sum or 4
 the optimizer's 2.03 (8-bit AdamW) or 8, divided by the number of workers. The exact sum converts a gradient to integers in
 chunks of 12 bytes per element.
 
+A member of a team of k holds a k-th of the weights and of the sum, and no gradient; while it computes, one unit is there whole,
+with its gradient: 12 bytes per parameter of the largest unit (its weights or what arrives from the others, its parameters'
+gradients, and these in one piece).
+
 Activations, per layer and unit, of width D, feed-forward width F and H heads, in bytes (after Korthikanti et al. 2022,
 arXiv:2205.05198, section 4.1, for SwiGLU and flash attention, which keeps no matrix of units by units):
 
@@ -28,11 +32,13 @@ import torch
 from foundray.contract import WIDTH, Units, Values
 from foundray.host.devices import DEVICES, device_type
 from foundray.model.model import Model
+from foundray.model.units import units
 from foundray.spec import ModelConfig, Spec
 from foundray.training.elastic.replicas import STATES_KEPT
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.flat import Layout
 from foundray.training.step.optimizers.shard import state_bytes_per_block
+from foundray.training.step.team.holding import holding
 
 BYTES_PER_OUTPUT = 12
 RESERVED = 2**30
@@ -50,6 +56,8 @@ class Footprint:
     summing: int
     """The sum of micro-batches' gradients."""
     optimizer: int
+    gathered: int
+    """A unit of the model that its team has gathered, and its gradient; 0 for a worker that holds the whole model."""
     cast: int
     """Matrices in bf16, while a micro-batch is computed."""
     activations: int
@@ -70,7 +78,7 @@ class Footprint:
     @property
     def total(self) -> int:
         """Peak bytes."""
-        return self.state + max(self.cast + self.activations + self.outputs, self.update) + self.reserved
+        return self.state + max(self.gathered + self.cast + self.activations + self.outputs, self.update) + self.reserved
 
     def to_dict(self) -> dict[str, int]:
         return {**asdict(self), "state": self.state, "total": self.total}
@@ -85,9 +93,13 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     objective = spec.objective.build()
     with torch.device("meta"):
         model = Model(spec.model, objective, spec.unit_shape(classes))
-    layout = Layout.of(model)
-    share = layout.share(world)
-    elements = (layout.blocks + max(spec.scale.world[1], world) - 1) * BLOCK
+    layout, team = Layout.of(model), spec.scale.team
+    share, elements, gathered = layout.share(world), (layout.blocks + max(spec.scale.world[1], world) - 1) * BLOCK, 0
+    if team > 1:
+        parts = holding(layout, units(model), team, 0)
+        blocks, teams = sum(part.share for part in parts), -(-world // team)
+        share, elements = -(-blocks // teams), (blocks + teams - 1) * BLOCK
+        gathered = 12 * BLOCK * max(len(part.blocks) for part in parts)
     chunk = min(DEVICES[device_type(on_gpu)].chunk, elements)
     summing = elements * 8 + chunk * 12 if spec.train.exact else elements * 4
     weights = elements * (8 if objective.teaches else 4)
@@ -97,15 +109,16 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     return Footprint(
         world=world,
         weights=weights,
-        gradients=elements * 4,
+        gradients=elements * 4 if team == 1 else 0,
         summing=summing,
         optimizer=optimizer,
+        gathered=gathered,
         cast=2 * matrices if on_gpu else 0,
         activations=activations,
         outputs=outputs,
         update=share * BLOCK * 8,
         reserved=RESERVED if on_gpu else 0,
-        copies=2 * STATES_KEPT * (weights // world + optimizer) if world > 1 else 0,
+        copies=2 * STATES_KEPT * (weights * team // world + optimizer) if world > 1 else 0,
     )
 
 

@@ -46,7 +46,8 @@ def sentence(event: Record) -> str:
             return f"extended to {event['changed']['train.steps'][1]} steps, on from step {event['to']}"
         case "workers_started":
             continued = f" at step {event['step']}" if event["step"] else ""
-            return f"training on {plural(event['workers'], 'worker')}, {event['device']}{continued}"
+            teams = f" in teams of {team}" if (team := event.get("team", 1)) > 1 else ""
+            return f"training on {plural(event['workers'], 'worker')}{teams}, {event['device']}{continued}"
         case "evaluated":
             bits = f", {event['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in event else ""
             rank = f", features of effective rank {event['effective_rank']:.1f}" if "effective_rank" in event else ""

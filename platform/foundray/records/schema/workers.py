@@ -93,6 +93,8 @@ class WorkersStarted(Event):
     """Steps done in the state that the group began from."""
     workers: int
     """Number of workers in the group."""
+    team: int = 1
+    """Workers that hold one copy of the model between them."""
     device: str
     """The device that rank 0 computes on."""
     state: Literal["memory", "storage"]

@@ -135,8 +135,9 @@ class Group:
             if exchange := group.exchange:  # the worker's own thread may leave meanwhile
                 exchange.meeting.abort()
         if self.world > 1 and dist.is_initialized():
-            with contextlib.suppress(Exception):
-                dist.distributed_c10d._get_default_group().abort()
+            for group in (self, *self.parts):
+                with contextlib.suppress(Exception):
+                    (group.process_group or dist.distributed_c10d._get_default_group()).abort()
             _cut(self.sockets)
 
     def check(self) -> None:

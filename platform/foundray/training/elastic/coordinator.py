@@ -260,7 +260,7 @@ class Coordinator:
         kinds = dict.fromkeys(kind for pool in pools for kind in pool.resources)
         nodes = node_resources()
         have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in kinds)
-        fewest = self.spec.scale.world[0]
+        fewest = self.protocol.world[0]
         missing = f"{ready} of at least {fewest} workers are ready; each takes {each}, and the cluster has {have} in all"
         if not give_up:
             return self._note("waiting", reason=missing)

@@ -63,14 +63,16 @@ class Evaluations:
         part = self._part(done)
         before = self._part()
         compared = {}
-        activations, looks = Activations(self.trainer.model), Looks.of(self.spec, self.trainer, before.micro_batches)
+        activations = looks = None
+        if self.trainer.team_size == 1:  # what follows reads the whole model, which no member of a team holds
+            activations, looks = Activations(self.trainer.model), Looks.of(self.spec, self.trainer, before.micro_batches)
         if before.samples < part.samples:
             result = self._evaluate(self._stream(done, part), part, activations)
             compared = {"compared_loss": self._evaluate(self._stream(done, before, "compared"), looks=looks).loss}
         else:
             result = self._evaluate(self._stream(done, part), part, activations, looks)
         early = ends_early(result.loss)
-        judged = self._sets(done, early) | self.judging.judge(done, early)
+        judged = self._sets(done, early) | (self.judging.judge(done, early) if activations else {})
         return event(
             "evaluated",
             step=done,
@@ -87,7 +89,7 @@ class Evaluations:
             **({"sources": [asdict(one) for one in result.sources]} if result.sources else {}),
             **judged,
             **(looks.kept(Store.at(self.work.run), done) if looks else {}),
-            health=self._health(activations),
+            health=self._health(activations) if activations else [],
         )
 
     def _health(self, activations: Activations) -> list[dict[str, str | float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import ray
 import torch
 from torch import Tensor
 
+from foundray.contract import Objective
 from foundray.data.stream.leases import TRAINING, MicroBatchSource
 from foundray.data.stream.plan import read_micro_batches
 from foundray.errors import FoundrayError, InputError, RunFailed
@@ -38,11 +39,20 @@ from foundray.training.rollback import next_turn, passed_over
 from foundray.training.slots.board import Journal
 from foundray.training.step.guards import Losses, Spike
 from foundray.training.step.outcome import Overflow, StepResult
+from foundray.training.step.team.trainer import TeamTrainer
 from foundray.training.step.trainer import Trainer
 from foundray.training.warm_start.starting import begin
 
 if TYPE_CHECKING:
     from foundray.training.elastic.worker import Worker
+
+
+def _trainer(spec: Spec, objective: Objective, classes: int, device: torch.device) -> Trainer:
+    """The model and its step; in a team, without memory for the model until it joins a group."""
+    team = spec.scale.team
+    with torch.device("meta") if team > 1 else nullcontext():
+        model = Model(spec.model, objective, spec.unit_shape(classes))
+    return TeamTrainer(spec, model, objective, None, team, device) if team > 1 else Trainer(spec, model.to(device), objective)
 
 
 class Loop:
@@ -55,9 +65,7 @@ class Loop:
         torch.set_num_threads(spec.scale.worker_threads)
         # The model and its step.
         objective = spec.objective.build()
-        model = Model(spec.model, objective, spec.unit_shape(work.classes))
-        model.to(worker.device)
-        self.trainer = Trainer(spec, model, objective)
+        self.trainer = _trainer(spec, objective, work.classes, torch.device(worker.device))
         self.trainer.read = lambda position: next(read_micro_batches(work.plan, position, 1))
         self.evaluations = Evaluations(work, spec, self.trainer)
         # Records, and the copies of the state: checkpoints in storage, replicas in other workers' memory.
@@ -128,6 +136,7 @@ class Loop:
             "workers_started",
             step=self.done,
             workers=order.world,
+            team=self.trainer.team_size,
             device=str(self.trainer.device),
             state="memory" if source else "storage",
             peak_flops=order.peak_flops,
@@ -179,8 +188,8 @@ class Loop:
         self.trainer.group.leave()
 
     def _own_shard(self) -> StateShard:
-        own, window = self.trainer.own, self.trainer.spikes.window()
-        return StateShard(self.trainer.updates or 0, self.generation, own.start, own.stop, window, self.made_under)
+        place, window, team = self.trainer.place, self.trainer.spikes.window(), self.trainer.team_size
+        return StateShard(self.trainer.updates or 0, self.generation, place.start, place.stop, window, self.made_under, team)
 
     # The loop
 
@@ -227,7 +236,7 @@ class Loop:
         # The run is done: everything must be stored and recorded before the worker says so.
         self.shard_writer.finish()
         self.journal.close()
-        sha = weights_sha256(self.trainer.weights()) if self.order.rank == 0 else None
+        sha = weights_sha256(self.trainer.weights()) if self.order.rank < self.trainer.team_size else None
         early = {"reason": reason(train, self.val_losses, self.done)} if self.done < train.steps else {}
         return {"phase": Phase.FINISHED, "done": self.done, "facts": {"weights_sha256": sha, **early}}
 

@@ -63,8 +63,8 @@ class Order:
     """Address and port at which rank 0 gathers the group; None for a group of one."""
     source: Source | Checkpoint | ObjectRef | None
     """Where the state is: in memories, with holders by rank (or a reference to that), or in storage; None for a new state."""
-    bounds: tuple[int, ...]
-    """Boundaries of the workers' shards, in blocks."""
+    bounds: tuple[int, ...] | None
+    """Boundaries of the workers' shards, in blocks; None for equal shards of what each holds."""
     replica_holder: WorkerHandle | None
     """The worker that keeps the replica of this one's state shard; None for a lone worker."""
     replica_s: float

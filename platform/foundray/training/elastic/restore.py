@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from foundray.model.units import units
 from foundray.training.collectives.group import Group
 from foundray.training.elastic.replicas import Replicas
 from foundray.training.protocol.states import Source
-from foundray.training.step.blocks import BLOCK
-from foundray.training.step.flat import part
+from foundray.training.step.blocks import BLOCK, Blocks, overlaps
+from foundray.training.step.team.holding import ordered
 from foundray.training.step.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -27,29 +28,32 @@ def as_arrays(tensors: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
 def restore(trainer: Trainer, group: Group, source: Source, replicas: Replicas[dict[str, Tensor]]) -> int:
     """Load the state held by the workers of `group` into the trainer, which has joined it; return its step.
 
-    Each holder broadcasts its shards in turn: every worker takes the weights, and the optimizer state of the blocks it owns in
-    this group.
+    Each holder broadcasts its shards in turn: every worker takes the weights of the blocks that it holds in this group, and the
+    optimizer state of those that it owns.
     """
-    owned, device = trainer.own, trainer.device
-    shapes = trainer.optimizer.state
-    state = {name: torch.zeros(len(owned) * width, dtype=dtype, device=device) for name, (dtype, width) in shapes.items()}
+    device, shapes = trainer.device, trainer.optimizer.state
+    state = {
+        name: torch.zeros(len(trainer.blocks) * width, dtype=dtype, device=device) for name, (dtype, width) in shapes.items()
+    }
+    order = ordered(trainer.layout, units(trainer.model), source.shards[0][1].team)
     for holder, shard in source.shards:
-        blocks = shard.stop - shard.start
+        blocks = order.part(shard.start, shard.stop)
+        ranges = [(run.start, run.stop) for run in blocks.ranges]
         held = replicas.get(shard) if holder == group.rank else None
-        received = partial(_received, group, holder, held, blocks, device)
-
-        # Every worker takes the whole buffers.
+        received = partial(_received, group, holder, held, len(blocks), device)
+        # Every rank joins each broadcast, and takes what it needs of it.
         for name, buffer in trainer.whole.items():
-            part(buffer, range(shard.start, shard.stop)).copy_(received(name, torch.float32, BLOCK))
-        # Of the optimizer's state, take the overlap with this worker's blocks; every rank must join each broadcast.
-        start, stop = max(owned.start, shard.start), min(owned.stop, shard.stop)
+            _take(received(name, torch.float32, BLOCK), BLOCK, ranges, trainer.held, buffer)
         for name, (dtype, width) in shapes.items():
-            values = received(name, dtype, width)
-            if start < stop:
-                taken = values[(start - shard.start) * width : (stop - shard.start) * width]
-                state[name][(start - owned.start) * width : (stop - owned.start) * width] = taken
+            _take(received(name, dtype, width), width, ranges, trainer.blocks, state[name])
     trainer.optimizer.load(state)
     return source.step
+
+
+def _take(values: Tensor, width: int, ranges: list[tuple[int, int]], wanted: Blocks, into: Tensor) -> None:
+    """Copy what is wanted of the blocks of `ranges` to its place in `into`; a block has `width` values."""
+    for there, here, count in overlaps(ranges, wanted):
+        into[here * width : (here + count) * width] = values[there * width : (there + count) * width]
 
 
 def _received(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from foundray.runs.lineage import Lineage, usable
+from foundray.spec.running import ScaleConfig
 from foundray.training.protocol.members import Member
 from foundray.training.protocol.states import Source, StateShard, newest_complete
 
@@ -15,6 +16,19 @@ first of these times at the earliest, and after the second at the latest.
 """
 HALT_SECONDS = 65.0
 """Limit for a living worker to leave its group (it finishes its micro-batch), or to hand over its state."""
+
+
+def in_teams(numbers: Sequence[int], node_of: Callable[[int], str], size: int) -> list[int]:
+    """As many workers as make whole teams, team after team: of one node first, then of what the nodes have left over."""
+    if size == 1:
+        return list(numbers)
+    on_node: dict[str, list[int]] = {}
+    for number in numbers:
+        on_node.setdefault(node_of(number), []).append(number)
+    cut = {node: len(there) // size * size for node, there in on_node.items()}
+    whole = [number for node, there in on_node.items() for number in there[: cut[node]]]
+    left = [number for node, there in on_node.items() for number in there[cut[node] :]]
+    return whole + left[: len(left) // size * size]
 
 
 @dataclass
@@ -61,15 +75,16 @@ class Attempt:
         return waited >= min(max(GRACE_SECONDS, 2 * self.answered_s), PROBE_SECONDS) and is_enough()
 
     def choose(
-        self, members: Mapping[int, Member], may_stay: Callable[[int], bool], group: Collection[int], world: tuple[int, int]
+        self, members: Mapping[int, Member], may_stay: Callable[[int], bool], group: Collection[int], scale: ScaleConfig
     ) -> None:
-        """Choose among the workers that have halted, at most `world[1]`; old ones of `group` that do not stay have to leave."""
+        """Choose among the workers that have halted, in whole teams; old ones of `group` that do not stay have to leave."""
         there = [n for n in self.asked if n in self.held and n in members]
         staying = [n for n in there if may_stay(n)]
         # A worker on a draining node continues if the run would otherwise stop.
-        needed = max(0, world[0] - len(staying))
+        fewest, most = scale.groups
+        needed = max(0, fewest - len(staying))
         staying += [n for n in there if n in group and not may_stay(n)][:needed]
-        self.chosen = tuple(staying[: world[1]])
+        self.chosen = tuple(in_teams(staying, lambda n: members[n].slot.node, scale.team)[:most])
         self.leaving = tuple(sorted(n for n in there if n in group and n not in staying))
 
     def hand_over(self, lineage: Lineage, blocks: int) -> None:

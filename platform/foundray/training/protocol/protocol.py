@@ -75,9 +75,9 @@ class Protocol:
 
     def __init__(self, spec: Spec, history: History, resume: str, now: float):
         """`resume` is the command that continues the run, for messages."""
-        self.spec, self.world, self.resume, self.now = spec, spec.scale.world, resume, now
+        self.spec, self.world, self.resume, self.now = spec, spec.scale.groups, resume, now
         self.decisions: list[Decision] = []
-        self.members = Members(self.world[1], spec.fault.silence_s, now, self._decide)
+        self.members = Members(spec.scale.world[1], spec.fault.silence_s, now, self._decide)
         self.commits = Commits(spec.fault.storage_wait_s, spec.pins, self._decide)
         self.log_reads = LogReads(self._decide)
         self.failures = Failures(spec.fault, resume, lambda: self.now)
@@ -322,7 +322,8 @@ class Protocol:
     def _joiners(self) -> list[int]:
         """Workers outside the group that could join it."""
         others = [n for n in self.members.staying(self.now) if n not in self.group and self.members.of[n].heard > self.since]
-        return [n for n in others if self.members.of[n].status.phase in m.IDLE][: self.world[1] - len(self.group)]
+        ready = [n for n in others if self.members.of[n].status.phase in m.IDLE][: self.world[1] - len(self.group)]
+        return ready[: len(ready) // self.spec.scale.team * self.spec.scale.team]
 
     def _can_leave(self) -> bool:
         """Tell whether some workers should leave, and enough remain without others that join."""
@@ -371,7 +372,7 @@ class Protocol:
     def _choose(self) -> None:
         """Choose the next group among the workers that have halted."""
         attempt = self.attempt
-        attempt.choose(self.members.of, lambda n: self.members.may_stay(n, self.now), self.group, self.world)
+        attempt.choose(self.members.of, lambda n: self.members.may_stay(n, self.now), self.group, self.spec.scale)
         if len(attempt.chosen) < self.world[0]:
             self._note("too_few", workers=len(attempt.chosen), needed=self.world[0])
             self.group, self.waiting_reported = {}, False

@@ -21,11 +21,13 @@ class StateShard:
     """The group that made it. With rounded sums, two groups' states of one step differ, so they are never mixed."""
     start: int
     stop: int
-    """Blocks [start, stop)."""
+    """Blocks [start, stop), as numbered in that group's order."""
     losses: tuple[tuple[int, float], ...] = field(default=(), compare=False)
     """The spike guard's window after this step: (step, loss), the same in all shards of a state."""
     made_under: str = ""
     """Id of the run's last cut when it was made."""
+    team: int = 1
+    """Workers of a team in that group, on which the order of the blocks depends (`step.team.holding`)."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ MicroBatches = Iterable[tuple[int, bytes]]
 class Trainer:
     """A model on one worker, its shard of the optimizer, and the step that moves both."""
 
+    team_size = 1
+    """Workers that hold one copy of the model between them."""
+
     def __init__(
         self, spec: Spec, model: Model, objective: Objective, group: Group | None = None, device: torch.device | None = None
     ):
@@ -66,14 +69,20 @@ class Trainer:
         """Reads the micro-batch at a position of the stream, for rechecks."""
         self.alike = True
         """Whether all workers' hardware is of one kind, so that bits can be compared."""
-        self.take_part(group or Group())
+        self.group = Group()
+        self.updates: int | None = None
+        """Updates that this worker's shard has had; None while it may be incomplete."""
+        self.result: StepResult | None = None
+        """The result of the last step."""
+        if group is not None or self.team_size == 1:
+            self.take_part(group or self.group)
 
     def take_part(self, group: Group, bounds: tuple[int, ...] | None = None) -> None:
         """Become a worker of `group`: own a shard, with an optimizer whose state must still be loaded.
 
         Shards are equal, unless `bounds` are given (`shard_bounds`).
         """
-        self.group = group
+        self.group, self.updates, self.result = group, None, None
         self.across = group
         """The workers that hold the same blocks as this one, and update a shard of them each."""
         self._hold()
@@ -82,10 +91,6 @@ class Trainer:
         """The positions, among the blocks that this worker holds, of those that it updates."""
         self.blocks = self.held.part(self.own.start, self.own.stop)
         self.optimizer = ShardOptimizer(self.spec.optimizer, self.layout, self.blocks, part(self.buffer, self.own))
-        self.updates: int | None = None
-        """Updates that this worker's shard has had; None while it may be incomplete."""
-        self.result: StepResult | None = None
-        """The result of the last step."""
         self.squares: Tensor | None = None
         """Sum of squares of the last step's gradient, before clipping, per block; None before this group's first step."""
         self.update_squares: Tensor | None = None
@@ -107,6 +112,11 @@ class Trainer:
         self.whole = {"master": buffer, **({TEACHER: teacher.buffer} if teacher else {})}
         """Buffers that this worker holds completely although it updates its shard only, by name in the state."""
 
+    @property
+    def place(self) -> range:
+        """The numbers of this worker's blocks in its group's order (`team.holding.ordered`)."""
+        return self.own
+
     def gather_weights(self) -> None:
         """Receive the other workers' shards of the weights, and of the teacher's."""
         for buffer in self.whole.values():
@@ -118,6 +128,12 @@ class Trainer:
         initialise(self.model, self.spec.seed)
         if self.teacher:
             self.teacher.begin()
+
+    def overwrite(self, whose: str, name: str, values: Tensor) -> None:
+        """Set the first rows of a parameter: of the `master` weights, or of the teacher's."""
+        assert whose != TEACHER or self.teacher
+        named = self.teacher.weights if whose == TEACHER and self.teacher else self.flat.named()
+        named[name][: len(values)] = values.to(self.device)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The master weights by name, in name order, on the CPU. Every worker iterates to the end."""

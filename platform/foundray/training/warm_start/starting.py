@@ -148,13 +148,11 @@ def begin(trainer: Trainer, folder: Store, wanted: InitFromConfig, classes: int)
 def take(trainer: Trainer, weights: Weights, classes: int) -> Fit:
     """Overwrite the weights that fit. The teacher takes the other teacher's weights if there is one, otherwise the model's."""
     fit = fit_of(trainer.model, {name: list(tensor.shape) for name, tensor in weights[MASTER].items()}, classes)
-    mine = trainer.flat.named()
     for name, rows in fit.taken.items():
-        mine[name][:rows] = weights[MASTER][name][:rows].to(mine[name].device)
+        trainer.overwrite(MASTER, name, weights[MASTER][name][:rows])
     if trainer.teacher:
         trainer.teacher.begin()
         for name, tensor in weights.get(TEACHER, {}).items():
             if name in fit.taken:
-                rows = fit.taken[name]
-                trainer.teacher.weights[name][:rows] = tensor[:rows].to(trainer.device)
+                trainer.overwrite(TEACHER, name, tensor[: fit.taken[name]])
     return fit

@@ -72,6 +72,25 @@ def test_a_worker_that_is_lost_while_the_leases_open_is_replaced_by_another_atte
     assert run.take(m.Gone(2, "ActorDiedError"))[-2:] == [m.Dismiss(2), m.Halt(2, (1,))]
 
 
+def test_groups_are_whole_teams_of_one_node_first() -> None:
+    run = Scripted(workers=(1, 5), scale__team=2)
+    run.ready("ab")
+    run.answer({1: (), 2: ()})
+    assert run.open().numbers == (1, 2)
+    run.take(m.SlotsHeld(slots("abc")))
+    run.say(3, Phase.READY)
+    assert not every(m.Pause, run.after(2)), "one alone is no team: it waits"
+    run.take(m.SlotsHeld(slots("abca")))
+    assert every(m.Pause, run.say(4, Phase.READY))
+    for number in (1, 2):
+        run.say(number, Phase.PAUSED)
+    run.answer(dict.fromkeys((1, 2, 3, 4), ()))
+    assert run.open().numbers == (1, 4, 2, 3), "the two of node a are one team"
+    run.take(m.Gone(3, "ActorDiedError"))
+    run.answer(dict.fromkeys((1, 4, 2), ()))
+    assert run.open().numbers == (1, 4), "whole teams of those that are left"
+
+
 # A group that breaks
 
 

@@ -47,6 +47,18 @@ class HeldUnit:
         return tuple(found)
 
 
+def ordered(layout: Layout, units: Sequence[Unit], size: int) -> Blocks:
+    """All blocks in the order in which teams of `size` number them: one member's after another's.
+
+    So a worker's shard of the state is a range of numbers. A worker that holds the whole model numbers them as the flat space
+    does.
+    """
+    if size == 1:
+        return Blocks((range(layout.blocks),))
+    members = [holding(layout, units, size, member) for member in range(size)]
+    return Blocks(tuple(run for held in members for unit in held for run in unit.held.ranges))
+
+
 def holding(layout: Layout, units: Sequence[Unit], size: int, member: int) -> list[HeldUnit]:
     """What a member of a team of `size` holds of each unit, in the order of use."""
     of = {entry.name: entry for entry in layout.entries}

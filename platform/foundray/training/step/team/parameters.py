@@ -47,12 +47,11 @@ class TeamParameters:
             self.units[unit].free()
 
     def put(self, name: str, values: Tensor) -> None:
-        """Set this worker's part of a parameter from the whole of it."""
-        entry = next(entry for entry in self.layout.entries if entry.name == name)
-        padded = torch.zeros(entry.blocks * BLOCK)
-        padded[: values.numel()] = values.reshape(-1)
+        """Set this worker's part of a parameter from the whole of it, or from its first rows."""
+        entry, flat = next(entry for entry in self.layout.entries if entry.name == name), values.reshape(-1)
         for there, here, count in overlaps([(entry.first, entry.first + entry.blocks)], self.blocks):
-            part(self.buffer, range(here, here + count)).copy_(part(padded, range(there, there + count)))
+            some = flat[there * BLOCK : (there + count) * BLOCK]
+            self.buffer[here * BLOCK : here * BLOCK + len(some)] = some
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The whole weights by name, in name order, on the CPU, one unit in memory at a time. Every member iterates."""

@@ -18,7 +18,8 @@ class TeamTeacher(Teacher):
     ):
         """`network` has the weights of `of_teacher`; `encoding` are the encoder's units."""
         self.model, self.objective, self.student = network, objective, of_model.buffer
-        self.buffer, self.passes, self.encoding = of_teacher.buffer, Passes(of_teacher), encoding
+        self.parameters, self.buffer = of_teacher, of_teacher.buffer
+        self.passes, self.encoding = Passes(of_teacher), encoding
 
     @torch.no_grad()
     def targets(self, batch: Batch | None) -> Tensor | None:  # type: ignore[override]

@@ -15,11 +15,14 @@ from foundray.data.stream.batch import fingerprint
 from foundray.data.stream.order import mix
 from foundray.model.backbone import Stage
 from foundray.model.model import Batch, Model, initial_weights
+from foundray.model.units import units
 from foundray.spec import Spec
 from foundray.training.collectives.group import Group
 from foundray.training.step.blocks import overlaps
 from foundray.training.step.flat import part
 from foundray.training.step.loss_sum import WORDS, fits, words
+from foundray.training.step.teacher import NAME as TEACHER
+from foundray.training.step.team.holding import holding
 from foundray.training.step.team.parameters import TeamParameters
 from foundray.training.step.team.passes import Passes
 from foundray.training.step.team.teacher import TeamTeacher
@@ -42,21 +45,24 @@ class Round:
 class TeamTrainer(Trainer):
     """A trainer for groups whose teams of `size` workers hold one copy of the model between them."""
 
-    def __init__(self, spec: Spec, model: Model, objective: Objective, group: Group, size: int):
-        """`model` needs no memory: it may be on torch's `meta` device."""
-        self.size = size
+    def __init__(
+        self, spec: Spec, model: Model, objective: Objective, group: Group | None, size: int, device: torch.device | None = None
+    ):
+        """`model` needs no memory: it may be on torch's `meta` device. Without a `group`, nothing is held until it joins one."""
+        self.team_size = size
+        device = device or (group or Group()).device
         for layers in (model.model, model.predictor):
             if layers is not None:
-                layers.set_tables(group.device)
+                layers.set_tables(device)
         self.twin = copy.deepcopy(model) if objective.teaches else None
         """The teacher's network."""
         self.encoding = range(1 + len(model.model.layers))
         """The encoder's units."""
-        super().__init__(spec, model, objective, group, group.device)
+        super().__init__(spec, model, objective, group, device)
 
     def _hold(self) -> None:
         """Make the buffers for this worker's part of the model in this group's teams."""
-        self.team, self.across = self.group.split(self.size)
+        self.team, self.across = self.group.split(self.team_size)
         self.parameters = TeamParameters(self.model, self.layout, self.team, self.device, self.across.world)
         self.passes = Passes(self.parameters)
         self.lessons: TeamTeacher | None = None
@@ -65,11 +71,21 @@ class TeamTrainer(Trainer):
             self.lessons = TeamTeacher(self.twin, self.objective, self.parameters, of_teacher, self.encoding)
         self._hold_in(self.parameters.buffer, self.parameters.blocks, self.lessons)
 
+    @property
+    def place(self) -> range:
+        members = [holding(self.layout, units(self.model), self.team_size, member) for member in range(self.team.rank)]
+        first = sum(len(unit.held) for held in members for unit in held)
+        return range(first + self.own.start, first + self.own.stop)
+
     def initialise(self) -> None:
         for name, values in initial_weights(self.model, self.spec.seed):
             self.parameters.put(name, values)
         if self.lessons:
             self.lessons.begin()
+
+    def overwrite(self, whose: str, name: str, values: Tensor) -> None:
+        assert whose != TEACHER or self.lessons
+        (self.lessons.parameters if whose == TEACHER and self.lessons else self.parameters).put(name, values)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return self.parameters.weights()
@@ -79,7 +95,7 @@ class TeamTrainer(Trainer):
         own = iter(micro_batches)
         while True:
             mine = next(own, None)
-            positions = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+            positions = torch.zeros(self.team_size, dtype=torch.int64, device=self.device)
             positions[self.team.rank] = 0 if mine is None else mine[0] + 1
             found = [position - 1 if position else None for position in self.team.sum(positions).tolist()]
             if all(position is None for position in found):
@@ -168,7 +184,7 @@ class TeamTrainer(Trainer):
                 (loss / self.spec.tokens_per_step).backward()
                 computed, gradient = (loss.detach(), count), entering.grad
         # Backward.
-        wrong = [False] * self.size
+        wrong = [False] * self.team_size
 
         def add(unit: int) -> None:
             for member, too_large in enumerate(self.passes.add(unit, self.sum, left_out)):
@@ -180,7 +196,7 @@ class TeamTrainer(Trainer):
 
     def _checksum(self, payload: bytes | None, at: int, index: int) -> int:
         self.passes.checksum = 0
-        self._pass(payload, at, index, [True] * self.size)
+        self._pass(payload, at, index, [True] * self.team_size)
         found, self.passes.checksum = self.passes.checksum, None
         return found if payload is not None else 0
 
@@ -199,7 +215,7 @@ class TeamTrainer(Trainer):
                 self.losses_of([])
 
     def losses_of(self, parts: Sequence[tuple[Batch, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        counts = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        counts = torch.zeros(self.team_size, dtype=torch.int64, device=self.device)
         counts[self.team.rank] = len(parts)
         most = int(self.team.sum(counts).max())
         return [found for one in [*parts, *[None] * (most - len(parts))] if (found := self._loss_of(one))]

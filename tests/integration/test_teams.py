@@ -1,0 +1,81 @@
+"""Teams of workers on real Ray: the bits of a worker that holds the whole model, through a kill, and with other teams."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.command import foundray_here
+from tests.hooked import Pace
+
+import foundray as api
+from foundray.host.processes import descendants, title
+from foundray.runs.facts import Facts
+from foundray.runs.run import Run
+from foundray.storage import Store
+from foundray.testing.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("own_ray")
+
+SHORT = {"train.steps": 12, "train.checkpoint_every": 4, "evaluate.text_tokens": 0, "objective": {"kind": "hooked"}}
+TEAMS = {**SHORT, "scale.resources.CPU": 0.25}
+
+
+@pytest.fixture
+def alone(pace: Pace, shared_spec: Path, storage: Path) -> Facts:
+    done = Run(Store.at(storage) / "runs" / "whole")
+    return done.facts() if done.exists() else api.train(shared_spec, {**SHORT, "name": "whole"})
+
+
+def started(run: str) -> list[dict[str, Any]]:
+    return [event for event in Run.open(run).records("events.jsonl") if event["event"] == "workers_started"]
+
+
+def test_teams_give_the_same_bits_though_a_member_is_killed(alone: Facts, shared_spec: Path, storage: Path, pace: Pace) -> None:
+    """Its state is gathered from what the other workers hold; of three that are left, one waits."""
+    pace.set(0.2)
+    run = Run(Store.at(storage) / "runs" / "teams")
+    with ThreadPoolExecutor(1) as thread:
+        training = thread.submit(api.train, shared_spec, {**TEAMS, "name": "teams", "scale.workers": [2, 4], "scale.team": 2})
+        wait_until(lambda: run.exists() and len(run.records("metrics.jsonl")) > 2, 400, "steps", pause=0.01)
+        os.kill(next(pid for pid in descendants(os.getpid()) if "ray::Worker" in title(pid)), signal.SIGKILL)
+        wait_until(lambda: len(started(run.folder.url)) > 1, 100, "another group")
+        pace.set(0.0)
+        teams = training.result()
+    first, second = started(teams.run)[:2]
+    assert (first["workers"], first["team"]) == (4, 2)
+    assert (second["workers"], second["team"], second["state"]) == (2, 2, "memory")
+    assert second["step"] >= 2 and teams.steps_repeated <= 1
+    assert (teams.weights_sha256, teams.val_loss) == (alone.weights_sha256, alone.val_loss)
+    assert api.audit(teams.run).problems == []
+
+
+def test_a_run_goes_on_with_other_teams(alone: Facts, shared_spec: Path, storage: Path, pace: Pace) -> None:
+    pace.set(0.1)
+    run = Run(Store.at(storage) / "runs" / "others")
+    with ThreadPoolExecutor(1) as thread:
+        changes = {**TEAMS, "name": "others", "scale.workers": 3, "scale.team": 3}
+        training = thread.submit(api.train, shared_spec, changes)
+        wait_until(lambda: run.exists() and len(run.records("metrics.jsonl")) > 4, 400, "steps", pause=0.01)
+        api.stop(run.folder.url)
+        assert training.result().state == "stopped"
+    pace.set(0.0)
+    resumed = api.resume(run.folder.url, {"scale.workers": 2, "scale.team": 2})
+    assert [(event["workers"], event["team"]) for event in started(resumed.run)] == [(3, 3), (2, 2)]
+    assert (resumed.weights_sha256, resumed.val_loss) == (alone.weights_sha256, alone.val_loss)
+
+
+def test_what_teams_need_is_said_before_anything_starts(shared_spec: Path) -> None:
+    dry = foundray_here("train", shared_spec, "--dry-run", "--set", "scale.workers=[1, 5]", "--set", "scale.team=2")
+    assert "2 workers hold one copy of the model between them" in dry.out
+    assert "memory per worker, of 4" in dry.out and "of a unit at work" in dry.out
+    few = foundray_here("train", shared_spec, "--dry-run", "--set", "scale.workers=3", "--set", "scale.team=2")
+    assert "no number of workers from 3 to 3 makes whole teams of 2" in few.refusal
+    compiled = foundray_here(
+        "train", shared_spec, "--dry-run", "--set", "scale.workers=2", "--set", "scale.team=2", "--set", "train.compile=true"
+    )
+    assert "train.compile: no team of several workers compiles its layers" in compiled.refusal
