@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from tests.command import foundray_here
 from tests.hooked import Pace
+from tests.processes import descendants, title
+from tests.repository import REPOSITORY
 
 import foundray as api
-from foundray.host.processes import descendants, title
 from foundray.runs.facts import Facts
 from foundray.runs.run import Run
 from foundray.storage import Store
@@ -79,3 +80,11 @@ def test_what_teams_need_is_said_before_anything_starts(shared_spec: Path) -> No
         "train", shared_spec, "--dry-run", "--set", "scale.workers=2", "--set", "scale.team=2", "--set", "train.compile=true"
     )
     assert "train.compile: no team of several workers compiles its layers" in compiled.refusal
+
+
+@pytest.mark.thorough
+def test_the_tiny_example_of_large_models_trains(prose: Path, tmp_path: Path) -> None:
+    changes = {"data.sources.0.path": str(prose), "storage": str(tmp_path), "train.steps": 20}
+    facts = api.train(REPOSITORY / "examples" / "large" / "tiny.yaml", changes)
+    assert facts.state == "finished"
+    assert {event["team"] for event in started(facts.run)} == {2}

@@ -78,6 +78,7 @@ def test_groups_are_whole_teams_of_one_node_first() -> None:
     run.answer({1: (), 2: ()})
     assert run.open().numbers == (1, 2)
     run.take(m.SlotsHeld(slots("abc")))
+    run.now += 1
     run.say(3, Phase.READY)
     assert not every(m.Pause, run.after(2)), "one alone is no team: it waits"
     run.take(m.SlotsHeld(slots("abca")))

@@ -48,7 +48,7 @@ class TeamTrainer(Trainer):
     def __init__(
         self, spec: Spec, model: Model, objective: Objective, group: Group | None, size: int, device: torch.device | None = None
     ):
-        """`model` needs no memory: it may be on torch's `meta` device. Without a `group`, nothing is held until it joins one."""
+        """`model` needs no memory: it may be on torch's `meta` device. Without a `group`, it holds nothing yet."""
         self.team_size = size
         device = device or (group or Group()).device
         for layers in (model.model, model.predictor):
