@@ -267,7 +267,7 @@ _ADDED_LATER = {"model.class_unit": False, "train.compile": False}
 """Fields added later, with the value for the earlier behaviour, so that the fingerprints of earlier runs do not change."""
 _NOT_IDENTITY = re.compile(
     r"(name|init_from\.(run|step)|branch_from\.run|scale|fault|tune|evaluate|storage|trackers|guard\.(max_skipped|recheck_every)"
-    r"|train\.(evaluate_every|checkpoint_every|keep_checkpoints|keep_every|keep_best)"
+    r"|train\.(evaluate_every|checkpoint_every|keep_checkpoints|keep_every|keep_best|recompute)"
     r"|data\.(max_bad_rows|max_bad_share|sources\.\d+\.(path|licence)|tokenizer\.path))\b"
 )
 

@@ -314,6 +314,9 @@ class TrainConfig(Section):
     exact: bool = True
     """Sum gradients in fixed point, and on GPUs use only deterministic kernels, so that any number of workers gives the same
     bits."""
+    recompute: Literal["auto", "none", "full"] = "auto"
+    """Whether layers compute their activations again in the backward pass, which takes less memory and about a third more time:
+    all layers (`full`), or all once the memory of a device was too small (`auto`). The bits are the same."""
     compile: bool | None = None
     """On GPUs, fuse a layer's operations by torch.compile: faster, after a minute; the bits change, equally on all workers."""
     evaluate_every: PositiveInt = 500

@@ -105,6 +105,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     weights = elements * (8 if objective.teaches else 4)
     optimizer = share * state_bytes_per_block(spec.optimizer.kind)
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.endswith("tokens.weight"))
+    recompute = recompute or spec.train.recompute == "full"
     activations, outputs = _of_micro_batch(spec, classes, model.heads, 2 if on_gpu else 4, recompute)
     return Footprint(
         world=world,

@@ -64,6 +64,8 @@ class Trainer:
         self.traits.prefer_equal_bits(spec.train.exact)
         if spec.train.compile and self.traits.compiles:
             compile_layers(model)
+        if spec.train.recompute == "full":
+            self.recompute_activations()
         self.spikes = SpikeGuard(spec.guard.spike)
         self.read: Callable[[int], bytes] | None = None
         """Reads the micro-batch at a position of the stream, for rechecks."""
@@ -253,14 +255,25 @@ class Trainer:
         try:
             return self._forward_backward(payload, step, index)
         except torch.OutOfMemoryError:
-            if self.model.model.recompute:
+            if not self.may_recompute:
                 raise
-            self.model.model.recompute = True
+            self.recompute_activations()
         except RuntimeError as error:
             raise (unfit(error) or error) from None
         gc.collect()
         self.traits.release_memory()
         return self._forward_backward(payload, step, index)
+
+    @property
+    def may_recompute(self) -> bool:
+        """Whether activations are not recomputed yet, and the spec allows it."""
+        return self.spec.train.recompute == "auto" and not self.model.model.recompute
+
+    def recompute_activations(self) -> None:
+        """Keep only what enters each layer from now on, and compute the rest again in the backward pass."""
+        for layers in (self.model.model, self.model.predictor):
+            if layers is not None:
+                layers.recompute = True
 
     def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         loss, tokens = self.loss(payload, step, index)

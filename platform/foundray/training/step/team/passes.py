@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from foundray.model.backbone import Stage
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.gradient_sum import GradientSum, overflows
 from foundray.training.step.team.parameters import TeamParameters
+
+Computed = TypeVar("Computed")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Passes:
         self.parameters = parameters
         self.last = len(parameters.units) - 1
         """The heads."""
+        self.out_of_memory = False
+        """Whether memory was too small for a stage since this was set to False; this member then gathers for the others."""
         self.checksum: int | None = None
         """CRC-32 of the gradients that this member has sent since it was set to 0; None if nobody asks for it."""
 
@@ -45,8 +52,11 @@ class Passes:
                 if hidden is not None and len(passed) < len(stages):
                     entering = hidden.detach()
                     entering.requires_grad_(hidden.is_floating_point() and hidden.requires_grad)
-                    hidden = stages[len(passed)](entering)
-                    passed.append(Passed(entering, hidden))
+                    hidden = self.fitting(partial(stages[len(passed)], entering))
+                    if hidden is None:
+                        passed.clear()
+                    else:
+                        passed.append(Passed(entering, hidden))
         return passed
 
     def backward(self, passed: Sequence[Passed], gradient: Tensor | None, add: Callable[[int], None]) -> None:
@@ -55,9 +65,23 @@ class Passes:
             self.parameters.gather(unit)
             if gradient is not None and unit < len(passed):
                 stage = passed[unit]
-                stage.leaving.backward(gradient)
-                gradient = stage.entering.grad
+                self.fitting(partial(stage.leaving.backward, gradient))
+                gradient = None if self.out_of_memory else stage.entering.grad
             add(unit)
+
+    def fitting(self, compute: Callable[[], Computed]) -> Computed | None:
+        """Compute; None, and a note of it, if this member's memory is too small: the others wait for its collectives."""
+        if not self.out_of_memory:
+            try:
+                return compute()
+            except torch.OutOfMemoryError:
+                self.out_of_memory = True
+        return None
+
+    def check(self) -> None:
+        """Raise OutOfMemoryError if this member's memory was too small."""
+        if self.out_of_memory:
+            raise torch.OutOfMemoryError("this worker's memory is too small for a micro-batch")
 
     def add(self, unit: int, total: GradientSum, left_out: Sequence[bool]) -> list[bool]:
         """Send a unit's gradient to the members that hold it, and add what arrives here to the sum.

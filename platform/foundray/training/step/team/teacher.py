@@ -23,11 +23,13 @@ class TeamTeacher(Teacher):
 
     @torch.no_grad()
     def targets(self, batch: Batch | None) -> Tensor | None:  # type: ignore[override]
-        """As of `Teacher`; without a batch, only gather for the others."""
+        """As of `Teacher`; without a batch, only gather for the others. None also if this member's memory is too small."""
         if batch is None:
             self.passes.forward([], None, self.encoding)
             return None
         states: list[Tensor] = []
-        batch = unhidden(batch)
+        batch, self.passes.out_of_memory = unhidden(batch), False
         self.passes.forward(self.model.encoder(batch, states), batch.x, self.encoding)
+        if self.passes.out_of_memory:
+            return None
         return self.objective.teacher_targets([self.model.of_units(state) for state in states])

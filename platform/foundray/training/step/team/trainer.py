@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from foundray.training.step.team.passes import Passes
 from foundray.training.step.team.teacher import TeamTeacher
 from foundray.training.step.trainer import EACH, WHOLE, MicroBatches, Trainer, summed_loss
 
+OUT_OF_MEMORY = 2**40
+"""Mark of a micro-batch for which a member's memory was too small: all compute the step again, and recompute activations."""
 TOO_LARGE = 2**16
 """Mark of a micro-batch whose gradient does not fit the sum, although its first units may have been added already."""
 
@@ -124,15 +127,26 @@ class TeamTrainer(Trainer):
         taken: list[tuple[int, bytes]] = []
         left_out: set[int] = set()
         facts = self._compute_without(left_out, at, _kept(micro_batches, taken), recheck)
-        while too_large := self._too_large(facts) - left_out:
-            left_out |= too_large
+        while self._is_again(facts, left_out):
             facts = self._compute_without(left_out, at, taken, recheck)
         return facts
 
-    def _too_large(self, facts: Tensor) -> set[int]:
-        """The micro-batches of all workers whose gradients do not fit."""
-        marks = self.group.sum(facts[WHOLE : -self.group.world].view(-1, EACH)[:, 3].clone())
-        return {index for index, mark in enumerate(marks.tolist()) if mark >= TOO_LARGE}
+    def _is_again(self, facts: Tensor, left_out: set[int]) -> bool:
+        """Tell whether all workers must compute the step again, and add the micro-batches to leave out then.
+
+        Raises OutOfMemoryError, on all of them, if recomputed activations take too much memory, too.
+        """
+        marks = self.group.sum(facts[WHOLE : -self.group.world].view(-1, EACH)[:, 3].clone()).tolist()
+        if any(mark >= OUT_OF_MEMORY for mark in marks):
+            if not self.may_recompute:
+                raise torch.OutOfMemoryError("a worker's memory is too small for a micro-batch")
+            self.recompute_activations()
+            gc.collect()
+            self.traits.release_memory()
+            return True
+        too_large = {index for index, mark in enumerate(marks) if mark >= TOO_LARGE} - left_out
+        left_out |= too_large
+        return bool(too_large)
 
     def _compute_without(self, left_out: set[int], at: int, micro_batches: MicroBatches, recheck: int | None) -> Tensor:
         """The facts of `Trainer._compute`, with what is left out skipped."""
@@ -155,7 +169,7 @@ class TeamTrainer(Trainer):
                 continue
             each[index, :3] += torch.tensor([1, self.group.rank, fingerprint(payload)], device=self.device)
             if computed is None:
-                each[index, 3] = 1
+                each[index, 3] = OUT_OF_MEMORY if self.passes.out_of_memory else 1
                 continue
             whole[:WORDS] += words(computed[0])
             whole[WORDS] += computed[1]
@@ -170,19 +184,20 @@ class TeamTrainer(Trainer):
         Returns the loss and its count, or None if it is not finite, and whose gradient does not fit the sum.
         """
         # Forward, to what enters the heads. Without a micro-batch, gather for the others.
+        self.passes.out_of_memory = False
         batch = self._loaded(payload, at, index)
         stages = self._stages([*self.model.encoder(batch), *self.model.decoder(batch)]) if batch else []
         passed = self.passes.forward(stages, batch.x if batch else None, range(self.passes.last))
-        targets = self.lessons.targets(batch) if self.lessons else None
+        targets = self._taught(batch)
         # The heads and the loss. One that is not finite adds nothing to any sum.
         self.parameters.gather(self.passes.last)
         computed = gradient = None
-        if batch:
+        if batch and passed:
             entering = passed[-1].leaving.detach().requires_grad_()
-            loss, count = self._answered(batch, entering, targets)
-            if fits(loss):
-                (loss / self.spec.tokens_per_step).backward()
-                computed, gradient = (loss.detach(), count), entering.grad
+            answered = self.passes.fitting(partial(self._answered, batch, entering, targets))
+            if answered and fits(answered[0]):
+                self.passes.fitting((answered[0] / self.spec.tokens_per_step).backward)
+                computed, gradient = (answered[0].detach(), answered[1]), entering.grad
         # Backward.
         wrong = [False] * self.team_size
 
@@ -192,11 +207,20 @@ class TeamTrainer(Trainer):
 
         add(self.passes.last)
         self.passes.backward(passed, gradient, add)
-        return computed, wrong
+        return None if self.passes.out_of_memory else computed, wrong
+
+    def _taught(self, batch: Batch | None) -> Tensor | None:
+        """The teacher's targets, if there is one."""
+        if self.lessons is None:
+            return None
+        targets = self.lessons.targets(batch)
+        self.passes.out_of_memory |= self.lessons.passes.out_of_memory
+        return targets
 
     def _checksum(self, payload: bytes | None, at: int, index: int) -> int:
         self.passes.checksum = 0
         self._pass(payload, at, index, [True] * self.team_size)
+        self.passes.check()
         found, self.passes.checksum = self.passes.checksum, None
         return found if payload is not None else 0
 
@@ -208,7 +232,9 @@ class TeamTrainer(Trainer):
             position, payload = one.mine or (0, None)
             batch = self._loaded(payload, 0, position)
             stages = self._stages(self.model.encoder(batch)) if batch else []
+            self.passes.out_of_memory = False
             passed = self.passes.forward(stages, batch.x if batch else None, self.encoding)
+            self.passes.check()
             if batch:
                 yield position, batch, passed[-1].leaving
             else:
@@ -225,7 +251,8 @@ class TeamTrainer(Trainer):
         batch, hidden = part or (None, None)
         stages = self._stages(self.model.decoder(batch)) if batch else []
         passed = self.passes.forward(stages, hidden, range(len(self.encoding), self.passes.last))
-        targets = self.lessons.targets(batch) if self.lessons else None
+        targets = self._taught(batch)
+        self.passes.check()
         with self.parameters.gathered([self.passes.last]):
             if batch is None or hidden is None:
                 return None

@@ -117,3 +117,41 @@ def test_every_block_is_held_by_one_member() -> None:
     for size in (1, 2, 3, 5):
         held = [unit.held for member in range(size) for unit in holding(layout, units(model), size, member)]
         assert sorted(block for blocks in held for block in blocks) == list(range(layout.blocks))
+
+
+class Scarce:
+    """An objective for some of whose losses memory is too small."""
+
+    def __init__(self, spec: Spec, lacking: set[int]):
+        self.objective, self.lacking, self.losses = spec.objective.build(), lacking, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.objective, name)
+
+    def loss(self, answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        self.losses += 1
+        if self.losses in self.lacking:
+            raise torch.OutOfMemoryError("no memory")
+        loss: tuple[Tensor, Tensor] = self.objective.loss(answer, target, mask)
+        return loss
+
+
+def scarce_steps(group: Group, spec: Spec, team: int, lacking: set[int]) -> tuple[str, bool]:
+    """Do two steps, while rank 1 lacks memory for some losses; the weights' SHA-256, and whether activations are recomputed."""
+    trainer = make_team_trainer(spec, group, team)
+    if group.rank == 1:
+        trainer.objective = Scarce(spec, lacking)  # type: ignore[assignment]
+    for first in (0, 5):
+        mine = range(first + group.rank, first + 5, group.world)
+        trainer.step(first // 5, [(position, micro_batch(spec, position)) for position in mine])
+    return weights_sha256(trainer.weights()), trainer.model.model.recompute
+
+
+def test_a_member_without_memory_makes_all_compute_the_step_again() -> None:
+    """With recomputed activations, and so with the same bits."""
+    spec = make_spec()
+    alone = train_steps(Group(), spec, 2)[0]
+    assert run_group(4, scarce_steps, spec, 2, {2}) == [(alone, True)] * 4
+    assert run_group(2, scarce_steps, make_spec(train__recompute="full"), 2, set()) == [(alone, True)] * 2
+    with pytest.raises(Exception, match="memory is too small for a micro-batch"):
+        run_group(2, scarce_steps, make_spec(train__recompute="none"), 2, {2})
