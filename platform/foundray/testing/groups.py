@@ -24,7 +24,7 @@ FURTHER_SECONDS = 2
 THREADS = 1
 """Of each process: as many as a run's worker has that asks for nothing. Sums that are cut for another number round differently,
 so compute with as many where you compare with a group (`torch.set_num_threads`)."""
-IMPORTED = ["torch", "torch.distributed"]
+IMPORTED = ["torch", "torch.distributed", "foundray.testing.trainers"]
 """Imported before processes are forked: modules that start no thread and touch no GPU."""
 _processes: list[tuple[Any, Connection]] = []
 

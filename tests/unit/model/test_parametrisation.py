@@ -68,7 +68,9 @@ def test_a_model_of_the_bases_size_is_the_standard_one() -> None:
     assert train_steps(Group(), sized(32, model__base_depth=1), 3, None) != plain
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "adamw8bit" else pytest.mark.thorough) for kind in KINDS]
+)
 def test_scaled_learning_rates_give_the_same_bits_for_any_number_of_workers(kind: str) -> None:
     spec = sized(32, 4, model__base_width=16, model__base_depth=2, optimizer__kind=kind)
     alone = train_steps(Group(), spec, 3, None)
