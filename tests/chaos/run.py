@@ -19,6 +19,8 @@ from foundray.testing.waiting import wait_until
 STEPS = 240
 EVALUATE_EVERY, CHECKPOINT_EVERY, KEEP_EVERY = 20, 5, 10
 """Steps of the schedules' runs between evaluations, between checkpoints, and between those that are kept."""
+TEAM = os.environ.get("CHAOS_TEAM", "1")
+"""Workers of a team in the schedules' runs; the run without faults has none."""
 SLOW = 0.3
 """Seconds per micro-batch of a run that is held back."""
 
@@ -102,7 +104,7 @@ class PacedRun(Run):
 
     def __init__(self, cluster: LocalCluster, spec: Path, name: str, pace: Pace):
         self.pace = pace
-        super().__init__(cluster, spec, name)
+        super().__init__(cluster, spec, name, "--set", f"scale.team={TEAM}")
 
     def wait_for(self, reached: Callable[[], bool], what: str, seconds: float = 300) -> None:
         self.pace.set(0)

@@ -190,8 +190,7 @@ class Protocol:
                 self._forget(checkpoints)
             case m.CutsRead(number, lineage, roll_backs):
                 self.log_reads.answer(number)
-                if set(lineage) > set(self.lineage):
-                    self._follow(lineage, roll_backs)
+                self._follow(lineage, roll_backs)
             case m.StopAsked():
                 self.stop_since = self.stop_since or self.now
             case m.TakenOver(run):
@@ -445,7 +444,9 @@ class Protocol:
         self._decide(m.Undo(kind, {"step": step, "to": to, "cut": made.id, **fields}, self.lineage))
 
     def _follow(self, lineage: Lineage, roll_backs: tuple[RollBack, ...]) -> None:
-        """Follow the cuts of another command, which has worked until it saw that this one had taken the run over."""
+        """Follow the cuts of another command, if any: it has worked until it saw that this one had taken the run over."""
+        if not set(lineage) > set(self.lineage):
+            return
         known, to = self.lineage, min(one.to for one in lineage if one not in self.lineage)
         self.lineage, self.roll_backs, self.recorded = lineage, roll_backs, min(self.recorded, to)
         self._decide(m.Follow(to, lineage, roll_backs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 from tests.unit.objectives.specs import SPECS
 from torch import Tensor
@@ -43,8 +45,13 @@ def moved(group: Group, spec: Spec, before: int, after: int) -> str:
     held = {rank: [StateShard(2, 1, *place, team=before)] for rank, place in enumerate(places)}
     source = newest_complete(held, trainer.layout.blocks)
     assert source, held
-    # Another group of the same workers starts from it.
-    trainer = trainer_of(spec, group, after)
+    # Another group of the same workers starts from it, and holds nothing of the last one.
+    if before == after:
+        old = weakref.ref(trainer.buffer)
+        trainer.take_part(group)
+        assert before == 1 or old() is None
+    else:
+        trainer = trainer_of(spec, group, after)
     assert restore(trainer, group, source, replicas) == 2
     trainer.updates = 2
     advance(trainer, group, 2, 2)
