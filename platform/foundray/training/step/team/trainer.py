@@ -64,7 +64,7 @@ class TeamTrainer(Trainer):
         super().__init__(spec, model, objective, group, device)
 
     def _hold(self) -> None:
-        """Make the buffers for this worker's part of the model in this group's teams, once those of the last group are freed."""
+        """Make the buffers for this worker's part of the model in this group's teams, after freeing those of the last."""
         for name in ("parameters", "passes", "lessons", "teacher", "buffer", "whole", "sum", "optimizer"):
             self.__dict__.pop(name, None)
         self.team, self.across = self.group.split(self.team_size)
