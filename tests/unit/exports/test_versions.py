@@ -73,7 +73,10 @@ def text_numbers(run: Trained, text: str, parts: list[str]) -> tuple[dict[str, t
     return {"logits": logits(run, ids).contiguous()}, {"text": text, "ids": ids, "rope_theta": run.spec.model.rope_theta}
 
 
-@pytest.mark.parametrize("where", [None, *others()], ids=lambda where: where.name if where else "installed")
+OTHERS = [pytest.param(where, marks=pytest.mark.thorough) for where in others()]
+
+
+@pytest.mark.parametrize("where", [None, *OTHERS], ids=lambda where: where.name if where else "installed")
 def test_stock_classes_give_our_numbers(where: Path | None, facts: Path) -> None:
     """Weights, tokens, padded batches, pipelines and the card's code, for every kind whose card names the version."""
     said = without_foundray.run(READER.read_text(), facts, first=where)

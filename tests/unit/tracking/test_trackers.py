@@ -86,7 +86,7 @@ def started(run: Run, spec: Spec, said: list[str]) -> Tracking:
     return Tracking(run, spec, said.append)
 
 
-@pytest.mark.parametrize("kind", READ)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.thorough if kind == "mlflow" else ()) for kind in READ])
 def test_kill_and_resume_leave_one_continuous_run_with_each_step_once(folder: Path, kind: str) -> None:
     said: list[str] = []
     run = run_with_records(folder / "runs", [event_at(0, "command"), event_at(0, "workers_started", step=0)])
