@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.faults import Faults
 from tests.chaos.run import Run
 from tests.chaos.site import NODES, RESOURCES, Site
-from tests.command import foundray, foundray_here
+from tests.command import foundray, foundray_here, foundray_in_turn
 from tests.hooked import Pace, rare_openers
 
 import foundray as api
@@ -171,9 +171,16 @@ def test_planted_faults_are_found_wherever_they_are(
     objective = {"kind": "hooked", "nan_token": nan_token, "spike_token": spike_token}
     guard = {"spike": 12.0, "recheck_every": 20, "max_skipped": 1000}
     spec = spec_of(tmp_path, prose, steps=60, objective=objective, guard=guard)
-    alone = foundray("train", spec, "--set", "name=alone", "--set", "scale.workers=1", "--json")
+    one = ("--set", "scale.workers=1")
+    alone, limited = foundray_in_turn(
+        ("train", spec, "--set", "name=alone", *one, "--json"),
+        ("train", spec, "--set", "name=limited", "--set", "guard.max_skipped=0", *one),
+        on_one_ray=True,
+    )
     assert "were not finite and are left out" in alone.out
     assert "is a spike; its update is not made" in alone.out
+    assert limited.status == 1
+    assert "guard.max_skipped is 0: look at the samples" in limited.err
 
     for _ in range(2):
         cluster.add(RESOURCES)
@@ -185,10 +192,6 @@ def test_planted_faults_are_found_wherever_they_are(
     done = run.wait()
     assert done.facts["weights_sha256"] == alone.facts["weights_sha256"]
     assert left_out in done.out
-
-    limited = foundray("train", spec, "--set", "name=limited", "--set", "guard.max_skipped=0", "--set", "scale.workers=1")
-    assert limited.status == 1
-    assert "guard.max_skipped is 0: look at the samples" in limited.err
 
 
 @pytest.mark.thorough
