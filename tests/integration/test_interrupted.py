@@ -28,6 +28,7 @@ LONG = {
 }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_stopped_twice_and_killed_ends_with_the_same_weights(
     pace: Pace, shared_spec: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def started(run: str) -> list[dict[str, Any]]:
     return [event for event in Run.open(run).records("events.jsonl") if event["event"] == "workers_started"]
 
 
+@pytest.mark.thorough
 def test_teams_give_the_same_bits_though_a_member_is_killed(alone: Facts, shared_spec: Path, storage: Path, pace: Pace) -> None:
     """Its state is gathered from what the other workers hold; of three that are left, one waits."""
     pace.set(0.2)

@@ -209,6 +209,12 @@ def whole_nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
+def accelerators() -> list[str]:
+    """Ray's names of the living nodes' accelerators."""
+    kinds = {name.partition(":")[2] for node in node_resources() for name in node if name.startswith("accelerator_type:")}
+    return sorted(kinds)
+
+
 def free_resources() -> dict[str, dict[str, float]]:
     """Free resources of each node that is not draining, by node id."""
     from ray._private.state import available_resources_per_node  # no public call exists

@@ -19,6 +19,7 @@ def derived(spec: Spec) -> dict[str, object]:
     from foundray.model.model import Model
     from foundray.training.default_scale import choose, with_workers
     from foundray.training.footprint import footprint
+    from foundray.training.team_size import with_team
 
     vocabulary, certain = known_vocabulary(spec)
     start: dict[str, object] = {}
@@ -52,10 +53,13 @@ def derived(spec: Spec) -> dict[str, object]:
             "scale.workers sets another number, and never changes the result"
         )
     facts["threads per worker"] = _threads(spec)
-    if (team := spec.scale.team) > 1:
+    chosen: list[str] = []
+    spec = with_team(spec, vocabulary, (), chosen.append)  # if the spec names the GPUs; others are seen on the cluster
+    if (team := spec.scale.team_size) > 1:
+        why = "".join(f" ({reason})" for reason in chosen)
         facts["teams"] = (
-            f"{team} workers hold one copy of the model between them; an evaluation of theirs has the loss, no texts and no "
-            "health of layers"
+            f"{team} workers hold one copy of the model between them{why}; an evaluation of theirs has the loss, and neither "
+            "texts nor the health of layers"
         )
     for world in dict.fromkeys(spec.scale.groups):
         held = footprint(spec, vocabulary, world, on_gpu)

@@ -9,30 +9,13 @@ from dataclasses import dataclass
 import psutil
 
 from foundray.errors import InputError
+from foundray.host.gpu_memory import MEMORY
 from foundray.host.machine import cores, physical_cores
 from foundray.host.threads import torch_threads
 from foundray.model.flops import known_peak
 from foundray.preflight.checkup.product import product
 from foundray.spec import Spec, nearest
 
-MEMORY = {
-    "A100": 80e9,
-    "A100 40GB": 40e9,
-    "A10G": 24e9,
-    "A40": 48e9,
-    "B200": 180e9,
-    "H100": 80e9,
-    "H100 NVL": 94e9,
-    "H100 PCIe": 80e9,
-    "H200": 141e9,
-    "L4": 24e9,
-    "L40S": 48e9,
-    "RTX 3090": 24e9,
-    "RTX 4090": 24e9,
-    "RTX 5090": 32e9,
-    "RTX A6000": 48e9,
-}
-"""Bytes, from NVIDIA's data sheets; bf16 peaks are in `model/flops.py`."""
 CPU = "CPU"
 SHOWN = ("RTX 4090", "A100", "H100")
 """If none is named: a consumer card, and two that are usually rented."""

@@ -158,9 +158,8 @@ class Spec(Section):
                 f"evaluate.{'tasks' if self.evaluate.tasks else 'prompts'}: {self.objective.kind} on "
                 f"{self.data.modality.kind} continues no text"
             )
-        if self.scale.team > 1 and (self.train.compile or self.evaluate.tasks):
-            field, what = ("train.compile", "compiles its layers") if self.train.compile else ("evaluate.tasks", "judges tasks")
-            raise ValueError(f"{field}: no team of several workers {what}; omit it, or set scale.team to 1")
+        if self.scale.team_size > 1 and (problem := self.team_problem()):
+            raise ValueError(problem)
         between = self.train.evaluate_every
         for part, named in (("tasks", self.evaluate.tasks), ("sets", self.evaluate.others)):
             for name, one in named.items():
@@ -254,6 +253,14 @@ class Spec(Section):
     def decides(field: str) -> bool:
         """Whether a field, by its dotted name, is part of the identity."""
         return not _NOT_IDENTITY.match(field)
+
+    def team_problem(self) -> str:
+        """What the spec asks for that a team of several workers cannot do; empty if nothing."""
+        if self.train.compile:
+            return "train.compile: no team of several workers compiles its layers; omit it, or set scale.team to 1"
+        if self.evaluate.tasks:
+            return "evaluate.tasks: no team of several workers judges tasks; omit them, or set scale.team to 1"
+        return ""
 
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the identity."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -58,9 +58,10 @@ class ScaleConfig(Section):
     """Kinds of machines, by names of your own, mixed in one group; replaces `workers`, `resources` and `peak_flops`."""
     peak_flops: PositiveFloat | None = None
     """FLOP/s that a worker's hardware can do at most, for MFU (default: known from the GPU's name, as far as it is)."""
-    team: PositiveInt = 1
+    team: PositiveInt | Literal["auto"] = "auto"
     """Workers that hold one copy of the model between them. The result does not depend on it, and a run may go on with another
-    number. A group is then made of whole teams, workers of one node first; those left over wait."""
+    number. A group is then made of whole teams, workers of one node first; those left over wait. `auto` is the smallest number
+    for which the memory of GPUs of a known kind is enough, and 1 otherwise."""
     threads: PositiveInt | None = None
     """CPU threads per worker (default: the whole CPUs that it holds). Another number may round differently, so a run keeps its
     number."""
@@ -84,13 +85,20 @@ class ScaleConfig(Section):
         if self.world[0] < 1:
             raise ValueError("at least one worker is needed")
         if self.groups[0] > self.groups[1]:
-            raise ValueError(f"no number of workers from {self.world[0]} to {self.world[1]} makes whole teams of {self.team}")
+            raise ValueError(
+                f"no number of workers from {self.world[0]} to {self.world[1]} makes whole teams of {self.team_size}"
+            )
         return self
 
     @property
     def groups(self) -> tuple[int, int]:
         """Fewest and most workers of a group, which is made of whole teams."""
-        return -(-self.world[0] // self.team) * self.team, self.world[1] // self.team * self.team
+        return -(-self.world[0] // self.team_size) * self.team_size, self.world[1] // self.team_size * self.team_size
+
+    @property
+    def team_size(self) -> int:
+        """Workers of a team; 1 as long as it is to be found out."""
+        return 1 if self.team == "auto" else self.team
 
     @property
     def world(self) -> tuple[int, int]:

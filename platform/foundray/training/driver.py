@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from foundray.cluster.causes import cause_of, sentence_of
-from foundray.cluster.connect import HEAD_SECONDS, connected, fit, free_resources, head_watched, node_resources
+from foundray.cluster.connect import HEAD_SECONDS, accelerators, connected, fit, free_resources, head_watched, node_resources
 from foundray.cluster.local_ray import is_alone
 from foundray.data.prepare.length import in_steps, training_samples
 from foundray.data.prepare.manifest import Manifest, Prepared
@@ -33,6 +33,7 @@ from foundray.tracking.process import tracked
 from foundray.training.checkpoints.leftovers import clear
 from foundray.training.default_scale import choose, with_workers
 from foundray.training.evaluating.tasks.kept import check_tasks, keep_tasks
+from foundray.training.team_size import with_team
 from foundray.training.telemetry.likelihood import BytesPerToken
 from foundray.training.telemetry.listener import Told
 from foundray.training.telemetry.recorder import Recorder, past_requests
@@ -137,7 +138,7 @@ def _with_default_scale(
     On a cluster the spec decides. The spec in the run's folder stays open, since another command may run on another machine.
     """
     if not spec.scale.is_open or _on_cluster():
-        return spec, workers
+        return with_team(spec, prepared.manifest.vocabulary, accelerators(), report), workers
     all_cpus, free_cpus = (
         int(sum(node.get("CPU", 0) for node in nodes)) for nodes in (node_resources(), free_resources().values())
     )

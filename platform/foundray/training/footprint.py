@@ -93,19 +93,22 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     objective = spec.objective.build()
     with torch.device("meta"):
         model = Model(spec.model, objective, spec.unit_shape(classes))
-    layout, team = Layout.of(model), spec.scale.team
+    layout, team = Layout.of(model), spec.scale.team_size
     share, elements, gathered = layout.share(world), (layout.blocks + max(spec.scale.world[1], world) - 1) * BLOCK, 0
+    largest = 0
     if team > 1:
         parts = holding(layout, units(model), team, 0)
         blocks, teams = sum(part.share for part in parts), -(-world // team)
         share, elements = -(-blocks // teams), (blocks + teams - 1) * BLOCK
-        gathered = 12 * BLOCK * max(len(part.blocks) for part in parts)
+        largest = BLOCK * max(len(part.blocks) for part in parts)
+        gathered = 12 * largest
     chunk = min(DEVICES[device_type(on_gpu)].chunk, elements)
     summing = elements * 8 + chunk * 12 if spec.train.exact else elements * 4
     weights = elements * (8 if objective.teaches else 4)
     optimizer = share * state_bytes_per_block(spec.optimizer.kind)
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.endswith("tokens.weight"))
     recompute = recompute or spec.train.recompute == "full"
+    matrices = min(matrices, largest) if team > 1 else matrices  # a stage's, while it computes
     activations, outputs = _of_micro_batch(spec, classes, model.heads, 2 if on_gpu else 4, recompute)
     return Footprint(
         world=world,

@@ -15,7 +15,7 @@ from foundray.training.footprint import footprint
 def test_the_large_examples_fit_80_gigabytes(name: str, parameters: float, team: int, prose: Path, tmp_path: Path) -> None:
     changes = {"data.sources": [{"path": str(prose), "format": "text"}], "storage": str(tmp_path)}
     spec = load_spec(str(REPOSITORY / "examples" / "large" / f"{name}.yaml"), changes)
-    assert spec.scale.team == team
+    assert spec.scale.team_size == team
     held = footprint(spec, 65536, spec.scale.groups[0])
     assert held.total < 80e9
     assert held.weights == pytest.approx(4 * parameters / team, rel=0.01)

@@ -75,7 +75,7 @@ def orders(join: Join, spec: Spec, workers: Workers, members: Mapping[int, Membe
     holders = replica_ranks(nodes)
     free = [fact["free_bytes"] for fact in facts]
     memory = _shard_memory(chosen, free, Counter(w.slot.node for w in workers.of.values()))
-    bounds = shard_bounds(facts[0]["blocks"], memory) if spec.scale.team == 1 else None
+    bounds = shard_bounds(facts[0]["blocks"], memory) if spec.scale.team_size == 1 else None
     peak_flops = _peak_flops(spec, chosen, [fact["hardware"] for fact in facts])
     # What all orders share.
     several_nodes, losses, source = len(set(nodes)) > 1, tuple(recorder.losses) if spec.guard.spike else (), join.source

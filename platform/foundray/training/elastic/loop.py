@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 def _trainer(spec: Spec, objective: Objective, classes: int, device: torch.device) -> Trainer:
     """The model and its step; in a team, without memory for the model until it joins a group."""
-    team = spec.scale.team
+    team = spec.scale.team_size
     with torch.device("meta") if team > 1 else nullcontext():
         model = Model(spec.model, objective, spec.unit_shape(classes))
     return TeamTrainer(spec, model, objective, None, team, device) if team > 1 else Trainer(spec, model.to(device), objective)

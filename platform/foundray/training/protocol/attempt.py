@@ -84,7 +84,7 @@ class Attempt:
         fewest, most = scale.groups
         needed = max(0, fewest - len(staying))
         staying += [n for n in there if n in group and not may_stay(n)][:needed]
-        self.chosen = tuple(in_teams(staying, lambda n: members[n].slot.node, scale.team)[:most])
+        self.chosen = tuple(in_teams(staying, lambda n: members[n].slot.node, scale.team_size)[:most])
         self.leaving = tuple(sorted(n for n in there if n in group and n not in staying))
 
     def hand_over(self, lineage: Lineage, blocks: int) -> None:

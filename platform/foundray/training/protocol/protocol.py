@@ -322,7 +322,7 @@ class Protocol:
         """Workers outside the group that could join it."""
         others = [n for n in self.members.staying(self.now) if n not in self.group and self.members.of[n].heard > self.since]
         ready = [n for n in others if self.members.of[n].status.phase in m.IDLE][: self.world[1] - len(self.group)]
-        return ready[: len(ready) // self.spec.scale.team * self.spec.scale.team]
+        return ready[: len(ready) // self.spec.scale.team_size * self.spec.scale.team_size]
 
     def _can_leave(self) -> bool:
         """Tell whether some workers should leave, and enough remain without others that join."""
