@@ -164,6 +164,7 @@ def test_bad_input_of_a_search_is_one_sentence(
     assert "is larger than the run's model" in foundray_here("tune", bad, "--set", "tune.proxy.width=128").refusal
     assert "tune.budget: 1e-06 of the full" in foundray_here("tune", bad, "--set", "tune.budget=1e-6").refusal
     assert not (storage / "runs" / "bad-tune" / "trials").exists()
+    assert not (storage / "runs" / "bad-tune" / "search.json").exists(), "a mended spec may begin the search"
     points = tmp_path / "points.csv"
     points.write_text("N,D,loss\n1e6,1e7,3.0\n1e6,2e7,2.9\n")
     target = ("--parameters", 1e9, "--tokens", 2e10)

@@ -175,7 +175,7 @@ class Driver:
     def recorded(self, step: int, passed: bool) -> None:
         if self.alive:
             self.rechecked = max(self.rechecked, step * passed)
-            self.take(m.Recorded(step, self.rechecked))
+            self.take(m.Recorded(step))
             self.store_at = max(self.store_at, self.world.clock.now + self.world.draw(0.01, 0.2))
             self.world.clock.after(self.store_at - self.world.clock.now, self.stored, step, passed)
 

@@ -269,7 +269,7 @@ class _Credulous(Protocol):
 
     def _cordon(self, suspects: tuple[int, ...], done: int) -> None:
         every = self.spec.guard.recheck_every or 1
-        self.rechecked = done // every * every
+        self.trusted = done // every * every
         super()._cordon(suspects, done)
 
 

@@ -302,7 +302,11 @@ class Group:
                 worker.replicas.whole((self.join.generation, self.copied_step) if len(self.workers) > 1 else None)
             self.world.known.add((self.join.generation, self.copied_step))
         every = self.world.setup.recheck_every
-        self.driver.record(self.done, every > 0 and self.done % every == 0 and len(self.workers) > 1)
+        passed = every > 0 and self.done % every == 0 and len(self.workers) > 1
+        if passed:
+            for worker in self.workers:
+                worker.status = replace(worker.status, passed=self.done)
+        self.driver.record(self.done, passed)
         self.after_step()
 
     def after_step(self) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import foundray
-from foundray.cli.parsing import Verbs, add_step
+from foundray.cli.parsing import Verbs, add_step, say_reading
 
 
 def add_to(verbs: Verbs) -> None:
@@ -19,6 +19,7 @@ def add_to(verbs: Verbs) -> None:
 
 
 def _evaluate(options: Any) -> None:
+    say_reading(options.target)
     result = foundray.evaluate(options.target, options.task, options.delimiter, options.limit, options.step)
     print(result.table())
     if options.json:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import foundray
-from foundray.cli.parsing import Verbs, add_step, overrides_of, say
+from foundray.cli.parsing import Verbs, add_step, overrides_of, say, say_reading
 
 
 def add_to(verbs: Verbs) -> None:
@@ -18,6 +18,7 @@ def add_to(verbs: Verbs) -> None:
 
 
 def _export(options: Any) -> None:
+    say_reading(options.target)
     exported = foundray.export(options.target, options.out, options.step, overrides_of(options), say, options.gguf)
     if options.json:
         print(json.dumps(exported.to_dict()))

@@ -78,6 +78,12 @@ def say_aside(line: str) -> None:
     print(f"foundray: {line}", file=sys.stderr, flush=True)
 
 
+def say_reading(target: str) -> None:
+    """Say to whoever sits at a terminal what is read, before torch is imported and seconds pass."""
+    if sys.stderr.isatty():
+        say_aside(f"reading the model of {target}")
+
+
 def say(line: str) -> None:
     """Print and flush, so that a line is seen at once even in a file."""
     print(line, flush=True)

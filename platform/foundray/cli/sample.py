@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import foundray
-from foundray.cli.parsing import Verbs, add_step
+from foundray.cli.parsing import Verbs, add_step, say_reading
 
 
 def add_to(verbs: Verbs) -> None:
@@ -20,6 +20,7 @@ def add_to(verbs: Verbs) -> None:
 
 
 def _sample(options: Any) -> None:
+    say_reading(options.target)
     text = foundray.sample(
         options.target, options.prompt, options.tokens, options.temperature, options.top_k, options.seed, options.step
     )

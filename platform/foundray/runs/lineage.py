@@ -39,13 +39,18 @@ def recorded(events: Iterable[Event]) -> Lineage:
 
 
 def counted(events: Iterable[Event]) -> Iterator[Event]:
-    """Events without those whose cut is recorded already.
+    """Events without those whose cut is recorded already, or after the run's end.
 
     A command that does not know yet that another has taken the run over may record the same cut as that one, before or after
-    it. Counted twice, it would undo what was made under it.
+    it. Counted twice, it would undo what was made under it. It may also record one once the other has finished the run: no
+    group has computed since, so nothing can have been found.
     """
-    seen = set[str]()
+    seen, finished = set[str](), False
     for event in events:
+        kind = event.get("event")
+        finished = kind == "finished" or (finished and kind != "workers_started")
+        if finished and kind in ("rolled_back", "left_out"):
+            continue
         if (made := event.get("cut")) not in seen:
             yield event
         if made:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from foundray.runs.lineage import undoes_after
+from foundray.runs.lineage import counted, undoes_after
 
 
-def rechecked(before: int, record: Mapping[str, Any]) -> int:
+def passed_after(before: int, record: Mapping[str, Any]) -> int:
     """The last step that a recheck has passed, after one more event or step of a run.
 
     A worker that computes alone is compared with nobody, so its steps count once it has passed a recheck with others. What
@@ -17,6 +17,8 @@ def rechecked(before: int, record: Mapping[str, Any]) -> int:
     """
     if "event" not in record:
         return max(before, int(record["step"])) if record.get("rechecked") else before
+    if record["event"] == "branched":  # what the run begins with, it cannot go back before
+        return int(record["step"])
     if record["event"] == "workers_started":
         return min(before, int(record["step"]))
     to = undoes_after(record)
@@ -26,6 +28,6 @@ def rechecked(before: int, record: Mapping[str, Any]) -> int:
 def last_rechecked(story: Iterable[Mapping[str, Any]]) -> int:
     """The same after all records of a run, in order of time."""
     last = 0
-    for record in story:
-        last = rechecked(last, record)
+    for record in counted(story):
+        last = passed_after(last, record)
     return last

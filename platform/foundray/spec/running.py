@@ -59,9 +59,9 @@ class ScaleConfig(Section):
     peak_flops: PositiveFloat | None = None
     """FLOP/s that a worker's hardware can do at most, for MFU (default: known from the GPU's name, as far as it is)."""
     team: PositiveInt | Literal["auto"] = "auto"
-    """Workers that hold one copy of the model between them. The result does not depend on it, and a run may go on with another
-    number. A group is then made of whole teams, workers of one node first; those left over wait. `auto` is the smallest number
-    for which the memory of GPUs of a known kind is enough, and 1 otherwise."""
+    """Workers that hold one copy of the model between them. With `train.exact`, the result does not depend on it, and a run can
+    be resumed with another number. A group is then made of whole teams, workers of one node first; those left over wait. `auto`
+    is the smallest number for which the memory of GPUs of a known kind is enough, and 1 otherwise."""
     threads: PositiveInt | None = None
     """CPU threads per worker (default: the whole CPUs that it holds). Another number may round differently, so a run keeps its
     number."""

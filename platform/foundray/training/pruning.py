@@ -20,6 +20,8 @@ from foundray.runs.rechecks import last_rechecked
 from foundray.runs.run import Run
 from foundray.storage import Store
 from foundray.training.checkpoints.written import CheckpointManifest
+from foundray.training.rollback import recorded as roll_backs
+from foundray.training.rollback import undone_to
 from foundray.wording.words import plural, size
 
 
@@ -75,7 +77,7 @@ def removable(run: Run) -> list[Removal]:
     lineage, there = recorded(events), folders(run.checkpoints)
     complete = [one for one in there if (one / MANIFEST).exists()]
     usable = [one for one in complete if is_usable(one, lineage)]
-    passed = last_rechecked(run.story())
+    passed = undone_to(roll_backs(events), last_rechecked(run.story()))
     keep = Keep.by(spec, lambda: losses, lambda: passed)
     if run.facts().state == "finished" and usable and _is_whole(usable[0]):
         keep = replace(keep, newest=1)

@@ -75,6 +75,10 @@ def sentence(event: Record) -> str:
             return f"waiting for workers: {event['reason']}"
         case "rolled_back":
             return f"the loss of step {event['spike']} is a spike: back to step {event['to']}, on with later data"
+        case "undone_elsewhere":
+            return f"the command before this one has undone what came after step {event['to']}, which is computed again"
+        case "left_out" if not event["node"]:
+            return f"what came after step {event['to']} is undone, and is computed again: {event['reason']}"
         case "left_out":
             return f"the node {short_node(event['node'])} is left out: {event['reason']}"
         case "recheck_skipped":

@@ -33,6 +33,8 @@ PASSED, ALONE = {"rechecked": True}, {"rechecked": False}
         ([step(8, **PASSED), event("rolled_back", to=4, cut="a"), step(5)], 4),
         ([step(8, **PASSED), event("left_out", to=0, cut="a", trusted=0)], 0),
         ([step(8, **PASSED), event("evaluated", step=8)], 8),
+        ([event("branched", step=20), event("workers_started", step=20), step(21)], 20),
+        ([event("rolled_back", to=4, cut="a"), step(8, **PASSED), event("rolled_back", to=4, cut="a")], 8),
     ],
 )
 def test_the_last_step_that_a_recheck_has_passed(story: list[dict[str, Any]], last: int) -> None:

@@ -35,8 +35,16 @@ def test_the_state_returned_to_lies_before_the_spike(spike: int) -> None:
 
 def test_they_are_read_from_the_record() -> None:
     turn = RollBack(57, 40, 17)
-    events = [{"event": "finished", "step": 100}, {"event": "rolled_back", "step": 57, **turn.facts()}]
+    events = [{"event": "evaluated", "step": 50}, {"event": "rolled_back", "step": 57, **turn.facts()}]
     assert recorded(events) == (turn,)
+
+
+def test_what_is_recorded_after_the_end_and_before_another_group_does_not_count() -> None:
+    """A command that was frozen while another took the run over, and finished it, may record it."""
+    turn = {"event": "rolled_back", "step": 57, "cut": "a", **RollBack(57, 40, 17).facts()}
+    assert recorded([{"event": "finished", "step": 100}, turn]) == ()
+    extended = [{"event": "finished", "step": 100}, {"event": "workers_started", "step": 50}, turn]
+    assert recorded(extended) == (RollBack(57, 40, 17),)
 
 
 def test_a_loss_of_trust_voids_what_was_decided_after_it() -> None:

@@ -32,6 +32,7 @@ EVENTS: dict[str, type[Event]] = {
     "waiting": workers.Waiting,
     "rolled_back": workers.RolledBack,
     "left_out": workers.LeftOut,
+    "undone_elsewhere": workers.UndoneElsewhere,
     "recheck_skipped": workers.RecheckSkipped,
     "unlike": workers.Unlike,
     "stopped": commands.Stopped,

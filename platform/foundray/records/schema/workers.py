@@ -164,6 +164,15 @@ class LeftOut(Event):
     """Id of this cut of the run's lineage; empty in records of earlier versions."""
 
 
+class UndoneElsewhere(Event):
+    """A command that this one has taken over from has recorded a cut since, which this one follows."""
+
+    traits = Trait.PRINTED | Trait.FAULT | Trait.AWAITS_GROUP | Trait.STOPS_GROUP
+    event: Literal["undone_elsewhere"]
+    to: int
+    """States of later steps are undone."""
+
+
 class RecheckSkipped(Event):
     """A recheck was skipped because a worker could not read the micro-batch."""
 

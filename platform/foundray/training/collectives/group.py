@@ -101,13 +101,14 @@ class Group:
         """A group of some ranks; None if this worker is not among them."""
         process_group = None
         if 1 < len(ranks) < self.world:
-            process_group = dist.new_group(list(ranks), timeout=SILENCE)
+            process_group = dist.new_group(list(ranks), timeout=GATHERING)
         if self.rank not in ranks:
             return None
         part = Group(ranks.index(self.rank), len(ranks), self.device)
         if len(ranks) > 1:
             part.process_group = process_group
             part.meet()
+            dist.distributed_c10d._set_pg_timeout(SILENCE, process_group)
             if traits(self.device).in_main_memory and self.exchange:
                 part.exchange = open_exchange(part.rank, part.world, part.share, SILENCE.total_seconds())
         return part

@@ -32,7 +32,7 @@ from foundray.training.protocol import messages as m
 from foundray.training.protocol.messages import Decision, Event
 from foundray.training.protocol.protocol import Protocol
 from foundray.training.protocol.stages import History, Stage
-from foundray.training.rollback import next_turn, passed_over
+from foundray.training.rollback import next_turn, passed_over, undone_to
 from foundray.training.slots.slot import Slot
 from foundray.training.slots.slots import Slots
 from foundray.training.telemetry.recorder import Recorder
@@ -57,8 +57,9 @@ class Coordinator:
         self.spec, self.run_folder, self.work, self.recorder = spec, run, work, recorder
         self.ray_train, self.run_lock = slots, run_lock
         self.workers = Workers(work, prestarted)
-        losses, rechecked = (lambda: recorder.val_losses), (lambda: recorder.rechecked)
-        self.committer = Committer(spec, run.checkpoints, self._note, losses, recorder.lineage, rechecked)
+        self.committer = Committer(
+            spec, run.checkpoints, self._note, lambda: recorder.val_losses, recorder.lineage, self._trusted
+        )
         self.cut_reader = CutReader(run.folder)
         there = tuple(Checkpoint(*state_of(folder)) for folder in completed(run.checkpoints, recorder.lineage))
         history = History(recorder.lineage, recorder.roll_backs, there, recorder.rechecked)
@@ -71,6 +72,10 @@ class Coordinator:
         self.next_due: dict[str, float] = {}
         self.recorded = self.stored = 0
         """The last step recorded, and the last stored, that the protocol knows."""
+
+    def _trusted(self) -> int:
+        """The last step that a loss of trust would go back to, as far as the log tells."""
+        return undone_to(self.recorder.roll_backs, self.recorder.kept_from)
 
     def run(self) -> None:
         """Run until the run is finished, or stopped on request. Raises InputError or RunFailed."""
@@ -139,7 +144,7 @@ class Coordinator:
         events = [*self.committer.poll(), *self.cut_reader.poll()]
         if self.recorder.step != self.recorded:
             self.recorded = self.recorder.step
-            events.append(m.Recorded(self.recorded, self.recorder.rechecked))
+            events.append(m.Recorded(self.recorded))
         if self.recorder.stored_step != self.stored:
             self.stored = self.recorder.stored_step
             events.append(m.Stored(self.stored))

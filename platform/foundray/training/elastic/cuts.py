@@ -19,8 +19,12 @@ RETRY_SECONDS = 1.0
 
 
 class CutReader:
+    """Answers the protocol's requests to read the cuts."""
+
     def __init__(self, run: Store):
-        self.reader = Reader(run, "events")
+        self.run, self.reader = run, Reader(run, "events")
+        self.is_behind = True
+        """Whether the log may hold events that `found` lacks."""
         self.found: list[Record] = []
         self.thread = ThreadPoolExecutor(1)
         self.asked = 0
@@ -54,12 +58,18 @@ class CutReader:
         return [CutsRead(asked, lineage.recorded(self.found), rollback.recorded(self.found))]
 
     def _read(self) -> bool:
-        """Read what is new; False if storage does not answer."""
+        """Read what is new, and all if that decides anything; False if storage does not answer.
+
+        In an object store, what arrives late may stand before what was read: the log's order is what every later command reads.
+        """
         try:
-            for record in self.reader.new():  # one by one: after a failure, the reader goes on behind the last
-                if record["event"] in DECIDING:
-                    self.found.append(record)
+            new = [record["event"] for record in self.reader.new()]
+            self.is_behind = self.is_behind or not DECIDING.isdisjoint(new)
+            if self.is_behind:
+                self.found = [record for record in Reader(self.run, "events").new() if record["event"] in DECIDING]
+                self.is_behind = False
         except (InputError, Shorter):
+            self.reader, self.is_behind = Reader(self.run, "events"), True
             return False
         return True
 

@@ -188,8 +188,10 @@ class Loop:
         self.trainer.group.leave()
 
     def _own_shard(self) -> StateShard:
-        place, window, team = self.trainer.place, self.trainer.spikes.window(), self.trainer.team_size
-        return StateShard(self.trainer.updates or 0, self.generation, place.start, place.stop, window, self.made_under, team)
+        numbers, window, team = self.trainer.numbers, self.trainer.spikes.window(), self.trainer.team_size
+        return StateShard(
+            self.trainer.updates or 0, self.generation, numbers.start, numbers.stop, window, self.made_under, team
+        )
 
     # The loop
 
@@ -224,6 +226,8 @@ class Loop:
                 raise
             # Record it, then stop if all agreed to.
             self._record_step(result, source.take_waited())
+            if result.rechecked:
+                self.worker.set_status(passed=self.done)
             if result.unchecked:
                 self.journal.event("recheck_skipped", step=self.done, reason=result.unchecked)
             self.checkpoint_due, self.replica_due = result.saving, result.mirroring

@@ -86,6 +86,8 @@ class Status:
     """Step whose loss spike requires a roll-back, if that is why it is broken."""
     suspects: tuple[int, ...] = ()
     """Ranks that computed different bits, if that is why it is broken."""
+    passed: int = 0
+    """The last step that a recheck of several workers has passed in its group; 0 before the first."""
     unreadable: Unreadable | None = None
     written: tuple[Written, ...] = ()
     """Parts of this generation's last checkpoints."""
@@ -159,10 +161,9 @@ class NotOpened(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """The last step that this command has recorded, and the last that a recheck has passed."""
+    """The last step that this command has recorded."""
 
     step: int
-    rechecked: int = 0
 
 
 class Stored(NamedTuple):

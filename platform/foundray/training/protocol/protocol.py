@@ -56,8 +56,8 @@ class Protocol:
     """The last step that this command has recorded."""
     stored: int
     """The last step whose record is stored."""
-    rechecked: int
-    """The last step that a recheck has passed, or that a group started from after one had: nothing later is trusted yet."""
+    trusted: int
+    """The last step that a recheck has passed, or that a group started from after one had."""
     group: dict[int, int]
     """Ranks of the group's workers by number, in rank order."""
     broken: bool
@@ -84,7 +84,7 @@ class Protocol:
         # What the run has made so far.
         self.lineage, self.roll_backs = history.lineage, history.roll_backs
         self.checkpoints, self.damaged, self.skipped = list(history.checkpoints), {}, []
-        self.recorded, self.stored, self.rechecked = 0, 0, history.rechecked
+        self.recorded, self.stored, self.trusted = 0, 0, history.rechecked
         # The group, and the attempt to form the next one.
         self.stage, self.since = Stage.GATHERING, now
         self.group, self.generation, self.attempt = {}, 0, Attempt(0, now)
@@ -176,8 +176,8 @@ class Protocol:
                 self.members.reconcile(held, draining, self.group, self.now)
                 if problem and not self.group and not self.members.staying(self.now):
                     raise RunFailed(f"Ray Train gave up: {problem}")
-            case m.Recorded(step, rechecked):
-                self.recorded, self.rechecked = step, max(self.rechecked, min(step, rechecked))
+            case m.Recorded(step):
+                self.recorded = step
             case m.Stored(step):
                 self.stored = step
             case m.Committed(generation, checkpoint):
@@ -203,6 +203,7 @@ class Protocol:
         self.attempt.hear(number, self.now)
         if number in self.group and status.generation == self.generation:
             self.commits.take(number, status.written)
+            self.trusted = max(self.trusted, status.passed)
         if status.phase is Phase.FAILED:
             raise (InputError if status.exit_status == InputError.exit_status else RunFailed)(status.reason)
 
@@ -301,33 +302,31 @@ class Protocol:
             return True
         self.done_since = self.done_since or self.now
         if self.now - self.done_since > self.spec.fault.storage_wait_s:
-            problem = (
-                "the run's log cannot be read"
-                if written
-                else f"the last checkpoint could not be written: {self.commits.problem}"
+            if written:
+                raise RunFailed(f"the run's log could not be read at its end; wait for the storage, then `{self.resume}`")
+            raise RunFailed(
+                f"the last checkpoint could not be written: {self.commits.problem}; make room, or wait for the storage, then "
+                f"`{self.resume}`"
             )
-            raise RunFailed(f"{problem}; make room, or wait for the storage, then `{self.resume}`")
         return False
 
     def _pause_if_due(self) -> None:
         if self.stop_since is not None:
             self.pausing = "stop"
-        elif self._joiners() or self._can_leave():
+        elif self._is_regroup_due():
             self.pausing = "regroup"
         if self.pausing and self.now - self.paused_at >= PAUSE_SECONDS:
             self.paused_at = self.now
             self._decide(m.Pause(self.generation, tuple(self.group), self.pausing == "stop"))
 
-    def _joiners(self) -> list[int]:
-        """Workers outside the group that could join it."""
-        others = [n for n in self.members.staying(self.now) if n not in self.group and self.members.of[n].heard > self.since]
-        ready = [n for n in others if self.members.of[n].status.phase in m.IDLE][: self.world[1] - len(self.group)]
-        return ready[: len(ready) // self.spec.scale.team_size * self.spec.scale.team_size]
-
-    def _can_leave(self) -> bool:
-        """Tell whether some workers should leave, and enough remain without others that join."""
-        leaving = sum(not self.members.may_stay(n, self.now) for n in self.group)
-        return leaving > 0 and len(self.group) - leaving >= self.world[0]
+    def _is_regroup_due(self) -> bool:
+        """Tell whether another group, in whole teams, would be larger, or let workers go that should leave."""
+        members = self.members
+        others = [n for n in members.staying(self.now) if n not in self.group and members.of[n].heard > self.since]
+        ready = sum(members.of[n].status.phase in m.IDLE for n in others)
+        staying = sum(members.may_stay(n, self.now) for n in self.group)
+        size = min(staying + ready, self.world[1]) // self.spec.scale.team_size * self.spec.scale.team_size
+        return size > len(self.group) or (staying < len(self.group) and size >= self.world[0])
 
     # Forming a group
 
@@ -405,14 +404,21 @@ class Protocol:
             self._note("checkpoint_skipped", step=step, reason=self.skipped.pop(0), going_on_from=step)
         for number in chosen:
             self.members.order(number, generation)
+        self._trust_from(step, chosen)
         self.group = {number: rank for rank, number in enumerate(chosen)}
         self.generation, self.done_since, self.recorded = generation, None, step
         self.log_reads.begin()
-        self.rechecked = min(self.rechecked, step)
         self.commits.begin(generation, self.members.blocks, step, self.lineage)
         self._enter(Stage.COMPUTING)
         failures = self.failures.total
         self._decide(m.Join(self.attempt.number, generation, chosen, meeting, source, self.lineage, self.roll_backs, failures))
+
+    def _trust_from(self, step: int, chosen: tuple[int, ...]) -> None:
+        """Note from which step on the work of a group that starts there is unproven."""
+        self.trusted = min(self.trusted, step)
+        begins = step if self.generation else self.trusted  # who computed before this command is not known
+        for member in (self.members.of[number] for number in chosen):
+            member.unproven_from = min(begins if member.unproven_from is None else member.unproven_from, step)
 
     # States
 
@@ -440,7 +446,7 @@ class Protocol:
         """Undo all states after `to`."""
         made = cut(self.lineage, kind, to, step)
         self.lineage = (*self.lineage, made)
-        self.recorded = min(self.recorded, to)
+        self.recorded, self.trusted = min(self.recorded, to), min(self.trusted, to)
         self._decide(m.Undo(kind, {"step": step, "to": to, "cut": made.id, **fields}, self.lineage))
 
     def _follow(self, lineage: Lineage, roll_backs: tuple[RollBack, ...]) -> None:
@@ -448,9 +454,10 @@ class Protocol:
         if not set(lineage) > set(self.lineage):
             return
         known, to = self.lineage, min(one.to for one in lineage if one not in self.lineage)
-        self.lineage, self.roll_backs, self.recorded = lineage, roll_backs, min(self.recorded, to)
+        self.lineage, self.roll_backs, self.broken = lineage, roll_backs, False  # what broke the group is undone, too
+        self.recorded, self.trusted = min(self.recorded, to), min(self.trusted, to)
         self._decide(m.Follow(to, lineage, roll_backs))
-        self._note("group_broken", step=self.recorded, reason=f"another command has undone what came after step {to}")
+        self._note("undone_elsewhere", to=to)
         if lineage[: len(known)] != known:  # what was made under ours since does not follow from the other's
             self.roll_backs = trusted(roll_backs, to)
             self._undo("left_out", to, to, node="", reason="another command had undone it", trusted=to)
@@ -480,7 +487,8 @@ class Protocol:
                 f"silent corruption: the nodes {nodes} compute different bits from the same micro-batch, and no majority says "
                 f"which is right; check them, then `{self.resume}`"
             )
-        step = min(self.rechecked, max(0, done))
+        unproven = min(self.members.of[number].unproven_from or 0 for number in numbers) if numbers else 0
+        step = min(max(self.trusted, unproven), max(0, done))
         to = undone_to(self.roll_backs, step)
         self.roll_backs = trusted(self.roll_backs, step)
         reason = "it computed different bits from the others"

@@ -115,7 +115,7 @@ class Trainer:
         """Buffers that this worker holds completely although it updates its shard only, by name in the state."""
 
     @property
-    def place(self) -> range:
+    def numbers(self) -> range:
         """The numbers of this worker's blocks in its group's order (`team.holding.ordered`)."""
         return self.own
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from foundray.records.traits import Trait
 from foundray.runs import lineage
 from foundray.runs.checkpoints import with_loss
 from foundray.runs.lineage import Lineage
-from foundray.runs.rechecks import rechecked
+from foundray.runs.rechecks import passed_after
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.training.rollback import RollBack, recorded, updated
@@ -76,13 +76,13 @@ class Recorder:
         """(step, loss) of the last steps recorded, without spikes."""
         self.skipped: set[tuple[int, int]] = set()
         """(data step, micro-batch) of all that were left out."""
-        self.rechecked = 0
-        """The last step that a recheck has passed."""
-        last: dict[str, Any] = {"time": 0.0, "step": 0}
-        for record in run.story():
-            self.rechecked = rechecked(self.rechecked, record)
-            if "event" not in record:
-                last = record
+        self.rechecked = self.rechecked_before = 0
+        """The last step that a recheck has passed, and the one before that."""
+        last: Mapping[str, Any] = {"time": 0.0, "step": 0}
+        for counted in lineage.counted(run.story()):
+            self._follow_rechecks(counted)
+            if "event" not in counted:
+                last = counted
                 self._remember([last])
         self.previous_last: int | None = last["step"] or None
         """The last step recorded by earlier commands, until this command's first group begins."""
@@ -130,7 +130,7 @@ class Recorder:
             self.record_writer.add(events, metrics)
             self._remember(metrics)
             for record in records:  # in order: a group begins before its steps
-                self.rechecked = rechecked(self.rechecked, record)
+                self._follow_rechecks(record)
                 if "event" in record:
                     self.curves.add_event(record)
                 else:
@@ -168,11 +168,22 @@ class Recorder:
                 return duplicate
         return False
 
-    def _remember(self, metrics: list[dict[str, Any]]) -> None:
+    def _remember(self, metrics: Iterable[Mapping[str, Any]]) -> None:
         for record in metrics:
             if not record["spike"]:
                 self.losses.append((record["step"], record["loss"]))
             self.skipped |= {(record["step"] + record["passed_over"], index) for index in record["skipped"]}
+
+    def _follow_rechecks(self, record: Mapping[str, Any]) -> None:
+        if (passed := passed_after(self.rechecked, record)) > self.rechecked:
+            self.rechecked_before = self.rechecked
+        self.rechecked = passed
+        self.rechecked_before = min(self.rechecked_before, passed)
+
+    @property
+    def kept_from(self) -> int:
+        """The last step known to have passed a recheck, also to a command that knows only what is stored."""
+        return self.rechecked if self.rechecked <= self.stored_step else self.rechecked_before
 
     def follow(self, to: int, cuts: Lineage, roll_backs: tuple[RollBack, ...]) -> None:
         """Take over the cuts that another command has recorded; they undo what came after step `to`."""

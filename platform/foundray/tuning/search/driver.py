@@ -61,7 +61,6 @@ def tune(spec: Spec, text: str, overrides: Mapping[str, Any], report: Report, sh
         prepared = prepare(spec, report)
         check_fits(spec, prepared)
         locks.enter_context(RunLock(folder, report))
-        (folder / "search.json").write_text(json.dumps(_identity(spec)))
         # Search, then train the ladder with the best trial's values.
         work = SearchRun(spec, proxy, space, prepared, folder, nodes, report, show_progress)
         trials = work.search(proposals)
@@ -125,6 +124,7 @@ class SearchRun:
         costs = self._costs([self.proxy.model])
         rungs = affordable(tuning, proposals.trials, self.spec.train.steps, costs, budget.allowed, self.batches)
         self.not_begun = proposals.trials - rungs.trials
+        (self.folder / "search.json").write_text(json.dumps(_identity(self.spec)))  # not before: what is refused is no search
         proxy = at_size(self.proxy, self.proxy.model, rungs.lengths[-1])
         for number in range(rungs.trials):  # every trial gets its first rung, however many are promoted
             budget.reserve(first_rung(number), costs.first_rung(rungs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from foundray.records.segments import Segment
 from foundray.records.writer import Writer
 from foundray.runs.lineage import Cut
 from foundray.storage import Store
@@ -34,6 +35,24 @@ def test_each_question_is_answered_with_all_that_is_recorded_by_then(tmp_path: P
     record(tmp_path, "left_out", node="n", reason="r", trusted=2, to=2, cut="bbbb", step=9)
     reader.ask(2)
     assert answer(reader) == CutsRead(2, (Cut("aaaa", 4), Cut("bbbb", 2)), ()), "a loss of trust voids the roll-back"
+    reader.close()
+
+
+def test_what_arrives_late_stands_where_the_log_has_it(tmp_path: Path) -> None:
+    """As in an object store, whose segments are numbered when their writer begins."""
+    reader, segments = CutReader(Store.at(str(tmp_path))), tmp_path / "events"
+    segments.mkdir()
+    late, own = (Writer(Store.at(str(tmp_path)), "events") for _ in range(2))
+    late.sizes, own.sizes = {Segment(0, 0, "a"): 1}, {Segment(0, 0, "a"): 1}
+    late.number, own.number = 1, 2
+    own.append([{"time": 2.0, "event": "rolled_back", "spike": 9, "to": 8, "passed_over": 1, "cut": "bbbb", "step": 9}])
+    reader.ask(1)
+    assert answer(reader).lineage == (Cut("bbbb", 8),)
+    late.append(
+        [{"time": 3.0, "event": "left_out", "node": "n", "reason": "r", "trusted": 4, "to": 4, "cut": "aaaa", "step": 9}]
+    )
+    reader.ask(2)
+    assert answer(reader).lineage == (Cut("aaaa", 4), Cut("bbbb", 8))
     reader.close()
 
 

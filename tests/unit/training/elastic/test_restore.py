@@ -39,7 +39,7 @@ def moved(group: Group, spec: Spec, before: int, after: int) -> str:
     advance(trainer, group, 0, 2)
     # Each worker keeps its shard; who is asked knows which there are.
     replicas: Replicas[dict[str, Tensor]] = Replicas()
-    own = StateShard(2, 1, trainer.place.start, trainer.place.stop, team=before)
+    own = StateShard(2, 1, trainer.numbers.start, trainer.numbers.stop, team=before)
     replicas.keep(own, trainer.state_shard(), own=True)
     places = group.share((own.start, own.stop))
     held = {rank: [StateShard(2, 1, *place, team=before)] for rank, place in enumerate(places)}

@@ -339,8 +339,8 @@ def test_a_state_made_under_a_cut_is_known_by_the_cuts_name() -> None:
 def test_a_worker_that_computes_other_bits_is_left_out_and_its_node_avoided() -> None:
     run = Scripted(guard__recheck_every=4)
     run.form("abc")
-    run.take(m.Recorded(7, rechecked=4), m.Stored(7))
-    run.break_(1, "they compute different bits", suspects=(2,), done=7)
+    run.take(m.Recorded(7), m.Stored(7))
+    run.break_(1, "they compute different bits", suspects=(2,), done=7, passed=4)
     found = run.answer({n: shards(7, (0, 6)) + shards(4, (0, 6)) for n in (1, 2, 3)})
     undo = only(m.Undo, found)
     assert (undo.kind, undo.fields["to"], undo.fields["node"]) == ("left_out", 4, "c")
@@ -368,14 +368,47 @@ def test_what_a_worker_computed_alone_is_not_trusted_if_it_computes_other_bits()
 def test_steps_repeated_by_a_new_group_are_not_trusted_because_others_had_passed_them() -> None:
     run = Scripted(guard__recheck_every=4, checkpoints=(Checkpoint(8, ""),))
     run.form("abc")
-    run.take(m.Recorded(12, rechecked=12), m.Stored(12))
+    run.take(m.Recorded(12), m.Stored(12))
     for number in (1, 2, 3):
-        run.break_(number)
+        run.break_(number, passed=12)
     run.answer({1: (), 2: (), 3: ()})
     assert run.open().source == Checkpoint(8, "")
     run.break_(2, "they compute different bits", suspects=(0,), done=11)
     undo = only(m.Undo, run.answer({n: shards(11, (0, 6), generation=2) for n in (1, 2, 3)}))
     assert undo.fields["to"] == 8
+
+
+def test_a_newcomer_that_computes_other_bits_undoes_only_what_it_took_part_in() -> None:
+    run = Scripted(guard__recheck_every=4)
+    run.form("a")
+    run.take(m.Recorded(9), m.Stored(9))
+    run.ready("abc")
+    run.break_(1)
+    run.answer({1: shards(9, (0, 6)), 2: (), 3: ()})
+    run.open()
+    run.break_(1, "they compute different bits", suspects=(2,), done=11)
+    found = run.answer({n: shards(11, (0, 6), generation=2) + shards(9, (0, 6)) for n in (1, 2, 3)})
+    assert only(m.Undo, found).fields["to"] == 9, "the one that had computed alone agrees with the majority"
+
+
+def test_a_spike_of_an_undone_state_is_none() -> None:
+    run = Scripted(guard__spike=6, guard__roll_back=4, checkpoints=(Checkpoint(8, ""), Checkpoint(4, "")))
+    run.form("a")
+    run.break_(1, "a spike", spike=20)
+    run.log = OTHERS, ()
+    run.take(m.CutsRead(9, *run.log))
+    run.answer({1: shards(19, (0, 6))})
+    assert not every(m.Undo, run.decided)
+    assert run.open().source == Checkpoint(4, "")
+
+
+def test_a_member_that_should_leave_a_team_is_replaced_by_one_that_waits() -> None:
+    run = Scripted(workers=(2, 3), scale__team=2)
+    run.form("abc")
+    assert run.protocol.group == {1: 0, 2: 1}
+    run.now += 1
+    run.take(m.Heard(3, run.statuses[3]))
+    assert every(m.Pause, run.take(m.SlotsHeld(slots("abc"), frozenset("b"))))
 
 
 # Cuts of another command
@@ -390,7 +423,7 @@ def test_cuts_that_another_command_recorded_since_are_followed_when_a_group_form
     join = run.form("ab")
     assert (join.source, join.lineage) == (Checkpoint(4, ""), OTHERS)
     assert only(m.Follow, run.decided) == m.Follow(4, OTHERS, ())
-    assert run.notes("group_broken") == [{"step": 0, "reason": "another command has undone what came after step 4"}]
+    assert run.notes("undone_elsewhere") == [{"to": 4}]
 
 
 def test_a_run_does_not_end_with_a_state_that_another_command_has_undone() -> None:
@@ -412,7 +445,7 @@ def test_a_run_whose_log_cannot_be_read_at_its_end_can_be_resumed() -> None:
     run.log_answers = False
     assert run.say(1, Phase.FINISHED, done=24) == []
     give_up = only(m.GiveUp, [*run.after(60, m.Heard(1, run.statuses[1])), *run.after(50, m.Heard(1, run.statuses[1]))])
-    assert give_up.reason == "the run's log cannot be read; make room, or wait for the storage, then `foundray resume run`"
+    assert give_up.reason == "the run's log could not be read at its end; wait for the storage, then `foundray resume run`"
 
 
 def test_cuts_of_two_commands_at_once_undo_what_followed_from_either() -> None:

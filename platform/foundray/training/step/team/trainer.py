@@ -77,7 +77,7 @@ class TeamTrainer(Trainer):
         self._hold_in(self.parameters.buffer, self.parameters.blocks, self.lessons)
 
     @property
-    def place(self) -> range:
+    def numbers(self) -> range:
         members = [holding(self.layout, units(self.model), self.team_size, member) for member in range(self.team.rank)]
         first = sum(len(unit.held) for held in members for unit in held)
         return range(first + self.own.start, first + self.own.stop)
