@@ -58,7 +58,7 @@ check: $(VENV)/.ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-chaos: $(VENV)/.ready-dev  ## twenty seeded schedules of faults on clusters of three to four nodes, about half an hour
+chaos: $(VENV)/.ready-dev  ## twenty seeded schedules of faults on clusters of three to four nodes, about half an hour; CHAOS_TEAM=2 with teams
 	CHAOS_RUNS=$${CHAOS_RUNS:-20} $(BIN)/pytest -s tests/chaos
 
 bench: $(VENV)/.ready-dev  ## throughput beside plain PyTorch loops

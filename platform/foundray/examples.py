@@ -55,7 +55,7 @@ def find(name: str) -> Example:
     found = next((place for place in places if (place / "data.yaml").is_file()), None)
     if found is None:
         listed = f"; there are: {', '.join(sorted(known))}" if known else " and no examples/ is here: stand in the repository"
-        raise InputError(f"no example {name!r} has a data.yaml{nearest(name, sorted(known))}{listed}")
+        raise InputError(f"there is no example {name!r}{nearest(name, sorted(known))}{listed}")
     return Example(found.absolute(), load_data_set(found / "data.yaml"))
 
 

@@ -33,6 +33,7 @@ def _init(options: Any) -> None:
     spec = shlex.quote(str(written.spec))
     print(f"next: foundray train {spec}, foundray plan {spec}")
     if written.then:
-        print(f"then: {written.then}")
+        run = shlex.quote(written.name)
+        print(f"then: {written.then}, foundray export {run} models/{run}")
     if options.json:
         print(json.dumps({"spec": str(written.spec), "name": written.name, "seconds": written.seconds}))

@@ -269,7 +269,7 @@ def test_from_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert parse_spec(written.spec.read_text(), "it").name == "genome"
     foundray.init(example="control", out="x.yaml", report=lines.append)
     assert "generate.py" in lines[-1] and "generate.py" in Path("x.yaml").read_text()
-    with pytest.raises(InputError, match=r"no example 'genom' has a data\.yaml \(did you mean 'genome'\?\)"):
+    with pytest.raises(InputError, match=r"no example 'genom' \(did you mean 'genome'\?\)"):
         foundray.init(example="genom")
     with pytest.raises(InputError, match="has no spec: `make demo`"):
         foundray.init(example="after")
