@@ -189,6 +189,7 @@ class Recorder:
         """Take over the cuts that another command has recorded; they undo what came after step `to`."""
         self.lineage, self.roll_backs = cuts, roll_backs
         self.evaluated, self.rechecked = min(self.evaluated, to), min(self.rechecked, to)
+        self.val_losses = {step: loss for step, loss in self.val_losses.items() if step <= to}
 
     def settle(self) -> None:
         """Wait until all is stored. Raises RunFailed if storage does not take it in time."""
