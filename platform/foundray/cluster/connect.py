@@ -35,12 +35,16 @@ _when_lost: list[Callable[[], None]] = []
 def enter_cluster(address: str | None = None) -> LocalCluster | None:
     """Return the local cluster at an address or URL (default: RAY_ADDRESS), or None, and put its token into the environment.
 
-    Call it before Ray is imported, which reads the environment once.
+    Call it before Ray is imported, which reads the environment once, except for the token.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     here = local_cluster_at(address) if address else None
     if here:
         os.environ.update(token_environment(here.folder))
+        if "ray" in sys.modules:  # it may know another cluster's token
+            from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
+
+            AuthenticationTokenLoader.instance().reset_cache()
     return here
 
 
