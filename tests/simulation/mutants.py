@@ -259,13 +259,13 @@ class _Alone(Protocol):
 
 
 class AloneWorld(World):
-    """A command goes on from states that another has undone, which works until it sees that it was taken over from."""
+    """A command continues from states that another one has undone, before that one saw that it was taken over from."""
 
     make_protocol = _Alone
 
 
 class _Credulous(Protocol):
-    """Trusts each step in which a recheck was due, whoever computed it."""
+    """Trusts each step in which a recheck was due, for any number of workers."""
 
     def _cordon(self, suspects: tuple[int, ...], done: int) -> None:
         every = self.spec.guard.recheck_every or 1

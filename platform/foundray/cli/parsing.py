@@ -79,7 +79,7 @@ def say_aside(line: str) -> None:
 
 
 def say_reading(target: str) -> None:
-    """Say to whoever sits at a terminal what is read, before torch is imported and seconds pass."""
+    """Print in a terminal what is read, before the seconds that importing torch takes."""
     if sys.stderr.isatty():
         say_aside(f"reading the model of {target}")
 

@@ -20,5 +20,7 @@ MEMORY = {
     "RTX A6000": 48e9,
 }
 """Bytes, from NVIDIA's data sheets; bf16 peaks are in `model/flops.py`."""
+FULL = 0.95
+"""Share of a GPU's memory that may be planned with."""
 BY_RAY = {**MEMORY, "A100": MEMORY["A100 40GB"], "A100-40G": MEMORY["A100 40GB"], "A100-80G": MEMORY["A100"]}
-"""The same by Ray's names, one of which stands for two kinds: it has the memory of the smaller one."""
+"""The same by Ray's names. Ray calls both kinds of A100 by one name, which counts as the smaller kind."""

@@ -19,6 +19,7 @@ from itertools import product
 from typing import Any
 
 from foundray.errors import InputError
+from foundray.host.gpu_memory import FULL
 from foundray.planning.gpus import IN_A_MACHINE, Fleet
 from foundray.runs.run import Run
 from foundray.spec import Spec
@@ -38,8 +39,6 @@ RESTART_SECONDS = 120.0
 LAYER_SECONDS, STEP_SECONDS = 1e-3, 20e-3
 """Shortest time that a GPU takes for a layer of a micro-batch, forward and backward (about a hundred kernels of 10 us each),
 and for a step's sum, update and exchange. Assumed; it matters for small models only."""
-FULL = 0.95
-"""Share of a GPU's memory that a plan may use."""
 
 
 @dataclass(frozen=True)

@@ -94,14 +94,14 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     with torch.device("meta"):
         model = Model(spec.model, objective, spec.unit_shape(classes))
     layout, team = Layout.of(model), spec.scale.team_size
-    share, elements, gathered = layout.share(world), (layout.blocks + max(spec.scale.world[1], world) - 1) * BLOCK, 0
-    largest = 0
-    if team > 1:
-        parts = holding(layout, units(model), team, 0)
-        blocks, teams = sum(part.share for part in parts), -(-world // team)
-        share, elements = -(-blocks // teams), (blocks + teams - 1) * BLOCK
-        largest = BLOCK * max(len(part.blocks) for part in parts)
-        gathered = 12 * largest
+    parts = holding(layout, units(model), team, 0)
+    largest = BLOCK * max(len(part.blocks) for part in parts)
+    if team == 1:
+        blocks, sharing, most = layout.blocks, world, max(spec.scale.world[1], world)
+    else:
+        blocks = sum(part.share for part in parts)
+        sharing = most = -(-world // team)
+    share, elements = -(-blocks // sharing), (blocks + most - 1) * BLOCK
     chunk = min(DEVICES[device_type(on_gpu)].chunk, elements)
     summing = elements * 8 + chunk * 12 if spec.train.exact else elements * 4
     weights = elements * (8 if objective.teaches else 4)
@@ -116,7 +116,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
         gradients=elements * 4 if team == 1 else 0,
         summing=summing,
         optimizer=optimizer,
-        gathered=gathered,
+        gathered=12 * largest if team > 1 else 0,
         cast=2 * matrices if on_gpu else 0,
         activations=activations,
         outputs=outputs,

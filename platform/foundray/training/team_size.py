@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from foundray.errors import InputError
-from foundray.host.gpu_memory import BY_RAY
+from foundray.host.gpu_memory import BY_RAY, FULL
 from foundray.spec import Spec
 from foundray.wording.words import size
-
-FULL = 0.95
-"""Share of a GPU's memory that a worker may use."""
 
 
 def with_team(spec: Spec, classes: int, kinds: Collection[str], report: Callable[[str], None]) -> Spec:

@@ -42,7 +42,7 @@ class Member:
     behind_since: float | None = None
     """Time since which it answers as if it had not got its last order; None if it has, or has not answered since."""
     unproven_from: int | None = None
-    """The step from which on it has taken part, of which nothing counts until a recheck has passed; None if it has not yet."""
+    """The step at which it first took part: its later steps are not trusted until a recheck passes. None if it has not yet."""
     left: bool = False
     """Whether it has handed over its state and leaves."""
 

@@ -350,14 +350,20 @@ def test_a_worker_that_computes_other_bits_is_left_out_and_its_node_avoided() ->
     assert not every(m.Start, run.take(m.SlotsHeld(slots("abc")))), "for good"
 
 
-def test_what_a_worker_computed_alone_is_not_trusted_if_it_computes_other_bits() -> None:
-    """Nobody has compared its bits, although rechecks were due."""
+def joined_by_two() -> Scripted:
+    """A worker has computed nine steps alone; then a group of three is about to form, with its state."""
     run = Scripted(guard__recheck_every=4)
     run.form("a")
     run.take(m.Recorded(9), m.Stored(9))
     run.ready("abc")
     run.break_(1)
     run.answer({1: shards(9, (0, 6)), 2: (), 3: ()})
+    return run
+
+
+def test_what_a_worker_computed_alone_is_not_trusted_if_it_computes_other_bits() -> None:
+    """Nobody has compared its bits, although rechecks were due."""
+    run = joined_by_two()
     assert run.open().source == Source(9, ((0, *shards(9, (0, 6))),))
     run.break_(2, "they compute different bits", suspects=(0,), done=11)
     undo = only(m.Undo, run.answer({n: shards(11, (0, 6), generation=2) for n in (1, 2, 3)}))
@@ -379,12 +385,7 @@ def test_steps_repeated_by_a_new_group_are_not_trusted_because_others_had_passed
 
 
 def test_a_newcomer_that_computes_other_bits_undoes_only_what_it_took_part_in() -> None:
-    run = Scripted(guard__recheck_every=4)
-    run.form("a")
-    run.take(m.Recorded(9), m.Stored(9))
-    run.ready("abc")
-    run.break_(1)
-    run.answer({1: shards(9, (0, 6)), 2: (), 3: ()})
+    run = joined_by_two()
     run.open()
     run.break_(1, "they compute different bits", suspects=(2,), done=11)
     found = run.answer({n: shards(11, (0, 6), generation=2) + shards(9, (0, 6)) for n in (1, 2, 3)})

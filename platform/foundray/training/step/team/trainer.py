@@ -68,6 +68,9 @@ class TeamTrainer(Trainer):
         for name in ("parameters", "passes", "lessons", "teacher", "buffer", "whole", "sum", "optimizer"):
             self.__dict__.pop(name, None)
         self.team, self.across = self.group.split(self.team_size)
+        before = [holding(self.layout, units(self.model), self.team_size, member) for member in range(self.team.rank)]
+        self.first = sum(len(unit.held) for held in before for unit in held)
+        """The number of the first block that it holds."""
         self.parameters = TeamParameters(self.model, self.layout, self.team, self.device, self.across.world)
         self.passes = Passes(self.parameters)
         self.lessons: TeamTeacher | None = None
@@ -78,9 +81,7 @@ class TeamTrainer(Trainer):
 
     @property
     def numbers(self) -> range:
-        members = [holding(self.layout, units(self.model), self.team_size, member) for member in range(self.team.rank)]
-        first = sum(len(unit.held) for held in members for unit in held)
-        return range(first + self.own.start, first + self.own.stop)
+        return range(self.first + self.own.start, self.first + self.own.stop)
 
     def initialise(self) -> None:
         for name, values in initial_weights(self.model, self.spec.seed):
