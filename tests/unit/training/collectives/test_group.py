@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -26,11 +25,8 @@ WORLD = 3
 def survivors(target: Callable[..., None], world: int) -> dict[int, float]:
     """Outputs of all but one of a group's processes, by rank; no process is left behind."""
     context = process_context()
-    results: Any = context.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [context.Process(target=target, args=(rank, port, results)) for rank in range(world)]
+    results, ports = context.Queue(), context.Queue()
+    processes = [context.Process(target=target, args=(rank, ports, results)) for rank in range(world)]
     for process in processes:
         process.start()
     try:
@@ -41,16 +37,24 @@ def survivors(target: Callable[..., None], world: int) -> dict[int, float]:
             process.join()
 
 
-def gathered(rank: int, port: int, world: int) -> Group:
-    from foundray.training.collectives.group import Group, listen
+def rendezvous(rank: int, ports: Any, world: int) -> tuple[dist.TCPStore | None, tuple[str, int]]:
+    """Rank 0 listens at a free port and sends it to the others."""
+    if rank:
+        return None, ("127.0.0.1", ports.get(timeout=60))
+    store = listen("127.0.0.1")
+    for _ in range(world - 1):
+        ports.put(store.port)
+    return store, ("127.0.0.1", store.port)
 
-    store = listen("127.0.0.1", port) if rank == 0 else None
-    return Group.gather_at(("127.0.0.1", port), rank, world, torch.device("cpu"), store)
+
+def gathered(rank: int, ports: Any, world: int) -> Group:
+    store, address = rendezvous(rank, ports, world)
+    return Group.gather_at(address, rank, world, torch.device("cpu"), store)
 
 
-def worker(rank: int, port: int, results: Any) -> None:
+def worker(rank: int, ports: Any, results: Any) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    group = gathered(rank, port, WORLD)
+    group = gathered(rank, ports, WORLD)
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     began = time.monotonic()
@@ -70,9 +74,9 @@ def test_a_collective_can_be_interrupted_while_it_waits_for_a_silent_worker() ->
     assert all(seconds < 10 for seconds in answers.values())
 
 
-def partner(rank: int, port: int, results: Any) -> None:
+def partner(rank: int, ports: Any, results: Any) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    group = gathered(rank, port, 2)
+    group = gathered(rank, ports, 2)
     for _ in range(20):
         group.sum(torch.ones(1000))
         group.check()
@@ -92,21 +96,20 @@ def test_a_worker_that_waits_for_something_else_notices_a_lost_worker() -> None:
     assert (rank, seconds < 5) == (0, True)
 
 
-def comrade(rank: int, port: int, results: Any) -> None:
-    """Rank 1 joins the first meeting and stays silent; the second meeting, at the next port, succeeds."""
+def comrade(rank: int, ports: Any, results: Any) -> None:
+    """Rank 1 joins the first meeting and stays silent; the second meeting succeeds."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    from torch.distributed import TCPStore
-
     from foundray.training.collectives import group as module
 
     module.GATHERING = timedelta(seconds=2)
-    if rank == 1:
-        TCPStore("127.0.0.1", port, 2, is_master=False)
+    store, address = rendezvous(rank, ports, 2)
+    if store is None:
+        dist.TCPStore(*address, 2, is_master=False)
     else:
         with pytest.raises(RuntimeError):
-            gathered(rank, port, 2)
+            Group.gather_at(address, rank, 2, torch.device("cpu"), store)
     module.GATHERING = timedelta(seconds=15)
-    group = gathered(rank, port + 1, 2)
+    group = gathered(rank, ports, 2)
     results.put((rank, float(group.sum(torch.ones(1)))))
 
 
