@@ -12,6 +12,7 @@ from ray import cloudpickle
 from rich.console import Console
 
 from foundray.storage import Store
+from foundray.testing.records import untimed_event
 from foundray.testing.specs import make_spec
 from foundray.training.telemetry.bar import Bar
 from foundray.tuning.search.budget import FlopBudget
@@ -21,7 +22,7 @@ from foundray.tuning.search.table import Live
 
 def test_a_runs_progress_before_and_between_steps() -> None:
     text = io.StringIO()
-    bar = Bar(1000, Console(file=text, force_terminal=True, width=120, height=24))
+    bar = Bar(1000, 2, Console(file=text, force_terminal=True, width=120, height=24))
 
     def seen() -> str:
         """Text drawn since the last call."""
@@ -34,13 +35,21 @@ def test_a_runs_progress_before_and_between_steps() -> None:
     record = {"step": 3, "loss": 5.5438, "tokens_per_s": 1266.4, "workers": 2}
     assert "0/1000" in (first := seen()) and "starting workers" in first
     assert "nan" not in first and "tokens/s" not in first
-    bar.event("member_ready")
-    assert "starting workers" in seen()
-    bar.event("workers_started")
+    ready = untimed_event("member_ready", member=1)
+    bar.event(ready)
+    bar.event(ready)
+    assert "starting workers: 1 of 2 ready" in seen()
+    bar.event(untimed_event("member_lost", member=1))
+    assert "0 of 2 ready" in seen()
+    bar.forming("forming a group of 2 workers")
+    bar.event(ready)
+    assert "forming a group" in (forming := seen()) and re.search(r"\d+ s\b", forming), "and how long one has waited"
+    bar.event(untimed_event("workers_started", step=0))
     assert "first step" in seen()
     bar.step(record)
+    bar.event(ready | {"member": 3})
     assert "3/1000" in (third := seen()) and "loss 5.5438  1,266 tokens/s  2 workers" in third
-    bar.event("group_broken")
+    bar.event(untimed_event("group_broken", step=3))
     assert "regrouping" in (broken := seen()) and "loss" not in broken
     bar.step(record | {"step": 4, "workers": 1})
     assert "1 worker " in seen()

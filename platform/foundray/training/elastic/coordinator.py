@@ -196,6 +196,7 @@ class Coordinator:
             case m.HandOver():
                 workers.hand_over(decision)
             case m.Open():
+                self.recorder.forming(decision.world)
                 self.opening = Opening(self.work, workers, decision)
                 self.opening.poll()
             case m.Join():

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from foundray.wording.words import plural
+from foundray.wording.words import duration, plural
 
+STARTING = "starting workers"
 DOING = {
     "workers_started": "first step",
     "group_broken": "regrouping",
@@ -22,21 +24,39 @@ REFRESHES = 2
 
 
 class Bar:
-    def __init__(self, steps: int, console: Console | None = None):
+    def __init__(self, steps: int, workers: int, console: Console | None = None):
+        """`workers`: the most that the run uses."""
         self.progress = Progress(
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.fields[doing]}", markup=False),
-            TimeRemainingColumn(),
+            Time(),
             console=console or Console(stderr=True),
             refresh_per_second=REFRESHES,
         )
-        self.task = self.progress.add_task("train", total=steps, doing="starting workers")
+        self.workers = workers
+        self.ready: set[int] | None = set()
+        """Numbers of the workers that are ready to form the first group; None once that is being formed."""
+        self.task = self.progress.add_task("train", total=steps, doing=STARTING)
         self.progress.start()
 
-    def event(self, kind: str) -> None:
+    def event(self, record: dict[str, Any]) -> None:
+        """Show what an event makes of the activity."""
+        kind = record["event"]
         if kind in DOING:
-            self.progress.update(self.task, doing=DOING[kind], refresh=True)
+            self.show(DOING[kind])
+        elif self.ready is not None and kind in ("member_ready", "member_lost"):
+            change = self.ready.add if kind == "member_ready" else self.ready.discard
+            change(record["member"])
+            self.show(f"{STARTING}: {len(self.ready):,} of {self.workers:,} ready")
+
+    def forming(self, text: str) -> None:
+        """Show that a group is being formed, as `text` says."""
+        self.ready = None
+        self.show(text)
+
+    def show(self, doing: str) -> None:
+        self.progress.update(self.task, doing=doing, refresh=True)
 
     def step(self, record: dict[str, Any]) -> None:
         """Show a step's record."""
@@ -50,3 +70,12 @@ class Bar:
 
     def close(self) -> None:
         self.progress.stop()
+
+
+class Time(TimeRemainingColumn):
+    """The time left; before the first step, the time that the command has waited for it."""
+
+    def render(self, task: Task) -> Text:
+        if task.completed:
+            return super().render(task)
+        return Text(duration(int(task.elapsed or 0)), style="progress.elapsed")

@@ -27,6 +27,7 @@ from foundray.training.telemetry.listener import Listener, Told
 from foundray.training.telemetry.metrics import METRICS, RunMetrics
 from foundray.training.telemetry.record_writer import RecordWriter
 from foundray.wording.sentences import progress, remarks, sentence
+from foundray.wording.words import plural
 
 if TYPE_CHECKING:
     from foundray.training.telemetry.bar import Bar
@@ -106,7 +107,9 @@ class Recorder:
         if show_progress and sys.stderr.isatty():
             from foundray.training.telemetry.bar import Bar
 
-            self.bar = Bar(spec.train.steps)
+            self.bar = Bar(spec.train.steps, spec.scale.world[1])
+        self.formed = False
+        """Whether a group has been formed, or is being formed."""
 
     @property
     def reached(self) -> int:
@@ -215,7 +218,7 @@ class Recorder:
                 self.roll_backs = updated(self.roll_backs, record)
                 self.lineage += lineage.recorded([record])
         if self.bar:
-            self.bar.event(record["event"])
+            self.bar.event(record)
         if record["event"] in PRINTED:
             self.print_line(sentence(record))
 
@@ -229,6 +232,16 @@ class Recorder:
         elif time.monotonic() - self.last_line_at > LINE_SECONDS:
             self.last_line_at = time.monotonic()
             self.print_line(progress(record, self.spec.train.steps))
+
+    def forming(self, workers: int) -> None:
+        """Show that a group of this many workers is being formed; without a terminal only the first one."""
+        text = f"forming a group of {plural(workers, 'worker')}"
+        with self.lock:
+            if self.bar:
+                self.bar.forming(text)
+            elif not self.formed:
+                self.report(text)
+            self.formed = True
 
     def print_line(self, text: str) -> None:
         """Show a line to the user, above the bar if there is one."""

@@ -210,3 +210,13 @@ def test_a_damaged_log_is_reported_and_the_run_continues(tmp_path: Path) -> None
     subject.write([untimed_event("command", workers=[1, 1]), started(5), step(6)])
     subject.close()
     assert [record["step"] for record in recorded(folder, "metrics.jsonl")] == [1, 2, 3, 4, 6]
+
+
+def test_a_log_says_once_that_a_group_is_being_formed(tmp_path: Path) -> None:
+    said: list[str] = []
+    subject = recorder(tmp_path, said)
+    subject.forming(2)
+    subject.write([started(0), step(1), untimed_event("group_broken", step=1, reason="lost")])
+    subject.forming(1)
+    subject.close()
+    assert [line for line in said if line.startswith("forming")] == ["forming a group of 2 workers"]
