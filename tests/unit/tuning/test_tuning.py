@@ -28,7 +28,7 @@ from foundray.tuning.search.budget import FlopBudget
 from foundray.tuning.search.carry import tuned_yaml
 from foundray.tuning.search.proposals import Proposals
 from foundray.tuning.search.proxy import default_space, ladder_of, proxy_of, space_of, with_values
-from foundray.tuning.search.rungs import Costs, affordable, arrivals
+from foundray.tuning.search.rungs import Costs, affordable, arrivals, planned, smallest_budget
 from foundray.tuning.search.search import Proposer, Search, Trial, _trainable, _Watcher
 from foundray.tuning.search.table import _line, aligned, ranked, rows
 from foundray.tuning.search.trial import STATE, Job, RungResult, job_of, results, run
@@ -231,15 +231,25 @@ def test_a_search_is_as_large_as_its_budget_allows() -> None:
         assert first >= 10 and second == pytest.approx(3 * first, abs=2) and third == pytest.approx(9 * first, abs=5)
         assert cost <= allowed * 1.05 and (cost > 0.7 * allowed or third == 1000)
         assert rungs.trials == trials or first < 13  # fewer only if each would be too short
-    with pytest.raises(InputError, match="one rung of one trial takes"):
-        affordable(tuning, 24, 1000, costs, 10)
-    with pytest.raises(InputError, match="one rung of each of 24 trials takes"):
-        affordable(TuneConfig(sampler="grid"), 24, 1000, costs, 300)
+    grid = TuneConfig(sampler="grid")
+    for kind, allowed, needed in ((tuning, 10, "one trial takes"), (grid, 300, "each of 24 trials takes")):
+        with pytest.raises(InputError, match=f"one rung of {needed}") as refused:
+            affordable(kind, 24, 1000, costs, allowed)
+        enough = float(re.findall(r"raise tune.budget to (\S+), or", str(refused.value))[0])
+        assert enough > kind.budget
+        assert planned(kind, 24, 1000, costs, allowed * enough / kind.budget)
+        assert not planned(kind, 24, 1000, costs, allowed * 0.9 * enough / kind.budget), "a smaller one would not do"
     with pytest.raises(InputError, match=r"train.steps: 60\) make a first one of 7 step.*set fewer tune.rungs"):
         affordable(tuning, 24, 60, costs, 1e9)
     assert affordable(TuneConfig(rungs=1), 24, 60, costs, 1e9).lengths == (60,)
     with pytest.raises(InputError, match="one rung of one trial takes"):  # as long as the run, and too expensive
         affordable(TuneConfig(proxy={"steps": 60}), 24, 60, costs, 10)
+
+
+def test_the_smallest_budget_has_two_digits() -> None:
+    assert smallest_budget(0.07, lambda budget: budget * 1000 >= 123.4) == 0.13
+    assert smallest_budget(0.07, lambda budget: True) == 0.071
+    assert smallest_budget(0.07, lambda budget: False) is None
 
 
 def test_ladders_span_the_sizes_in_between(prose: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from foundray.tuning.search.carry import carried
 from foundray.tuning.search.from_scratch import check_from_scratch
 from foundray.tuning.search.proposals import Proposals
 from foundray.tuning.search.proxy import at_size, ladder_of, proxy_of, space_of, with_values
-from foundray.tuning.search.rungs import Costs, Rungs, affordable, ladder
+from foundray.tuning.search.rungs import Costs, Rungs, affordable, ladder, planned, smallest_budget
 from foundray.tuning.search.search import Search, Trial, first_rung
 from foundray.tuning.search.table import Live, ranked
 from foundray.tuning.search.trial import job_of, results
@@ -102,28 +102,48 @@ class SearchRun:
         self.batches = batches_of(self.spec, self.space)
         self.budgets: list[FlopBudget] = []
         self.ladder_models = ladder_of(self.spec, self.proxy, self.classes)
-        self.ladder_rungs: Rungs | None = None
-        if self.spec.tune.ladder and self.ladder_models:
-            costs = self._costs(self.ladder_models)
-            self.ladder_rungs = ladder(self.spec.train.steps, costs, self.allowed * self.spec.tune.ladder, self.batches)
-        self.search_share = 1 - self.spec.tune.ladder if self.ladder_rungs else 1.0
-        """Share of the budget for the search; all of it if the budget is too small for a ladder."""
+        self.ladder_costs = self._costs(self.ladder_models)
+        self.ladder_rungs = self._ladder_rungs(self.spec.tune.budget)
         self.not_begun = 0
         """Trials that the spec asks for but the budget cannot pay for."""
+        self.enough: float | None = None
+        """The smallest `tune.budget` that pays for these, too."""
 
     @property
     def used(self) -> float:
         """FLOPs used by search and ladder."""
         return sum(budget.used for budget in self.budgets)
 
+    def _ladder_rungs(self, budget: float) -> Rungs | None:
+        """Lengths of the ladder's runs by a `tune.budget`; None if there is no ladder, or it is too small for one."""
+        share = budget * self.full * self.spec.tune.ladder
+        return ladder(self.spec.train.steps, self.ladder_costs, share, self.batches) if share and self.ladder_models else None
+
+    def _for_search(self, budget: float) -> float:
+        """FLOPs that a `tune.budget` leaves for the search: all of them if it is too small for a ladder."""
+        return budget * self.full * (1 - self.spec.tune.ladder if self._ladder_rungs(budget) else 1.0)
+
+    def why_no_ladder(self) -> str:
+        """Why there is no ladder, and what would be enough for one."""
+        if not self.spec.tune.ladder:
+            return "tune.ladder is 0"
+        if not self.ladder_models:
+            return "the proxy has more than half of the run's parameters: make tune.proxy smaller"
+        enough = smallest_budget(self.spec.tune.budget, lambda budget: self._ladder_rungs(budget) is not None)
+        if enough is None:
+            return f"train.steps: {self.spec.train.steps:,} are too few for a ladder of shorter runs"
+        return f"the budget is too small for a ladder of runs; raise tune.budget to {enough:g}"
+
     def search(self, proposals: Proposals) -> list[Trial]:
         """Run the trials. Raises InputError if the budget is too small for one rung."""
         tuning = self.spec.tune
         # Plan: how many trials of what length the budget pays for.
-        budget = self._budget(self.allowed * self.search_share)
-        costs = self._costs([self.proxy.model])
-        rungs = affordable(tuning, proposals.trials, self.spec.train.steps, costs, budget.allowed, self.batches)
-        self.not_begun = proposals.trials - rungs.trials
+        budget, leaves = self._budget(self._for_search(tuning.budget)), self._for_search
+        wanted, longest, costs = proposals.trials, self.spec.train.steps, self._costs([self.proxy.model])
+        rungs = affordable(tuning, wanted, longest, costs, budget.allowed, self.batches, leaves)
+        self.not_begun = wanted - rungs.trials
+        if self.not_begun:
+            self.enough = smallest_budget(tuning.budget, lambda more: self._pays_for(wanted, costs, leaves(more)))
         (self.folder / "search.json").write_text(json.dumps(_identity(self.spec)))  # not before: what is refused is no search
         proxy = at_size(self.proxy, self.proxy.model, rungs.lengths[-1])
         for number in range(rungs.trials):  # every trial gets its first rung, however many are promoted
@@ -145,6 +165,11 @@ class SearchRun:
             proposals.tell(trial.number, trial.score(tuning.metric))
 
         return self._run(self.spec, budget, propose, tell)
+
+    def _pays_for(self, trials: int, costs: Costs, allowed: float) -> bool:
+        """Whether these FLOPs pay for that many trials."""
+        found = planned(self.spec.tune, trials, self.spec.train.steps, costs, allowed, self.batches)
+        return found is not None and found.trials == trials
 
     def ladder(self, best: Trial) -> list[Trial]:
         """Train runs of several sizes and lengths with the best trial's values; none if the budget is too small for them."""

@@ -60,6 +60,8 @@ class Tuned(Shown):
     """Trials that the spec asks for but the budget could not pay for."""
     ladder: Sequence[Trial] = ()
     """Runs that the forecast is based on."""
+    enough: float | None = None
+    """The smallest `tune.budget` that pays for all trials, if some were not begun."""
 
     def table(self) -> str:
         """Text for people: trials, budget, ladder, forecast and the next command."""
@@ -68,7 +70,8 @@ class Tuned(Shown):
         lines = [aligned(rows(self.trials, self.metric)), "", f"bill: {bill}"]
         if self.not_begun:
             asked = len(self.trials) + self.not_begun
-            lines.append(f"trials: {asked} asked for, {len(self.trials)} paid for: raise tune.budget for more")
+            more = f"raise tune.budget to {self.enough:g} for all" if self.enough else "set fewer tune.trials"
+            lines.append(f"trials: {asked} asked for, {len(self.trials)} paid for: {more}")
         if self.usage:
             lines.append(f"search: {self.usage}")
         if missing := [trial for trial in self.ladder if trial.state != "done"]:
@@ -106,11 +109,11 @@ def write(
     file.write_text(tuned_text)
     # The forecast: from the ladder, and from the best trial, which is a run with the same values.
     measured = [*ladder, best] if ladder and best.state == "done" else ladder
-    of_full, why = _forecast(parse_spec(tuned_text, str(file)), work.classes, measured)
+    of_full, why = _forecast(parse_spec(tuned_text, str(file)), work, measured)
     machine_usage = usage([trial.results for trial in trials], work.slots)
     tuned = Tuned(
         work.folder.url, file.url, metric, best.score(metric), best.values, order, work.used, work.allowed, work.full,
-        machine_usage, of_full, why, work.not_begun, ladder,
+        machine_usage, of_full, why, work.not_begun, ladder, work.enough,
     )  # fmt: skip
     # Files for programs, pictures for people.
     points = [asdict(point) for point in points_of(measured, work.classes)]
@@ -156,14 +159,11 @@ def state_forecast(spec: Spec, found: Forecast) -> bool:
     return True
 
 
-def _forecast(spec: Spec, classes: int, ladder: list[Trial]) -> tuple[Forecast | None, str]:
+def _forecast(spec: Spec, work: SearchRun, ladder: list[Trial]) -> tuple[Forecast | None, str]:
     if not ladder:
-        return (
-            None,
-            "the budget is too small for a ladder of runs; raise tune.budget" if spec.tune.ladder else "tune.ladder is 0",
-        )
+        return None, work.why_no_ladder()
     try:
-        found = forecast(points_of(ladder, classes), target_of(spec, classes))
+        found = forecast(points_of(ladder, work.classes), target_of(spec, work.classes))
     except InputError as error:
         return None, str(error)
     state_forecast(spec, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from foundray.errors import InputError
@@ -42,37 +43,72 @@ class Costs:
 
 
 def affordable(
-    tuning: TuneConfig, trials: int, longest: int, costs: Costs, allowed: float, batches: Batches = ONE_BATCH
+    tuning: TuneConfig,
+    trials: int,
+    longest: int,
+    costs: Costs,
+    allowed: float,
+    batches: Batches = ONE_BATCH,
+    leaves: Callable[[float], float] | None = None,
 ) -> Rungs:
     """As many trials as the budget pays for, as long as possible, at most `longest` steps.
 
-    Raises InputError if the budget does not pay for one rung.
+    `leaves` gives the FLOPs that another `tune.budget` would leave for the search; by default they are in proportion. Raises
+    InputError if the budget does not pay for one rung; it names the smallest that would.
     """
-    # Try the full number of trials first, then fewer, until their first rungs are affordable and long enough.
-    least = trials if tuning.sampler == "grid" else 1
-    fewest = _fewest(batches)
+    least, fewest = _least(tuning, trials), _fewest(batches)
     if tuning.proxy.steps and batches != ONE_BATCH:
         _check_first_rung(tuning, fewest, batches)
-    for count in range(trials, least - 1, -1):
-        rungs = _rungs(tuning, count, longest, costs, allowed * _whole_steps(batches))
-        if count * costs.first_rung(rungs) <= allowed and (tuning.proxy.steps or rungs.lengths[0] >= fewest):
-            return replace(rungs, lengths=tuple(map(batches.aligned, rungs.lengths)))
-    # Nothing fits. If the trials are as long as the run, FLOPs are not the reason: the rungs are too many.
-    if not tuning.proxy.steps and rungs.lengths[-1] >= longest:
+    if found := planned(tuning, trials, longest, costs, allowed, batches):
+        return found
+    # Nothing fits. If not even trials as long as the run would, FLOPs are not the reason: the rungs are too many.
+    first = max(1, round(longest * tuning.reduction ** (1 - tuning.rungs)))
+    if not tuning.proxy.steps and first < fewest:
         largest = "" if fewest == FEWEST_STEPS else f", since the largest batch is {batches.largest:.3g} times the spec's"
         raise InputError(
             f"tune.rungs: {tuning.rungs} rungs of trials as long as the run (train.steps: {longest:,}) make a first one of "
-            f"{rungs.lengths[0]} {'step' if rungs.lengths[0] == 1 else 'steps'}, and {fewest} are needed{largest}: set fewer "
+            f"{first} {'step' if first == 1 else 'steps'}, and {fewest} are needed{largest}: set fewer "
             "tune.rungs, or tune.proxy.steps"
         )
+    rungs = _rungs(tuning, least, longest, costs, allowed * _whole_steps(batches))
     shortest = Rungs(1, (max(rungs.lengths[0], 1 if tuning.proxy.steps else fewest),), rungs.validation_units)
     needed = f"one rung of one trial takes {costs.first_rung(shortest):.3g}"
     if least > 1:
         needed = f"one rung of each of {least} trials takes {least * costs.first_rung(shortest):.3g}"
+    leaves = leaves or (lambda budget: allowed * budget / tuning.budget)
+    enough = smallest_budget(
+        tuning.budget, lambda budget: planned(tuning, trials, longest, costs, leaves(budget), batches) is not None
+    )
     raise InputError(
         f"tune.budget: {tuning.budget:g} of the full run leaves {allowed:.3g} FLOPs for the search, and {needed}: raise "
-        "tune.budget, or make tune.proxy smaller"
+        f"tune.budget{f' to {enough:g}' if enough else ''}, or make tune.proxy smaller"
     )
+
+
+def planned(
+    tuning: TuneConfig, trials: int, longest: int, costs: Costs, allowed: float, batches: Batches = ONE_BATCH
+) -> Rungs | None:
+    """The trials that these FLOPs pay for; None if they do not pay for one rung.
+
+    The full number of trials is tried first, then fewer, until their first rungs are affordable and long enough.
+    """
+    for count in range(trials, _least(tuning, trials) - 1, -1):
+        rungs = _rungs(tuning, count, longest, costs, allowed * _whole_steps(batches))
+        if count * costs.first_rung(rungs) <= allowed and (tuning.proxy.steps or rungs.lengths[0] >= _fewest(batches)):
+            return replace(rungs, lengths=tuple(map(batches.aligned, rungs.lengths)))
+    return None
+
+
+def smallest_budget(above: float, does: Callable[[float], bool]) -> float | None:
+    """The smallest number of two digits above another that does, or None; up to twelve more decades are tried."""
+    decade = math.floor(math.log10(above)) - 1
+    numbers = (float(f"{digits}e{power}") for power in range(decade, decade + 13) for digits in range(10, 100))
+    return next((number for number in numbers if number > above and does(number)), None)
+
+
+def _least(tuning: TuneConfig, trials: int) -> int:
+    """Fewest trials that a search can have: a grid has all."""
+    return trials if tuning.sampler == "grid" else 1
 
 
 def _fewest(batches: Batches) -> int:
