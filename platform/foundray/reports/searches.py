@@ -21,6 +21,8 @@ class SearchTrial:
     tokens: int
     score: float
     state: str
+    standing: str
+    """The state in words."""
 
 
 @dataclass(frozen=True)
@@ -72,4 +74,4 @@ def read_search(folder: Store) -> SearchFacts:
 def _trial(found: Mapping[str, Any], metric: str) -> SearchTrial:
     last = found["rungs"][-1] if found["rungs"] else None
     tokens, score = (last["tokens"], last[metric]) if last else (0, float("inf"))
-    return SearchTrial(found["number"], found["values"], tokens, score, found["state"])
+    return SearchTrial(found["number"], found["values"], tokens, score, found["state"], found.get("standing", found["state"]))

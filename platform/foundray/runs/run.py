@@ -88,6 +88,8 @@ class Run:
                 f"{location} is not a run's folder: the run {NOT_BEGUN}, or has another name; there is no such folder, and "
                 f"none in {Store.at('runs')} (one is made once the data is prepared){near}"
             )
+        if made_by_search := next(filter(None, map(_of_a_search, there)), ""):
+            raise InputError(made_by_search)
         reason = f"{location} is not a run's folder: spec.yaml and data.json are not in it"
         if any(_is_being_made(place) for place in there):
             raise NotBegun(f"{reason}, so the run {NOT_BEGUN}, or the folder is not a run's; name one such as runs/shakespeare")
@@ -227,6 +229,18 @@ class Run:
     def facts(self) -> Facts:
         facts = facts_of(self.folder, self.spec(), self.story())
         return replace(facts, damage=self.damage())
+
+
+def _of_a_search(folder: Store) -> str:
+    """What a search's folder or a trial's is, and what shows it; empty for any other folder."""
+    is_trial = (folder / "trial.json").exists()
+    search = folder.parent.parent if is_trial else folder
+    if not (search / "search.json").exists():
+        return ""
+    what = f"{folder} is {f'a trial of the search {search}' if is_trial else 'a search'}, not a run"
+    if (search / "ranking.json").exists():
+        return f"{what}, and has ended: `foundray report {search}` shows how each trial did"
+    return f"{what}, and has not ended: the same `foundray tune` continues it"
 
 
 def _is_being_made(folder: Store) -> bool:

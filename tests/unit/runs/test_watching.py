@@ -83,6 +83,21 @@ def test_a_run_that_is_being_made_is_not_begun(tmp_path: Path, names: list[str])
     assert not isinstance(refused.value, NotBegun), "another folder is not waited for"
 
 
+def test_a_search_and_its_trials_say_what_they_are(tmp_path: Path) -> None:
+    trial = (search := tmp_path / "small-tune") / "trials" / "0000-a1"
+    trial.mkdir(parents=True)
+    (trial / "trial.json").touch()
+    (search / "search.json").touch()
+    unended = "and has not ended: the same `foundray tune` continues"
+    with pytest.raises(InputError, match=f"{search} is a search, not a run, {unended}"):
+        Run.open(str(search))
+    (search / "ranking.json").touch()
+    shown = f"not a run, and has ended: `foundray report {search}` shows how each trial did"
+    for place, what in ((search, "a search"), (trial, f"a trial of the search {search}")):
+        with pytest.raises(InputError, match=f"{place} is {what}, {shown}"):
+            Run.open(str(place))
+
+
 def progress_of(records: list[dict[str, Any]]) -> Progress:
     progress = Progress()
     progress.add(sorted(records, key=lambda record: record["time"]))

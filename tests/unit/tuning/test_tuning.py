@@ -367,6 +367,10 @@ def test_an_unpaid_trial_stays_in_the_table(prose: Path, tmp_path: Path) -> None
     begun = [search.next_trial(name) for name in ("a", "b", "c")]
     assert [one and one.number for one in begun] == [0, 2, None]
     assert [(one.number, one.state) for one in search.trials] == [(0, "runs"), (1, "unpaid"), (2, "runs")]
+    search.end()
+    assert [(one.number, one.standing) for one in search.trials] == [
+        (0, "stopped by the search"), (1, "unpaid"), (2, "stopped by the search")
+    ], "once the search has ended, no trial runs"
 
 
 def test_a_trial_whose_process_died_says_so(prose: Path, tmp_path: Path) -> None:

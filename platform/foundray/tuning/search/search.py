@@ -76,7 +76,9 @@ class Trial:
         if self.state == "lost":
             return f"lost: its process died {times}" + (f", last of {self.why}" if self.why else "")
         last = self.results[-1] if self.results else None
-        if self.state != "diverged" or last is None:
+        if self.state == "stopped":
+            text = "stopped by the search"
+        elif self.state != "diverged" or last is None:
             text = self.state
         elif last.reached is None:
             text = f"diverged by step {last.step:,} of {self.spec.train.steps:,}"
@@ -137,9 +139,16 @@ class Search:
             ),
         )
         tuner.fit()
+        self.end()
         with suppress(InputError):
             scratch.delete_folder()
         return self.trials
+
+    def end(self) -> None:
+        """End what has not ended by itself: once Ray Tune has returned, no trial runs."""
+        for tune_id, trial in self.by_tune_id.items():
+            if trial.state == "runs":
+                self.on_end(tune_id, "stopped")
 
     def next_trial(self, tune_id: str) -> Trial | None:
         """The next trial that the budget pays for, or None; skipped ones stay in the table as `unpaid`."""
