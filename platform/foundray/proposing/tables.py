@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +32,14 @@ NUMERIC = 0.9
 """Least share of numbers among a numeric column's values."""
 NAMES = ("text", "content", "body", "document")
 """Names that columns of text usually have, the likeliest first."""
+COUNTING = frozenset(
+    ("time", "timestamp", "datetime", "date", "epoch", "ts", "index", "idx", "id", "row", "step", "frame", "seconds", "ms")
+)
+"""Words in names of columns that count up unevenly, as time stamps do."""
+FEWEST_COUNTS = 16
+"""Fewest values that show by their equal steps alone that a column counts (judgement)."""
+SAME_STEP = 1e-3
+"""Largest difference between equal steps, as a share of one: written decimals are rounded."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,12 @@ class Columns:
     def numbers(self) -> list[str]:
         """Columns that hold numbers, without those that count rows."""
         return [name for name, values in self.values.items() if _is_numeric(values) and not _counts(name, values)]
+
+    def counters(self) -> list[str]:
+        """Of these, the columns that only count up, such as an index or a time stamp; none if there is nothing else."""
+        numbers = self.numbers()
+        found = [name for name in numbers if _counts_up(name, self.values[name])]
+        return found if len(found) < len(numbers) else []
 
 
 def columns_of(file: RawFile) -> Columns:
@@ -115,12 +131,12 @@ def _is_text(values: list[Any]) -> bool:
 
 def _is_numeric(values: list[Any]) -> bool:
     given = [value for value in values if value not in (None, "") and not isinstance(value, bool)]
-    return bool(given) and sum(map(_number, given)) >= NUMERIC * len(given)
+    return bool(given) and sum(map(is_number, given)) >= NUMERIC * len(given)
 
 
-def _number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     try:
-        float(value.replace(",", ".") if isinstance(value, str) else value)
+        _float(value)
     except (TypeError, ValueError):
         return False
     return True
@@ -130,5 +146,24 @@ def _counts(name: str, values: list[Any]) -> bool:
     """Whether an unnamed column only counts rows, as pandas and R write it."""
     if name and not name.startswith(("Unnamed", "__index")) and name != "index":
         return False
-    numbers = [float(value) for value in values if _number(value)]
+    numbers = _numbers(values)
     return len(numbers) > 1 and all(b - a == 1 for a, b in pairwise(numbers))
+
+
+def _counts_up(name: str, values: list[Any]) -> bool:
+    """Whether a column rises by equal steps, or is named like an index or a time and never falls."""
+    steps = [b - a for a, b in pairwise(filter(math.isfinite, _numbers(values)))]
+    if not steps or min(steps) < 0 or max(steps) == 0:
+        return False
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    if any(word.lower() in COUNTING for word in words):
+        return True
+    return len(steps) >= FEWEST_COUNTS and max(steps) - min(steps) <= SAME_STEP * max(steps)
+
+
+def _numbers(values: list[Any]) -> list[float]:
+    return [_float(value) for value in values if is_number(value)]
+
+
+def _float(value: Any) -> float:
+    return float(value.replace(",", ".") if isinstance(value, str) else value)

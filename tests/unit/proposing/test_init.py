@@ -125,6 +125,28 @@ def test_numbers_over_time(name: str, tmp_path: Path) -> None:
     assert readable(spec)[0] >= 20
 
 
+@pytest.mark.parametrize(
+    ("clock", "counter"),
+    [
+        ("time", np.arange(2000) * 0.01),
+        ("unixTime", 1.7e9 + np.arange(2000) * 60 + np.arange(2000) % 7),
+        ("sample", np.arange(2000) + 5),
+    ],
+)
+def test_a_column_that_only_counts_up_is_left_out(clock: str, counter: np.ndarray, tmp_path: Path) -> None:
+    frame = pd.DataFrame({clock: counter, "load": np.sin(counter), "meter": np.cumsum(np.random.default_rng(0).random(2000))})
+    table(tmp_path, "a.csv", frame)
+    spec, found, text = proposed(tmp_path)
+    assert spec.data.modality.build().columns == ["load", "meter"]  # type: ignore[attr-defined]
+    assert f"left out, since it only counts up: {clock}" in text and "2 channels" in found.choice.found[0]
+    assert readable(spec)[0] >= 8
+    table(tmp_path, "b.csv", frame.rename(columns={"load": "heat"}))
+    spec, _, text = proposed(tmp_path)
+    assert spec.data.modality.build().columns == []  # type: ignore[attr-defined]
+    assert f"without what only counts up: {clock}" in text, "files differ, so that no list of columns suits them all"
+    assert readable(spec)[0] >= 16
+
+
 def test_cases_of_series_and_typescript_have_the_same_ending(tmp_path: Path) -> None:
     values = ",".join(str(number % 7) for number in range(64))
     (tmp_path / "a.ts").write_text("@problemName x\n@classLabel true a b\n@data\n" + f"{values}:a\n{values}:b\n" * 40)
