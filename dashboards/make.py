@@ -26,8 +26,8 @@ def run() -> dashboard.Dashboard:
             .mappings([AT_WORK])
             .no_value("nobody works on it"),
             number("Done", "Steps done, of those in the run.", "percentunit", ("", f"{last('step')} / {last('target_steps')}")),
-            number("Training loss", "Of the last step, nats per token.", "none", ("", last("loss"))).decimals(4),
-            number("Validation loss", "Of the last pass, nats per token.", "none", ("", last("validation_loss"))).decimals(4),
+            number("Training loss", "Of the last step, such as nats per token.", "none", ("", last("loss"))).decimals(4),
+            number("Validation loss", "Of the last pass, in the same unit.", "none", ("", last("validation_loss"))).decimals(4),
             number("Throughput", "Positions trained on per second.", "suffix: tokens/s", ("", last("tokens_per_second"))),
             number("Workers", "In the group.", "none", ("", last("workers"))),
             number("Goodput", "Share of all its time in steps that count.", "percentunit", ("", last("goodput"))),
@@ -36,7 +36,7 @@ def run() -> dashboard.Dashboard:
         "Learning": [
             curve(
                 "Loss",
-                "Training loss of each step, and the validation loss, in nats per token.",
+                "Training loss of each step, and the validation loss, such as nats per token.",
                 "none",
                 ("training", last("loss")),
                 ("validation", last("validation_loss")),

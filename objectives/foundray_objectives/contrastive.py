@@ -24,6 +24,7 @@ class Contrastive(Objective):
     takes: ClassVar[tuple[str, ...]] = ("patches", "frames", "series")
     causal: ClassVar[bool] = False
     couples: ClassVar[bool] = True
+    loss_unit: ClassVar[str] = "nats per view"
 
     temperature: float = Field(default=0.5, gt=0)
     """Temperature of the softmax over similarities."""

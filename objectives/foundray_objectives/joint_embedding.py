@@ -31,6 +31,7 @@ class JointEmbedding(Objective):
     takes: ClassVar[tuple[str, ...]] = ("tokens", "patches", "frames", "series", "steps")
     causal: ClassVar[bool] = False
     teaches: ClassVar[bool] = True
+    loss_unit: ClassVar[str] = "smooth L1 error per feature"
 
     masking: Literal["drop", "hide"] = "hide"
     """`drop` blocks of an image (I-JEPA), or mask spans of any sequence with `hide` (data2vec)."""

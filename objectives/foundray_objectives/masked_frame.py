@@ -24,6 +24,7 @@ class MaskedFrame(Objective):
     takes: ClassVar[tuple[str, ...]] = ("frames",)
     causal: ClassVar[bool] = False
     masks: ClassVar[bool] = True
+    loss_unit: ClassVar[str] = "nats per frame"
 
     codes: int = Field(default=8192, ge=2)
     """Vectors in the codebook; 256 to 512 for hours of sound rather than thousands of hours."""

@@ -26,6 +26,7 @@ class MaskedPixel(Objective):
     predicts: ClassVar[bool] = True
     rebuilds: ClassVar[bool] = True
     becomes: ClassVar[str] = "mae"
+    loss_unit: ClassVar[str] = "squared error per value"
 
     ratio: float = Field(default=0.75, gt=0, lt=1)
     """Fraction of the patches that is dropped."""

@@ -22,6 +22,7 @@ class MaskedToken(Objective):
     causal: ClassVar[bool] = False
     masks: ClassVar[bool] = True
     becomes: ClassVar[str] = "masked_lm"
+    loss_unit: ClassVar[str] = "nats per token"
 
     ratio: float = Field(default=0.3, gt=0, lt=1)
     """Fraction of a sample's tokens to predict."""

@@ -24,6 +24,7 @@ RETURN, STATE, ACTION = range(3)
 class NextAction(Objective):
     takes: ClassVar[tuple[str, ...]] = ("steps",)
     becomes: ClassVar[str] = "decision_transformer"
+    loss_unit: ClassVar[str] = "squared error or nats per action"
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"action": shape.kinds[ACTION].width}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class NextFrame(Objective):
     takes: ClassVar[tuple[str, ...]] = ("frames",)
     rebuilds: ClassVar[bool] = True
+    loss_unit: ClassVar[str] = "absolute error per value"
 
     ahead: PositiveInt = 3
     """Distance to the predicted unit, in units; a recording no longer than this has no targets."""

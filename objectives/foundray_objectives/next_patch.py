@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class NextPatch(Objective):
     takes: ClassVar[tuple[str, ...]] = ("patches",)
     rebuilds: ClassVar[bool] = True
+    loss_unit: ClassVar[str] = "squared error per value"
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"pixels": shape.width}

@@ -25,6 +25,7 @@ class NextState(Objective):
     takes: ClassVar[tuple[str, ...]] = ("steps",)
     masks: ClassVar[bool] = True
     becomes: ClassVar[str] = "decision_transformer"
+    loss_unit: ClassVar[str] = "squared error per value"
 
     scale: float = Field(default=1.0, gt=0)
     """Factor on differences; the inverse of their typical size brings the loss near one."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class NextToken(Objective):
     """Causal cross-entropy. The opening token of the next document is predicted too, because it ends a text."""
 
+    loss_unit: ClassVar[str] = "nats per token"
     continues: ClassVar[bool] = True
     scores: ClassVar[bool] = True
     becomes: ClassVar[str] = "causal_lm"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class SpanCorruption(Objective):
     becomes: ClassVar[str] = "causal_lm"
     extra_stand_for_text: ClassVar[bool] = True
+    loss_unit: ClassVar[str] = "nats per token"
     prompts: ClassVar[Mapping[str, str]] = {
         "the missing parts of a text, each after its sentinel": "TEXT<|span_0|>TEXT<|span_1|>TEXT<|span_0|>"
     }

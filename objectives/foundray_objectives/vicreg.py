@@ -24,6 +24,7 @@ class VicReg(Objective):
     takes: ClassVar[tuple[str, ...]] = ("patches", "frames", "series")
     causal: ClassVar[bool] = False
     couples: ClassVar[bool] = True
+    loss_unit: ClassVar[str] = "VICReg terms per sample"
 
     invariance: NonNegativeFloat = 25.0
     """Weight of the views' difference."""

@@ -201,6 +201,8 @@ class Objective(BaseModel, ABC):
     """Whether the only head predicts the next unit at each unit, so that the model can continue a sequence."""
     scores: ClassVar[bool] = False
     """Whether the loss is the data's negative log-likelihood, unit by unit, so that bits per byte are meaningful."""
+    loss_unit: ClassVar[str] = "nats per unit"
+    """Unit of the loss, as it follows a number in messages: `nats per token`, `squared error per value`."""
     teaches: ClassVar[bool] = False
     """Whether a teacher, a moving average of the model, gives the targets: see `teacher_targets`, `momentum`."""
     couples: ClassVar[bool] = False
@@ -250,7 +252,7 @@ class Objective(BaseModel, ABC):
 
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the losses in nats, and their number, over a micro-batch.
+        """Sum of the losses, such as nats, and their number, over a micro-batch: their mean is in `loss_unit`.
 
         `prediction` is a head's output [B, T, outputs]; `target` [B, T] or [B, T, outputs]; `loss_mask` [B, T] bool. If rows
         are coupled, `prediction` and `target` are the same tensor [B, 1, outputs], with the two rows of a sample next to each

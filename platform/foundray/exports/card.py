@@ -156,7 +156,7 @@ def _results(trained: Trained) -> list[list[str]]:
     rows = [["steps", _number(trained.step)], ["tokens", _number(trained.step * trained.spec.tokens_per_step)]]
     if evaluated := trained.evaluation:
         at = "" if evaluated["step"] == trained.step else f", after step {evaluated['step']:,}"
-        rows.append([f"validation loss, nats per token{at}", f"{evaluated['val_loss']:.4f}"])
+        rows.append([f"validation loss, {trained.spec.objective.build().loss_unit}{at}", f"{evaluated['val_loss']:.4f}"])
         if (bits := evaluated.get("bits_per_byte")) is not None:
             rows.append([f"bits per byte{at}", f"{bits:.4f}"])
     for file in (trained.run.folder / PROBES).children():

@@ -34,12 +34,13 @@ def compared(stories: Sequence[Story]) -> Picture:
     return both("compared", "Losses side by side", about, lambda form: _compared(stories, form))
 
 
-def search(found: SearchFacts | None) -> Markup | None:
-    """Trials in parallel coordinates; None if none has a score."""
+def search(found: SearchFacts | None, unit: str) -> Markup | None:
+    """Trials in parallel coordinates, with losses in `unit`; None if none has a score."""
     if not found or not (trials := found.scored):
         return None
     about = f"One line per trial through one axis per setting, {len(trials)} in all; the best is drawn strongest."
-    figure = pictures.parallel_coordinates(list(trials[0].values), [t.values for t in trials], [t.score for t in trials])
+    rows, scores = [trial.values for trial in trials], [trial.score for trial in trials]
+    figure = pictures.parallel_coordinates(list(trials[0].values), rows, scores, unit)
     return inline(figure, "search", "The search", about)
 
 
@@ -60,7 +61,7 @@ def _loss(story: Story, form: Format) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     steps = story.steps
     plain(top)
-    titled(top, f"Loss{story.unit}")
+    titled(top, f"Loss, {story.loss_unit}")
     curve(top, steps.step, steps.loss, form)
     if story.validation:
         validation(top, [step for step, _ in story.validation], [value for _, value in story.validation])
@@ -88,8 +89,8 @@ def _compared(stories: Sequence[Story], form: Format) -> Figure:
     wide = form is WIDE
     figure = Figure((form.width, (4.6 if wide else 4.2) + (0 if wide else 0.2 * len(stories))), layout="constrained")
     axes = plain(figure.subplots())
-    units = {story.unit for story in stories}
-    titled(axes, f"Loss{units.pop() if len(units) == 1 else ''}, averaged; large marks: validation")
+    units = {story.loss_unit for story in stories}
+    titled(axes, f"Loss{f', {units.pop()}' if len(units) == 1 else ''}, averaged; large marks: validation")
     every: list[float] = []
     marked: list[float] = []
     for index, story in enumerate(stories):

@@ -97,7 +97,7 @@ def _one(story: Story, place: Store) -> dict[str, Any]:
         "data_words": _data_words(story),
         "forecast_words": _forecast_words(story),
         "law": charts.scaling_law(story),
-        "search": charts.search(story.search),
+        "search": charts.search(story.search, story.loss_unit),
         "search_words": _search_words(story),
         "probes": story.probes,
         "spread_over": _spread_over,

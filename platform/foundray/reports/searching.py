@@ -16,7 +16,8 @@ def search_page(folder: Store, place: Store) -> str:
     """The HTML of the search in `folder`, for a page at `place`. Raises InputError."""
     search = read_search(folder)
     tuned = (folder / TUNED).read_text()
-    run = folder.parent / parse_spec(tuned, str(folder / TUNED)).name
+    spec = parse_spec(tuned, str(folder / TUNED))
+    run = folder.parent / spec.name
     law = law_of(search.forecast)
     links = [("the spec that was written", href(folder / TUNED, place))]
     if run.exists():
@@ -26,7 +27,7 @@ def search_page(folder: Store, place: Store) -> str:
         "name": folder.name,
         "lede": f"Hyperparameters by {plural(len(search.trials), 'trial')} on small proxies, judged by {search.metric}.",
         "search": search,
-        "picture": charts.search(search),
+        "picture": charts.search(search, spec.objective.build().loss_unit),
         "law": None if law is None else charts.law(law),
         "links": links,
         "tuned": tuned,

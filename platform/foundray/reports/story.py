@@ -84,9 +84,8 @@ class Story:
         return self.run.folder.name
 
     @property
-    def unit(self) -> str:
-        """Unit of the loss, if it is the data's own likelihood."""
-        return ", nats per token" if self.spec.objective.build().scores else ""
+    def loss_unit(self) -> str:
+        return self.spec.objective.build().loss_unit
 
     @cached_property
     def incidents(self) -> list[Incident]:

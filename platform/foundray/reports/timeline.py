@@ -96,7 +96,7 @@ class _Multiples(MaxNLocator):
 
 
 def _loss_over_time(axes: Axes, story: Story, form: Format) -> None:
-    titled(axes, f"Loss{story.unit}")
+    titled(axes, f"Loss, {story.loss_unit}")
     if not story.metrics:
         nothing(axes)
         return

@@ -40,9 +40,9 @@ class Facts(Shown):
     tokens: int
     """Positions trained on: steps times tokens per step."""
     loss: float | None
-    """Training loss of the last step, in nats per token."""
+    """Training loss of the last step, in the unit of its objective: nats per token, squared error per value."""
     val_loss: float | None
-    """Last validation loss, in nats per token."""
+    """Last validation loss, in the same unit."""
     perplexity: float | None
     """Its exponential, if the loss is the data's own likelihood."""
     weights_sha256: str | None

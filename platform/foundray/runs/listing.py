@@ -27,9 +27,9 @@ class Listed:
     steps: int | None
     """Steps of the whole run."""
     loss: float | None
-    """Training loss of the last step, in nats per token."""
+    """Training loss of the last step, in the unit of its objective: nats per token, squared error per value."""
     val_loss: float | None
-    """Last validation loss, in nats per token."""
+    """Last validation loss, in the same unit."""
     age_s: float | None
     """Seconds since its last record; None if it has none."""
     bytes: int

@@ -22,7 +22,8 @@ def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
 
     Raises InputError.
     """
-    log = Log(run.spec().train.steps, out)
+    spec = run.spec()
+    log = Log(spec.train.steps, spec.objective.build().loss_unit, out)
     if not follow:
         follower = Follower(run.folder)
         log.tell(follower.new())
@@ -34,7 +35,7 @@ def logs(run: Run, follow: bool, out: Callable[[str], None]) -> None:
         problem = look.problem
         if look.restarted and log.started:
             out("the run was started over")
-            log = Log(log.steps, out)
+            log = Log(log.steps, log.loss_unit, out)
         log.tell(look.records)
         log.warn(look.damage)
 
@@ -61,8 +62,8 @@ def raw(run: Run, follow: bool, out: Callable[[str], None], aside: Callable[[str
 
 
 class Log:
-    def __init__(self, steps: int, out: Callable[[str], None]):
-        self.steps, self.out = steps, out
+    def __init__(self, steps: int, loss_unit: str, out: Callable[[str], None]):
+        self.steps, self.loss_unit, self.out = steps, loss_unit, out
         self.started = False
         """Whether any record was seen."""
         self.stepped = -math.inf
@@ -84,7 +85,7 @@ class Log:
 
     def _lines(self, record: Record) -> list[str]:
         if "event" in record:
-            return [] if record["event"] in HIDDEN else [sentence(record)]
+            return [] if record["event"] in HIDDEN else [sentence(record, self.loss_unit)]
         if record["time"] - self.stepped < STEP_SECONDS:
             return remarks(record)
         self.stepped = record["time"]

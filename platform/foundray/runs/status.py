@@ -30,6 +30,7 @@ class Spent(Protocol):
 def standing(run: Run) -> str:
     stated = run.forecast()  # before the facts, which name what is damaged
     facts, spec, events = run.facts(), run.spec(), run.records("events.jsonl")
+    unit = spec.objective.build().loss_unit
     done = f"step {facts.step:,} of {spec.train.steps:,}, {facts.tokens:,} tokens"
     lines = [("run", facts.run), ("state", f"{facts.state}, {done}"), *(("record", said) for said in facts.damage)]
     if facts.ended_early:
@@ -41,7 +42,7 @@ def standing(run: Run) -> str:
     if facts.loss is not None:
         validation = "" if facts.val_loss is None else f", validation {facts.val_loss:.4f}"
         validation += f", perplexity {facts.perplexity:.4g}" if facts.perplexity else ""
-        lines.append(("loss", f"{facts.loss:.4f}{validation} (nats per token)"))
+        lines.append(("loss", f"{facts.loss:.4f}{validation} ({unit})"))
     if stated:
         lines.append(("forecast", forecast(stated, facts.val_loss if facts.state == "finished" else None)))
     if facts.tokens_per_s is not None:
@@ -56,13 +57,13 @@ def standing(run: Run) -> str:
     lines += [("time", goodput(facts)), *_parts(facts)]
     lines.append(("faults", faults(facts.restarts, facts.steps_repeated)))
     lines += _table("workers", (dated(w, f"step {w['step']:>7,}  {w['workers']}") for w in facts.worlds))
-    lines += _table("events", event_lines(events)[-EVENTS:])
+    lines += _table("events", event_lines(events, unit)[-EVENTS:])
     return "\n".join(f"{name:9} {text}" for name, text in lines)
 
 
-def event_lines(events: Iterable[dict[str, Any]]) -> list[str]:
+def event_lines(events: Iterable[dict[str, Any]], loss_unit: str) -> list[str]:
     """One line per event that no other line covers."""
-    return [dated(event, sentence(event)) for event in events if event["event"] not in NO_LINE]
+    return [dated(event, sentence(event, loss_unit)) for event in events if event["event"] not in NO_LINE]
 
 
 def goodput(spent: Spent) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -106,6 +107,10 @@ class View:
     damage: Sequence[str] = ()
     """Damage in its logs, one sentence per file."""
 
+    @cached_property
+    def _loss_unit(self) -> str:
+        return self.spec.objective.build().loss_unit
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         width, height = options.max_width, options.height or console.height
         head, facts, foot = self._head(width), self._facts(), _line(self._foot(), "dim")
@@ -120,7 +125,7 @@ class View:
             used = len(loss) + len(facts)
         yield from (*head, body)
         shown = max(EVENT_ROWS, height - len(head) - used - 1)
-        yield from (_line(text) for text in event_lines(self.progress.events)[-shown:])
+        yield from (_line(text) for text in event_lines(self.progress.events, self._loss_unit)[-shown:])
         yield foot
 
     def _state(self) -> str:
@@ -170,7 +175,7 @@ class View:
         if last:
             recent = [step["loss"] for step in progress.recent]
             mean = f", of the last {len(recent)} steps {fmean(recent):.4f}" if recent else ""
-            facts.append(("loss", f"{last['loss']:.4f}{mean} (nats per token)"))
+            facts.append(("loss", f"{last['loss']:.4f}{mean} ({self._loss_unit})"))
         if found := next(reversed(progress.evaluated), None):
             bits = f", {found['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in found else ""
             before = [f"{one['val_loss']:.4f}" for one in progress.evaluated[-1 - BEFORE : -1]]

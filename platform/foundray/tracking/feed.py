@@ -37,7 +37,7 @@ class Feed:
         self.place = run.folder / FOLDER / f"{config.kind}-{digest(config.model_extra or {})[:8]}.json"
         self.tracker: Tracker | None = None
         """None until it has begun, and after it has failed."""
-        self.points = Points(Position(), spec.guard.roll_back)
+        self.points = Points(Position(), spec.guard.roll_back, spec.objective.build().loss_unit)
         self.readers = {log: Reader(run.folder, log) for log in ("metrics", "events")}
         self.waiting: list[Point] = []
         self.retry_at = 0.0
@@ -85,7 +85,7 @@ class Feed:
         self.has_begun = True
 
     def _read_again(self, sent: Position) -> None:
-        self.points = Points(sent, self.spec.guard.roll_back)
+        self.points = Points(sent, self.spec.guard.roll_back, self.spec.objective.build().loss_unit)
         self.readers = {log: Reader(self.run.folder, log) for log in self.readers}
         self.waiting = []
 

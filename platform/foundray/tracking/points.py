@@ -26,9 +26,9 @@ class Points:
     spike it has others: with `guard.roll_back`, steps that a spike could still undo are held back.
     """
 
-    def __init__(self, sent: Position, roll_back: int | None):
-        """`roll_back` is the spec's: steps between the states to which a spike returns."""
-        self.sent, self.roll_back = sent, roll_back
+    def __init__(self, sent: Position, roll_back: int | None, loss_unit: str = "nats per token"):
+        """`roll_back` is the spec's: steps between the states to which a spike returns; `loss_unit` the objective's."""
+        self.sent, self.roll_back, self.loss_unit = sent, roll_back, loss_unit
         self.settled = 0.0 if roll_back else math.inf
         """No spike undoes steps up to this one."""
         self.steps: deque[Record] = deque()
@@ -82,7 +82,7 @@ class Points:
 
     def _add_event(self, line: int, record: Record) -> None:
         values = evaluation_values(record) if record["event"] == "evaluated" else {}
-        note = sentence(record) if record["event"] in PRINTED else ""
+        note = sentence(record, self.loss_unit) if record["event"] in PRINTED else ""
         if record["event"] == EXTENDED and record["to"] < (last := min(record["step"], self.sent.step)):
             note = f"extended; steps {record['to'] + 1:,} to {last:,} are computed again, and are not sent again"
         if values or note:

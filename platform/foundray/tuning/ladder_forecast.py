@@ -32,18 +32,19 @@ def forecast_from_ladder(
         raise InputError("--for names the target run, and so do --parameters and --tokens: give one or the other")
     if spec is not None:
         check_from_scratch(spec, "a ladder")
-    classes = 0
+    classes, unit = 0, "nats"
     if points:
         ladder = points_from_csv(points)
     else:
-        ladder, classes, searched = _ladder(runs)
+        ladder, classes, unit, searched = _ladder(runs)
         spec = spec or (None if size else searched)
     if size is None and spec is None:
         raise InputError("no target run is given: add --for SPEC, or --parameters N --tokens D")
     if size is None and points:
         raise InputError("a CSV of points needs the target's size: give --parameters N --tokens D instead of --for")
     # Forecast, and state the forecast in the run's folder if the run has not started.
-    found = forecast(ladder, Target(*size) if size or spec is None else target_of(spec, classes))  # type: ignore[misc]
+    target = Target(*size) if size or spec is None else target_of(spec, classes)  # type: ignore[misc]
+    found = forecast(ladder, target, unit=unit if spec is None else spec.objective.build().loss_unit)
     if spec is not None:
         folder = Run.named(spec).folder
         if state_forecast(spec, found):
@@ -54,10 +55,10 @@ def forecast_from_ladder(
     return found
 
 
-def _ladder(locations: Sequence[str]) -> tuple[list[Point], int, Spec | None]:
-    """Points of finished runs and of searches' ladders, the number of ids in their data, and a search's tuned spec."""
+def _ladder(locations: Sequence[str]) -> tuple[list[Point], int, str, Spec | None]:
+    """Points of finished runs and of searches' ladders, the ids in their data, the unit of losses, a search's tuned spec."""
     ladder: list[Point] = []
-    searched, classes = None, 0
+    searched, classes, unit = None, 0, "nats"
     for location in locations:
         folder = Store.at(location)
         if (folder / "ranking.json").exists():
@@ -65,11 +66,13 @@ def _ladder(locations: Sequence[str]) -> tuple[list[Point], int, Spec | None]:
             ladder += [Point(**point) for point in ranking["points"]]
             classes = ranking["classes"]
             searched = parse_spec((folder / "tuned.yaml").read_text(), str(folder / "tuned.yaml"))
+            unit = searched.objective.build().loss_unit
             continue
         run = Run.open(location)
         facts = run.facts()
         if facts.state != "finished" or facts.val_loss is None or not math.isfinite(facts.val_loss):
             raise InputError(f"{location} is not finished ({facts.state}, step {facts.step}): a ladder takes finished runs")
         classes = run.manifest()["vocabulary"]
+        unit = run.spec().objective.build().loss_unit
         ladder.append(Point(parameters_of(run.spec(), classes), facts.tokens, facts.val_loss, run.folder.name))
-    return ladder, classes, searched
+    return ladder, classes, unit, searched

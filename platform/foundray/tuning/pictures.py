@@ -54,7 +54,7 @@ def scaling_law(forecast: Forecast) -> Figure:
         panels[1].plot(flops, 100 * (losses / law.loss(size, flops / 6 / size) - 1), **{**style, "linestyle": ""})
     # The target, with its interval, in both panels.
     low, high = forecast.interval.low, forecast.interval.high
-    label = f"target: {forecast.loss:.3f} nats\n90 %: {low:.3f} to {high:.3f}"
+    label = f"target: {forecast.loss:.3f} {forecast.unit}\n90 %: {low:.3f} to {high:.3f}"
     for axes, middle, scale in ((panels[0], forecast.loss, 1), (panels[1], 0, 100 / forecast.loss)):
         bars = [[scale * (forecast.loss - low)], [scale * (high - forecast.loss)]]
         axes.errorbar(
@@ -62,7 +62,7 @@ def scaling_law(forecast: Forecast) -> Figure:
         )
     panels[1].set_xscale("log")
     panels[1].set_xlabel("compute 6ND [FLOPs]")
-    panels[0].set_ylabel("loss [nats]")
+    panels[0].set_ylabel(f"loss [{forecast.unit}]")
     panels[1].set_ylabel("off the law [%]")
     _legend(figure, panels)
     return figure
@@ -90,7 +90,7 @@ def coordinate_check(curves: Mapping[str, Mapping[str, Mapping[int, Sequence[flo
     return figure
 
 
-def transfer(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float, float]]]]) -> Figure:
+def transfer(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float, float]]]], unit: str = "nats") -> Figure:
     """Plot loss against learning rate, a panel per title and a line per width, for `{title: {width: [(rate, loss, spread)]}}`.
 
     Spreads are bars; a star marks each width's least loss. Losses that are not finite are left out, and those far above the
@@ -121,12 +121,14 @@ def transfer(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float, floa
     least, upper = np.quantile(finite, (0, 0.75))
     if max(finite) > (far := least + 3 * (upper - least)):
         panels[0].set_ylim(least - 0.1 * (far - least), far)
-    panels[0].set_ylabel("loss [nats]")
+    panels[0].set_ylabel(f"loss [{unit}]")
     _legend(figure, panels, "width\n(star: best)")
     return figure
 
 
-def parallel_coordinates(names: Sequence[str], rows: Sequence[Mapping[str, float | str]], losses: Sequence[float]) -> Figure:
+def parallel_coordinates(
+    names: Sequence[str], rows: Sequence[Mapping[str, float | str]], losses: Sequence[float], unit: str = "nats"
+) -> Figure:
     """Plot a search: a line per trial through one axis per setting and one of the loss; better trials darker, the best on top.
 
     An axis of positive numbers is logarithmic if they span more than a factor of ten. Trials without a finite loss are left
@@ -144,9 +146,9 @@ def parallel_coordinates(names: Sequence[str], rows: Sequence[Mapping[str, float
         best, grey = rank == len(trials), f"{0.85 - 0.45 * rank / len(trials):.2f}"
         axes.plot(
             line, color=COLOURS[0] if best else grey, marker="o" if best else "", markersize=7, linewidth=3 if best else 1,
-            zorder=2 + rank / len(trials), label=f"best: {trials[-1][0]:.4f} nats" if best else "",
+            zorder=2 + rank / len(trials), label=f"best: {trials[-1][0]:.4f} {unit}" if best else "",
         )  # fmt: skip
-    axes.set_xticks(range(len(columns)), [*names, "loss [nats]"])
+    axes.set_xticks(range(len(columns)), [*names, f"loss [{unit}]"])
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.1, len(names) + 0.35)
     axes.set_yticks([])

@@ -24,8 +24,8 @@ _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u20
 """Characters that control a terminal or the order of others, or that UTF-8 or YAML do not have."""
 
 
-def sentence(event: Record) -> str:
-    """Describe an event. An unknown kind is shown by its name and fields."""
+def sentence(event: Record, loss_unit: str = "nats per token") -> str:
+    """Describe an event; `loss_unit` is the objective's. An unknown kind is shown by its name and fields."""
     match event["event"]:
         case "command":
             fewest, most = event["workers"]
@@ -51,7 +51,7 @@ def sentence(event: Record) -> str:
         case "evaluated":
             bits = f", {event['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in event else ""
             rank = f", features of effective rank {event['effective_rank']:.1f}" if "effective_rank" in event else ""
-            loss = f"{event['val_loss']:.4f} nats per token{perplexity(event)}"
+            loss = f"{event['val_loss']:.4f} {loss_unit}{perplexity(event)}"
             return (
                 f"step {event['step']}: validation loss {loss}{bits}{rank}{_looked_at(event)}{by_source(event)}{by_task(event)}"
             )

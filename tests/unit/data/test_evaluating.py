@@ -113,3 +113,8 @@ def test_an_evaluations_sentence_says_how_many_samples_it_used() -> None:
 
 def test_an_earlier_record_has_a_sentence_too() -> None:
     assert sentence({"event": "evaluated", "step": 5, "val_loss": 2.5}) == "step 5: validation loss 2.5000 nats per token"
+
+
+def test_the_loss_has_the_unit_of_its_objective() -> None:
+    event = {"event": "evaluated", "step": 5, "val_loss": 0.25}
+    assert sentence(event, "squared error per value") == "step 5: validation loss 0.2500 squared error per value"

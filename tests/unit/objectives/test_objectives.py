@@ -252,3 +252,11 @@ def several() -> list[dict[str, str]]:
 def test_the_same_bits_for_one_and_three_workers(name: str, several: list[dict[str, str]]) -> None:
     alone = str(train_steps(Group(), SPECS[name], 3, None))
     assert {hashes[name] for hashes in several} == {alone}
+
+
+def test_losses_are_per_token_for_tokens_alone() -> None:
+    """Objectives of others may leave the unit out; these name it."""
+    for kind, spec in SPECS.items():
+        unit = spec.objective.build().loss_unit
+        assert unit != Objective.loss_unit
+        assert (unit == "nats per token") == (kind in TOKEN_OBJECTIVES), kind

@@ -351,6 +351,19 @@ def test_a_plot_names_its_ends_and_leaves_gaps() -> None:
 # Telling
 
 
+def test_losses_are_in_the_unit_of_the_objective(run: Run) -> None:
+    series: dict[str, Any] = {"data__modality": {"kind": "series", "patch": 6}, "data__sources": [{"path": "x", "format": "files"}]}
+    spec = make_spec(objective={"kind": "masked_patch"}, train__steps=STEPS, **series)
+    (run.folder / "spec.yaml").write_text(spec.to_yaml())
+    run.append("events.jsonl", EVENTS)
+    run.append("metrics.jsonl", METRICS)
+    said: list[str] = []
+    logs(run, False, said.append)
+    watch(run, Console(file=(file := io.StringIO()), width=80))
+    for text in (standing(run), "\n".join(said), file.getvalue()):
+        assert "squared error per value" in text and "nats" not in text
+
+
 def test_status_describes_events_in_the_same_words(recorded: Run) -> None:
     recorded.append("events.jsonl", [happened("checkpoint", 120.0, step=5, bytes=5_000_000, seconds=0.1)])
     assert "kept" not in standing(recorded), "no checkpoint is there any more"

@@ -93,7 +93,7 @@ class EvaluatedSource(BaseModel):
     name: str
     """That index and the file name of its path."""
     loss: float
-    """Mean in nats per token; infinite if a loss was not finite."""
+    """Mean in the objective's unit, such as nats per token; infinite if a loss was not finite."""
     tokens: int
     """Number of tokens predicted."""
     bits_per_byte: float | None = None
@@ -114,7 +114,7 @@ class EvaluatedSet(BaseModel):
     of_samples: int
     """Number of samples in the set."""
     loss: float
-    """Mean in nats per token; infinite if a loss was not finite."""
+    """Mean in the objective's unit, such as nats per token; infinite if a loss was not finite."""
     tokens: int
     """Number of tokens predicted."""
     bits_per_byte: float | None = None
@@ -183,7 +183,7 @@ class Evaluated(Event):
     of_samples: int | None = None
     """Number of samples in the set."""
     val_loss: float
-    """Mean in nats per token; infinite if a loss was not finite (`foundray logs --json` prints `null`)."""
+    """Mean in the objective's unit, such as nats per token; infinite if not finite (`foundray logs --json` prints `null`)."""
     compared_loss: float | None = None
     """`val_loss` over the samples that earlier evaluations used, to compare checkpoints; in the last evaluation, if that
     uses more samples."""

@@ -15,8 +15,8 @@ class Step(Line):
     """Counted from 1."""
     tokens: int
     """Positions predicted so far, over all steps."""
-    loss: Annotated[float, Measure("loss", "Training loss of the last step, nats per token")]
-    """Mean over the step's predictions before the update, in nats."""
+    loss: Annotated[float, Measure("loss", "Training loss of the last step, such as nats per token")]
+    """Mean over the step's predictions before the update, in the unit of its objective, such as nats per token."""
     grad_norm: Annotated[float, Measure("gradient_norm", "Norm of the last step's whole gradient, before clipping", least=0)]
     """Norm of the whole gradient before clipping."""
     lr: float

@@ -56,7 +56,7 @@ METRICS = {
     "step_age_seconds": Metric("gauge", "Seconds since the last step was recorded, or the command began"),
     "stalled_after_seconds": Metric("gauge", "Step age from which the run counts as stalled, by its own pace"),
     **{measure.metric: Metric("gauge", measure.text) for measure in MEASURES.values()},
-    "validation_loss": Metric("gauge", "Validation loss, nats per token"),
+    "validation_loss": Metric("gauge", "Validation loss, such as nats per token"),
     "validation_bits_per_byte": Metric("gauge", "The same, in bits per byte of text"),
     "effective_rank": Metric("gauge", "Effective rank of the features of validation samples: collapse shows here"),
     "learning_rate": Metric("gauge", "Learning rate of the last step"),

@@ -55,6 +55,7 @@ class Recorder:
     ):
         """`run_metrics` are the numbers for Prometheus, if any; `on_event` is told of each record."""
         self.run, self.spec, self.report = run, spec, report
+        self.loss_unit = spec.objective.build().loss_unit
         self.bytes_per_token = bytes_per_token
         """UTF-8 bytes of text per target; None if the loss is not the text's own likelihood."""
         self.step = 0
@@ -220,7 +221,7 @@ class Recorder:
         if self.bar:
             self.bar.event(record)
         if record["event"] in PRINTED:
-            self.print_line(sentence(record))
+            self.print_line(sentence(record, self.loss_unit))
 
     def _report_curves(self) -> None:
         while self.curves.messages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Forecast(Shown):
-    """A forecast. Losses are in nats; gains are losses minus the target's."""
+    """A forecast. Gains are losses minus the target's."""
 
     points: tuple[Point, ...]
     target: Target
@@ -64,6 +64,8 @@ class Forecast(Shown):
     """Names of points, and the target's loss by the law fitted without each."""
     cautions: tuple[str, ...] = ()
     """Why the interval is wider than the reach alone makes it; empty in forecasts of earlier versions."""
+    unit: str = "nats"
+    """Unit of the losses."""
 
     @property
     def reach(self) -> float:
@@ -81,24 +83,24 @@ class Forecast(Shown):
 
     def table(self) -> str:
         """The forecast for people, one fact per line; A and B are left out, since the fit does not determine them."""
-        target, best, without = self.target, self.optimum, [loss for _, loss in self.left_out]
+        unit, target, best, without = self.unit, self.target, self.optimum, [loss for _, loss in self.left_out]
         name, moved = self.most_influential
         reach = "inside the ladder: interpolated" if self.reach <= 1 else f"{self.reach:.3g} times the largest run"
         lines = [
             ("target", f"{target.parameters:.3g} parameters, {target.tokens:.3g} tokens, {target.flops:.3g} FLOPs, {reach}"),
             (
                 "expected loss",
-                f"{self.loss:.4f} nats, 90 % of runs between {self.interval.low:.4f} and {self.interval.high:.4f}",
+                f"{self.loss:.4f} {unit}, 90 % of runs between {self.interval.low:.4f} and {self.interval.high:.4f}",
             ),
             ("without one run", f"{min(without):.4f} to {max(without):.4f}, farthest ({moved:.4f}) without {name}"),
-            ("twice the data", f"{self.twice_data:+.4f} nats"),
-            ("twice the model", f"{self.twice_model:+.4f} nats"),
+            ("twice the data", f"{self.twice_data:+.4f} {unit}"),
+            ("twice the model", f"{self.twice_model:+.4f} {unit}"),
             (
                 "same FLOPs, best",
                 f"{best.parameters:.3g} parameters ({self.optimum_parameters.low:.2g} to {self.optimum_parameters.high:.2g}), "
-                f"{best.tokens:.3g} tokens: {self.optimum_loss:.4f} nats",
+                f"{best.tokens:.3g} tokens: {self.optimum_loss:.4f} {unit}",
             ),
-            ("E", f"{self.law.E:.3f} nats ({self.E.low:.3f} to {self.E.high:.3f})"),
+            ("E", f"{self.law.E:.3f} {unit} ({self.E.low:.3f} to {self.E.high:.3f})"),
             ("alpha", f"{self.law.alpha:.3f} ({self.alpha.low:.3f} to {self.alpha.high:.3f}), of parameters"),
             ("beta", f"{self.law.beta:.3f} ({self.beta.low:.3f} to {self.beta.high:.3f}), of tokens"),
             ("fitted to", f"{len(self.points)} runs, with noise of about {self.noise:.1%} of the loss"),
@@ -107,8 +109,10 @@ class Forecast(Shown):
         return "\n".join(f"{label:<18}{text}" for label, text in lines)
 
 
-def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int = 1000) -> Forecast:
+def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int = 1000, unit: str = "nats") -> Forecast:
     """Fit the scaling law to the points and apply it to the target. The same seed gives the same intervals.
+
+    `unit` is that of the losses, for people.
 
     Raises InputError if points are too few, too alike or follow no such law, and for values that are not positive.
     """
@@ -116,7 +120,8 @@ def forecast(points: Sequence[Point], target: Target, seed: int = 0, draws: int 
     check_positive(target.parameters, "the target's parameters")
     check_positive(target.tokens, "the target's tokens")
     with one_blas_thread():  # products this small are slower on several threads
-        return _forecast(points, target, np.random.default_rng(seed), draws)
+        found = _forecast(points, target, np.random.default_rng(seed), draws)
+    return replace(found, unit=unit)
 
 
 def _forecast(points: Sequence[Point], target: Target, rng: np.random.Generator, draws: int) -> Forecast:

@@ -119,7 +119,7 @@ def write(
     points = [asdict(point) for point in points_of(measured, work.classes)]
     facts = tuned.to_dict() | {"ladder": list(map(_facts, ladder)), "points": points, "classes": work.classes}
     (work.folder / "ranking.json").write_text(json.dumps(facts, indent=1))
-    figures = _pictures(order, metric, of_full)
+    figures = _pictures(order, metric, of_full, spec.objective.build().loss_unit)
     for name, figure in figures.items():
         pictures.save(figure, work.folder / f"pictures/{name}.svg")
     pictures.show(work.folder / "tensorboard", figures, lambda board: _board(board, order, metric))
@@ -163,17 +163,18 @@ def _forecast(spec: Spec, work: SearchRun, ladder: list[Trial]) -> tuple[Forecas
     if not ladder:
         return None, work.why_no_ladder()
     try:
-        found = forecast(points_of(ladder, work.classes), target_of(spec, work.classes))
+        unit = spec.objective.build().loss_unit
+        found = forecast(points_of(ladder, work.classes), target_of(spec, work.classes), unit=unit)
     except InputError as error:
         return None, str(error)
     state_forecast(spec, found)
     return found, ""
 
 
-def _pictures(trials: Sequence[Trial], metric: str, found: Forecast | None) -> dict[str, Figure]:
+def _pictures(trials: Sequence[Trial], metric: str, found: Forecast | None, unit: str) -> dict[str, Figure]:
     scored = [trial for trial in trials if trial.score(metric) < math.inf]
     values, scores = [trial.values for trial in scored], [trial.score(metric) for trial in scored]
-    figures = {"search": pictures.parallel_coordinates(list(values[0]), values, scores)}
+    figures = {"search": pictures.parallel_coordinates(list(values[0]), values, scores, unit)}
     return figures | ({"scaling-law": pictures.scaling_law(found)} if found else {})
 
 

@@ -33,6 +33,8 @@ class Transfer(Shown):
     seeds: int
     found: Found
     picture: str
+    unit: str
+    """Unit of the losses."""
 
     def best(self, title: str, width: int) -> int:
         """Index of the best rate."""
@@ -54,14 +56,14 @@ class Transfer(Shown):
             cells = [self.found[title][width][index] for title, width in columns]
             rows.append([f"{rate:.4g}", *(f"{loss:.4f} ± {spread:.4f}" for _, loss, spread in cells)])
         lines = [
-            f"validation loss after {self.steps} steps, nats per token: mean ± standard deviation, seeds: {self.seeds}",
+            f"validation loss after {self.steps} steps, {self.unit}: mean ± standard deviation, seeds: {self.seeds}",
             aligned(rows),
         ]
         for title, widths in self.found.items():
             verdict = self.verdict(title)
             best = ", ".join(f"{widths[width][self.best(title, width)][0]:.4g} at width {width}" for width in widths)
             moved, lost = verdict["moved"], verdict["lost"]
-            lines.append(f"{title}: best is {best} ({moved:+.0f} rates); carrying the rate over costs {lost:.4f} nats")
+            lines.append(f"{title}: best is {best} ({moved:+.0f} rates); carrying the rate over costs {lost:.4f} {self.unit}")
         return "\n".join([*lines, f"picture: {self.picture}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,10 +107,11 @@ def transfer(
         }
         for title in (COMPLETEP, STANDARD)
     }
-    figure = pictures.transfer(curves)
+    unit = spec.objective.build().loss_unit
+    figure = pictures.transfer(curves, unit)
     pictures.save(figure, folder / "transfer.svg")
     pictures.show(folder / "tensorboard", {"transfer": figure})
-    return Transfer(steps, seeds, curves, (folder / "transfer.svg").url)
+    return Transfer(steps, seeds, curves, (folder / "transfer.svg").url, unit)
 
 
 def _spec(spec: Spec, width: int, base: int | None, rate: float, seed: int, steps: int) -> Spec:
