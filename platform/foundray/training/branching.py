@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from foundray.errors import InputError
@@ -82,6 +82,8 @@ def branch(run: Run, wanted: int | None, overrides: Mapping[str, Any], report: C
         made.append("events.jsonl", [{"time": round(time.time(), 3), **before}])
         (made.folder / "spec.yaml").write_text(spec.to_yaml())  # with it, the run is there
         (made.folder / BRANCHING).delete_file()
+    if caution := _decaying(parent, step, [step_of(one) for one in there]):
+        report(caution)
     report(f"{made.folder} branches from step {step:,} of {run.folder}; {plural(spec.train.steps - step, 'step')} remain")
     return made
 
@@ -121,6 +123,16 @@ def _spec_of(run: Run, parent: Spec, step: int, overrides: Mapping[str, Any]) ->
     if spec.train.steps <= step:
         raise InputError(f"train.steps: {spec.train.steps} is not after step {step:,}, from which the run would branch")
     return spec
+
+
+def _decaying(parent: Spec, step: int, there: Sequence[int]) -> str:
+    """A caution that `wsd` was already decaying at a step, with the newest of the checkpoints from before; otherwise empty."""
+    start = parent.decay_start
+    if start is None or step <= start:
+        return ""
+    before = max((one for one in there if one <= start), default=None)
+    remedy = "no checkpoint from before is left" if before is None else f"--step {before} takes the checkpoint from before"
+    return f"at step {step:,} the learning rate is already decaying, as it does after step {start:,}: {remedy}"
 
 
 def _but_as_it_was(there: Spec, here: Spec) -> str:

@@ -13,7 +13,7 @@ from foundray.inspection.auditing.events import judge_events
 from foundray.runs.checkpoints import Keep, completed, completed_steps
 from foundray.runs.run import BRANCHING, Run
 from foundray.testing.runs import run_with_checkpoint
-from foundray.testing.trainers import load_latest, make_trainer
+from foundray.testing.trainers import load_latest, make_trainer, save_checkpoint
 from foundray.training.branching import branch
 from foundray.training.checkpoints.checkpoint import read_state, state_sha256
 from foundray.training.rollback import RollBack, passed_over, recorded, trusted
@@ -21,12 +21,16 @@ from foundray.training.rollback import RollBack, passed_over, recorded, trusted
 CHANGES = {"name": "colder", "schedule.decay_steps": 4, "train.steps": 9, "optimizer.lr": 1e-3}
 
 
+def parent_in(storage: Path, **changes: Any) -> Run:
+    made = run_with_checkpoint(storage, name="parent", scale__threads=1, **changes)
+    data = json.loads((made.folder / "data.json").read_text())
+    (made.folder / "data.json").write_text(json.dumps({**data, "folder": str(storage / "prepared" / "0")}))
+    return made
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    made = run_with_checkpoint(tmp_path, name="parent", scale__threads=1)
-    data = json.loads((made.folder / "data.json").read_text())
-    (made.folder / "data.json").write_text(json.dumps({**data, "folder": str(tmp_path / "prepared" / "0")}))
-    return made
+    return parent_in(tmp_path)
 
 
 def made_by(run: Run, **overrides: Any) -> Run:
@@ -124,6 +128,20 @@ def test_its_paths_are_absolute_and_fields_that_are_too_late_are_named(run: Run,
 def test_a_step_without_a_checkpoint_is_refused(run: Run) -> None:
     with pytest.raises(InputError, match=r"--step 2: .* has no complete checkpoint of it; it has those of steps 3"):
         branch(run, 2, CHANGES, lambda line: None)
+
+
+def test_a_step_inside_the_decay_is_named_with_a_checkpoint_from_before(tmp_path: Path) -> None:
+    """The decay is all but the first of 12 steps."""
+    run = parent_in(tmp_path, schedule__decay=0.9)
+    lines: list[str] = []
+    branch(run, None, CHANGES, lines.append)
+    caution = "at step 3 the learning rate is already decaying, as it does after step 1: "
+    assert lines[0] == f"{caution}no checkpoint from before is left"
+    save_checkpoint(run.checkpoints, make_trainer(run.spec()), 1, run.spec().fingerprint(), keep=3)
+    branch(run, 3, CHANGES | {"name": "again"}, lines.append)
+    assert lines[2] == f"{caution}--step 1 takes the checkpoint from before"
+    branch(run, 1, CHANGES | {"name": "warm"}, lines.append)
+    assert len(lines) == 5 and "decaying" not in lines[4]
 
 
 def test_a_mixture_may_change(tmp_path: Path, run: Run) -> None:
