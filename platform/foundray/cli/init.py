@@ -17,7 +17,8 @@ def add_to(verbs: Verbs) -> None:
     added.add_argument("data", metavar="DATA", nargs="?", help="a file, folder, glob or URL (default: data)")
     added.add_argument("--example", metavar="NAME", help="start from an example instead; `foundray fetch` lists them")
     added.add_argument("--out", metavar="FILE", help="the spec's file, which must not exist (default: the data's name)")
-    added.add_argument("--minutes", type=float, default=5.0, metavar="N", help="time to train on this machine (default: 5)")
+    about = "time to train on this machine if nothing else runs (default: 5)"
+    added.add_argument("--minutes", type=float, default=5.0, metavar="N", help=about)
 
 
 def _init(options: Any) -> None:
@@ -27,7 +28,7 @@ def _init(options: Any) -> None:
     if written.seconds is not None:
         from foundray.wording.words import duration
 
-        print(f"{written.spec}: training takes about {duration(written.seconds)} here")
+        print(f"{written.spec}: training takes about {duration(written.seconds)} here if nothing else runs")
     else:
         print(f"{written.spec}: written")
     spec = shlex.quote(str(written.spec))

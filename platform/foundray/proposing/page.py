@@ -38,7 +38,8 @@ def _head(place: str, found: Proposal) -> list[str]:
     lines += [
         "",
         f"A model of about {count(sizes.parameters)} parameters sees {count(sizes.tokens)} {unit}, {sizes.epochs:.1f} times",
-        f"the data, in about {duration(sizes.seconds)} on this machine ({machine.words}); --minutes sizes it for another time.",
+        f"the data, in about {duration(sizes.seconds)} on this machine ({machine.words}) if nothing else runs;",
+        "--minutes sizes it for another time.",
     ]
     return [f"# {plain(line)}".rstrip() for line in lines]  # a line break would make what follows part of the spec
 

@@ -266,9 +266,11 @@ def test_nothing_is_asked_and_nothing_overwritten(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text(PROSE * 100)
     assert _run(["init", "--minutes", "0.2", "--json"]) == 0
-    first, *_, facts = capsys.readouterr().out.splitlines()
+    first, *between, facts = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("mine.yaml: training takes about ") and line.endswith(" if nothing else runs") for line in between)
     assert first == "looking at data" and json.loads(facts)["spec"] == "mine.yaml"
     written = (tmp_path / "mine.yaml").read_text()
+    assert " if nothing else runs;" in written
     assert _run(["init"]) == 2
     assert "mine.yaml is there already, and init overwrites nothing: give another file by --out" in capsys.readouterr().err
     assert (tmp_path / "mine.yaml").read_text() == written
