@@ -123,7 +123,7 @@ class Run:
         where = self.folder / "spec.yaml"
         text = _text(where)
         here = {"storage": self.folder.parent.url, "name": self.folder.name}
-        spec = parse_spec(text, str(where), {**here, **(overrides or {})})
+        spec = parse_spec(text, str(where), {**here, **(overrides or {})}, flags=tuple(overrides or ()))
         self.check_same(spec)
         return spec.begun_with(self.arithmetic)
 

@@ -7,7 +7,7 @@ would be right.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,20 +22,61 @@ from foundray.spec.learning import ALTERNATIVES
 
 SOURCES_HINT = "; it names the sources, as in `data: {sources: [{path: ...}]}`"
 _Checked = TypeVar("_Checked", bound=BaseModel)
+_Read = TypeVar("_Read")
 
 
 def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Spec:
     """Read, override and check a spec file, including the name for a new run. Raises InputError."""
     spec = parse_spec(read_yaml(path, "the spec"), str(path), overrides)
     if problem := spec.name_problem():
-        raise InputError(f"{path}: {problem}")
+        raise InputError(f"--set {problem}" if "name" in (overrides or {}) else f"{path}: {problem}")
     return spec
 
 
-def parse_spec(text: str, where: str, overrides: Mapping[str, Any] | None = None) -> Spec:
-    """Check a spec given as YAML text; `where` names it in errors. Raises InputError."""
-    fields = parse_fields(text, where, "a spec starts with `name: ...`", _alone(overrides or {}), in_full)
-    return checked(Spec, fields, where)
+def parse_spec(
+    text: str, where: str, overrides: Mapping[str, Any] | None = None, flags: Collection[str] | None = None
+) -> Spec:
+    """Check a spec given as YAML text; `where` names it in errors. Raises InputError.
+
+    `flags` are the overrides that the user gave (default: all): an error that they cause names them in place of the text.
+    """
+
+    def read(given: Mapping[str, Any]) -> Spec:
+        return checked(Spec, parse_fields(text, where, "a spec starts with `name: ...`", _alone(given), in_full), where)
+
+    return overridden(read, overrides or {}, where, flags)
+
+
+def overridden(
+    read: Callable[[Mapping[str, Any]], _Read], overrides: Mapping[str, Any], where: str, flags: Collection[str] | None = None
+) -> _Read:
+    """What `read` makes of the overrides. An error that `flags` among them cause (default: all) names `--set`, not `where`.
+
+    Raises InputError.
+    """
+    try:
+        return read(overrides)
+    except InputError as error:
+        problem, given = _problem(error), [name for name in overrides if flags is None or name in flags]
+        others = {name: value for name, value in overrides.items() if name not in given}
+        if not given or not problem.startswith(f"{where}: ") or _problem_of(read, others) == problem:
+            raise
+        alone = [name for name in given if _problem_of(read, {**others, name: overrides[name]}) == problem]
+        sentence, names = str(error).removeprefix(f"{where}: ").removeprefix("the file: "), ", --set ".join(alone or given)
+        raise InputError(f"--set {sentence if sentence.startswith(names) else f'{names}: {sentence}'}") from None
+
+
+def _problem_of(read: Callable[[Mapping[str, Any]], object], overrides: Mapping[str, Any]) -> str:
+    try:
+        read(overrides)
+    except InputError as error:
+        return _problem(error)
+    return ""
+
+
+def _problem(error: InputError) -> str:
+    """The error without the number of others, which may have other causes."""
+    return re.sub(r" \([0-9]+ more after this one\)$", "", str(error))
 
 
 def _alone(overrides: Mapping[str, Any]) -> dict[str, Any]:

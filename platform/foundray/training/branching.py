@@ -104,7 +104,7 @@ def _spec_of(run: Run, parent: Spec, step: int, overrides: Mapping[str, Any]) ->
     """The new run's spec. Raises InputError if a changed field does not go with the state."""
     file = run.folder / "spec.yaml"
     fields = {"storage": run.folder.parent.url, "name": f"{run.folder.name}-{step}", "branch_from": None, **overrides}
-    spec = parse_spec(file.read_text(), str(file), fields).begun_with(parent.arithmetic)
+    spec = parse_spec(file.read_text(), str(file), fields, flags=tuple(overrides)).begun_with(parent.arithmetic)
     if problem := spec.name_problem():
         raise InputError(f"--set {problem}")
     if spec.train.epochs:

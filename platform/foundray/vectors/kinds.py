@@ -11,7 +11,7 @@ from foundray.data.files.files import find_files
 from foundray.data.files.names import bare, format_of
 from foundray.errors import InputError
 from foundray.spec import SourceConfig, Spec
-from foundray.spec.loading import checked, set_field
+from foundray.spec.loading import checked, overridden, set_field
 
 
 def source_of(data: str, spec: Spec, overrides: Mapping[str, Any]) -> SourceConfig:
@@ -20,13 +20,17 @@ def source_of(data: str, spec: Spec, overrides: Mapping[str, Any]) -> SourceConf
     File extensions decide the format; the run's own source of that format, the other fields. `overrides` precede both. Raises
     InputError for data that the run cannot read.
     """
-    form = overrides.get("format") or _format(data, spec)
-    own = next((source for like in (form, "auto") for source in spec.data.sources if source.format == like), None)
-    fields: dict[str, Any] = own.model_dump(exclude={"weight"}) if own else {}
-    fields |= {"path": data, "format": form}
-    for name, value in overrides.items():
-        set_field(fields, name, value, "--set")
-    return checked(SourceConfig, fields, data)
+
+    def read(given: Mapping[str, Any]) -> SourceConfig:
+        form = given.get("format") or _format(data, spec)
+        own = next((source for like in (form, "auto") for source in spec.data.sources if source.format == like), None)
+        fields: dict[str, Any] = own.model_dump(exclude={"weight"}) if own else {}
+        fields |= {"path": data, "format": form}
+        for name, value in given.items():
+            set_field(fields, name, value, "--set")
+        return checked(SourceConfig, fields, data)
+
+    return overridden(read, overrides, data)
 
 
 def _format(data: str, spec: Spec) -> str:

@@ -88,6 +88,27 @@ def test_overrides(tmp_path: Path) -> None:
         load_spec(path, {"data.sources.7.weight": 1})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"optimizer.lr": -1}, "--set optimizer.lr: input should be greater than 0 (it is -1)"),
+        ({"model.widht": 3, "seed": 4}, "--set model.widht is not a field (did you mean 'width'?)"),
+        ({"optimizr.lr": 1}, "--set optimizr.lr: optimizr is not a field (did you mean 'optimizer'?)"),
+        ({"model.heads": 3, "seed": 4}, "--set model.heads: model: width 32 does not divide into 3 heads"),
+        ({"schedule.warmup": 0.6, "schedule.decay": 0.6}, "--set schedule.warmup, --set schedule.decay: schedule: warmup 0.6"),
+        ({"name": "x" * 101}, "--set name: it has 101 characters"),
+    ],
+)
+def test_a_mistake_in_a_flag_names_the_flag_and_one_in_the_file_the_file(
+    overrides: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    assert (sentence := refused(overrides, tmp_path)).startswith(said) and str(tmp_path) not in sentence
+    path = write_spec(tmp_path, {**small_spec(tmp_path / "text", tmp_path), "seed": -5})
+    with pytest.raises(InputError) as caught:
+        load_spec(path, {"optimizer.betas": [0.9, 0.99]})
+    assert str(caught.value).startswith(f"{path}: seed: input should be greater than or equal to 0"), "whatever is overridden"
+
+
 def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
     path = write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path))
     spec = load_spec(path)

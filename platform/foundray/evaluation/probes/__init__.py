@@ -19,19 +19,24 @@ from foundray.evaluation.probes.forecast import Forecast
 from foundray.evaluation.probes.task import Judgement, Task
 from foundray.runs.run import PROBES, Run
 from foundray.spec import digest, nearest
-from foundray.spec.loading import checked, parse_fields, read_yaml
+from foundray.spec.loading import checked, overridden, parse_fields, read_yaml
 
 KINDS: dict[str, type[Task]] = {"classify": Classify, "forecast": Forecast, "return": Return}
 
 
 def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Task:
     """Read, override and check a task file. Raises InputError."""
-    fields = parse_fields(read_yaml(path, "the task"), str(path), "a task starts with `kind: ...`", overrides)
-    kind = fields.get("kind")
-    if kind not in KINDS:
-        near = nearest(kind, list(KINDS)) if isinstance(kind, str) else ""
-        raise InputError(f"{path}: kind: there is no task of kind {kind!r}{near}; there are: {', '.join(KINDS)}")
-    return checked(KINDS[kind], fields, str(path))
+    text = read_yaml(path, "the task")
+
+    def read(given: Mapping[str, Any]) -> Task:
+        fields = parse_fields(text, str(path), "a task starts with `kind: ...`", given)
+        kind = fields.get("kind")
+        if kind not in KINDS:
+            near = nearest(kind, list(KINDS)) if isinstance(kind, str) else ""
+            raise InputError(f"{path}: kind: there is no task of kind {kind!r}{near}; there are: {', '.join(KINDS)}")
+        return checked(KINDS[kind], fields, str(path))
+
+    return overridden(read, overrides or {}, str(path))
 
 
 def probe(run: Run, task: Task) -> Judgement:
