@@ -127,6 +127,8 @@ def checked(model: type[_Checked], fields: dict[str, Any], where: str) -> _Check
         return model.model_validate(fields)
     except ValidationError as error:
         raise InputError(f"{where}: {_sentence(error, model)}") from None
+    except InputError as error:  # of an option of the modality or the objective
+        raise InputError(f"{where}: {error}") from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -57,6 +57,16 @@ def test_a_bad_field_is_one_sentence_that_names_it(field: str, value: Any, messa
     assert field.split(".")[0] in sentence
 
 
+@pytest.mark.parametrize("section", ["data.modality", "objective"])
+def test_an_unknown_option_of_what_is_installed_names_the_file(section: str, tmp_path: Path) -> None:
+    kind = {"data.modality": "text", "objective": "next_token"}[section]
+    changes = {section.replace(".", "__"): {"kind": kind, "size": 8}}
+    path = write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path, **changes))
+    with pytest.raises(InputError) as caught:
+        load_spec(path)
+    assert str(caught.value).startswith(f"{path}: {section}.size: ") and f"{kind} has these options" in str(caught.value)
+
+
 def test_files_that_are_not_specs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
         load_spec(tmp_path / "none.yaml")
@@ -96,6 +106,7 @@ def test_overrides(tmp_path: Path) -> None:
         ({"optimizr.lr": 1}, "--set optimizr.lr: optimizr is not a field (did you mean 'optimizer'?)"),
         ({"model.heads": 3, "seed": 4}, "--set model.heads: model: width 32 does not divide into 3 heads"),
         ({"schedule.warmup": 0.6, "schedule.decay": 0.6}, "--set schedule.warmup, --set schedule.decay: schedule: warmup 0.6"),
+        ({"objective.rate": 3}, "--set objective.rate: "),
         ({"name": "x" * 101}, "--set name: it has 101 characters"),
     ],
 )
