@@ -352,8 +352,9 @@ def test_a_plot_names_its_ends_and_leaves_gaps() -> None:
 
 
 def test_losses_are_in_the_unit_of_the_objective(run: Run) -> None:
-    series: dict[str, Any] = {"data__modality": {"kind": "series", "patch": 6}, "data__sources": [{"path": "x", "format": "files"}]}
-    spec = make_spec(objective={"kind": "masked_patch"}, train__steps=STEPS, **series)
+    source, modality = {"path": "x", "format": "files"}, {"kind": "series", "patch": 6}
+    objective = {"kind": "masked_patch"}
+    spec = make_spec(objective=objective, train__steps=STEPS, data__modality=modality, data__sources=[source])
     (run.folder / "spec.yaml").write_text(spec.to_yaml())
     run.append("events.jsonl", EVENTS)
     run.append("metrics.jsonl", METRICS)
