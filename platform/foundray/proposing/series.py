@@ -39,6 +39,8 @@ class Seen:
     steps: float
     counters: tuple[str, ...] = ()
     """Other numeric columns, which only count up."""
+    is_plain: bool = True
+    """Whether its numbers have no commas, which the modality may read in several ways, and then refuse."""
     is_case: bool = False
 
 
@@ -77,14 +79,15 @@ def look(place: str, group: Group, gpu: bool) -> Choice:
 
 
 def _columns(seen: Sequence[Seen]) -> tuple[dict[str, list[str]], str]:
-    """The modality's columns, if some count up and all files have the same ones; and a note on columns."""
+    """The modality's columns, if some count up and a list of the others suits all files; and a note on columns."""
     counters = list(dict.fromkeys(name for one in seen for name in one.counters))
     if not counters:
         return {}, "columns: [...] takes some channels alone"
     which = plain(", ".join(counters[:COUNTERS]) + ", …" * (len(counters) > COUNTERS))
     first = seen[0]
     # Names that are numbers are a first row of data: the modality names such columns by their index.
-    if all((one.names, one.counters) == (first.names, first.counters) for one in seen) and not any(map(is_number, first.names)):
+    alike = all((one.names, one.counters) == (first.names, first.counters) and one.is_plain for one in seen)
+    if alike and not any(map(is_number, first.names)):
         return {"columns": first.names}, f"left out, since it only counts up: {which}"
     return {}, f"columns: [...] takes some channels alone, without what only counts up: {which}"
 
@@ -96,7 +99,8 @@ def _seen_in(file: RawFile) -> list[Seen]:
     columns = columns_of(file)
     counters = tuple(columns.counters())
     names = [name for name in columns.numbers() if name not in counters]
-    return [Seen(file, names, columns.rows, counters)] if names and columns.rows >= 1 else []
+    is_plain = not any(columns.has_commas(name) for name in names)
+    return [Seen(file, names, columns.rows, counters, is_plain)] if names and columns.rows >= 1 else []
 
 
 def _cases(file: RawFile) -> list[Seen]:

@@ -35,7 +35,7 @@ NAMES = ("text", "content", "body", "document")
 COUNTING = frozenset(
     ("time", "timestamp", "datetime", "date", "epoch", "ts", "index", "idx", "id", "row", "step", "frame", "seconds", "ms")
 )
-"""Words in names of columns that count up unevenly, as time stamps do."""
+"""Words in names of columns that may count up unevenly, as time stamps do."""
 FEWEST_COUNTS = 16
 """Fewest values that show by their equal steps alone that a column counts (judgement)."""
 SAME_STEP = 1e-3
@@ -65,6 +65,9 @@ class Columns:
         numbers = self.numbers()
         found = [name for name in numbers if _counts_up(name, self.values[name])]
         return found if len(found) < len(numbers) else []
+
+    def has_commas(self, name: str) -> bool:
+        return any("," in value for value in self.values[name] if isinstance(value, str))
 
 
 def columns_of(file: RawFile) -> Columns:
