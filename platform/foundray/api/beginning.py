@@ -25,8 +25,8 @@ def init(
 ) -> Written:
     """Look at data (a file, folder, glob or URL; default: data/), and write a spec that trains on it for about `minutes` here.
 
-    The time holds if nothing else runs. With `example`, start from that example instead. `out` is the spec's file, which must not
-    exist. Raises InputError.
+    The time holds if nothing else runs. With `example`, start from that example instead. `out` is the spec's file, which must
+    not exist. Raises InputError.
     """
     target = None if out is None else text_of(out)
     if example is not None:

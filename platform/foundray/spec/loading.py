@@ -33,9 +33,7 @@ def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> S
     return spec
 
 
-def parse_spec(
-    text: str, where: str, overrides: Mapping[str, Any] | None = None, flags: Collection[str] | None = None
-) -> Spec:
+def parse_spec(text: str, where: str, overrides: Mapping[str, Any] | None = None, flags: Collection[str] | None = None) -> Spec:
     """Check a spec given as YAML text; `where` names it in errors. Raises InputError.
 
     `flags` are the overrides that the user gave (default: all): an error that they cause names them in place of the text.

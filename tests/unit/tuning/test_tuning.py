@@ -369,7 +369,9 @@ def test_an_unpaid_trial_stays_in_the_table(prose: Path, tmp_path: Path) -> None
     assert [(one.number, one.state) for one in search.trials] == [(0, "runs"), (1, "unpaid"), (2, "runs")]
     search.end()
     assert [(one.number, one.standing) for one in search.trials] == [
-        (0, "stopped by the search"), (1, "unpaid"), (2, "stopped by the search")
+        (0, "stopped by the search"),
+        (1, "unpaid"),
+        (2, "stopped by the search"),
     ], "once the search has ended, no trial runs"
 
 
