@@ -232,8 +232,8 @@ def test_a_search_is_as_large_as_its_budget_allows() -> None:
         assert cost <= allowed * 1.05 and (cost > 0.7 * allowed or third == 1000)
         assert rungs.trials == trials or first < 13  # fewer only if each would be too short
     grid = TuneConfig(sampler="grid")
-    for kind, allowed, needed in ((tuning, 10, "one trial takes"), (grid, 300, "each of 24 trials takes")):
-        with pytest.raises(InputError, match=f"one rung of {needed}") as refused:
+    for kind, allowed, needed in ((tuning, 10, "one trial takes"), (grid, 300, "all 24 trials takes")):
+        with pytest.raises(InputError, match=f"a search of {needed}") as refused:
             affordable(kind, 24, 1000, costs, allowed)
         enough = float(re.findall(r"raise tune.budget to (\S+), or", str(refused.value))[0])
         assert enough > kind.budget
@@ -242,7 +242,7 @@ def test_a_search_is_as_large_as_its_budget_allows() -> None:
     with pytest.raises(InputError, match=r"train.steps: 60\) make a first one of 7 step.*set fewer tune.rungs"):
         affordable(tuning, 24, 60, costs, 1e9)
     assert affordable(TuneConfig(rungs=1), 24, 60, costs, 1e9).lengths == (60,)
-    with pytest.raises(InputError, match="one rung of one trial takes"):  # as long as the run, and too expensive
+    with pytest.raises(InputError, match="a search of one trial takes"):  # as long as the run, and too expensive
         affordable(TuneConfig(proxy={"steps": 60}), 24, 60, costs, 10)
 
 

@@ -70,17 +70,16 @@ def affordable(
             f"{first} {'step' if first == 1 else 'steps'}, and {fewest} are needed{largest}: set fewer "
             "tune.rungs, or tune.proxy.steps"
         )
-    rungs = _rungs(tuning, least, longest, costs, allowed * _whole_steps(batches))
-    shortest = Rungs(1, (max(rungs.lengths[0], 1 if tuning.proxy.steps else fewest),), rungs.validation_units)
-    needed = f"one rung of one trial takes {costs.first_rung(shortest):.3g}"
-    if least > 1:
-        needed = f"one rung of each of {least} trials takes {least * costs.first_rung(shortest):.3g}"
     leaves = leaves or (lambda budget: allowed * budget / tuning.budget)
     enough = smallest_budget(
         tuning.budget, lambda budget: planned(tuning, trials, longest, costs, leaves(budget), batches) is not None
     )
+    needed = ""
+    if enough:
+        smallest = "one trial" if least == 1 else f"all {least} trials"
+        needed = f", and a search of {smallest} takes about {leaves(enough):.3g}"
     raise InputError(
-        f"tune.budget: {tuning.budget:g} of the full run leaves {allowed:.3g} FLOPs for the search, and {needed}: raise "
+        f"tune.budget: {tuning.budget:g} of the full run leaves {allowed:.3g} FLOPs for the search{needed}: raise "
         f"tune.budget{f' to {enough:g}' if enough else ''}, or make tune.proxy smaller"
     )
 
