@@ -9,6 +9,7 @@ import hashlib
 import os
 import posixpath
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,11 @@ class Store:
         """Read the whole file. Raises InputError if it cannot be read."""
         with reading(self), self.filesystem.open_input_stream(self.path) as stream:
             return stream.read()
+
+    def copy_to(self, file: Path) -> None:
+        """Copy the file into a local one, a piece at a time. Raises InputError if it cannot be read."""
+        with reading(self), self.filesystem.open_input_stream(self.path) as stream, file.open("wb") as copy:
+            shutil.copyfileobj(stream, copy)
 
     def read_text(self) -> str:
         return self.read_bytes().decode()

@@ -79,7 +79,7 @@ def checkpoint(workers: int) -> tuple[float, float, float]:
     fleet.cpu_s, size, generation = 0.0, 0, fleet.protocol.generation
     for rank, number in enumerate(fleet.protocol.group):
         shard = ShardFile(file=f"{rank}", ranges=[(rank, rank + 1)], bytes=1, sha256="0" * 64, generation=generation)
-        heard = fleet.say(number, written=(m.Written(generation, 1, "", shard, 0.1),))
+        heard = fleet.say(number, written=(m.Written(generation, 1, "", (shard,), 0.1),))
         size += len(pickle.dumps(heard.status))
         fleet.protocol.now += 1e-3
         began = time.process_time()

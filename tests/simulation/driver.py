@@ -216,7 +216,7 @@ class Driver:
                     self.call(number, lambda worker, g=generation, s=save: worker.request_pause(g, s))
             case m.Commit(generation, checkpoint, parts):
                 assert self.protocol.members.blocks, "the model's parameters are not known"
-                files = [part.shard.file for part in parts]  # type: ignore[union-attr]
+                files = [file.file for part in parts for file in part.shards]  # type: ignore[union-attr]
                 world.clock.after(world.draw(0.05, 0.5) + world.storage.slow_s, self.commit, generation, checkpoint, files)
             case m.Undo():
                 world.undone(self, decision)

@@ -355,7 +355,7 @@ class Group:
             if worker.alive:
                 self.world.clock.after(1.0, self.written, worker, part, last, attempts)
             return
-        outcome: Any = File(file, start, start + len(content), generation)
+        outcome: Any = (File(file, start, start + len(content), generation),)
         if self.world.storage.away_until > self.world.clock.now:
             if last and attempts:
                 return self.world.clock.after(0.5, self.written, worker, part, last, attempts - 1)

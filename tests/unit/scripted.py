@@ -40,7 +40,7 @@ class Part:
 def part(step: int, start: int = 0, stop: int = BLOCKS, generation: int = 1, made_under: str = "") -> Written:
     """A part of a checkpoint that was written."""
     file: Any = Part(start, stop, generation)
-    return Written(generation, step, made_under, file, 0.1)
+    return Written(generation, step, made_under, (file,), 0.1)
 
 
 class Scripted:

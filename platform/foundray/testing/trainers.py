@@ -115,7 +115,8 @@ def train_steps(
 
 def save_checkpoint(folder: Store, trainer: Trainer, step: int, fingerprint: str, keep: int) -> None:
     """Write a checkpoint with the group's collectives: every worker its shard, and rank 0 makes it complete."""
-    shards = trainer.group.share(write_shard(folder, step, trainer.blocks, trainer.state_shard()).model_dump())
+    written = write_shard(folder, step, trainer.blocks, trainer.state_shard())
+    shards = [file for files in trainer.group.share([file.model_dump() for file in written]) for file in files]
     if trainer.group.rank == 0:
         parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]
         manifest = CheckpointManifest(

@@ -70,8 +70,8 @@ def branch(run: Run, wanted: int | None, overrides: Mapping[str, Any], report: C
             report(f"{made.folder} is this branch already; it continues{_but_as_it_was(made.spec(), spec)}")
             return made
         _begin(made)
-        shard = write_shard(made.checkpoints, step, Blocks((range(manifest.blocks),)), tensors)
-        update = {"fingerprint": spec.fingerprint(), "shards": [shard], "lineage": ""}
+        shards = write_shard(made.checkpoints, step, Blocks((range(manifest.blocks),)), tensors)
+        update = {"fingerprint": spec.fingerprint(), "shards": shards, "lineage": ""}
         commit(made.checkpoints, manifest.model_copy(update=update))
         _copy(run, made)
         before = event(

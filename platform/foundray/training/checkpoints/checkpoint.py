@@ -26,6 +26,7 @@ from foundray.runs.lineage import Lineage
 from foundray.spec import Spec
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store, sha256
+from foundray.training.checkpoints.memory import Room, in_memory
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, ShardFile
 from foundray.training.step.blocks import Blocks, overlaps
@@ -34,6 +35,8 @@ from foundray.training.step.trainer import Trainer
 
 MASTER = "master"
 """Name of the model's own weights among the tensors of a state."""
+FILE_BYTES = 2**28
+"""Most bytes of a shard's file: to write or to read one takes that much memory beside the state."""
 RETRY_SECONDS = 0.5
 T = TypeVar("T")
 
@@ -63,15 +66,27 @@ def write_shard(
     tensors: dict[str, Tensor],
     generation: int = 0,
     made_under: str = "",
-) -> ShardFile:
-    """Write one worker's shard of the state after `step` updates. Raises InputError.
+) -> tuple[ShardFile, ...]:
+    """Write one worker's shard of the state after `step` updates, as files of at most `FILE_BYTES`. Raises InputError.
 
     `tensors` hold the state of `blocks`, one range after another. `made_under` is the id of the run's last cut.
     """
-    ranges = blocks.ranges
-    content = safetensors.save(tensors)
+    there = place(folder, step, made_under)
+    files = -(-sum(tensor.nbytes for tensor in tensors.values()) // FILE_BYTES)
+    each = -(-len(blocks) // max(1, files))
+    return tuple(
+        _write_file(there, blocks, tensors, range(start, min(start + each, len(blocks))), generation)
+        for start in range(0, len(blocks), each)
+    )
+
+
+def _write_file(there: Store, blocks: Blocks, tensors: dict[str, Tensor], some: range, generation: int) -> ShardFile:
+    """Write the state of some of the blocks, given by their positions."""
+    ranges = blocks.part(some.start, some.stop).ranges
+    widths = {name: tensor.numel() // len(blocks) for name, tensor in tensors.items()}
+    content = safetensors.save({name: tensors[name][some.start * w : some.stop * w] for name, w in widths.items()})
     name = f"blocks-{ranges[0].start:09d}-{ranges[-1].stop:09d}.safetensors"
-    (place(folder, step, made_under) / name).write_bytes(content)
+    (there / name).write_bytes(content)
     held = [(run.start, run.stop) for run in ranges]
     return ShardFile(file=name, ranges=held, bytes=len(content), sha256=sha256(content), generation=generation)
 
@@ -124,9 +139,9 @@ def load_weights(
 
 
 def load_states(
-    folder: Store, whose: Sequence[str], step: int | None = None, lineage: Lineage = ()
+    folder: Store, whose: Sequence[str], step: int | None = None, lineage: Lineage = (), room: Room = in_memory
 ) -> tuple[int, dict[str, dict[str, Tensor]], list[str]]:
-    """Read several kinds of weights at once, like `load_weights`."""
+    """Read several kinds of weights at once, like `load_weights`, into the memory that `room` gives."""
     skipped: list[str] = []
     there = completed(folder, lineage)
     wanted = [one for one in there if step in (None, step_of(one))]
@@ -136,7 +151,7 @@ def load_states(
     for one in wanted:
         try:
             manifest = _read_manifest(one)
-            weights = _read_blocks(one, manifest, Blocks((range(manifest.blocks),)), whose)
+            weights = _read_blocks(one, manifest, Blocks((range(manifest.blocks),)), whose, room)
         except Damaged as error:
             skipped.append(str(error))
             continue
@@ -189,9 +204,15 @@ def _check_made_by(folder: Store, manifest: CheckpointManifest, fingerprints: Se
     raise Damaged(f"{folder.name} was made by another spec")
 
 
-def _read_blocks(folder: Store, manifest: CheckpointManifest, blocks: Blocks, only: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Read the state of some blocks, in their order: each tensor [blocks * elements per block]; with `only`, just these."""
-    parts: dict[str, list[tuple[int, Tensor]]] = {}
+def _read_blocks(
+    folder: Store, manifest: CheckpointManifest, blocks: Blocks, only: Sequence[str] = (), room: Room = in_memory
+) -> dict[str, Tensor]:
+    """Read the state of some blocks, in their order: each tensor [blocks * elements per block]; with `only`, just these.
+
+    Beside what it returns, it takes the memory of one file.
+    """
+    found: dict[str, Tensor] = {}
+    missing: dict[str, int] = {}
     for shard in manifest.shards:
         wanted = list(overlaps(shard.ranges, blocks))
         if not wanted:
@@ -203,9 +224,16 @@ def _read_blocks(folder: Store, manifest: CheckpointManifest, blocks: Blocks, on
             if tensor.numel() % held:
                 raise Damaged(f"{folder.name} is damaged ({name} in {shard.file} does not divide into {held:,} blocks)")
             width = tensor.numel() // held
+            if name not in found:
+                found[name], missing[name] = room(name, len(blocks) * width, tensor.dtype), len(blocks)
+            if (found[name].dtype, found[name].numel()) != (tensor.dtype, len(blocks) * width):
+                raise Damaged(f"{folder.name} is damaged ({name} in {shard.file} has other elements than in other files)")
             for there, here, count in wanted:
-                parts.setdefault(name, []).append((here, tensor[there * width : (there + count) * width]))
-    return {name: torch.cat([part for _, part in sorted(found, key=lambda f: f[0])]) for name, found in parts.items()}
+                found[name][here * width : (here + count) * width] = tensor[there * width : (there + count) * width]
+                missing[name] -= count
+    if lacking := next((name for name, count in missing.items() if count), None):
+        raise Damaged(f"{folder.name} is damaged ({lacking} is not in all of its files)")
+    return found
 
 
 def _read_shard(folder: Store, shard: ShardFile) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from foundray.runs.checkpoints import Checkpoint, Keep, delete, folders, is_undo
 from foundray.runs.lineage import Lineage
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.checkpoints.written import CheckpointManifest, ShardFile, commit
+from foundray.training.checkpoints.written import CheckpointManifest, commit
 from foundray.training.protocol.messages import Commit, Committed, Event, NotCommitted, Pruned
 
 
@@ -56,7 +56,7 @@ class Committer:
 
     def _write(self, wanted: Commit, parameters: list[Any], others: list[Checkpoint]) -> list[Event]:
         began, checkpoint = time.monotonic(), wanted.checkpoint
-        shards = [part.shard for part in wanted.parts if isinstance(part.shard, ShardFile)]
+        shards = [shard for part in wanted.parts if not isinstance(part.shards, str) for shard in part.shards]
         manifest = CheckpointManifest(
             step=checkpoint.step,
             fingerprint=self.spec.fingerprint(),

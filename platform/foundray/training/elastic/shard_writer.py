@@ -93,7 +93,7 @@ class ShardWriter:
 
         while True:
             try:
-                outcome: ShardFile | str = write_shard(self.folder, step, blocks, tensors, generation, made_under)
+                outcome: tuple[ShardFile, ...] | str = write_shard(self.folder, step, blocks, tensors, generation, made_under)
                 break
             except InputError as error:
                 outcome = str(error)

@@ -25,7 +25,7 @@ class Pending:
     generation: int
     made_under: str
     parts: dict[str, Written] = field(default_factory=dict)
-    """Parts written, by the shard's file."""
+    """Parts written, by the first file of each."""
     blocks: int = 0
     """Blocks of these parts together."""
     covered: bool = False
@@ -81,19 +81,19 @@ class Commits:
             del self.pending[min(self.pending, key=lambda step: (self.pins(step), step))]
 
     def _take_part(self, part: Written) -> None:
-        if isinstance(part.shard, str):
-            if (part.step, part.shard) not in self.failed:
-                self.failed.add((part.step, part.shard))
-                self.decide(Note("checkpoint_failed", {"step": part.step, "reason": part.shard}))
+        if isinstance(part.shards, str):
+            if (part.step, part.shards) not in self.failed:
+                self.failed.add((part.step, part.shards))
+                self.decide(Note("checkpoint_failed", {"step": part.step, "reason": part.shards}))
             return
         pending = self.pending.setdefault(part.step, Pending(self.generation, part.made_under))
         if pending.generation != self.generation:
             return  # the state that this group started from, which is whole already
-        if part.shard.file not in pending.parts:
-            pending.blocks += sum(stop - start for start, stop in part.shard.ranges)
-        pending.parts[part.shard.file] = part
+        if part.shards[0].file not in pending.parts:
+            pending.blocks += sum(stop - start for shard in part.shards for start, stop in shard.ranges)
+        pending.parts[part.shards[0].file] = part
         if pending.blocks >= self.blocks:  # not before: with thousands of workers, a look at all parts per part is too much
-            shards = [one.shard for one in pending.parts.values() if not isinstance(one.shard, str)]
+            shards = [shard for one in pending.parts.values() if not isinstance(one.shards, str) for shard in one.shards]
             pending.covered = not problem_of(((shard.file, shard.ranges, shard.generation) for shard in shards), self.blocks)
 
     def write_next(self, stored: int, now: float) -> None:

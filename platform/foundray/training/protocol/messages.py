@@ -50,8 +50,8 @@ class Written(NamedTuple):
     step: int
     made_under: str
     """Id of the last cut under which the state was made."""
-    shard: ShardFile | str
-    """The shard written, or why it was not."""
+    shards: tuple[ShardFile, ...] | str
+    """The files written, or why they were not."""
     seconds: float
     losses: tuple[tuple[int, float], ...] = ()
     """The spike guard's window after this step."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundray.contract import Values
@@ -16,6 +18,7 @@ from foundray.errors import InputError
 from foundray.runs.run import Run, urls_of
 from foundray.spec import InitFromConfig, Spec, flatten
 from foundray.spec.arithmetic import differing
+from foundray.storage import writing
 from foundray.wording.sentences import taken_over
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ def find_start(spec: Spec) -> Start:
     Raises InputError if the parent is no run, lacks the checkpoint, has other weights, or does not fit this spec's model.
     """
     from foundray.training.checkpoints.checkpoint import load_states
+    from foundray.training.checkpoints.memory import in_files
     from foundray.training.warm_start.starting import MASTER, TEACHER
 
     assert spec.init_from
@@ -79,7 +83,9 @@ def find_start(spec: Spec) -> Start:
     both_teach = theirs.objective.build().teaches and spec.objective.build().teaches
     whose = (MASTER, TEACHER) if both_teach else (MASTER,)
     try:
-        step, weights, _ = load_states(parent.checkpoints, whose, spec.init_from.step, parent.lineage())
+        with tempfile.TemporaryDirectory() as folder, writing(folder):  # its files need no names any more once they are mapped
+            room = in_files(Path(folder))
+            step, weights, _ = load_states(parent.checkpoints, whose, spec.init_from.step, parent.lineage(), room)
     except InputError as error:
         raise InputError(f"init_from: {error}") from None
     settled = spec.model_copy(update={"init_from": _settled(spec.init_from, parent, step, weights)})

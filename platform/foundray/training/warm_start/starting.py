@@ -6,8 +6,10 @@ follows from the two lists of shapes alone.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from torch import Tensor
 from foundray.errors import InputError
 from foundray.model.model import Model
 from foundray.spec import InitFromConfig
-from foundray.storage import Store
+from foundray.storage import Store, reading
 from foundray.training.checkpoints.checkpoint import MASTER, sha256_of
+from foundray.training.checkpoints.memory import stream_tensors
 from foundray.training.step.teacher import NAME as TEACHER
 from foundray.training.step.trainer import Trainer
 
@@ -99,16 +102,20 @@ def _rows(model: Model, name: str, there: tuple[int, ...] | None, here: tuple[in
 
 
 def write_start(folder: Store, weights: Weights) -> None:
-    """Keep a run's first weights in its folder. Raises InputError."""
-    named = {f"{whose}.{name}": tensor.contiguous() for whose, of in weights.items() for name, tensor in of.items()}
-    (folder / START).write_bytes(safetensors.save(named))
+    """Keep a run's first weights in its folder, a tensor at a time. Raises InputError."""
+    named = {f"{whose}.{name}": tensor for whose, of in weights.items() for name, tensor in of.items()}
+    with (folder / START).replacing() as stream:
+        stream_tensors(stream, named)
 
 
 def read_start(folder: Store, wanted: InitFromConfig) -> dict[str, dict[str, Tensor]]:
-    """Read the weights that `write_start` kept. Raises InputError if they are not those of the spec."""
+    """Read the weights that `write_start` kept: they stay in the file until they are used, one by one.
+
+    Raises InputError if they are not those of the spec.
+    """
     file = folder / START
     try:
-        named = safetensors.load(file.read_bytes())
+        named = _mapped(file)
     except (InputError, SafetensorError) as error:
         raise InputError(f"{_lost(file, wanted)}: {error}; {_advice(folder)}") from None
     found: dict[str, dict[str, Tensor]] = {MASTER: {}, TEACHER: {}}
@@ -119,6 +126,16 @@ def read_start(folder: Store, wanted: InitFromConfig) -> dict[str, dict[str, Ten
         if sha and sha256_of(found[whose]) != sha:
             raise InputError(f"{_lost(file, wanted)}: the SHA-256 of its {whose} weights is not {sha[:16]}…; {_advice(folder)}")
     return found
+
+
+def _mapped(file: Store) -> dict[str, Tensor]:
+    """The tensors of a file in its pages, or in those of a local copy, which needs no name any more once they are mapped."""
+    if file.is_local:
+        with reading(file):
+            return safetensors.load_file(file.path)
+    with tempfile.TemporaryDirectory() as folder:
+        file.copy_to(copy := Path(folder) / START)
+        return safetensors.load_file(copy)
 
 
 def _lost(file: Store, wanted: InitFromConfig) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import torch as safetensors
 
 from foundray.errors import InputError
 from foundray.runs.checkpoints import MANIFEST, Checkpoint, Keep, best_step, completed_steps, place, prune
@@ -19,9 +20,10 @@ from foundray.testing.clock import SimulatedClock
 from foundray.testing.specs import make_spec
 from foundray.testing.trainers import make_trainer, save_checkpoint
 from foundray.training.checkpoints import checkpoint as reading
-from foundray.training.checkpoints.checkpoint import load, load_weights, write_shard
+from foundray.training.checkpoints.checkpoint import load, load_states, load_weights, write_shard
 from foundray.training.checkpoints.coverage import problem_of
 from foundray.training.checkpoints.leftovers import clear
+from foundray.training.checkpoints.memory import in_files, stream_tensors
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, commit
 from foundray.training.collectives.group import Group
@@ -37,7 +39,8 @@ def state_of(*ranges: range) -> dict[str, torch.Tensor]:
 
 
 def make(folder: Store, step: int, *files: tuple[range, ...]) -> None:
-    shards = [write_shard(folder, step, Blocks(tuple(held)), state_of(*held)) for held in files or ((range(BLOCKS),),)]
+    written = [write_shard(folder, step, Blocks(tuple(held)), state_of(*held)) for held in files or ((range(BLOCKS),),)]
+    shards = [file for files in written for file in files]
     commit(folder, CheckpointManifest(step=step, fingerprint="f", optimizer="adamw", parameters=PARAMETERS, shards=shards))
 
 
@@ -71,6 +74,41 @@ def test_a_manifest_of_an_earlier_version_is_read(folder: Store) -> None:
         shard |= {"first_block": start, "blocks": stop - start}
     file.write_text(json.dumps(manifest))
     assert torch.equal(load_weights(folder)[1]["w"], state_of(range(BLOCKS))["master"])
+
+
+def test_a_large_shard_is_several_files(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than a file of it is in memory beside the state, when it is written and when it is read."""
+    monkeypatch.setattr("foundray.training.checkpoints.checkpoint.FILE_BYTES", 3 * 256 * 4)
+    make(folder, 1, (range(0, 2), range(5, 10)), (range(2, 5),))
+    sizes = [size for name, size in place(folder, 1).files().items() if name != MANIFEST]
+    assert len(sizes) == 4 and max(sizes) < 4 * 256 * 4
+    assert torch.equal(load_weights(folder)[1]["w"], state_of(range(BLOCKS))["master"])
+
+
+def test_weights_can_be_read_into_files(folder: Store, tmp_path: Path) -> None:
+    make(folder, 1, (range(0, 4),), (range(4, 10),))
+    _, found, _ = load_states(folder, ("master",), room=in_files(tmp_path))
+    assert torch.equal(found["master"]["w"], state_of(range(BLOCKS))["master"])
+    assert torch.equal(torch.from_file(str(tmp_path / "master.memory"), size=BLOCKS * 256), state_of(range(BLOCKS))["master"])
+
+
+def test_a_tensor_that_some_files_lack_is_damage(folder: Store) -> None:
+    whole = state_of(range(5, 10))
+    files = [
+        *write_shard(folder, 1, Blocks((range(5),)), {**state_of(range(5)), "teacher": whole["master"]}),
+        *write_shard(folder, 1, Blocks((range(5, 10),)), whole),
+    ]
+    commit(folder, CheckpointManifest(step=1, fingerprint="f", optimizer="adamw", parameters=PARAMETERS, shards=files))
+    with pytest.raises(InputError, match="teacher is not in all of its files"):
+        load_states(folder, ("master", "teacher"))
+
+
+def test_tensors_that_are_streamed_make_the_librarys_file(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 5), "b.c": torch.randn(7), "\u00e9": torch.randn(2, 4, 3).transpose(0, 2)}
+    with (tmp_path / "file").open("wb") as stream:
+        stream_tensors(stream, tensors)
+    found = safetensors.load((tmp_path / "file").read_bytes())
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items()) and found.keys() == tensors.keys()
 
 
 @pytest.mark.parametrize(

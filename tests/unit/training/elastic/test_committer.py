@@ -39,8 +39,10 @@ def state(*ranges: range) -> dict[str, torch.Tensor]:
 
 def make(folder: Store, step: int) -> None:
     """A complete checkpoint of an earlier command."""
-    shard = write_shard(folder, step, Blocks((range(BLOCKS),)), state(range(BLOCKS)))
-    commit(folder, CheckpointManifest(step=step, fingerprint="f", optimizer="adamw", parameters=PARAMETERS, shards=[shard]))
+    shards = write_shard(folder, step, Blocks((range(BLOCKS),)), state(range(BLOCKS)))
+    commit(
+        folder, CheckpointManifest(step=step, fingerprint="f", optimizer="adamw", parameters=PARAMETERS, shards=list(shards))
+    )
 
 
 @pytest.fixture

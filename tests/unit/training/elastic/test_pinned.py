@@ -49,7 +49,7 @@ class Sole:
         """Outcome of the shards by step: empty if written."""
         self.loop.shard_writer.thread.shutdown(wait=True)
         written = self.worker_actor.status.written
-        return {one.step: "" if isinstance(one.shard, ShardFile) else one.shard for one in written}
+        return {one.step: one.shards if isinstance(one.shards, str) else "" for one in written}
 
 
 KEEPING = {"train__checkpoint_every": 1, "train__steps": 9, "train__evaluate_every": 9}
@@ -61,7 +61,7 @@ def test_one_to_keep_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytes
 
     answers = {1: threading.Event(), 3: threading.Event()}
 
-    def slow(folder: Store, step: int, *rest: Any) -> ShardFile:
+    def slow(folder: Store, step: int, *rest: Any) -> tuple[ShardFile, ...]:
         assert answers[step].wait(20)
         return write(folder, step, *rest)
 
@@ -81,7 +81,7 @@ def test_one_to_keep_is_tried_again_and_others_are_not(tmp_path: Path, monkeypat
     monkeypatch.setattr(shard_writer, "RETRY_SECONDS", 0.01)
     refused = {2: 1, 3: 2}
 
-    def refusing(folder: Store, step: int, *rest: Any) -> ShardFile:
+    def refusing(folder: Store, step: int, *rest: Any) -> tuple[ShardFile, ...]:
         if refused.get(step):
             refused[step] -= 1
             raise InputError("503")
@@ -102,7 +102,7 @@ def test_one_to_keep_that_cannot_be_written_is_reported_and_ends_no_run(
         threading.Event(),
     )
 
-    def hanging(*_: Any) -> ShardFile:
+    def hanging(*_: Any) -> tuple[ShardFile, ...]:
         answers.wait(20)
         raise InputError("503")
 

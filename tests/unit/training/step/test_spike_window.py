@@ -34,8 +34,8 @@ def advance(trainer: Trainer, first: int, count: int) -> None:
 
 def committed(folder: Store, trainer: Trainer, step: int) -> dict[str, Any]:
     """The manifest that the driver writes from a worker's report."""
-    shard = write_shard(folder, step, trainer.blocks, trainer.state_shard())
-    written = Written(1, step, "", shard, 0.1, trainer.spikes.window())
+    shards = write_shard(folder, step, trainer.blocks, trainer.state_shard())
+    written = Written(1, step, "", shards, 0.1, trainer.spikes.window())
     parameters = [(e.name, list(e.shape), e.first) for e in trainer.layout.entries]
     committer = Committer(trainer.spec, folder, lambda *_, **__: None)
     committer.write(Commit(1, Checkpoint(step, ""), (written,)), parameters, [])
