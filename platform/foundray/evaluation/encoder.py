@@ -137,6 +137,17 @@ def trained_weights(run: Run, step: int | None = None) -> tuple[int, dict[str, T
     return load_weights(run.checkpoints, state, step, run.lineage())[:2]
 
 
+def model_with(weights: dict[str, Tensor], spec: Spec, vocabulary: int) -> Model:
+    """A model of a spec's shape that uses these tensors as its weights, without a copy."""
+    with torch.device("meta"):
+        model = model_of(spec, vocabulary)
+    for layers in (model.model, model.predictor):
+        if layers is not None:
+            layers.set_tables(torch.device("cpu"))
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
 def model_of(spec: Spec, vocabulary: int) -> Model:
     """A model of a spec's shape, for ids below `vocabulary`, with arbitrary weights."""
     return Model(spec.model, spec.objective.build(), spec.unit_shape(vocabulary))

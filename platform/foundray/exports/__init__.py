@@ -1,7 +1,7 @@
 """Exports of runs that others can load: a folder for Hugging Face's own classes, or for `foundray.load`.
 
 config.json              configuration of the stock class, or of Foundray's own form
-model.safetensors        the weights
+model.safetensors        the weights; more than 5 GB are in several files, with an index
 tokenizer.json, tokenizer_config.json
 generation_config.json   if the model continues texts
 model.gguf               the same model for llama.cpp, if it is asked for
@@ -11,8 +11,10 @@ foundray.json            identity of the export, and what `foundray.load` needs
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from foundray.exports.destination import all_or_nothing, check_free
@@ -42,8 +44,10 @@ class Exported(Shown):
     """Number of parameters of the run's model."""
     weights_sha256: str
     """SHA-256 of the run's weights after that step; if it is the last step, the finished run's own."""
-    file_sha256: str
-    """SHA-256 of model.safetensors."""
+    file_sha256: str | None
+    """SHA-256 of model.safetensors; None if the weights are in several files."""
+    files_sha256: dict[str, str]
+    """SHA-256 of each file of weights, by its name."""
     gguf_sha256: str | None
     """SHA-256 of model.gguf, the same model for llama.cpp; None if it was not asked for."""
 
@@ -70,11 +74,11 @@ def export(
         from foundray.exports.gguf_vocabulary import check
 
         check(run, spec)
-    with all_or_nothing(out) as folder:
+    with all_or_nothing(out) as folder, tempfile.TemporaryDirectory(dir=folder.parent, prefix=".weights.") as scratch:
         from foundray.exports.trained import Trained
         from foundray.exports.writing import write
 
-        exported = write(Trained.of(run, spec, step), folder, out, gguf)
+        exported = write(Trained.of(run, spec, step, Path(scratch)), folder, out, gguf)
     note_export(run, out, exported.step, exported.stock_class or "Foundray’s own form")
     report(
         f"exported: {run.folder.name} after step {exported.step} as {exported.stock_class or 'Foundray’s own form'}, in {out}"

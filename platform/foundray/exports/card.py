@@ -178,7 +178,7 @@ def _probe(judged: dict[str, Any]) -> list[list[str]]:
 def _identity(trained: Trained, exported: Exported) -> list[list[str]]:
     rows = {
         "weights (`weights_sha256` of the run)": exported.weights_sha256,
-        "model.safetensors": exported.file_sha256,
+        **exported.files_sha256,
         "model.gguf": exported.gguf_sha256,
         "prepared data's recipe": trained.manifest.recipe_sha256,
     }

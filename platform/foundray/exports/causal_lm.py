@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foundray.exports.llama import configuration
+from foundray.exports.stock import model_with
 from foundray.model.model import Model
 from foundray.spec import Spec
 
@@ -33,17 +34,15 @@ def build(model: Model, spec: Spec, padding: int | None = None) -> PreTrainedMod
 
     shape = spec.model
     if shape.width_mult == shape.depth_mult == 1:
-        stock = transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields))
-    else:
-        multipliers = {
-            "embedding_multiplier": 1.0,
-            "attention_multiplier": (shape.width // shape.heads) ** -0.5,
-            "residual_multiplier": 1 / shape.depth_mult,
-            "logits_scaling": shape.width_mult,
-        }
-        stock = transformers.GraniteForCausalLM(transformers.GraniteConfig(**fields, **multipliers))
-    stock.load_state_dict(model.state_dict())
-    return stock.eval()
+        return model_with(transformers.LlamaForCausalLM, transformers.LlamaConfig(**fields), model.state_dict())
+    multipliers = {
+        "embedding_multiplier": 1.0,
+        "attention_multiplier": (shape.width // shape.heads) ** -0.5,
+        "residual_multiplier": 1 / shape.depth_mult,
+        "logits_scaling": shape.width_mult,
+    }
+    config = transformers.GraniteConfig(**fields, **multipliers)
+    return model_with(transformers.GraniteForCausalLM, config, model.state_dict())
 
 
 def tried(spec: Spec) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ def folded(model: Model) -> dict[str, Tensor]:
     A branch's output is multiplied by `branch_scale`, and a head's is divided by the width ratio of its input; both are linear
     in the last matrix (Dey et al. 2025, table 1). The model itself is unchanged.
     """
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = dict(model.state_dict())
     for name, module in model.named_modules():
         if isinstance(module, Layer):
             for writer in ("self_attn.o_proj", "mlp.down_proj"):
@@ -30,4 +30,4 @@ def folded(model: Model) -> dict[str, Tensor]:
 def _multiply(state: dict[str, Tensor], name: str, factor: float) -> None:
     for part in ("weight", "bias"):
         if f"{name}.{part}" in state:
-            state[f"{name}.{part}"] *= factor
+            state[f"{name}.{part}"] = state[f"{name}.{part}"] * factor

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
+from torch import Tensor
 
 from foundray.contract import Units, Values
 from foundray.data.prepare.sources import BadRow
 from foundray.errors import InputError
-from foundray.evaluation.encoder import Encoder, Layer, Pool, Reader, Row, check_pool, features, model_of
+from foundray.evaluation.encoder import Encoder, Layer, Pool, Reader, Row, check_pool, features, model_of, model_with
 from foundray.exports import IDENTITY
 from foundray.exports.destination import LAST
+from foundray.exports.stock import WEIGHTS
 from foundray.spec import SourceConfig, Spec
 from foundray.spec.loading import checked
 from foundray.storage import Store
@@ -46,15 +50,23 @@ class Folder:
 
     def encoder(self, layer: Layer) -> Encoder:
         """The encoder. Raises InputError if the folder holds a stock class's weights, which differ from Foundray's."""
-        model, file = model_of(self.spec(), self.identity["data"]["vocabulary"]), self.folder / "model.safetensors"
-        try:
-            state = safetensors.load(file.read_bytes())
-        except SafetensorError as error:
-            raise InputError(f"{file} is damaged: {error}") from None
-        if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in model.state_dict().items()}:
+        spec, vocabulary, state = self.spec(), self.identity["data"]["vocabulary"], self._weights()
+        with torch.device("meta"):
+            wanted = model_of(spec, vocabulary).state_dict()
+        if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in wanted.items()}:
             raise InputError(f"{self.folder} holds weights for transformers' {self.identity['class']}, which loads it")
-        model.load_state_dict(state)
-        return Encoder(model, layer)
+        return Encoder(model_with(state, spec, vocabulary), layer)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """All weights by name, from one file or several. Raises InputError."""
+        state: dict[str, Tensor] = {}
+        for name in self.identity.get("files_sha256", [WEIGHTS]):
+            file = self.folder / PurePath(name).name  # wherever it says that it is, in this folder
+            try:
+                state |= safetensors.load(file.read_bytes())
+            except SafetensorError as error:
+                raise InputError(f"{file} is damaged: {error}") from None
+        return state
 
 
 class Loaded:

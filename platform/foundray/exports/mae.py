@@ -15,6 +15,7 @@ from torch import Tensor
 from foundray.exports.flags import check_flags
 from foundray.exports.fold import folded
 from foundray.exports.forms import NoStockClass
+from foundray.exports.stock import model_with
 from foundray.model.backbone import NORM_EPS, Layers
 from foundray.model.model import Model
 from foundray.spec import Spec
@@ -81,12 +82,7 @@ def build(model: Model, spec: Spec, padding: int | None = None) -> PreTrainedMod
         norm_pix_loss=True,
     )
     state = {name: value.contiguous() for name, value in _renamed(model, patch, channels, shape.bias)}
-    stock, found = transformers.ViTMAEForPreTraining.from_pretrained(
-        None, config=config, state_dict=state, output_loading_info=True
-    )
-    wrong = [name for names in found.values() for name in names]
-    assert not wrong, f"names that {STOCK_CLASS} lacks, or has and was not given: {wrong}"
-    return stock.eval()
+    return model_with(transformers.ViTMAEForPreTraining, config, state)
 
 
 def tried(spec: Spec) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import torch
 from foundray.exports.fold import folded
 from foundray.exports.forms import NoStockClass
 from foundray.exports.llama import configuration
+from foundray.exports.stock import model_with
 from foundray.model.model import Model
 from foundray.spec import Spec
 
@@ -41,13 +42,11 @@ def build(model: Model, spec: Spec, padding: int | None = None) -> PreTrainedMod
 
     mask = fields["vocab_size"]
     config = transformers.EuroBertConfig(**fields | {"vocab_size": mask + 1}, mask_token_id=mask)
-    stock = transformers.EuroBertForMaskedLM(config)
     state["model.embed_tokens.weight"] = torch.cat([state["model.embed_tokens.weight"], vector[None]])
     state["lm_head.weight"] = torch.cat([state["lm_head.weight"], torch.zeros(1, spec.model.width)])
     if spec.model.bias:  # then the stock head has a bias too
         state["lm_head.bias"] = torch.zeros(mask + 1)
-    stock.load_state_dict(state)
-    return stock.eval()
+    return model_with(transformers.EuroBertForMaskedLM, config, state)
 
 
 def tried(spec: Spec) -> tuple[str, ...]:

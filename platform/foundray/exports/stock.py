@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,37 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+INDEX = f"{WEIGHTS}.index.json"
+"""File that says which tensor is in which of several files."""
+FILE_SIZE = "5GB"
+"""Most of a file of weights. One that is written or read is in memory."""
 OLDER_NAMES = {r"^decoder\.decoder_encoder\.layer\.": "decoder.decoder_layers."}
 """Names that every version reads (values), and those that version 5.20 of ViTMAE's decoder writes (keys, as expressions)."""
+
+
+def model_with(stock_class: Any, config: Any, state: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A stock class's model that uses these tensors as its weights, without a copy. Every name must find its place."""
+    stock, found = stock_class.from_pretrained(None, config=config, state_dict=dict(state), output_loading_info=True)
+    wrong = [name for names in found.values() for name in names]
+    assert not wrong, f"names that {stock_class.__name__} lacks, or has and was not given: {wrong}"
+    model: PreTrainedModel = stock.eval()
+    return model
 
 
 def save(stock: PreTrainedModel, folder: Path) -> None:
     """Write configuration and weights into a local folder. Raises SafetensorError."""
     with _quiet():
-        stock.save_pretrained(folder)
-    _rename(folder / WEIGHTS)
+        stock.save_pretrained(folder, max_shard_size=FILE_SIZE)
+    for file in weight_files(folder):
+        _rename(file)
+    if (index := folder / INDEX).exists():
+        listed = json.loads(index.read_text(encoding="utf-8"))
+        listed["weight_map"] = {_older(name): file for name, file in listed["weight_map"].items()}
+        index.write_text(json.dumps(listed, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     fields: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     # Version 4 looks for the base of rotary positions at the top, and silently takes 10,000 without it.
     if base := (fields.get("rope_parameters") or {}).get("rope_theta"):
@@ -43,6 +62,11 @@ def _rename(file: Path) -> None:
             return
         weights = {after: opened.get_tensor(before) for before, after in names.items()}
     save_file(weights, file, metadata={"format": "pt"})
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights in a local folder."""
+    return sorted(folder.glob("model*.safetensors"))
 
 
 def _older(name: str) -> str:

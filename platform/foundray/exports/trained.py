@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from foundray.data.prepare.manifest import Manifest
-from foundray.evaluation.encoder import model_of
+from foundray.evaluation.encoder import model_with
 from foundray.exports.destination import public_path
 from foundray.model.model import Model
 from foundray.runs.lineage import evaluations
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.training.checkpoints.checkpoint import MASTER, load_states, sha256_of
+from foundray.training.checkpoints.memory import in_files
 from foundray.training.step.teacher import NAME as TEACHER
 
 
@@ -30,13 +32,15 @@ class Trained:
     """SHA-256 of the run's own weights after that step, as `status` reports it for a finished run."""
 
     @staticmethod
-    def of(run: Run, spec: Spec, step: int | None) -> Trained:
-        """Load the newest complete checkpoint, or the one at `step`. Raises InputError if there is none."""
-        model = model_of(run.spec(), run.manifest()["vocabulary"])
+    def of(run: Run, spec: Spec, step: int | None, scratch: Path) -> Trained:
+        """Load the newest complete checkpoint, or the one at `step`. Raises InputError if there is none.
+
+        The weights stay in files of the folder `scratch`, so the model may be larger than this machine's memory.
+        """
         exported = TEACHER if spec.objective.build().teaches else MASTER
-        found, weights, _ = load_states(run.checkpoints, (MASTER, exported), step, run.lineage())
+        found, weights, _ = load_states(run.checkpoints, (MASTER, exported), step, run.lineage(), in_files(scratch))
         sha = sha256_of(weights[MASTER])
-        model.load_state_dict(weights[exported])
+        model = model_with(weights[exported], run.spec(), run.manifest()["vocabulary"])
         return Trained(run, spec, Manifest.model_validate(run.manifest()), found, model.eval(), sha)
 
     @property

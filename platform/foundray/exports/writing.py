@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from foundray.data.prepare.recipe import rewrites_of
 from foundray.errors import InputError
@@ -20,7 +20,7 @@ from foundray.exports.forms import Form, NoStockClass, form_of
 from foundray.exports.gguf import FILE as GGUF
 from foundray.exports.gguf import save as save_gguf
 from foundray.exports.gguf_vocabulary import refused
-from foundray.exports.stock import CONFIG, WEIGHTS
+from foundray.exports.stock import CONFIG, FILE_SIZE, WEIGHTS, weight_files
 from foundray.exports.stock import save as save_stock
 from foundray.exports.tokens import save as save_tokenizer
 from foundray.exports.tokens import to_hugging_face
@@ -53,6 +53,7 @@ def write(trained: Trained, folder: Path, out: Store, gguf: bool = False) -> Exp
     except SafetensorError as error:
         raise InputError(f"{out} cannot be written: {error}") from None
     # Describe the export, for people and for programs.
+    files = {file.name: _sha256(file) for file in weight_files(folder)}
     exported = Exported(
         out=out.url,
         run=trained.run.folder.name,
@@ -61,11 +62,13 @@ def write(trained: Trained, folder: Path, out: Store, gguf: bool = False) -> Exp
         reason=reason,
         parameters=trained.parameters,
         weights_sha256=trained.weights_sha256,
-        file_sha256=_sha256(folder / WEIGHTS),
+        file_sha256=files.get(WEIGHTS),
+        files_sha256=files,
         gguf_sha256=_sha256(folder / GGUF) if gguf else None,
     )
     (folder / "README.md").write_text(card(trained, exported, form, tokenizer, out.name), encoding="utf-8")
-    (folder / WEIGHTS).chmod((folder / "README.md").stat().st_mode)  # safetensors makes it readable by its owner only
+    for name in files:
+        (folder / name).chmod((folder / "README.md").stat().st_mode)  # safetensors makes it readable by its owner only
     (folder / IDENTITY).write_text(json.dumps(_identity(trained, exported), indent=1) + "\n", encoding="utf-8")
     return exported
 
@@ -88,6 +91,7 @@ def _identity(trained: Trained, exported: Exported) -> dict[str, Any]:
         "arithmetic": spec.arithmetic,
         "weights_sha256": exported.weights_sha256,
         "file_sha256": exported.file_sha256,
+        "files_sha256": exported.files_sha256,
         "spec": trained.public_spec(),
         "data": manifest.model_dump(include={"context", "vocabulary", "document_id", "recipe_sha256", "tokenizer_sha256"}),
     }
@@ -119,8 +123,7 @@ def _write_own(trained: Trained, folder: Path) -> Any:
     spec, model, manifest = trained.spec, trained.model, trained.manifest
     if tokenizer := _tokenizer(trained, None):
         save_tokenizer(tokenizer, folder)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    save_torch_state_dict(model.state_dict(), folder, max_shard_size=FILE_SIZE)
     config = {
         "model_type": "foundray",
         "model": spec.model.model_dump(mode="json"),
