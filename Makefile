@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STDLIB = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_paths()['stdlib'])")
 TEXT ?= data/shakespeare/input.txt
 
-.PHONY: demo test test-all coverage tools lm-eval transformers check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-sharded bench-gpu chaos clean bench-recovery site
+.PHONY: demo test test-all coverage tools lm-eval transformers check bench bench-laptop bench-processes bench-start bench-overload bench-faults bench-growing bench-examples bench-tuning bench-embed bench-memory bench-scale bench-goodput bench-sharded bench-large bench-gpu chaos clean bench-recovery site
 
 demo: $(VENV)/.ready  ## train on the standard library's source, about two minutes, and show a sample
 	$(BIN)/foundray train examples/python-source/spec.yaml --set data.sources.0.path="$(STDLIB)/*.py" \
@@ -101,6 +101,9 @@ bench-memory: $(VENV)/.ready-dev  ## peak memory of reading and tokenizing a lin
 
 bench-sharded: $(VENV)/.ready-dev  ## memory and speed of a model that is split over workers, beside FSDP2: about five minutes
 	$(BIN)/python -m tests.benchmarks.bench_sharded
+
+bench-large: $(VENV)/.ready-dev  ## a model of 0.8 billion parameters on one machine, by a team of four workers: a quarter of an hour, 20 GB of memory
+	$(BIN)/python -m tests.benchmarks.bench_large
 
 bench-scale: $(VENV)/.ready-dev  ## what thousands of workers cost the actors and the driver, without the workers: about a minute
 	$(BIN)/python -m tests.benchmarks.bench_scale

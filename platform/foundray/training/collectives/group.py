@@ -188,6 +188,26 @@ class Group:
                 if part.numel():
                     self.broadcast(part, owner)
 
+    def begin_gather(self, whole: Tensor, bounds: Sequence[int]) -> Callable[[], None]:
+        """Begin to `gather` equal parts beside other work, where that is possible; returns what finishes it.
+
+        Until then, `whole` keeps its memory, even if the group breaks: it may be written to.
+        """
+        if self.world == 1 or self.exchange or not self._reaches(whole):
+            return lambda: self.gather(whole, bounds)
+        parts = _parts(whole, bounds)
+        work = dist.all_gather_into_tensor(whole[: bounds[-1]], parts[self.rank], group=self.process_group, async_op=True)
+
+        def finish() -> None:
+            work.wait()
+            self._check_whole()
+
+        return finish
+
+    def _reaches(self, values: Tensor) -> bool:
+        """Whether the group's collectives can use this memory."""
+        return traits(values.device).in_main_memory or dist.get_backend(self.process_group) != "gloo"
+
     def deal(self, parts: Tensor) -> Tensor:
         """Send row i of `parts` [world, N] to worker i; returns the rows that the workers sent to this one, by rank."""
         if self.world == 1:
@@ -195,6 +215,7 @@ class Group:
         if self.exchange:
             received = self.exchange.deal(parts)
         else:
+            parts = parts.contiguous()
             received = torch.empty_like(parts)
             with _in_reach(parts) as there, _in_reach(received) as arriving:
                 dist.all_to_all_single(arriving, there, group=self.process_group)

@@ -26,6 +26,8 @@ class ExactSum:
         self.chunk = min(traits(device).chunk, elements)
         self.scaled = torch.empty(self.chunk, device=device)
         self.units = torch.empty(self.chunk, dtype=torch.int64, device=device)
+        self.free = torch.empty(0, device=device)
+        """The half of the last shard's memory that its conversion to fp32 has left free."""
         self.cleared = False
         """Whether the next gradient overwrites `total`, which saves writing zeros and reading them back."""
 
@@ -54,11 +56,19 @@ class ExactSum:
         return self.total
 
     def as_float(self, shard: Tensor, factor: float) -> Tensor:
-        """Convert a shard of the reduced sum to fp32, times a factor (1 / SCALE is a power of two: no bit is lost)."""
-        values = torch.empty(shard.shape, device=shard.device)
+        """Convert a shard of the reduced sum to fp32, times a factor (1 / SCALE is a power of two: no bit is lost).
+
+        The result lies in the first half of the shard's own memory.
+        """
+        values, self.free = shard.view(torch.float32).split(len(shard)) if len(shard) else (shard.float(), shard.float())
         for part, units in zip(values.split(self.chunk), shard.split(self.chunk), strict=True):
-            part.copy_(units).mul_(factor / SCALE)
+            # Its place overlaps these units, and those before: they are read first.
+            part.copy_(self.scaled[: len(units)].copy_(units).mul_(factor / SCALE))
         return values
+
+    def spare(self, elements: int) -> Tensor:
+        """[elements] fp32, at most as many as the shard that was converted last has: nothing uses them before the next step."""
+        return self.free[:elements]
 
 
 class RoundedSum:
@@ -79,6 +89,9 @@ class RoundedSum:
 
     def as_float(self, shard: Tensor, factor: float) -> Tensor:
         return shard.mul_(factor)
+
+    def spare(self, elements: int) -> Tensor:
+        return torch.empty(elements, device=self.total.device)
 
 
 GradientSum = ExactSum | RoundedSum

@@ -143,9 +143,9 @@ class Trainer:
 
     def state_shard(self) -> dict[str, Tensor]:
         """A copy of this worker's shard of the state, on the CPU: master weights, teacher and optimizer state."""
-        tensors = {name: part(buffer, self.own) for name, buffer in self.whole.items()}
-        tensors |= self.optimizer.tensors()
-        return {name: copied(tensor.detach()) for name, tensor in tensors.items()}
+        tensors = {name: [part(buffer, self.own)] for name, buffer in self.whole.items()}
+        tensors |= self.optimizer.parts()
+        return {name: copied(parts) for name, parts in tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Load this worker's shard of a state."""
@@ -367,8 +367,9 @@ class Trainer:
         return float(self.squares.cumsum(0)[-1].sqrt())
 
     def _weights_before(self) -> Tensor:
-        """A copy of this worker's shard of the weights, where the gradient was: nothing reads that before the next one."""
-        return part(self.flat.gradient, self.own).copy_(part(self.buffer, self.own))
+        """A copy of this worker's shard of the weights, in memory that nothing reads before the next step."""
+        weights = part(self.buffer, self.own)
+        return self.sum.spare(len(weights)).copy_(weights)
 
     def _block_squares(self, shard: Tensor) -> Tensor:
         """Sum of squares of each block of the whole space [blocks], on the CPU, from this worker's shard of the values."""
@@ -405,9 +406,17 @@ def standing(step: int, made_under: str) -> int:
     return zlib.crc32(made_under.encode(), step) + (step << 32)
 
 
-def copied(tensor: Tensor) -> Tensor:
-    """Copy to main memory: from a GPU into pinned memory, which is faster, and which torch reuses for the next copy."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=not traits(tensor.device).in_main_memory).copy_(tensor)
+@torch.no_grad()
+def copied(parts: Sequence[Tensor]) -> Tensor:
+    """Copy to main memory, in one piece: from a GPU into pinned memory, which is faster, and which torch reuses for the next
+    copy.
+    """
+    first = parts[0]
+    pinned = not traits(first.device).in_main_memory
+    whole = torch.empty(sum(map(len, parts)), dtype=first.dtype, pin_memory=pinned)
+    for there, values in zip(whole.split([len(values) for values in parts]), parts, strict=True):
+        there.copy_(values)
+    return whole
 
 
 def row_sums(values: Tensor) -> Tensor:

@@ -70,13 +70,14 @@ class ShardOptimizer:
             parameter.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state of the whole shard: each tensor [blocks * elements per block]."""
-        return {
-            name: torch.cat([self.update.state[parameter][name] for _, parameter in self.spans])
-            if self.update
-            else torch.empty(0, dtype=dtype)
-            for name, (dtype, _) in self.state.items()
-        }
+        """A copy of the state of the whole shard: each tensor [blocks * elements per block]."""
+        return {name: torch.cat(parts) for name, parts in self.parts().items()}
+
+    def parts(self) -> dict[str, list[Tensor]]:
+        """The state of the whole shard, each tensor in the parts that the updates use."""
+        if self.update is None:
+            return {name: [torch.empty(0, dtype=dtype)] for name, (dtype, _) in self.state.items()}
+        return {name: [self.update.state[parameter][name] for _, parameter in self.spans] for name in self.state}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take over the state of the whole shard, as `tensors` returns it."""

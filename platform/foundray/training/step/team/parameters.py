@@ -34,14 +34,17 @@ class TeamParameters:
         held = self.held[unit]
         return part(buffer, range(held.first, held.first + len(held.held)))
 
-    def gather(self, unit: int) -> None:
+    def gather(self, unit: int, following: int | None = None) -> None:
+        """Gather a unit, and begin with the one that is used after it."""
         self.units[unit].gather(self.part(unit, self.buffer))
+        if following is not None:
+            self.units[following].begin(self.part(following, self.buffer))
 
     @contextmanager
     def gathered(self, which: Sequence[int]) -> Iterator[None]:
         """Units are there inside, and freed after."""
-        for unit in which:
-            self.gather(unit)
+        for unit, following in zip(which, [*which[1:], None], strict=False):
+            self.gather(unit, following)
         yield
         for unit in which:
             self.units[unit].free()

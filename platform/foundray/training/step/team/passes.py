@@ -47,27 +47,33 @@ class Passes:
         Each stage's graph starts at what enters it.
         """
         passed: list[Passed] = []
-        for unit in units:
-            with self.parameters.gathered([unit]):
-                if hidden is not None and len(passed) < len(stages):
-                    entering = hidden.detach()
-                    entering.requires_grad_(hidden.is_floating_point() and hidden.requires_grad)
-                    hidden = self.fitting(partial(stages[len(passed)], entering))
-                    if hidden is None:
-                        passed.clear()
-                    else:
-                        passed.append(Passed(entering, hidden))
+        for unit, following in zip(units, [*units[1:], None], strict=False):
+            self.parameters.gather(unit, following)
+            if hidden is not None and len(passed) < len(stages):
+                entering = hidden.detach()
+                entering.requires_grad_(hidden.is_floating_point() and hidden.requires_grad)
+                hidden = self.fitting(partial(stages[len(passed)], entering))
+                if hidden is None:
+                    passed.clear()
+                else:
+                    passed.append(Passed(entering, hidden))
+            self.parameters.units[unit].free()
         return passed
 
     def backward(self, passed: Sequence[Passed], gradient: Tensor | None, add: Callable[[int], None]) -> None:
         """Compute the gradients of the stages before the heads, last unit first; `add` takes each unit's gradient."""
         for unit in reversed(range(self.last)):
-            self.parameters.gather(unit)
+            self.parameters.gather(unit, unit - 1 if unit else None)
             if gradient is not None and unit < len(passed):
                 stage = passed[unit]
-                self.fitting(partial(stage.leaving.backward, gradient))
+                self.fitting(partial(self.backward_of, unit, stage.leaving, gradient))
                 gradient = None if self.out_of_memory else stage.entering.grad
             add(unit)
+
+    def backward_of(self, unit: int, leaving: Tensor, gradient: Tensor | None = None) -> None:
+        """Compute the gradient of a unit that is gathered, from that of what leaves it."""
+        self.parameters.units[unit].expect()
+        leaving.backward(gradient)
 
     def fitting(self, compute: Callable[[], Computed]) -> Computed | None:
         """Compute; None, and a note of it, if this member's memory is too small: the others wait for its collectives."""
@@ -88,11 +94,14 @@ class Passes:
 
         `left_out` names the members whose micro-batch is not to be added. Returns whose gradient does not fit the sum.
         """
-        held = self.parameters.held[unit]
-        wrong = []
+        wrong = [False] * len(left_out)
+        at = self.parameters.held[unit].first * BLOCK
         received, self.checksum = self.parameters.units[unit].send(self.checksum)
-        for gradient, out in zip(received, left_out, strict=True):
-            wrong.append(bool(len(gradient)) and not out and bool(overflows(gradient, total.limit)))
-            if len(gradient) and not out and not wrong[-1]:
-                total.add(gradient, held.first * BLOCK)
+        for piece in received:
+            for member, gradient in enumerate(piece):
+                if len(gradient) and not left_out[member]:
+                    wrong[member] |= bool(overflows(gradient, total.limit))
+                    if not wrong[member]:
+                        total.add(gradient, at)
+            at += piece.shape[1]
         return wrong

@@ -20,7 +20,6 @@ from foundray.model.units import units
 from foundray.spec import Spec
 from foundray.training.collectives.group import Group
 from foundray.training.step.blocks import overlaps
-from foundray.training.step.flat import part
 from foundray.training.step.loss_sum import WORDS, fits, words
 from foundray.training.step.teacher import NAME as TEACHER
 from foundray.training.step.team.holding import holding
@@ -113,9 +112,6 @@ class TeamTrainer(Trainer):
     def _summed(self, facts: Tensor) -> Tensor:
         return self.group.sum(facts)
 
-    def _weights_before(self) -> Tensor:
-        return part(self.buffer, self.own).clone()
-
     def _of_all_blocks(self, values: Tensor) -> Tensor:
         everywhere = torch.zeros(self.layout.blocks, dtype=values.dtype, device=self.device)
         for there, here, count in overlaps([(0, self.layout.blocks)], self.blocks):
@@ -199,7 +195,7 @@ class TeamTrainer(Trainer):
             entering = passed[-1].leaving.detach().requires_grad_()
             answered = self.passes.fitting(partial(self._answered, batch, entering, targets))
             if answered and fits(answered[0]):
-                self.passes.fitting((answered[0] / self.spec.tokens_per_step).backward)
+                self.passes.fitting(partial(self.passes.backward_of, self.passes.last, answered[0] / self.spec.tokens_per_step))
                 computed, gradient = (answered[0].detach(), answered[1]), entering.grad
         # Backward.
         wrong = [False] * self.team_size

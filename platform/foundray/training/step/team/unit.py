@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from foundray.training.collectives.group import Group
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.flat import Entry
 from foundray.training.step.team.holding import HeldUnit
+
+PIECE = 2**24
+"""Elements of a gradient that a member sends at once: so many arrive at once, too."""
 
 
 class GatheredUnit:
@@ -27,6 +31,10 @@ class GatheredUnit:
         self.bytes = self.whole.nbytes
         self.parameters = [(self._placed(model, entry, offset * BLOCK), offset * BLOCK) for entry, offset in held.places]
         """Each parameter, and its first element in `whole`."""
+        self.gradient: Tensor | None = None
+        """[members * share * 256] fp32: what backward passes add, in the order of `whole`; None while nothing is expected."""
+        self.finish: Callable[[], None] | None = None
+        """Ends the gathering that has begun."""
         self.present = True
         self.free()
 
@@ -39,34 +47,53 @@ class GatheredUnit:
         setattr(model.get_submodule(module), name, parameter)
         return parameter
 
-    def gather(self, mine: Tensor) -> None:
-        """Give the parameters their values; `mine` are those that this member holds. Every member calls this."""
-        if self.present:
+    def begin(self, mine: Tensor) -> None:
+        """Begin to gather beside other work; `mine` are the values that this member holds. Every member calls this."""
+        if self.present or self.finish:
             return
         self.whole.untyped_storage().resize_(self.bytes)
-        self.present = True
         size = self.held.share * BLOCK
         start = self.held.member * size
         self.whole[start : start + len(mine)] = mine
-        self.team.gather(self.whole, range(0, len(self.whole) + 1, size))
+        self.finish = self.team.begin_gather(self.whole, range(0, len(self.whole) + 1, size))
+
+    def gather(self, mine: Tensor) -> None:
+        """Give the parameters their values. Every member calls this, at the same place, whether it has begun or not."""
+        self.begin(mine)
+        if self.finish:
+            finish, self.finish = self.finish, None
+            finish()
+            self.present = True
 
     def free(self) -> None:
         if self.present:
             self.whole.untyped_storage().resize_(0)
             self.present = False
 
-    def send(self, checksum: int | None = None) -> tuple[Tensor, int | None]:
-        """Send the gradient to the members that hold the blocks, zeros for what has none, and drop it; the unit is freed.
-
-        Returns [members, elements held here], each member's gradient of this member's part; and the CRC-32 of the gradient that
-        was sent, which continues `checksum`, unless that is None.
-        """
-        gradient = torch.zeros_like(self.whole)
+    def expect(self) -> None:
+        """Let the backward pass that comes next add to one buffer, so that no gradient is there twice."""
+        self.gradient = torch.zeros_like(self.whole)
         for parameter, start in self.parameters:
-            if parameter.grad is not None:
-                gradient[start : start + parameter.numel()] = parameter.grad.view(-1)
-                parameter.grad = None
+            parameter.grad = self.gradient[start : start + parameter.numel()].view(parameter.shape)
+
+    def send(self, checksum: int | None = None) -> tuple[Iterator[Tensor], int | None]:
+        """Send the gradient to the members that hold the blocks, zeros if none was expected, and drop it; the unit is freed.
+
+        Returns pieces of [members, elements], each member's gradient of this member's part, which the caller takes to the end
+        as they arrive; and the CRC-32 of the gradient, which continues `checksum`, unless that is None.
+        """
+        gradient = torch.zeros_like(self.whole) if self.gradient is None else self.gradient
+        self.gradient = None
+        for parameter, _ in self.parameters:
+            parameter.grad = None
         self.free()
         if checksum is not None:
             checksum = zlib.crc32(gradient.cpu().numpy().data, checksum)
-        return self.team.deal(gradient.view(self.team.world, -1))[:, : len(self.held.held) * BLOCK], checksum
+        return self._dealt(gradient.view(self.team.world, -1)), checksum
+
+    def _dealt(self, gradient: Tensor) -> Iterator[Tensor]:
+        """Each piece of the members' parts, once it has arrived, without the padding of this one's."""
+        left = len(self.held.held) * BLOCK
+        for some in gradient.split(PIECE // self.team.world, dim=1):
+            yield self.team.deal(some)[:, :left]
+            left = max(0, left - some.shape[1])

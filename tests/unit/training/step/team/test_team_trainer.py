@@ -50,6 +50,18 @@ def test_every_optimizer_gives_the_same_bits_and_any_team_continues_from_any_che
     assert train_steps(Group(), spec, 0, None, str(tmp_path))[0] == alone[0]
 
 
+def remote_steps(group: Group, spec: Spec, team: int) -> list[Any]:
+    """As on two machines: no worker reaches another's memory, so units are gathered beside the computation."""
+    group.exchange = None
+    return list(train_steps(group, spec, 2, 3, None, "cpu", team))
+
+
+def test_units_are_gathered_beside_the_computation_between_machines() -> None:
+    spec = make_spec(train__micro_batches=3)
+    alone = train_steps(Group(), spec, 2, None)
+    assert set(map(str, run_group(2, remote_steps, spec, 2))) == {str(list(alone))}
+
+
 class Poisoned:
     """An objective that multiplies the losses of the micro-batches at some positions."""
 
