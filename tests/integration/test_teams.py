@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +23,31 @@ from foundray.testing.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("own_ray")
 
-SHORT = {"train.steps": 12, "train.checkpoint_every": 4, "evaluate.text_tokens": 0, "objective": {"kind": "hooked"}}
+SHORT = {"train.steps": 12, "train.checkpoint_every": 4, "objective": {"kind": "hooked_text"}}
 TEAMS = {**SHORT, "scale.resources.CPU": 0.25, "fault.mirror_every": 1}
 
 
 @pytest.fixture
-def alone(pace: Pace, shared_spec: Path, storage: Path) -> Facts:
+def judged(storage: Path) -> dict[str, Any]:
+    """What evaluations judge besides losses: a task and a text."""
+    items = [{"context": "the ", "choices": [word, word[::-1]], "answer": 0} for word in ("same", "other", "first", "last")]
+    (storage / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    tasks = {"words": {"path": str(storage / "items.jsonl")}}
+    return {"evaluate": {"tasks": tasks, "prompts": ["The "], "text_tokens": 6}}
+
+
+@pytest.fixture
+def alone(pace: Pace, shared_spec: Path, storage: Path, judged: dict[str, Any]) -> Facts:
     done = Run(Store.at(storage) / "runs" / "whole")
-    return done.facts() if done.exists() else api.train(shared_spec, {**SHORT, "name": "whole"})
+    return done.facts() if done.exists() else api.train(shared_spec, {**SHORT, **judged, "name": "whole"})
 
 
 def started(run: str) -> list[dict[str, Any]]:
-    return [event for event in Run.open(run).records("events.jsonl") if event["event"] == "workers_started"]
+    return events(run, "workers_started")
+
+
+def events(run: str, kind: str) -> list[dict[str, Any]]:
+    return [event for event in Run.open(run).records("events.jsonl") if event["event"] == kind]
 
 
 @pytest.mark.thorough
@@ -56,11 +70,14 @@ def test_teams_give_the_same_bits_though_a_member_is_killed(alone: Facts, shared
     assert api.audit(teams.run).problems == []
 
 
-def test_a_run_goes_on_with_other_teams(alone: Facts, shared_spec: Path, storage: Path, pace: Pace) -> None:
+def test_a_run_goes_on_with_other_teams(
+    alone: Facts, shared_spec: Path, storage: Path, pace: Pace, judged: dict[str, Any]
+) -> None:
+    """And its evaluation finds what one worker's does: a task's measures, a text, and the layers' health."""
     pace.set(0.5)  # a request to stop is seen within three seconds
     run = Run(Store.at(storage) / "runs" / "others")
     with ThreadPoolExecutor(1) as thread:
-        changes = {**TEAMS, "name": "others", "scale.workers": 3, "scale.team": 3}
+        changes = {**TEAMS, **judged, "name": "others", "scale.workers": 3, "scale.team": 3}
         training = thread.submit(api.train, shared_spec, changes)
         wait_until(lambda: run.exists() and len(run.records("metrics.jsonl")) > 2, 400, "steps", pause=0.01)
         api.stop(run.folder.url)
@@ -69,6 +86,11 @@ def test_a_run_goes_on_with_other_teams(alone: Facts, shared_spec: Path, storage
     resumed = api.resume(run.folder.url, {"scale.workers": 2, "scale.team": 2})
     assert [(event["workers"], event["team"]) for event in started(resumed.run)] == [(3, 3), (2, 2)]
     assert (resumed.weights_sha256, resumed.val_loss) == (alone.weights_sha256, alone.val_loss)
+    [found], [wanted] = (events(run, "evaluated") for run in (resumed.run, alone.run))
+    assert [one["name"] for one in found["tasks"]] == ["words"] and [one["prompt"] for one in found["texts"]] == ["The "]
+    for field in ("tasks", "texts", "health", "effective_rank"):
+        assert found[field] == wanted[field]
+    assert {"weight_rms", "update_rms", "attention_logit_max"} < set(found["health"][1])
 
 
 def test_what_teams_need_is_said_before_anything_starts(shared_spec: Path) -> None:

@@ -258,10 +258,6 @@ class Spec(Section):
         """What the spec asks for that a team of several workers cannot do; empty if nothing."""
         if self.train.compile:
             return "train.compile: no team of several workers compiles its layers; omit it, or set scale.team to 1"
-        if self.evaluate.tasks:
-            return "evaluate.tasks: no team of several workers judges tasks; omit them, or set scale.team to 1"
-        if self.evaluate.prompts:
-            return "evaluate.prompts: no team of several workers writes texts; omit them, or set scale.team to 1"
         return ""
 
     def fingerprint(self) -> str:

@@ -63,16 +63,14 @@ class Evaluations:
         part = self._part(done)
         before = self._part()
         compared = {}
-        activations = looks = None
-        if self.trainer.team_size == 1:  # what follows reads the whole model, which no member of a team holds
-            activations, looks = Activations(self.trainer.model), Looks.of(self.spec, self.trainer, before.micro_batches)
+        activations, looks = Activations(self.trainer.model), Looks.of(self.spec, self.trainer, before.micro_batches)
         if before.samples < part.samples:
             result = self._evaluate(self._stream(done, part), part, activations)
             compared = {"compared_loss": self._evaluate(self._stream(done, before, "compared"), looks=looks).loss}
         else:
             result = self._evaluate(self._stream(done, part), part, activations, looks)
         early = ends_early(result.loss)
-        judged = self._sets(done, early) | (self.judging.judge(done, early) if activations else {})
+        judged = self._sets(done, early) | self.judging.judge(done, early)
         return event(
             "evaluated",
             step=done,
@@ -89,14 +87,8 @@ class Evaluations:
             **({"sources": [asdict(one) for one in result.sources]} if result.sources else {}),
             **judged,
             **(looks.kept(Store.at(self.work.run), done) if looks else {}),
-            health=self._health(activations) if activations else [],
+            health=health(self.trainer, activations.found(self.trainer.group)),
         )
-
-    def _health(self, activations: Activations) -> list[dict[str, str | float]]:
-        """The layers' health. Rank 0, for all, reads the weights, which every worker has."""
-        group = self.trainer.group
-        activity = activations.found(group)
-        return list(group.share(health(self.trainer, activity) if group.rank == 0 else [])[0])
 
     def _sets(self, done: int, ends_early: bool) -> dict[str, Any]:
         """Evaluate the further validation sets that are due after `done` steps: all of them if the run ends there."""

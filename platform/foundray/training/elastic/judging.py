@@ -46,12 +46,12 @@ class Judging:
         """Judge a task: each batch is scored by one worker."""
         questions, group = self._questions(name), self.trainer.group
         requests = flat(questions)
+        own = [indices for number, indices in enumerate(batches(requests)) if number % group.world == group.rank]
         mine = []
-        for number, indices in enumerate(batches(requests)):
-            if number % group.world == group.rank:
-                asked = [requests[index] for index in indices]
-                answers = score_batch(self.trainer.model, asked, self.trainer.traits.low_precision)
-                mine += [[index, one.log_prob, one.greedy] for index, one in zip(indices, answers, strict=True)]
+        for indices in self.trainer.rounds_of(own):
+            asked = [requests[index] for index in indices or ()]
+            answers = score_batch(self.trainer.model, asked, self.trainer.answering)
+            mine += [[index, one.log_prob, one.greedy] for index, one in zip(indices or (), answers, strict=True)]
         rows = sorted(row for of_worker in group.share(mine) for row in of_worker)
         score = measured(questions, [Likelihood(log_prob, greedy) for _, log_prob, greedy in rows])
         return {
@@ -71,12 +71,14 @@ class Judging:
         return self.questions[name]
 
     def _texts(self) -> list[dict[str, str]]:
-        """What the model makes of each prompt, written by rank 0."""
-        texts = []
-        if self.trainer.group.rank == 0:
-            length, context = self.spec.evaluate.text_tokens, self.spec.model.context
-            for prompt in self.work.prompts:
-                precision = self.trainer.traits.low_precision
-                text = continued(self.trainer.model, self.tokenizer, prompt, length, context, precision)
-                texts.append({"prompt": prompt, "text": text})
-        return list(self.trainer.group.share(texts)[0])
+        """What the model makes of each prompt, written by rank 0, or by the workers of its team."""
+        prompts, rank, size = self.work.prompts, self.trainer.group.rank, self.trainer.team_size
+        own = range(rank, len(prompts) if rank < size else 0, size)
+        mine = []
+        for number in self.trainer.rounds_of(own):
+            prompt = None if number is None else prompts[number]
+            text = continued(self.trainer, self.tokenizer, prompt, self.spec.evaluate.text_tokens)
+            if number is not None:
+                mine.append([number, text])
+        written = sorted(row for of_worker in self.trainer.group.share(mine) for row in of_worker)
+        return [{"prompt": prompts[number], "text": text} for number, text in written]

@@ -11,7 +11,7 @@ over held-out data by Voita et al. 2024).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from foundray.model.backbone import Layers
 from foundray.model.model import Batch, Model
 from foundray.training.collectives.group import Group
-from foundray.training.step.trainer import MicroBatches, Trainer
+from foundray.training.step.trainer import Trainer
 
 Result = TypeVar("Result")
 LossesOf = Callable[[Sequence[tuple[Batch, Tensor]]], list[tuple[Tensor, Tensor]]]
@@ -61,13 +61,9 @@ class Activations:
         """Units of each layer that have been active, [ffn width] bool."""
         self.compiled = any(layer._compiled_call_impl is not None for layer in self.layers.values())
 
-    def encodings(self, trainer: Trainer, micro_batches: MicroBatches, samples: int) -> Iterator[tuple[int, Batch, Tensor]]:
-        """What the trainer's own `encodings` gives, with the encoder watched on the first `samples` samples."""
-        for position, payload in micro_batches:
-            batch = trainer.opened(payload, 0, position)
-            encode = partial(trainer.encode, batch)
-            watches = position * len(batch.x) < samples
-            yield position, batch, self._watched(self.model.model, self._valid(batch), encode) if watches else encode()
+    def encode(self, trainer: Trainer, batch: Batch) -> Tensor | None:
+        """What the trainer's own `encode` gives, with the encoder watched."""
+        return self._watched(self.model.model, self._valid(batch), partial(trainer.encode, batch))
 
     def losses_of(self, trainer: Trainer) -> LossesOf:
         """The trainer's own `losses_of`, with the predictor watched, if there is one. A teacher computes without one."""

@@ -49,20 +49,23 @@ def evaluate(
     """
     facts = torch.zeros((1 + (by_source.count if by_source else 0), SUMS), dtype=torch.int64, device=trainer.device)
     features: dict[int, Tensor] = {}
-    watched = activations.encodings(trainer, micro_batches, FEATURES) if activations else trainer.encodings(micro_batches)
-    for position, batch, hidden in watched:
-        parts = _of_sources(trainer, batch, hidden, by_source.at(position)) if by_source else []
-        asked = [(batch, hidden), *(part for _, part in parts if part)]
-        first = position * len(hidden) < FEATURES
-        losses_of = activations.losses_of(trainer) if activations and first else trainer.losses_of
-        whole, *split = [_facts(*found) for found in losses_of(asked)]
-        facts[0] += whole
-        for source, part in parts:
-            facts[1 + source] += split.pop(0) if part else whole
-        if first:
-            features[position] = pooled(batch, trainer.model.of_units(hidden)).float()
+    for one in trainer.rounds_of(micro_batches):
+        # Compute. In a team, a worker without a micro-batch makes all of these calls, too.
+        position, payload = one or (0, None)
+        batch = trainer.opened(payload, 0, position) if payload else None
+        first = batch is not None and position * len(batch.x) < FEATURES
+        watched = activations if first else None
+        hidden = watched.encode(trainer, batch) if watched and batch else trainer.encode(batch)
+        parts = _parts(trainer, batch, hidden, by_source.at(position) if by_source and batch else ())
+        losses_of = watched.losses_of(trainer) if watched else trainer.losses_of
+        found = losses_of([part for _, part in parts])
         if looks:
             looks.take(position, batch, hidden)
+        # Add up.
+        for (counted, _), (loss, tokens) in zip(parts, found, strict=True):
+            facts[counted] += _facts(loss, tokens)
+        if first and batch and hidden is not None:
+            features[position] = pooled(batch, trainer.model.of_units(hidden)).float()
     losses = [_mean(row) for row in trainer.group.sum(facts.view(-1)).view(facts.shape).tolist()]
     # The features of the same samples on every worker, in their order.
     rows = trainer.group.share_rows(features)[:FEATURES].cpu().numpy()
@@ -82,18 +85,21 @@ def _mean(row: Sequence[int]) -> tuple[float, int, int]:
     return nats(loss_words) / tokens if tokens and not lost else math.inf, tokens, lost
 
 
-def _of_sources(
-    trainer: Trainer, batch: Batch, hidden: Tensor, sources: Sequence[tuple[int, int]]
-) -> list[tuple[int, tuple[Batch, Tensor] | None]]:
-    """Each source in a micro-batch, with its samples and their hidden states, or None for the whole micro-batch."""
-    if len(sources) == 1:
-        return [(sources[0][0], None)]
-    if trainer.objective.couples:
+def _parts(
+    trainer: Trainer, batch: Batch | None, hidden: Tensor | None, sources: Sequence[tuple[int, int]]
+) -> list[tuple[list[int], tuple[Batch, Tensor]]]:
+    """A micro-batch, and its samples of each of several sources, with their hidden states; none without a batch.
+
+    Each comes with the rows of the sums to which its loss is added: 0 for the whole, 1 + i for source i.
+    """
+    if batch is None or hidden is None:
         return []
-    found: list[tuple[int, tuple[Batch, Tensor] | None]] = []
+    if len(sources) == 1:
+        return [([0, 1 + sources[0][0]], (batch, hidden))]
+    found = [([0], (batch, hidden))]
     start = 0
-    for source, samples in sources:
+    for source, samples in () if trainer.objective.couples else sources:
         rows = slice(start, start + samples)
-        found.append((source, (batch.rows(rows), hidden[rows])))
+        found.append(([1 + source], (batch.rows(rows), hidden[rows])))
         start += samples
     return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from foundray.training.evaluating.activations import Activity
-from foundray.training.step.flat import FlatParameters, Layout
+from foundray.training.step.flat import Layout
 from foundray.training.step.trainer import Trainer
 
 LAYER = re.compile(r"(?:predictor\.)?layers\.\d+")
@@ -32,22 +32,21 @@ def rms_of_squares(layout: Layout, squares: Tensor) -> dict[str, float]:
     return _of_layers(layout, {e.name: float(squares[e.first : e.first + e.blocks].sum()) for e in layout.entries})
 
 
-def weight_rms(flat: FlatParameters) -> dict[str, float]:
-    """Root mean square of each layer's weights."""
-    weights = {name: tensor.detach() for name, tensor in flat.named().items()}
-    norms = {name: torch.linalg.vector_norm(tensor, dtype=torch.float64) for name, tensor in weights.items()}
-    return _of_layers(flat.layout, {name: float(norm) ** 2 for name, norm in norms.items()})
-
-
 def health(trainer: Trainer, activity: Mapping[str, Activity]) -> list[dict[str, str | float]]:
-    """What is known of each layer, without the gradient and the update if no step was done since the state was loaded."""
-    squares = {"gradient_rms": trainer.squares, "update_rms": trainer.update_squares}
+    """What is known of each layer, without the gradient and the update if no step was done since the state was loaded.
+
+    All workers of the trainer's group call this.
+    """
+    squares = {
+        "weight_rms": trainer.weight_squares(),
+        "gradient_rms": trainer.squares,
+        "update_rms": trainer.update_squares,
+    }
     rms = {name: rms_of_squares(trainer.layout, found) for name, found in squares.items() if found is not None}
     found: list[dict[str, str | float]] = []
-    for layer, weights in weight_rms(trainer.flat).items():
-        of_step = {name: of_layer[layer] for name, of_layer in rms.items()}
+    for layer in rms["weight_rms"]:
         of_units = asdict(activity[layer]) if layer in activity else {}
-        found.append({"layer": layer, "weight_rms": weights, **of_step, **of_units})
+        found.append({"layer": layer, **{name: of_layer[layer] for name, of_layer in rms.items()}, **of_units})
     return found
 
 

@@ -43,17 +43,23 @@ class Looks:
         modality = spec.data.modality.build()
         return cls(trainer, modality, count, micro_batches) if isinstance(modality, Values) else None
 
-    def take(self, position: int, batch: Batch, hidden: Tensor) -> None:
-        """Take the samples that are wanted of the micro-batch at `position`, from the encoder's hidden states."""
-        numbers = self.at.get(position, [])[: len(batch.x)]
-        if not numbers:
-            return
-        some = batch.rows(slice(0, len(numbers)))
-        with self.trainer.traits.low_precision():
-            answers = self.trainer.model.answer(some, hidden[: len(numbers)])
-        for row, number in enumerate(numbers):
-            if found := self._one(some, answers, row):
-                self.found[number] = found
+    def take(self, position: int, batch: Batch | None, hidden: Tensor | None) -> None:
+        """Take the samples that are wanted of the micro-batch at `position`, from the encoder's hidden states.
+
+        All workers of a team call this, those without a micro-batch, too.
+        """
+        own: list[tuple[Batch, Tensor, list[int]]] = []
+        if batch is not None and hidden is not None and (numbers := self.at.get(position, [])[: len(batch.x)]):
+            own = [(batch.rows(slice(0, len(numbers))), hidden[: len(numbers)], numbers)]
+        for one in self.trainer.rounds_of(own):
+            some, states, numbers = one or (None, None, [])
+            with self.trainer.at_heads(some, states) as entering:
+                if some is None or entering is None:
+                    continue
+                answers = self.trainer.model.heads_of(some, entering)
+            for row, number in enumerate(numbers):
+                if found := self._one(some, answers, row):
+                    self.found[number] = found
 
     def _one(self, batch: Batch, answers: dict[str, Tensor], row: int) -> Reconstruction | None:
         length = int(batch.valid[row].sum())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from foundray.contract import Plan, Units, UnitShape
 from foundray.data.stream.batch import packed
@@ -14,36 +15,48 @@ from foundray.data.tokenizers.encoding import encode_one
 from foundray.data.tokenizers.tokenizer import Tokenizer
 from foundray.model.model import Batch, Model
 
+if TYPE_CHECKING:
+    from foundray.training.step.trainer import Trainer
+
 PROMPT_TOKENS = 16
 """Tokens of held-out data that make a prompt, if the spec has none."""
 
 
 @torch.no_grad()
-def continued(
-    model: Model,
-    tokenizer: Tokenizer,
-    prompt: str,
-    tokens: int,
-    context: int,
-    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> str:
-    """Continue a prompt by up to `tokens` tokens, the likeliest each time; ends when the model ends the text."""
-    ids = [tokenizer.document_id, *encode_one(tokenizer, prompt).tolist()]
+def continued(trainer: Trainer, tokenizer: Tokenizer, prompt: str | None, tokens: int) -> str:
+    """Continue a prompt by up to `tokens` tokens, the likeliest each time; ends when the model ends the text.
+
+    All workers of a team call this, each with a prompt of its own or, to gather for the others, without one.
+    """
+    context, classes = trainer.spec.model.context, tokenizer.vocabulary
+    ids = [] if prompt is None else [tokenizer.document_id, *encode_one(tokenizer, prompt).tolist()]
     start = len(ids)
-    while len(ids) < start + tokens:
-        with precision():
-            logits = next_logits(model, ids[-context:], tokenizer.vocabulary)
-        if (chosen := int(logits.argmax())) == tokenizer.document_id:
-            break
-        ids.append(chosen)
+    end = start + tokens if ids else 0
+    while trainer.any_of_team(len(ids) < end):
+        batch = _batch_of(ids[-context:], classes, trainer.device) if len(ids) < end else None
+        with trainer.answering(batch) as hidden:
+            if hidden is None:
+                continue
+            chosen = int(_after_last(trainer.model, hidden, classes).argmax())
+        if chosen == tokenizer.document_id:
+            end = 0
+        else:
+            ids.append(chosen)
     return tokenizer.decode(ids[start:])
 
 
-def next_logits(model: Model, ids: list[int], classes: int) -> torch.Tensor:
+def next_logits(model: Model, ids: Sequence[int], classes: int) -> Tensor:
     """Logits [classes] after the last of the ids, of a model whose only head predicts what comes next."""
-    (head,) = model.heads
     device = next(model.parameters()).device
+    return _after_last(model, model.encode(_batch_of(ids, classes, device)), classes)
+
+
+def _batch_of(ids: Sequence[int], classes: int, device: torch.device) -> Batch:
     shown = Plan(Units(np.array(ids, np.int64), None, UnitShape(classes=classes)), ())
-    hidden = model.of_units(model.encode(Batch.load(packed([shown]), device)))
-    answer: torch.Tensor = model.get_submodule(head)(hidden[:, -1])
+    return Batch.load(packed([shown]), device)
+
+
+def _after_last(model: Model, hidden: Tensor, classes: int) -> Tensor:
+    (head,) = model.heads
+    answer: Tensor = model.get_submodule(head)(model.of_units(hidden)[:, -1])
     return answer[0, :classes]

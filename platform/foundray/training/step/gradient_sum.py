@@ -67,8 +67,8 @@ class ExactSum:
         return values
 
     def spare(self, elements: int) -> Tensor:
-        """[elements] fp32, at most as many as the shard that was converted last has: nothing uses them before the next step."""
-        return self.free[:elements]
+        """[elements] fp32 that nothing uses before the next step: of the sum's own memory, if that has been converted."""
+        return self.free[:elements] if elements <= len(self.free) else torch.empty(elements, device=self.total.device)
 
 
 class RoundedSum:

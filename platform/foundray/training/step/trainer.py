@@ -12,6 +12,8 @@ from __future__ import annotations
 import gc
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,10 +23,11 @@ from foundray.contract import Objective
 from foundray.data.stream.batch import combined, fingerprint
 from foundray.data.stream.order import mix
 from foundray.host.devices import traits
+from foundray.model.backbone import run
 from foundray.model.model import Batch, Model, initialise
 from foundray.spec import Spec
 from foundray.training.collectives.group import Group
-from foundray.training.step.blocks import BLOCK, Blocks, shard_bounds, shard_of
+from foundray.training.step.blocks import BLOCK, Blocks, overlaps, shard_bounds, shard_of
 from foundray.training.step.flat import FlatParameters, Layout, part
 from foundray.training.step.gradient_sum import ExactSum, GradientSum, RoundedSum, overflows
 from foundray.training.step.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
@@ -44,6 +47,7 @@ class Disagreement(RuntimeError):
     """Workers of a group are at different steps, or under different cuts."""
 
 
+Item = TypeVar("Item")
 MicroBatches = Iterable[tuple[int, bytes]]
 """(position in the stream, payload)"""
 
@@ -196,7 +200,7 @@ class Trainer:
         lr = self.spec.optimizer.lr * lr_factor(self.spec.schedule, step, self.spec.train.steps)
         # Update this worker's shard. An error in between leaves `updates` at None: the shard may be half updated.
         gradient, norm = self._gradient(tokens_sum)
-        before = self._weights_before() if self.spec.train.evaluates(step + 1) else None
+        before = self._copy_of_weights() if self.spec.train.evaluates(step + 1) else None
         self.updates = None
         if not spike:
             self.optimizer.step(step + 1, lr, gradient)
@@ -328,31 +332,15 @@ class Trainer:
 
     def loss(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         """Summed loss and its count, of one micro-batch with its own random numbers."""
-        return self.loss_of(*self.encoded(payload, step, index))
-
-    def encoded(self, payload: bytes, step: int, index: int) -> tuple[Batch, Tensor]:
-        """Load a micro-batch, and compute the encoder's hidden states [B, T, D]."""
         batch = self.opened(payload, step, index)
-        return batch, self.encode(batch)
+        with self.traits.low_precision():
+            hidden = self.model.encode(batch)
+        return self.loss_of(batch, hidden)
 
     def opened(self, payload: bytes, step: int, index: int) -> Batch:
         """Load a micro-batch, and seed the random numbers of its forward pass."""
         torch.manual_seed(mix(self.spec.seed, step, index))  # for dropout and the like, inside the model
         return Batch.load(payload, self.device)
-
-    def encode(self, batch: Batch) -> Tensor:
-        """Compute the encoder's hidden states [B, T, D]."""
-        with self.traits.low_precision():
-            return self.model.encode(batch)
-
-    def encodings(self, micro_batches: MicroBatches) -> Iterator[tuple[int, Batch, Tensor]]:
-        """The position of each micro-batch of an evaluation, its batch, and the encoder's hidden states."""
-        for position, payload in micro_batches:
-            yield position, *self.encoded(payload, 0, position)
-
-    def losses_of(self, parts: Sequence[tuple[Batch, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """The loss of each part of a micro-batch that `encodings` has given last, and its count."""
-        return [self.loss_of(*one) for one in parts]
 
     def loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Summed loss and its count, from the encoder's hidden states."""
@@ -361,12 +349,60 @@ class Trainer:
             teacher_targets = self.teacher.targets(batch) if self.teacher else None
         return summed_loss(self.objective, batch, answers, teacher_targets)
 
+    # What an evaluation computes. All workers of a team call the same; one without a batch gathers for the others.
+
+    def any_of_team(self, mine: bool) -> bool:
+        """Tell whether something holds for any worker of this one's team."""
+        return mine
+
+    def rounds_of(self, own: Iterable[Item]) -> Iterator[Item | None]:
+        """This worker's items, then None in each round in which others of its team still have one."""
+        items = iter(own)
+        while self.any_of_team((item := next(items, None)) is not None):
+            yield item
+
+    def encode(self, batch: Batch | None) -> Tensor | None:
+        """Compute the encoder's hidden states [B, T, D]; None without a batch."""
+        with self.traits.low_precision():
+            return None if batch is None else self.model.encode(batch)
+
+    def losses_of(self, parts: Sequence[tuple[Batch, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """The loss of each part of a micro-batch, and its count, from the encoder's hidden states."""
+        return [self.loss_of(*one) for one in parts]
+
+    @contextmanager
+    def at_heads(self, batch: Batch | None, hidden: Tensor | None) -> Iterator[Tensor | None]:
+        """What enters the heads, from the encoder's hidden states; None without a batch.
+
+        Inside, the heads may be used, and products are in the device's low precision.
+        """
+        with self.traits.low_precision():
+            yield None if batch is None or hidden is None else run(self.model.decoder(batch), hidden)
+
+    @contextmanager
+    def answering(self, batch: Batch | None) -> Iterator[Tensor | None]:
+        """As `at_heads`, from a batch."""
+        with self.at_heads(batch, self.encode(batch)) as entering:
+            yield entering
+
+    def weight_squares(self) -> Tensor:
+        """Sum of squares of the weights in each block [blocks], on the CPU. All workers of the group call this.
+
+        What fills parameters up to whole blocks is left out, since updates move it, too.
+        """
+        weights, entries = self._copy_of_weights(), self.layout.entries
+        last_blocks = [(entry.first + entry.blocks - 1, entry.first + entry.blocks) for entry in entries]
+        for index, here, _ in overlaps(last_blocks, self.blocks):
+            filled = entries[index].elements.stop - last_blocks[index][0] * BLOCK
+            weights[here * BLOCK + filled : (here + 1) * BLOCK] = 0
+        return self._block_squares(weights)
+
     def _norm(self, gradient: Tensor) -> float:
         """Norm of the whole gradient, from this worker's shard: squares are summed per block, and blocks in block order."""
         self.squares = self._block_squares(gradient)
         return float(self.squares.cumsum(0)[-1].sqrt())
 
-    def _weights_before(self) -> Tensor:
+    def _copy_of_weights(self) -> Tensor:
         """A copy of this worker's shard of the weights, in memory that nothing reads before the next step."""
         weights = part(self.buffer, self.own)
         return self.sum.spare(len(weights)).copy_(weights)

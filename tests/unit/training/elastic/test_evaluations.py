@@ -26,7 +26,7 @@ class Feeder:
 
 def evaluations(feeder: Feeder, rank: int, monkeypatch: pytest.MonkeyPatch, **train: int) -> Evaluations:
     monkeypatch.setattr(validation, "validation_plan", lambda plan, coupled: SimpleNamespace(micro_batch_size=8))
-    trainer = SimpleNamespace(model=None, team_size=1, group=Group(), objective=SimpleNamespace(rebuilds=False))
+    trainer = SimpleNamespace(model=None, group=Group(), objective=SimpleNamespace(rebuilds=False))
     monkeypatch.setattr(evaluating, "health", lambda *parts: [])
     monkeypatch.setattr(evaluating, "Activations", lambda model: SimpleNamespace(found=lambda group: {}))
     work = SimpleNamespace(feeder=feeder, plan=None, validation_sizes=(100,), prompts=(), sets=())

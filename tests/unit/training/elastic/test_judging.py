@@ -22,10 +22,11 @@ from foundray.storage import Store
 from foundray.testing.groups import run_group
 from foundray.testing.records import untimed_event
 from foundray.testing.specs import make_spec
-from foundray.testing.trainers import make_trainer, micro_batch
-from foundray.training.checkpoints.checkpoint import weights_sha256
+from foundray.testing.trainers import make_team_trainer, make_trainer, micro_batch
+from foundray.training.checkpoints.checkpoint import MASTER, weights_sha256
 from foundray.training.collectives.group import Group
 from foundray.training.elastic.judging import Judging
+from foundray.training.evaluating.tasks import scoring
 from foundray.training.evaluating.tasks.kept import check_tasks, keep_tasks
 from foundray.training.evaluating.texts import continued
 from foundray.training.prompts import prompts_of
@@ -33,6 +34,8 @@ from foundray.training.step.trainer import Trainer
 from foundray.wording.sentences import sentence
 
 TOKENIZER = make_bytes()
+TEAMS = ((1, 2), (2, 2))
+"""(teams, workers per team)"""
 ITEMS = [
     {"context": "ab" * number, "choices": ["cdefgh"[: number % 5 + 1], "xyz"], "answer": number % 2} for number in range(1, 12)
 ]
@@ -46,12 +49,13 @@ def spec_of(folder: Path, **evaluate: Any) -> Spec:
     return make_spec(train__evaluate_every=4, train__steps=20, evaluate={"tasks": tasks, "text_tokens": 5, **evaluate})
 
 
-def judging(folder: Path, spec: Spec, group: Group) -> tuple[Judging, Trainer]:
-    trainer = make_trainer(spec, group, vocabulary=TOKENIZER.vocabulary)
+def judging(folder: Path, spec: Spec, group: Group, team: int | None = None) -> tuple[Judging, Trainer]:
+    """Of random weights; with `team`, that number of workers hold one copy of them between them."""
+    classes = TOKENIZER.vocabulary
+    trainer = make_team_trainer(spec, group, team, classes) if team else make_trainer(spec, group, vocabulary=classes)
     generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in trainer.model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    for entry in trainer.layout.entries:
+        trainer.overwrite(MASTER, entry.name, torch.randn(entry.shape, generator=generator) * 0.3)
     plan = SimpleNamespace(planning=json.dumps({"document_id": TOKENIZER.document_id}))
     work = SimpleNamespace(run=str(folder / "run"), plan=plan, prompts=("ab", ""), rewrites=())
     return Judging(cast(Any, work), spec, trainer), trainer
@@ -74,13 +78,17 @@ def keep(run: Run, spec: Spec, tokenizer: Tokenizer = TOKENIZER) -> list[str]:
     return lines
 
 
-def judged(group: Group, folder: str, done: int) -> dict[str, Any]:
-    return judging(Path(folder), spec_of(Path(folder)), group)[0].judge(done)
+def judged(group: Group, folder: str, done: int, team: int | None = None) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "TOKENS_PER_BATCH", 64)  # more batches than workers for one task, fewer for the other
+        return judging(Path(folder), spec_of(Path(folder)), group, team)[0].judge(done)
 
 
 def test_every_number_of_workers_finds_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = judged(Group(), str(folder), 20)
     assert run_group(3, judged, str(folder), 20) == [alone] * 3
+    for teams, size in TEAMS:
+        assert run_group(teams * size, judged, str(folder), 20, size) == [alone] * teams * size, (teams, size)
     first, second = alone["tasks"]
     assert (first["name"], first["kind"], first["items"], second["items"]) == ("often", "choice", 4, 11)
     assert list(first["measures"]) == ["accuracy", "accuracy_by_length", "bits_per_byte"]
@@ -88,6 +96,23 @@ def test_every_number_of_workers_finds_the_same(folder: Path, monkeypatch: pytes
     record = untimed_event("evaluated", step=20, val_loss=2.0, **alone)
     assert EVENTS["evaluated"].model_validate({"time": 1.0, **record})
     assert f"; often: accuracy {first['measures']['accuracy']:.4f} ± " in sentence(record)
+
+
+def texts(group: Group, folder: str, team: int | None = None) -> list[str]:
+    """Continue prompts by a model that ends some of the texts early, since its logit for that varies most."""
+    subject, trainer = judging(Path(folder), spec_of(Path(folder), tasks={}, text_tokens=9), group, team)
+    head = dict(trainer.weights())["lm_head.weight"]
+    trainer.overwrite(MASTER, "lm_head.weight", head[: TOKENIZER.document_id + 1] * 2)
+    cast(Any, subject.work).prompts = ("ab", "", "cde", "a longer one", "z")
+    return [one["text"] for one in subject.judge(4)["texts"]]
+
+
+def test_texts_of_different_lengths_are_those_of_one_worker(folder: Path) -> None:
+    alone = texts(Group(), str(folder))
+    assert len(set(map(len, alone))) > 2 and "" in alone
+    assert run_group(2, texts, str(folder)) == [alone] * 2
+    for teams, size in (*TEAMS, (1, 3)):
+        assert run_group(teams * size, texts, str(folder), size) == [alone] * teams * size, (teams, size)
 
 
 def test_a_task_is_due_at_its_interval_and_at_the_end(folder: Path) -> None:
@@ -123,7 +148,7 @@ def test_a_text_is_the_likeliest_token_each_time(folder: Path) -> None:
         if chosen == 0:
             break
         ids.append(chosen)
-    assert continued(trainer.model, TOKENIZER, "ab", 6, 32) == TOKENIZER.decode(ids[3:])
+    assert continued(trainer, TOKENIZER, "ab", 6) == TOKENIZER.decode(ids[3:])
 
 
 def test_a_copy_stands_in_for_a_file_that_is_away(folder: Path) -> None:

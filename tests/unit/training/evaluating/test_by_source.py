@@ -15,7 +15,7 @@ from foundray.data.stream.validation import Part, part_of
 from foundray.spec import Spec
 from foundray.testing.groups import run_group
 from foundray.testing.specs import IMAGES, make_spec
-from foundray.testing.trainers import make_trainer, micro_batch
+from foundray.testing.trainers import make_team_trainer, make_trainer, micro_batch
 from foundray.training.collectives.group import Group
 from foundray.training.evaluating.evaluation import SourceRows, evaluate
 from foundray.training.step.outcome import Evaluation
@@ -46,9 +46,9 @@ def test_a_micro_batchs_sources_are_those_of_its_addresses() -> None:
         assert seen == chosen.samples
 
 
-def by_source(group: Group, spec: Spec | None = None) -> Evaluation:
+def by_source(group: Group, spec: Spec | None = None, team: int | None = None) -> Evaluation:
     spec = spec or make_spec()
-    trainer = make_trainer(spec, group)
+    trainer = make_team_trainer(spec, group, team) if team else make_trainer(spec, group)
     mine = [(i, micro_batch(spec, i)) for i in range(group.rank, len(MIXED), group.world)]
     return evaluate(trainer, mine, SourceRows(MIXED.__getitem__, 4))
 
@@ -71,6 +71,8 @@ def test_the_whole_is_as_without_sources_and_each_source_as_if_it_were_alone() -
 def test_it_is_the_same_for_any_number_of_workers() -> None:
     alone = by_source(Group())
     assert run_group(3, by_source) == [alone] * 3
+    for teams, size in ((1, 3), (2, 2)):
+        assert run_group(teams * size, by_source, None, size) == [alone] * teams * size, (teams, size)
 
 
 def test_coupled_samples_of_two_sources_count_for_none() -> None:

@@ -15,7 +15,7 @@ from foundray.model.model import Batch
 from foundray.spec import Spec
 from foundray.testing.groups import run_group
 from foundray.testing.specs import make_spec
-from foundray.testing.trainers import make_trainer, micro_batch
+from foundray.testing.trainers import make_team_trainer, make_trainer, micro_batch
 from foundray.training.collectives.group import Group
 from foundray.training.evaluating.activations import Activations, largest_logit
 from foundray.training.evaluating.evaluation import evaluate
@@ -156,8 +156,8 @@ def by_hand(trainer: Trainer, batches: list[tuple[int, bytes]]) -> float:
     return max(largest)
 
 
-def healthy(group: Group, spec: Spec) -> list[dict[str, str | float]]:
-    trainer = make_trainer(spec, group)
+def healthy(group: Group, spec: Spec, team: int | None = None) -> list[dict[str, str | float]]:
+    trainer = make_team_trainer(spec, group, team) if team else make_trainer(spec, group)
     stepped(trainer, spec, 2, group.rank, group.world)
     watched = Activations(trainer.model)
     evaluate(trainer, [(at, micro_batch(spec, at)) for at in range(group.rank, 5, group.world)], activations=watched)
@@ -171,6 +171,15 @@ def test_it_is_the_same_for_one_two_and_three_workers() -> None:
     for world in (2, 3):
         for of_worker in run_group(world, healthy, spec):
             assert of_worker == alone
+
+
+@pytest.mark.parametrize("fields", [{}, {**PIXELS, "objective": {"kind": "joint_embedding", "masking": "drop"}}], ids=str)
+def test_it_is_the_same_for_teams(fields: dict[str, Any]) -> None:
+    """Also with a predictor, whose layers are watched in another pass, and a teacher, whose layers are not watched."""
+    spec = make_spec(train__evaluate_every=2, **fields)
+    alone = healthy(Group(), spec)
+    for teams, size in ((1, 2), (2, 2)):
+        assert run_group(teams * size, healthy, spec, size) == [alone] * teams * size, (teams, size)
 
 
 def test_padding_counts_for_nothing() -> None:

@@ -29,6 +29,8 @@ class Likelihood:
     """Whether each of them is the likeliest."""
 
 
+Answering = Callable[[Batch | None], AbstractContextManager[Tensor | None]]
+"""The hidden states of a batch; inside, the heads may be used. As `Trainer.answering`."""
 Scorer = Callable[[Sequence[Request]], list[Likelihood]]
 """Answers requests, in their order."""
 
@@ -46,21 +48,22 @@ def batches(requests: Sequence[Request]) -> list[list[int]]:
 
 
 @torch.no_grad()
-def score_batch(
-    model: Model, requests: Sequence[Request], precision: Callable[[], AbstractContextManager[object]] = nullcontext
-) -> list[Likelihood]:
-    """Score the requests of one batch by a model whose only head predicts the next id; `precision` is that of its products."""
+def score_batch(model: Model, requests: Sequence[Request], answering: Answering | None = None) -> list[Likelihood]:
+    """Score the requests of one batch by a model whose only head predicts the next id.
+
+    `answering` computes hidden states in place of the model itself. Without requests it is called without a batch: so a worker
+    gathers for the others of its team.
+    """
     (head,) = model.heads
-    device = next(model.parameters()).device
-    shape = UnitShape(classes=model.heads[head])  # type: ignore[arg-type]
-    batch = Batch.load(packed([Plan(Units(request.ids[:-1], None, shape), ()) for request in requests]), device)
-    asked = torch.zeros_like(batch.valid)
-    for row, request in enumerate(requests):
-        asked[row, len(request.ids) - 1 - request.asked : len(request.ids) - 1] = True
-    targets = torch.from_numpy(np.concatenate([request.ids[-request.asked :] for request in requests])).to(device)
-    with precision():
-        hidden = model.of_units(model.encode(batch))[asked]
-        logits: Tensor = model.get_submodule(head)(hidden)
+    batch = _batch_of(model, requests)
+    with answering(batch) if answering else nullcontext(model.encode(batch) if batch else None) as hidden:
+        if batch is None or hidden is None:
+            return []
+        asked = torch.zeros_like(batch.valid)
+        for row, request in enumerate(requests):
+            asked[row, len(request.ids) - 1 - request.asked : len(request.ids) - 1] = True
+        logits: Tensor = model.get_submodule(head)(model.of_units(hidden)[asked])
+    targets = torch.from_numpy(np.concatenate([request.ids[-request.asked :] for request in requests])).to(logits.device)
     log_probs = logits.float().log_softmax(-1)
     chosen = log_probs.gather(1, targets[:, None])[:, 0].double().cpu()
     greedy = (log_probs.argmax(-1) == targets).cpu()
@@ -69,6 +72,16 @@ def score_batch(
         Likelihood(float(part.sum()), bool(right.all()))
         for part, right in zip(chosen.split(counts), greedy.split(counts), strict=True)
     ]
+
+
+def _batch_of(model: Model, requests: Sequence[Request]) -> Batch | None:
+    """The ids that the model sees, of all requests; None without any."""
+    if not requests:
+        return None
+    (classes,) = model.heads.values()
+    shape = UnitShape(classes=classes)  # type: ignore[arg-type]
+    plans = [Plan(Units(request.ids[:-1], None, shape), ()) for request in requests]
+    return Batch.load(packed(plans), next(model.parameters()).device)
 
 
 def by_model(model: Model) -> Scorer:

@@ -44,18 +44,18 @@ class Passes:
     def forward(self, stages: Sequence[Stage], hidden: Tensor | None, units: range) -> list[Passed]:
         """Compute stages, one per unit of `units`; without `hidden`, or without a stage, only gather for the others.
 
-        Each stage's graph starts at what enters it.
+        Each stage's graph starts at what enters it. Without gradients, only the last stage's is kept.
         """
         passed: list[Passed] = []
-        for unit, following in zip(units, [*units[1:], None], strict=False):
+        for index, (unit, following) in enumerate(zip(units, [*units[1:], None], strict=False)):
             self.parameters.gather(unit, following)
-            if hidden is not None and len(passed) < len(stages):
+            if hidden is not None and index < len(stages):
                 entering = hidden.detach()
                 entering.requires_grad_(hidden.is_floating_point() and hidden.requires_grad)
-                hidden = self.fitting(partial(stages[len(passed)], entering))
-                if hidden is None:
+                hidden = self.fitting(partial(stages[index], entering))
+                if hidden is None or not torch.is_grad_enabled():
                     passed.clear()
-                else:
+                if hidden is not None:
                     passed.append(Passed(entering, hidden))
             self.parameters.units[unit].free()
         return passed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from foundray.contract import Objective
 from foundray.data.stream.batch import fingerprint
-from foundray.data.stream.order import mix
 from foundray.model.backbone import Stage
 from foundray.model.model import Batch, Model, initial_weights
 from foundray.model.units import units
@@ -184,7 +184,7 @@ class TeamTrainer(Trainer):
         """
         # Forward, to what enters the heads. Without a micro-batch, gather for the others.
         self.passes.out_of_memory = False
-        batch = self._loaded(payload, at, index)
+        batch = self.opened(payload, at, index) if payload else None
         stages = self._stages([*self.model.encoder(batch), *self.model.decoder(batch)]) if batch else []
         passed = self.passes.forward(stages, batch.x if batch else None, range(self.passes.last))
         targets = self._taught(batch)
@@ -225,44 +225,39 @@ class TeamTrainer(Trainer):
 
     # The evaluation
 
-    def encodings(self, micro_batches: MicroBatches) -> Iterator[tuple[int, Batch, Tensor]]:
-        """As in `Trainer`. What takes one calls `losses_of` once before the next."""
-        for one in self.in_rounds(micro_batches):
-            position, payload = one.mine or (0, None)
-            batch = self._loaded(payload, 0, position)
-            stages = self._stages(self.model.encoder(batch)) if batch else []
-            self.passes.out_of_memory = False
-            passed = self.passes.forward(stages, batch.x if batch else None, self.encoding)
-            self.passes.check()
-            if batch:
-                yield position, batch, passed[-1].leaving
-            else:
-                self.losses_of([])
+    def any_of_team(self, mine: bool) -> bool:
+        return bool(self.team.sum(torch.tensor([int(mine)], device=self.device)))
+
+    def encode(self, batch: Batch | None) -> Tensor | None:
+        self.passes.out_of_memory = False
+        stages = self._stages(self.model.encoder(batch)) if batch else []
+        passed = self.passes.forward(stages, batch.x if batch else None, self.encoding)
+        self.passes.check()
+        return passed[-1].leaving if passed else None
 
     def losses_of(self, parts: Sequence[tuple[Batch, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        counts = torch.zeros(self.team_size, dtype=torch.int64, device=self.device)
-        counts[self.team.rank] = len(parts)
-        most = int(self.team.sum(counts).max())
-        return [found for one in [*parts, *[None] * (most - len(parts))] if (found := self._loss_of(one))]
+        return [found for part in self.rounds_of(parts) if (found := self._loss_of(part))]
 
     def _loss_of(self, part: tuple[Batch, Tensor] | None) -> tuple[Tensor, Tensor] | None:
         """The loss of a part of a micro-batch, and its count; without one, gather for the others."""
         batch, hidden = part or (None, None)
-        stages = self._stages(self.model.decoder(batch)) if batch else []
-        passed = self.passes.forward(stages, hidden, range(len(self.encoding), self.passes.last))
-        targets = self._taught(batch)
+        entering, targets = self._decoded(batch, hidden), self._taught(batch)
         self.passes.check()
         with self.parameters.gathered([self.passes.last]):
-            if batch is None or hidden is None:
-                return None
-            return self._answered(batch, passed[-1].leaving if passed else hidden, targets)
+            return self._answered(batch, entering, targets) if batch and entering is not None else None
 
-    def _loaded(self, payload: bytes | None, step: int, index: int) -> Batch | None:
-        """A micro-batch, with its own random numbers for dropout and the like; None without a payload."""
-        if payload is None:
-            return None
-        torch.manual_seed(mix(self.spec.seed, step, index))
-        return Batch.load(payload, self.device)
+    @contextmanager
+    def at_heads(self, batch: Batch | None, hidden: Tensor | None) -> Iterator[Tensor | None]:
+        entering = self._decoded(batch, hidden)
+        self.passes.check()
+        with self.parameters.gathered([self.passes.last]), self.traits.low_precision():
+            yield entering
+
+    def _decoded(self, batch: Batch | None, hidden: Tensor | None) -> Tensor | None:
+        """What enters the heads, from the encoder's hidden states; without a batch, gather for the others."""
+        stages = self._stages(self.model.decoder(batch)) if batch else []
+        passed = self.passes.forward(stages, hidden, range(len(self.encoding), self.passes.last))
+        return passed[-1].leaving if passed else hidden
 
     def _answered(self, batch: Batch, hidden: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         """The loss and its count, from what enters the heads, which are gathered."""
