@@ -1,7 +1,7 @@
 """An objective in its own package, as a third party would add one, that misbehaves on request.
 
-It is `next_token`, but its loss is slower or wrong on nodes whose environment says so, or for chosen samples (`hooked_text` also
-continues texts); or it is `joint_embedding`, whose teacher is a part of the state, and is only slower.
+It is `next_token`, but its loss is slower or wrong on nodes whose environment says so, or for chosen samples (`hooked_text`
+also continues texts); or it is `joint_embedding`, whose teacher is a part of the state, and is only slower.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def install(folder: Path) -> Path:
     (site / "hooked.py").write_text(HOOKED)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: hooked\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(
-        "[foundray.objectives]\nhooked = hooked:Hooked\nhooked_teacher = hooked:HookedTeacher\nhooked_text = hooked:HookedText\n"
+        "[foundray.objectives]\n"
+        "hooked = hooked:Hooked\nhooked_text = hooked:HookedText\nhooked_teacher = hooked:HookedTeacher\n"
     )
     return site
 

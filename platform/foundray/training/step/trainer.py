@@ -214,7 +214,8 @@ class Trainer:
         self.updates = step + 1
         if not spike:
             self.spikes.add(step + 1, loss)
-        self.update_squares = None if before is None else self._block_squares(before.sub_(part(self.buffer, self.own)))
+        change = None if before is None else self._without_padding(before.sub_(part(self.buffer, self.own)))
+        self.update_squares = None if change is None else self._block_squares(change)
         self.gather_weights()
         return self.result
 
@@ -386,16 +387,8 @@ class Trainer:
             yield entering
 
     def weight_squares(self) -> Tensor:
-        """Sum of squares of the weights in each block [blocks], on the CPU. All workers of the group call this.
-
-        What fills parameters up to whole blocks is left out, since updates move it, too.
-        """
-        weights, entries = self._copy_of_weights(), self.layout.entries
-        last_blocks = [(entry.first + entry.blocks - 1, entry.first + entry.blocks) for entry in entries]
-        for index, here, _ in overlaps(last_blocks, self.blocks):
-            filled = entries[index].elements.stop - last_blocks[index][0] * BLOCK
-            weights[here * BLOCK + filled : (here + 1) * BLOCK] = 0
-        return self._block_squares(weights)
+        """Sum of squares of the weights in each block [blocks], on the CPU. All workers of the group call this."""
+        return self._block_squares(self._without_padding(self._copy_of_weights()))
 
     def _norm(self, gradient: Tensor) -> float:
         """Norm of the whole gradient, from this worker's shard: squares are summed per block, and blocks in block order."""
@@ -406,6 +399,15 @@ class Trainer:
         """A copy of this worker's shard of the weights, in memory that nothing reads before the next step."""
         weights = part(self.buffer, self.own)
         return self.sum.spare(len(weights)).copy_(weights)
+
+    def _without_padding(self, shard: Tensor) -> Tensor:
+        """Set to zero what fills parameters up to whole blocks, in this worker's shard of some values: updates move it, too."""
+        entries = self.layout.entries
+        last_blocks = [(entry.first + entry.blocks - 1, entry.first + entry.blocks) for entry in entries]
+        for index, here, _ in overlaps(last_blocks, self.blocks):
+            filled = entries[index].elements.stop - last_blocks[index][0] * BLOCK
+            shard[here * BLOCK + filled : (here + 1) * BLOCK] = 0
+        return shard
 
     def _block_squares(self, shard: Tensor) -> Tensor:
         """Sum of squares of each block of the whole space [blocks], on the CPU, from this worker's shard of the values."""

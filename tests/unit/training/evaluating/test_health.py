@@ -39,8 +39,10 @@ def stepped(trainer: Trainer, spec: Spec, count: int, rank: int = 0, world: int 
     return result
 
 
-def test_root_mean_squares_are_those_of_the_tensors() -> None:
-    spec = make_spec(optimizer__clip=None, train__evaluate_every=2)
+@pytest.mark.parametrize("kind", ["adamw8bit", "lion8bit"])
+def test_root_mean_squares_are_those_of_the_tensors(kind: str) -> None:
+    """Whatever the update does to what fills parameters up to whole blocks: that of `lion8bit` moves it as far as weights."""
+    spec = make_spec(optimizer__kind=kind, optimizer__clip=None, train__evaluate_every=2)
     trainer = make_trainer(spec)
     assert all(set(one) == {"layer", "weight_rms"} for one in health(trainer, {}))
     stepped(trainer, spec, 1)  # it moves the head alone, which begins at zero
