@@ -32,6 +32,7 @@ class JointEmbedding(Objective):
     causal: ClassVar[bool] = False
     teaches: ClassVar[bool] = True
     loss_unit: ClassVar[str] = "smooth L1 error per feature"
+    separable: ClassVar[bool] = True
 
     masking: Literal["drop", "hide"] = "hide"
     """`drop` blocks of an image (I-JEPA), or mask spans of any sequence with `hide` (data2vec)."""

@@ -25,6 +25,7 @@ class MaskedFrame(Objective):
     causal: ClassVar[bool] = False
     masks: ClassVar[bool] = True
     loss_unit: ClassVar[str] = "nats per frame"
+    separable: ClassVar[bool] = True
 
     codes: int = Field(default=8192, ge=2)
     """Vectors in the codebook; 256 to 512 for hours of sound rather than thousands of hours."""

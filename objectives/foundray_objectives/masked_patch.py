@@ -26,6 +26,7 @@ class MaskedPatch(Objective):
     masks: ClassVar[bool] = True
     rebuilds: ClassVar[bool] = True
     loss_unit: ClassVar[str] = "squared error per value"
+    separable: ClassVar[bool] = True
 
     ratio: float = Field(default=0.4, gt=0, lt=1)
     """Fraction of the patches that is masked."""

@@ -25,6 +25,7 @@ class MaskedPixel(Objective):
     causal: ClassVar[bool] = False
     predicts: ClassVar[bool] = True
     rebuilds: ClassVar[bool] = True
+    separable: ClassVar[bool] = True
     becomes: ClassVar[str] = "mae"
     loss_unit: ClassVar[str] = "squared error per value"
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class MaskedToken(Objective):
     causal: ClassVar[bool] = False
     masks: ClassVar[bool] = True
+    separable: ClassVar[bool] = True
     becomes: ClassVar[str] = "masked_lm"
     loss_unit: ClassVar[str] = "nats per token"
 

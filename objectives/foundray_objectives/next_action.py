@@ -23,6 +23,7 @@ RETURN, STATE, ACTION = range(3)
 
 class NextAction(Objective):
     takes: ClassVar[tuple[str, ...]] = ("steps",)
+    separable: ClassVar[bool] = True
     becomes: ClassVar[str] = "decision_transformer"
     loss_unit: ClassVar[str] = "squared error or nats per action"
 

@@ -24,6 +24,7 @@ class NextFrame(Objective):
     takes: ClassVar[tuple[str, ...]] = ("frames",)
     rebuilds: ClassVar[bool] = True
     loss_unit: ClassVar[str] = "absolute error per value"
+    separable: ClassVar[bool] = True
 
     ahead: PositiveInt = 3
     """Distance to the predicted unit, in units; a recording no longer than this has no targets."""

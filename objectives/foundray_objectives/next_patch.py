@@ -23,6 +23,7 @@ class NextPatch(Objective):
     takes: ClassVar[tuple[str, ...]] = ("patches",)
     rebuilds: ClassVar[bool] = True
     loss_unit: ClassVar[str] = "squared error per value"
+    separable: ClassVar[bool] = True
 
     def heads(self, shape: UnitShape) -> dict[str, int]:
         return {"pixels": shape.width}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class NextState(Objective):
     takes: ClassVar[tuple[str, ...]] = ("steps",)
     masks: ClassVar[bool] = True
+    separable: ClassVar[bool] = True
     becomes: ClassVar[str] = "decision_transformer"
     loss_unit: ClassVar[str] = "squared error per value"
 

@@ -18,6 +18,7 @@ class NextToken(Objective):
     loss_unit: ClassVar[str] = "nats per token"
     continues: ClassVar[bool] = True
     scores: ClassVar[bool] = True
+    separable: ClassVar[bool] = True
     becomes: ClassVar[str] = "causal_lm"
 
     def heads(self, shape: UnitShape) -> dict[str, int]:

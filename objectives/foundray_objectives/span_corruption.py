@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 class SpanCorruption(Objective):
     becomes: ClassVar[str] = "causal_lm"
+    separable: ClassVar[bool] = True
     extra_stand_for_text: ClassVar[bool] = True
     loss_unit: ClassVar[str] = "nats per token"
     prompts: ClassVar[Mapping[str, str]] = {

@@ -208,6 +208,9 @@ class Objective(BaseModel, ABC):
     couples: ClassVar[bool] = False
     """Whether a sample is two neighbouring rows of a micro-batch, augmented independently, which share one loss. Heads then
     answer once per row, from the mean over its units, and the loss depends on which samples share a micro-batch."""
+    separable: ClassVar[bool] = False
+    """Whether the loss is a sum over units, each part of which follows from one unit's answer, target and loss mask, so that it
+    can be computed for some units after others: see `train.loss_chunk`. A class that has a `loss` of its own says so itself."""
 
     rebuilds: ClassVar[bool] = False
     """Whether the heads' answers give back the input's values, so that they can be looked at: see `rebuilt`."""
@@ -220,6 +223,12 @@ class Objective(BaseModel, ABC):
     """Whether `extra_tokens` stand in a text for parts of it that are hidden, and so for the space before such a part."""
     prompts: ClassVar[Mapping[str, str]] = {}
     """How to ask a trained model for what it learned by means of `extra_tokens`: a phrase, and the layout of the prompt."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        if "loss" in vars(cls) and "separable" not in vars(cls):
+            cls.separable = False  # what it inherits was said of another loss
 
     @property
     def extra_tokens(self) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from foundray import contract
 from foundray.contract import OBJECTIVES, load_objective, pairs
 from foundray.errors import InputError
+from foundray_objectives.next_token import NextToken
 
 OLD = {
     "asks": "from foundray.contract import Ask",
@@ -51,3 +53,17 @@ def test_the_others_work_as_before(plugins: None) -> None:
     assert "next_token" in pairs()["text"]
     assert not {"asks", "hides"} & {objective for objectives in pairs().values() for objective in objectives}
     assert load_objective("next_token", {}).heads
+
+
+def test_a_loss_of_its_own_is_not_taken_for_a_sum_over_units() -> None:
+    class Other(NextToken):
+        def loss(self, prediction: Tensor, target: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+            return prediction.square().mean() * loss_mask.sum(), loss_mask.sum()
+
+    class Declared(Other):
+        separable = True
+
+    class Renamed(NextToken):
+        pass
+
+    assert [one.separable for one in (NextToken, Other, Declared, Renamed)] == [True, False, True, True]

@@ -18,8 +18,9 @@ from foundray.contract import (
     load_objective,
     squared_error,
 )
+from foundray.model.model import Batch
 from foundray.testing.groups import run_group
-from foundray.testing.trainers import train_steps
+from foundray.testing.trainers import make_model, micro_batch, train_steps
 from foundray.training.collectives.group import Group
 from foundray_objectives.masked_frame import quantiser, spans
 
@@ -235,6 +236,28 @@ def test_plans_fit_the_context(context: int) -> None:
         plan = planned(objective, units(*(np.arange(read + 1) % CLASSES)))
         assert len(plan.units) <= context, kind
         assert len(plan.units) > context - 4, f"{kind} uses the room there is"
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_separable_loss_is_the_sum_of_its_parts(name: str) -> None:
+    """And a loss that is not separable is not."""
+    objective, batch = SPECS[name].objective.build(), Batch.load(micro_batch(SPECS[name], 1), torch.device("cpu"))
+    torch.manual_seed(0)
+    for head, (target, loss_mask) in batch.targets.items():
+        outputs = make_model(SPECS[name]).heads[head]
+        width = (outputs[-1] if isinstance(outputs, tuple) else outputs) or 8
+        if objective.couples:
+            loss_mask = loss_mask[:, :1]
+        prediction = torch.randn(*loss_mask.shape, width)
+        target = prediction if objective.couples else torch.randn_like(prediction) if target is None else target
+        given = prediction, target, loss_mask
+        whole, count = objective.loss(*given)
+        together = 2 if objective.couples else 1
+        rows = [[one[row : row + together] for one in given] for row in range(0, len(loss_mask), together)]
+        parts = [objective.loss(*(one[:, at : at + 1] for one in row)) for row in rows for at in range(loss_mask.shape[1])]
+        alike = torch.isclose(torch.stack([loss for loss, _ in parts]).sum(), whole, rtol=1e-5)
+        assert bool(alike) == objective.separable
+        assert sum(int(number) for _, number in parts) == count or not objective.separable
 
 
 def each(group: Group, skew: int | None) -> dict[str, str]:
