@@ -17,6 +17,7 @@ from foundray.contract import Units
 from foundray.data.stream.batch import packed
 from foundray.errors import InputError
 from foundray.model.model import initialise
+from foundray.model.recomputing import Recompute
 from foundray.runs.checkpoints import Checkpoint
 from foundray.spec import Spec
 from foundray.spec.optimizers import KINDS
@@ -211,7 +212,7 @@ def test_recomputing_makes_a_run_fit_into_little_memory() -> None:
     spec = make_spec(**LARGE | {"train__micro_batch_size": 64, "model__depth": 8, "train__micro_batches": 2})
     payloads = [(at, micro_batch(spec, at)) for at in range(2)]
 
-    def peak(recompute: bool) -> tuple[torch.Tensor, int, bool]:
+    def peak(recompute: Recompute) -> tuple[torch.Tensor, int, Recompute]:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -222,15 +223,34 @@ def test_recomputing_makes_a_run_fit_into_little_memory() -> None:
         trainer.step(0, payloads)
         return trainer.flat.buffer.cpu(), torch.cuda.max_memory_reserved(), trainer.model.model.recompute
 
-    plenty, most, recomputed = peak(False)
-    assert not recomputed
-    _, least, _ = peak(True)
+    plenty, most, recomputed = peak("none")
+    assert recomputed == "none"
+    some, less, _ = peak("selective")
+    _, least, _ = peak("full")
     assert least < 0.7 * most
+    assert least < less < most
+    assert torch.equal(some, plenty)
     whole = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((least + 0.3 * (most - least)) / whole)
     try:
-        scarce, _, recomputed = peak(False)
+        scarce, _, recomputed = peak("none")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert recomputed
+    assert recomputed == "full"
     assert torch.equal(scarce, plenty)
+
+
+def test_a_loss_in_chunks_takes_less_memory_and_has_the_same_bits_each_time() -> None:
+    """In bf16, beside the loss of all units at once."""
+
+    def peak(chunk: int | None) -> tuple[torch.Tensor, float, int]:
+        spec = make_spec(**LARGE | {"train__micro_batches": 2, "train__loss_chunk": chunk})
+        trainer = make_trainer(spec, Group(), "cuda", vocabulary=50_000)
+        torch.cuda.reset_peak_memory_stats()
+        loss = trainer.step(0, [(at, micro_batch(spec, at)) for at in range(2)]).loss
+        return trainer.flat.buffer.cpu(), loss, torch.cuda.max_memory_allocated()
+
+    (_, whole_loss, most), (once, loss, least), (again, _, _) = peak(None), peak(512), peak(512)
+    assert torch.equal(once, again)
+    assert loss == pytest.approx(whole_loss, rel=1e-4)
+    assert least < 0.7 * most

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from foundray.contract import UnitShape
+from foundray.model.recomputing import Recompute, computed
 from foundray.model.rms_norm import RMSNorm
 from foundray.model.rotation import Tables, rotary, rotated, tables
 from foundray.spec import ModelConfig
@@ -121,8 +121,8 @@ class Layers(nn.Module):
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.depth))
         self.norm = normalisation(shape)
         self.heads = shape.heads
-        self.recompute = False
-        """Whether layers recompute their activations in the backward pass (Chen et al. 2016)."""
+        self.recompute: Recompute = "none"
+        """What each layer computes again in the backward pass."""
         self.prefix = int(shape.class_unit)
         """Units before the sample's: 1 with a class unit, which comes first; T and S below are then one more."""
         self.grid, self.size = grid, (shape.context, shape.width, shape.rope_theta or 1.0)
@@ -162,10 +162,7 @@ class Layers(nn.Module):
             layer, last = self.layers[index], index + 1 == len(self.layers)
 
             def compute(h: Tensor) -> Tensor:
-                if self.recompute and torch.is_grad_enabled():
-                    h = checkpoint(layer, h, rotation, mask, causal, use_reentrant=False)
-                else:
-                    h = layer(h, rotation, mask, causal)
+                h = computed(layer, self.recompute, h, rotation, mask, causal)
                 h = self.norm(h) if last else h
                 if states is not None:
                     states.append(h)

@@ -166,6 +166,17 @@ class Spec(Section):
                 if one.every is not None and one.every % between:
                     where = f"evaluate.{part}.{name}.every"
                     raise ValueError(f"{where}: it is a multiple of train.evaluate_every, which is {between}")
+        # What may be computed in parts.
+        if self.train.loss_chunk and (objective.couples or not objective.separable):
+            raise ValueError(
+                f"train.loss_chunk: {self.objective.kind} does not say that its loss is a sum over units (`separable`), "
+                "so it is computed at once; omit the field"
+            )
+        if self.train.compile and self.train.recompute == "selective":
+            raise ValueError(
+                "train.recompute: selective keeps the results of single operations, which train.compile fuses; set full, or "
+                "omit train.compile"
+            )
         # Batch size and context must fit the objective and the units.
         shape = self.unit_shape(0)
         objective.heads(shape)

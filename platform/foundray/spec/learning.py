@@ -314,9 +314,13 @@ class TrainConfig(Section):
     exact: bool = True
     """Sum gradients in fixed point, and on GPUs use only deterministic kernels, so that any number of workers gives the same
     bits."""
-    recompute: Literal["auto", "none", "full"] = "auto"
-    """Whether layers compute their activations again in the backward pass, which takes less memory and about a third more time:
-    all layers (`full`), or all once the memory of a device was too small (`auto`). The bits are the same."""
+    recompute: Literal["auto", "none", "selective", "full"] = "auto"
+    """What layers compute again in the backward pass, which takes less memory and gives the same bits: all, for about a third
+    more time (`full`), all but matrix products and attention (`selective`), or nothing (`none`); `auto` begins with nothing,
+    and continues with all once the memory of a device was too small."""
+    loss_chunk: PositiveInt | None = None
+    """Units for which a head answers at once, and again in the backward pass, so that the logits of a large vocabulary are
+    never all in memory; for objectives whose loss is a sum over units. Sums round otherwise, equally on all workers."""
     compile: bool | None = None
     """On GPUs, fuse a layer's operations by torch.compile: faster, after a minute; the bits change, equally on all workers."""
     evaluate_every: PositiveInt = 500
@@ -349,6 +353,12 @@ class TrainConfig(Section):
     def evaluates(self, step: int) -> bool:
         """Whether there is an evaluation after this step."""
         return step > 0 and (step % self.evaluate_every == 0 or step == self.steps)
+
+    @property
+    def saving(self) -> list[str]:
+        """The fields that are set so that a micro-batch takes less memory, as a spec has them."""
+        recompute = [f"train.recompute: {self.recompute}"] if self.recompute in ("selective", "full") else []
+        return [*recompute, *([f"train.loss_chunk: {self.loss_chunk}"] if self.loss_chunk else [])]
 
     @property
     def best_kept(self) -> int:

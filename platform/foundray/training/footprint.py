@@ -16,14 +16,21 @@ arXiv:2205.05198, section 4.1, for SwiGLU and flash attention, which keeps no ma
                                  the softmax's logarithms (4 H)
     fp32    32 D + 16 F + 4 H    the same, except that q, k and v share one input, and gate and up another
 
-With recomputation a layer keeps only its input, 4 D, and one layer at a time holds the rest. If a sample holds several
-documents, a layer keeps their mask, 2 T^2 (4 in fp32). A head keeps 12 bytes per output: logits, log-probabilities and a
-gradient. If RMSNorm has no kernel of its own, as on a CPU, a layer keeps 8 D more.
+If a sample holds several documents, a layer keeps their mask, 2 T^2 (4 in fp32). If RMSNorm has no kernel of its own, as on a
+CPU, a layer keeps 8 D more.
+
+With `train.recompute: full` a layer keeps only what enters it, 4 D, and one layer at a time holds the rest. With `selective` it
+keeps that and the outputs of attention and of matrix products, except its last:
+
+    bf16    14 D + 4 F + 4 H
+    fp32    24 D + 8 F + 4 H
+
+A head keeps 12 bytes per output: logits, log-probabilities and a gradient. With `train.loss_chunk` only one chunk of one head
+does, and the gradient of the head's weights is there once more, since those of the chunks are added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -32,6 +39,7 @@ import torch
 from foundray.contract import WIDTH, Units, Values
 from foundray.host.devices import DEVICES, device_type
 from foundray.model.model import Model
+from foundray.model.recomputing import Recompute
 from foundray.model.units import units
 from foundray.spec import ModelConfig, Spec
 from foundray.training.elastic.replicas import STATES_KEPT
@@ -107,9 +115,9 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     weights = elements * (8 if objective.teaches else 4)
     optimizer = share * state_bytes_per_block(spec.optimizer.kind)
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.endswith("tokens.weight"))
-    recompute = recompute or spec.train.recompute == "full"
     matrices = min(matrices, largest) if team > 1 else matrices  # a stage's, while it computes
-    activations, outputs = _of_micro_batch(spec, classes, model.heads, 2 if on_gpu else 4, recompute)
+    how: Recompute = "full" if recompute else "none" if spec.train.recompute == "auto" else spec.train.recompute
+    activations, outputs = _of_micro_batch(spec, classes, model, 2 if on_gpu else 4, how)
     return Footprint(
         world=world,
         weights=weights,
@@ -126,9 +134,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     )
 
 
-def _of_micro_batch(
-    spec: Spec, classes: int, heads: Mapping[str, int | tuple[int, ...]], item: int, recompute: bool
-) -> tuple[int, int]:
+def _of_micro_batch(spec: Spec, classes: int, model: Model, item: int, recompute: Recompute) -> tuple[int, int]:
     """Bytes that layers and heads keep, if values in matrix products have `item` bytes."""
     objective, modality = spec.objective.build(), spec.data.modality.build()
     plan = objective.plan(_sample(spec, classes), np.random.default_rng(0))
@@ -139,13 +145,22 @@ def _of_micro_batch(
     kept = of_layers(spec.model, rows, shown, item, recompute, documents)
     if objective.predicts:
         kept += of_layers(spec.model.of_predictor, rows, length, item, recompute, False)
-    answered = 1 if objective.couples else length
-    widths = [width for outputs in heads.values() for width in (outputs if isinstance(outputs, tuple) else (outputs,))]
-    outputs = rows * answered * BYTES_PER_OUTPUT * sum(spec.model.width if width == WIDTH else width for width in widths)
-    return kept, outputs
+    return kept, _of_heads(model, rows * (1 if objective.couples else length), spec.train.loss_chunk)
 
 
-def of_layers(shape: ModelConfig, rows: int, units: int, item: int, recompute: bool, documents: bool) -> int:
+def _of_heads(model: Model, answers: int, chunk: int | None) -> int:
+    """Bytes that heads keep to answer for so many units, or for a chunk of them after another."""
+    outputs = {
+        head: sum(model.shape.width if width == WIDTH else width for width in (each if isinstance(each, tuple) else (each,)))
+        for head, each in model.heads.items()
+    }
+    if chunk is None:
+        return answers * BYTES_PER_OUTPUT * sum(outputs.values())
+    added = max(sum(weights.nbytes for weights in model.get_submodule(head).parameters()) for head in outputs)
+    return min(answers, chunk) * BYTES_PER_OUTPUT * max(outputs.values()) + (added if answers > chunk else 0)
+
+
+def of_layers(shape: ModelConfig, rows: int, units: int, item: int, recompute: Recompute, documents: bool) -> int:
     """Bytes that a stack of layers keeps for [rows, units]; see the top of this module."""
     width, hidden = shape.width, shape.hidden_width
     inputs = (3 + 2 if shape.act == "swiglu" else 3 + 1) if item == 2 else 2
@@ -153,9 +168,15 @@ def of_layers(shape: ModelConfig, rows: int, units: int, item: int, recompute: b
     unit = 2 * 4 * width + item * (inputs * width + 4 * width + inner * hidden) + 4 * shape.heads
     mask = item * units * units if documents else 0
     layer, last = rows * (units * unit + mask), rows * units * (4 + item) * width
-    if recompute:
-        return shape.depth * rows * units * 4 * width + layer + last
-    return shape.depth * layer + last
+    match recompute:
+        case "none":
+            return shape.depth * layer + last
+        case "full":
+            return shape.depth * rows * units * 4 * width + layer + last
+    products = 2 if shape.act == "swiglu" else 1
+    kept = rows * units * (4 * width + item * (5 * width + products * hidden) + 4 * shape.heads)
+    # The layer at work has what it keeps and computes the rest, which the output of attention's last matrix is no part of.
+    return (shape.depth - 1) * kept + layer + rows * units * item * width + last
 
 
 def _sample(spec: Spec, classes: int) -> Units:

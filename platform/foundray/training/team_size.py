@@ -46,7 +46,7 @@ def _memory(spec: Spec, kinds: Collection[str]) -> float | None:
 def _needed(spec: Spec, classes: int, team: int) -> int:
     from foundray.training.footprint import footprint
 
-    return footprint(_with(spec, team), classes, team, recompute=spec.train.recompute != "none").total
+    return footprint(_with(spec, team), classes, team, recompute=spec.train.recompute == "auto").total
 
 
 def _with(spec: Spec, team: int) -> Spec:

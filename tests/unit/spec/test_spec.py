@@ -9,7 +9,7 @@ from foundray.errors import InputError
 from foundray.spec import Section, Spec
 from foundray.spec.documented import descriptions, json_schema
 from foundray.spec.loading import load_spec, parse_override, parse_spec
-from foundray.testing.specs import small_spec, write_spec
+from foundray.testing.specs import SERIES, small_spec, write_spec
 
 
 def refused(changes: dict[str, Any], tmp_path: Path) -> str:
@@ -40,6 +40,7 @@ def test_a_missing_field_is_named_and_data_shown() -> None:
         ("scale", {"pools": {"a": {"workers": 1, "resources": {"GPU": 1}}, "b": {"workers": 1}}}, "cannot work in one group"),
         ("train.steps", -1, "train.steps"),
         ("train.keep_checkpoints", 1, "train.keep_checkpoints"),
+        ("train.loss_chunk", 0, "train.loss_chunk"),
         ("objective.kind", "next_tokn", "did you mean 'next_token'"),
         ("optimizer.kind", "sgd", "input should be 'adamw8bit', 'adamw'"),
         ("optimizer.lr", float("nan"), "optimizer.lr"),
@@ -65,6 +66,16 @@ def test_an_unknown_option_of_what_is_installed_names_the_file(section: str, tmp
     with pytest.raises(InputError) as caught:
         load_spec(path)
     assert str(caught.value).startswith(f"{path}: {section}.size: ") and f"{kind} has these options" in str(caught.value)
+
+
+def test_what_cannot_be_computed_in_parts_is_refused(tmp_path: Path) -> None:
+    series = {name.replace("__", "."): value for name, value in SERIES.items()}
+    views = {**series, "objective": {"kind": "vicreg"}}
+    assert load_spec(write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path)), views).train.loss_chunk is None
+    sentence = refused({**views, "train.loss_chunk": 64}, tmp_path)
+    assert "train.loss_chunk: vicreg does not say that its loss is a sum over units" in sentence
+    sentence = refused({"train.compile": True, "train.recompute": "selective"}, tmp_path)
+    assert "train.recompute: selective keeps the results of single operations, which train.compile fuses" in sentence
 
 
 def test_files_that_are_not_specs(tmp_path: Path) -> None:
@@ -128,6 +139,8 @@ def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
         ("storage", "elsewhere"),
         ("train.checkpoint_every", 9),
         ("fault.max_restarts", 0),
+        ("train.recompute", "selective"),
+        ("train.loss_chunk", None),
     ):
         assert load_spec(path, {field: value}).fingerprint() == spec.fingerprint()
     assert load_spec(path, {"train.compile": False}).fingerprint() == spec.fingerprint(), "as if it is not set"
@@ -137,6 +150,7 @@ def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
         ("train.steps", 9),
         ("train.exact", False),
         ("train.compile", True),
+        ("train.loss_chunk", 64),
     ):
         assert load_spec(path, {field: value}).fingerprint() != spec.fingerprint()
 

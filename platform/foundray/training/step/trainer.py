@@ -25,6 +25,7 @@ from foundray.data.stream.order import mix
 from foundray.host.devices import traits
 from foundray.model.backbone import run
 from foundray.model.model import Batch, Model, initialise
+from foundray.model.recomputing import Recompute
 from foundray.spec import Spec
 from foundray.training.collectives.group import Group
 from foundray.training.step.blocks import BLOCK, Blocks, overlaps, shard_bounds, shard_of
@@ -33,6 +34,7 @@ from foundray.training.step.gradient_sum import ExactSum, GradientSum, RoundedSu
 from foundray.training.step.guards import Corruption, Spike, SpikeGuard, checksum, odd_ones_out
 from foundray.training.step.kernels import compile_layers, unfit
 from foundray.training.step.loss_sum import WORDS, fits, nats, words
+from foundray.training.step.losses import chunked_loss, summed_loss
 from foundray.training.step.optimizers.shard import ShardOptimizer
 from foundray.training.step.outcome import NotOnce, Overflow, StepResult
 from foundray.training.step.schedule import lr_factor
@@ -68,8 +70,8 @@ class Trainer:
         self.traits.prefer_equal_bits(spec.train.exact)
         if spec.train.compile and self.traits.compiles:
             compile_layers(model)
-        if spec.train.recompute == "full":
-            self.recompute_activations()
+        if spec.train.recompute != "auto":
+            self.recompute_activations(spec.train.recompute)
         self.spikes = SpikeGuard(spec.guard.spike)
         self.read: Callable[[int], bytes] | None = None
         """Reads the micro-batch at a position of the stream, for rechecks."""
@@ -272,13 +274,13 @@ class Trainer:
     @property
     def may_recompute(self) -> bool:
         """Whether activations are not recomputed yet, and the spec allows it."""
-        return self.spec.train.recompute == "auto" and not self.model.model.recompute
+        return self.spec.train.recompute == "auto" and self.model.model.recompute == "none"
 
-    def recompute_activations(self) -> None:
-        """Keep only what enters each layer from now on, and compute the rest again in the backward pass."""
+    def recompute_activations(self, recompute: Recompute = "full") -> None:
+        """Keep less of each layer from now on, by default only what enters it, and compute the rest in the backward pass."""
         for layers in (self.model.model, self.model.predictor):
             if layers is not None:
-                layers.recompute = True
+                layers.recompute = recompute
 
     def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         loss, tokens = self.loss(payload, step, index)
@@ -346,8 +348,17 @@ class Trainer:
     def loss_of(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Summed loss and its count, from the encoder's hidden states."""
         with self.traits.low_precision():
-            answers = self.model.answer(batch, hidden)
+            hidden = run(self.model.decoder(batch), hidden)
             teacher_targets = self.teacher.targets(batch) if self.teacher else None
+        return self.loss_of_heads(batch, hidden, teacher_targets)
+
+    def loss_of_heads(self, batch: Batch, hidden: Tensor, teacher_targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Summed loss and its count, from hidden states as the last stage before the heads computes them."""
+        if size := self.spec.train.loss_chunk:
+            precision = self.traits.low_precision
+            return chunked_loss(self.model, self.objective, batch, hidden, teacher_targets, size, precision)
+        with self.traits.low_precision():
+            answers = self.model.heads_of(batch, hidden)
         return summed_loss(self.objective, batch, answers, teacher_targets)
 
     # What an evaluation computes. All workers of a team call the same; one without a batch gathers for the others.
@@ -421,22 +432,6 @@ class Trainer:
         """A value of every block in block order, from all workers; `values` has those of this worker's shard, at `own`."""
         self.group.gather(values, self.bounds)
         return values[: self.layout.blocks]
-
-
-def summed_loss(
-    objective: Objective, batch: Batch, answers: dict[str, Tensor], teacher_targets: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Summed loss of the heads' answers, and its count."""
-    losses = []
-    for head, (target, loss_mask) in batch.targets.items():
-        answer = answers[head]
-        if objective.couples:
-            target, loss_mask = answer, loss_mask[:, :1]
-        wanted = teacher_targets if target is None else target
-        assert wanted is not None, f"{head} has no target"
-        losses.append(objective.loss(answer, wanted, loss_mask))
-    loss, count = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
-    return loss, count
 
 
 def standing(step: int, made_under: str) -> int:

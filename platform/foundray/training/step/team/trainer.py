@@ -26,7 +26,7 @@ from foundray.training.step.team.holding import holding
 from foundray.training.step.team.parameters import TeamParameters
 from foundray.training.step.team.passes import Passes
 from foundray.training.step.team.teacher import TeamTeacher
-from foundray.training.step.trainer import EACH, WHOLE, MicroBatches, Trainer, summed_loss
+from foundray.training.step.trainer import EACH, WHOLE, MicroBatches, Trainer
 
 OUT_OF_MEMORY = 2**40
 """Mark of a micro-batch for which a member's memory was too small: all compute the step again, and recompute activations."""
@@ -193,7 +193,7 @@ class TeamTrainer(Trainer):
         computed = gradient = None
         if batch and passed:
             entering = passed[-1].leaving.detach().requires_grad_()
-            answered = self.passes.fitting(partial(self._answered, batch, entering, targets))
+            answered = self.passes.fitting(partial(self.loss_of_heads, batch, entering, targets))
             if answered and fits(answered[0]):
                 self.passes.fitting(partial(self.passes.backward_of, self.passes.last, answered[0] / self.spec.tokens_per_step))
                 computed, gradient = (answered[0].detach(), answered[1]), entering.grad
@@ -244,7 +244,7 @@ class TeamTrainer(Trainer):
         entering, targets = self._decoded(batch, hidden), self._taught(batch)
         self.passes.check()
         with self.parameters.gathered([self.passes.last]):
-            return self._answered(batch, entering, targets) if batch and entering is not None else None
+            return self.loss_of_heads(batch, entering, targets) if batch and entering is not None else None
 
     @contextmanager
     def at_heads(self, batch: Batch | None, hidden: Tensor | None) -> Iterator[Tensor | None]:
@@ -258,12 +258,6 @@ class TeamTrainer(Trainer):
         stages = self._stages(self.model.decoder(batch)) if batch else []
         passed = self.passes.forward(stages, hidden, range(len(self.encoding), self.passes.last))
         return passed[-1].leaving if passed else hidden
-
-    def _answered(self, batch: Batch, hidden: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The loss and its count, from what enters the heads, which are gathered."""
-        with self.traits.low_precision():
-            answers = self.model.heads_of(batch, hidden)
-        return summed_loss(self.objective, batch, answers, targets)
 
     def _stages(self, stages: Sequence[Stage]) -> list[Stage]:
         """The stages, with their products in the device's low precision."""

@@ -150,8 +150,8 @@ class Scarce:
         return loss
 
 
-def scarce_steps(group: Group, spec: Spec, team: int, lacking: set[int]) -> tuple[str, bool]:
-    """Do two steps, while rank 1 lacks memory for some losses; the weights' SHA-256, and whether activations are recomputed."""
+def scarce_steps(group: Group, spec: Spec, team: int, lacking: set[int]) -> tuple[str, str]:
+    """Do two steps, while rank 1 lacks memory for some losses; the weights' SHA-256, and which activations are recomputed."""
     trainer = make_team_trainer(spec, group, team)
     if group.rank == 1:
         trainer.objective = Scarce(spec, lacking)  # type: ignore[assignment]
@@ -165,7 +165,7 @@ def test_a_member_without_memory_makes_all_compute_the_step_again() -> None:
     """With recomputed activations, and so with the same bits."""
     spec = make_spec()
     alone = train_steps(Group(), spec, 2)[0]
-    assert run_group(4, scarce_steps, spec, 2, {2}) == [(alone, True)] * 4
-    assert run_group(2, scarce_steps, make_spec(train__recompute="full"), 2, set()) == [(alone, True)] * 2
+    assert run_group(4, scarce_steps, spec, 2, {2}) == [(alone, "full")] * 4
+    assert run_group(2, scarce_steps, make_spec(train__recompute="full"), 2, set()) == [(alone, "full")] * 2
     with pytest.raises(Exception, match="memory is too small for a micro-batch"):
         run_group(2, scarce_steps, make_spec(train__recompute="none"), 2, {2})
