@@ -67,6 +67,7 @@ def derived(spec: Spec) -> dict[str, object]:
             f"{size(held.weights)} weights + {size(held.gradients + held.summing)} gradients"
             f" + {size(held.optimizer)} optimizer state = {size(held.state)},"
             f" and about {size(held.activations + held.outputs + held.cast)} activations"
+            + (f" ({', '.join(spec.train.saving)})" if spec.train.saving else "")
             + (f" and {size(held.gathered)} of a unit at work" if held.gathered else "")
         )
         if world > 1:

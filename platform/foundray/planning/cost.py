@@ -93,7 +93,7 @@ class Estimate:
     fleet: Fleet
     memory: Footprint
     recomputed: Footprint
-    """Memory with activations recomputed in the backward pass."""
+    """Memory with all activations recomputed in the backward pass."""
     remedy: str
     """If it is too large: the settings with which it fits."""
     seconds: float
@@ -160,7 +160,7 @@ def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assum
 
 
 def _remedy(spec: Spec, classes: int, fleet: Fleet) -> str:
-    """The smallest change with which a worker fits: smaller micro-batches, a rounded sum, or both."""
+    """The smallest change with which a worker fits: smaller micro-batches, a rounded sum, or both; and recomputing."""
     size = spec.train.micro_batch_size
     least = 2 if spec.objective.build().couples else 1
     sizes = [size // 2**power for power in range(size.bit_length()) if size % 2**power == 0 and size // 2**power >= least]
@@ -170,7 +170,8 @@ def _remedy(spec: Spec, classes: int, fleet: Fleet) -> str:
         if footprint(changed, classes, fleet.count, fleet.on_gpu, recompute=True).total <= FULL * fleet.memory:
             finer = f"train.micro_batch_size={each} with train.micro_batches={cut['micro_batches']}" if each < size else ""
             rounded = "train.exact=false" if exact != spec.train.exact else ""
-            return " and ".join(filter(None, (finer, rounded)))
+            full = "train.recompute=full" if spec.train.recompute in ("none", "selective") else ""
+            return " and ".join(filter(None, (finer, rounded, full)))
     return "nothing: every worker holds all weights, their gradient and its sum"
 
 

@@ -198,7 +198,7 @@ def _machines(plan: Plan) -> list[str]:
     for one in estimates:
         cost = [f"{one.cost:,.2f}" if one.cost is not None else ""] if priced else []
         held = one.memory if one.fits == "fits" else one.recomputed
-        fits = {"recomputing": "fits, recomputing activations"}.get(one.fits, one.fits)
+        fits = {"recomputing": _recomputing(plan)}.get(one.fits, one.fits)
         row = [one.fleet.label, about(one.seconds), about(one.step_seconds), *cost, size(held.total)]
         rows.append([*row, size(one.fleet.memory), fits])
     lines = _left(rows)
@@ -223,18 +223,27 @@ def _machines(plan: Plan) -> list[str]:
     return lines
 
 
+def _recomputing(plan: Plan) -> str:
+    """How a run fits whose activations are recomputed: by itself, or once its spec asks for it."""
+    by_itself = plan.spec.train.recompute in ("auto", "full")
+    return "fits, recomputing activations" if by_itself else "fits with train.recompute: full"
+
+
 def _memory(plan: Plan, one: Estimate) -> str:
-    held = one.memory if one.fits == "fits" else one.recomputed
+    held, train = one.memory, plan.spec.train
+    if one.fits != "fits":
+        held, train = one.recomputed, train.model_copy(update={"recompute": "full"})
+    estimated = ", ".join(["estimated", *train.saving])
     parts = [
         (held.weights, "weights"),
         (held.gradients, "gradient"),
         (held.summing, "sum"),
         (held.optimizer, "optimizer"),
-        (held.cast + held.activations + held.outputs, "activations of a micro-batch (estimated)"),
+        (held.cast + held.activations + held.outputs, f"activations of a micro-batch ({estimated})"),
         (held.reserved, "reserved (assumed)"),
     ]
     total = " + ".join(f"{size(held)} {what}" for held, what in parts if held)
-    return f"of each {one.fleet.name}: {total}, for {plan.spec.train.micro_batch_size} samples at once"
+    return f"of each {one.fleet.name}: {total}, for {train.micro_batch_size} samples at once"
 
 
 def _checkpoints(plan: Plan) -> list[str]:
