@@ -282,6 +282,7 @@ class Driver:
         start = join.source.step if join.source else 0
         self.rechecked, self.world.storage.rechecked = min(self.rechecked, start), min(self.world.storage.rechecked, start)
         workers = [self.workers[number] for number in join.numbers]
+        self.world.check_teams(workers)
         if isinstance(join.source, Checkpoint) and not join.source.sha256 and join.source.name in self.world.storage.manifests:
             source = join.source._replace(sha256=self.world.storage.sha(join.source.name))
             join = join._replace(source=source)

@@ -57,6 +57,13 @@ def of_seed(seed: int) -> History:
     return History(seed, setup, nodes, tuple(sorted(faults, key=lambda fault: fault.at)))
 
 
+def of_teams(seed: int) -> History:
+    """The same by teams of two, on five nodes with two kinds of devices: if two nodes are away, two of one kind are left."""
+    history = of_seed(seed)
+    faults = tuple(fault for fault in history.faults if fault.kind != "corrupt")  # it takes a node away for good
+    return replace(history, setup=history.setup._replace(fewest=1, most=5, team=2, kinds=2), nodes=5, faults=faults)
+
+
 def run(history: History, world_class: type[World] = World) -> World:
     """Run a history to its end. Raises Broken if anything does not hold."""
     world = world_class(history.setup, history.nodes, history.seed)

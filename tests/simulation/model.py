@@ -30,6 +30,10 @@ class Setup(NamedTuple):
     """Shortest duration of a step."""
     spikes: frozenset[int] = frozenset()
     """Data steps whose loss is a spike."""
+    team: int = 1
+    """Workers that hold one copy of the model between them."""
+    kinds: int = 1
+    """Kinds of devices: the nodes have them in turn."""
 
     def spec(self) -> Spec:
         return _spec(self)
@@ -54,7 +58,7 @@ def _spec(setup: Setup) -> Spec:
             "train": _BASE.train.model_copy(update=train),
             "fault": _BASE.fault.model_copy(update={"mirror_every": setup.mirror_every}),
             "guard": _BASE.guard.model_copy(update=guard),
-            "scale": _BASE.scale.model_copy(update={"workers": (setup.fewest, setup.most)}),
+            "scale": _BASE.scale.model_copy(update={"workers": (setup.fewest, setup.most), "team": setup.team}),
         }
     )
 

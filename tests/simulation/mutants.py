@@ -279,6 +279,20 @@ class CredulousWorld(World):
     make_protocol = _Credulous
 
 
+class _Blind(Protocol):
+    """Takes all devices for one kind."""
+
+    def _hear(self, number: int, status: m.Status) -> None:
+        facts = {name: fact for name, fact in status.facts.items() if name != "hardware"}
+        super()._hear(number, replace(status, facts=facts))
+
+
+class BlindWorld(World):
+    """Teams are made of devices of several kinds."""
+
+    make_protocol = _Blind
+
+
 MUTANTS: dict[str, type[World]] = {
     "undone states are deleted": DeletingWorld,
     "each worker looks for the newest checkpoint": EachLooksWorld,
@@ -295,4 +309,5 @@ MUTANTS: dict[str, type[World]] = {
     "orders are taken for delivered": TrustingWorld,
     "cuts of other commands are not read": AloneWorld,
     "a recheck that was due is taken for passed": CredulousWorld,
+    "kinds of devices are not seen": BlindWorld,
 }

@@ -41,6 +41,7 @@ class File:
 class Worker:
     def __init__(self, world: World, driver: Driver, number: int, node: str):
         self.world, self.driver, self.number, self.node = world, driver, number, node
+        self.hardware = world.hardware(node)
         self.alive = True
         self.frozen_until = self.late_until = 0.0
         """Times until which it does nothing, and until which its answers are late."""
@@ -88,7 +89,7 @@ class Worker:
         if self.alive and self.fails:
             self.fail()
         elif self.alive:
-            self.say(phase=Phase.READY, facts={"blocks": BLOCKS})
+            self.say(phase=Phase.READY, facts={"blocks": BLOCKS, "hardware": self.hardware})
 
     def say(self, **changes: Any) -> None:
         """Change the status, and let the driver know."""

@@ -99,6 +99,10 @@ class World:
         ends = [end - self.clock.now for end, *pair in self.partitions if one in pair and other in pair and one != other]
         return max(0.0, *ends) if ends else 0.0
 
+    def hardware(self, node: str) -> str:
+        """The kind of a node's device."""
+        return f"kind-{int(node.removeprefix('node-')) % self.setup.kinds}"
+
     def new_node(self) -> None:
         self.last_node += 1
         self.nodes.append(f"node-{self.last_node}")
@@ -204,6 +208,13 @@ class World:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if kind == "member_lost" and "it says that it is" in fields["reason"]:
             raise Broken(f"an unknown transition: {fields}")
+
+    def check_teams(self, workers: list[Worker]) -> None:
+        """Workers that are ordered to join, by rank, are whole teams of one kind of device each."""
+        size = self.setup.team
+        teams = [workers[first : first + size] for first in range(0, len(workers), size)]
+        if len(teams[-1]) < size or any(len({worker.hardware for worker in team}) > 1 for team in teams):
+            raise Broken(f"not teams of {size} of one kind each: {[worker.hardware for worker in workers]}")
 
     def join_fails(self) -> bool:
         self.failing_joins -= 1

@@ -1,6 +1,6 @@
 """What a run takes on the planned machines: memory, time and money, and which checkpoints pay.
 
-    seconds   steps x (rounds x FLOPs per micro-batch / (peak x MFU)), rounds = ceil(micro-batches / accelerators);
+    seconds   steps x (rounds x FLOPs per micro-batch / (peak x MFU)), rounds = ceil(micro-batches / workers of whole teams);
               FLOPs = tokens x (6 N + 12 L D T)  (Chowdhery et al. 2022); a step takes at least as long as launching its kernels
     cost      hours x accelerators x price
     memory    see `training/footprint.py`
@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Any
 
 from foundray.errors import InputError
 from foundray.host.gpu_memory import FULL
+from foundray.planning.fitting import Smallest, on_fleet, remedy, smallest
 from foundray.planning.gpus import IN_A_MACHINE, Fleet
 from foundray.runs.run import Run
 from foundray.spec import Spec
@@ -91,23 +91,36 @@ class Estimate:
     """Estimate of the run on one fleet."""
 
     fleet: Fleet
+    team: int
+    """Workers that hold one copy of the model between them."""
+    workers: int
+    """Workers of all whole teams, or of one team if the fleet is too small for it: those that the numbers are for."""
     memory: Footprint
+    """Of a worker."""
     recomputed: Footprint
-    """Memory with all activations recomputed in the backward pass."""
+    """The same with all activations recomputed in the backward pass."""
     remedy: str
-    """If it is too large: the settings with which it fits."""
+    """If it is too large: the settings with which it would fit on this fleet; empty if there are none."""
+    smallest: Smallest | None
+    """If it does not fit: the smallest fleet of this kind that it fits."""
+    problem: str
+    """What the spec asks for that teams cannot do; empty if there are none."""
     seconds: float
     step_seconds: float
     starting: bool
     """Whether launching kernels takes longer than computing."""
     idle: int
-    """Accelerators for which there is no micro-batch."""
+    """Workers for which there is no micro-batch."""
+    wasted: int
+    """Turns of workers in the last round of a step for which there is no micro-batch, if there are several rounds."""
     cost: float | None
     checkpoints: Checkpoints
 
     @property
     def fits(self) -> str:
-        """`fits`, `recomputing` or `too large`."""
+        """`fits`, `recomputing`, `too large`, or `too few` for a team of the spec's size."""
+        if self.fleet.count < self.team:
+            return "too few"
         room = FULL * self.fleet.memory
         return "fits" if self.memory.total <= room else "recomputing" if self.recomputed.total <= room else "too large"
 
@@ -115,13 +128,18 @@ class Estimate:
         return {
             **asdict(self.fleet),
             "fits": self.fits,
+            "team": self.team,
+            "workers": self.workers,
             "remedy": self.remedy,
+            "smallest": asdict(self.smallest) if self.smallest else None,
+            "problem": self.problem,
             "memory": self.memory.to_dict() | {"of": self.fleet.memory},
             "memory_recomputing": self.recomputed.to_dict(),
             "seconds": self.seconds,
             "step_seconds": self.step_seconds,
             "starting": self.starting,
             "idle": self.idle,
+            "wasted": self.wasted,
             "cost": self.cost,
             "checkpoints": asdict(self.checkpoints),
         }
@@ -143,36 +161,38 @@ def estimates(spec: Spec, classes: int, flops: float, machines: Sequence[Fleet],
 
 
 def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assumptions) -> Estimate:
-    plain, recomputed = (footprint(spec, classes, fleet.count, fleet.on_gpu, recompute) for recompute in (False, True))
+    # The teams that a run would form, and what each of their workers holds.
+    spec = on_fleet(spec, classes, fleet)
+    team = spec.scale.team_size
+    workers = max(1, fleet.count // team) * team
+    plain = footprint(spec, classes, workers, fleet.on_gpu)
+    recomputed = footprint(spec, classes, workers, fleet.on_gpu, recompute=True)
+    too_large = recomputed.total > FULL * fleet.memory
+    # Time: a step is as many rounds as its micro-batches take.
     micro_batches = spec.train.micro_batches
-    rounds = -(-micro_batches // fleet.count)
+    rounds = -(-micro_batches // workers)
     computing = rounds * flops / spec.train.steps / micro_batches / (fleet.peak * given.mfu)
     starts = rounds * spec.model.depth * LAYER_SECONDS + STEP_SECONDS if fleet.on_gpu else 0.0
     step = max(computing, starts)
-    seconds = step * spec.train.steps
-    cost = None if fleet.price is None else seconds / 3600 * fleet.count * fleet.price
-    state = plain.weights + fleet.count * plain.optimizer
-    machines = given.machines or (-(-fleet.count // IN_A_MACHINE) if fleet.on_gpu else 1)
-    idle = max(0, fleet.count - micro_batches)
-    kept = checkpoints(state, machines, step, given)
-    remedy = _remedy(spec, classes, fleet) if recomputed.total > FULL * fleet.memory else ""
-    return Estimate(fleet, plain, recomputed, remedy, seconds, step, starts > computing, idle, cost, kept)
-
-
-def _remedy(spec: Spec, classes: int, fleet: Fleet) -> str:
-    """The smallest change with which a worker fits: smaller micro-batches, a rounded sum, or both; and recomputing."""
-    size = spec.train.micro_batch_size
-    least = 2 if spec.objective.build().couples else 1
-    sizes = [size // 2**power for power in range(size.bit_length()) if size % 2**power == 0 and size // 2**power >= least]
-    for exact, each in product([True, False] if spec.train.exact else [False], sizes):
-        cut = {"exact": exact, "micro_batch_size": each, "micro_batches": spec.train.micro_batches * size // each}
-        changed = spec.model_copy(update={"train": spec.train.model_copy(update=cut)})
-        if footprint(changed, classes, fleet.count, fleet.on_gpu, recompute=True).total <= FULL * fleet.memory:
-            finer = f"train.micro_batch_size={each} with train.micro_batches={cut['micro_batches']}" if each < size else ""
-            rounded = "train.exact=false" if exact != spec.train.exact else ""
-            full = "train.recompute=full" if spec.train.recompute in ("none", "selective") else ""
-            return " and ".join(filter(None, (finer, rounded, full)))
-    return "nothing: every worker holds all weights, their gradient and its sum"
+    seconds, paid = step * spec.train.steps, max(fleet.count, workers)
+    machines = given.machines or (-(-paid // IN_A_MACHINE) if fleet.on_gpu else 1)
+    return Estimate(
+        fleet=fleet,
+        team=team,
+        workers=workers,
+        memory=plain,
+        recomputed=recomputed,
+        remedy=remedy(spec, classes, fleet, workers) if too_large else "",
+        smallest=smallest(spec, classes, fleet) if too_large or fleet.count < team else None,
+        problem=spec.team_problem() if team > 1 else "",
+        seconds=seconds,
+        step_seconds=step,
+        starting=starts > computing,
+        idle=max(0, workers - micro_batches),
+        wasted=rounds * workers - micro_batches if rounds > 1 else 0,
+        cost=None if fleet.price is None else seconds / 3600 * paid * fleet.price,
+        checkpoints=checkpoints(team * plain.weights + workers * plain.optimizer, machines, step, given),
+    )
 
 
 def checkpoints(state: int, machines: int, step_seconds: float, given: Assumptions) -> Checkpoints:

@@ -64,12 +64,12 @@ def fleets(spec: Spec, asked: Sequence[str], prices: Sequence[str], peak_flops: 
 
 
 def _usual(spec: Spec) -> dict[str, int]:
-    most, pools = spec.scale.world[1], spec.scale.all_pools.values()
+    most, team, pools = spec.scale.groups[1], spec.scale.team_size, spec.scale.all_pools.values()
     if any("GPU" in pool.resources for pool in pools):
         own = [_plain(pool.accelerator) for pool in pools if pool.accelerator]
         return dict.fromkeys([name for name in MEMORY if _plain(name) in own] or SHOWN, most)
-    here = physical_cores() if spec.scale.is_open else max(1, min(most, cores() // spec.scale.worker_threads))
-    return {CPU: here, **dict.fromkeys(SHOWN, 1)}
+    here = physical_cores() if spec.scale.is_open else min(most, cores() // spec.scale.worker_threads)
+    return {CPU: max(team, here // team * team), **dict.fromkeys(SHOWN, team)}
 
 
 def _measured(threads: int) -> float:

@@ -11,6 +11,7 @@ from foundray.planning.advice import MEANING
 from foundray.planning.budget import FEW_EPOCHS, TOKENS_PER_PARAMETER
 from foundray.planning.cost import MFU
 from foundray.planning.coverage import Compared, Fertility
+from foundray.planning.teams_text import of_teams
 from foundray.planning.words import about, count, flops, ratio, three
 from foundray.tuning.search.table import aligned
 from foundray.wording.sentences import plain
@@ -198,9 +199,9 @@ def _machines(plan: Plan) -> list[str]:
     for one in estimates:
         cost = [f"{one.cost:,.2f}" if one.cost is not None else ""] if priced else []
         held = one.memory if one.fits == "fits" else one.recomputed
-        fits = {"recomputing": _recomputing(plan)}.get(one.fits, one.fits)
+        said = {"recomputing": _recomputing(plan), "too few": f"too few for a team of {one.team}"}
         row = [one.fleet.label, about(one.seconds), about(one.step_seconds), *cost, size(held.total)]
-        rows.append([*row, size(one.fleet.memory), fits])
+        rows.append([*row, size(one.fleet.memory), said.get(one.fits, one.fits)])
     lines = _left(rows)
     if own := plan.measured:
         speed = f"{own.tokens_per_s:,.0f} {plan.survey.unit}/s"
@@ -212,11 +213,8 @@ def _machines(plan: Plan) -> list[str]:
         stated += "; where starting kernels takes longer (about 1 ms per layer and micro-batch, 20 ms per step), that"
     lines += _fact("time", stated)
     for one in estimates:
-        if one.remedy:
-            lines += _fact("too large", f"what would fit on {one.fleet.label}: {one.remedy}")
-    if idle := [one for one in estimates if one.idle]:
-        busy = f"{idle[0].idle} of {idle[0].fleet.label} have nothing to do: a step has {plan.spec.train.micro_batches}"
-        lines += _fact("idle", f"{busy} micro-batches (train.micro_batches)")
+        for name, text in of_teams(one, plan.spec.train.micro_batches):
+            lines += _fact(name, text)
     lines += _fact("memory", _memory(plan, estimates[-1]))
     if priced:
         lines += _fact("cost", "hours x count x price, in the currency of the price, without failures")
@@ -239,10 +237,11 @@ def _memory(plan: Plan, one: Estimate) -> str:
         (held.gradients, "gradient"),
         (held.summing, "sum"),
         (held.optimizer, "optimizer"),
+        (held.gathered, "a unit that its team has gathered"),
         (held.cast + held.activations + held.outputs, f"activations of a micro-batch ({estimated})"),
         (held.reserved, "reserved (assumed)"),
     ]
-    total = " + ".join(f"{size(held)} {what}" for held, what in parts if held)
+    total = " + ".join(f"{size(amount)} {what}" for amount, what in parts if amount)
     return f"of each {one.fleet.name}: {total}, for {train.micro_batch_size} samples at once"
 
 

@@ -33,7 +33,7 @@ from foundray.tracking.process import tracked
 from foundray.training.checkpoints.leftovers import clear
 from foundray.training.default_scale import choose, with_workers
 from foundray.training.evaluating.tasks.kept import check_tasks, keep_tasks
-from foundray.training.team_size import with_team
+from foundray.training.team_size import check_room, with_team
 from foundray.training.telemetry.likelihood import BytesPerToken
 from foundray.training.telemetry.listener import Told
 from foundray.training.telemetry.recorder import Recorder, past_requests
@@ -127,7 +127,9 @@ def _on_cluster() -> bool:
 
 
 def _fit(spec: Spec, report: Report) -> dict[str, tuple[int, int]]:
-    return fit(spec.scale, node_resources(), _on_cluster(), report)
+    workers = fit(spec.scale, node_resources(), _on_cluster(), report)
+    check_room(spec, workers)
+    return workers
 
 
 def _with_default_scale(
@@ -138,7 +140,9 @@ def _with_default_scale(
     On a cluster the spec decides. The spec in the run's folder stays open, since another command may run on another machine.
     """
     if not spec.scale.is_open or _on_cluster():
-        return with_team(spec, prepared.manifest.vocabulary, accelerators(), report), workers
+        spec = with_team(spec, prepared.manifest.vocabulary, accelerators(), report)
+        check_room(spec, workers)
+        return spec, workers
     all_cpus, free_cpus = (
         int(sum(node.get("CPU", 0) for node in nodes)) for nodes in (node_resources(), free_resources().values())
     )

@@ -5,8 +5,7 @@ the optimizer's 2.03 (8-bit AdamW) or 8, divided by the number of workers. The e
 chunks of 12 bytes per element.
 
 A member of a team of k holds a k-th of the weights and of the sum, and no gradient; while it computes, one unit is there whole,
-with its gradient: 12 bytes per parameter of the largest unit (its weights or what arrives from the others, its parameters'
-gradients, and these in one piece).
+with its gradient: 8 bytes per parameter of the largest unit, and one piece of what arrives from the others.
 
 Activations, per layer and unit, of width D, feed-forward width F and H heads, in bytes (after Korthikanti et al. 2022,
 arXiv:2205.05198, section 4.1, for SwiGLU and flash attention, which keeps no matrix of units by units):
@@ -49,6 +48,8 @@ from foundray.training.step.optimizers.shard import state_bytes_per_block
 from foundray.training.step.team.holding import holding
 
 BYTES_PER_OUTPUT = 12
+PIECE = 2**26
+"""Most bytes of a gradient that a member of a team receives at once."""
 RESERVED = 2**30
 """Bytes of a GPU for CUDA's context, kernels' workspace and the allocator's fragmentation. Assumed."""
 
@@ -65,7 +66,8 @@ class Footprint:
     """The sum of micro-batches' gradients."""
     optimizer: int
     gathered: int
-    """A unit of the model that its team has gathered, and its gradient; 0 for a worker that holds the whole model."""
+    """A unit of the model that its team has gathered, its gradient, and between GPUs the unit that is used next; 0 for a worker
+    that holds the whole model."""
     cast: int
     """Matrices in bf16, while a micro-batch is computed."""
     activations: int
@@ -73,7 +75,8 @@ class Footprint:
     outputs: int
     """What heads keep of a micro-batch. Estimated."""
     update: int
-    """The owner's gradient and its squares, during the update, when there are no activations."""
+    """A copy of the own weights during an update that an evaluation follows, when there are no activations; 0 if it lies in the
+    memory of an exact sum, as the step's gradient does."""
     reserved: int
     copies: int
     """Copies in main memory of its own and another worker's state shards. Not part of the total."""
@@ -115,8 +118,9 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     weights = elements * (8 if objective.teaches else 4)
     optimizer = share * state_bytes_per_block(spec.optimizer.kind)
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.endswith("tokens.weight"))
-    matrices = min(matrices, largest) if team > 1 else matrices  # a stage's, while it computes
     how: Recompute = "full" if recompute else "none" if spec.train.recompute == "auto" else spec.train.recompute
+    if team > 1 and how != "none":
+        matrices = min(matrices, largest)  # a stage's, while it computes; otherwise autocast keeps all for the backward pass
     activations, outputs = _of_micro_batch(spec, classes, model, 2 if on_gpu else 4, how)
     return Footprint(
         world=world,
@@ -124,11 +128,11 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
         gradients=elements * 4 if team == 1 else 0,
         summing=summing,
         optimizer=optimizer,
-        gathered=12 * largest if team > 1 else 0,
+        gathered=(12 if on_gpu else 8) * largest + min(4 * largest, PIECE) if team > 1 else 0,
         cast=2 * matrices if on_gpu else 0,
         activations=activations,
         outputs=outputs,
-        update=share * BLOCK * 8,
+        update=0 if spec.train.exact else share * BLOCK * 4,
         reserved=RESERVED if on_gpu else 0,
         copies=2 * STATES_KEPT * (weights * team // world + optimizer) if world > 1 else 0,
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from foundray.errors import InputError
 from foundray.host.gpu_memory import BY_RAY, FULL
 from foundray.spec import Spec
-from foundray.wording.words import size
+from foundray.wording.words import plural, size
 
 
 def with_team(spec: Spec, classes: int, kinds: Collection[str], report: Callable[[str], None]) -> Spec:
@@ -18,18 +18,45 @@ def with_team(spec: Spec, classes: int, kinds: Collection[str], report: Callable
     """
     if spec.scale.team != "auto" or (memory := _memory(spec, kinds)) is None:
         return spec
-    alone, most = _needed(spec, classes, 1), spec.scale.world[1]
-    if alone <= memory:
+    if (team := smallest_team(spec, classes, memory, spec.scale.world[1])) == 1:
         return spec
-    sizes = [count for count in range(2, most + 1) if most % count == 0]
-    if not sizes:
-        return spec
-    team = next((count for count in sizes if _needed(spec, classes, count) <= memory), sizes[-1])
-    needed = f"a worker that holds the whole model takes {size(alone)}, and {size(memory)} can be planned with"
+    alone = size(needed_by(spec, classes, 1))
+    needed = f"a worker that holds the whole model takes {alone}, and {size(memory)} can be planned with"
     if problem := spec.team_problem():
         raise InputError(f"{needed}, so teams of {team} would hold it; but {problem}")
     report(f"teams of {team}: {needed}")
-    return _with(spec, team)
+    return in_teams_of(spec, team)
+
+
+def smallest_team(spec: Spec, classes: int, memory: float, most: int) -> int:
+    """The smallest size of teams whose members need at most `memory` bytes of a GPU each, of the sizes that divide `most`.
+
+    `most` if none is enough. One team alone has to fit, because a run continues with one.
+    """
+    sizes = (count for count in range(1, most + 1) if most % count == 0)
+    return next((count for count in sizes if needed_by(spec, classes, count) <= memory), most)
+
+
+def needed_by(spec: Spec, classes: int, team: int) -> int:
+    """Bytes of a GPU that each worker of a lone team needs; activations are recomputed if the spec allows it."""
+    from foundray.training.footprint import footprint
+
+    return footprint(in_teams_of(spec, team), classes, team, recompute=spec.train.recompute == "auto").total
+
+
+def in_teams_of(spec: Spec, team: int) -> Spec:
+    """The spec with teams of this size."""
+    return spec.model_copy(update={"scale": spec.scale.model_copy(update={"team": team})})
+
+
+def check_room(spec: Spec, workers: Mapping[str, tuple[int, int]]) -> None:
+    """Raise InputError if the most `workers` of all pools make no group of whole teams: the run would wait in vain."""
+    there, fewest = sum(most for _, most in workers.values()), spec.scale.groups[0]
+    if there < fewest:
+        raise InputError(
+            f"scale.team: the smallest group has {plural(fewest, 'worker')}, in teams of {spec.scale.team_size}, and there is "
+            f"room for {there}: set scale.team to at most {max(1, there)}, or use a machine or cluster with more room"
+        )
 
 
 def _memory(spec: Spec, kinds: Collection[str]) -> float | None:
@@ -41,13 +68,3 @@ def _memory(spec: Spec, kinds: Collection[str]) -> float | None:
             return None
         found.append(min(1.0, share) * min(BY_RAY[kind] for kind in named))
     return FULL * min(found)
-
-
-def _needed(spec: Spec, classes: int, team: int) -> int:
-    from foundray.training.footprint import footprint
-
-    return footprint(_with(spec, team), classes, team, recompute=spec.train.recompute == "auto").total
-
-
-def _with(spec: Spec, team: int) -> Spec:
-    return spec.model_copy(update={"scale": spec.scale.model_copy(update={"team": team})})

@@ -11,7 +11,7 @@ from tests.repository import REPOSITORY
 from foundray.errors import InputError
 from foundray.spec import Spec
 from foundray.spec.loading import load_spec
-from foundray.training.team_size import with_team
+from foundray.training.team_size import check_room, in_teams_of, with_team
 
 CLASSES = 65536
 
@@ -24,7 +24,7 @@ def large(prose: Path, tmp_path: Path, name: str, **changes: Any) -> Spec:
 
 @pytest.mark.parametrize(
     ("name", "kind", "team"),
-    [("1.5b", "H100", 1), ("1.5b", "A10G", 2), ("7b", "H100", 4), ("7b", "A100", 8), ("7b", "H200", 2), ("13b", "H100", 4)],
+    [("1.5b", "H100", 1), ("1.5b", "A10G", 2), ("7b", "H100", 2), ("7b", "A100", 4), ("7b", "H200", 2), ("13b", "H100", 4)],
 )
 def test_the_smallest_team_that_fits(name: str, kind: str, team: int, prose: Path, tmp_path: Path) -> None:
     """Ray's `A100` may be one of 40 or 80 GB, so it counts as the smaller."""
@@ -53,5 +53,14 @@ def test_only_what_is_known_counts(prose: Path, tmp_path: Path) -> None:
 
 def test_what_teams_cannot_do_is_refused(prose: Path, tmp_path: Path) -> None:
     compiled = large(prose, tmp_path, "7b", **{"train.compile": True})
-    with pytest.raises(InputError, match=r"takes 184 GB, and 76.* GB can be .*so teams of 4 would hold it; but train.compile"):
+    with pytest.raises(InputError, match=r"takes 14\d GB, and 76 GB can be .*so teams of 2 would hold it; but train.compile"):
         with_team(compiled, CLASSES, ["H100"], print)
+
+
+def test_a_machine_without_room_for_a_team_is_refused(prose: Path, tmp_path: Path) -> None:
+    spec = large(prose, tmp_path, "7b", **{"scale.team": 4})
+    check_room(spec, {"": (1, 4)})
+    expected = "^scale.team: the smallest group has 4 workers, in teams of 4, and there is room for 3: .* 3, or"
+    with pytest.raises(InputError, match=expected):
+        check_room(spec, {"big": (1, 2), "small": (0, 1)})
+    check_room(in_teams_of(spec, 1), {"": (1, 1)})

@@ -189,12 +189,10 @@ class Group:
                     self.broadcast(part, owner)
 
     def begin_gather(self, whole: Tensor, bounds: Sequence[int]) -> Callable[[], None]:
-        """Begin to `gather` equal parts beside other work, where that is possible; returns what finishes it.
+        """Begin to `gather` equal parts beside other work, for a group that `works_beside`; returns what finishes it.
 
         Until then, `whole` keeps its memory, even if the group breaks: it may be written to.
         """
-        if self.world == 1 or self.exchange or not self._reaches(whole):
-            return lambda: self.gather(whole, bounds)
         parts = _parts(whole, bounds)
         work = dist.all_gather_into_tensor(whole[: bounds[-1]], parts[self.rank], group=self.process_group, async_op=True)
 
@@ -204,9 +202,12 @@ class Group:
 
         return finish
 
-    def _reaches(self, values: Tensor) -> bool:
-        """Whether the group's collectives can use this memory."""
-        return traits(values.device).in_main_memory or dist.get_backend(self.process_group) != "gloo"
+    @property
+    def works_beside(self) -> bool:
+        """Whether collectives of the device's values can go on beside a computation."""
+        if self.world == 1 or self.exchange:
+            return False
+        return traits(self.device).in_main_memory or dist.get_backend(self.process_group) != "gloo"
 
     def deal(self, parts: Tensor) -> Tensor:
         """Send row i of `parts` [world, N] to worker i; returns the rows that the workers sent to this one, by rank."""

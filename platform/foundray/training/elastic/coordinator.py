@@ -267,7 +267,11 @@ class Coordinator:
         nodes = node_resources()
         have = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in kinds)
         fewest = self.protocol.world[0]
-        missing = f"{ready} of at least {fewest} workers are ready; each takes {each}, and the cluster has {have} in all"
+        found = f"{ready} of at least {fewest} workers are ready"
+        if ready >= fewest:
+            size = self.spec.scale.team_size
+            found = f"{ready} workers are ready, but fewer than {fewest} in teams of {size} with one kind of device each"
+        missing = f"{found}; each takes {each}, and the cluster has {have} in all"
         if not give_up:
             return self._note("waiting", reason=missing)
         kind = RunFailed if self.recorder.step else InputError

@@ -24,7 +24,7 @@ class Prestarted:
 
     def __init__(self, scale: ScaleConfig):
         self.workers = [(slot, start_worker(slot)) for slot in certain_slots(scale.all_pools, whole_nodes())]
-        self.enough = len(self.workers) >= scale.world[0]
+        self.enough = len(self.workers) >= scale.groups[0]
         """Whether these can form a first group."""
         self.feeder, self.board = start_feeder(), start_board()
 

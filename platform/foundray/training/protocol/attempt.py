@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from foundray.runs.lineage import Lineage, usable
 from foundray.spec.running import ScaleConfig
 from foundray.training.protocol.members import Member
 from foundray.training.protocol.states import Source, StateShard, newest_complete
+from foundray.training.protocol.teams import in_teams
 
 GRACE_SECONDS, PROBE_SECONDS = 0.1, 0.7
 """A worker that gives no sign of life for twice as long as the slowest answer took is left out, if it is not needed: after the
@@ -16,19 +17,6 @@ first of these times at the earliest, and after the second at the latest.
 """
 HALT_SECONDS = 65.0
 """Limit for a living worker to leave its group (it finishes its micro-batch), or to hand over its state."""
-
-
-def in_teams(numbers: Sequence[int], node_of: Callable[[int], str], size: int) -> list[int]:
-    """As many workers as make whole teams, team after team: of one node first, then of what the nodes have left over."""
-    if size == 1:
-        return list(numbers)
-    on_node: dict[str, list[int]] = {}
-    for number in numbers:
-        on_node.setdefault(node_of(number), []).append(number)
-    cut = {node: len(there) // size * size for node, there in on_node.items()}
-    whole = [number for node, there in on_node.items() for number in there[: cut[node]]]
-    left = [number for node, there in on_node.items() for number in there[cut[node] :]]
-    return whole + left[: len(left) // size * size]
 
 
 @dataclass
@@ -81,11 +69,15 @@ class Attempt:
         there = [n for n in self.asked if n in self.held and n in members]
         staying = [n for n in there if may_stay(n)]
         # A worker on a draining node continues if the run would otherwise stop.
-        fewest, most = scale.groups
+        drained = [n for n in there if n in group and not may_stay(n)]
+        fewest = scale.groups[0]
         needed = max(0, fewest - len(staying))
-        staying += [n for n in there if n in group and not may_stay(n)][:needed]
-        self.chosen = tuple(in_teams(staying, lambda n: members[n].slot.node, scale.team_size)[:most])
-        self.leaving = tuple(sorted(n for n in there if n in group and n not in staying))
+        staying += drained[:needed]
+        while len(in_teams(staying, members, scale)) < fewest and needed < len(drained):  # some are left over by teams
+            staying.append(drained[needed])
+            needed += 1
+        self.chosen = tuple(in_teams(staying, members, scale))
+        self.leaving = tuple(sorted(n for n in drained if n not in self.chosen))
 
     def hand_over(self, lineage: Lineage, blocks: int) -> None:
         """Find what those that are not chosen hold of the newest complete state, unless the chosen ones hold all of it.

@@ -46,6 +46,11 @@ class Member:
     left: bool = False
     """Whether it has handed over its state and leaves."""
 
+    @property
+    def hardware(self) -> str:
+        """The name of its device's kind, once it is ready."""
+        return str(self.status.facts.get("hardware", ""))
+
 
 class Members:
     def __init__(self, most: int, silence_s: float, now: float, decide: Callable[[Decision], None]):

@@ -26,6 +26,7 @@ from foundray.training.protocol.members import Member, Members
 from foundray.training.protocol.messages import Decision, Event, Phase, Status
 from foundray.training.protocol.stages import History, Stage
 from foundray.training.protocol.states import Source
+from foundray.training.protocol.teams import in_teams
 from foundray.training.rollback import RollBack, appended, roll_back, trusted, undone_to
 
 OPEN_SECONDS = 70.0
@@ -242,7 +243,7 @@ class Protocol:
     def _gather(self) -> None:
         """Form a group once there are enough workers, and all that are expected soon."""
         members, ready = self.members, self.members.ready(self.now)
-        if len(ready) < self.world[0]:
+        if len(in_teams(ready, members.of, self.spec.scale)) < self.world[0]:
             return self._wait(len(ready))
         coming = len(members.staying(self.now)) + members.expected(self.now)
         first = min(members.of[number].held_since or 0.0 for number in ready)
@@ -264,7 +265,7 @@ class Protocol:
             return False
         waited = self.now - self.stop_since
         if self.stage is Stage.GATHERING:
-            over = len(self.members.ready(self.now)) < self.world[0]
+            over = len(in_teams(self.members.ready(self.now), self.members.of, self.spec.scale)) < self.world[0]
         else:
             over = self.recorded <= self.stored_step or waited > OPEN_SECONDS
         return over and (self.commits.idle(self.stored) or waited > self.spec.fault.storage_wait_s)
@@ -321,12 +322,11 @@ class Protocol:
 
     def _is_regroup_due(self) -> bool:
         """Tell whether another group, in whole teams, would be larger, or let workers go that should leave."""
-        members = self.members
-        others = [n for n in members.staying(self.now) if n not in self.group and members.of[n].heard > self.since]
-        ready = sum(members.of[n].status.phase in m.IDLE for n in others)
-        staying = sum(members.may_stay(n, self.now) for n in self.group)
-        size = min(staying + ready, self.world[1]) // self.spec.scale.team_size * self.spec.scale.team_size
-        return size > len(self.group) or (staying < len(self.group) and size >= self.world[0])
+        members, there = self.members.of, self.members.staying(self.now)
+        old = [n for n in there if n in self.group]
+        new = [n for n in there if n not in self.group and members[n].heard > self.since and members[n].status.phase in m.IDLE]
+        size = len(in_teams([*old, *new], members, self.spec.scale))
+        return size > len(self.group) or (len(old) < len(self.group) and size >= self.world[0])
 
     # Forming a group
 

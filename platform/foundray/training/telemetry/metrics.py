@@ -69,8 +69,8 @@ METRICS = {
     "tokens": Metric("counter", "Positions trained on by this command, repeated ones included"),
     "micro_batches": Metric("counter", "Micro-batches computed, by the worker's rank in its group", "worker"),
     "workers": Metric("gauge", "Workers in the group"),
-    "workers_fewest": Metric("gauge", "Fewest workers with which the run trains"),
-    "workers_most": Metric("gauge", "Most workers that the run uses"),
+    "workers_fewest": Metric("gauge", "Fewest workers with which the run trains, in whole teams"),
+    "workers_most": Metric("gauge", "Most workers that the run trains with, in whole teams"),
     "checkpoint_step": Metric("gauge", "Step of the last complete checkpoint"),
     "checkpoint_age_seconds": Metric("gauge", "Seconds since the last checkpoint was complete, or the command began"),
     "checkpoint_old_after_seconds": Metric("gauge", "Checkpoint age from which something is wrong, by the run's own pace"),
@@ -116,7 +116,7 @@ class RunMetrics:
         self.pace = self.evaluation = self.peak = 0.0
         self.pending_answer: Any = None
         self._set(running=1, target_steps=spec.train.steps, step=0, workers=0, checkpoint_step=0, restarts=0)
-        self._set(workers_fewest=spec.scale.world[0], workers_most=spec.scale.world[1])
+        self._set(workers_fewest=spec.scale.groups[0], workers_most=spec.scale.groups[1])
         self._set(steps_repeated=0, spikes=0, not_finite=0, skipped_micro_batches=0)
         self.values |= {("faults", kind): 0 for kind in FAULTS}
         self.sources = [source_label(index, source.path) for index, source in enumerate(spec.data.sources)]

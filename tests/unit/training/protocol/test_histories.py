@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.repository import REPOSITORY
-from tests.simulation.histories import FAULTS, Fault, History, of_seed, run
+from tests.simulation.histories import FAULTS, Fault, History, of_seed, of_teams, run
 from tests.simulation.model import Setup
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.search import failure, search
@@ -21,7 +21,7 @@ from tests.simulation.world import LIMIT_SECONDS, World
 
 from foundray.training.protocol.messages import GiveUp
 
-HISTORIES = 10_000
+HISTORIES, OF_TEAMS = 10_000, 500
 STOP_WITHOUT_LEASES = History(0, Setup(), 2, (Fault(3.5, "feeder_away", 0.9), Fault(4.5, "stop", 0.5)))
 STOP_ALL_STORED = History(0, Setup(), 2, (Fault(4.5, "feeder_away", 0.9), Fault(5.5, "stop", 0.5)))
 """Histories of faults that few seeds have.
@@ -45,6 +45,7 @@ FOUND = {
     "orders are taken for delivered": (of_seed(89957), "the run is not finished"),
     "cuts of other commands are not read": (of_seed(60146), "the result is another one"),
     "a recheck that was due is taken for passed": (of_seed(89715), "the result is another one"),
+    "kinds of devices are not seen": (of_teams(0), "not teams of 2 of one kind each"),
 }
 """For each broken protocol, a history that it fails, and what does not hold in it.
 
@@ -55,6 +56,11 @@ If the simulation changes, others may be needed: `failure(of_seed(seed), MUTANTS
 def test_all_holds_in_ten_thousand_histories() -> None:
     found = [f"python -m tests.simulation {seed}: {problem}" for seed, problem in search(0, HISTORIES)]
     assert not found, "\n".join(found)
+
+
+def test_all_holds_in_histories_of_teams_on_two_kinds_of_devices() -> None:
+    found = [(seed, problem) for seed in range(OF_TEAMS) if (problem := failure(of_teams(seed)))]
+    assert not found, "\n".join(f"python -m tests.simulation {seed} --teams: {problem}" for seed, problem in found)
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.unit.scripted import Scripted, every, only, part, shards, slots
@@ -18,6 +19,12 @@ from foundray.training.protocol.states import Source
 
 LEFT, RIGHT = (0, 3), (3, 6)
 """Halves of the blocks."""
+
+
+def device(hardware: str) -> dict[str, Any]:
+    """What a ready worker says of itself."""
+    return {"blocks": 6, "parameters": [], "hardware": hardware}
+
 
 # Forming a group
 
@@ -90,6 +97,45 @@ def test_groups_are_whole_teams_of_one_node_first() -> None:
     run.take(m.Gone(3, "ActorDiedError"))
     run.answer(dict.fromkeys((1, 4, 2), ()))
     assert run.open().numbers == (1, 4), "whole teams of those that are left"
+
+
+def test_a_team_has_one_kind_of_device() -> None:
+    run = Scripted(workers=(1, 5), scale__team=2)
+    run.take(m.SlotsHeld(slots("abc")))
+    run.say(1, Phase.READY, facts=device("H100"))
+    assert run.say(2, Phase.READY, facts=device("A100"))[1:] == []
+    signs = [m.Heard(number, run.statuses[number]) for number in (1, 2)]
+    assert run.after(GATHER_SECONDS + 1, *signs) == [], "two workers, and no team"
+    assert every(m.Halt, run.say(3, Phase.READY, facts=device("H100")))
+    run.answer({1: (), 2: (), 3: ()})
+    assert run.open().numbers == (1, 3)
+    run.take(m.SlotsHeld(slots("abcd")))
+    run.now += 1
+    run.say(2)
+    assert every(m.Pause, run.say(4, Phase.READY, facts=device("A100"))), "two that were left over make a team"
+    for number in (1, 3):
+        run.say(number, Phase.PAUSED)
+    run.answer(dict.fromkeys((1, 2, 3, 4), ()))
+    assert run.open().numbers == (1, 3, 2, 4)
+    run.take(m.Gone(1, "ActorDiedError"))
+    run.answer(dict.fromkeys((2, 3, 4), ()))
+    assert run.open().numbers == (2, 4)
+
+
+def test_a_worker_on_a_draining_node_stays_if_no_team_forms_without_it() -> None:
+    run = Scripted(workers=(2, 3), scale__team=2)
+    run.take(m.SlotsHeld(slots("abc")))
+    for number, kind in ((1, "H100"), (2, "H100"), (3, "A100")):
+        run.say(number, Phase.READY, facts=device(kind))
+    run.answer({1: (), 2: (), 3: ()})
+    assert run.open().numbers == (1, 2)
+    run.now += 1
+    run.say(3)
+    assert not every(m.Pause, run.take(m.SlotsHeld(slots("abc"), frozenset("b")), m.Tick())), "the two that stay are no team"
+    run.break_(1)
+    run.answer({1: (), 2: (), 3: ()})
+    assert run.open().numbers == (1, 2)
+    assert run.notes("member_left") == run.notes("member_lost") == []
 
 
 # A group that breaks

@@ -146,6 +146,13 @@ def test_an_invalid_record_stops_nothing() -> None:
     assert subject.read().values["step", ""] == 1
 
 
+def test_fewest_and_most_workers_are_those_of_whole_teams() -> None:
+    two = SPEC.data.model_copy(update={"sources": [SPEC.data.sources[0], SPEC.data.sources[0]]})
+    spec = make_spec(scale__workers=[3, 9], scale__team=4).model_copy(update={"data": two})
+    subject = RunMetrics(spec, Plan(), None, lambda: STEP_FLOPS)  # type: ignore[arg-type]
+    assert (subject.values["workers_fewest", ""], subject.values["workers_most", ""]) == (4, 8)
+
+
 def test_a_source_is_named_without_secrets_in_its_address() -> None:
     source = SPEC.data.sources[0].model_copy(update={"path": "s3://key:secret@bucket/folder/part-*.jsonl?token=secret"})
     spec = SPEC.model_copy(update={"data": SPEC.data.model_copy(update={"sources": [source, source]})})

@@ -48,22 +48,26 @@ class GatheredUnit:
         return parameter
 
     def begin(self, mine: Tensor) -> None:
-        """Begin to gather beside other work; `mine` are the values that this member holds. Every member calls this."""
-        if self.present or self.finish:
-            return
+        """Begin to gather beside other work, where that is possible. Every member calls this."""
+        if not self.present and not self.finish and self.team.works_beside:
+            self.finish = self.team.begin_gather(*self._placed_in_whole(mine))
+
+    def gather(self, mine: Tensor) -> None:
+        """Give the parameters their values; `mine` are those that this member holds. Every member calls this."""
+        if self.finish:
+            finish, self.finish = self.finish, None
+            finish()
+        elif not self.present:
+            self.team.gather(*self._placed_in_whole(mine))
+        self.present = True
+
+    def _placed_in_whole(self, mine: Tensor) -> tuple[Tensor, range]:
+        """The unit's memory, with the held part in its place, and the bounds of the members' parts."""
         self.whole.untyped_storage().resize_(self.bytes)
         size = self.held.share * BLOCK
         start = self.held.member * size
         self.whole[start : start + len(mine)] = mine
-        self.finish = self.team.begin_gather(self.whole, range(0, len(self.whole) + 1, size))
-
-    def gather(self, mine: Tensor) -> None:
-        """Give the parameters their values. Every member calls this, at the same place, whether it has begun or not."""
-        self.begin(mine)
-        if self.finish:
-            finish, self.finish = self.finish, None
-            finish()
-            self.present = True
+        return self.whole, range(0, len(self.whole) + 1, size)
 
     def free(self) -> None:
         if self.present:
