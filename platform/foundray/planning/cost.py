@@ -168,6 +168,7 @@ def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assum
     plain = footprint(spec, classes, workers, fleet.on_gpu)
     recomputed = footprint(spec, classes, workers, fleet.on_gpu, recompute=True)
     too_large = recomputed.total > FULL * fleet.memory
+    least = smallest(spec, classes, fleet) if too_large or fleet.count < team else None
     # Time: a step is as many rounds as its micro-batches take.
     micro_batches = spec.train.micro_batches
     rounds = -(-micro_batches // workers)
@@ -183,8 +184,8 @@ def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assum
         memory=plain,
         recomputed=recomputed,
         remedy=remedy(spec, classes, fleet, workers) if too_large else "",
-        smallest=smallest(spec, classes, fleet) if too_large or fleet.count < team else None,
-        problem=spec.team_problem() if team > 1 else "",
+        smallest=least,
+        problem=spec.team_problem() if team > 1 or (least and least.recomputing > 1) else "",
         seconds=seconds,
         step_seconds=step,
         starting=starts > computing,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def of_teams(one: Estimate, micro_batches: int) -> list[tuple[str, str]]:
     """Names of facts and their sentences, for a step of `micro_batches` micro-batches; none if there is nothing to say."""
-    found, label, left = [], one.fleet.label, one.fleet.count - one.workers
+    found, label, left = list[tuple[str, str]](), one.fleet.label, one.fleet.count - one.workers
     if one.fits in ("too large", "too few"):
         found.append((one.fits, _too_small(one)))
     elif one.team > 1:

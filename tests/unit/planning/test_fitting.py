@@ -104,6 +104,7 @@ def test_what_teams_cannot_do_is_told(prose: Path, tmp_path: Path) -> None:
     spec = large(prose, tmp_path, "7b", **{"train.compile": True})
     facts = of_teams(estimate(spec, "H100:8"), 512)
     assert [text for name, text in facts if name == "teams"][1].startswith("train.compile: no team")
+    assert said(spec, "H100")["teams"].startswith("train.compile: no team"), "nor can the smallest fleet that fits"
 
 
 def test_the_page_and_json_have_the_teams(prose: Path, tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def test_only_what_is_known_counts(prose: Path, tmp_path: Path) -> None:
     assert said == []
     pools = {"big": {"workers": [0, 8], "accelerator": "H100", "resources": {"GPU": 1}}}
     pools["shared"] = {"workers": [0, 8], "accelerator": "H100", "resources": {"GPU": 0.5}}
-    halves = large(prose, tmp_path, "1.5b", **{"scale": {"pools": {**pools, "big": {**pools["big"], "workers": [1, 8]}}}})
-    assert with_team(halves, CLASSES, [], said.append).scale.team_size == 2, "half of a GPU has half of its memory"
+    halves = large(prose, tmp_path, "7b", **{"scale": {"pools": {**pools, "big": {**pools["big"], "workers": [1, 8]}}}})
+    assert with_team(halves, CLASSES, [], said.append).scale.team_size == 4, "half of a GPU has half of its memory"
 
 
 def test_what_teams_cannot_do_is_refused(prose: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Which workers make whole teams: the members of a team have one kind of device, and are on one node if possible.
 
-A team computes in rounds, which its slowest member ends, and its members hold even parts of the model: of two kinds of devices, the
-faster one would wait, and the larger one would stay half empty.
+A team computes in rounds, which its slowest member ends, and its members hold even parts of the model: of two kinds of devices,
+the faster one would wait, and the larger one would stay half empty.
 """
 
 from __future__ import annotations
