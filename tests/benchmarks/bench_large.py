@@ -40,7 +40,7 @@ def spec_of(folder: Path, text: Path, workers: int) -> dict[str, Any]:
     return {
         "name": "large",
         "data": {
-            "sources": [{"path": str(text), "format": "text"}], "holdout": 0.1,
+            "sources": [{"path": str(text), "format": "text"}], "holdout": 0.001,
             "tokenizer": {"kind": "bpe", "vocab_size": 4096},
         },
         "objective": {"kind": "next_token"},
