@@ -66,7 +66,7 @@ def watched(command: list[str], look: Callable[[psutil.Process], None]) -> float
                 look(one)
         except psutil.Error:  # it has ended
             pass
-        time.sleep(0.1)
+        time.sleep(0.05)
     assert process.returncode == 0, f"{command} ended with {process.returncode}"
     return time.monotonic() - began
 

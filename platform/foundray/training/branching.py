@@ -71,7 +71,7 @@ def branch(run: Run, wanted: int | None, overrides: Mapping[str, Any], report: C
             return made
         _begin(made)
         shards = write_shard(made.checkpoints, step, Blocks((range(manifest.blocks),)), tensors)
-        update = {"fingerprint": spec.fingerprint(), "shards": shards, "lineage": ""}
+        update = {"fingerprint": spec.fingerprint(), "shards": list(shards), "lineage": ""}
         commit(made.checkpoints, manifest.model_copy(update=update))
         _copy(run, made)
         before = event(

@@ -62,7 +62,7 @@ def test_a_plan_names_the_team_and_the_bytes_of_a_worker(
         ("7b", "H100", "a team of 2 H100 with train.recompute: full, or a team of 4 without"),
         ("13b", "H100:2", "a team of 4 H100"),
         ("70b", "H100:8", "a team of 32 H100 with train.recompute: full"),
-        ("1.5b", "L4", "a team of 2 L4 with train.recompute: full, or a team of 4 without"),
+        ("1.5b", "L4", "a team of 2 L4 with train.recompute: full, or a team of 8 without"),
     ],
 )
 def test_a_fleet_that_is_too_small_is_told_the_smallest_that_fits(

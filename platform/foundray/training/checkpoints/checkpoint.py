@@ -38,6 +38,8 @@ MASTER = "master"
 FILE_BYTES = 2**28
 """Most bytes of a shard's file: to write or to read one takes that much memory beside the state."""
 RETRY_SECONDS = 0.5
+State = Mapping[str, Tensor | Sequence[Tensor]]
+"""A shard of a run's state: each tensor [blocks * elements per block], whole or in several parts."""
 T = TypeVar("T")
 
 
@@ -63,32 +65,42 @@ def write_shard(
     folder: Store,
     step: int,
     blocks: Blocks,
-    tensors: dict[str, Tensor],
+    state: State,
     generation: int = 0,
     made_under: str = "",
 ) -> tuple[ShardFile, ...]:
     """Write one worker's shard of the state after `step` updates, as files of at most `FILE_BYTES`. Raises InputError.
 
-    `tensors` hold the state of `blocks`, one range after another. `made_under` is the id of the run's last cut.
+    `state` is that of `blocks`, one range after another. `made_under` is the id of the run's last cut.
     """
-    there = place(folder, step, made_under)
-    files = -(-sum(tensor.nbytes for tensor in tensors.values()) // FILE_BYTES)
+    there, parts = place(folder, step, made_under), {n: [t] if isinstance(t, Tensor) else t for n, t in state.items()}
+    files = -(-sum(tensor.nbytes for tensors in parts.values() for tensor in tensors) // FILE_BYTES)
     each = -(-len(blocks) // max(1, files))
     return tuple(
-        _write_file(there, blocks, tensors, range(start, min(start + each, len(blocks))), generation)
+        _write_file(there, blocks, parts, range(start, min(start + each, len(blocks))), generation)
         for start in range(0, len(blocks), each)
     )
 
 
-def _write_file(there: Store, blocks: Blocks, tensors: dict[str, Tensor], some: range, generation: int) -> ShardFile:
+def _write_file(there: Store, blocks: Blocks, parts: Mapping[str, Sequence[Tensor]], some: range, generation: int) -> ShardFile:
     """Write the state of some of the blocks, given by their positions."""
     ranges = blocks.part(some.start, some.stop).ranges
-    widths = {name: tensor.numel() // len(blocks) for name, tensor in tensors.items()}
-    content = safetensors.save({name: tensors[name][some.start * w : some.stop * w] for name, w in widths.items()})
+    widths = {name: sum(map(len, tensors)) // len(blocks) for name, tensors in parts.items()}
+    content = safetensors.save({n: _cut(parts[n], some.start * width, some.stop * width) for n, width in widths.items()})
     name = f"blocks-{ranges[0].start:09d}-{ranges[-1].stop:09d}.safetensors"
     (there / name).write_bytes(content)
     held = [(run.start, run.stop) for run in ranges]
     return ShardFile(file=name, ranges=held, bytes=len(content), sha256=sha256(content), generation=generation)
+
+
+def _cut(parts: Sequence[Tensor], start: int, stop: int) -> Tensor:
+    """The elements from `start` to `stop` of a tensor that is given in parts."""
+    found = []
+    for part in parts:
+        if len(some := part.detach()[max(start, 0) : max(stop, 0)]):
+            found.append(some)
+        start, stop = start - len(part), stop - len(part)
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def load(

@@ -275,17 +275,18 @@ class Loop:
         pinned = last or (self.done > 0 and self.spec.pins(self.done))
         save = (wanted or pinned) and self.shard_writer.saved != self.done and len(self.trainer.blocks) > 0
         replicate = self.replica_due or due(self.spec.fault.mirror_every)
-        replicate = (replicate and self.order.replica_holder is not None) or due(self.spec.guard.roll_back)
+        back = self.spec.guard.roll_back
+        replicate = (replicate and self.order.replica_holder is not None) or (back is not None and due(back))
         replicate = replicate and self.replication.started != self.done  # a group begins with it
-        # Copy the state once for both.
+        # Copy the state once for both; the last one stays as it is, and may be too large for a copy.
         began = time.perf_counter()
-        if save or replicate:
-            tensors = self.trainer.state_shard()
-            if replicate:
-                self._replicate(tensors)
-            if save:
-                self.shard_writer.save(self.done, self.order.generation, self.made_under, tensors, last, pinned)
-                self.interval.saved(self.done, time.perf_counter() - began)
+        copy = self.trainer.state_shard() if replicate or (save and not last) else None
+        if copy and replicate:
+            self._replicate(copy)
+        if save:
+            state = copy or self.trainer.state_parts()
+            self.shard_writer.save(self.done, self.order.generation, self.made_under, state, last, pinned)
+            self.interval.saved(self.done, time.perf_counter() - began)
         self.copy_s = time.perf_counter() - began
 
     def _at_multiple(self, every: int) -> bool:

@@ -6,12 +6,10 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from foundray.errors import InputError, RunFailed
 from foundray.spec import Spec
 from foundray.storage import Store
-from foundray.training.checkpoints.checkpoint import write_shard
+from foundray.training.checkpoints.checkpoint import State, write_shard
 from foundray.training.checkpoints.written import ShardFile
 from foundray.training.protocol.messages import Written
 from foundray.training.slots.board import Journal
@@ -40,10 +38,8 @@ class ShardWriter:
         self.saved: int | None = None
         """Step of the last state that was handed over to be written, or that was loaded."""
 
-    def save(
-        self, step: int, generation: int, made_under: str, tensors: dict[str, Tensor], last: bool, pinned: bool = False
-    ) -> None:
-        """Write this worker's shard of the state after `step` while the next steps run.
+    def save(self, step: int, generation: int, made_under: str, tensors: State, last: bool, pinned: bool = False) -> None:
+        """Write this worker's shard of the state after `step` while the next steps run; nothing may change `tensors` meanwhile.
 
         `made_under` is the id of the run's last cut. `last` marks the checkpoint that the run ends or stops with, which nothing
         can replace. `pinned` marks one to keep: the steps wait until the previous one is written.
@@ -79,7 +75,7 @@ class ShardWriter:
         step: int,
         made_under: str,
         blocks: Blocks,
-        tensors: dict[str, Tensor],
+        tensors: State,
         losses: Losses,
         last: bool,
         pinned: bool,

@@ -149,9 +149,11 @@ class Trainer:
 
     def state_shard(self) -> dict[str, Tensor]:
         """A copy of this worker's shard of the state, on the CPU: master weights, teacher and optimizer state."""
-        tensors = {name: [part(buffer, self.own)] for name, buffer in self.whole.items()}
-        tensors |= self.optimizer.parts()
-        return {name: copied(parts) for name, parts in tensors.items()}
+        return {name: copied(parts) for name, parts in self.state_parts().items()}
+
+    def state_parts(self) -> dict[str, list[Tensor]]:
+        """The shard itself, each tensor in several parts: the next step changes it."""
+        return {name: [part(buffer, self.own)] for name, buffer in self.whole.items()} | self.optimizer.parts()
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Load this worker's shard of a state."""
