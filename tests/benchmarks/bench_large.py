@@ -52,6 +52,7 @@ def spec_of(folder: Path, text: Path, workers: int) -> dict[str, Any]:
             "recompute": "full",
         },
         "evaluate": {"text_tokens": 0},
+        "fault": {"mirror_every": "never"},
         "scale": {"workers": workers, "team": workers, "resources": {"CPU": 0.5}},
         "storage": str(folder / "runs"),
     }  # fmt: skip

@@ -77,12 +77,13 @@ def test_a_run_goes_on_with_other_teams(
     pace.set(0.5)  # a request to stop is seen within three seconds
     run = Run(Store.at(storage) / "runs" / "others")
     with ThreadPoolExecutor(1) as thread:
-        changes = {**TEAMS, **judged, "name": "others", "scale.workers": 3, "scale.team": 3}
+        changes = {**TEAMS, **judged, "name": "others", "scale.workers": 3, "scale.team": 3, "fault.mirror_every": "never"}
         training = thread.submit(api.train, shared_spec, changes)
         wait_until(lambda: run.exists() and len(run.records("metrics.jsonl")) > 2, 400, "steps", pause=0.01)
         api.stop(run.folder.url)
         assert training.result().state == "stopped"
     pace.set(0.0)
+    assert {step["mirrored"] for step in run.records("metrics.jsonl")} == {None}
     resumed = api.resume(run.folder.url, {"scale.workers": 2, "scale.team": 2})
     assert [(event["workers"], event["team"]) for event in started(resumed.run)] == [(3, 3), (2, 2)]
     assert (resumed.weights_sha256, resumed.val_loss) == (alone.weights_sha256, alone.val_loss)

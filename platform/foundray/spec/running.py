@@ -141,9 +141,10 @@ class TrackerConfig(Section):
 class FaultConfig(Section):
     max_restarts: NonNegativeInt = 8
     """Failures in a row, without a completed step between them, after which a command gives up."""
-    mirror_every: PositiveInt | None = None
+    mirror_every: PositiveInt | Literal["never"] | None = None
     """Steps between copies of each worker's state into another worker's memory, on another node if possible; a fault repeats
-    at most this many (default: two, or as many as take half a second; five seconds' worth if all workers are on one node)."""
+    at most this many (default: two, or as many as take half a second; five seconds' worth if all workers are on one node).
+    `never` saves that memory, and the loss of a worker goes back to the last checkpoint."""
     silence_s: PositiveFloat = 30
     """Seconds without a sign of life after which a worker counts as lost, even if its machine is up."""
     wait_s: PositiveFloat = 1800

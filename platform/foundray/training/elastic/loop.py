@@ -145,7 +145,7 @@ class Loop:
         # Before the first step: agree on the arithmetic, and make this state safe.
         self.evaluated, self.val_losses = order.evaluated, dict(order.val_losses)
         self._compare_hardware(group)
-        if self.done and order.world > 1:
+        if self.done and self.mirrored:
             self._replicate(self.trainer.state_shard())
 
     def _take_state(self, group: Group, order: Order) -> tuple[dict[str, Any], Losses]:
@@ -178,11 +178,16 @@ class Loop:
             reason = f"the hardware is of {len({str(one) for one in kinds})} kinds ({differing})"
             self.journal.event("unlike", step=self.done, reason=reason)
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether another worker keeps replicas of this one's state."""
+        return self.order.replica_holder is not None and self.spec.fault.mirror_every != "never"
+
     def leave(self) -> None:
         """Keep the live state shard for the next group, and leave the old one, which wakes workers still waiting in it."""
         if self.trainer.updates == self.done + 1 and self.trainer.result:  # it broke between update and gathering
             self._record_step(self.trainer.result, 0.0)
-        if self.trainer.updates:
+        if self.trainer.updates and not (self.over and not self.mirrored):  # nobody needs a part of a run that is over
             self.worker.replicas.keep(self._own_shard(), self.trainer.state_shard(), own=True)
         self.worker.group = None
         self.trainer.group.leave()
@@ -274,9 +279,10 @@ class Loop:
         wanted = last or (self.checkpoint_due if every == "auto" else due(every))
         pinned = last or (self.done > 0 and self.spec.pins(self.done))
         save = (wanted or pinned) and self.shard_writer.saved != self.done and len(self.trainer.blocks) > 0
-        replicate = self.replica_due or due(self.spec.fault.mirror_every)
+        mirror_every = self.spec.fault.mirror_every
+        replicate = self.mirrored and mirror_every != "never" and (self.replica_due or due(mirror_every))
         back = self.spec.guard.roll_back
-        replicate = (replicate and self.order.replica_holder is not None) or (back is not None and due(back))
+        replicate = replicate or (back is not None and due(back))
         replicate = replicate and self.replication.started != self.done  # a group begins with it
         # Copy the state once for both; the last one stays as it is, and may be too large for a copy.
         began = time.perf_counter()
@@ -310,7 +316,7 @@ class Loop:
 
     def _replication_pays(self) -> bool:
         """Tell whether rank 0, for all, requests a replication after this step, if the spec leaves the interval open."""
-        if self.spec.fault.mirror_every or self.order.rank or self.order.replica_holder is None:
+        if self.spec.fault.mirror_every or self.order.rank or not self.mirrored:
             return False
         return self.replication.pays(self.done + 1, self.order.replica_s)
 
