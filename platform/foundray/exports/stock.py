@@ -27,7 +27,8 @@ OLDER_NAMES = {r"^decoder\.decoder_encoder\.layer\.": "decoder.decoder_layers."}
 
 def model_with(stock_class: Any, config: Any, state: Mapping[str, Tensor]) -> PreTrainedModel:
     """A stock class's model that uses these tensors as its weights, without a copy. Every name must find its place."""
-    stock, found = stock_class.from_pretrained(None, config=config, state_dict=dict(state), output_loading_info=True)
+    with _quiet():
+        stock, found = stock_class.from_pretrained(None, config=config, state_dict=dict(state), output_loading_info=True)
     wrong = [name for names in found.values() for name in names]
     assert not wrong, f"names that {stock_class.__name__} lacks, or has and was not given: {wrong}"
     model: PreTrainedModel = stock.eval()
@@ -77,7 +78,7 @@ def _older(name: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the progress bar of Hugging Face's writer, which would mix with our reports."""
+    """Suppress the progress bars of Hugging Face's reader and writer, which would mix with our reports."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
