@@ -1,8 +1,9 @@
 """Memory and speed of a step whose model is split over workers, beside PyTorch's FSDP2: `make bench-sharded`.
 
-Processes that share a gloo group, without Ray. Each trains the same shape of model on as many tokens per step: FSDP2
-(`fully_shard`, every layer) with torch's AdamW, and a team with exact and rounded sums and both AdamW. Peak and resting bytes
-are above what the process had before it made a model. A setting of glibc makes it give freed memory back, for all of them.
+Processes without Ray: ours share memory, as workers of one machine do; FSDP2's collectives are gloo's. Each trains the same
+shape of model on as many tokens per step: FSDP2 (`fully_shard`, every layer) with torch's AdamW, and a team with exact and
+rounded sums and both AdamW. Peak and resting bytes are above what the process had before it made a model. A setting of glibc
+makes it give freed memory back, for all of them. `SAMPLES` and `STEPS` in the environment change the work.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from foundray.data.stream.batch import packed
 from foundray.spec import Spec
 from foundray.testing.specs import make_spec
 from foundray.testing.trainers import make_team_trainer, make_trainer
-from foundray.training.collectives.group import Group
+from foundray.training.collectives.group import Group, listen
 from foundray.training.footprint import footprint
 
 VOCABULARY, WIDTH, DEPTH, HEADS, CONTEXT = 8192, 640, 10, 10, 128
-SAMPLES, MICRO_BATCHES, STEPS = 2, 2, 6
-"""Samples per micro-batch, micro-batches per worker and step, and steps."""
+SAMPLES, MICRO_BATCHES, STEPS = int(os.environ.get("SAMPLES", "2")), 2, int(os.environ.get("STEPS", "6"))
+"""Samples per micro-batch, micro-batches per worker and step, and steps: processes that are started take them from here."""
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "FSDP2, AdamW": {},
@@ -74,11 +75,11 @@ def spec_of(world: int, changes: dict[str, Any]) -> Spec:
     return make_spec(**shape, **train, **changes)
 
 
-def ours(world: int, rank: int, changes: dict[str, Any], team: bool) -> tuple[Callable[[int], None], int]:
+def ours(group: Group, changes: dict[str, Any], team: bool) -> tuple[Callable[[int], None], int]:
     """A step as a function of its number, and the model's parameters."""
+    rank, world = group.rank, group.world
     spec = spec_of(world, changes)
     objective = spec.objective.build()
-    group = Group(rank, world)
     trainer = make_team_trainer(spec, group, world, VOCABULARY) if team else make_trainer(spec, group, vocabulary=VOCABULARY)
     per_step = spec.train.micro_batches
 
@@ -166,11 +167,16 @@ def estimated(world: int, system: str, team: bool) -> str:
 def worker(rank: int, world: int, system: str, team: bool, port: int) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    dist.barrier()
+    group = Group()
+    if system.startswith("FSDP2"):
+        dist.init_process_group("gloo", rank=rank, world_size=world)
+        dist.barrier()
+    elif world > 1:
+        store = listen("127.0.0.1", port) if rank == 0 else None
+        group = Group.gather_at(("127.0.0.1", port), rank, world, torch.device("cpu"), store)
     before, times = resident(), []
     with Peak() as peak:
-        step, parameters = fsdp2(world) if system.startswith("FSDP2") else ours(world, rank, SYSTEMS[system], team)
+        step, parameters = fsdp2(world) if system.startswith("FSDP2") else ours(group, SYSTEMS[system], team)
         for number in range(STEPS):
             began = time.perf_counter()
             step(number)
@@ -181,18 +187,20 @@ def worker(rank: int, world: int, system: str, team: bool, port: int) -> None:
         name = system if team else f"{system}, each all of it"
         memory = f"peak {most:6.2f}  rest {rest:6.2f} bytes per parameter{estimated(world, system, team)}"
         print(f"{world} workers  {name:40}{memory}  {tokens:8,.0f} tokens/s", flush=True)
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     options = parser.parse_args()
     os.environ.update(GIVE_BACK)
     print(machine(), flush=True)
     port = 29800
     for world in options.workers:
-        for system, team in [*((system, True) for system in SYSTEMS), ("exact, AdamW", False)]:
+        for system, team in [*((system, True) for system in options.systems), ("exact, AdamW", False)]:
             port += 1
             mp.spawn(worker, args=(world, system, team, port), nprocs=world)
 
