@@ -9,7 +9,6 @@ import hashlib
 import os
 import posixpath
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +109,17 @@ class Store:
             return stream.read()
 
     def copy_to(self, file: Path) -> None:
-        """Copy the file into a local one, a piece at a time. Raises InputError if it cannot be read."""
-        with reading(self), self.filesystem.open_input_stream(self.path) as stream, file.open("wb") as copy:
-            shutil.copyfileobj(stream, copy)
+        """Copy the file into a local one, a piece at a time. Raises InputError if it cannot be read, OSError if not written."""
+        with reading(self):
+            stream = self.filesystem.open_input_stream(self.path)
+        with stream, file.open("wb") as copy:
+            while piece := self._piece(stream):
+                copy.write(piece)
+
+    def _piece(self, stream: Any) -> bytes:
+        with reading(self):
+            content: bytes = stream.read(2**24)
+            return content
 
     def read_text(self) -> str:
         return self.read_bytes().decode()

@@ -227,7 +227,8 @@ class Objective(BaseModel, ABC):
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
-        if "loss" in vars(cls) and "separable" not in vars(cls):
+        of_loss = next((base for base in cls.__mro__ if "loss" in vars(base) or "separable" in vars(base)), cls)
+        if "separable" not in vars(of_loss):
             cls.separable = False  # what it inherits was said of another loss
 
     @property

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from foundray.spec import SourceConfig, Spec
 from foundray.spec.loading import checked
 from foundray.storage import Store
 
+WEIGHTS_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+
 
 class Folder:
     """An exported folder, in place of its run for reading and encoding."""
@@ -36,6 +38,9 @@ class Folder:
         try:
             self.identity: dict[str, Any] = json.loads((folder / IDENTITY).read_text())
             dict(self.identity["spec"]), int(self.identity["data"]["vocabulary"]), self.identity["class"]
+            files = dict(self.identity.get("files_sha256", {WEIGHTS: ""}))
+            if not files or not all(map(WEIGHTS_FILE.fullmatch, files)):
+                raise ValueError("it names other files than those of weights")
         except (InputError, ValueError, TypeError, LookupError):
             raise InputError(f"{folder} is not an export of a run: there is no readable {IDENTITY} in it") from None
 
@@ -61,9 +66,9 @@ class Folder:
         """All weights by name, from one file or several. Raises InputError."""
         state: dict[str, Tensor] = {}
         for name in self.identity.get("files_sha256", [WEIGHTS]):
-            file = self.folder / PurePath(name).name  # wherever it says that it is, in this folder
+            file = self.folder / name
             try:
-                state |= safetensors.load(file.read_bytes())
+                state |= {name: tensor.float() for name, tensor in safetensors.load(file.read_bytes()).items()}
             except SafetensorError as error:
                 raise InputError(f"{file} is damaged: {error}") from None
         return state

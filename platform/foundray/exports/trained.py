@@ -14,7 +14,7 @@ from foundray.runs.lineage import evaluations
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.training.checkpoints.checkpoint import MASTER, load_states, sha256_of
-from foundray.training.checkpoints.memory import in_files
+from foundray.training.checkpoints.memory import apart, file_in, in_files
 from foundray.training.step.teacher import NAME as TEACHER
 
 
@@ -40,7 +40,8 @@ class Trained:
         exported = TEACHER if spec.objective.build().teaches else MASTER
         found, weights, _ = load_states(run.checkpoints, (MASTER, exported), step, run.lineage(), in_files(scratch))
         sha = sha256_of(weights[MASTER])
-        model = model_with(weights[exported], run.spec(), run.manifest()["vocabulary"])
+        own = apart(weights[exported], file_in(scratch, exported))
+        model = model_with(own, run.spec(), run.manifest()["vocabulary"])
         return Trained(run, spec, Manifest.model_validate(run.manifest()), found, model.eval(), sha)
 
     @property

@@ -189,8 +189,8 @@ def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assum
         seconds=seconds,
         step_seconds=step,
         starting=starts > computing,
-        idle=max(0, workers - micro_batches),
-        wasted=rounds * workers - micro_batches if rounds > 1 else 0,
+        idle=max(0, workers - micro_batches) if fleet.count >= team else 0,
+        wasted=rounds * workers - micro_batches if rounds > 1 and fleet.count >= team else 0,
         cost=None if fleet.price is None else seconds / 3600 * paid * fleet.price,
         checkpoints=checkpoints(team * plain.weights + workers * plain.optimizer, machines, step, given),
     )

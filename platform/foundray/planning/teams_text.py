@@ -44,7 +44,7 @@ def _too_small(one: Estimate) -> str:
     of_team = f" of a team of {one.team}" if one.team > 1 else ""
     missing = f"{label}: a worker{of_team} takes {size(_held(one))}, and {room} can be planned with"
     if one.fits == "too few":
-        missing = f"{label} make no team of {one.team}, as scale.team asks for"
+        return f"{label}: a team has {one.team} workers; take {one.team} {one.fleet.name}, or set scale.team to auto"
     would = [f"smallest that fits: {_smallest(one)}"] if one.smallest else []
     would += [f"what would fit on {label}: {one.remedy}"] if one.remedy else []
     return "; ".join([missing, *(would or ["no number of workers changes that, but a smaller model or micro-batch does"])])

@@ -23,6 +23,9 @@ from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.storage import Store
 from foundray.testing.specs import make_spec, write_spec
+from foundray.training.checkpoints.checkpoint import write_shard
+from foundray.training.checkpoints.written import CheckpointManifest, commit
+from foundray.training.step.flat import FlatParameters, Layout
 
 TEXT = "It is one of the best books, and the worst of the others. def f(x):\n    return x + 1\n" * 9
 BPE: dict[str, Any] = {"data__tokenizer": {"kind": "bpe", "vocab_size": 320}}
@@ -80,7 +83,7 @@ def trained(folder: Path, kind: str) -> Trained:
         vocabulary=tokenizer.vocabulary if tokenizer else 0, document_id=tokenizer.document_id if tokenizer else 0,
         tokenizer_sha256="", rows=0, tokens=0, quarantined=0, rows_per_group=1, shards=[],
     )  # fmt: skip
-    (run := folder / "runs" / kind).mkdir(parents=True)
+    (run := folder / "runs" / kind.replace(" ", "-")).mkdir(parents=True)
     write_spec(run, json.loads(spec.model_dump_json()))
     (run / "data.json").write_text(json.dumps({"manifest": manifest.model_dump(mode="json")}))
     if tokenizer:
@@ -89,7 +92,15 @@ def trained(folder: Path, kind: str) -> Trained:
     model = model_of(spec, manifest.vocabulary).eval()
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape) * 0.25 + (parameter.dim() < 2)
-    return Trained(Run.open(str(run)), spec, manifest, 0, model, "0" * 64)
+    # Its checkpoint, from which an export takes them.
+    flat, checkpoints = FlatParameters(model, Layout.of(model), 1), Store.at(run / "checkpoints")
+    shards = write_shard(checkpoints, 0, flat.blocks, {"master": flat.buffer})
+    parameters = [(entry.name, list(entry.shape), entry.first) for entry in flat.layout.entries]
+    commit(
+        checkpoints, CheckpointManifest(step=0, fingerprint="", optimizer="adamw", parameters=parameters, shards=list(shards))
+    )
+    (scratch := folder / "scratch" / kind).mkdir(parents=True)
+    return Trained.of(Run.open(str(run)), spec, 0, scratch)
 
 
 def exported(folder: Path, kind: str, gguf: bool = False) -> tuple[Trained, Path, Exported]:

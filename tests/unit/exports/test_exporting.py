@@ -264,7 +264,18 @@ def test_a_folder_elsewhere_gets_its_config_last(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", '"foundray"', "{}", '{"spec": 1, "data": {"vocabulary": 9}, "class": null}', '{"spec": {}, "class": null}'],
+    [
+        "",
+        "[]",
+        '"foundray"',
+        "{}",
+        '{"spec": 1, "data": {"vocabulary": 9}, "class": null}',
+        '{"spec": {}, "class": null}',
+        *(
+            '{"spec": {}, "data": {"vocabulary": 9}, "class": null, "files_sha256": %s}' % files  # noqa: UP031 - braces
+            for files in ("null", "3", "[3]", "{}", '{"../model.safetensors": ""}')
+        ),
+    ],
 )
 def test_a_folder_that_is_no_export_is_refused(content: str, tmp_path: Path) -> None:
     import foundray

@@ -23,6 +23,7 @@ from foundray.testing.groups import run_group
 from foundray.testing.trainers import make_model, micro_batch, train_steps
 from foundray.training.collectives.group import Group
 from foundray_objectives.masked_frame import quantiser, spans
+from foundray_objectives.next_token import NextToken
 
 CLASSES = 100
 
@@ -283,3 +284,21 @@ def test_losses_are_per_token_for_tokens_alone() -> None:
         unit = spec.objective.build().loss_unit
         assert unit != Objective.loss_unit
         assert (unit == "nats per token") == (kind in TOKEN_OBJECTIVES), kind
+
+
+def test_a_loss_from_elsewhere_is_not_separable_until_it_says_so() -> None:
+    class Elsewhere:
+        def loss(self, answer: Any, target: Any, mask: Any) -> Any:
+            return answer.sum() ** 2, mask.sum()
+
+    class Own(NextToken):
+        def loss(self, answer: Any, target: Any, mask: Any) -> Any:
+            return super().loss(answer, target, mask)
+
+    class Mixed(Elsewhere, NextToken):  # type: ignore[misc]
+        pass
+
+    class Inherits(NextToken):
+        pass
+
+    assert (Own.separable, Mixed.separable, Inherits.separable) == (False, False, True)

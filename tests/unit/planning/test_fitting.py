@@ -88,7 +88,7 @@ def test_whole_teams_count(prose: Path, tmp_path: Path) -> None:
     assert said(spec, "H100:10")["left over"] == "2 of 10 x H100 wait, as a team has 4"
     assert "left over" not in said(spec, "H100:8") and "idle" not in said(spec, "H100:8")
     few = said(spec, "H100:2")
-    assert few["too few"].startswith("2 x H100 make no team of 4, as scale.team asks for; smallest that fits: a team of 2 H100")
+    assert few["too few"] == "2 x H100: a team has 4 workers; take 4 H100, or set scale.team to auto"
 
 
 def test_rounds_that_are_not_full_are_told(prose: Path, tmp_path: Path) -> None:

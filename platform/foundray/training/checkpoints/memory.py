@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,18 +24,37 @@ def in_memory(name: str, count: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(count, dtype=dtype)
 
 
+def file_in(folder: Path, name: str) -> Path:
+    """The file of `in_files` that holds a tensor."""
+    return folder / f"{name}.memory"
+
+
 def in_files(folder: Path) -> Room:
     """Memory in files of an existing local folder: weights may be larger than the machine's memory. It raises OSError."""
 
     def room(name: str, count: int, dtype: torch.dtype) -> Tensor:
-        file = folder / f"{name}.memory"
+        file = file_in(folder, name)
         with file.open("wb") as stream:
             os.posix_fallocate(
                 stream.fileno(), 0, max(1, count * dtype.itemsize)
             )  # a full disk is an error here, not a crash later
-        return torch.from_file(str(file), shared=True, size=count, dtype=dtype)
+        try:
+            return torch.from_file(str(file), shared=True, size=count, dtype=dtype)
+        except RuntimeError as error:  # the file system, or the process's address space, does not allow it
+            raise OSError(errno.ENOMEM, f"{file} cannot be mapped: {error}") from None
 
     return room
+
+
+def apart(weights: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The same tensors, which lie in one file's memory, each as a mapping of its own.
+
+    Writers of other libraries copy tensors that share one storage, or put all of them into one file.
+    """
+    return {
+        name: torch.from_numpy(np.memmap(file, np.float32, "r+", int(tensor.storage_offset()) * 4, tuple(tensor.shape)))
+        for name, tensor in weights.items()
+    }
 
 
 def stream_tensors(stream: Any, tensors: Mapping[str, Tensor]) -> None:

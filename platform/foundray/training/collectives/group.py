@@ -48,6 +48,8 @@ class Group:
         """Shared memory, if all workers are on one machine."""
         self.process_group: dist.ProcessGroup | None = None
         """None for torch's default one."""
+        self.under_way = 0
+        """Collectives that have begun, and that nobody has finished."""
         self.parts: tuple[Group, ...] = ()
         """The groups that this one was split into."""
 
@@ -115,6 +117,8 @@ class Group:
 
     def leave(self) -> None:
         """Close the connections: the others' collectives with this worker fail."""
+        if any(group.under_way for group in (self, *self.parts)):
+            self.abort()  # otherwise closing would wait for what nobody finishes
         for part in self.parts:
             if part.exchange:
                 part.exchange.meeting.close()
@@ -194,10 +198,12 @@ class Group:
         Until then, `whole` keeps its memory, even if the group breaks: it may be written to.
         """
         parts = _parts(whole, bounds)
+        self.under_way += 1
         work = dist.all_gather_into_tensor(whole[: bounds[-1]], parts[self.rank], group=self.process_group, async_op=True)
 
         def finish() -> None:
             work.wait()
+            self.under_way -= 1
             self._check_whole()
 
         return finish

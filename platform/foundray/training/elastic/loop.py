@@ -284,7 +284,7 @@ class Loop:
         back = self.spec.guard.roll_back
         replicate = replicate or (back is not None and due(back))
         replicate = replicate and self.replication.started != self.done  # a group begins with it
-        # Copy the state once for both; the last one stays as it is, and may be too large for a copy.
+        # Copy the state once for both. Without replicas the last one is not copied, as nothing changes it any more.
         began = time.perf_counter()
         copy = self.trainer.state_shard() if replicate or (save and not last) else None
         if copy and replicate:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 0.5
 """Interval between two attempts to write what must be written."""
-MAX_REPORTED = 32
-"""Checkpoints that a worker reports: more than are written between two looks of the driver."""
+MAX_REPORTED, MAX_FILES = 32, 64
+"""Checkpoints that a worker reports, and files of those before the last two: more than are written between two looks of the
+driver, and few enough for every look."""
 
 
 class ShardWriter:
@@ -104,7 +105,13 @@ class ShardWriter:
         """Report a shard to the coordinator, which looks at what the current group writes."""
         with self.worker.changed:
             if written.generation == self.worker.status.generation:
-                self.worker.set_status(written=(*self.worker.status.written[-MAX_REPORTED:], written))
+                reported = [*self.worker.status.written[-MAX_REPORTED:], written]
+                while (
+                    len(reported) > 2
+                    and sum(len(one.shards) for one in reported if not isinstance(one.shards, str)) > MAX_FILES
+                ):
+                    del reported[0]
+                self.worker.set_status(written=tuple(reported))
 
     def finish(self) -> None:
         """Wait for the thread. Raises RunFailed if the shard cannot be written or storage does not answer."""

@@ -7,7 +7,8 @@ follows from the two lists of shapes alone.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ from foundray.training.step.trainer import Trainer
 START = "start.safetensors"
 """In the run's folder: tensors `master.NAME` and, if there is a teacher, `teacher.NAME`."""
 EMBEDDING, MASK = "model.embed_tokens.weight", "model.mask"
+
+
+class NoRoom(InputError):
+    """The weights are there, but this machine has no room for a copy of them."""
+
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 """`master` and `teacher`: parameters by name."""
@@ -115,7 +121,10 @@ def read_start(folder: Store, wanted: InitFromConfig) -> dict[str, dict[str, Ten
     """
     file = folder / START
     try:
-        named = _mapped(file)
+        with _local(file) as place:
+            named = safetensors.load_file(place)
+    except NoRoom:
+        raise
     except (InputError, SafetensorError) as error:
         raise InputError(f"{_lost(file, wanted)}: {error}; {_advice(folder)}") from None
     found: dict[str, dict[str, Tensor]] = {MASTER: {}, TEACHER: {}}
@@ -128,14 +137,22 @@ def read_start(folder: Store, wanted: InitFromConfig) -> dict[str, dict[str, Ten
     return found
 
 
-def _mapped(file: Store) -> dict[str, Tensor]:
-    """The tensors of a file in its pages, or in those of a local copy, which needs no name any more once they are mapped."""
+@contextmanager
+def _local(file: Store) -> Iterator[str]:
+    """The path of a file, or of a local copy, which needs no name any more once it is mapped.
+
+    Raises NoRoom if there is no room for a copy.
+    """
     if file.is_local:
         with reading(file):
-            return safetensors.load_file(file.path)
-    with tempfile.TemporaryDirectory() as folder:
-        file.copy_to(copy := Path(folder) / START)
-        return safetensors.load_file(copy)
+            yield file.path
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file.copy_to(copy := Path(folder) / START)
+            yield str(copy)
+    except OSError as error:
+        raise NoRoom(f"the first weights are not copied to {tempfile.gettempdir()}: {error.strerror}") from None
 
 
 def _lost(file: Store, wanted: InitFromConfig) -> str:

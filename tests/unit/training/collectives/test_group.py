@@ -150,3 +150,21 @@ def test_what_a_group_shares_is_never_unpickled() -> None:
     rows = [[1.0, 1.0]] * 2 + [[2.0, 2.0]] * 3
     assert run_group(3, shared, values) == [(values, "TypeError", rows)] * 3
     assert Group().share((1, "a")) == [[1, "a"]]
+
+
+def leaver(rank: int, ports: Any, results: Any) -> None:
+    """Rank 0 leaves while it gathers, and rank 1 does not answer."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    group = gathered(rank, ports, 2)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    group.exchange = None
+    group.begin_gather(torch.zeros(512), [0, 256, 512])
+    began = time.monotonic()
+    group.leave()
+    results.put((rank, time.monotonic() - began))
+
+
+def test_nobody_waits_for_what_has_begun_when_it_leaves() -> None:
+    ((rank, seconds),) = survivors(leaver, 2).items()
+    assert (rank, seconds < 10) == (0, True)
