@@ -5,6 +5,7 @@ Runs on this machine, without Ray. All units are visible: none is masked or drop
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Literal
@@ -20,7 +21,9 @@ from foundray.errors import InputError
 from foundray.model.model import Batch, Model, initialise, mean_over
 from foundray.runs.run import Run
 from foundray.spec import Spec
-from foundray.training.checkpoints.checkpoint import MASTER, load_weights
+from foundray.storage import writing
+from foundray.training.checkpoints.checkpoint import MASTER, load_states
+from foundray.training.checkpoints.memory import in_memory_or_files
 from foundray.training.step.teacher import NAME as TEACHER
 
 __all__ = [
@@ -61,13 +64,11 @@ class Encoder:
 
     @staticmethod
     def of(spec: Spec, vocabulary: int, weights: dict[str, Tensor], layer: Layer = "last") -> Encoder:
-        """An encoder with a spec's shape and the given weights, for ids below `vocabulary`.
+        """An encoder with a spec's shape that uses the given weights, without a copy, for ids below `vocabulary`.
 
         Raises InputError if the layer is too deep.
         """
-        model = model_of(spec, vocabulary)
-        model.load_state_dict(weights)
-        return Encoder(model, layer)
+        return Encoder(model_with(weights, spec, vocabulary), layer)
 
     @staticmethod
     def untrained(run: Run, seed: int, layer: Layer = "last") -> Encoder:
@@ -131,10 +132,12 @@ def batches(samples: Iterable[Units]) -> Iterator[Batch]:
 def trained_weights(run: Run, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
     """Step and weights of the newest complete checkpoint, or of the one at `step`: the teacher's if the objective has one.
 
-    Raises InputError if there is no checkpoint.
+    Weights larger than this machine's memory stay in files. Raises InputError if there is no checkpoint, or no room for them.
     """
     state = TEACHER if run.spec().objective.build().teaches else MASTER
-    return load_weights(run.checkpoints, state, step, run.lineage())[:2]
+    with writing(f"the weights of {run.folder.name} in {tempfile.gettempdir()}"):
+        step, found, _ = load_states(run.checkpoints, (state,), step, run.lineage(), in_memory_or_files)
+    return step, found[state]
 
 
 def model_with(weights: dict[str, Tensor], spec: Spec, vocabulary: int) -> Model:

@@ -26,7 +26,7 @@ from foundray.runs.lineage import Lineage
 from foundray.spec import Spec
 from foundray.spec.arithmetic import differing
 from foundray.storage import Store, sha256
-from foundray.training.checkpoints.memory import Room, in_memory
+from foundray.training.checkpoints.memory import Room, in_memory, stream_tensors
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, ShardFile
 from foundray.training.step.blocks import Blocks, overlaps
@@ -36,7 +36,7 @@ from foundray.training.step.trainer import Trainer
 MASTER = "master"
 """Name of the model's own weights among the tensors of a state."""
 FILE_BYTES = 2**28
-"""Most bytes of a shard's file: to write or to read one takes that much memory beside the state."""
+"""Most bytes of a shard's file: to read one takes that much memory beside the state."""
 RETRY_SECONDS = 0.5
 State = Mapping[str, Tensor | Sequence[Tensor]]
 """A shard of a run's state: each tensor [blocks * elements per block], whole or in several parts."""
@@ -86,21 +86,21 @@ def _write_file(there: Store, blocks: Blocks, parts: Mapping[str, Sequence[Tenso
     """Write the state of some of the blocks, given by their positions."""
     ranges = blocks.part(some.start, some.stop).ranges
     widths = {name: sum(map(len, tensors)) // len(blocks) for name, tensors in parts.items()}
-    content = safetensors.save({n: _cut(parts[n], some.start * width, some.stop * width) for n, width in widths.items()})
     name = f"blocks-{ranges[0].start:09d}-{ranges[-1].stop:09d}.safetensors"
-    (there / name).write_bytes(content)
+    with (there / name).replacing() as stream:
+        size, sha = stream_tensors(stream, {n: _cut(parts[n], some.start * w, some.stop * w) for n, w in widths.items()})
     held = [(run.start, run.stop) for run in ranges]
-    return ShardFile(file=name, ranges=held, bytes=len(content), sha256=sha256(content), generation=generation)
+    return ShardFile(file=name, ranges=held, bytes=size, sha256=sha, generation=generation)
 
 
-def _cut(parts: Sequence[Tensor], start: int, stop: int) -> Tensor:
-    """The elements from `start` to `stop` of a tensor that is given in parts."""
+def _cut(parts: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
+    """The elements from `start` to `stop` of a tensor that is given in parts, in parts."""
     found = []
     for part in parts:
-        if len(some := part.detach()[max(start, 0) : max(stop, 0)]):
+        if len(some := part[max(start, 0) : max(stop, 0)]):
             found.append(some)
         start, stop = start - len(part), stop - len(part)
-    return found[0] if len(found) == 1 else torch.cat(found)
+    return found
 
 
 def load(

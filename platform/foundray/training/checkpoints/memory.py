@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DTYPES = {torch.float32: "F32"}
-"""safetensors' names of the kinds of numbers that weights have."""
+DTYPES = {torch.float32: "F32", torch.uint8: "U8"}
+"""safetensors' names of the kinds of numbers that a state has."""
+LARGE = 2**31
+"""Bytes of weights from which on commands read them into files: less, and any machine has the memory."""
 Room = Callable[[str, int, torch.dtype], Tensor]
 """Gives memory for a tensor: by its name, its number of elements and their type."""
 
@@ -46,6 +51,14 @@ def in_files(folder: Path) -> Room:
     return room
 
 
+def in_memory_or_files(name: str, count: int, dtype: torch.dtype) -> Tensor:
+    """The process's own memory, or for a large tensor that of a file, which needs no name once it is mapped. Raises OSError."""
+    if count * dtype.itemsize < LARGE:
+        return in_memory(name, count, dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        return in_files(Path(folder))(name, count, dtype)
+
+
 def apart(weights: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The same tensors, which lie in one file's memory, each as a mapping of its own.
 
@@ -57,20 +70,32 @@ def apart(weights: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
     }
 
 
-def stream_tensors(stream: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Write fp32 tensors as a safetensors file, one after another: the library's own writer copies all of them first.
+def stream_tensors(stream: Any, tensors: Mapping[str, Sequence[Tensor]]) -> tuple[int, str]:
+    """Write tensors, each given in parts along its first axis, as a safetensors file; returns its size and SHA-256.
 
-    The format: the header's length in 8 bytes, the header in JSON, and the numbers, as
-    https://github.com/safetensors/safetensors#format says.
+    One part after another is written: the library's own writer copies all of them twice first. The format: the header's length
+    in 8 bytes, the header in JSON, and the numbers, as https://github.com/safetensors/safetensors#format says; the widest
+    numbers come first, so that all are aligned.
     """
     header: dict[str, Any] = {}
     at = 0
-    for name, tensor in tensors.items():
-        place = [at, at + tensor.nbytes]
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
-        at += tensor.nbytes
-    text = json.dumps(header).encode()
+    order = sorted(tensors, key=lambda name: (-tensors[name][0].element_size(), name))
+    for name in order:
+        first, size = tensors[name][0], sum(part.nbytes for part in tensors[name])
+        shape = [sum(map(len, tensors[name])), *first.shape[1:]]
+        header[name] = {"dtype": DTYPES[first.dtype], "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little") + text)
-    for tensor in tensors.values():
-        stream.write(tensor.detach().contiguous().numpy().astype("<f4", copy=False).data)
+    sha, written = hashlib.sha256(), 0
+    parts = (part for name in order for part in tensors[name])
+    for piece in chain([memoryview(len(text).to_bytes(8, "little") + text)], map(_bytes, parts)):
+        stream.write(piece)
+        sha.update(piece)
+        written += len(piece)
+    return written, sha.hexdigest()
+
+
+def _bytes(part: Tensor) -> memoryview:
+    numbers = part.detach().cpu().contiguous().numpy()
+    return numbers.astype(numbers.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data

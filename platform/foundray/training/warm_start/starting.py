@@ -109,7 +109,7 @@ def _rows(model: Model, name: str, there: tuple[int, ...] | None, here: tuple[in
 
 def write_start(folder: Store, weights: Weights) -> None:
     """Keep a run's first weights in its folder, a tensor at a time. Raises InputError."""
-    named = {f"{whose}.{name}": tensor for whose, of in weights.items() for name, tensor in of.items()}
+    named = {f"{whose}.{name}": [tensor] for whose, of in weights.items() for name, tensor in of.items()}
     with (folder / START).replacing() as stream:
         stream_tensors(stream, named)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -23,7 +24,7 @@ from foundray.training.checkpoints import checkpoint as reading
 from foundray.training.checkpoints.checkpoint import load, load_states, load_weights, write_shard
 from foundray.training.checkpoints.coverage import problem_of
 from foundray.training.checkpoints.leftovers import clear
-from foundray.training.checkpoints.memory import in_files, stream_tensors
+from foundray.training.checkpoints.memory import in_files, in_memory_or_files, stream_tensors
 from foundray.training.checkpoints.unusable import Unusable
 from foundray.training.checkpoints.written import CheckpointManifest, commit
 from foundray.training.collectives.group import Group
@@ -92,6 +93,19 @@ def test_weights_can_be_read_into_files(folder: Store, tmp_path: Path) -> None:
     assert torch.equal(torch.from_file(str(tmp_path / "master.memory"), size=BLOCKS * 256), state_of(range(BLOCKS))["master"])
 
 
+def test_weights_that_are_large_are_read_into_files_without_names(
+    folder: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(folder, 1)
+    monkeypatch.setattr("foundray.training.checkpoints.memory.LARGE", BLOCKS * 256 * 4)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    _, found, _ = load_states(folder, ("master",), room=in_memory_or_files)
+    assert torch.equal(found["master"]["w"], state_of(range(BLOCKS))["master"])
+    mapped = Path("/proc/self/maps").read_text()
+    assert f"{tmp_path}" in mapped and "master.memory (deleted)" in mapped
+    assert [child.name for child in tmp_path.iterdir()] == ["checkpoints"]
+
+
 def test_a_tensor_that_some_files_lack_is_damage(folder: Store) -> None:
     whole = state_of(range(5, 10))
     files = [
@@ -104,11 +118,16 @@ def test_a_tensor_that_some_files_lack_is_damage(folder: Store) -> None:
 
 
 def test_tensors_that_are_streamed_make_the_librarys_file(tmp_path: Path) -> None:
-    tensors = {"a": torch.randn(3, 5), "b.c": torch.randn(7), "\u00e9": torch.randn(2, 4, 3).transpose(0, 2)}
+    tensors = {
+        "a": torch.arange(7, dtype=torch.uint8), "b.c": torch.randn(3, 5), "\u00e9": torch.randn(2, 4, 3).transpose(0, 2),
+    }  # fmt: skip
     with (tmp_path / "file").open("wb") as stream:
-        stream_tensors(stream, tensors)
-    found = safetensors.load((tmp_path / "file").read_bytes())
+        size, sha = stream_tensors(stream, {name: [tensor[:1], tensor[1:]] for name, tensor in tensors.items()})
+    content = (tmp_path / "file").read_bytes()
+    assert (size, sha) == (len(content), hashlib.sha256(content).hexdigest())
+    found = safetensors.load(content)
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items()) and found.keys() == tensors.keys()
+    assert content == safetensors.save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 @pytest.mark.parametrize(
