@@ -57,10 +57,7 @@ def derived(spec: Spec) -> dict[str, object]:
     spec = with_team(spec, vocabulary, (), chosen.append)  # if the spec names the GPUs; others are seen on the cluster
     if (team := spec.scale.team_size) > 1:
         why = "".join(f" ({reason})" for reason in chosen)
-        facts["teams"] = (
-            f"{team} workers hold one copy of the model between them{why}; an evaluation of theirs has the loss, and neither "
-            "texts nor the health of layers"
-        )
+        facts["teams"] = f"{team} workers hold one copy of the model between them{why}"
     for world in dict.fromkeys(spec.scale.groups):
         held = footprint(spec, vocabulary, world, on_gpu)
         facts[f"memory per worker, of {world}"] = (
@@ -70,7 +67,7 @@ def derived(spec: Spec) -> dict[str, object]:
             + (f" ({', '.join(spec.train.saving)})" if spec.train.saving else "")
             + (f" and {size(held.gathered)} of a unit at work" if held.gathered else "")
         )
-        if world > 1:
+        if held.copies:
             facts[f"main memory per worker for copies of the state, of {world}"] = size(held.copies)
     return facts
 

@@ -70,6 +70,10 @@ def assume(mfu: float | None, mtbf_hours: float | None, machines: int | None, se
     return Assumptions(**known)  # type: ignore[arg-type]
 
 
+RECOMPUTING = 4 / 3
+"""Time with activations recomputed: a backward pass takes twice a forward pass, which is done twice."""
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     machines: int
@@ -109,6 +113,8 @@ class Estimate:
     step_seconds: float
     starting: bool
     """Whether launching kernels takes longer than computing."""
+    recomputing: bool
+    """Whether the time includes that activations are computed again."""
     idle: int
     """Workers for which there is no micro-batch."""
     wasted: int
@@ -172,7 +178,10 @@ def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assum
     # Time: a step is as many rounds as its micro-batches take.
     micro_batches = spec.train.micro_batches
     rounds = -(-micro_batches // workers)
-    computing = rounds * flops / spec.train.steps / micro_batches / (fleet.peak * given.mfu)
+    recomputing = spec.train.recompute == "full" or plain.total > FULL * fleet.memory
+    computing = (
+        (RECOMPUTING if recomputing else 1) * rounds * flops / spec.train.steps / micro_batches / (fleet.peak * given.mfu)
+    )
     starts = rounds * spec.model.depth * LAYER_SECONDS + STEP_SECONDS if fleet.on_gpu else 0.0
     step = max(computing, starts)
     seconds, paid = step * spec.train.steps, max(fleet.count, workers)
@@ -189,6 +198,7 @@ def _estimate(spec: Spec, classes: int, flops: float, fleet: Fleet, given: Assum
         seconds=seconds,
         step_seconds=step,
         starting=starts > computing,
+        recomputing=recomputing,
         idle=max(0, workers - micro_batches) if fleet.count >= team else 0,
         wasted=rounds * workers - micro_batches if rounds > 1 and fleet.count >= team else 0,
         cost=None if fleet.price is None else seconds / 3600 * paid * fleet.price,

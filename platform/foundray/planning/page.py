@@ -201,6 +201,8 @@ def _machines(plan: Plan) -> list[str]:
         held = one.memory if one.fits == "fits" else one.recomputed
         said = {"recomputing": _recomputing(plan), "too few": f"too few for a team of {one.team}"}
         row = [one.fleet.label, about(one.seconds), about(one.step_seconds), *cost, size(held.total)]
+        if one.fits == "too few":  # they do nothing
+            row[1:-1] = [""] * len(row[1:-1])
         rows.append([*row, size(one.fleet.memory), said.get(one.fits, one.fits)])
     lines = _left(rows)
     if own := plan.measured:
@@ -209,6 +211,8 @@ def _machines(plan: Plan) -> list[str]:
     peaks = ", ".join(f"{one.fleet.name} {three(one.fleet.peak / 1e12)}" for one in estimates)
     mfu = f"MFU {given.mfu:g}" + (" is assumed" if given.mfu == MFU else "")
     stated = f"{flops(plan.budget.flops)} / (count x peak x MFU), peak in TFLOP/s: {peaks}; {mfu}"
+    if any(one.recomputing for one in estimates):
+        stated += "; a third more if activations are recomputed"
     if any(one.starting for one in estimates):
         stated += "; where starting kernels takes longer (about 1 ms per layer and micro-batch, 20 ms per step), that"
     lines += _fact("time", stated)

@@ -60,7 +60,8 @@ class Facts(Shown):
     workers: int | None
     """Number of workers in the last group."""
     worlds: list[dict[str, Any]]
-    """The number of workers over time: `time`, `step` and `workers` of each group whose size differs from the one before."""
+    """The workers over time: `time`, `step`, `workers` and the size of `team` of each group that differs in these from the one
+    before."""
     restarts: int
     """Groups formed again: see `foundray.runs.restarts`."""
     steps_repeated: int
@@ -174,7 +175,10 @@ def _done(events: list[dict[str, Any]], last: dict[str, Any]) -> int:
 
 
 def _worlds(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Time, step and workers of each group whose size differs from the one before."""
+    """Time, step, workers and size of teams of each group that differs in these from the one before."""
     groups = (event for event in events if event["event"] == "workers_started")
-    firsts = (next(same) for _, same in groupby(groups, key=lambda group: group["workers"]))
-    return [{"time": group["time"], "step": group["step"], "workers": group["workers"]} for group in firsts]
+    firsts = (next(same) for _, same in groupby(groups, key=lambda group: (group["workers"], group.get("team", 1))))
+    return [
+        {"time": group["time"], "step": group["step"], "workers": group["workers"], "team": group.get("team", 1)}
+        for group in firsts
+    ]

@@ -56,7 +56,7 @@ def standing(run: Run) -> str:
         lines.append(("kept", f"step {facts.checkpoint:,}{''.join(times[-1:])}: the newest complete checkpoint"))
     lines += [("time", goodput(facts)), *_parts(facts)]
     lines.append(("faults", faults(facts.restarts, facts.steps_repeated)))
-    lines += _table("workers", (dated(w, f"step {w['step']:>7,}  {w['workers']}") for w in facts.worlds))
+    lines += _table("workers", (dated(w, f"from step {w['step']:,}: {w['workers']}{_in_teams(w)}") for w in facts.worlds))
     lines += _table("events", event_lines(events, unit)[-EVENTS:])
     return "\n".join(f"{name:9} {text}" for name, text in lines)
 
@@ -97,3 +97,7 @@ def _parts(facts: Facts) -> list[tuple[str, str]]:
 
 def _table(name: str, rows: Iterable[str]) -> list[tuple[str, str]]:
     return [("" if index else name, row) for index, row in enumerate(rows)]
+
+
+def _in_teams(group: Mapping[str, Any]) -> str:
+    return f" in teams of {group['team']}" if group["team"] > 1 else ""

@@ -169,8 +169,8 @@ class Spec(Section):
         # What may be computed in parts.
         if self.train.loss_chunk and (objective.couples or not objective.separable):
             raise ValueError(
-                f"train.loss_chunk: {self.objective.kind} does not say that its loss is a sum over units (`separable`), "
-                "so it is computed at once; omit the field"
+                f"train.loss_chunk: the loss of {self.objective.kind} is no sum over units (`separable`), as if it compares "
+                "samples, so it is computed at once; omit the field"
             )
         if self.train.compile and self.train.recompute == "selective":
             raise ValueError(

@@ -173,7 +173,8 @@ def _index(items: list[Any], key: str, name: str, who: str) -> int:
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    problems = _causes(error.errors(include_url=False)) if model is Spec else error.errors(include_url=False)
+    found = _of_fields(error.errors(include_url=False))
+    problems = _causes(found) if model is Spec else found
     # Report an unknown field first: it may explain a missing one.
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     name = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -188,6 +189,24 @@ def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     given = f" (it is {first['input']!r})" if isinstance(first["input"], str | int | float | bool | list | tuple) else ""
     return f"{name}: {message[0].lower()}{message[1:]}{given}{more}"
+
+
+_TAG = re.compile(r"(constrained-\w+|int|float|str|bool|none|(literal|list|tuple|dict)\[.*\])")
+"""What pydantic appends to a field's place: the alternative of its type that was tried."""
+
+
+def _of_fields(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """One problem per field: a value that is none of the field's alternatives has one per alternative."""
+    found: dict[tuple[int | str, ...], ErrorDetails] = {}
+    for problem in problems:
+        *parents, last = place = problem["loc"] or ("",)
+        if not (isinstance(last, str) and _TAG.fullmatch(last)):
+            found.setdefault(tuple(place), problem)
+        elif first := found.get(tuple(parents)):
+            first["msg"] += f", or {problem['msg'].removeprefix('Input should be ')}"
+        else:
+            found[tuple(parents)] = {**problem, "loc": tuple(parents)}
+    return list(found.values())
 
 
 def _causes(problems: list[ErrorDetails]) -> list[ErrorDetails]:

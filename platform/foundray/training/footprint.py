@@ -101,7 +101,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     `on_gpu` means a GPU with bf16; a CPU computes in fp32. `recompute` assumes recomputed activations, as on a device whose
     memory is too small for them.
     """
-    objective = spec.objective.build()
+    objective, mirrored = spec.objective.build(), spec.fault.mirror_every != "never"
     with torch.device("meta"):
         model = Model(spec.model, objective, spec.unit_shape(classes))
     layout, team = Layout.of(model), spec.scale.team_size
@@ -134,7 +134,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
         outputs=outputs,
         update=0 if spec.train.exact else share * BLOCK * 4,
         reserved=RESERVED if on_gpu else 0,
-        copies=2 * STATES_KEPT * (weights * team // world + optimizer) if world > 1 else 0,
+        copies=2 * STATES_KEPT * (weights * team // world + optimizer) if world > 1 and mirrored else 0,
     )
 
 

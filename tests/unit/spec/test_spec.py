@@ -68,12 +68,26 @@ def test_an_unknown_option_of_what_is_installed_names_the_file(section: str, tmp
     assert str(caught.value).startswith(f"{path}: {section}.size: ") and f"{kind} has these options" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("scale.team", 0, "scale.team: input should be greater than 0, or 'auto' (it is 0)"),
+        ("fault.mirror_every", "nver", "fault.mirror_every: input should be a valid integer"),
+        ("fault.mirror_every", "nver", "or 'never' (it is 'nver')"),
+    ],
+)
+def test_a_value_that_is_none_of_a_fields_alternatives_is_one_sentence(
+    field: str, value: object, said: str, tmp_path: Path
+) -> None:
+    assert said in refused({field: value}, tmp_path)
+
+
 def test_what_cannot_be_computed_in_parts_is_refused(tmp_path: Path) -> None:
     series = {name.replace("__", "."): value for name, value in SERIES.items()}
     views = {**series, "objective": {"kind": "vicreg"}}
     assert load_spec(write_spec(tmp_path, small_spec(tmp_path / "text", tmp_path)), views).train.loss_chunk is None
     sentence = refused({**views, "train.loss_chunk": 64}, tmp_path)
-    assert "train.loss_chunk: vicreg does not say that its loss is a sum over units" in sentence
+    assert "train.loss_chunk: the loss of vicreg is no sum over units" in sentence
     sentence = refused({"train.compile": True, "train.recompute": "selective"}, tmp_path)
     assert "train.recompute: selective keeps the results of single operations, which train.compile fuses" in sentence
 
