@@ -209,7 +209,7 @@ class Objective(BaseModel, ABC):
     """Whether a sample is two neighbouring rows of a micro-batch, augmented independently, which share one loss. Heads then
     answer once per row, from the mean over its units, and the loss depends on which samples share a micro-batch."""
     separable: ClassVar[bool] = False
-    """Whether the loss is a sum over units, each part of which follows from one unit's answer, target and loss mask, so that it
+    """Whether the loss is a sum over units, and each unit's part follows from its own answer, target and loss mask, so that it
     can be computed for some units after others: see `train.loss_chunk`. A class that has a `loss` of its own says so itself."""
 
     rebuilds: ClassVar[bool] = False

@@ -22,7 +22,7 @@ from foundray.model.model import Batch, Model, initialise, mean_over
 from foundray.runs.run import Run
 from foundray.spec import Spec
 from foundray.storage import writing
-from foundray.training.checkpoints.checkpoint import MASTER, load_states
+from foundray.training.checkpoints.checkpoint import MASTER, load_weights
 from foundray.training.checkpoints.memory import in_memory_or_files
 from foundray.training.step.teacher import NAME as TEACHER
 
@@ -136,17 +136,14 @@ def trained_weights(run: Run, step: int | None = None) -> tuple[int, dict[str, T
     """
     state = TEACHER if run.spec().objective.build().teaches else MASTER
     with writing(f"the weights of {run.folder.name} in {tempfile.gettempdir()}"):
-        step, found, _ = load_states(run.checkpoints, (state,), step, run.lineage(), in_memory_or_files)
-    return step, found[state]
+        return load_weights(run.checkpoints, state, step, run.lineage(), in_memory_or_files)[:2]
 
 
 def model_with(weights: dict[str, Tensor], spec: Spec, vocabulary: int) -> Model:
     """A model of a spec's shape that uses these tensors as its weights, without a copy."""
     with torch.device("meta"):
         model = model_of(spec, vocabulary)
-    for layers in (model.model, model.predictor):
-        if layers is not None:
-            layers.set_tables(torch.device("cpu"))
+    model.set_tables(torch.device("cpu"))
     model.load_state_dict(weights, assign=True)
     return model
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from foundray.contract import WIDTH, Objective, UnitShape
 from foundray.host.devices import traits
-from foundray.model.backbone import Backbone, Predictor, Stage, run
+from foundray.model.backbone import Backbone, Layers, Predictor, Stage, run
 from foundray.model.parametrisation import Readout, scalings
 from foundray.spec import ModelConfig
 
@@ -92,6 +92,16 @@ class Model(nn.Module):
                 base = Model(shape.base, objective, data)
         self.scalings = scalings(self, base, shape.width_mult, shape.depth_mult)
         """Factors on the optimizer's hyperparameters, by parameter."""
+
+    @property
+    def stacks(self) -> list[Layers]:
+        """Its stacks of layers: the backbone's, and the predictor's if there is one."""
+        return [self.model, *([self.predictor] if self.predictor is not None else [])]
+
+    def set_tables(self, device: torch.device) -> None:
+        """Compute the fixed positions, of a model that was made without memory, on a device."""
+        for layers in self.stacks:
+            layers.set_tables(device)
 
     def forward(self, batch: Batch, states: list[Tensor] | None = None) -> dict[str, Tensor]:
         return self.answer(batch, self.encode(batch, states))

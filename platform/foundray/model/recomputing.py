@@ -26,7 +26,7 @@ ATTENTION = {
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
 }
-"""Attention's kernels, none of which writes a matrix of units by units."""
+"""Attention's kernels. None writes a matrix of units by units."""
 
 
 def computed(layer: nn.Module, recompute: Recompute, *inputs: Any) -> Tensor:

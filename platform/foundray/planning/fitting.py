@@ -1,4 +1,4 @@
-"""How a fleet holds the model: by teams of which size, and if it cannot, what would fit."""
+"""How a fleet holds the model: the size of its teams, and if it cannot, what would fit."""
 
 from __future__ import annotations
 

@@ -152,6 +152,11 @@ class FaultConfig(Section):
     storage_wait_s: PositiveFloat = 120
     """Seconds for which the last checkpoint and required reads are retried if storage fails."""
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether workers keep copies of each other's state."""
+        return self.mirror_every != "never"
+
 
 class GuardConfig(Section):
     max_skipped: NonNegativeInt = 16

@@ -45,11 +45,9 @@ from foundray.training.elastic.replicas import STATES_KEPT
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.flat import Layout
 from foundray.training.step.optimizers.shard import state_bytes_per_block
-from foundray.training.step.team.holding import holding
+from foundray.training.step.team.holding import PIECE, holding
 
 BYTES_PER_OUTPUT = 12
-PIECE = 2**26
-"""Most bytes of a gradient that a member of a team receives at once."""
 RESERVED = 2**30
 """Bytes of a GPU for CUDA's context, kernels' workspace and the allocator's fragmentation. Assumed."""
 
@@ -101,7 +99,7 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
     `on_gpu` means a GPU with bf16; a CPU computes in fp32. `recompute` assumes recomputed activations, as on a device whose
     memory is too small for them.
     """
-    objective, mirrored = spec.objective.build(), spec.fault.mirror_every != "never"
+    objective = spec.objective.build()
     with torch.device("meta"):
         model = Model(spec.model, objective, spec.unit_shape(classes))
     layout, team = Layout.of(model), spec.scale.team_size
@@ -128,13 +126,13 @@ def footprint(spec: Spec, classes: int, world: int = 1, on_gpu: bool = True, rec
         gradients=elements * 4 if team == 1 else 0,
         summing=summing,
         optimizer=optimizer,
-        gathered=(12 if on_gpu else 8) * largest + min(4 * largest, PIECE) if team > 1 else 0,
+        gathered=(12 if on_gpu else 8) * largest + 4 * min(largest, PIECE) if team > 1 else 0,
         cast=2 * matrices if on_gpu else 0,
         activations=activations,
         outputs=outputs,
         update=0 if spec.train.exact else share * BLOCK * 4,
         reserved=RESERVED if on_gpu else 0,
-        copies=2 * STATES_KEPT * (weights * team // world + optimizer) if world > 1 and mirrored else 0,
+        copies=2 * STATES_KEPT * (weights * team // world + optimizer) if world > 1 and spec.fault.mirrors else 0,
     )
 
 
@@ -153,7 +151,7 @@ def _of_micro_batch(spec: Spec, classes: int, model: Model, item: int, recompute
 
 
 def _of_heads(model: Model, answers: int, chunk: int | None) -> int:
-    """Bytes that heads keep to answer for so many units, or for a chunk of them after another."""
+    """Bytes that heads keep to answer for this number of units, at once or chunk by chunk."""
     outputs = {
         head: sum(model.shape.width if width == WIDTH else width for width in (each if isinstance(each, tuple) else (each,)))
         for head, each in model.heads.items()

@@ -140,20 +140,21 @@ def _retrying(read: Callable[[], T], until: float) -> T:
 
 
 def load_weights(
-    folder: Store, whose: str = MASTER, step: int | None = None, lineage: Lineage = ()
+    folder: Store, whose: str = MASTER, step: int | None = None, lineage: Lineage = (), room: Room = in_memory
 ) -> tuple[int, dict[str, Tensor], list[str]]:
     """Read the newest whole checkpoint: its step, its weights by name, and why newer ones were skipped. Raises InputError.
 
-    `whose` is `master`, or `teacher`; `step` selects a checkpoint; `lineage` holds the run's cuts.
+    `whose` is `master`, or `teacher`; `step` selects a checkpoint; `lineage` holds the run's cuts; `room` gives
+    the memory.
     """
-    done, found, skipped = load_states(folder, (whose,), step, lineage)
+    done, found, skipped = load_states(folder, (whose,), step, lineage, room)
     return done, found[whose], skipped
 
 
 def load_states(
     folder: Store, whose: Sequence[str], step: int | None = None, lineage: Lineage = (), room: Room = in_memory
 ) -> tuple[int, dict[str, dict[str, Tensor]], list[str]]:
-    """Read several kinds of weights at once, like `load_weights`, into the memory that `room` gives."""
+    """Read several kinds of weights at once, like `load_weights`."""
     skipped: list[str] = []
     there = completed(folder, lineage)
     wanted = [one for one in there if step in (None, step_of(one))]

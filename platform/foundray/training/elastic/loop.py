@@ -181,7 +181,7 @@ class Loop:
     @property
     def mirrored(self) -> bool:
         """Whether another worker keeps replicas of this one's state."""
-        return self.order.replica_holder is not None and self.spec.fault.mirror_every != "never"
+        return self.order.replica_holder is not None and self.spec.fault.mirrors
 
     def leave(self) -> None:
         """Keep the live state shard for the next group, and leave the old one, which wakes workers still waiting in it."""

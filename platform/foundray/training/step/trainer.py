@@ -280,9 +280,8 @@ class Trainer:
 
     def recompute_activations(self, recompute: Recompute = "full") -> None:
         """Keep less of each layer from now on, by default only what enters it, and compute the rest in the backward pass."""
-        for layers in (self.model.model, self.model.predictor):
-            if layers is not None:
-                layers.recompute = recompute
+        for layers in self.model.stacks:
+            layers.recompute = recompute
 
     def _forward_backward(self, payload: bytes, step: int, index: int) -> tuple[Tensor, Tensor]:
         loss, tokens = self.loss(payload, step, index)

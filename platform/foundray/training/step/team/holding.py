@@ -10,6 +10,9 @@ from foundray.model.units import Unit
 from foundray.training.step.blocks import Blocks
 from foundray.training.step.flat import Entry, Layout
 
+PIECE = 2**24
+"""Elements of a unit's gradient that a member sends at once; as many arrive."""
+
 
 @dataclass(frozen=True)
 class HeldUnit:

@@ -53,9 +53,7 @@ class TeamTrainer(Trainer):
         """`model` needs no memory: it may be on torch's `meta` device. Without a `group`, it holds nothing yet."""
         self.team_size = size
         device = device or (group or Group()).device
-        for layers in (model.model, model.predictor):
-            if layers is not None:
-                layers.set_tables(device)
+        model.set_tables(device)
         self.twin = copy.deepcopy(model) if objective.teaches else None
         """The teacher's network."""
         self.encoding = range(1 + len(model.model.layers))

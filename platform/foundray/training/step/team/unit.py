@@ -11,10 +11,7 @@ from torch import Tensor, nn
 from foundray.training.collectives.group import Group
 from foundray.training.step.blocks import BLOCK
 from foundray.training.step.flat import Entry
-from foundray.training.step.team.holding import HeldUnit
-
-PIECE = 2**24
-"""Elements of a gradient that a member sends at once: so many arrive at once, too."""
+from foundray.training.step.team.holding import PIECE, HeldUnit
 
 
 class GatheredUnit:
